@@ -43,7 +43,10 @@ EVERY = commands(typer.main.get_command(app))
 def test_help_lists_every_command_whole_and_on_one_line(path: tuple[str, ...]) -> None:
     def listed(columns: int) -> list[str]:
         done = CliRunner().invoke(app, [*path, "--help"], terminal_width=columns)
-        assert done.exit_code == 0 and max(map(len, done.output.splitlines())) <= columns
+        # Examples are never folded: they are there to be copied.
+        folded, examples, rest = done.output.partition("  Examples:\n")
+        assert done.exit_code == 0 and max(map(len, folded.splitlines())) <= columns
+        assert examples and max(map(len, rest.splitlines())) <= max(80, columns)
         return done.output.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
 
     inner = next(command for where, command in EVERY if where == path).commands
@@ -55,6 +58,7 @@ def test_help_lists_every_command_whole_and_on_one_line(path: tuple[str, ...]) -
 
 @pytest.mark.parametrize(("path", "command"), EVERY, ids=[" ".join(path) for path, _ in EVERY])
 def test_examples_fit_a_line(path: tuple[str, ...], command: Any) -> None:
+    assert "Example" in (command.help or "") + (command.epilog or "")
     for paragraph in (command.help or "").split("\n\n"):
         if paragraph.strip().startswith(("\b", "millrace ")):
             assert all(len(line) <= PARAGRAPH_MAX for line in paragraph.splitlines()), paragraph

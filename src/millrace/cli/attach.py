@@ -12,7 +12,14 @@ from millrace.cli.console import show_json, warn
 from millrace.cli.group import App
 from millrace.cli.values import whole
 
-app = App(help="Attach a virtual machine's sound to a guest.")
+app = App(
+    "millrace attach qemu --qmp /run/vm.qmp",
+    "millrace attach spice localhost:5930 --password-file ~/vm.pass",
+    "millrace attach vnc localhost:5901",
+    "millrace ls                 # the state of each door",
+    "millrace detach door/7",
+    help="Attach a virtual machine's sound to a guest.",
+)
 WAIT_S, LOOK_S = 2.0, 0.1
 """How long a machine may take to answer before its door is shown as waiting, and the time between looks."""
 

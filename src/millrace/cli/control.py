@@ -97,8 +97,18 @@ def unlink(
     call("DELETE", "/api/v1/links", {"source": source, "to": to, "guest": guest})
 
 
-guest_app = App(help="Add and remove guests of the running daemon.")
-sink_app = App(help="Add and remove a guest's sinks.")
+guest_app = App(
+    "millrace guest add alice",
+    "millrace listen alice",
+    "millrace guest remove alice",
+    help="Add and remove guests of the running daemon.",
+)
+sink_app = App(
+    "millrace sink add music --guest alice",
+    "millrace move stream/7 sink/music",
+    "millrace sink remove music --guest alice",
+    help="Add and remove a guest's sinks.",
+)
 
 
 @guest_app.command("add")

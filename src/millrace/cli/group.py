@@ -46,10 +46,13 @@ def _in_usage(param: Any) -> str:
 
 
 class App(typer.Typer):
-    """A group whose commands are all of class `Command`."""
+    """A group whose commands are all of class `Command`. Its help ends with `examples`, one command a line."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *examples: str, **options: Any) -> None:
         options.setdefault("no_args_is_help", True)
+        # Click does not fold the lines of a paragraph that begins with \b.
+        told = "\n".join(("\b", "Examples:", *(f"  {line}" for line in examples)))
+        options["epilog"] = "\n\n".join(part for part in (told if examples else "", options.get("epilog")) if part)
         super().__init__(cls=Group, **options)
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[F], F]:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from millrace.lab.scenario import Outcome
     from millrace.sim.net import Path as NetPath
 
-app = App(help="Try bad networks and wrong clocks.")
+app = App(
+    "millrace lab impair ws://127.0.0.1:8642 --delay 20ms --jitter 5ms --loss 2%",
+    "millrace lab run ppm200/exp3 --hours 24 --policy all",
+    help="Try bad networks and wrong clocks.",
+)
 
 
 @app.command("list")

@@ -18,9 +18,16 @@ from millrace.cli.run import main_of
 from millrace.version import __version__
 
 app = App(
+    "millrace serve                          # the daemon; it prints how to go on",
+    "millrace listen                         # hear its guest `default`",
+    "millrace ls                             # what plays, under which number",
+    "millrace set stream/5 volume=50%        # change it",
+    "millrace explain stream/5               # why it sounds as it does",
+    "millrace attach qemu --qmp /tmp/vm.qmp  # a virtual machine",
     name="millrace",
     help="The audio/video bus for virtual machines and remote desktops.",
-    epilog="Start with `millrace demo`, or `millrace serve` and follow what it prints.",
+    epilog="Start with `millrace demo`, or `millrace serve` and follow what it prints. `millrace COMMAND --help`"
+    " explains each command, with examples.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -13,7 +13,12 @@ from millrace.cli.group import App
 from millrace.errors import OutputLost
 from millrace.text import printable
 
-app = App(help="Manage tokens, which give others access with limited rights.")
+app = App(
+    "millrace token new --guest alice --may hear,speak --expires 8h",
+    "millrace token list",
+    "millrace token revoke token/7",
+    help="Manage tokens, which give others access with limited rights.",
+)
 HEADS = ("token", "name", "until", "in", "may")
 CALENDAR_END_S = 253_402_300_799
 """The last second of the year 9999."""
