@@ -19,6 +19,10 @@ COUNT = "document.querySelectorAll('#mix .thing').length"
 HEIGHT = "document.documentElement.scrollHeight"
 TOO_WIDE = "document.documentElement.scrollWidth > innerWidth"
 MIX = "document.querySelector('#mix').textContent"
+GRAPH = "document.querySelector('#graph svg').getAttribute('aria-label')"
+BESIDE = """[...document.querySelectorAll('#mix select')].every((one) => {
+const [a, b] = [one, one.parentElement.querySelector('button')].map((each) => each.getBoundingClientRect());
+return a.top < b.bottom && b.top < a.bottom; })"""
 
 
 @asynccontextmanager
@@ -49,7 +53,8 @@ def test_long_lists_are_folded_and_can_be_filtered(chromium: Chromium, bus: Bus)
             assert await page.run(COUNT) == 2 * FOLD
             assert "many.py: Song 03" in await page.run(MIX) and "unused" in await page.run(MIX)
             assert await page.run("document.querySelectorAll('#graph rect').length") == 2 * FOLD
-            assert await page.run(HEIGHT) < 5000
+            assert await page.run(GRAPH) == ("Graph of guest default: 12 streams, 12 sinks; 58 more are not shown")
+            assert await page.run(HEIGHT) < 4000
             await shot(page, "many-1280")
             await page.click("#mix .more")
             await page.until(f"{COUNT} === {MANY + FOLD}")
@@ -78,6 +83,11 @@ def test_short_lists_are_whole_and_have_no_filter(chromium: Chromium, bus: Bus) 
                 await page.until(f"{COUNT} >= 11")
                 assert await page.run("document.querySelector('#filtered').hidden && !document.querySelector('.more')")
                 assert not await page.run(TOO_WIDE)
+                assert await page.run(BESIDE), "a stream's sink is chosen on a line of its own"
+                assert await page.run("document.querySelectorAll('#mix meter').length") == 1, (
+                    "unused sinks have no level"
+                )
+                assert await page.run(GRAPH) == "Graph of guest default: 5 streams, 6 sinks, 1 source"
                 await asyncio.sleep(0.6)
                 await shot(page, f"few-{width}")
 

@@ -1,5 +1,5 @@
 // The control page: shows the state of the daemon and changes it, over the public API.
-import { el, graph, titled, used } from "./draw.js";
+import { counted, el, graph, left, titled, used } from "./draw.js";
 import { Listener } from "./listen.js";
 import { plain } from "./messages.js";
 import { Objects, WATCHED } from "./objects.js";
@@ -211,7 +211,7 @@ function drawGraph() {
   if (!one) return;
   const part = shown(one), count = (of) => of.streams.length + of.sinks.length + of.sources.length + of.listeners.length, hidden = count(one) - count(part);
   fill("graph", graph(part, Math.max(280, $("graph").clientWidth), one, hidden));
-  $("graph-rest").textContent = hidden ? `${hidden} more are not shown here: use the filter, or “Show all”.` : "";
+  $("graph-rest").textContent = hidden ? `${left(hidden)} here: use the filter, or “Show all”.` : "";
 }
 addEventListener("resize", drawGraph);
 
@@ -248,13 +248,13 @@ function levelled(node, one) {
   const move = stream && one.sinks.length > 1
     ? el("select", { "aria-label": `Sink of ${label}`, change: (event) => act(() => api("POST", "/move", { target: node.id, to: event.target.value, guest: chosen })) },
       ...one.sinks.map((sink) => el("option", { value: sink.id, selected: sink.id === node.sink }, sink.name))) : null;
-  const level = stream ? null : el("div", { class: "level" },
+  const idle = !stream && !used(node, one), level = stream || idle ? null : el("div", { class: "level" },
     el("meter", { min: -60, max: 0, high: -6, value: decibels(node.rms), "aria-label": `Level of ${label}, RMS, dB` }),
     el("span", { class: "soft" }, levels(node.peak, node.rms)));
-  const facts = [!stream && !used(node, one) ? "unused" : node.state, node.format && `${node.format} ${node.rate} Hz`, node.underruns && counted(node.underruns, "underrun"),
+  const facts = [idle ? "unused" : node.state, node.format && `${node.format} ${node.rate} Hz`, node.underruns && counted(node.underruns, "underrun"),
     node.drift_ppm != null && `${node.drift_ppm} ppm`, node.ducked_db && `${node.ducked_db} dB, ducked`].filter(Boolean).join(", ");
   return el("div", { class: "thing" }, el("b", {}, label), el("span", { class: "soft" }, ` ${node.id}, ${facts}`),
-    el("div", { class: "row" }, range, el("span", {}, `${volume} %`), mute, move), level);
+    el("div", { class: "row" }, range, el("div", { class: "beside" }, el("span", {}, `${volume} %`), mute, move)), level);
 }
 
 const FAULTS = {
@@ -275,10 +275,8 @@ function listener(one) {
     el("div", {}, `${s.codec}, ${(one.bitrate / 1000).toFixed(0)} kb/s sent, latency ${one.latency_ms === null ? "-" : `${one.latency_ms} ms`}`
       + (one.locked ? `, ${one.drift_ppm >= 0 ? "+" : ""}${one.drift_ppm.toFixed(1)} ppm` : "")),
     faults.length ? el("div", { class: "bad" }, faults.join(", ")) : null,
-    el("div", { class: "row" }, ...(s.codec === "opus" ? [rate, el("span", {}, `${s.bitrate / 1000} kb/s`)] : []), codec, frame, latency));
+    el("div", { class: "row" }, ...(s.codec === "opus" ? [rate, el("span", {}, `${s.bitrate / 1000} kb/s`)] : []), el("div", { class: "beside" }, codec, frame, latency)));
 }
-
-const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 
 /** A key and value for display: late_ms 3.5 becomes "late 3.5 ms". */
 const measured = (key, value) => `${key} ${value}`.replace(/^(\w+)_(ms|ppm|s) (.*)$/, "$1 $3 $2").replaceAll("_", " ");
@@ -366,7 +364,7 @@ function meters(peak, rms) {
 let bytesBefore = [0, 0], rate = null, faultsBefore = 0;
 function figures(s) {
   meters(s.peak, s.rms);
-  const ms = (ns) => (ns === null ? "…" : `${(ns / 1e6).toFixed(1)} ms`), now = performance.now();
+  const ms = (ns) => (ns === null ? "…" : `${(ns / 1e6).toFixed(1).replace("-0.0", "0.0")} ms`), now = performance.now();
   const since = now - bytesBefore[1], begins = s.bytes < bytesBefore[0] || since > 5000;
   if (begins) rate = null;
   else if (since > 1000) rate = (s.bytes - bytesBefore[0]) * 8 / since;
@@ -383,7 +381,7 @@ function figures(s) {
     if (history[key].length > HISTORY) history[key].shift();
   }
   $("plots").replaceChildren(plot("Latency, ms", history.latency), plot("Target delay, ms", history.targetDelay), plot("Jitter, ms", history.spread),
-    plot("Drift, ppm", history.ppm), plot("Concealed, underruns and lost, each", history.faults));
+    plot("Drift, ppm", history.ppm), plot("Faults (concealed, underruns, lost)", history.faults));
 }
 
 function plot(title, values) {

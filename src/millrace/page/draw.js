@@ -22,6 +22,14 @@ export function titled(node) {
 export const used = (sink, { streams, sinks, listeners, recorders }) =>
   [...streams, ...sinks].some((node) => node.linked_to.includes(sink.id)) || [...listeners, ...recorders].some((node) => node.sink === sink.id);
 
+export const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+const KINDS = ["stream", "sink", "source", "listener", "recorder"];
+/** How many of each kind: "2 streams, 1 sink". */
+const census = (nodes) => KINDS.map((kind) => [kind, nodes.filter((node) => node.id.startsWith(`${kind}/`)).length])
+  .filter(([, count]) => count).map(([kind, count]) => counted(count, kind)).join(", ");
+/** What a graph leaves out; empty if nothing. */
+export const left = (hidden) => (hidden ? `${hidden} more ${hidden === 1 ? "is" : "are"} not shown` : "");
+
 /** Streams, sinks and listeners in three columns, with lines between what is linked: of the guest `whole`, those in `one`; `hidden` are not. */
 export function graph(one, width, whole, hidden) {
   const columns = [[...one.streams], [...one.sinks, ...one.sources], [...one.listeners, ...one.recorders]];
@@ -43,8 +51,8 @@ export function graph(one, width, whole, hidden) {
   };
   const lines = [...one.streams, ...one.sinks, ...one.sources].flatMap((node) => node.linked_to.map((to) => link(node.id, to)))
     .concat([...one.listeners, ...one.recorders].map((node) => link(node.sink, node.id))).filter(Boolean);
-  return el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Graph of guest ${one.name}: ${one.streams.length} streams, `
-    + `${one.sinks.length} sinks, ${one.listeners.length} listeners${hidden ? `; ${hidden} more are not shown` : ""}` }, ...lines, ...boxes);
+  const told = [`Graph of guest ${one.name}: ${census(columns.flat())}`, left(hidden)].filter(Boolean).join("; ");
+  return el("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": told }, ...lines, ...boxes);
 }
 
 /** Shortened to at most `letters` by cutting the middle: names often differ only at their ends. */
