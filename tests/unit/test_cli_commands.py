@@ -215,6 +215,12 @@ def test_a_machine_is_let_go_of_by_either_name(daemon: Daemon) -> None:
     assert daemon.asked == [("DELETE /api/v1/doors/7", None)] * 2
 
 
+def test_a_sink_is_removed_by_its_name_or_as_it_is_listed(daemon: Daemon) -> None:
+    daemon.answers["DELETE /api/v1/guests/vm%20a/sinks/music"] = {}
+    for name in ("music", "sink/music"):
+        assert said("sink", "remove", name, "--guest", "vm a") == ""
+
+
 # -- rules ---------------------------------------------------------------------------------------
 
 

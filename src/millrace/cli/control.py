@@ -146,10 +146,10 @@ def sink_add(
 
 @sink_app.command("remove")
 def sink_remove(
-    name: Annotated[str, typer.Argument(metavar="SINK", help="Its name.")],
+    name: Annotated[str, typer.Argument(metavar="SINK", help="Its name, or sink/N as `millrace ls` shows it.")],
     guest: Annotated[str, typer.Option(help="The guest.")] = "default",
 ) -> None:
     """Remove a sink; its streams move to the default sink. Example: millrace sink remove music"""
     from millrace.cli.api import call, path_of
 
-    call("DELETE", path_of("guests", guest, "sinks", name))
+    call("DELETE", path_of("guests", guest, "sinks", name.removeprefix("sink/")))

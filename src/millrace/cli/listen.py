@@ -106,7 +106,8 @@ def listen(
     kept_out = by_card and _keep_out(url)
     options = ListenerOptions(
         microphone=make_microphone(mic) if mic else None,
-        name=name, settings=parse_settings(settings or []), latency=latency, sink=sink,
+        name=name, settings=parse_settings(settings or []), latency=latency,
+        sink=sink and sink.removeprefix("sink/"),
         ca_file=str(ca or ""), cert=str(cert or ""), key=str(key or ""),
         token=_token(token_file), insecure=insecure, reconnect=not no_reconnect, socket=socket,
     )  # fmt: skip
