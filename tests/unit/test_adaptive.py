@@ -23,7 +23,7 @@ from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS, NS_PER_S
 
 
-def test_a_voice_resamples_without_a_seam_while_the_ratio_changes() -> None:
+def test_voice_resamples_continuously_while_ratio_changes() -> None:
     voice = JitterBuffer(48_000, 2)
     signal = sine(2.0)
     voice.write(signal[:48_000])
@@ -39,7 +39,7 @@ def test_a_voice_resamples_without_a_seam_while_the_ratio_changes() -> None:
     assert abs(voice.fill - (96_000 - sum(480 / (1.0 + 2e-6 * (k % 7)) for k in range(150)))) < 0.1
 
 
-def test_concealment_goes_on_and_fades_and_blends_into_what_comes() -> None:
+def test_concealment_continues_fades_and_crossfades_into_new_sound() -> None:
     voice = JitterBuffer(48_000, 1)
     signal = sine(1.0, 441, channels=1)
     voice.write(signal[:9600])
@@ -90,7 +90,7 @@ def run(
         heard.extend(block[:, 0].tolist())
 
 
-def test_a_small_error_is_spliced_and_a_large_one_skipped() -> None:
+def test_small_latency_error_is_spliced_and_large_one_skipped() -> None:
     for extra_ms, skips in ((40, 0), (400, 1)):
         link, voice, heard = playing()
         # The path was 40 or 400 ms slower until now.
@@ -102,7 +102,7 @@ def test_a_small_error_is_spliced_and_a_large_one_skipped() -> None:
         assert not len(phase_jumps(np.array(heard[48_000 * 9 : 48_000 * 10 - 4800], np.float32), 48_000, 440))
 
 
-def test_a_link_runs_dry_once_fades_and_comes_back_on_time() -> None:
+def test_link_underruns_once_fades_and_returns_at_target() -> None:
     link, voice, heard = playing()
     for ms in range(10_000, 11_000, 5):
         block = np.zeros((240, 1), np.float32)
@@ -117,7 +117,7 @@ def test_a_link_runs_dry_once_fades_and_comes_back_on_time() -> None:
     assert np.abs(np.diff(sound)).max() < 0.5 * 2 * np.pi * 440 / 48_000 * 1.6
 
 
-def test_what_was_concealed_stands_for_what_was_lost() -> None:
+def test_concealed_frames_replace_lost_frames() -> None:
     link, _, _ = playing()
     assert link.missing(10_040 * NS_PER_MS) == 40 * 48
     assert link.missing(9_000 * NS_PER_MS) == 0
@@ -137,7 +137,7 @@ def packet(sequence: int) -> AudioPacket:
 
 
 @given(st.permutations(range(12)), st.integers(0, (1 << 32) - 1))
-def test_packets_come_out_in_order_whatever_their_way(order: list[int], first: int) -> None:
+def test_reorder_buffer_outputs_packets_in_order(order: list[int], first: int) -> None:
     buffer = Reorder()
     out = [p.sequence for p in buffer.add(packet(first))]
     for k in order:
@@ -145,7 +145,7 @@ def test_packets_come_out_in_order_whatever_their_way(order: list[int], first: i
     assert out == [(first + k) % (1 << 32) for k in range(13)] and not buffer.waiting
 
 
-def test_what_is_missing_is_waited_for_until_released() -> None:
+def test_reorder_buffer_waits_for_missing_packet_until_released() -> None:
     buffer = Reorder()
     assert len(buffer.add(packet(5))) == 1
     assert buffer.add(packet(7)) == [] and buffer.add(packet(8)) == [] and buffer.waiting
@@ -157,7 +157,7 @@ def test_what_is_missing_is_waited_for_until_released() -> None:
 # -- the emulators --------------------------------------------------------------------------------------
 
 
-def test_the_same_seed_has_the_same_luck() -> None:
+def test_same_seed_repeats_network() -> None:
     path = Path(10 * NS_PER_MS, "exp", 3e6, loss=0.1, duplicate=0.05, reorder=0.05)
     runs = []
     for _ in range(2):
@@ -171,7 +171,7 @@ def test_the_same_seed_has_the_same_luck() -> None:
     assert runs[0] == runs[1]
 
 
-def test_order_rate_and_stalls() -> None:
+def test_network_keeps_order_rate_and_stalls() -> None:
     net: NetEmulator[int] = NetEmulator(Path(NS_PER_MS, "exp", 5e6), 3)
     for k in range(500):
         net.send(k, k * NS_PER_MS)
@@ -185,7 +185,7 @@ def test_order_rate_and_stalls() -> None:
     assert stalled.next_timeout() == 3 * NS_PER_S
 
 
-def test_bursts_lose_as_many_in_rows() -> None:
+def test_burst_loss_loses_that_many_packets_in_a_row() -> None:
     path = Path(loss=0.05, burst=True)
     lost = path.losses(np.random.default_rng(2), 200_000)
     assert lost.mean() == pytest.approx(0.05, rel=0.15)
@@ -200,14 +200,14 @@ def test_bursts_lose_as_many_in_rows() -> None:
         Path(loss=1.5)
 
 
-def test_a_clock_and_its_inverse() -> None:
+def test_wrong_clock_and_its_inverse_agree() -> None:
     clock = SimClock(-300.0, 20.0, 0.7)
     true = np.linspace(0, 86_400e9, 1000)
     assert np.abs(clock.when(clock.read(true)) - true).max() < 1.0
     assert SimClock(0.0, jumps=((5.0, 100.0),)).read(np.array([4.0, 6.0])).tolist() == [4.0, 106.0]
 
 
-def test_a_card_pulls_by_its_own_clock_from_when_it_starts_and_keeps_what_it_is_given() -> None:
+def test_fake_card_pulls_by_own_clock_and_keeps_frames() -> None:
     card = FakeCard(48_000, 2, 480, SimClock(ppm=1_000.0), 5 * NS_PER_S)
     assert card.sound.shape == (0, 2)
     given: list[int] = []
@@ -228,7 +228,7 @@ def test_a_card_pulls_by_its_own_clock_from_when_it_starts_and_keeps_what_it_is_
     assert card.sound.shape == (106 * 480, 2) and card.sound[::480, 1].tolist() == list(range(1, 107))
 
 
-def test_what_there_was_no_room_for_counts_as_left_out() -> None:
+def test_frames_without_room_count_as_overrun() -> None:
     link, voice, _ = playing()
     before = link.tally.left_out_frames
     block = np.zeros((48_000, 1), np.float32)

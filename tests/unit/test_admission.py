@@ -41,7 +41,7 @@ class Rig:
 
 
 @pytest.mark.parametrize("what", list(Permission))
-def test_a_refusal_is_counted_and_reported_once(what: Permission) -> None:
+def test_refusal_is_counted_and_reported_once(what: Permission) -> None:
     rig, evil = Rig(), Asker("evil")
     rig.admission.grants.set(what, ANY, Verdict.DENY)
     with pytest.raises(Refused, match=r"^evil has no grant (to connect to guest alice|for the \w+)$"):
@@ -56,7 +56,7 @@ def test_a_refusal_is_counted_and_reported_once(what: Permission) -> None:
     assert len(rig.told) == 2
 
 
-def test_who_is_to_be_asked_about_waits_and_hears_the_answer_and_what_a_rule_says_meanwhile() -> None:
+def test_prompted_program_waits_for_answer_or_for_rule() -> None:
     rig, first, second = Rig(), Asker("first"), Asker("second")
     rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
     assert not rig.authorize(Permission.MICROPHONE, first) and not rig.authorize(Permission.MICROPHONE, second)
@@ -78,7 +78,7 @@ def test_who_is_to_be_asked_about_waits_and_hears_the_answer_and_what_a_rule_say
         rig.authorize(Permission.MICROPHONE, first)
 
 
-def test_what_was_granted_once_is_for_that_program_alone() -> None:
+def test_one_time_grant_ends_when_process_becomes_another_program() -> None:
     rig, asker = Rig(), Asker("player")
     asker.subject.once[Permission.MONITOR] = True
     assert not rig.admission.identify(asker.subject, Identity(1, 0, "player")) and asker.subject.once
@@ -86,7 +86,7 @@ def test_what_was_granted_once_is_for_that_program_alone() -> None:
     assert asker.subject.identity.program == "other"
 
 
-def test_a_right_of_the_guest_is_for_who_is_known_to_speak() -> None:
+def test_guest_rights_apply_to_identified_programs_only() -> None:
     rig = Rig(Right.SEE | Right.SPEAK)
     known, unproven = Subject(Identity(1, 0, "player")), Subject(Identity(1, 0, "player", unproven=True))
     rig.admission.demand_right(Right.SPEAK, known, "play")
@@ -103,7 +103,7 @@ def test_a_right_of_the_guest_is_for_who_is_known_to_speak() -> None:
         rig.admission.demand_known(unproven)
 
 
-def test_two_connections_of_one_program_are_asked_about_one_by_one() -> None:
+def test_two_connections_of_one_program_are_prompted_separately() -> None:
     """What is granted once ends with its connection, so it must not reach another."""
     rig, first, second = Rig(), Asker("player"), Asker("player")
     rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)

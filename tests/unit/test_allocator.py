@@ -30,12 +30,12 @@ print(resident() - before)
 """
 
 
-def test_large_blocks_go_back_at_once() -> None:
+def test_large_blocks_are_returned_to_system_immediately() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 20
 
 
-def test_the_library_is_told_from_which_size_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_is_told_mmap_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def library(name: str | None) -> Any:

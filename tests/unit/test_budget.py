@@ -14,7 +14,7 @@ from millrace.errors import BudgetError
 from millrace.rights.model import Principal, Right
 
 
-def test_accounts_add_up_to_what_is_held_whatever_is_done_with_them() -> None:
+def test_total_equals_sum_of_accounts_after_any_operations() -> None:
     draw = random.Random(5)
     budget = Budget("the guest", 10_000)
     accounts = [budget.open("stream") for _ in range(8)]
@@ -35,7 +35,7 @@ def test_accounts_add_up_to_what_is_held_whatever_is_done_with_them() -> None:
     assert budget.held == 0 and budget.shares() == {} and budget.refusals
 
 
-def test_a_closed_account_holds_nothing_and_never_will_again() -> None:
+def test_closed_account_holds_nothing_and_stays_closed() -> None:
     budget = Budget("the guest", 100)
     account = budget.open("stream", {"node": 60}, 1.0)
     account.close()
@@ -46,7 +46,7 @@ def test_a_closed_account_holds_nothing_and_never_will_again() -> None:
     assert budget.held == 0
 
 
-def test_an_account_is_opened_with_all_its_parts_or_not_at_all() -> None:
+def test_account_opens_with_all_parts_or_not_at_all() -> None:
     told: list[str] = []
     budget = Budget("guest alice", 1000, told.append)
     budget.open("sample", {"data": 800})
@@ -55,19 +55,19 @@ def test_an_account_is_opened_with_all_its_parts_or_not_at_all() -> None:
     assert budget.held == 800 and budget.shares() == {"sample": 800} and told == ["stream"]
 
 
-def test_what_is_refused_quietly_is_no_refusal() -> None:
+def test_failed_fits_check_is_not_counted_as_refusal() -> None:
     budget = Budget("the guest", 100)
     account = budget.open("stream", {"node": 60}, 1.0)
     assert not account.fits("lane", 28) and budget.refusals == 0
     assert account.fits("lane", 27) and account.fits("lane", 10) and budget.held == 70
 
 
-def test_properties_are_weighed_with_what_each_takes_besides() -> None:
+def test_properties_are_charged_with_their_overhead() -> None:
     assert size_of({"a": b"\0" * 1000}) > 1000
     assert size_of({f"k{n}": b"" for n in range(100)}) > 100 * 100
 
 
-def test_who_would_mend_or_listen_comes_in_where_programs_have_used_up_their_share() -> None:
+def test_connections_and_listeners_have_reserve_beyond_streams() -> None:
     budget = Budget("the guest", 1000)
     budget.open("stream", {"node": 875})
     for reach, room in ((CONNECTIONS, 62), (LISTENERS, 63)):
@@ -77,7 +77,7 @@ def test_who_would_mend_or_listen_comes_in_where_programs_have_used_up_their_sha
     assert budget.held == 1000
 
 
-def test_a_token_of_several_guests_uses_up_none_of_theirs() -> None:
+def test_token_for_several_guests_is_charged_to_none_of_them() -> None:
     guests: dict[str, Any] = {
         name: SimpleNamespace(graph=SimpleNamespace(budget=Budget(name))) for name in ("alice", "bob")
     }

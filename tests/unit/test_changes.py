@@ -67,9 +67,7 @@ def agree(hall: Hall) -> None:
 
 
 @pytest.mark.parametrize(("name", "args"), KEPT_CHANGES, ids=NAMES)
-def test_a_token_that_is_revoked_while_its_change_waits_changes_nothing(
-    name: str, args: dict[str, Any], tmp_path: Path
-) -> None:
+def test_token_revoked_while_its_change_waits_changes_nothing(name: str, args: dict[str, Any], tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         given = await furnished(hall, args)
         token, _ = await hall.worker.access.new("second", EVERYTHING, [ALL_GUESTS], 3600)
@@ -86,7 +84,7 @@ def test_a_token_that_is_revoked_while_its_change_waits_changes_nothing(
     with_guests(tmp_path, test)
 
 
-def test_a_token_that_was_revoked_since_it_was_authenticated_does_nothing(tmp_path: Path) -> None:
+def test_token_revoked_after_authentication_does_nothing(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         token, _ = await hall.worker.access.new("second", EVERYTHING, [ALL_GUESTS], 3600)
         await hall.worker.access.revoke(token.id)
@@ -100,7 +98,7 @@ def test_a_token_that_was_revoked_since_it_was_authenticated_does_nothing(tmp_pa
 
 @pytest.mark.parametrize(("name", "args"), IN_BOB, ids=[name for name, _ in IN_BOB])
 @pytest.mark.parametrize("program", [False, True])
-def test_a_change_that_waits_does_not_reach_the_next_guest_of_that_name(
+def test_waiting_change_does_not_reach_new_guest_of_same_name(
     name: str, args: dict[str, Any], program: bool, tmp_path: Path
 ) -> None:
     async def test(hall: Hall) -> None:
@@ -121,7 +119,7 @@ def test_a_change_that_waits_does_not_reach_the_next_guest_of_that_name(
     with_guests(tmp_path, test)
 
 
-def test_no_token_is_made_for_a_guest_that_is_being_removed(tmp_path: Path) -> None:
+def test_token_is_not_created_for_guest_being_removed(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         async with hall.worker.keeper.turn:
             removal = asyncio.create_task(hall.ask("guest.remove", guest="bob"))
@@ -139,7 +137,7 @@ def test_no_token_is_made_for_a_guest_that_is_being_removed(tmp_path: Path) -> N
 GROUP = "sink-input-by-media-role:music"
 
 
-def test_what_a_guest_remembers_of_its_streams_ends_with_it(tmp_path: Path) -> None:
+def test_stream_rules_are_deleted_with_their_guest(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         heard = list[bool]()
         bob = hall.worker.guest("bob")
@@ -160,7 +158,7 @@ def test_what_a_guest_remembers_of_its_streams_ends_with_it(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("steps", range(0, 40, 4))
-def test_nothing_is_made_once_the_daemon_stops(steps: int, tmp_path: Path) -> None:
+def test_nothing_is_created_while_daemon_stops(steps: int, tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         worker = hall.worker
         asked = [asyncio.create_task(hall.ask("guest.add", name=name)) for name in ("carol", "dave")]
@@ -179,7 +177,7 @@ def test_nothing_is_made_once_the_daemon_stops(steps: int, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("at", range(3))
 @pytest.mark.parametrize(("name", "args"), KEPT_CHANGES, ids=NAMES)
-def test_memory_and_disk_agree_whenever_the_requester_of_a_change_goes(
+def test_memory_and_disk_agree_whenever_requester_leaves(
     name: str, args: dict[str, Any], at: int, tmp_path: Path
 ) -> None:
     async def test(hall: Hall) -> None:
@@ -203,7 +201,7 @@ def test_memory_and_disk_agree_whenever_the_requester_of_a_change_goes(
 
 
 @pytest.mark.parametrize("steps", range(12))
-def test_a_change_that_has_not_begun_is_dropped_with_its_requester(steps: int, tmp_path: Path) -> None:
+def test_change_not_yet_started_is_dropped_with_its_requester(steps: int, tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         async with hall.worker.keeper.turn:
             request = asyncio.create_task(hall.ask("guest.add", name="carol"))
@@ -222,7 +220,7 @@ def refuse(*_: Any) -> Any:
     raise GraphError("there is no room")
 
 
-def test_what_can_not_be_made_is_not_on_disk_though_the_disk_is_full_meanwhile(tmp_path: Path) -> None:
+def test_failed_creation_is_not_on_disk_even_if_disk_is_full(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         worker = hall.worker
         alice = worker.guest("alice")

@@ -40,7 +40,7 @@ EVERY = commands(typer.main.get_command(app))
 
 
 @pytest.mark.parametrize("path", [path for path, command in EVERY if hasattr(command, "commands")])
-def test_help_lists_every_command_whole_and_on_one_line(path: tuple[str, ...]) -> None:
+def test_help_lists_every_command_untruncated_on_one_line(path: tuple[str, ...]) -> None:
     def listed(columns: int) -> list[str]:
         done = CliRunner().invoke(app, [*path, "--help"], terminal_width=columns)
         # Examples are never folded: they are there to be copied.
@@ -57,7 +57,7 @@ def test_help_lists_every_command_whole_and_on_one_line(path: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize(("path", "command"), EVERY, ids=[" ".join(path) for path, _ in EVERY])
-def test_examples_fit_a_line(path: tuple[str, ...], command: Any) -> None:
+def test_examples_fit_in_a_line(path: tuple[str, ...], command: Any) -> None:
     assert "Example" in (command.help or "") + (command.epilog or "")
     for paragraph in (command.help or "").split("\n\n"):
         if paragraph.strip().startswith(("\b", "millrace ")):
@@ -69,11 +69,11 @@ def test_examples_fit_a_line(path: tuple[str, ...], command: Any) -> None:
     ("short", 10, "short"), ("a long name of something", 11, "a lon…thing"), ("短い日本語の名前", 10, "短い…名前"),
     ("x" * 9, 1, "…"),
 ])  # fmt: skip
-def test_a_name_is_shortened_in_its_middle(text: str, room: int, shown: str) -> None:
+def test_name_is_shortened_in_its_middle(text: str, room: int, shown: str) -> None:
     assert shortened(text, room) == shown and cells(shown) <= room
 
 
-def test_folded_text_loses_nothing_and_fits() -> None:
+def test_wrapped_text_loses_nothing_and_fits() -> None:
     text = (
         "  stream/5     mpv              idle   100%  → sink/0, 短い日本語の名前, /a/path/that/fits/in/no/line/of/those"
     )
@@ -91,7 +91,7 @@ def test_folded_text_loses_nothing_and_fits() -> None:
     assert all(line[:15].isspace() for line in list(folded(text, 15, 80))[1:])
 
 
-def test_a_table_gives_way_where_it_may() -> None:
+def test_table_shrinks_only_flexible_columns() -> None:
     rows = [("what", "name", "level", "faults"), ("stream/5", "n" * 60, "-12 dB", "12 underruns, 3 lost")]
     assert len(table(rows, (1,), None)[1]) == 8 + 2 + 60 + 2 + 6 + 2 + 20
     narrow = table(rows, (1,), 50)
@@ -99,7 +99,7 @@ def test_a_table_gives_way_where_it_may() -> None:
     assert narrow[1].startswith("stream/5 nnn") and "…" in narrow[1] and narrow[1].endswith("-12 dB")
 
 
-def test_top_keeps_incidents_in_sight() -> None:
+def test_top_keeps_incidents_visible() -> None:
     stream = {"application": "player", "state": "running", "underruns": 0, "fill_ms": 80.0, "ahead_ms": 20.0}
     guest: dict[str, Any] = {"name": "default", "state": "running", "quantum_ms": 20.0, "late_cycles": 0, "sinks": []}
     guest |= {"sources": [], "listeners": [], "streams": [stream | {"id": f"stream/{n}"} for n in range(300)]}
@@ -112,7 +112,7 @@ def test_top_keeps_incidents_in_sight() -> None:
     assert len(picture({"guests": [guest]}, [said] * 5, None, None)) == 302 + 5
 
 
-def test_settings_and_figures_are_told_as_people_write_them() -> None:
+def test_settings_and_figures_are_formatted_for_people() -> None:
     chosen = changed(CodecSettings(), {"bitrate": "64k", "frame": "2.5ms", "fec": "on"})
     shown = show_settings(chosen.as_dict() | {"latency": "low", "new": 5})
     assert shown.startswith("codec=opus, bitrate=64k, vbr=on") and "frame=2.5ms, fec=on" in shown
@@ -128,7 +128,7 @@ def test_settings_and_figures_are_told_as_people_write_them() -> None:
 # -- help ---------------------------------------------------------------------------------------
 
 
-def test_help_names_what_it_takes_in_one_way() -> None:
+def test_help_uses_one_style_for_arguments() -> None:
     told: dict[str, str] = {}
     for path, command in EVERY:
         if hasattr(command, "commands"):
@@ -176,7 +176,7 @@ HEARD = ("ws://localhost/default", "ws://127.0.0.1:8642/default", "ws://[::1]:1/
 @pytest.mark.parametrize(
     "form", ["unix:{}", "{}", "{{0123abcd}}unix:{}", "tcp:far.example:4713 unix:{}", "unix:{}/../pulse2"]
 )
-def test_a_listener_does_not_play_into_the_guest_that_it_hears(
+def test_listener_does_not_play_into_guest_that_it_hears(
     guest: Path, monkeypatch: pytest.MonkeyPatch, url: str, form: str
 ) -> None:
     (guest.parent / "pulse2").symlink_to("pulse")
@@ -191,7 +191,9 @@ def test_a_listener_does_not_play_into_the_guest_that_it_hears(
     ("tcp4:127.0.0.1", "0.0.0.0:4713"), ("{0123abcd}tcp6:[::1]:4714", "[::1]:4714"), ("127.0.0.1", "127.0.0.1:4713"),
     ("unix:/nowhere tcp:127.0.0.2:99", "0.0.0.0:99"),
 ])  # fmt: skip
-def test_nor_by_tcp(guest: Path, monkeypatch: pytest.MonkeyPatch, server: str, bound: str) -> None:
+def test_listener_does_not_play_into_its_guest_over_tcp(
+    guest: Path, monkeypatch: pytest.MonkeyPatch, server: str, bound: str
+) -> None:
     monkeypatch.setenv("PULSE_SERVER", server)
     assert (
         keep_out(HEARD[1], lambda name: {"default": ["127.0.0.1:9", bound]}[name]) and "PULSE_SERVER" not in os.environ
@@ -203,20 +205,18 @@ def test_nor_by_tcp(guest: Path, monkeypatch: pytest.MonkeyPatch, server: str, b
     ("tcp:::1:4714", "127.0.0.1:4714"), ("tcp:192.0.2.7:4714", "0.0.0.0:4714"), ("tcp:[::1]:4714", "0.0.0.0:4714"),
     ("tcp:a..b:4714", "0.0.0.0:4714"),
 ])  # fmt: skip
-def test_a_tcp_server_that_is_another_is_used(
-    guest: Path, monkeypatch: pytest.MonkeyPatch, server: str, bound: str
-) -> None:
+def test_other_tcp_server_is_used(guest: Path, monkeypatch: pytest.MonkeyPatch, server: str, bound: str) -> None:
     monkeypatch.setenv("PULSE_SERVER", server)
     assert not keep_out(HEARD[1], lambda name: [bound]) and os.environ["PULSE_SERVER"] == server
 
 
 @pytest.mark.parametrize("url", ["ws://localhost/alice", "wss://desk.example/default", "ws://192.0.2.7:8642/default"])
-def test_a_listener_may_play_into_another_guest(guest: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_listener_may_play_into_another_guest(guest: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("PULSE_SERVER", f"unix:{guest}")
     assert not keep_out(url, nowhere) and os.environ["PULSE_SERVER"] == f"unix:{guest}"
 
 
-def test_nor_does_the_demonstration_ask_its_own_guest_for_a_card(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_does_not_ask_its_own_guest_for_a_card(guest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would wait for an answer in the thread that has to give the answer."""
     asked: list[str | None] = []
     monkeypatch.setattr(device, "device_names", lambda: asked.append(os.environ.get("PULSE_SERVER")) or ["card"])
@@ -226,7 +226,7 @@ def test_nor_does_the_demonstration_ask_its_own_guest_for_a_card(guest: Path, mo
 
 
 @pytest.mark.parametrize("way", ["runtime folder", "client.conf"])
-def test_a_sound_server_that_is_the_guest_is_refused(
+def test_sound_server_that_is_the_guest_is_refused(
     guest: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
 ) -> None:
     assert not keep_out(HEARD[0], nowhere)
@@ -245,7 +245,7 @@ def test_a_sound_server_that_is_the_guest_is_refused(
     assert not keep_out(HEARD[0], nowhere)
 
 
-def test_the_version_is_said_in_one_place_and_has_its_notes() -> None:
+def test_version_is_defined_once_and_has_release_notes() -> None:
     import re
     import tomllib
 
@@ -267,7 +267,7 @@ def test_the_version_is_said_in_one_place_and_has_its_notes() -> None:
     assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
-def test_one_channel_is_explained_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_channel_is_explained_in_singular(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explain, "_level", lambda stage, node: explain.Step(stage, ""))
     sink = SimpleNamespace(id=1, key="sink/1", kind="sink", name="a", positions=("left", "right"), links=[])
     link: Any = SimpleNamespace(target=sink, matrix=None)
@@ -288,7 +288,7 @@ except SystemExit:
 
 
 @pytest.mark.parametrize("command", [["ls"], ["set", "sink/default", "volume=50%"], ["token", "list"]])
-def test_a_question_to_the_daemon_loads_nothing_large(command: list[str], tmp_path: Path) -> None:
+def test_query_command_imports_nothing_large(command: list[str], tmp_path: Path) -> None:
     """Importing one of these would take longer than all the rest of the command."""
     env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", LOADED, *command], env=env, capture_output=True, text=True, check=True)

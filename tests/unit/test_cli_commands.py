@@ -82,7 +82,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return made
 
 
-def test_who_attaches_is_told_when_the_machine_is_there(daemon: Daemon, naps: list[float]) -> None:
+def test_attach_prints_that_machine_is_attached(daemon: Daemon, naps: list[float]) -> None:
     daemon.answers["POST /api/v1/guests/vm%20a/doors"] = door("waiting")
     daemon.answers["GET /api/v1/state"] = doors(door("waiting"), door("attached", machine="win11"), door("gone"))
     out = said("attach", "qemu", "--qmp", "q", "--guest", "vm a")
@@ -90,7 +90,7 @@ def test_who_attaches_is_told_when_the_machine_is_there(daemon: Daemon, naps: li
     assert daemon.asked[0][1] == {"door": f"qmp:{Path('q').absolute()}", "vm": ""}
 
 
-def test_or_why_it_is_not_and_else_that_it_is_waited_for(daemon: Daemon, naps: list[float]) -> None:
+def test_attach_prints_why_machine_is_not_attached_and_retries(daemon: Daemon, naps: list[float]) -> None:
     daemon.answers["POST /api/v1/guests/vm%20a/doors"] = door("waiting")
     daemon.answers["GET /api/v1/state"] = doors(door("waiting", error="no such file"))
     keeps = "Millrace keeps trying until the machine answers; `millrace detach door/7` ends that\n"
@@ -121,7 +121,7 @@ def test_a_script_gets_the_door_alone_on_standard_output(
     ("spice h:1 --password-file p --ca-file c", {"door": "spice://h:1", "password_file": "@p", "ca_file": "@c"}),
     ("vnc h:1 --ca-file /c", {"door": "vnc://h:1", "ca_file": "/c"}),
 ])  # fmt: skip
-def test_a_network_address_goes_to_the_daemon_with_whole_paths(
+def test_network_address_is_sent_with_absolute_paths(
     daemon: Daemon, naps: list[float], words: str, body: dict[str, str]
 ) -> None:
     daemon.answers["POST /api/v1/guests/default/doors"] = door("attached")
@@ -132,7 +132,7 @@ def test_a_network_address_goes_to_the_daemon_with_whole_paths(
 
 
 @pytest.mark.parametrize("words", ["", "--qmp /q --dbus unix:path=/b", "--p2p 5 --qmp /q"])
-def test_qemu_is_attached_by_one_way(daemon: Daemon, words: str) -> None:
+def test_attach_qemu_takes_exactly_one_way(daemon: Daemon, words: str) -> None:
     with pytest.raises(ConfigError, match="one of --qmp SOCKET, --dbus ADDRESS, --p2p FD"):
         said("attach", "qemu", *words.split())
     assert daemon.asked == []
@@ -165,7 +165,7 @@ def answering(path: Path, answer: bytes) -> tuple[threading.Thread, list[Any]]:
     return thread, got
 
 
-def test_a_descriptor_is_handed_over_as_it_is(daemon: Daemon, handover: Path) -> None:
+def test_descriptor_is_handed_over_unchanged(daemon: Daemon, handover: Path) -> None:
     thread, got = answering(handover, b'{"id": "door/3", "door": "p2p", "state": "attached", "machine": ""}\n')
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -179,7 +179,9 @@ def test_a_descriptor_is_handed_over_as_it_is(daemon: Daemon, handover: Path) ->
     (b'{"error": "there is no guest x"}', GraphError, "there is no guest x"),
     (b"", GraphError, "the daemon gave no answer"),
 ])  # fmt: skip
-def test_a_descriptor_that_is_refused_says_why(handover: Path, answer: bytes, kind: type[Exception], why: str) -> None:
+def test_refused_descriptor_is_reported_with_reason(
+    handover: Path, answer: bytes, kind: type[Exception], why: str
+) -> None:
     thread, _ = answering(handover, answer)
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(kind, match=why):
@@ -187,7 +189,7 @@ def test_a_descriptor_that_is_refused_says_why(handover: Path, answer: bytes, ki
     thread.join(10)
 
 
-def test_a_descriptor_needs_a_daemon_and_a_socket(handover: Path) -> None:
+def test_handing_over_needs_daemon_and_socket(handover: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(ConfigError, match=r"no daemon answers at .*attach\.sock; start one"):
         attach._given_descriptor("default", ours.fileno())
@@ -197,7 +199,7 @@ def test_a_descriptor_needs_a_daemon_and_a_socket(handover: Path) -> None:
         attach._given_descriptor("default", 1_000_000)
 
 
-def test_a_daemon_that_does_not_answer_is_told_as_such(handover: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_daemon_is_reported(handover: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def send(*args: object) -> None:
         raise TimeoutError("timed out")
 
@@ -210,7 +212,7 @@ def test_a_daemon_that_does_not_answer_is_told_as_such(handover: Path, monkeypat
             attach._given_descriptor("default", ours.fileno())
 
 
-def test_a_machine_is_let_go_of_by_either_name(daemon: Daemon) -> None:
+def test_detach_takes_either_name(daemon: Daemon) -> None:
     assert said("detach", "door/7") == said("detach", "7") == ""
     assert daemon.asked == [("DELETE /api/v1/doors/7", None)] * 2
 
@@ -227,7 +229,7 @@ def test_a_sink_is_removed_by_its_name_or_as_it_is_listed(daemon: Daemon) -> Non
 @pytest.mark.parametrize(("words", "allow"), [
     ("grant monitor", True), ("grant monitor --forget", None), ("revoke monitor", False), ("prompt monitor", "prompt"),
 ])  # fmt: skip
-def test_a_rule_is_made_for_a_program_or_for_any(daemon: Daemon, words: str, allow: Any) -> None:
+def test_rule_is_set_for_one_program_or_all(daemon: Daemon, words: str, allow: Any) -> None:
     said(*words.split())
     said(*words.split(), "--guest", "a b", "--program", "flatpak:*")
     rule = {"what": "monitor", "program": "", "allow": allow}
@@ -243,7 +245,7 @@ def test_a_rule_is_made_for_a_program_or_for_any(daemon: Daemon, words: str, all
     ("deny request/12", "request%2F12", {"allow": False, "always": False}),
     ("deny 12 --always", "12", {"allow": False, "always": True}),
 ])  # fmt: skip
-def test_a_request_is_answered_once_or_for_good(daemon: Daemon, words: str, path: str, body: dict[str, bool]) -> None:
+def test_request_is_answered_once_or_always(daemon: Daemon, words: str, path: str, body: dict[str, bool]) -> None:
     said(*words.split())
     assert daemon.asked == [(f"POST /api/v1/requests/{path}", body)]
 
@@ -264,7 +266,7 @@ REQUEST = {
 }
 
 
-def test_rules_and_requests_are_told_as_sentences(daemon: Daemon) -> None:
+def test_rules_and_requests_are_printed_as_sentences(daemon: Daemon) -> None:
     daemon.answers |= {"GET /api/v1/grants": RULES, "GET /api/v1/requests": [REQUEST]}
     assert said("grants").splitlines() == [
         "guest a: any other program may connect",
@@ -281,7 +283,7 @@ def test_rules_and_requests_are_told_as_sentences(daemon: Daemon) -> None:
     assert "(" not in grants._line(REQUEST | {"name": ""})
 
 
-def test_requests_are_answered_as_they_come(
+def test_pending_requests_are_prompted_as_they_arrive(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words, called, watched = iter("yanv"), list[Any](), list[Any]()
@@ -322,7 +324,9 @@ def test_requests_are_answered_as_they_come(
 @pytest.mark.parametrize(("typed", "letter"), [
     ("y\n", "y"), (" Always\n", "a"), ("NO", "n"), ("v\n", "v"), ("\n", ""), ("", ""), ("x\n", ""), ("yanv\n", "y"),
 ])  # fmt: skip
-def test_one_letter_decides_and_any_other_leaves_it(monkeypatch: pytest.MonkeyPatch, typed: str, letter: str) -> None:
+def test_one_letter_answers_and_any_other_leaves_request_pending(
+    monkeypatch: pytest.MonkeyPatch, typed: str, letter: str
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
     assert asyncio.run(grants._asked()) == letter
 
@@ -366,7 +370,7 @@ GUEST = {
 }  # fmt: skip
 
 
-def test_what_there_is_is_a_line_a_thing(daemon: Daemon) -> None:
+def test_ls_prints_one_line_per_object(daemon: Daemon) -> None:
     daemon.answers["GET /api/v1/state"] = {"guests": [GUEST], "policy": {"name": "p"}}
     assert said("ls").splitlines() == [
         "guest a  running, 48000 Hz, quantum 20.0 ms, 1 PulseAudio client, 2 late cycles",
@@ -386,7 +390,7 @@ def test_what_there_is_is_a_line_a_thing(daemon: Daemon) -> None:
     assert json.loads(said("ls", "--json"))["guests"] == [GUEST]
 
 
-def test_what_people_have_to_know_of_the_daemon_comes_last(daemon: Daemon) -> None:
+def test_ls_prints_daemon_warnings_last(daemon: Daemon) -> None:
     bare = {**GUEST, "late_cycles": 0, "clients": 2} | {
         key: [] for key in ("sinks", "streams", "recorders", "listeners")
     }
@@ -404,7 +408,7 @@ def test_what_people_have_to_know_of_the_daemon_comes_last(daemon: Daemon) -> No
 @pytest.mark.parametrize(("address", "kind"), [
     ("qmp:/q", "QEMU"), ("dbus:unix:path=/b", "QEMU"), ("p2p", "QEMU"), ("vnc+unix:///v", "VNC"), ("new+x://y", "new"),
 ])  # fmt: skip
-def test_a_machine_without_a_name_has_a_kind(address: str, kind: str) -> None:
+def test_machine_without_name_is_shown_by_kind(address: str, kind: str) -> None:
     assert ls._kind_of(address) == kind
 
 
@@ -414,7 +418,7 @@ STAGES = [{"ms": 20.0, "stage": "mix", "why": "a quantum"}, {"ms": 5.004, "stage
 WAY = {"listener": "listener/9", "name": "desk", "sum_ms": 61.239, "reported_ms": 60.5, "stages": STAGES}
 
 
-def test_a_latency_is_told_stage_by_stage(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latency_is_printed_stage_by_stage(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.answers["GET /api/v1/latency?target=stream%2F7"] = {"stream": "stream/7", "listeners": [WAY]}
     assert said("latency", "stream/7").splitlines() == [
         "stream/7 → listener/9 desk",
@@ -431,7 +435,7 @@ def test_a_latency_is_told_stage_by_stage(daemon: Daemon, capsys: pytest.Capture
         said("latency")
 
 
-def test_the_probe_goes_where_listeners_connect(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_connects_to_listeners_address(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon.answers["GET /api/v1/state"] = {"listen": "127.0.0.1:9"}
     measured: list[Any] = []
 
@@ -444,7 +448,7 @@ def test_the_probe_goes_where_listeners_connect(daemon: Daemon, monkeypatch: pyt
     assert measured == [("a", "127.0.0.1:9", True)]
 
 
-def test_what_is_done_to_a_sound_is_told_in_order_and_changes_are_marked(daemon: Daemon) -> None:
+def test_explain_prints_stages_in_order_and_marks_changes(daemon: Daemon) -> None:
     steps = [
         {"stage": "client", "text": "s16le", "changes": False},
         {"stage": "mix", "text": "6 to 2", "changes": True},
@@ -457,7 +461,7 @@ def test_what_is_done_to_a_sound_is_told_in_order_and_changes_are_marked(daemon:
     assert json.loads(said("explain", "stream/7", "--json")) == told
 
 
-def test_a_browser_is_let_in_by_a_link_that_is_made_for_it(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_command_prints_a_new_link(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.answers["POST /api/v1/page-links"] = {"link": "http://127.0.0.1:8642/#in=x"}
     page.page()
     assert capsys.readouterr().out == "http://127.0.0.1:8642/#in=x\n"

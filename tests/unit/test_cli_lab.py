@@ -41,7 +41,7 @@ def said(*words: str) -> str:
 # -- virtual time --------------------------------------------------------------------------------
 
 
-def test_the_list_names_what_can_be_run() -> None:
+def test_list_names_all_scenarios() -> None:
     lines = said("list").splitlines()
     at = next(at for at, line in enumerate(lines) if line.startswith("scenarios"))
     shown = [line.strip() for line in lines[at + 1 :]]
@@ -64,7 +64,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-def test_each_scenario_is_run_with_each_policy_and_told_in_a_line(ran: list[Any]) -> None:
+def test_each_scenario_runs_with_each_policy_and_prints_one_line(ran: list[Any]) -> None:
     lines = said("run").splitlines()
     assert ran == [("ppm200/exp3", "millrace", 1.0, None)] and len(lines) == 2 and "scenario" in lines[0]
     ran.clear()
@@ -82,7 +82,7 @@ def test_each_scenario_is_run_with_each_policy_and_told_in_a_line(ran: list[Any]
         assert ran == [], "nothing is run before all of it is known"
 
 
-def test_several_processes_share_the_work(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scenarios_are_distributed_over_processes(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     pools: list[int] = []
 
     class Pool:
@@ -102,7 +102,7 @@ def test_several_processes_share_the_work(ran: list[Any], monkeypatch: pytest.Mo
     assert pools == [2, 0], "one needs none"
 
 
-def test_a_tone_is_measured_as_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tone_is_measured_with_requested_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("millrace.lab.measure.measure_sound", lambda *args: asked.append(args) or {"snr_db": 80.5})
     assert said("sound") == f"  {'snr_db':28} 80.5\n"
@@ -126,7 +126,7 @@ def impaired(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-def test_a_line_is_as_bad_as_is_said(impaired: list[Any]) -> None:
+def test_impairments_are_passed_on_as_given(impaired: list[Any]) -> None:
     said("impair")
     (url, listen, good, seed) = impaired.pop()
     assert (url, listen, seed) == ("ws://127.0.0.1:8642", "127.0.0.1:8643", 1)
@@ -146,7 +146,7 @@ def test_a_line_is_as_bad_as_is_said(impaired: list[Any]) -> None:
     "--reorder -1%", "--delay 5", "--delay 61s", "--shape round", "--rate x", "--queue 5", "--seed -1",
     "--duplicate nan%",
 ])  # fmt: skip
-def test_a_line_that_can_not_be_is_refused_before_anything_listens(impaired: list[Any], words: str) -> None:
+def test_impossible_impairment_is_refused_before_listening(impaired: list[Any], words: str) -> None:
     with pytest.raises(ConfigError):
         said("impair", *words.split())
     assert impaired == []
@@ -166,7 +166,7 @@ class Proxy:
         return web.Application()
 
 
-def test_a_proxy_says_how_to_listen_through_it_and_what_it_lost(
+def test_proxy_prints_how_to_connect_and_what_it_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("millrace.lab.impair.Impairment", Proxy)
@@ -192,7 +192,7 @@ def test_a_proxy_says_how_to_listen_through_it_and_what_it_lost(
 # -- machines ------------------------------------------------------------------------------------
 
 
-def test_cells_are_chosen_a_cards_together() -> None:
+def test_cells_are_selected_and_grouped_by_card() -> None:
     def names(*choice: Any) -> list[str]:
         return [f"{cell.card}/{cell.door}/{cell.direction}" for cell in matrix.chosen_cells(*choice)]
 
@@ -206,7 +206,7 @@ def test_cells_are_chosen_a_cards_together() -> None:
             names(*wrong, False)
 
 
-def test_a_guest_is_built_once_and_what_hinders_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guest_is_built_once_and_failures_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[list[str]] = []
     result = SimpleNamespace(returncode=1, stderr="one\nE: no lists\n")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -225,7 +225,7 @@ def test_a_guest_is_built_once_and_what_hinders_that_is_told(tmp_path: Path, mon
     assert matrix.guest_images() == base / "out" and len(built) == 3
 
 
-def test_a_cell_leaves_its_folder_to_who_wants_to_see_it_and_nothing_else(
+def test_cell_keeps_recordings_only_in_keep_folder_and_cleans_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[Path] = []
@@ -262,7 +262,7 @@ def test_a_cell_leaves_its_folder_to_who_wants_to_see_it_and_nothing_else(
     assert missing.note == "QEMU's usb-audio has no capture" and len(stopped) == 2
 
 
-def test_the_matrix_is_a_table_or_a_line_a_cell_for_programs(
+def test_matrix_prints_table_or_one_json_line_per_cell(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(matrix, "guest_images", lambda: Path("/i"))
@@ -339,7 +339,7 @@ def ran_cell(tmp_path: Path, cell: Cell) -> Verdict:
     return verdict
 
 
-def test_a_machine_plays_into_a_daemon_of_its_own_and_is_judged(started: SimpleNamespace, tmp_path: Path) -> None:
+def test_machine_plays_into_own_daemon_and_is_judged(started: SimpleNamespace, tmp_path: Path) -> None:
     verdict = ran_cell(tmp_path, Cell("hda", "dbus", "out"))
     assert [one.name for one in started.processes] == ["serve", "listen", "listen", "listen", "qemu"]
     serve, pcm, opus, null, _ = (one.command for one in started.processes)
@@ -360,9 +360,7 @@ def test_a_machine_plays_into_a_daemon_of_its_own_and_is_judged(started: SimpleN
     assert (verdict.note, verdict.gaps, verdict.gaps_opus, verdict.hz) == ("", 0, 3, 997.0)
 
 
-def test_a_machine_that_records_is_given_tones_and_judged_by_what_it_got(
-    started: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_recording_machine_gets_tones_and_its_recording_is_judged(started: SimpleNamespace, tmp_path: Path) -> None:
     started.deaf = True
     ran_cell(tmp_path, Cell("hda", "spice", "in"))
     assert [one.name for one in started.processes] == ["serve", "listen", "qemu"]
@@ -372,7 +370,7 @@ def test_a_machine_that_records_is_given_tones_and_judged_by_what_it_got(
     assert started.did == ["end listen", "kill listen", "end serve"], "one that does not hear is killed"
 
 
-def test_qemu_alone_needs_no_daemon_and_an_old_one_a_bus(started: SimpleNamespace, tmp_path: Path) -> None:
+def test_qemu_alone_needs_no_daemon_and_old_qemu_needs_bus(started: SimpleNamespace, tmp_path: Path) -> None:
     ran_cell(tmp_path, Cell("pcspk", "wav", "out"))
     assert [one.name for one in started.processes] == ["qemu"] and started.analysed[0][0] == f"{tmp_path}/floor.wav"
     started.processes.clear()
@@ -388,7 +386,7 @@ def test_qemu_alone_needs_no_daemon_and_an_old_one_a_bus(started: SimpleNamespac
     assert started.processes[0].name == "serve"
 
 
-def test_a_machine_is_looked_at_now_and_then_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_machine_is_sampled_periodically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verdict, now, pauses = Verdict("hda", "dbus", "out"), [0.0], list[float]()
     run = matrix.CellRun(Cell("hda", "dbus", "out"), tmp_path, verdict)
 
@@ -414,13 +412,13 @@ def test_a_machine_is_looked_at_now_and_then_while_it_runs(tmp_path: Path, monke
         assert seen == ["a guest"] * (len(looks) - 1 - (ends_at > 0))
 
 
-def test_a_daemon_that_does_not_start_is_told(started: SimpleNamespace, tmp_path: Path) -> None:
+def test_daemon_that_does_not_start_is_reported(started: SimpleNamespace, tmp_path: Path) -> None:
     started.ready = False
     with pytest.raises(ConfigError, match="the daemon did not start"):
         ran_cell(tmp_path, Cell("hda", "dbus", "out"))
 
 
-def test_the_daemons_state_is_looked_at_from_here(tmp_path: Path) -> None:
+def test_daemon_state_is_sampled_from_outside(tmp_path: Path) -> None:
     run = matrix.CellRun(Cell("hda", "dbus", "out"), tmp_path, Verdict("hda", "dbus", "out"))
     assert run._state() == {}
     (tmp_path / "millrace").mkdir()
@@ -453,7 +451,7 @@ def test_gaps_are_none_where_nothing_was_analysed(text: str, gaps: int | None) -
 # -- the probe -----------------------------------------------------------------------------------
 
 
-def test_a_click_is_heard_once_and_to_the_frame() -> None:
+def test_click_is_detected_once_at_exact_frame() -> None:
     output = HearingOutput()
     quiet, click = np.full((240, 2), 1e-3, np.float32), np.zeros((240, 2), np.float32)
     click[96, 0] = -LEVEL
@@ -495,7 +493,7 @@ class Played:
         return {"listeners": [{"name": "other", "sum_ms": 1.0}, {"name": "probe", "sum_ms": float(len(self.clicks))}]}
 
 
-def test_clicks_go_in_after_a_while_at_a_pace_with_a_breakdown_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clicks_are_paced_after_settling_with_a_breakdown_each(monkeypatch: pytest.MonkeyPatch) -> None:
     played, told = Played(monkeypatch), list[str]()
     sent, ways = asyncio.run(probe._clicks(played, played, played.output, told.append))
     assert len(played.clicks) == len(sent) == len(told) == CLICKS
@@ -504,13 +502,13 @@ def test_clicks_go_in_after_a_while_at_a_pace_with_a_breakdown_each(monkeypatch:
     assert np.diff(played.clicks) == pytest.approx(EVERY_S, abs=0.02)
 
 
-def test_clicks_that_nobody_hears_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unheard_clicks_end_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     played = Played(monkeypatch, deaf=True)
     sent, _ = asyncio.run(probe._clicks(played, played, played.output, lambda now: None))
     assert len(sent) == CLICKS and played.now_s - 100.0 == pytest.approx(SETTLE_S + 2 * CLICKS * EVERY_S, abs=0.1)
 
 
-def test_a_listener_hears_what_is_played_and_ends_with_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_listener_hears_clicks_and_closes_with_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     made, did = list[Any](), list[Any]()
 
     class Listener:
@@ -555,7 +553,7 @@ def test_a_listener_hears_what_is_played_and_ends_with_the_measurement(monkeypat
     assert did == ["stream ends", "bus ends", "listener ends", ("a", [5], [7], ["a breakdown"], True)]
 
 
-def test_what_was_measured_is_told_beside_the_breakdown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_measured_latency_is_printed_beside_breakdown(capsys: pytest.CaptureFixture[str]) -> None:
     way = {"listener": "listener/9", "name": "probe", "reported_ms": 20.0, "stages": []}
     ways = [way | {"sum_ms": ms} for ms in (31, 33)]
     sent, heard = [NS_PER_S, 2 * NS_PER_S], [NS_PER_S + 30 * NS_PER_MS, 2 * NS_PER_S + 34 * NS_PER_MS]

@@ -56,7 +56,7 @@ def test_there_is_one_version() -> None:
 @pytest.mark.parametrize(("begin", "goes_on"), [
     (entry.main, "millrace.cli.main.main"), (entry.policy, "millrace.cli.policy.main"),
 ])  # fmt: skip
-def test_a_command_can_be_stopped_before_it_is_loaded(
+def test_command_can_be_stopped_before_it_is_loaded(
     begin: Callable[[], None], goes_on: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
@@ -92,14 +92,14 @@ def raising(error: BaseException) -> Callable[[], object]:
     (OSError(13, "Permission denied", "/x"), 1, "name: /x: Permission denied\n"),
     (OSError("odd"), 1, "name: odd\n"),
 ])  # fmt: skip
-def test_an_error_is_one_line_and_its_code(
+def test_error_is_one_line_with_exit_code(
     error: BaseException, code: int, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ended(raising(error)) == code
     assert capsys.readouterr() == ("", told)
 
 
-def test_a_command_that_does_its_work_ends_with_0_and_signals_as_the_system_has_them(
+def test_successful_command_exits_with_0_and_default_signal_handlers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     during: list[Any] = []
@@ -114,7 +114,7 @@ def test_a_command_that_does_its_work_ends_with_0_and_signals_as_the_system_has_
 
 
 @pytest.mark.parametrize("number", run.STOP_SIGNALS)
-def test_a_signal_ends_a_command_in_order_with_its_code(number: int) -> None:
+def test_signal_ends_command_cleanly_with_its_code(number: int) -> None:
     order: list[str] = []
     signal.signal(number, signal.SIG_DFL)
 
@@ -128,7 +128,7 @@ def test_a_signal_ends_a_command_in_order_with_its_code(number: int) -> None:
     assert ended(app) == 128 + number and order
 
 
-def test_a_signal_that_came_where_exceptions_end_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_lost_in_destructor_is_delivered_again(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     monkeypatch.setattr(sys, "__unraisablehook__", told.append)
     ours: Any = SimpleNamespace(exc_value=ValueError())
@@ -145,7 +145,7 @@ def test_a_signal_that_came_where_exceptions_end_is_heard_again(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("number", run.STOP_SIGNALS)
-def test_what_only_watches_is_stopped_without_an_error(number: int) -> None:
+def test_watching_command_is_stopped_without_error(number: int) -> None:
     cleared: list[str] = []
     signal.signal(number, signal.SIG_DFL)
 
@@ -161,7 +161,7 @@ def test_what_only_watches_is_stopped_without_an_error(number: int) -> None:
     assert cleared == ["cleared"]
 
 
-def test_what_ends_by_itself_ends_and_its_error_is_its_own() -> None:
+def test_finished_command_ends_with_its_own_error() -> None:
     async def work(error: Exception | None) -> None:
         if error is not None:
             raise error
@@ -171,7 +171,7 @@ def test_what_ends_by_itself_ends_and_its_error_is_its_own() -> None:
         run.run_until_stopped(work(GraphError("refused")))
 
 
-def test_who_started_it_with_a_signal_ignored_is_obeyed() -> None:
+def test_signals_ignored_by_parent_stay_ignored() -> None:
     stopped: list[str] = []
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -191,7 +191,7 @@ def test_who_started_it_with_a_signal_ignored_is_obeyed() -> None:
     assert stopped == ["stop"]
 
 
-def test_the_loop_is_the_quick_one_and_what_comes_of_it_is_told() -> None:
+def test_uvloop_is_used_and_result_is_returned() -> None:
     async def which() -> str:
         return type(asyncio.get_running_loop()).__module__
 
@@ -206,7 +206,9 @@ class Terminal(StringIO):
         return True
 
 
-def test_progress_is_for_who_looks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_on_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with progress("cells", 3) as step:
         step("one")
     assert capsys.readouterr() == ("", ""), "nothing for a file or a pipe"
@@ -269,7 +271,7 @@ def made_app() -> tuple[Any, list[Any]]:
     return typer.main.get_command(app), got
 
 
-def test_help_names_all_in_one_way_and_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_all_options_uniformly_and_truncates_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     command, _ = made_app()
     command.main(["try", "--help"], prog_name="x", standalone_mode=False, terminal_width=80)
     text = capsys.readouterr().out
@@ -289,7 +291,7 @@ def test_help_names_all_in_one_way_and_cuts_nothing(capsys: pytest.CaptureFixtur
     assert "Do it once." in listed and "more of it" not in listed
 
 
-def test_numbers_are_taken_by_the_products_own_parsers() -> None:
+def test_numbers_are_parsed_by_shared_parsers() -> None:
     command, got = made_app()
     command.main(["try", "t", "a=b", "g", "--count", "9", "--share", "0.5", "--loud"], standalone_mode=False)
     command.main(["try", "t", "a=b", "g"], standalone_mode=False)
@@ -303,7 +305,7 @@ def test_numbers_are_taken_by_the_products_own_parsers() -> None:
 # -- the session manager -------------------------------------------------------------------------
 
 
-def test_a_session_manager_is_told_where_and_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_command_passes_socket_and_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
 
     class Program:
@@ -348,7 +350,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_command_line_is_above_the_file(written: Path, tmp_path: Path) -> None:
+def test_command_line_overrides_configuration_file(written: Path, tmp_path: Path) -> None:
     plain = serve._configured(written, None, None, None, None, None)
     assert (plain.listen, plain.tls_cert, plain.tls_key) == ("127.0.0.1:1", "/f.pem", "/g.pem")
     assert [guest.name for guest in plain.guests] == ["a", "b"]
@@ -364,9 +366,7 @@ def test_the_command_line_is_above_the_file(written: Path, tmp_path: Path) -> No
             serve._configured(written, *wrong, None, None, None)
 
 
-def test_the_daemon_runs_a_session_manager_unless_it_is_told_not_to(
-    written: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_daemon_runs_session_manager_unless_disabled(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[Any] = []
 
     async def work(config: Config, policy: bool) -> None:
@@ -383,7 +383,7 @@ def test_the_daemon_runs_a_session_manager_unless_it_is_told_not_to(
     assert ran == [quiet, ("text", False), ("127.0.0.1:1", [0, 0], True), quiet, ("json", True), (":5", [2, 0], False)]
 
 
-def test_machines_of_the_command_line_are_the_first_guests(written: Path) -> None:
+def test_machines_from_command_line_belong_to_first_guest(written: Path) -> None:
     config = serve._configured(written, None, None, None, None, None)
     made = serve._with_machines(config, [Path("q"), Path("/r")], "unix:path=/b")
     assert [door.text for door in made.guests[0].doors] == [
@@ -400,7 +400,7 @@ def test_machines_of_the_command_line_are_the_first_guests(written: Path) -> Non
     ((1024, 4096), (4096, 4096)), ((1024, 1 << 20), (65_536, 1 << 20)), ((65_536, 1 << 20), None),
     ((1 << 19, 1 << 20), None), ((1024, resource.RLIM_INFINITY), (65_536, resource.RLIM_INFINITY)), ((64, 64), None),
 ])  # fmt: skip
-def test_as_many_descriptors_as_are_of_use_are_taken(
+def test_descriptor_limit_is_raised_up_to_what_is_useful(
     now: tuple[int, int], asked: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_to: list[Any] = []
@@ -474,7 +474,7 @@ def served(did: list[Any], config: Config, policy: bool, monkeypatch: pytest.Mon
     asyncio.run(work)
 
 
-def test_the_daemon_says_that_it_is_ready_when_it_is_and_ends_in_order(
+def test_daemon_reports_ready_and_shuts_down_in_order(
     did: list[Any], written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = replace(serve._configured(written, None, None, None, None, None), runtime=Path("/r"))
@@ -494,7 +494,7 @@ def test_the_daemon_says_that_it_is_ready_when_it_is_and_ends_in_order(
     ]
 
 
-def test_a_link_that_lets_somebody_in_is_for_a_terminal_only(
+def test_browser_link_is_printed_on_terminals_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     daemon: Any = Daemon(Config(runtime=Path("r"), state=Path("s")), [])
@@ -506,17 +506,13 @@ def test_a_link_that_lets_somebody_in_is_for_a_terminal_only(
         assert ("#in=1" in out) is terminal and "wss://[2001:db8::7]:9/a" in out
 
 
-def test_a_daemon_without_a_session_manager_runs_as_well(
-    did: list[Any], written: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_daemon_runs_without_session_manager(did: list[Any], written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = serve._configured(written, None, None, None, None, None)
     served(did, config, False, monkeypatch)
     assert did == [config, "start", "give back", "calm", "READY=1", "STOPPING=1", "stop"]
 
 
-def test_a_daemon_that_can_not_start_ends_what_it_had_begun(
-    did: list[Any], written: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_daemon_that_fails_to_start_cleans_up(did: list[Any], written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = serve._configured(written, None, None, None, None, None)
     with pytest.raises(ConfigError, match="in use"):
         served(did, config, False, monkeypatch, fails=True)

@@ -66,7 +66,7 @@ class UnwillingBus(Bus):
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_a_watcher_asks_again_if_the_first_request_failed(together: bool) -> None:
+def test_watcher_asks_again_if_first_request_failed(together: bool) -> None:
     async def main() -> None:
         bus = UnwillingBus()
 
@@ -97,7 +97,7 @@ def frames_of(text: str) -> Samples:
     return source._frames
 
 
-def test_a_tone_goes_round_without_a_seam_a_channel_a_frequency() -> None:
+def test_tone_loops_seamlessly_with_one_frequency_per_channel() -> None:
     one, two = frames_of("tone:440"), frames_of("tone:440,660")
     assert one.shape == (48_000, 1) and two.shape == (48_000, 2) and one.dtype == np.float32
     assert (two[:, 0] == one[:, 0]).all() and np.abs(one).max() == pytest.approx(0.5, abs=1e-3)
@@ -111,7 +111,7 @@ def test_a_tone_goes_round_without_a_seam_a_channel_a_frequency() -> None:
 
 
 @pytest.mark.parametrize("text", ["tape", "null:x", "tone", "tone:", "wav:", "", "tone\x1b[2J:1"])
-def test_what_no_microphone_is_lists_what_there_is(text: str) -> None:
+def test_unknown_microphone_lists_valid_ones(text: str) -> None:
     with pytest.raises(ConfigError) as refused:
         make_microphone(text)
     assert CHOICES in str(refused.value) or "Hz" in str(refused.value)
@@ -119,12 +119,12 @@ def test_what_no_microphone_is_lists_what_there_is(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["tone:0", "tone:24000", "tone:x", "tone:440,", "tone:1,2,3", "tone:4_4", "tone:-5"])
-def test_a_tone_that_can_not_be_says_what_can(text: str) -> None:
+def test_impossible_tone_lists_valid_ones(text: str) -> None:
     with pytest.raises(ConfigError, match="Hz, such as tone:440"):
         make_microphone(text)
 
 
-def test_a_device_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_is_opened_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr("millrace.backends.device.DeviceInput", asked.append)
     make_microphone("device:USB: headset")
@@ -145,18 +145,18 @@ def wav(path: Path, data: bytes, channels: int = 1, rate: int = 48_000, bits: in
     (8, bytes([192, 64])), (16, struct.pack("<hh", 16384, -16384)), (24, b"\0\0\x40\0\0\xc0"),
     (32, struct.pack("<ii", 1 << 30, -(1 << 30))),
 ])  # fmt: skip
-def test_a_file_of_any_usual_width_is_what_it_says(bits: int, data: bytes, tmp_path: Path) -> None:
+def test_wav_file_of_any_usual_width_is_read(bits: int, data: bytes, tmp_path: Path) -> None:
     assert frames_of(wav(tmp_path / "x.wav", data, bits=bits)).tolist() == [[0.5], [-0.5]]
     assert frames_of(wav(tmp_path / "x.wav", data, 2, bits=bits)).tolist() == [[0.5, -0.5]]
 
 
-def test_a_file_of_another_rate_is_resampled_to_its_end(tmp_path: Path) -> None:
+def test_wav_file_of_other_rate_is_resampled_to_its_end(tmp_path: Path) -> None:
     sound = sine(0.5, 1000.0, 16_000, 1)
     made = frames_of(wav(tmp_path / "x.wav", (sound * 32767).astype("<i2").tobytes(), rate=16_000))
     assert len(made) == 24_000 and int(np.abs(np.fft.rfft(made[:, 0])).argmax()) == 500
 
 
-def test_a_file_that_was_cut_off_is_played_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_truncated_wav_file_is_played_to_its_end(tmp_path: Path) -> None:
     for bits, channels in ((16, 2), (24, 2), (32, 1)):
         frame = channels * bits // 8
         for extra in range(frame):
@@ -167,13 +167,13 @@ def test_a_file_that_was_cut_off_is_played_as_far_as_it_goes(tmp_path: Path) -> 
 @pytest.mark.parametrize("shape", [
     {"bits": 64}, {"bits": 40}, {"channels": 3}, {"channels": 9}, {"rate": 0}, {"rate": 7}, {"rate": 2**32 - 1},
 ])  # fmt: skip
-def test_a_file_that_can_not_be_used_says_what_can(shape: dict[str, int], tmp_path: Path) -> None:
+def test_unusable_wav_file_lists_supported_formats(shape: dict[str, int], tmp_path: Path) -> None:
     text = wav(tmp_path / "x.wav", bytes(720), **shape)
     with pytest.raises(ConfigError, match=r"x\.wav: one or two channels of 8 to 32 bits at 1 to 384 kHz are needed"):
         make_microphone(text)
 
 
-def test_a_file_with_nothing_in_it_says_so(tmp_path: Path) -> None:
+def test_empty_wav_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for text in (f"wav:{tmp_path}/empty", wav(tmp_path / "x.wav", b""), wav(tmp_path / "y.wav", b"\0", said=2)):
         with pytest.raises(ConfigError, match="there is no sound in it"):
@@ -198,7 +198,7 @@ class Clock:
         self.now_ns += self.slept[-1]
 
 
-def test_a_loop_goes_round_at_this_machines_pace_and_makes_up_for_a_short_stall(
+def test_wav_loop_plays_at_real_time_and_catches_up_short_stalls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, blocks, times = Clock(), list[Samples](), list[int]()
@@ -223,7 +223,7 @@ def test_a_loop_goes_round_at_this_machines_pace_and_makes_up_for_a_short_stall(
     assert max(clock.slept) == 10 * MS
 
 
-def test_a_loop_that_is_stopped_starts_again_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_wav_loop_starts_again_from_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(microphone, "time", Clock())
     source = LoopSource("loop", np.arange(700, dtype=np.float32)[:, None])
     for _ in range(2):
@@ -270,7 +270,7 @@ def parts(sent: list[str | bytes]) -> Iterator[FromListener | AudioPacket]:
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_what_is_captured_is_sent_in_whole_packets_and_can_be_played(channels: int) -> None:
+def test_captured_sound_is_sent_in_whole_decodable_packets(channels: int) -> None:
     sent: list[str | bytes] = []
     sender = MicrophoneSender(Source(channels), MICROPHONE, sent.append)
     sound = sine(0.5, 440.0, 48_000, channels)
@@ -298,7 +298,7 @@ def test_what_is_captured_is_sent_in_whole_packets_and_can_be_played(channels: i
     assert np.sqrt((error[4800:] ** 2).mean()) < 0.05 * np.sqrt((sound**2).mean())
 
 
-def test_who_records_again_hears_nothing_of_before() -> None:
+def test_new_recording_contains_nothing_of_previous_one() -> None:
     sent: list[str | bytes] = []
     sender = MicrophoneSender(Source(), MICROPHONE, sent.append)
     sender.end()
@@ -374,7 +374,7 @@ async def taken(speech: MicrophoneUplink, websocket: FakeWebSocket) -> list[type
     return [type(one) for one in parts(websocket.sent)]
 
 
-def test_a_microphone_is_sent_while_somebody_may_and_does_record() -> None:
+def test_microphone_is_sent_while_allowed_and_recorded() -> None:
     async def test(speech: MicrophoneUplink, source: Source, websocket: FakeWebSocket, said: list[str]) -> None:
         await captured(source, 0.1)
         assert await taken(speech, websocket) == []
@@ -394,7 +394,7 @@ def test_a_microphone_is_sent_while_somebody_may_and_does_record() -> None:
     spoken(test)
 
 
-def test_a_microphone_that_is_not_allowed_is_not_sent_whoever_wants_it() -> None:
+def test_microphone_without_right_is_never_sent() -> None:
     async def test(speech: MicrophoneUplink, source: Source, websocket: FakeWebSocket, said: list[str]) -> None:
         speech.told(Microphone(allowed=False, wanted=True), NOW, said.append)
         await captured(source, 0.1)
@@ -412,7 +412,7 @@ def test_a_microphone_that_is_not_allowed_is_not_sent_whoever_wants_it() -> None
     spoken(test)
 
 
-def test_a_line_that_is_full_loses_packets_and_keeps_the_oldest() -> None:
+def test_full_uplink_drops_newest_packets() -> None:
     async def test(speech: MicrophoneUplink, source: Source, websocket: FakeWebSocket, said: list[str]) -> None:
         speech.told(Microphone(allowed=True, wanted=True), NOW, said.append)
         await captured(source, 2.0)
@@ -424,7 +424,7 @@ def test_a_line_that_is_full_loses_packets_and_keeps_the_oldest() -> None:
     spoken(test)
 
 
-def test_a_line_that_has_gone_takes_what_waited_with_it() -> None:
+def test_lost_connection_discards_queued_packets() -> None:
     async def test(speech: MicrophoneUplink, source: Source, websocket: FakeWebSocket, said: list[str]) -> None:
         speech.told(Microphone(allowed=True, wanted=True), NOW, said.append)
         await captured(source, 0.1)
@@ -438,7 +438,7 @@ def test_a_line_that_has_gone_takes_what_waited_with_it() -> None:
     spoken(test)
 
 
-def test_what_a_device_brings_after_the_end_is_nobodys() -> None:
+def test_frames_captured_after_stop_are_dropped() -> None:
     pushes: list[Callable[[Samples], None]] = []
 
     async def test(speech: MicrophoneUplink, source: Source, websocket: FakeWebSocket, said: list[str]) -> None:
@@ -501,7 +501,7 @@ class Seconds:
         return [(one.stage, one.cause) for one in self.complaints.pulse(found, self.now)]
 
 
-def test_sound_without_holes_is_pulled_through_and_nothing_is_said() -> None:
+def test_sound_without_gaps_reports_nothing() -> None:
     one = Seconds()
     assert one.run(3_000) == [] and (one.out == 1.0).all()
     one.playout.next = (0, SKIP_NS)
@@ -509,7 +509,7 @@ def test_sound_without_holes_is_pulled_through_and_nothing_is_said() -> None:
 
 
 @pytest.mark.parametrize("hole", [(1, 0), (0, SKIP_NS + MS), (3, SKIP_NS + MS)])
-def test_a_hole_is_told_once(hole: tuple[int, int]) -> None:
+def test_gap_is_reported_once(hole: tuple[int, int]) -> None:
     one = Seconds()
     one.run(1_000)
     one.playout.next = hole
@@ -517,14 +517,14 @@ def test_a_hole_is_told_once(hole: tuple[int, int]) -> None:
     assert one.run(1_000) == []
 
 
-def test_a_device_that_stood_is_a_hole_even_if_it_makes_up_for_it() -> None:
+def test_stalled_device_is_reported_even_if_it_catches_up() -> None:
     one = Seconds()
     one.run(1_000)
     assert one.run(STOOD_NS // MS - 20, device=False) + one.run(1_000) == []
     assert one.run(STOOD_NS // MS + 20, device=False) + one.run(1_000) == [("device", "late")]
 
 
-def test_a_program_that_stood_played_something_else_if_it_played() -> None:
+def test_stalled_program_is_reported_if_it_was_playing() -> None:
     one = Seconds()
     one.run(1_000)
     assert one.run(STOOD_NS // MS - 50, loop=False) + one.run(1_000) == []
@@ -535,7 +535,7 @@ def test_a_program_that_stood_played_something_else_if_it_played() -> None:
     assert one.pulse(playout=False) == [], "nothing played then"
 
 
-def test_a_hole_while_nothing_comes_waits_for_what_comes_next() -> None:
+def test_gap_without_packets_is_diagnosed_by_next_packet() -> None:
     one = Seconds()
     one.run(1_000)
     assert one.run(100, websocket=False) == []
@@ -550,7 +550,7 @@ def test_a_hole_while_nothing_comes_waits_for_what_comes_next() -> None:
     assert said == [("network", "stalled")]
 
 
-def test_lost_packets_are_told_as_they_are_given_up() -> None:
+def test_lost_packets_are_reported_when_given_up() -> None:
     one = Seconds()
     one.run(1_000)
     one.playout.lost_packets = 1
@@ -559,7 +559,7 @@ def test_lost_packets_are_told_as_they_are_given_up() -> None:
     assert one.run(200) == [("network", "packets lost")] and one.run(1_000) == []
 
 
-def test_a_device_that_has_gone_is_told_at_the_next_pulse_and_once() -> None:
+def test_lost_device_is_reported_once_at_next_check() -> None:
     one = Seconds()
     one.run(1_000)
     one.complaints.gone(one.now - 20 * MS)
@@ -567,7 +567,7 @@ def test_a_device_that_has_gone_is_told_at_the_next_pulse_and_once() -> None:
     assert one.pulse() == [("device", "lost"), ("network", "packets lost")] and one.pulse() == []
 
 
-def test_a_storm_of_holes_is_told_of_in_part() -> None:
+def test_many_gaps_are_reported_in_part() -> None:
     one = Seconds()
     one.run(1_000)
     for _ in range(1_000):

@@ -24,21 +24,21 @@ BOOT = 987_654_321_000_000_000
 
 
 @given(st.floats(-5000, 5000), st.integers(-(10**18), 10**18))
-def test_a_map_and_its_inverse_agree_to_the_nanosecond_for_days(ppm: float, later: int) -> None:
+def test_map_and_inverse_agree_to_the_nanosecond_for_days(ppm: float, later: int) -> None:
     clocks = ClockMap(1 / (1 + ppm * 1e-6), BOOT, 5)
     assert clocks.ppm == pytest.approx(ppm, abs=1e-6)
     x = BOOT + later % (7 * 86_400 * NS_PER_S)
     assert abs(clocks.inverse(clocks.forward(x)) - x) <= 1
 
 
-def test_the_loop_follows_a_line_and_settles_in_its_bandwidths_time() -> None:
+def test_loop_follows_linear_drift_and_settles_in_bandwidth_time() -> None:
     dll = Dll()
     errors = [dll.update(500.0 + 30.0 * k * 0.1, 0.1, 0.5) for k in range(100)]
     assert abs(errors[-1]) < 1e-3 and dll.rate == pytest.approx(30.0, abs=0.01)
     assert abs(errors[20]) > 1.0
 
 
-def test_a_wider_loop_lets_more_noise_through() -> None:
+def test_wider_loop_passes_more_noise() -> None:
     random = np.random.default_rng(5)
     noise = random.standard_normal(4000)
     spread = {}
@@ -53,7 +53,7 @@ def test_a_wider_loop_lets_more_noise_through() -> None:
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40))
-def test_no_point_lies_under_the_line(heights: list[float]) -> None:
+def test_no_point_lies_below_the_line(heights: list[float]) -> None:
     points = [(float(k), y) for k, y in enumerate(heights)]
     at_last, slope = line_below(points)
     for x, y in points:
@@ -71,7 +71,7 @@ def observe(est: DriftEstimator, seconds: float, ppm: float, late: np.ndarray, s
 
 
 @pytest.mark.parametrize("ppm", [0.0, 50.0, -300.0, 4000.0])
-def test_drift_is_found_through_one_sided_jitter(ppm: float) -> None:
+def test_drift_is_measured_through_one_sided_jitter(ppm: float) -> None:
     late = np.random.default_rng(3).exponential(3 * NS_PER_MS, 10_007)
     est = DriftEstimator()
     assert est.state is Lock.LOST
@@ -84,14 +84,14 @@ def test_drift_is_found_through_one_sided_jitter(ppm: float) -> None:
     assert est.map().forward(BOOT + round(true * (1 + ppm * 1e-6))) == pytest.approx(7 + true, abs=60_000)
 
 
-def test_without_jitter_it_is_exact() -> None:
+def test_drift_is_exact_without_jitter() -> None:
     est = DriftEstimator()
     observe(est, 60, 123.0, np.zeros(1))
     assert est.ppm == pytest.approx(123.0, abs=0.01)
 
 
 @pytest.mark.parametrize("step_ms", [-5.0, 8.0])
-def test_another_route_shifts_the_line_and_leaves_the_rate(step_ms: float) -> None:
+def test_route_change_shifts_line_and_keeps_rate(step_ms: float) -> None:
     est = DriftEstimator()
     late = np.random.default_rng(4).exponential(NS_PER_MS, 5003)
     observe(est, 30, 100.0, late + 10 * NS_PER_MS)
@@ -125,7 +125,7 @@ def test_a_rate_at_the_limit_is_not_trusted() -> None:
     assert est.state is Lock.ACQUIRE
 
 
-def test_a_pause_keeps_the_line_and_a_stall_does_not_bend_it() -> None:
+def test_pause_keeps_line_and_stall_does_not_bend_it() -> None:
     est = DriftEstimator()
     observe(est, 60, 250.0, np.zeros(1))
     late = observe(est, 1, 250.0, np.zeros(1), 180.0)
@@ -137,9 +137,7 @@ def test_a_pause_keeps_the_line_and_a_stall_does_not_bend_it() -> None:
 
 @pytest.mark.parametrize("period_ms", [5, 20, 100])
 @pytest.mark.parametrize("stood_s", [2.5, 6.0, 40.0])
-def test_a_far_clock_that_stood_still_is_known_again_after_a_second_whatever_its_packets(
-    period_ms: int, stood_s: float
-) -> None:
+def test_stopped_remote_clock_is_measured_again_after_a_second(period_ms: int, stood_s: float) -> None:
     est = DriftEstimator()
     period = period_ms * NS_PER_MS
     for k in range(60_000 // period_ms):
@@ -152,7 +150,7 @@ def test_a_far_clock_that_stood_still_is_known_again_after_a_second_whatever_its
 
 
 @pytest.mark.parametrize("period_ms", [5, 20, 100])
-def test_a_stall_that_is_caught_up_slowly_is_no_jump(period_ms: int) -> None:
+def test_stall_delivered_slowly_is_not_a_jump(period_ms: int) -> None:
     """A line that kept 8 s and delivers them at five times the speed."""
     est = DriftEstimator()
     period = period_ms * NS_PER_MS
@@ -166,7 +164,7 @@ def test_a_stall_that_is_caught_up_slowly_is_no_jump(period_ms: int) -> None:
 
 
 @pytest.mark.parametrize("stood_s", [0.4, 1.5, 6.0])
-def test_a_card_that_stood_still_is_known_again_at_its_second_pull(stood_s: float) -> None:
+def test_stopped_card_is_measured_again_at_second_pull(stood_s: float) -> None:
     pace = RateController(48_000, PROFILES["normal"])
     stood = round(stood_s * NS_PER_S)
     for k in range(3_000):
@@ -177,7 +175,7 @@ def test_a_card_that_stood_still_is_known_again_at_its_second_pull(stood_s: floa
     assert pace.card.ppm == pytest.approx(0.0, abs=1.0)
 
 
-def test_another_clock_begins_anew() -> None:
+def test_new_clock_is_measured_from_scratch() -> None:
     est = DriftEstimator()
     observe(est, 20, 10.0, np.zeros(1))
     assert est.observe(BOOT + 40 * NS_PER_S, 10**17) == 0.0
@@ -196,7 +194,7 @@ def settle(target: JitterTarget, late: np.ndarray, seconds: int) -> None:
         target.refresh(1.0)
 
 
-def test_the_target_delay_follows_the_tail() -> None:
+def test_target_delay_follows_tail_of_jitter() -> None:
     random = np.random.default_rng(1)
     for scale_ms, low, high in ((3.0, 30, 45), (1.0, 9, 16)):
         target = JitterTarget(PROFILES["normal"])
@@ -207,7 +205,7 @@ def test_the_target_delay_follows_the_tail() -> None:
     assert 10 < bounded.target_delay_ns / NS_PER_MS < 13
 
 
-def test_a_late_packet_grows_it_at_once_and_it_shrinks_slowly() -> None:
+def test_late_packet_raises_target_delay_immediately_and_it_falls_slowly() -> None:
     target = JitterTarget(PROFILES["normal"])
     settle(target, np.zeros(1), 120)
     calm = target.target_delay_ns
@@ -220,7 +218,7 @@ def test_a_late_packet_grows_it_at_once_and_it_shrinks_slowly() -> None:
     assert target.target_delay_ns < calm + 2 * NS_PER_MS
 
 
-def test_one_stall_is_not_worth_a_latency_that_stays() -> None:
+def test_single_stall_does_not_raise_target_delay_permanently() -> None:
     target = JitterTarget(PROFILES["normal"])
     settle(target, np.zeros(1), 60)
     target.add(300.0 * NS_PER_MS)
@@ -229,7 +227,7 @@ def test_one_stall_is_not_worth_a_latency_that_stays() -> None:
     assert target.wanted_ns < 10 * NS_PER_MS
 
 
-def test_latencies_by_name_or_number() -> None:
+def test_latencies_are_parsed_by_name_or_number() -> None:
     assert profile_of("robust") is PROFILES["robust"]
     fixed = JitterTarget(profile_of("30ms"))
     settle(fixed, np.array([0.0, 100.0 * NS_PER_MS]), 100)
@@ -242,7 +240,7 @@ def test_latencies_by_name_or_number() -> None:
 # -- the pace ---------------------------------------------------------------------------------------
 
 
-def test_the_speed_is_the_clocks_ratio_and_a_bounded_correction() -> None:
+def test_speed_is_clock_ratio_with_bounded_correction() -> None:
     pace = RateController(48_000, PROFILES["normal"])
     for k in range(60 * 200):
         now = BOOT + k * 5 * NS_PER_MS
@@ -267,7 +265,7 @@ def test_packets_of_one_burst_are_one_observation() -> None:
     assert math.isclose(pace.media.y_after(now, 0), now, abs_tol=1000)
 
 
-def test_this_machines_own_stalls_are_no_jitter() -> None:
+def test_local_stalls_do_not_count_as_jitter() -> None:
     delays = {}
     for card_stalls in (True, False):
         pace = RateController(48_000, PROFILES["normal"])
@@ -281,7 +279,7 @@ def test_this_machines_own_stalls_are_no_jitter() -> None:
     assert delays[True] < 12 * NS_PER_MS < delays[False]
 
 
-def test_the_quickest_round_trip_tells_the_offset_and_drift_carries_it_on() -> None:
+def test_shortest_round_trip_gives_offset_and_drift_extrapolates() -> None:
     clock, random = OffsetFilter(), np.random.default_rng(6)
     assert clock.offset_ns(0) is None and clock.rtt_ns is None
     ppm, offset = 300e-6, 5 * NS_PER_S
@@ -300,12 +298,12 @@ def test_the_quickest_round_trip_tells_the_offset_and_drift_carries_it_on() -> N
 
 
 @pytest.mark.parametrize("text", ["infms", "nanms", "-1ms", "0ms", "3000ms", "30", "quick", "", "0" * 100 + "30ms"])
-def test_a_latency_that_is_none_is_refused_with_what_there_is(text: str) -> None:
+def test_invalid_latency_lists_valid_ones(text: str) -> None:
     with pytest.raises(ConfigError, match="low, normal, robust"):
         asked_of_daemon(text)
 
 
-def test_what_is_asked_of_the_daemon_follows_the_latency() -> None:
+def test_latency_requested_from_daemon_follows_profile() -> None:
     asked = [asked_of_daemon(text) for text in ("robust", "24ms", "25ms", "500ms")]
     assert asked == ["robust", "low", "normal", "normal"]
 
@@ -313,7 +311,7 @@ def test_what_is_asked_of_the_daemon_follows_the_latency() -> None:
 # -- allowances ------------------------------------------------------------------------------------
 
 
-def test_what_comes_at_the_pace_of_time_or_a_little_faster_is_taken_for_ever() -> None:
+def test_sound_at_or_slightly_above_real_time_is_accepted_forever() -> None:
     for speed in (1.0, 1.04):
         allowance = Allowance()
         for second in range(3600):
@@ -321,7 +319,7 @@ def test_what_comes_at_the_pace_of_time_or_a_little_faster_is_taken_for_ever() -
             assert allowance.take(round(speed * NS_PER_S))
 
 
-def test_what_comes_faster_than_a_clock_can_run_ends_where_it_is_ahead_enough() -> None:
+def test_sound_faster_than_any_clock_is_refused_beyond_allowance() -> None:
     allowance, taken = Allowance(), 0
     for second in range(1000):
         allowance.passed(BOOT + second * NS_PER_S)
@@ -329,7 +327,7 @@ def test_what_comes_faster_than_a_clock_can_run_ends_where_it_is_ahead_enough() 
     assert taken == pytest.approx(AHEAD_NS + 999 * NS_PER_S * FASTER, abs=2 * NS_PER_S)
 
 
-def test_what_a_line_that_stood_still_may_bring_at_once_is_bounded_however_long_it_stood() -> None:
+def test_burst_after_stalled_connection_is_bounded() -> None:
     allowance = Allowance(4 * NS_PER_S)
     assert not allowance.take(4 * NS_PER_S + 1) and allowance.take(4 * NS_PER_S) and not allowance.take(1)
     assert allowance.take(0)
@@ -339,7 +337,7 @@ def test_what_a_line_that_stood_still_may_bring_at_once_is_bounded_however_long_
     assert allowance.take(3 * NS_PER_S) and allowance.take(NS_PER_S) and not allowance.take(1)
 
 
-def test_a_clock_that_goes_back_gives_nothing_and_takes_nothing() -> None:
+def test_clock_going_backwards_changes_no_allowance() -> None:
     allowance = Allowance(NS_PER_S)
     allowance.passed(BOOT)
     assert allowance.take(NS_PER_S)

@@ -47,20 +47,20 @@ def guarded(monkeypatch: pytest.MonkeyPatch, encoding: str) -> io.BytesIO:
 @pytest.mark.parametrize(("encoding", "seen"), [
     ("utf-8", "Gerät 音\n".encode()), ("latin-1", b"Ger\xe4t \\u97f3\n"), ("ascii", b"Ger\\xe4t \\u97f3\n"),
 ])  # fmt: skip
-def test_any_encoding_takes_any_text(monkeypatch: pytest.MonkeyPatch, encoding: str, seen: bytes) -> None:
+def test_any_encoding_accepts_any_text(monkeypatch: pytest.MonkeyPatch, encoding: str, seen: bytes) -> None:
     raw = guarded(monkeypatch, encoding)
     console.say(FOREIGN)
     assert raw.getvalue() == b"\\x1b[2J\\x9b31m\\u202e\\n\\ud800 " + seen
 
 
-def test_what_goes_past_the_console_is_caught_below_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_past_console_are_sanitised_too(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = guarded(monkeypatch, "utf-8")
     print("one\x1b[2J\ttwo")
     sys.stdout.write("three\r\n")
     assert raw.getvalue() == b"one\\x1b[2J\ttwo\nthree\\r\n"
 
 
-def test_tables_take_no_markup_and_no_controls_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_ignore_markup_and_controls_in_foreign_text(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.table import Table
 
     raw = guarded(monkeypatch, "utf-8")
@@ -71,24 +71,24 @@ def test_tables_take_no_markup_and_no_controls_from_others(monkeypatch: pytest.M
     assert "[red]x[/nope] :smile: \\x1" in text and "\x1b" not in text
 
 
-def test_output_that_can_t_be_written_is_an_error_and_a_courtesy_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_output_is_an_error_but_failed_progress_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Full()))
     with pytest.raises(OutputLost, match="No space left"):
         console.say("what was asked for")
     console.tell("what nobody needs")
 
 
-def test_whoever_has_had_enough_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_reader_is_told_apart_from_failed_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Full(errno.EPIPE)))
     with pytest.raises(console.OutputClosed):
         console.say("more")
 
 
-def test_json_for_programs_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_output_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
     assert console.ascii_json({"a": "\x7f\x1b\u202e\ud800"}) == '{"a": "\\u007f\\u001b\\u202e\\ud800"}'
 
 
-def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
+def test_log_record_is_always_one_line() -> None:
     try:
         raise ValueError(FOREIGN)
     except ValueError:
@@ -99,7 +99,7 @@ def test_a_log_line_is_one_line_whatever_is_in_it() -> None:
     assert JsonLines().format(record).isascii()
 
 
-def test_a_home_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_directory_may_be_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     from millrace.errors import ConfigError
     from millrace.io import paths
 
@@ -119,7 +119,7 @@ def test_a_home_need_not_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths.state_path() == Path("/var/lib/millrace/state.db")
 
 
-def test_a_folder_that_somebody_else_made_is_not_this_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from millrace.errors import ConfigError
     from millrace.io import paths
 
@@ -140,7 +140,7 @@ def test_a_folder_that_somebody_else_made_is_not_this_users(tmp_path: Path, monk
         paths.runtime_dir()
 
 
-def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help_with_example(capsys: pytest.CaptureFixture[str]) -> None:
     import typer
 
     from millrace.cli.main import app
@@ -162,7 +162,7 @@ def commands(command: Any, *path: str) -> Iterator[list[str]]:
         yield from commands(one, *path, name)
 
 
-def test_a_program_whose_path_is_no_utf_8_has_a_name_that_is(tmp_path: Path) -> None:
+def test_non_utf_8_program_path_has_printable_name(tmp_path: Path) -> None:
     from millrace.io.peers import program_of
 
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
@@ -178,7 +178,7 @@ def test_a_program_whose_path_is_no_utf_8_has_a_name_that_is(tmp_path: Path) -> 
         process.wait()
 
 
-def test_a_token_that_outlives_the_calendar_is_shown() -> None:
+def test_token_expiry_beyond_calendar_is_shown() -> None:
     from millrace.cli.token import _when
 
     assert _when(10**18) == "never"
@@ -221,6 +221,6 @@ main_of(app, "test")
 
 
 @pytest.mark.parametrize(("when", "code"), [(IN_THREAD_SHUTDOWN, -15), (WHILE_SOMETHING_IS_FREED, 143)])
-def test_a_signal_at_an_odd_moment_ends_a_command_without_a_word(when: str, code: int) -> None:
+def test_signal_during_startup_ends_command_silently(when: str, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", STOPPED + when], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")

@@ -127,7 +127,7 @@ async def furnished(hall: Hall, args: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "args", "right"), IN_GUEST, ids=[f"{n}-{n_}" for n_, (n, _, _) in enumerate(IN_GUEST)]
 )
-def test_a_command_needs_its_right_in_that_guest(name: str, args: dict[str, Any], right: Right, tmp_path: Path) -> None:
+def test_command_needs_its_right_in_that_guest(name: str, args: dict[str, Any], right: Right, tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         given = await furnished(hall, args)
         others = EVERYTHING & ~right & ~Right.ADMIN
@@ -142,7 +142,7 @@ def test_a_command_needs_its_right_in_that_guest(name: str, args: dict[str, Any]
     with_guests(tmp_path, test)
 
 
-def test_what_is_of_the_whole_daemon_is_for_who_has_every_right_everywhere(tmp_path: Path) -> None:
+def test_daemon_wide_commands_need_all_rights_everywhere(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         for name, args in OUTSIDE:
             for who in (NOBODY, guest_of(EVERYTHING), guest_of(EVERYTHING & ~Right.ADMIN, ALL_GUESTS)):
@@ -161,7 +161,7 @@ def test_what_is_of_the_whole_daemon_is_for_who_has_every_right_everywhere(tmp_p
     with_guests(tmp_path, every)
 
 
-def test_who_asks_sees_no_more_than_they_may(tmp_path: Path) -> None:
+def test_caller_sees_only_what_its_rights_allow(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         hall.play("bob")
         for guest in hall.worker.guests.values():
@@ -198,7 +198,7 @@ def test_who_asks_sees_no_more_than_they_may(tmp_path: Path) -> None:
     with_guests(tmp_path, test)
 
 
-def test_incidents_are_told_of_a_guest_or_of_one_thing(tmp_path: Path) -> None:
+def test_incidents_are_filtered_by_guest_or_object(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         for guest, subject in (("alice", "stream/1"), ("alice", "stream/2"), ("gone", "stream/1")):
             hall.worker.report(Symptom("client", "wrote late", guest, subject, {}, NS_PER_S))
@@ -213,7 +213,7 @@ def test_incidents_are_told_of_a_guest_or_of_one_thing(tmp_path: Path) -> None:
     with_guests(tmp_path, test)
 
 
-def test_a_removed_guests_incidents_are_the_owners_until_its_name_is_used_again(tmp_path: Path) -> None:
+def test_incidents_of_removed_guest_are_owners_until_name_is_reused(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         tenant = guest_of(Right.SEE, "alice")
         node, diagnosis = hall.play("alice"), hall.worker.diagnosis
@@ -235,7 +235,7 @@ def test_a_removed_guests_incidents_are_the_owners_until_its_name_is_used_again(
     with_guests(tmp_path, test)
 
 
-def test_changes_are_made_and_told(tmp_path: Path) -> None:
+def test_changes_are_applied_and_announced(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         alice = hall.worker.guests["alice"]
         stream = hall.play()
@@ -288,7 +288,7 @@ def test_changes_are_made_and_told(tmp_path: Path) -> None:
     ("remember", {"key": "x" * (KEY_MAX + 1)}, ConfigError, "200"),
     ("remember", {"key": "x", "value": "x" * (VALUE_MAX + 1)}, ConfigError, "4096"),
 ])  # fmt: skip
-def test_what_can_not_be_is_refused_with_its_reason(
+def test_impossible_changes_are_refused_with_reason(
     name: str, args: dict[str, Any], kind: type[Exception], why: str, tmp_path: Path
 ) -> None:
     async def test(hall: Hall) -> None:
@@ -298,7 +298,7 @@ def test_what_can_not_be_is_refused_with_its_reason(
     with_guests(tmp_path, test)
 
 
-def test_a_source_is_nothing_that_a_program_links_or_moves(tmp_path: Path) -> None:
+def test_source_can_not_be_linked_or_moved(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         stream, program = hall.play(), guest_of(EVERYTHING & ~Right.ADMIN)
         tries = [("link", {"source": "source/microphone", "to": "sink/millrace", "guest": "alice"}),
@@ -311,7 +311,7 @@ def test_a_source_is_nothing_that_a_program_links_or_moves(tmp_path: Path) -> No
     with_guests(tmp_path, test)
 
 
-def test_a_machine_is_attached_where_its_owner_may(tmp_path: Path) -> None:
+def test_guest_admin_attaches_allowed_machines_only(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         owner = guest_of(EVERYTHING)
         door = await hall.ask("attach", owner, guest="alice", door="vnc://vms.example:5900", password="x")
@@ -329,7 +329,7 @@ def test_a_machine_is_attached_where_its_owner_may(tmp_path: Path) -> None:
     with_guests(tmp_path, test)
 
 
-def test_a_request_is_answered_once_or_for_its_program(tmp_path: Path) -> None:
+def test_request_is_answered_once_or_for_that_program(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         heard: list[bool] = []
         for always in (False, True):
@@ -349,7 +349,7 @@ def test_a_request_is_answered_once_or_for_its_program(tmp_path: Path) -> None:
     with_guests(tmp_path, test)
 
 
-def test_a_token_is_made_shown_without_its_secret_changed_and_ended(tmp_path: Path) -> None:
+def test_token_is_created_listed_without_secret_rotated_and_revoked(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         made = await hall.ask("token.new", may="hear", guests=["alice"], name="desk")
         assert made.may == ["see", "hear"] and made.guests == ["alice"] and made.token.startswith("mr_")
@@ -366,7 +366,7 @@ def test_a_token_is_made_shown_without_its_secret_changed_and_ended(tmp_path: Pa
     with_guests(tmp_path, test)
 
 
-def test_a_session_manager_keeps_texts_and_finds_them_by_how_their_keys_begin(tmp_path: Path) -> None:
+def test_session_manager_stores_texts_and_finds_them_by_prefix(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         for key in ("notes/a", "notes/b", "other"):
             await hall.ask("remember", key=key, value=f"{key}!")
@@ -378,7 +378,7 @@ def test_a_session_manager_keeps_texts_and_finds_them_by_how_their_keys_begin(tm
     with_guests(tmp_path, test)
 
 
-def test_a_link_lets_a_browser_in_at_the_page(tmp_path: Path) -> None:
+def test_link_signs_browser_in_at_page(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         one, two = [(await hall.ask("page.link")).link for _ in range(2)]
         assert one.startswith("http://127.0.0.1:9/#in=") and one != two and len(one) > 40
@@ -386,7 +386,7 @@ def test_a_link_lets_a_browser_in_at_the_page(tmp_path: Path) -> None:
     with_guests(tmp_path, test)
 
 
-def test_what_waits_for_the_disk_holds_up_who_asked_for_it_alone(tmp_path: Path) -> None:
+def test_pending_disk_write_delays_only_its_requester(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         running: list[str] = []
         most: dict[str, int] = {}
@@ -452,7 +452,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def test_a_connection_that_goes_lets_go_of_what_it_had(tmp_path: Path) -> None:
+def test_closed_connection_releases_what_it_held(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         plane, stream = hall.plane, hall.play()
         one, two = Session(), Session()
@@ -472,7 +472,7 @@ def test_a_connection_that_goes_lets_go_of_what_it_had(tmp_path: Path) -> None:
     with_guests(tmp_path, test)
 
 
-def test_a_connection_goes_on_elsewhere_with_what_was_kept_for_it(tmp_path: Path) -> None:
+def test_connection_continued_elsewhere_keeps_its_claims_and_ducking(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         plane, stream = hall.plane, hall.play()
         one, two, again = Session(), Session(), Session()
@@ -503,7 +503,7 @@ def test_a_connection_goes_on_elsewhere_with_what_was_kept_for_it(tmp_path: Path
     with_guests(tmp_path, test)
 
 
-def test_what_the_plane_hands_on_is_the_workers(tmp_path: Path) -> None:
+def test_plane_passes_worker_objects_on(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         plane, worker = hall.plane, hall.worker
         assert plane.take_id() < plane.take_id() and plane.place is PLACE
@@ -540,7 +540,7 @@ PLACES = {
 }  # fmt: skip
 
 
-def test_a_command_is_where_it_has_always_been(tmp_path: Path) -> None:
+def test_command_is_at_its_documented_path(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         table = hall.commands.table
         assert {name: f"{table[name].method} {table[name].path}" for name in PLACES} == PLACES
@@ -551,7 +551,7 @@ def test_a_command_is_where_it_has_always_been(tmp_path: Path) -> None:
 # -- the description -----------------------------------------------------------------------------
 
 
-def test_the_description_says_where_each_argument_goes(tmp_path: Path) -> None:
+def test_description_says_where_each_argument_goes(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         told = describe(hall.plane.table, "/p")
         assert told["info"]["version"] == __version__
@@ -594,7 +594,7 @@ def inside(value: Any) -> Iterator[Any]:
         yield from inside(inner)
 
 
-def test_whatever_the_description_refers_to_is_in_it(tmp_path: Path) -> None:
+def test_all_references_in_description_resolve(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         told = describe(hall.plane.table, "")
         kinds = told["components"]["schemas"]
@@ -609,7 +609,7 @@ def test_whatever_the_description_refers_to_is_in_it(tmp_path: Path) -> None:
     with_guests(tmp_path, test)
 
 
-def test_a_plane_hands_out_nothing_of_its_worker(tmp_path: Path) -> None:
+def test_plane_exposes_nothing_of_its_worker(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         plane: ControlPlane = hall.plane
         guests: LocalGuests = hall.plane

@@ -29,7 +29,7 @@ def of_guests(*names: str, key: str = "token/1") -> Principal:
     return Principal(key, Right.SEE, frozenset(names))
 
 
-def test_a_guest_pays_for_who_is_let_into_it_alone_and_others_for_themselves() -> None:
+def test_guest_pays_for_its_own_tokens_and_others_pay_for_themselves() -> None:
     guests: Any = {name: SimpleNamespace(graph=SimpleNamespace(budget=Budget(name))) for name in ("bob", "alice")}
     budgets = Budgets(guests)
     assert budgets.of(of_guests("bob")) is guests["bob"].graph.budget
@@ -43,7 +43,7 @@ def test_a_guest_pays_for_who_is_let_into_it_alone_and_others_for_themselves() -
         own.open("watcher", {"queue": PRINCIPAL_BYTES_MAX})
 
 
-def test_a_guest_that_was_added_pays_from_then_on_and_a_token_that_is_gone_begins_anew() -> None:
+def test_new_guest_pays_from_then_on_and_removed_token_starts_anew() -> None:
     guests: Any = {}
     budgets = Budgets(guests)
     before = budgets.of(of_guests("alice"))
@@ -70,7 +70,7 @@ class Claimant:
         self.told.append((name, have))
 
 
-def test_who_comes_first_has_a_name_and_the_next_in_line_follows() -> None:
+def test_first_claimant_owns_name_and_next_in_queue_follows() -> None:
     claims, one, two, three = Claims(), Claimant("one"), Claimant("two"), Claimant("three")
     assert claims.holder("policy") is None
     assert claims.claim("policy", one, replace=False)
@@ -86,7 +86,7 @@ def test_who_comes_first_has_a_name_and_the_next_in_line_follows() -> None:
     assert claims.holder("policy") is None and three.told == [("policy", True)]
 
 
-def test_who_was_replaced_gets_the_name_back_before_those_who_wait() -> None:
+def test_replaced_owner_gets_name_back_before_queue() -> None:
     claims, old, waiting, new = Claims(), Claimant("old"), Claimant("waiting"), Claimant("new")
     claims.claim("policy", old, replace=False)
     claims.claim("policy", waiting, replace=False)
@@ -99,7 +99,7 @@ def test_who_was_replaced_gets_the_name_back_before_those_who_wait() -> None:
     assert claims.holder("policy") is old, "and stands in line once"
 
 
-def test_who_asks_again_stays_where_it_is_in_the_line() -> None:
+def test_repeated_claim_keeps_its_place_in_queue() -> None:
     claims, one, two, three = Claims(), Claimant("one"), Claimant("two"), Claimant("three")
     for who in (one, two, three):
         claims.claim("policy", who, replace=False)
@@ -115,7 +115,7 @@ def test_who_asks_again_stays_where_it_is_in_the_line() -> None:
     assert claims.holder("policy") is None, "nobody stands in line twice"
 
 
-def test_what_a_connection_has_or_waits_for_is_known_by_name() -> None:
+def test_claims_of_a_connection_are_listed_by_name() -> None:
     claims, one, two = Claims(), Claimant("one"), Claimant("two")
     claims.claim("policy", one, replace=False)
     claims.claim("lights", two, replace=False)
@@ -125,7 +125,7 @@ def test_what_a_connection_has_or_waits_for_is_known_by_name() -> None:
     assert claims.of(two) == {}
 
 
-def test_names_are_bounded_and_one_that_nobody_has_makes_room() -> None:
+def test_claims_are_bounded_and_released_names_make_room() -> None:
     claims, one, other = Claims(), Claimant("one"), Claimant("other")
     for n in range(NAMES_MAX):
         assert claims.claim(f"name {n}", one, replace=False)
@@ -144,7 +144,7 @@ def played(rig: Rig, name: str) -> Stream:
     return stream
 
 
-def test_a_stream_is_as_quiet_as_the_one_that_takes_most_off_has_it() -> None:
+def test_stream_has_lowest_of_requested_attenuations() -> None:
     rig = Rig()
     ducks = Ducking(lambda: [rig.graph])
     music, speech = played(rig, "music"), played(rig, "speech")
@@ -160,7 +160,7 @@ def test_a_stream_is_as_quiet_as_the_one_that_takes_most_off_has_it() -> None:
     assert music.trim == 1.0
 
 
-def test_what_a_connection_had_turned_down_comes_back_when_it_has_gone() -> None:
+def test_ducking_ends_with_connection() -> None:
     rig, other = Rig(), Rig()
     ducks = Ducking(lambda: (rig.graph, other.graph))
     other.graph.ids = rig.graph.ids
@@ -177,7 +177,7 @@ def test_what_a_connection_had_turned_down_comes_back_when_it_has_gone() -> None
     assert music.trim == 1.0
 
 
-def test_a_connection_that_goes_on_elsewhere_keeps_what_is_still_there_turned_down() -> None:
+def test_continued_connection_keeps_ducking_of_existing_streams() -> None:
     rig = Rig()
     ducks, there = Ducking(lambda: [rig.graph]), Ducking(lambda: [rig.graph])
     music, speech = played(rig, "music"), played(rig, "speech")
@@ -194,7 +194,7 @@ def test_a_connection_that_goes_on_elsewhere_keeps_what_is_still_there_turned_do
     assert music.trim == 1.0
 
 
-def test_nothing_is_kept_of_streams_that_have_ended() -> None:
+def test_ended_streams_leave_no_ducking() -> None:
     rig = Rig()
     ducks = Ducking(lambda: [rig.graph])
     for n in range(10):
@@ -216,7 +216,7 @@ class Visit:
         self.leave = visits.enter(keys, self.ended.append, self.lost.append)
 
 
-def test_what_goes_on_by_somebodys_rights_ends_with_them_once() -> None:
+def test_visit_ends_once_when_rights_end() -> None:
     visits = LiveSessions()
     one, two, other = Visit(visits, "token/1"), Visit(visits, "token/1", "session/5"), Visit(visits, "token/2")
     visits.lose("token/1", "alice")
@@ -231,7 +231,7 @@ def test_what_goes_on_by_somebodys_rights_ends_with_them_once() -> None:
     assert list(visits) == ["token/2"] and other.ended == []
 
 
-def test_what_has_ended_by_itself_leaves_nothing_behind() -> None:
+def test_visit_that_ended_itself_leaves_nothing() -> None:
     visits = LiveSessions()
     one, two = Visit(visits, "token/1", "session/5"), Visit(visits, "token/1")
     one.leave()
@@ -242,7 +242,7 @@ def test_what_has_ended_by_itself_leaves_nothing_behind() -> None:
     assert one.ended == [] and two.ended == ["revoked"] and list(visits) == []
 
 
-def test_one_that_ends_another_while_it_is_ended_disturbs_nobody() -> None:
+def test_visit_that_ends_another_while_ending_is_safe() -> None:
     visits, ended = LiveSessions(), list[str]()
     visits.enter(["token/1"], lambda why: (ended.append("first"), last(), None)[-1], lambda guest: None)
     visits.enter(["token/1"], lambda why: ended.append("second"), lambda guest: None)
@@ -254,7 +254,7 @@ def test_one_that_ends_another_while_it_is_ended_disturbs_nobody() -> None:
 # -- arguments -----------------------------------------------------------------------------------
 
 
-def test_arguments_are_checked_alike_however_they_come() -> None:
+def test_arguments_are_validated_alike_from_any_transport() -> None:
     given = {"target": "sink/1", "settings": {"volume": "50%", "mute": True}, "guest": None}
     assert parsed(r.Set, given) == parsed(r.Set, msgspec.Raw(msgspec.msgpack.encode(given)))
     assert parsed(r.Set, given) == r.Set("sink/1", {"volume": "50%", "mute": True})
@@ -276,7 +276,7 @@ def test_arguments_are_checked_alike_however_they_come() -> None:
     (r.OfGuest, [1], "Expected `object`, got `array`"),
     (r.Set, {"target": "x", "settings": {"volume": [1]}}, "settings"),
 ])  # fmt: skip
-def test_wrong_arguments_say_which_and_what_would_do(kind: type[Any], given: Any, why: str) -> None:
+def test_invalid_arguments_are_named_with_valid_ones(kind: type[Any], given: Any, why: str) -> None:
     for args in (given, msgspec.Raw(msgspec.msgpack.encode(given))):
         with pytest.raises(ConfigError) as refused:
             parsed(kind, args)
@@ -284,7 +284,7 @@ def test_wrong_arguments_say_which_and_what_would_do(kind: type[Any], given: Any
 
 
 @pytest.mark.parametrize("data", [b"", b"\x81", b"\xc1", b"\x91" * 100_000, b"\x81\xa5guest\xa1\xff", b"\x80\x80"])
-def test_bytes_that_are_no_arguments_are_refused_in_one_line(data: bytes) -> None:
+def test_undecodable_arguments_are_refused_in_one_line(data: bytes) -> None:
     with pytest.raises(ConfigError) as refused:
         parsed(r.OfGuest, msgspec.Raw(data))
     assert str(refused.value).isprintable()

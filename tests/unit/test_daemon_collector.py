@@ -33,7 +33,7 @@ def gc(monkeypatch: pytest.MonkeyPatch) -> Collector:
     return made
 
 
-def test_from_the_start_on_only_what_is_young_is_looked_at(gc: Collector) -> None:
+def test_only_young_generation_is_collected_from_start(gc: Collector) -> None:
     collector.calm()
     assert gc.did == ["collect", "freeze", (YOUNG, MIDDLE, NEVER), "enable"] and len(gc.callbacks) == 1
     gc.did.clear()
@@ -45,7 +45,7 @@ def test_from_the_start_on_only_what_is_young_is_looked_at(gc: Collector) -> Non
     assert gc.did == ["freeze", "freeze"]
 
 
-def test_a_whole_collection_looks_at_what_was_set_aside_and_sets_it_aside_again(gc: Collector) -> None:
+def test_full_collection_unfreezes_and_freezes_again(gc: Collector) -> None:
     collector.collect()
     assert gc.did == ["unfreeze", "collect", "freeze"]
 
@@ -68,11 +68,11 @@ def collections(monkeypatch: pytest.MonkeyPatch, quiet: Callable[[float], bool],
     return at
 
 
-def test_everything_is_collected_now_and_then_while_nothing_plays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_collections_run_periodically_while_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     assert collections(monkeypatch, lambda now: True, 0.5) == [QUIET_S * n for n in range(1, 7)]
     # Sound for an hour: collect as soon as it ends, and not before.
     assert collections(monkeypatch, lambda now: now > 3600, 1.2)[:2] == [3660, 3660 + QUIET_S]
 
 
-def test_and_once_a_day_whatever_plays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_collection_runs_daily_even_while_playing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert collections(monkeypatch, lambda now: False, 49) == [ANYWAY_S, 2 * ANYWAY_S]

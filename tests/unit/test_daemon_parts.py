@@ -27,7 +27,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_whole_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_configuration_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = write(tmp_path / "token", "0123456789abcdef\n")
     token.chmod(0o600)
     text = f"""
@@ -87,13 +87,13 @@ pulse_tcp = ["127.0.0.1:4713", "[::1]:4713"]
         ("[daemon]\ntoken_file = '/nonexistent'", "token file"),
     ],
 )
-def test_bad_configuration_says_what_is_wrong(text: str, why: str, tmp_path: Path) -> None:
+def test_invalid_configuration_names_the_mistake(text: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=why) as said:
         cfg.load(write(tmp_path / "c.toml", text))
     assert str(tmp_path / "c.toml") in str(said.value)
 
 
-def test_tokens_that_others_can_read_are_refused(tmp_path: Path) -> None:
+def test_token_file_readable_by_others_is_refused(tmp_path: Path) -> None:
     token = write(tmp_path / "token", "0123456789abcdef")
     token.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
@@ -104,7 +104,7 @@ def test_tokens_that_others_can_read_are_refused(tmp_path: Path) -> None:
         cfg.read_token(token)
 
 
-def test_volumes_are_cubic_percent_or_decibels() -> None:
+def test_volumes_are_cubic_percentages_or_decibels() -> None:
     assert parse_volume("50%") == pytest.approx(0.125)
     assert parse_volume("-6dB") == pytest.approx(0.501, abs=0.001)
     for bad in ("loud", "-5%", "500%", "40dB", "..%"):
@@ -136,7 +136,7 @@ def test_command_line_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sample", [SampleFormat.S16LE, SampleFormat.F32LE])
-def test_wav_headers_are_right_at_every_moment(sample: SampleFormat, tmp_path: Path) -> None:
+def test_wav_header_is_valid_at_every_moment(sample: SampleFormat, tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     out = WavOutput(path, sample)
     out.open(48_000, default_map(2))
@@ -171,5 +171,5 @@ assert gc.get_freeze_count() > count // 2
 """
 
 
-def test_the_collector_looks_at_the_young_alone_and_sets_aside_what_outlives_that() -> None:
+def test_collector_scans_young_generation_and_freezes_survivors() -> None:
     subprocess.run([sys.executable, "-c", COLLECTED], check=True, timeout=60)

@@ -58,7 +58,7 @@ def application() -> web.Application:
 
 
 @pytest.mark.parametrize("here", ["127.0.0.1", "127.0.0.2"])
-def test_what_is_told_is_where_it_can_be_reached(here: str) -> None:
+def test_addresses_are_those_of_bound_socket(here: str) -> None:
     async def test(made: Serving, acceptors: Acceptors) -> None:
         assert made.address == f"{here}:0", "until it is known"
         await made.listen(application())
@@ -72,7 +72,7 @@ def test_what_is_told_is_where_it_can_be_reached(here: str) -> None:
 
 
 @pytest.mark.parametrize("listen", [":0", "0.0.0.0:0", "[::]:0"])
-def test_all_addresses_are_none_to_connect_to(listen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wildcard_address_is_not_printed(listen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "outward_address", lambda: "2001:db8::7")
 
     async def test(made: Serving, acceptors: Acceptors) -> None:
@@ -84,7 +84,7 @@ def test_all_addresses_are_none_to_connect_to(listen: str, monkeypatch: pytest.M
     served(test, listen=listen)
 
 
-def test_a_host_without_a_way_out_is_told_of_by_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_without_route_prints_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "outward_address", lambda: "")
 
     async def test(made: Serving, acceptors: Acceptors) -> None:
@@ -94,7 +94,7 @@ def test_a_host_without_a_way_out_is_told_of_by_no_address(monkeypatch: pytest.M
     served(test, listen="0.0.0.0:0")
 
 
-def test_an_address_that_is_taken_or_none_is_told_in_one_sentence() -> None:
+def test_unusable_address_is_reported_in_one_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for listen, why in (
             (
@@ -123,7 +123,7 @@ def test_half_of_tls_is_refused_and_not_served_without_it(given: dict[str, str])
     served(test, listen="127.0.0.1:0", **given)
 
 
-def test_with_tls_all_is_told_as_such(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_tls_addresses_are_printed_as_such(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     asked: list[tuple[str, ...]] = []
     context = object()
     monkeypatch.setattr(serving, "server_tls", lambda *files: asked.append(files) or context)
@@ -138,7 +138,7 @@ def test_with_tls_all_is_told_as_such(monkeypatch: pytest.MonkeyPatch, caplog: p
     served(test, listen="127.0.0.1:0", tls_cert="c.pem", tls_key="k.pem", client_ca="ca.pem")
 
 
-def test_where_people_are_sent_by_a_proxy_that_is_where_the_page_is() -> None:
+def test_public_url_is_printed_where_configured() -> None:
     async def test(made: Serving, acceptors: Acceptors) -> None:
         assert made.page_url == "https://desk.example/sound/"
         assert made.url == "ws://127.0.0.1:0", "who listens on this host needs no proxy"
@@ -147,7 +147,7 @@ def test_where_people_are_sent_by_a_proxy_that_is_where_the_page_is() -> None:
     served(test, listen="127.0.0.1:0", addresses=Addresses(public_url="https://desk.example/sound"))
 
 
-def test_several_sockets_serve_one_application_at_strangers_expense() -> None:
+def test_several_sockets_serve_one_application_charged_to_strangers() -> None:
     async def test(made: Serving, acceptors: Acceptors) -> None:
         pair = socket.socketpair()
         await made.serve(application(), *pair)

@@ -27,7 +27,7 @@ FORMATS = [
 
 
 @pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
-def test_every_format_of_qemu_survives_both_ways(fmt: AudioFormat) -> None:
+def test_every_qemu_format_survives_a_round_trip(fmt: AudioFormat) -> None:
     signal = np.repeat(np.array([[-1.0], [-0.5], [0.0], [0.25], [0.75]], np.float32), 2, axis=1)
     data = fmt.encode(signal)
     assert len(data) == 5 * fmt.frame_bytes
@@ -35,23 +35,23 @@ def test_every_format_of_qemu_survives_both_ways(fmt: AudioFormat) -> None:
     assert len(fmt.decode(data + b"\1")) == 5
 
 
-def test_unsigned_silence_is_the_middle() -> None:
+def test_unsigned_silence_is_mid_scale() -> None:
     assert format_of(8, False, False, 8_000, 1, False).encode(np.zeros((2, 1), np.float32)) == b"\x80\x80"
     assert format_of(16, False, False, 8_000, 1, True).encode(np.zeros((1, 1), np.float32)) == b"\x80\x00"
     assert format_of(16, False, False, 8_000, 1, False).name == "u16le"
 
 
-def test_surround_is_in_the_order_of_usb_audio() -> None:
+def test_surround_uses_usb_audio_channel_order() -> None:
     assert format_of(16, True, False, 48_000, 6, False).positions[2:4] == ("front-center", "lfe")
     assert format_of(16, True, False, 48_000, 2, False).positions == default_map(2)
 
 
-def test_the_guests_mixer_is_cubic() -> None:
+def test_guest_mixer_volume_is_cubic() -> None:
     full, half, off = gains_of((255, 128, 0))
     assert full == 1.0 and off == 0.0 and abs(half - 0.5**3) < 0.01
 
 
-def test_a_capture_queue_fills_at_the_hosts_pace_and_keeps_the_newest() -> None:
+def test_capture_queue_fills_at_host_pace_and_keeps_newest() -> None:
     rig = Rig()
     source = rig.graph.add_source("microphone", "Microphone")
     queue = CaptureQueue(rig.graph, source, "vm", 44_100, default_map(2))
@@ -72,7 +72,7 @@ def test_a_capture_queue_fills_at_the_hosts_pace_and_keeps_the_newest() -> None:
     assert not rig.graph.taps
 
 
-def test_the_speed_of_a_guest_is_told_after_three_seconds_and_pauses_do_not_count() -> None:
+def test_guest_speed_is_reported_after_three_seconds_excluding_pauses() -> None:
     meter, frames = SpeedMeter(), 0
     for second in range(6):
         meter.mark(second * NS_PER_S, frames)
@@ -83,7 +83,7 @@ def test_the_speed_of_a_guest_is_told_after_three_seconds_and_pauses_do_not_coun
 
 
 @pytest.mark.parametrize("block_ms", [5, 600, 990])
-def test_the_speed_of_a_guest_is_that_of_the_last_ten_seconds_whatever_its_blocks(block_ms: int) -> None:
+def test_guest_speed_covers_last_ten_seconds_for_any_block_size(block_ms: int) -> None:
     """A guest that writes rarely gives as many seconds of its past as one that writes often."""
     meter, frames, now_ns = SpeedMeter(), 0, 0
     for speed, seconds in ((0.5, 20), (1.0, 12)):
@@ -105,7 +105,7 @@ def test_the_speed_of_a_guest_is_that_of_the_last_ten_seconds_whatever_its_block
         ("vnc+unix:///run/vnc", "vnc+unix:///run/vnc"),
     ],
 )
-def test_doors_are_written_as_they_are_shown(text: str, shown: str) -> None:
+def test_door_addresses_are_parsed_as_shown(text: str, shown: str) -> None:
     spec = parse_door(text, password="secret")
     assert spec.text == shown and "secret" not in repr(spec)
 
@@ -130,7 +130,7 @@ def test_doors_are_written_as_they_are_shown(text: str, shown: str) -> None:
         "dbus:tcp:host=x",
     ],
 )
-def test_addresses_that_make_no_sense_are_refused_with_examples(text: str) -> None:
+def test_invalid_addresses_are_refused_with_examples(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_door(text)
 
@@ -140,7 +140,7 @@ def test_bus_addresses() -> None:
     assert bus_path("unix:abstract=/tmp/x") == "\0/tmp/x"
 
 
-def test_a_password_file_is_a_file_of_ours_alone(tmp_path: Path) -> None:
+def test_password_file_must_be_a_private_regular_file(tmp_path: Path) -> None:
     secret = tmp_path / "pass"
     with pytest.raises(ConfigError, match="No such file"):
         read_password(secret)
@@ -158,7 +158,7 @@ def test_a_password_file_is_a_file_of_ours_alone(tmp_path: Path) -> None:
         read_password(tmp_path / "pipe")
 
 
-def test_doors_in_the_configuration(tmp_path: Path) -> None:
+def test_doors_are_read_from_configuration(tmp_path: Path) -> None:
     secret = tmp_path / "pass"
     secret.write_text("geheim\n")
     config = tmp_path / "c.toml"

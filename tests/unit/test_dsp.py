@@ -69,7 +69,7 @@ def test_silence_is_silence_and_overs_clip(fmt: SampleFormat) -> None:
     assert 0.96 < loud[0] <= 1.0 and -1.0 <= loud[1] < -0.96
 
 
-def test_unsigned_samples_are_signed_ones_about_their_middle_to_the_last_bit() -> None:
+def test_unsigned_samples_equal_signed_ones_about_mid_scale() -> None:
     for unsigned, signed in (("U16", "S16"), ("U32", "S32")):
         for end, dtype in (("LE", "<"), ("BE", ">")):
             bits = int(unsigned[1:])
@@ -89,7 +89,7 @@ def test_known_companding_values() -> None:
     assert decoded(SampleFormat.ULAW, b"\x80")[0] * 32768 == 32124
 
 
-def test_bad_floats_are_made_safe() -> None:
+def test_nan_and_infinite_floats_are_replaced() -> None:
     bad = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30, 0.5], "<f4")
     out = decoded(SampleFormat.F32LE, bad.tobytes())
     assert list(out) == [0, 0, 0, FLOAT_LIMIT, -FLOAT_LIMIT, 0.5]
@@ -141,14 +141,14 @@ def test_channels_are_mixed_as_by_pulseaudio(
     assert matrix is not None and np.allclose(matrix.T, rows, atol=1e-3)
 
 
-def test_channels_that_share_a_name_are_all_heard_without_mixing() -> None:
+def test_channels_with_same_name_are_all_heard_without_remixing() -> None:
     """And not louder than full scale together."""
     matrix = mapped((FL, FL), (FL, FR), Mapping.NAMES)
     assert matrix is not None and np.allclose(matrix.T, [[0.5, 0.5], [0, 0]])
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(-8, 40)), max_size=60))
-def test_a_tape_is_a_queue_that_remembers(steps: list[tuple[bool, int]]) -> None:
+def test_tape_is_a_queue_that_keeps_history(steps: list[tuple[bool, int]]) -> None:
     tape, everything, head = Tape(32, 8, 1), [0.0] * 8, 8
     for write, n in steps:
         if write:
@@ -175,7 +175,7 @@ def tape_of(signal: np.ndarray, played: int) -> Tape:
 
 
 @pytest.mark.parametrize("hz", [100.0, 440.0, 997.0, 3000.0])
-def test_splices_of_a_tone_leave_no_break(hz: float) -> None:
+def test_splices_of_a_tone_leave_no_discontinuity(hz: float) -> None:
     signal = sine(1.0, hz)
     for splice in (
         lambda t: -accelerate(t, 48_000, 10_000),
@@ -190,7 +190,7 @@ def test_splices_of_a_tone_leave_no_break(hz: float) -> None:
         assert abs(level_dbfs(heard[:, 0]) - -6.02) < 0.1
 
 
-def test_splices_need_room_and_obey_the_most() -> None:
+def test_splices_need_enough_sound_and_respect_the_limit() -> None:
     tape = tape_of(sine(0.004), 0)
     assert accelerate(tape, 48_000, 10_000) == skip(tape, 48_000, 9600) == 0
     tape = tape_of(sine(1.0), 4800)
@@ -199,7 +199,7 @@ def test_splices_need_room_and_obey_the_most() -> None:
     assert 144 <= expand(tape, 48_000, 200) <= 200 + 96
 
 
-def test_a_continuation_goes_on_as_it_was() -> None:
+def test_continuation_extends_the_waveform() -> None:
     signal = sine(0.1, 440)
     loop = last_period(signal[:3000], 48_000)
     more = np.tile(loop, (3, 1))
@@ -208,7 +208,7 @@ def test_a_continuation_goes_on_as_it_was() -> None:
     assert best_match(signal[50:90], signal[:400]) == 50
 
 
-def test_cubic_volumes_are_pulseaudios() -> None:
+def test_cubic_volumes_match_pulseaudio() -> None:
     assert abs(20 * np.log10(cubic_to_gain(0x8000)) + 18.06) < 0.01
     for volume in (0, 1, 1000, 0x8000, 0x10000, 0x18000):
         assert gain_to_cubic(cubic_to_gain(volume)) == volume
@@ -220,7 +220,7 @@ def test_peak_and_ramp() -> None:
     assert ramp(4)[-1, 0] == 1.0 and ramp(4)[0, 0] == 0.25
 
 
-def test_the_limiter_is_the_identity_within_full_scale_and_recovers() -> None:
+def test_limiter_is_identity_within_full_scale_and_recovers() -> None:
     limiter = Limiter(960)
     quiet = sine(0.02, level=0.9)
     block = quiet.copy()
@@ -240,7 +240,7 @@ def test_the_limiter_is_the_identity_within_full_scale_and_recovers() -> None:
 @pytest.mark.parametrize(
     ("rate_in", "rate_out"), [(44_100, 48_000), (48_000, 44_100), (8_000, 48_000), (192_000, 48_000)]
 )
-def test_resampling_keeps_pitch_level_and_the_tail(rate_in: int, rate_out: int, low_delay: bool) -> None:
+def test_resampling_keeps_pitch_level_and_tail(rate_in: int, rate_out: int, low_delay: bool) -> None:
     resampler = make_resampler(rate_in, rate_out, 2, low_delay)
     assert resampler is not None
     signal = sine(1.0, rate=rate_in)
@@ -256,7 +256,7 @@ def test_equal_rates_need_no_resampler() -> None:
     assert make_resampler(48_000, 48_000, 2, True) is None
 
 
-def test_measuring_finds_what_was_put_in() -> None:
+def test_measuring_recovers_known_signal() -> None:
     tone = sine(1.0)[:, 0]
     assert abs(frequency_hz(tone, 48_000) - 997) < 0.01
     assert abs(level_dbfs(tone) + 6.02) < 0.01
@@ -269,7 +269,7 @@ def test_measuring_finds_what_was_put_in() -> None:
     assert silent_runs(gap, 50) == [(500, 100)]
 
 
-def test_a_stereo_tone_in_opposite_phase_is_spliced_where_it_fits() -> None:
+def test_stereo_tone_in_opposite_phase_is_spliced_where_it_fits() -> None:
     tone = sine(0.1, 440)[:, :1]
     for right in (-1.0, -0.97):
         signal = np.concatenate((tone, np.float32(right) * tone), axis=1)
@@ -279,7 +279,7 @@ def test_a_stereo_tone_in_opposite_phase_is_spliced_where_it_fits() -> None:
     assert match(np.zeros((96, 2), np.float32), signal[:700]) == (0, 1.0)
 
 
-def test_mulaw_silence_is_the_byte_that_is_named_silence() -> None:
+def test_mulaw_silence_is_its_documented_byte() -> None:
     tiny = np.float32(1e-6)
     samples = np.array([0.0, -0.0, tiny, -tiny], np.float32)
     assert encode(SampleFormat.ULAW, samples) == b"\xff\xff\xff\x7f"
@@ -288,7 +288,7 @@ def test_mulaw_silence_is_the_byte_that_is_named_silence() -> None:
 
 
 @pytest.mark.parametrize("frames", [120, 240, 480, 960, 1920])
-def test_the_limiter_lets_go_at_the_same_pace_whatever_the_length_of_a_block(frames: int) -> None:
+def test_limiter_release_is_independent_of_block_length(frames: int) -> None:
     limiter = Limiter(1920, 0.25)
     for _ in range(10 * 1920 // frames):
         limiter.apply(np.zeros((frames, 1), np.float32), 0.0)

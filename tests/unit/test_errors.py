@@ -36,11 +36,11 @@ CALLED = {
 
 
 @pytest.mark.parametrize(("kind", "called"), CALLED.items(), ids=lambda one: getattr(one, "__name__", ""))
-def test_each_kind_of_error_has_its_names(kind: type[MillraceError], called: tuple[int, str, int]) -> None:
+def test_each_error_kind_has_its_codes(kind: type[MillraceError], called: tuple[int, str, int]) -> None:
     assert (kind.status, kind.word, kind.exit_code) == called
 
 
-def test_every_kind_of_the_tree_is_named_here() -> None:
+def test_every_error_class_is_listed_here() -> None:
     tree = {one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, MillraceError)}
     assert tree <= CALLED.keys()
 
@@ -53,12 +53,12 @@ def test_every_kind_of_the_tree_is_named_here() -> None:
         (errors.PeerLost, "protocol"), (errors.CodecError, "protocol"),
     ],
 )  # fmt: skip
-def test_a_listener_is_told_in_the_words_of_its_protocol(kind: type[MillraceError], word: str) -> None:
+def test_listener_gets_error_code_of_its_protocol(kind: type[MillraceError], word: str) -> None:
     assert kind.listener_word == word
     assert issubclass(kind, BY_LISTENER_WORD[word]) or word == "protocol"
 
 
-def test_a_client_hears_of_the_kind_of_error_that_the_daemon_named() -> None:
+def test_client_raises_the_error_kind_that_the_daemon_named() -> None:
     assert sorted(BY_WORD) == ["busy", "config", "graph", "limit", "protocol", "rights"]
     assert all(kind.word == word for word, kind in BY_WORD.items())
     assert all(kind.listener_word == word for word, kind in BY_LISTENER_WORD.items())

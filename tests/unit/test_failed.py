@@ -15,5 +15,5 @@ from tests.failed import without_group
         ("tests/a.py::test_b[user@host]@heavy", "tests/a.py::test_b[user@host]"),
     ],
 )
-def test_a_failed_test_can_be_asked_for_by_name(nodeid: str, name: str) -> None:
+def test_failed_test_can_be_selected_by_name(nodeid: str, name: str) -> None:
     assert without_group(nodeid) == name

@@ -29,7 +29,7 @@ class Sends:
         return out
 
 
-def test_descriptors_sent_after_a_stream_was_closed_are_closed() -> None:
+def test_descriptors_sent_after_close_are_closed() -> None:
     async def test() -> None:
         ours, theirs = socket.socketpair()
         with theirs:
