@@ -79,17 +79,17 @@ WRONG: list[tuple[Verdict, bytes]] = [
 
 
 @pytest.mark.parametrize(("verdict", "data"), RIGHT)
-def test_what_a_protocol_says_at_its_end_is_right(verdict: Verdict, data: bytes) -> None:
+def test_correct_protocol_endings_are_accepted(verdict: Verdict, data: bytes) -> None:
     assert verdict(Heard(bytearray(data), ended=True)) == ""
 
 
 @pytest.mark.parametrize(("verdict", "data"), WRONG)
-def test_any_other_end_is_found(verdict: Verdict, data: bytes) -> None:
+def test_any_other_ending_is_found(verdict: Verdict, data: bytes) -> None:
     assert verdict(Heard(bytearray(data), ended=True))
 
 
 @pytest.mark.parametrize("verdict", [verdicts.pulse, verdicts.native, verdicts.http, verdicts.websocket])
-def test_who_goes_on_may_be_within_a_message(verdict: Verdict) -> None:
+def test_open_connection_may_stop_within_a_message(verdict: Verdict) -> None:
     for data in (b"", failed(Err.BUSY)[:-3] if verdict is verdicts.pulse else DONE[:-1]):
         if verdict in (verdicts.pulse, verdicts.native) or not data:
             assert verdict(Heard(bytearray(data))) == ""
@@ -99,12 +99,12 @@ def door(**said: Any) -> dict[str, Any]:
     return {"door": "vnc://h", "state": "waiting", "sessions": 1, "error": "the server refuses"} | said
 
 
-def test_a_door_says_why_in_words() -> None:
+def test_machine_door_status_must_be_readable() -> None:
     assert not verdicts.door(door()) and not verdicts.door(door(state="attached", error=""))
     assert verdicts.door(door(error="")) and verdicts.door(door(error="TLS: [SSL] (_ssl.c:1006)"))
 
 
-def test_a_cookie_is_put_in_where_it_belongs() -> None:
+def test_cookie_is_inserted_at_its_place() -> None:
     cookie = bytes(range(1, 256)) + b"\xff"
     first = seeds.pulse()[0][0][0]
     made = seeds.with_cookie(first, cookie)

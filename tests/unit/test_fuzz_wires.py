@@ -27,7 +27,7 @@ def test_recorded_traffic_is_understood() -> None:
 
 
 @pytest.mark.parametrize("wire", [wire for wire in WIRES if wire.name in HONEST], ids=lambda wire: wire.name)
-def test_what_real_programs_said_is_taken_to_its_end(wire: Wire) -> None:
+def test_recorded_sessions_are_processed_to_their_end(wire: Wire) -> None:
     """Otherwise the fuzz would get no further than the first message of each session."""
     for session in wire.sessions():
         take = wire.open()
@@ -35,7 +35,7 @@ def test_what_real_programs_said_is_taken_to_its_end(wire: Wire) -> None:
             take(message)
 
 
-def test_a_sum_beyond_32_bits_is_told_as_the_most_there_is() -> None:
+def test_sum_beyond_32_bits_is_reported_as_maximum() -> None:
     writer = Writer()
     writer.u32(2**32 + 5)
     assert Reader(bytes(writer.data)).u32() == 2**32 - 1

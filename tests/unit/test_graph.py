@@ -37,7 +37,7 @@ def add(rig: Rig, channels: int = 2, value: float = 0.5, **stream: object) -> St
     return node
 
 
-def test_a_chain_of_sinks_is_heard_in_the_same_cycle() -> None:
+def test_chain_of_sinks_is_heard_in_same_cycle() -> None:
     rig = Rig()
     a, b = rig.graph.add_sink("a"), rig.graph.add_sink("b")
     rig.graph.link(a, b)
@@ -65,7 +65,7 @@ def test_loops_are_refused_and_change_nothing() -> None:
         rig.graph.unlink(b, a)
 
 
-def test_a_links_own_matrix_is_applied_and_checked() -> None:
+def test_link_matrix_is_applied_and_checked() -> None:
     rig = Rig()
     heard = rig.capture()
     node = add(rig)
@@ -94,7 +94,7 @@ def test_unequal_channel_volumes_and_mono_sources() -> None:
 
 
 @pytest.mark.parametrize("what", ["stream", "sink", "mute", "move", "balance"])
-def test_no_change_of_level_clicks(what: str) -> None:
+def test_level_changes_do_not_click(what: str) -> None:
     rig = Rig()
     heard = rig.capture()
     other = rig.graph.add_sink("other")
@@ -113,7 +113,7 @@ def test_no_change_of_level_clicks(what: str) -> None:
     assert 0 < steps.max() < 0.001
 
 
-def test_the_first_frame_of_a_new_stream_is_not_faded() -> None:
+def test_first_frame_of_new_stream_is_not_faded() -> None:
     rig = Rig()
     heard = rig.capture(clocked=True)
     rig.run(0.2)
@@ -123,7 +123,7 @@ def test_the_first_frame_of_a_new_stream_is_not_faded() -> None:
     assert list(values) == [0.0, 0.5]
 
 
-def test_position_is_host_time_and_idle_time_counts() -> None:
+def test_position_is_host_time_and_counts_idle_time() -> None:
     rig = Rig()
     heard = rig.capture()
     node = add(rig)
@@ -138,7 +138,7 @@ def test_position_is_host_time_and_idle_time_counts() -> None:
     assert abs(gap / 48_000 - 11.05) < 0.06
 
 
-def test_a_late_machine_catches_up_and_a_suspended_one_jumps() -> None:
+def test_late_driver_catches_up_and_suspended_one_jumps() -> None:
     rig = Rig()
     heard = rig.capture()
     add(rig)
@@ -164,7 +164,7 @@ def test_surround_graphs_at_other_rates() -> None:
     assert 0.4 < heard.sound[-1, 0] <= 0.5001
 
 
-def test_a_removed_sink_hands_on_its_streams_and_taps() -> None:
+def test_removed_sink_hands_on_its_streams_and_taps() -> None:
     rig = Rig()
     a = rig.graph.add_sink("a")
     heard = rig.capture(a)
@@ -179,7 +179,7 @@ def test_a_removed_sink_hands_on_its_streams_and_taps() -> None:
     assert node.sink is first and len(heard.blocks) > before and rig.graph.default is first
 
 
-def test_a_sink_or_source_made_while_a_stream_plays_runs_as_the_others_do() -> None:
+def test_sink_or_source_added_during_playback_runs_like_others() -> None:
     rig = Rig()
     rig.capture()
     node = add(rig)
@@ -208,7 +208,7 @@ def test_states_have_a_trace_and_lanes_are_reused() -> None:
     assert len(pool.owners) == lanes and pool.taken == 5
 
 
-def test_lane_ring_wraps_without_a_trace() -> None:
+def test_lane_ring_wraps_without_artefacts() -> None:
     rig = Rig()
     heard = rig.capture()
     signal = sine(3.0)
@@ -229,7 +229,7 @@ def test_lane_ring_wraps_without_a_trace() -> None:
     assert np.array_equal(heard.sound[: len(signal)], signal)
 
 
-def test_streams_are_bounded() -> None:
+def test_number_of_streams_is_limited() -> None:
     from millrace.graph import accounts as module
 
     rig = Rig()
@@ -239,7 +239,7 @@ def test_streams_are_bounded() -> None:
         rig.graph.add_stream(Stream(rig.graph.ids.take(), "x", default_map(2), feed=Tone()), rig.sink)
 
 
-def test_a_sink_that_nobody_hears_is_metered_and_heard_at_once_when_tapped() -> None:
+def test_unheard_sink_is_metered_and_heard_immediately_when_tapped() -> None:
     rig = Rig()
     music = rig.graph.add_sink("music")
     node = add(rig)
@@ -253,7 +253,7 @@ def test_a_sink_that_nobody_hears_is_metered_and_heard_at_once_when_tapped() -> 
     assert heard.sound[-1, 0] == 0.5
 
 
-def test_a_deadline_is_never_before_the_position_it_is_for() -> None:
+def test_deadline_is_never_before_its_position() -> None:
     for rate in (44_100, 11_025, 48_000):
         rig = Rig(rate=rate)
         add(rig)
@@ -262,7 +262,7 @@ def test_a_deadline_is_never_before_the_position_it_is_for() -> None:
         assert deadline is not None and deadline * rate // 1_000_000_000 >= rig.graph.position
 
 
-def test_what_was_taken_from_a_client_is_kept_however_long_the_host_has_been_up() -> None:
+def test_frames_pulled_from_client_are_kept_at_any_uptime() -> None:
     """After ten years; any work that grows with the clock's value would not finish."""
     pool, long = LanePool(default_map(2), 1 << 15), 10 * 365 * 24 * 3600 * 48_000
     stream = Stream(1, "one", default_map(2), {})
@@ -274,7 +274,7 @@ def test_what_was_taken_from_a_client_is_kept_however_long_the_host_has_been_up(
     assert stream.stash is not None and np.array_equal(stream.stash, ramp[500:])
 
 
-def test_a_lane_that_waits_for_its_plan_waits_on_when_the_time_line_jumps() -> None:
+def test_lane_waiting_for_plan_keeps_waiting_when_time_jumps() -> None:
     pool = LanePool(default_map(2), 4096)
     stream = Stream(1, "tone", default_map(2), feed=Tone())
     pool.add(stream)
@@ -284,7 +284,7 @@ def test_a_lane_that_waits_for_its_plan_waits_on_when_the_time_line_jumps() -> N
     assert not pool.waits(stream.lane) and pool.due == 48_000
 
 
-def test_a_flush_gives_back_the_room_of_a_wide_lane_also_while_the_stream_is_paused() -> None:
+def test_flush_frees_wide_lane_of_paused_stream_too() -> None:
     rig = Rig()
     rig.capture()
     node = add(rig, bulk_frames=20_000)

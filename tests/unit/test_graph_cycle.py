@@ -64,7 +64,7 @@ def cycle(*runs: SinkRun, position: int = 0, alone: tuple[StreamTapRun, ...] = (
     return sum(1 for _ in run_cycle(Plan(sinks=list(runs), stream_taps=list(alone)), position, FRAMES))
 
 
-def test_lanes_are_summed_by_their_gains_from_the_column_of_the_position_on() -> None:
+def test_lanes_are_summed_by_gain_from_current_position() -> None:
     count = np.arange(1024, dtype=np.float32) / 4096
     pool = pool_of(count, 1.0, 0.25)
     run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool, array(0.5, 0.0, 1.0))])
@@ -75,7 +75,7 @@ def test_lanes_are_summed_by_their_gains_from_the_column_of_the_position_on() ->
 
 
 @pytest.mark.parametrize("gains", [[0.5], [0.5, 0.5]])
-def test_where_the_ring_wraps_nothing_is_lost_nor_heard_twice(gains: list[float]) -> None:
+def test_wrapped_ring_loses_and_repeats_nothing(gains: list[float]) -> None:
     count = np.arange(1000, dtype=np.float32) / 4000
     pool = pool_of(*[count] * len(gains), capacity=1000)
     run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool, array(*gains))])
@@ -86,7 +86,7 @@ def test_where_the_ring_wraps_nothing_is_lost_nor_heard_twice(gains: list[float]
     assert np.allclose(heard.sound[:, 0], 0.5 * len(gains) * whole) and np.array_equal(by_lane.sound[:, 1], whole)
 
 
-def test_a_mix_of_some_lanes_leaves_the_others_alone_and_adds_to_what_was_there() -> None:
+def test_mix_of_some_lanes_adds_to_sum_and_leaves_others_alone() -> None:
     pool, other = pool_of(0.5, 0.25, 0.125), pool_of(0.0625, positions=MONO)
     widen = array(1.0, 0.5).reshape(1, 2)
     run = run_of(
@@ -100,7 +100,7 @@ def test_a_mix_of_some_lanes_leaves_the_others_alone_and_adds_to_what_was_there(
     assert np.allclose(first.sound, (0.03125, 0.015625))
 
 
-def test_gains_that_changed_are_faded_over_one_cycle_and_only_one() -> None:
+def test_changed_gains_ramp_over_exactly_one_cycle() -> None:
     pool = pool_of(0.5, 0.25)
     mix = mix_of(pool, array(1.0, 0.0), before=array(0.0, 1.0))
     run = run_of(Sink(1, "sink", STEREO), pools=[mix])
@@ -112,7 +112,7 @@ def test_gains_that_changed_are_faded_over_one_cycle_and_only_one() -> None:
     assert mix.before is None
 
 
-def test_a_lane_with_a_matrix_of_its_own_is_faded_too_and_adds_to_the_sum() -> None:
+def test_lane_with_own_matrix_ramps_too_and_adds_to_sum() -> None:
     swap, straight = array(0, 1, 1, 0).reshape(2, 2), np.eye(2, dtype=np.float32)
     pool = pool_of(0.0)
     pool.data[0] = np.tile(array(0.5, 0.25), 1024)
@@ -126,7 +126,7 @@ def test_a_lane_with_a_matrix_of_its_own_is_faded_too_and_adds_to_the_sum() -> N
     assert np.allclose(heard.blocks[1], (0.375, 0.625)) and lane.before is None
 
 
-def test_a_sink_that_is_linked_into_another_is_heard_there_after_its_own_volume() -> None:
+def test_linked_sink_is_heard_in_target_after_its_own_volume() -> None:
     quiet = run_of(Sink(1, "quiet", STEREO), pools=[mix_of(pool_of(0.5), array(1.0))], gains=array(0.5, 0.25),
                    unity=False)  # fmt: skip
     fold = np.full((2, 1), 0.5, np.float32)
@@ -137,7 +137,7 @@ def test_a_sink_that_is_linked_into_another_is_heard_there_after_its_own_volume(
     assert np.allclose(twice.sound, (0.5, 0.25)) and np.allclose(folded.sound, 0.1875)
 
 
-def test_a_sinks_own_volume_is_faded_and_then_stays() -> None:
+def test_sink_volume_ramps_and_then_stays() -> None:
     run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool_of(0.5), array(1.0))], gains=array(0.5, 1.0), unity=False,
                  before=array(1.0, 1.0))  # fmt: skip
     heard = listen(run)
@@ -148,7 +148,7 @@ def test_a_sinks_own_volume_is_faded_and_then_stays() -> None:
     assert run.sink.level == 0.5 and run.sink.latest is not None and np.allclose(run.sink.latest[0], (0.25, 0.5))
 
 
-def test_what_is_too_loud_is_limited_and_let_go_gradually() -> None:
+def test_overs_are_limited_and_released_gradually() -> None:
     pool = pool_of(1.0, 1.0)
     mix = mix_of(pool, array(1.0, 1.0))
     run = run_of(Sink(1, "sink", STEREO), pools=[mix])
@@ -165,14 +165,14 @@ def test_what_is_too_loud_is_limited_and_let_go_gradually() -> None:
     assert run.limiter.gain == 1.0 and (heard.blocks[-1] == 0.25).all() and run.sink.level == 0.25
 
 
-def test_a_sink_with_nothing_in_it_is_silent_whatever_its_buffer_held() -> None:
+def test_empty_sink_is_silent_whatever_its_buffer_held() -> None:
     run = run_of(Sink(1, "sink", STEREO, level=0.5), gains=array(0.5, 0.5), unity=False)
     heard = listen(run)
     cycle(run)
     assert not heard.sound.any() and run.sink.level == 0.0 and run.sink.latest is not None
 
 
-def test_a_sink_that_nobody_hears_is_mixed_once_for_its_meter() -> None:
+def test_unheard_sink_is_mixed_once_for_its_meter() -> None:
     run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool_of(0.5), array(1.0))], heard=False)
     for position in range(FRAMES, METER_FRAMES, FRAMES):
         assert cycle(run, position=position) == 0
@@ -182,7 +182,7 @@ def test_a_sink_that_nobody_hears_is_mixed_once_for_its_meter() -> None:
     assert sum(cycle(run, position=at) for at in range(7, 2 * METER_FRAMES, FRAMES)) == 2
 
 
-def test_taps_get_their_own_layout_with_a_fade_of_one_cycle() -> None:
+def test_taps_get_their_own_layout_with_one_cycle_ramp() -> None:
     run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool_of(0.5), array(1.0))])
     half, quarter = np.full((2, 1), 0.5, np.float32), np.full((2, 1), 0.25, np.float32)
     plain, mono = listen(run), listen(run, MONO, matrix=half, before=quarter)
@@ -193,7 +193,7 @@ def test_taps_get_their_own_layout_with_a_fade_of_one_cycle() -> None:
     assert np.allclose(mono.blocks[1], 0.5)
 
 
-def test_a_tap_of_one_stream_hears_its_lane_alone_and_silence_without_one() -> None:
+def test_stream_tap_hears_its_lane_only_and_silence_without_one() -> None:
     pool = pool_of(0.5, 0.25)
     run = run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool, array(1.0, 1.0))])
     stem, gone = Capture(), Capture()
@@ -207,7 +207,7 @@ def test_a_tap_of_one_stream_hears_its_lane_alone_and_silence_without_one() -> N
     assert stem.positions == gone.positions == [0]
 
 
-def test_a_step_ends_where_a_sink_or_a_tap_is_complete() -> None:
+def test_step_ends_when_a_sink_or_tap_is_complete() -> None:
     run, silent = (
         run_of(Sink(1, "sink", STEREO), pools=[mix_of(pool_of(0.5), array(1.0))]),
         run_of(Sink(2, "x", STEREO)),

@@ -65,7 +65,7 @@ def targets(node: Stream | Sink) -> list[str]:
     return [link.target.name for link in node.links]
 
 
-def test_all_nodes_are_listed_once_and_what_mixes_first() -> None:
+def test_nodes_are_listed_once_with_mixes_first() -> None:
     bench = Bench()
     sink, source = bench.sink("sink"), bench.sink("microphone", capture=True)
     stream, tap = bench.stream(sink), bench.tap(source)
@@ -73,7 +73,7 @@ def test_all_nodes_are_listed_once_and_what_mixes_first() -> None:
     assert list(bench.nodes.mixes()) == [sink, source] and bench.nodes.positions == STEREO
 
 
-def test_a_name_is_taken_by_sinks_sources_and_by_names_of_before() -> None:
+def test_names_of_sinks_and_sources_and_former_names_are_taken() -> None:
     bench = Bench()
     bench.sink("music", aliases=("default", "first"))
     bench.sink("microphone", capture=True)
@@ -81,7 +81,7 @@ def test_a_name_is_taken_by_sinks_sources_and_by_names_of_before() -> None:
     assert not bench.nodes.name_taken("musi") and not bench.nodes.name_taken("0")
 
 
-def test_what_plays_on_a_sink_that_goes_goes_on_at_the_default_one_else_at_the_first_that_stays() -> None:
+def test_streams_of_removed_sink_move_to_default_or_first_remaining() -> None:
     bench = Bench()
     first, second, third = (bench.sink(name) for name in ("first", "second", "third"))
     bench.sink("microphone", capture=True)
@@ -96,7 +96,7 @@ def test_what_plays_on_a_sink_that_goes_goes_on_at_the_default_one_else_at_the_f
     assert bench.nodes.heir(second) is first
 
 
-def test_levels_are_set_by_channel_and_told_only_where_they_change() -> None:
+def test_levels_are_set_by_channel_and_only_changes_are_announced() -> None:
     bench = Bench()
     sink = bench.sink("sink")
     bench.nodes.set_gains(sink, (0.5,))
@@ -113,7 +113,7 @@ def test_levels_are_set_by_channel_and_told_only_where_they_change() -> None:
     assert sink.gains == (0.5, 0.5) and bench.news() == []
 
 
-def test_who_is_told_may_stop_listening_while_it_is() -> None:
+def test_observer_may_unsubscribe_during_notification() -> None:
     bench = Bench()
     sink = bench.sink("sink")
 
@@ -126,7 +126,7 @@ def test_who_is_told_may_stop_listening_while_it_is() -> None:
     assert bench.news() == [("change", "sink/0")] * 2 and once not in bench.nodes.observers
 
 
-def test_a_moved_stream_is_where_it_was_put_and_its_taps_with_it() -> None:
+def test_moved_stream_and_its_taps_stay_where_they_were_put() -> None:
     bench = Bench()
     first, second = bench.sink("first"), bench.sink("second")
     bench.nodes.default = first
@@ -146,7 +146,7 @@ def test_a_moved_stream_is_where_it_was_put_and_its_taps_with_it() -> None:
     assert targets(stream) == ["first"] and not stream.placed
 
 
-def test_a_stream_that_plays_in_several_places_plays_in_one_when_it_is_moved_to_one_of_them() -> None:
+def test_stream_on_several_sinks_plays_on_one_after_move() -> None:
     bench = Bench()
     first, second = bench.sink("first"), bench.sink("second")
     stream = bench.stream(first)
@@ -160,7 +160,7 @@ def test_a_stream_that_plays_in_several_places_plays_in_one_when_it_is_moved_to_
     assert stream.links[0].matrix is None
 
 
-def test_a_tap_hears_one_thing_at_a_time() -> None:
+def test_tap_hears_one_thing_at_a_time() -> None:
     bench = Bench()
     first, second = bench.sink("first"), bench.sink("second")
     tap = bench.tap(first)
@@ -175,7 +175,7 @@ def test_a_tap_hears_one_thing_at_a_time() -> None:
     assert stem.sink is first
 
 
-def test_a_link_replaces_the_one_into_the_same_sink_and_keeps_the_others() -> None:
+def test_link_replaces_existing_link_to_same_sink_only() -> None:
     bench = Bench()
     first, mono = bench.sink("first"), bench.sink("mono", default_map(1))
     stream = bench.stream(first)
@@ -193,7 +193,7 @@ def test_a_link_replaces_the_one_into_the_same_sink_and_keeps_the_others() -> No
     assert targets(stream) == ["first"] and bench.news() == []
 
 
-def test_a_link_that_would_make_a_loop_leaves_those_there_were() -> None:
+def test_refused_loop_leaves_existing_links_unchanged() -> None:
     bench = Bench()
     first, second, third = (bench.sink(name) for name in ("first", "second", "third"))
     bench.nodes.link(first, second)
@@ -205,7 +205,7 @@ def test_a_link_that_would_make_a_loop_leaves_those_there_were() -> None:
     assert targets(third) == ["fourth"] and bench.news() == []
 
 
-def test_a_matrix_that_the_budget_has_no_room_for_changes_nothing() -> None:
+def test_matrix_beyond_budget_changes_nothing() -> None:
     bench = Bench()
     wide = default_map(32)
     first, other = bench.sink("first", wide), bench.sink("other", wide)
@@ -216,7 +216,7 @@ def test_a_matrix_that_the_budget_has_no_room_for_changes_nothing() -> None:
     assert targets(stream) == ["first"] and bench.news() == [] and bench.budget.held == 0
 
 
-def test_a_suspended_sink_pauses_its_own_streams_and_those_that_are_moved_to_it() -> None:
+def test_suspended_sink_pauses_its_streams_and_those_moved_to_it() -> None:
     bench = Bench()
     sink, other = bench.sink("sink"), bench.sink("other")
     own, moved = bench.stream(sink), bench.stream(other)

@@ -58,7 +58,7 @@ class Bench:
         return self.planning.quantum
 
 
-def test_a_plan_is_begun_once_for_a_change_and_none_for_no_change() -> None:
+def test_plan_is_started_once_per_change_and_never_without() -> None:
     bench = Bench()
     planning = bench.planning
     assert planning.stale and not planning.unfinished
@@ -73,7 +73,7 @@ def test_a_plan_is_begun_once_for_a_change_and_none_for_no_change() -> None:
     assert not planning.unfinished and planning.plan is first
 
 
-def test_what_changes_meanwhile_is_for_the_next_plan_which_waits_for_this_one() -> None:
+def test_changes_during_planning_go_into_next_plan() -> None:
     bench = Bench()
     planning = bench.planning
     bench.begin()
@@ -89,7 +89,7 @@ def test_what_changes_meanwhile_is_for_the_next_plan_which_waits_for_this_one() 
     assert [run.sink for run in planning.plan.sinks] == [bench.sink, other] and not planning.stale
 
 
-def test_the_old_plan_and_its_quantum_are_in_force_until_the_last_step_of_the_new_one() -> None:
+def test_old_plan_and_quantum_stay_in_force_until_new_plan_is_complete() -> None:
     bench = Bench()
     planning = bench.planning
     assert bench.planned() == 1920
@@ -106,7 +106,7 @@ def test_the_old_plan_and_its_quantum_are_in_force_until_the_last_step_of_the_ne
     assert rounds > 2 and planning.plan is not old and planning.quantum == 240
 
 
-def test_a_plan_that_nobody_has_heard_is_not_replaced_and_nothing_ramps_from_it() -> None:
+def test_unheard_plan_is_not_replaced_and_ramps_start_from_what_was_heard() -> None:
     bench = Bench()
     stream = bench.stream(20)
     stream.links = [Link(bench.sink, None)]
@@ -131,7 +131,7 @@ def test_a_plan_that_nobody_has_heard_is_not_replaced_and_nothing_ramps_from_it(
     assert mix.before is not None and (mix.before[0], mix.gains[0]) == (0.5, 0.25)
 
 
-def test_a_lane_that_waited_is_heard_from_the_position_at_which_its_plan_came_into_force() -> None:
+def test_waiting_lane_is_heard_from_position_where_its_plan_takes_effect() -> None:
     bench = Bench()
     stream = bench.stream(20)
     (pool,) = bench.lanes.pools
@@ -150,7 +150,7 @@ def test_a_lane_that_waited_is_heard_from_the_position_at_which_its_plan_came_in
     assert pool.valid_until[stream.lane] == 60_000
 
 
-def test_whose_latency_counts_is_heard_or_will_be_soon() -> None:
+def test_latency_counts_for_streams_heard_now_or_soon() -> None:
     bench = Bench()
     stream = bench.stream(20)
     assert bench.planned() == 960
@@ -170,7 +170,7 @@ def test_whose_latency_counts_is_heard_or_will_be_soon() -> None:
     assert bench.planned() == 960
 
 
-def test_dropped_plans_are_made_anew() -> None:
+def test_dropped_plan_is_made_again() -> None:
     bench = Bench()
     planning = bench.planning
     assert bench.planned() == 1920

@@ -14,7 +14,7 @@ from millrace.units import NS_PER_MS, NS_PER_S
     ("rate", "frames"),
     [(48_000, [120, 240, 480, 960, 1920]), (44_100, [110, 220, 441, 882, 1764]), (100, [1, 1, 1, 2, 4])],
 )
-def test_each_length_is_whole_frames_and_never_none(rate: int, frames: list[int]) -> None:
+def test_each_quantum_is_whole_frames_and_not_zero(rate: int, frames: list[int]) -> None:
     quanta = Quanta(rate)
     # Requests that are met exactly.
     asked_ns = [2_500_000, 5_000_000, 10_000_000, 20_000_000, 40_000_000]
@@ -22,7 +22,7 @@ def test_each_length_is_whole_frames_and_never_none(rate: int, frames: list[int]
     assert (quanta.shortest, quanta.longest) == (frames[0], frames[-1])
 
 
-def test_the_most_impatient_decides_and_nobody_waits_longer_than_asked() -> None:
+def test_lowest_request_decides_and_is_never_exceeded() -> None:
     quanta = Quanta(48_000)
     assert quanta.chosen([40 * NS_PER_MS, 5 * NS_PER_MS, 20 * NS_PER_MS], 1920) == 240
     for asked_ns in range(2_500_000, 60_000_000, 333_333):
@@ -32,7 +32,7 @@ def test_the_most_impatient_decides_and_nobody_waits_longer_than_asked() -> None
         assert longer is None or longer > asked_ns, "a longer one would do"
 
 
-def test_less_than_the_shortest_gets_the_shortest_and_who_asks_nothing_changes_nothing() -> None:
+def test_too_low_request_gets_minimum_and_no_request_changes_nothing() -> None:
     quanta = Quanta(48_000)
     assert quanta.chosen([1], 1920) == quanta.chosen([0, NS_PER_S], 1920) == 120
     assert quanta.chosen([], 480) == 480 and quanta.chosen(iter(()), 1920) == 1920

@@ -67,7 +67,7 @@ class Third(ProgramDoor):
         return id_ == self.recorder
 
 
-def test_one_more_door_is_opened_counted_asked_and_closed_as_the_others(tmp_path: Path) -> None:
+def test_additional_door_is_opened_counted_and_closed_like_others(tmp_path: Path) -> None:
     async def main() -> None:
         guest = new_guest(tmp_path)
         assert isinstance(guest.doors, Doors) and list(guest.doors) == [guest.pulse, guest.native]
@@ -89,7 +89,7 @@ def test_one_more_door_is_opened_counted_asked_and_closed_as_the_others(tmp_path
     asyncio.run(main())
 
 
-def test_a_pulseaudio_server_opens_its_sockets_and_leaves_no_file(tmp_path: Path) -> None:
+def test_pulseaudio_server_opens_sockets_and_leaves_no_file(tmp_path: Path) -> None:
     async def main() -> None:
         guest = new_guest(tmp_path, ("127.0.0.1:0",))
         pulse = guest.pulse
@@ -107,7 +107,7 @@ def test_a_pulseaudio_server_opens_its_sockets_and_leaves_no_file(tmp_path: Path
     asyncio.run(main())
 
 
-def test_a_server_that_cannot_listen_says_where_and_leaves_no_file(tmp_path: Path) -> None:
+def test_server_that_cannot_listen_says_where_and_leaves_no_file(tmp_path: Path) -> None:
     async def main() -> None:
         guest = new_guest(tmp_path, ("256.0.0.1:1",))
         with pytest.raises(ConfigError, match=r"^pulse_tcp: can't listen on 256\.0\.0\.1:1"):

@@ -30,20 +30,20 @@ def guest() -> Any:
         ("+36db", 63.0957), ("-200 dB", 1e-10),
     ],
 )  # fmt: skip
-def test_a_volume_is_a_percentage_by_the_cube_or_a_level(text: str, gain: float) -> None:
+def test_volume_is_cubic_percentage_or_level(text: str, gain: float) -> None:
     assert parse_volume(text) == pytest.approx(gain, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     "text", ["400.1%", "-1%", "36.1dB", "-201dB", "nan%", "infdB", "%", "dB", "50", "50percent", ""]
 )
-def test_what_is_no_volume_is_refused_with_what_would_do(text: str) -> None:
+def test_invalid_volume_is_refused_with_valid_forms(text: str) -> None:
     with pytest.raises(ConfigError, match="volume: ") as refused:
         parse_volume(text)
     assert any(word in str(refused.value) for word in ("0% to 400%", "-200db to 36db", "50% nor a level such as -6dB"))
 
 
-def test_a_key_is_a_kind_and_a_name_that_may_have_a_slash() -> None:
+def test_key_is_kind_and_name_that_may_contain_slash() -> None:
     assert split_key("sink/music") == ("sink", "music") and split_key("sink/a/b") == ("sink", "a/b")
     for key in ("music", "sink/", "", "\x1b[2J"):
         with pytest.raises(ConfigError, match="give a name as `millrace ls` shows it") as refused:
@@ -51,14 +51,14 @@ def test_a_key_is_a_kind_and_a_name_that_may_have_a_slash() -> None:
         assert "\x1b" not in str(refused.value)
 
 
-def test_sinks_are_found_by_name_by_a_name_of_before_and_by_number(guest: Any) -> None:
+def test_sinks_are_found_by_name_former_name_and_number(guest: Any) -> None:
     first, music = guest.graph.sinks.values()
     assert find_sink(guest, "music") is find_sink(guest, str(music.id)) is music
     assert find_sink(guest, "default") is first
     assert find_sink(guest, "microphone") is None and find_sink(guest, "99") is None
 
 
-def test_nodes_are_found_by_kind_and_a_name_of_one_kind_is_none_of_another(guest: Any) -> None:
+def test_nodes_are_found_only_by_their_own_kind(guest: Any) -> None:
     (source,) = guest.graph.sources.values()
     stream = guest.stream
     assert node_of(guest, "stream", str(stream.id)) is stream
@@ -71,7 +71,7 @@ def test_nodes_are_found_by_kind_and_a_name_of_one_kind_is_none_of_another(guest
         assert node_of(guest, kind, name) is None, (kind, name)
 
 
-def test_what_a_link_leads_to_is_a_sink_or_a_source_and_others_are_named(guest: Any) -> None:
+def test_link_target_must_be_sink_or_source(guest: Any) -> None:
     assert find_mix(guest, "sink/music").name == "music" and find_mix(guest, "source/microphone").capture
     for key in ("sink/microphone", "stream/1", "sink/\x1b[2J"):
         with pytest.raises(

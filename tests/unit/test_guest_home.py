@@ -48,7 +48,7 @@ class House:
         self.latencies += 1
 
 
-def test_a_listener_is_served_from_its_hello_to_its_end() -> None:
+def test_listener_is_served_from_hello_to_end() -> None:
     house = House()
     rig, home = house.rig, house.home
     sent: list[str | bytes] = []
@@ -82,7 +82,7 @@ def test_a_listener_is_served_from_its_hello_to_its_end() -> None:
     assert not home.microphone.taps and not any(stream.feeds_source for stream in rig.graph.streams.values())
 
 
-def test_a_listener_reports_its_own_causes_only_and_at_a_bounded_rate() -> None:
+def test_listener_reports_only_its_own_causes_at_bounded_rate() -> None:
     house = House()
     now = house.rig.now_ns
     session = ListenerSession(house.home, 7, "10.0.0.9", lambda message: True, lambda: True, now, OWNER)
@@ -117,7 +117,7 @@ class Machined(AttachedMachine):
         return {}
 
 
-def test_a_machine_tells_its_home_what_becomes_of_it_and_once_that_it_is_gone() -> None:
+def test_machine_reports_its_states_and_its_end_once() -> None:
     async def main() -> None:
         house = House()
         machine = Machined(9, house.home, DoorSpec("p2p", "fd"))
@@ -133,7 +133,7 @@ def test_a_machine_tells_its_home_what_becomes_of_it_and_once_that_it_is_gone() 
     asyncio.run(main())
 
 
-def test_a_home_that_lacks_something_is_noticed_here() -> None:
+def test_incomplete_home_is_detected() -> None:
     with pytest.raises(AssertionError, match="Machine"):
         bare(Machine, id=1, key="door/1", view=dict)
     with pytest.raises(AttributeError):

@@ -28,7 +28,7 @@ def asked(path: Path, data: bytes, fds: list[int]) -> dict[str, Any]:
         return answer
 
 
-def test_descriptors_are_taken_with_their_request_and_closed_where_they_are_refused(tmp_path: Path) -> None:
+def test_descriptors_are_taken_with_their_request_and_closed_if_refused(tmp_path: Path) -> None:
     taken: list[int] = []
 
     def take(request: dict[str, Any], fd: int) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_what_was_given_away_is_not_closed_and_the_rest_is_however_the_block_ends() -> None:
+def test_descriptors_not_given_away_are_closed_however_block_ends() -> None:
     reader, writer = os.pipe()
     with pytest.raises(ValueError, match="odd"), Descriptors((reader, writer)) as owned:
         assert owned.give() == reader
@@ -92,7 +92,7 @@ def test_what_was_given_away_is_not_closed_and_the_rest_is_however_the_block_end
         (Notice(4, "ended", ""), 3, MillraceError),
     ],
 )
-def test_a_client_closes_the_descriptors_that_it_does_not_take(
+def test_client_closes_descriptors_that_it_does_not_take(
     answer: Message, count: int, error: type[Exception], tmp_path: Path
 ) -> None:
     async def daemon(listener: socket.socket, fds: list[int]) -> None:

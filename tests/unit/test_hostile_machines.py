@@ -55,7 +55,7 @@ PCM = format_of(16, True, False, 48_000, 2, False)
         (b'{"error": {"desc": ' + b"[" * 500 + b"]" * 500 + b"}}\n", "refuses"),
     ],
 )
-def test_what_is_no_qmp_is_said_in_a_sentence(said: bytes, expected: str) -> None:
+def test_non_qmp_server_is_reported_in_a_sentence(said: bytes, expected: str) -> None:
     with pytest.raises(RemoteProtocolError, match=expected) as raised:
         core = QmpHandover(9, 0)
         for at in range(0, len(said), 4096):
@@ -63,19 +63,19 @@ def test_what_is_no_qmp_is_said_in_a_sentence(said: bytes, expected: str) -> Non
     assert len(str(raised.value)) < 400
 
 
-def test_a_signature_that_branches_at_each_level_ends_at_once() -> None:
+def test_signature_branching_at_every_level_fails_fast() -> None:
     with pytest.raises(RemoteProtocolError, match="broken"):
         element("a{s" * 60 + "s" + "}" * 60)
 
 
-def test_the_values_of_a_message_are_counted() -> None:
+def test_values_per_message_are_limited() -> None:
     many = Writer().blob(bytes(4 * VALUES_MAX)).bytes()
     with pytest.raises(RemoteProtocolError, match="too many"):
         Reader(many).values("an")
     assert len(Reader(many).values("ay")[0]) == 4 * VALUES_MAX
 
 
-def test_names_and_errors_of_a_machines_are_of_a_length() -> None:
+def test_names_and_errors_from_machines_are_truncated() -> None:
     long = "x" * 100_000
     client = DisplayClient(0, True, 0, "vm")
     client._answered("Out", None, Message(ERROR, 0, 1, {4: long, 8: "s"}, Writer().text("s", long).bytes()))
@@ -87,13 +87,13 @@ def test_names_and_errors_of_a_machines_are_of_a_length() -> None:
 
 @pytest.mark.parametrize("size", [0, 1])
 @pytest.mark.parametrize("sample", SampleFormat)
-def test_sound_of_less_than_a_frame_is_no_sound(sample: SampleFormat, size: int) -> None:
+def test_sound_shorter_than_a_frame_is_ignored(sample: SampleFormat, size: int) -> None:
     fmt = AudioFormat(sample, 48_000, default_map(2))
     assert fmt.decode(bytes(size)).shape == (0, 2) and fmt.decode(bytes(fmt.frame_bytes + size)).shape == (1, 2)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3])
-def test_a_machine_may_send_no_sound_at_all_by_any_protocol(size: int) -> None:
+def test_any_protocol_may_send_empty_sound(size: int) -> None:
     rig = Rig()
     peer = AudioPeer(0)
     peer._events += [VoiceInit(1, PCM), VoiceWrite(1, bytes(size))]
@@ -110,14 +110,14 @@ def test_a_machine_may_send_no_sound_at_all_by_any_protocol(size: int) -> None:
     assert not any(stream.active for stream in rig.graph.streams.values())
 
 
-def test_a_volume_has_as_many_channels_as_a_voice_may() -> None:
+def test_volume_has_at_most_the_channels_of_a_voice() -> None:
     body = Writer().number("t", 1).number("b", 0).blob(bytes(1_000_000)).bytes()
     message = Message(CALL, 0, 1, {3: "SetVolume", 8: "tbay"}, body)
     with pytest.raises(RemoteProtocolError, match="volume of 1000000 channels"):
         AudioPeer._event(message)
 
 
-def test_voices_that_come_and_go_under_ever_new_numbers_are_forgotten() -> None:
+def test_voices_with_ever_new_numbers_are_forgotten() -> None:
     rig = Rig()
     peer, kept = AudioPeer(0), KeptVoices()
     door = QemuPlayback(rig.graph, peer, "QEMU", kept)
@@ -130,7 +130,7 @@ def test_voices_that_come_and_go_under_ever_new_numbers_are_forgotten() -> None:
     assert len(door.voices) == VOICES_MAX
 
 
-def test_a_key_that_is_none_of_spice_is_refused() -> None:
+def test_invalid_spice_key_is_refused() -> None:
     other = ec.generate_private_key(ec.SECP256R1()).public_key()
     long = rsa.generate_private_key(65537, 2048).public_key()
     for key in (other, long):
@@ -153,7 +153,7 @@ def test_spice_opus_has_one_or_two_channels() -> None:
         door.receive(0)
 
 
-def test_a_vnc_servers_reason_can_not_write_on_the_terminal() -> None:
+def test_vnc_refusal_reason_is_sanitised_for_terminal() -> None:
     wire = VncClient(48_000, 2, "", lambda challenge, password: bytes(16), 0)
     with pytest.raises(RemoteProtocolError) as raised:
         wire.receive(b"RFB 003.008\n\0" + struct.pack(">I", 12) + b"\x1b[2J\nforged!", 0)

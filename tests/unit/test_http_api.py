@@ -64,7 +64,7 @@ def served(test: Callable[[TestClient[Any, Any], Commands, Budget], Awaitable[No
     asyncio.run(main())
 
 
-def test_each_route_runs_its_command_with_what_the_request_says() -> None:
+def test_each_route_runs_its_command_with_request_arguments() -> None:
     async def test(client: TestClient[Any, Any], commands: Commands, budget: Budget) -> None:
         async with client.get("/api/v1/things?a=1&b=x%20y") as answer:
             assert answer.status == 200 and await answer.json() == {"ok": True}
@@ -86,7 +86,7 @@ def test_each_route_runs_its_command_with_what_the_request_says() -> None:
     served(test)
 
 
-def test_a_large_answer_is_paid_for_while_it_is_read() -> None:
+def test_large_answer_is_charged_while_it_is_read() -> None:
     async def test(client: TestClient[Any, Any], commands: Commands, budget: Budget) -> None:
         commands.answer = ["x" * 100] * (SMALL // 25)
         async with client.get("/api/v1/things") as answer:
@@ -101,7 +101,7 @@ def test_a_large_answer_is_paid_for_while_it_is_read() -> None:
     served(test)
 
 
-def test_the_description_is_where_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_description_is_served_at_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(api, "describe", lambda *args: asked.append(args) or {"openapi": "3.1.0"})
 
@@ -128,7 +128,7 @@ def body_of(fed: Callable[[StreamReader], None]) -> Any:
     return asyncio.run(main())
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "BODY_S", 0.01)
     with pytest.raises(web.HTTPRequestTimeout) as refused:
         body_of(lambda payload: payload.feed_data(b'{"a"'))
@@ -142,7 +142,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyP
     assert unread.value.text == "the body can't be read: cut\\x1b short\n"
 
 
-def test_a_body_that_comes_whole_is_arguments() -> None:
+def test_complete_body_becomes_arguments() -> None:
     def whole(payload: StreamReader) -> None:
         payload.feed_data(b'{"a": [1, 2]}')
         payload.feed_eof()

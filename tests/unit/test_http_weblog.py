@@ -41,7 +41,7 @@ def logged(error: BaseException) -> list[logging.LogRecord]:
     (RequestPayloadError("cut \u202eshort"), "its body can't be read: cut \\u202eshort"),
     (HttpProcessingError(code=413, message=""), "413"), (HttpProcessingError(code=499, message="gone"), "gone"),
 ])  # fmt: skip
-def test_a_strangers_nonsense_is_one_line_and_no_error_of_ours(error: Exception, why: str) -> None:
+def test_malformed_request_is_logged_in_one_line(error: Exception, why: str) -> None:
     (record,) = logged(error)
     assert (record.levelno, record.levelname) == (logging.INFO, "INFO")
     text = logging.Formatter("%(message)s").format(record)
@@ -52,17 +52,17 @@ def test_a_strangers_nonsense_is_one_line_and_no_error_of_ours(error: Exception,
 @pytest.mark.parametrize("error", [
     KeyError("ours"), HttpProcessingError(code=500, message="ours"), OSError("disk"), ValueError("\x1b"),
 ])  # fmt: skip
-def test_an_error_of_our_own_keeps_its_traceback(error: Exception) -> None:
+def test_internal_error_keeps_its_traceback(error: Exception) -> None:
     (record,) = logged(error)
     assert record.levelno == logging.ERROR and record.exc_info is not None and record.exc_info[1] is error
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError(), BrokenPipeError(), ConnectionAbortedError("x")])
-def test_who_hangs_up_is_not_logged(error: Exception) -> None:
+def test_dropped_connection_is_not_logged(error: Exception) -> None:
     assert logged(error) == []
 
 
-def test_what_is_said_without_an_error_stays_as_it_is() -> None:
+def test_records_without_error_are_unchanged() -> None:
     kept = Kept()
     log.addHandler(kept)
     try:

@@ -24,7 +24,7 @@ def ring() -> tuple[Incidents, list[tuple[str, int]]]:
     return Incidents(lambda: next(ids), lambda: 1_000 * NS_PER_S, changed), seen
 
 
-def test_the_same_within_a_second_is_one_incident_and_counts() -> None:
+def test_repeats_within_a_second_count_as_one_incident() -> None:
     made, seen = ring()
     first = made.record("client", "wrote late", 10 * NS_PER_S, "alice", "stream/1", {"asked_for_ms": 4})
     again = made.record("client", "wrote late", 10 * NS_PER_S + 900 * MS, "alice", "stream/1")
@@ -37,7 +37,7 @@ def test_the_same_within_a_second_is_one_incident_and_counts() -> None:
     assert view.id == "incident/1" and view.text and view.evidence == {"asked_for_ms": 4}
 
 
-def test_a_condition_that_lasts_is_one_incident_with_its_first_and_last_time() -> None:
+def test_lasting_condition_is_one_incident_with_first_and_last_time() -> None:
     made, seen = ring()
     for stage in ("cycle", "requests"):
         for second in range(0, 180, 9):
@@ -50,7 +50,7 @@ def test_a_condition_that_lasts_is_one_incident_with_its_first_and_last_time() -
     assert [change for change, _ in seen].count("new") == 4
 
 
-def test_the_ring_is_bounded_and_totals_are_not_forgotten() -> None:
+def test_ring_is_bounded_and_totals_are_kept() -> None:
     made, seen = ring()
     for n in range(KEPT + 5):
         made.record("store", "can't write", 2 * n * NS_PER_S)
@@ -58,7 +58,7 @@ def test_the_ring_is_bounded_and_totals_are_not_forgotten() -> None:
     assert [number for change, number in seen if change == "remove"] == [1, 2, 3, 4, 5]
 
 
-def test_a_guest_displaces_neither_anothers_incidents_nor_the_daemons() -> None:
+def test_guest_displaces_no_incidents_of_others_or_daemon() -> None:
     made, _ = ring()
     made.record("loop", "busy", 0)
     for n in range(30):
@@ -80,7 +80,7 @@ def test_a_guest_displaces_neither_anothers_incidents_nor_the_daemons() -> None:
     assert kept.count("bob") == 30 and abs(kept.count("alice") - kept.count("carol")) <= 1
 
 
-def test_what_goes_on_is_kept_and_listed_after_what_is_over() -> None:
+def test_ongoing_incident_is_kept_and_listed_after_finished_ones() -> None:
     made, seen = ring()
     lasting = made.record("cycle", "cut short", 0, "worst")
     for n in range(1, KEPT + 5):
@@ -98,7 +98,7 @@ def test_what_goes_on_is_kept_and_listed_after_what_is_over() -> None:
     assert of_kind[0] in made and of_kind[1] not in made
 
 
-def test_what_is_near_is_of_the_daemon_or_of_the_same_thing() -> None:
+def test_related_incidents_are_of_daemon_or_same_object() -> None:
     made, _ = ring()
     stall = made.record("loop", "not run", 10 * NS_PER_S)
     made.record("send", "line full", 10 * NS_PER_S, "alice", "listener/1")
@@ -112,7 +112,7 @@ def test_what_is_near_is_of_the_daemon_or_of_the_same_thing() -> None:
     assert made.near(send, 10 * NS_PER_S, NS_PER_S, "listener/1") is not None
 
 
-def test_an_incident_begins_when_it_began_on_the_wall_clock_too() -> None:
+def test_incident_has_wall_clock_time_of_its_start() -> None:
     made, _ = ring()
     incident = made.record("loop", "busy", 10 * NS_PER_S, at_ns=10 * NS_PER_S - 500 * MS)
     assert incident.wall_ns == 1_000 * NS_PER_S - 500 * MS
@@ -141,7 +141,7 @@ class Timeline:
                 lost = 0
 
 
-def test_who_is_to_blame() -> None:
+def test_cause_is_diagnosed_from_gaps_in_loop_device_and_network() -> None:
     for held, stage, cause in (
         ({"loop": False, "device": False, "network": False}, "listener", "not run"),
         ({"loop": False, "network": False}, "listener", "not run"),
@@ -163,7 +163,7 @@ def test_who_is_to_blame() -> None:
             assert abs(verdict.at_ns - began) <= 50 * MS
 
 
-def test_a_pause_in_the_sound_is_no_stall_and_old_faults_are_forgiven() -> None:
+def test_silence_is_not_a_stall_and_old_faults_expire() -> None:
     one = Timeline()
     one.run(500)
     one.blame.silence()
@@ -175,7 +175,7 @@ def test_a_pause_in_the_sound_is_no_stall_and_old_faults_are_forgiven() -> None:
     assert one.blame.hole(one.now).cause == "late"
 
 
-def test_a_device_that_has_gone_is_blamed_until_it_is_back_for_a_while() -> None:
+def test_lost_device_is_blamed_until_it_has_been_back_for_a_while() -> None:
     one = Timeline()
     one.run(500)
     gone = one.blame.gone(one.now - 20 * MS)
@@ -189,7 +189,7 @@ def test_a_device_that_has_gone_is_blamed_until_it_is_back_for_a_while() -> None
     assert one.blame.hole(one.now).cause == "late"
 
 
-def test_a_line_that_is_too_thin_is_dated_by_the_last_packet_in_time() -> None:
+def test_slow_network_is_dated_by_last_packet_in_time() -> None:
     blame, now = Blame(50 * MS), 0
     for n in range(100):
         now += 20 * MS
@@ -202,7 +202,7 @@ def test_a_line_that_is_too_thin_is_dated_by_the_last_packet_in_time() -> None:
     assert (verdict.stage, verdict.cause) == ("network", "late") and 0 <= verdict.at_ns - began <= 3 * 24 * MS
 
 
-def test_packets_that_come_together_are_no_jitter_and_no_stall() -> None:
+def test_packets_arriving_together_are_neither_jitter_nor_stall() -> None:
     blame, now = Blame(50 * MS), 0
     for n in range(0, 200, 2):
         now += 40 * MS

@@ -160,7 +160,7 @@ def check(status: IngressStatus, stream: Stream) -> None:
         status.door = "other"  # type: ignore[misc]
 
 
-def test_a_status_is_true_before_while_and_after_there_is_sound(case: Case) -> None:
+def test_status_is_consistent_before_during_and_after_sound(case: Case) -> None:
     check(status_of(case.stream), case.stream)
     case.bring()
     fills = [status_of(case.stream).fill_ns]
@@ -174,7 +174,7 @@ def test_a_status_is_true_before_while_and_after_there_is_sound(case: Case) -> N
     assert fills[-1] < max(fills) or not case.ends
 
 
-def test_who_asks_for_a_status_changes_nothing() -> None:
+def test_reading_status_changes_nothing() -> None:
     for make in (pulse, sample, loopback, tone, native, pushed, microphone):
         heard = []
         for asks in (False, True):
@@ -191,7 +191,7 @@ def test_who_asks_for_a_status_changes_nothing() -> None:
         assert heard[0].any() and np.array_equal(*heard), make.__name__
 
 
-def test_a_stream_that_is_gone_has_nothing_to_tell_and_its_feed_breaks_for_nobody(case: Case) -> None:
+def test_removed_stream_has_no_status_and_its_feed_does_not_fail(case: Case) -> None:
     feed = case.stream.feed
     assert isinstance(feed, Ingress)
     case.bring()
@@ -201,7 +201,7 @@ def test_a_stream_that_is_gone_has_nothing_to_tell_and_its_feed_breaks_for_nobod
     check(feed.status(), case.stream)
 
 
-def test_a_feed_gives_no_more_than_it_is_asked_for_and_only_numbers(case: Case) -> None:
+def test_feed_returns_at_most_what_is_requested_and_only_finite_numbers(case: Case) -> None:
     case.bring()
     feed = case.stream.feed
     for frames in (1, 240, 7, 480, 4_800):
@@ -211,7 +211,7 @@ def test_a_feed_gives_no_more_than_it_is_asked_for_and_only_numbers(case: Case) 
         assert np.isfinite(out[:got]).all() and np.isnan(out[got:]).all()
 
 
-def test_a_paused_stream_says_so() -> None:
+def test_paused_stream_says_so() -> None:
     rig = Rig()
     client = pulse_client(rig)
     player = client.play(S16, STEREO, BYTES, tlength=len(BYTES), prebuf=0)
@@ -232,7 +232,7 @@ def test_a_paused_stream_says_so() -> None:
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 60.0])
-def test_a_native_client_that_wrote_once_fell_silent_then_and_not_long_before(pause_s: float) -> None:
+def test_native_client_that_wrote_once_is_silent_from_then_on(pause_s: float) -> None:
     case = native(Rig())
     feed = case.stream.feed
     assert isinstance(feed, NativePlayback)
@@ -249,7 +249,7 @@ def test_a_native_client_that_wrote_once_fell_silent_then_and_not_long_before(pa
     assert abs(feed.silent_since_ns - began_ns) < 50 * NS_PER_MS
 
 
-def test_recorders_of_programs_are_told_of_and_other_taps_are_not() -> None:
+def test_program_recorders_have_status_and_other_taps_do_not() -> None:
     rig = Rig()
     asked = record_fields(Spec(SampleFormat.S16LE, 1, 16_000), (0,), source_name="millrace.monitor")
     record = rig.graph.taps[pulse_client(rig).ask(Command.CREATE_RECORD_STREAM, **asked)["index"]]
@@ -273,7 +273,7 @@ def methods(tree: ast.ClassDef) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_no_door_has_a_feed_that_tells_nothing() -> None:
+def test_every_feed_is_an_ingress_and_every_consumer_a_recorder() -> None:
     """A class with a feed's methods is an Ingress; one with a consumer's a Recorder, or a machine's own queue."""
     folder = Path(millrace.doors.__file__).parent
     silent = []

@@ -20,12 +20,12 @@ def connect(ended: list[str]) -> ClientConnection:
     return ClientConnection(Mock(), lambda now: None, lambda why: ended.append(str(why)))
 
 
-def test_a_display_number_is_recognised() -> None:
+def test_display_number_is_recognised() -> None:
     assert _why_not(REFUSED, "vm7", 1, "") == "Connection refused (display :1 is port 5901)"
     assert _why_not(REFUSED, "vm7", 5901, "") == "Connection refused"
 
 
-def test_a_file_that_is_no_socket_is_named_as_one(tmp_path: Path) -> None:
+def test_path_that_is_not_a_socket_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
 
@@ -39,7 +39,7 @@ def test_a_file_that_is_no_socket_is_named_as_one(tmp_path: Path) -> None:
     assert why_not_unix(REFUSED, str(tmp_path / "s")) == why_not_unix(REFUSED, "\0abstract") == "Connection refused"
 
 
-def test_a_reset_before_the_first_byte_may_mean_tls() -> None:
+def test_reset_before_first_byte_suggests_tls() -> None:
     ended: list[str] = []
     for plain in (True, False):
         one = connect(ended)

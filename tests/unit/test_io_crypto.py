@@ -34,7 +34,7 @@ assert context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
 """
 
 
-def test_a_default_context_made_meanwhile_trusts_nobody_and_later_ones_are_as_usual() -> None:
+def test_context_created_meanwhile_trusts_nobody_and_later_ones_are_normal() -> None:
     usual = ssl.create_default_context
     with trusting_nobody():
         context = ssl.create_default_context()
@@ -42,7 +42,7 @@ def test_a_default_context_made_meanwhile_trusts_nobody_and_later_ones_are_as_us
     assert ssl.create_default_context is usual
 
 
-def test_the_daemon_imports_aiohttp_without_parsing_the_certificates_of_all_authorities() -> None:
+def test_daemon_imports_aiohttp_without_loading_ca_certificates() -> None:
     done = subprocess.run([sys.executable, "-c", DAEMON], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -55,7 +55,7 @@ def pair(folder: Path, name: str) -> tuple[str, str]:
     return str(cert), str(key)
 
 
-def test_a_certificate_out_of_its_dates_is_named(tmp_path: Path) -> None:
+def test_certificate_outside_its_dates_is_reported(tmp_path: Path) -> None:
     cert, _ = pair(tmp_path, "a")
     now = datetime.now(UTC)
     assert validity_trouble(cert, now + timedelta(hours=1)) == ""
@@ -63,7 +63,7 @@ def test_a_certificate_out_of_its_dates_is_named(tmp_path: Path) -> None:
     assert "is not valid before 2" in validity_trouble(cert, now - timedelta(days=3))
 
 
-def test_the_file_that_is_wrong_is_named(tmp_path: Path) -> None:
+def test_invalid_tls_file_is_named(tmp_path: Path) -> None:
     (cert, key), (_, other) = pair(tmp_path, "a"), pair(tmp_path, "b")
     server_tls(cert, key)
     with pytest.raises(ConfigError, match=r"the TLS key \S+/b.key does not belong to the certificate \S+/a.pem"):
@@ -105,14 +105,14 @@ def test_authorities_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (10, "has expired; the server needs a new one"), (9, "is not valid yet"), (62, "is not for vm7"),
     (64, "is not for vm7"), (20, "is not trusted here (words); trust its authority with --ca-file"),
 ])  # fmt: skip
-def test_a_refused_certificate_says_what_helps(code: int, said: str) -> None:
+def test_untrusted_certificate_error_says_what_to_do(code: int, said: str) -> None:
     error = ssl.SSLCertVerificationError()
     error.verify_code, error.verify_message = code, "words"
     assert said in tls_trouble(error, "vm7", "vm7:5931")
     assert ("--ca" in certificate_trouble(error, "vm7", "use --ca")) is (code == 20)
 
 
-def test_a_port_without_tls_is_named_as_one() -> None:
+def test_port_without_tls_is_reported_as_such() -> None:
     error = ssl.SSLError()
     error.reason = "WRONG_VERSION_NUMBER"
     assert tls_trouble(error, "vm7", "vm7:5930") == "TLS: vm7:5930 does not speak TLS; leave out --tls"

@@ -18,7 +18,7 @@ NAMED = "open('/proc/self/comm', 'w').write('a) T (b'); print(flush=True); impor
 """A name may hold what the fields of /proc/PID/stat are told apart by."""
 
 
-def test_a_process_is_stopped_from_the_stop_until_it_may_go_on() -> None:
+def test_process_is_stopped_from_stop_until_continue() -> None:
     with subprocess.Popen([sys.executable, "-S", "-E", "-c", NAMED], stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None and process.stdout.readline()
@@ -34,7 +34,7 @@ def test_a_process_is_stopped_from_the_stop_until_it_may_go_on() -> None:
     assert not load.is_stopped(process.pid), "it is gone"
 
 
-def test_a_thread_has_computed_what_it_has_computed_and_not_what_another_has() -> None:
+def test_thread_time_counts_only_that_thread() -> None:
     took: list[int] = []
 
     def compute() -> None:
@@ -52,7 +52,7 @@ def test_a_thread_has_computed_what_it_has_computed_and_not_what_another_has() -
     assert worked_ns() - before_ns < took[1]
 
 
-def test_how_long_it_waited_for_a_processor_is_the_second_figure_where_the_system_tells_it(
+def test_run_delay_is_second_figure_of_schedstat_or_zero(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told: list[str] = []

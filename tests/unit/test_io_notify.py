@@ -12,7 +12,7 @@ from millrace.io.notify import notify
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_what_is_told_arrives_as_one_datagram(abstract: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notification_arrives_as_one_datagram(abstract: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"millrace-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind("\0" + name if abstract else name)
@@ -24,7 +24,7 @@ def test_what_is_told_arrives_as_one_datagram(abstract: bool, tmp_path: Path, mo
             supervisor.recv(100)
 
 
-def test_nobody_has_to_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_receiver_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     notify("WATCHDOG=1")
     # Not even a socket is made where no supervisor is named.

@@ -23,7 +23,7 @@ def _no_descriptor_is_left() -> Iterator[None]:
     assert set(os.listdir("/proc/self/fd")) == before
 
 
-def test_both_sides_see_one_memory_whose_size_is_for_good() -> None:
+def test_both_sides_share_memory_of_fixed_size() -> None:
     fd, ours = shared_memory(SIZE)
     assert len(ours) == SIZE and not os.get_inheritable(fd)
     theirs = mapped(os.dup(fd), SIZE)
@@ -39,7 +39,7 @@ def test_both_sides_see_one_memory_whose_size_is_for_good() -> None:
     os.close(fd)
 
 
-def test_memory_that_is_smaller_than_said_is_refused() -> None:
+def test_memory_smaller_than_announced_is_refused() -> None:
     fd, ours = shared_memory(SIZE)
     ours.close()
     with pytest.raises(ValueError, match="greater than file size"):
@@ -49,12 +49,12 @@ def test_memory_that_is_smaller_than_said_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1 << 62])
-def test_where_there_is_no_such_memory_the_client_is_told_and_no_descriptor_lost(size: int) -> None:
+def test_missing_memfd_is_reported_and_no_descriptor_leaks(size: int) -> None:
     with pytest.raises(GraphError, match="can't create shared memory"):
         shared_memory(size)
 
 
-def test_without_descriptors_the_client_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exhausted_descriptors_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> object:
         raise OSError(24, "Too many open files")
 
@@ -66,7 +66,7 @@ def test_without_descriptors_the_client_is_told_what_is_missing(monkeypatch: pyt
         pipe()
 
 
-def test_a_pipe_never_waits_and_is_no_childs() -> None:
+def test_pipe_never_blocks_and_is_not_inherited() -> None:
     read, write = pipe()
     assert not os.get_blocking(read) and not os.get_blocking(write)
     assert not os.get_inheritable(read) and not os.get_inheritable(write)
@@ -120,7 +120,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_a_bell_wakes_the_other_side_and_is_woken_by_it() -> None:
+def test_bell_wakes_other_side_and_is_woken_by_it() -> None:
     async def test(pair: BellPair) -> None:
         pair.bell.ring()
         assert pair.heard() == b"\1"
@@ -136,7 +136,7 @@ def test_a_bell_wakes_the_other_side_and_is_woken_by_it() -> None:
     run(test)
 
 
-def test_a_side_that_does_not_listen_makes_nobody_wait() -> None:
+def test_side_that_does_not_listen_blocks_nobody() -> None:
     async def test(pair: BellPair) -> None:
         for _ in range(SIZE + 100):
             pair.bell.ring()
@@ -148,7 +148,7 @@ def test_a_side_that_does_not_listen_makes_nobody_wait() -> None:
     run(test)
 
 
-def test_a_side_that_is_gone_is_not_asked_again() -> None:
+def test_closed_side_is_not_rung_again() -> None:
     async def test(pair: BellPair) -> None:
         os.write(pair.knock, b"\1")
         os.close(pair.knock)
@@ -171,7 +171,7 @@ def test_a_side_that_is_gone_is_not_asked_again() -> None:
     run(test)
 
 
-def test_a_bell_that_is_rung_for_nothing_says_nothing() -> None:
+def test_spurious_wakeup_of_bell_reports_nothing() -> None:
     async def test(pair: BellPair) -> None:
         pair.bell._heard()
         assert pair.rung == 0
@@ -179,7 +179,7 @@ def test_a_bell_that_is_rung_for_nothing_says_nothing() -> None:
     run(test)
 
 
-def test_a_bell_that_was_closed_leaves_nothing_in_the_loop() -> None:
+def test_closed_bell_leaves_nothing_in_event_loop() -> None:
     async def main() -> None:
         (hear, knock), (other, ring) = os.pipe(), os.pipe()
         bell = Bell(hear, ring, lambda: None)

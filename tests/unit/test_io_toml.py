@@ -10,7 +10,7 @@ from millrace.errors import ConfigError
 from millrace.io.toml import Table
 
 
-def test_values_are_taken_by_type_and_defaults_stand_in() -> None:
+def test_values_are_typed_and_defaults_apply() -> None:
     table = Table({"name": "a", "on": False, "many": ["x"], "inner": {"deep": "d"}, "free": 7}, "outer")
     assert (table.text("name"), table.take("on", bool, True), table.texts("many")) == ("a", False, ["x"])
     assert (table.text("none"), table.take("none", bool, True), table.texts("none", ("d",))) == ("", True, ["d"])
@@ -28,7 +28,7 @@ def test_values_are_taken_by_type_and_defaults_stand_in() -> None:
         (True, list, "outer.key must be a list, not true"), ([], dict, "outer.key must be a table, not []"),
     ],
 )  # fmt: skip
-def test_a_value_of_another_type_is_named(value: Any, kind: type, told: str) -> None:
+def test_value_of_wrong_type_is_named(value: Any, kind: type, told: str) -> None:
     with pytest.raises(ConfigError) as said:
         Table({"key": value}, "outer").take("key", kind)
     assert str(said.value) == told
@@ -40,12 +40,12 @@ def test_a_path_may_begin_in_the_home_directory(monkeypatch: pytest.MonkeyPatch)
     assert [table.path(key) for key in ("cert", "key", "none")] == ["/home/ann/c.pem", "k.pem", ""]
 
 
-def test_a_list_holds_strings_only() -> None:
+def test_list_holds_strings_only() -> None:
     with pytest.raises(ConfigError, match=r"^key must be a list of strings"):
         Table({"key": ["a", 1]}).texts("key")
 
 
-def test_an_unknown_key_is_named_beside_the_known_ones() -> None:
+def test_unknown_key_is_named_with_known_ones() -> None:
     table = Table({"b": "", "sp\x1beed": 1, "colour": 2}, "outer")
     table.text("a"), table.text("b")
     with pytest.raises(ConfigError) as said:

@@ -14,7 +14,7 @@ from millrace.control.writer import StoreWriter
 MANY = 50
 
 
-def test_others_come_in_between_however_many_one_asks_for() -> None:
+def test_changes_of_different_requesters_are_interleaved() -> None:
     async def main() -> list[str]:
         keeper, order = StoreWriter(Store(IN_MEMORY)), []
 
@@ -34,7 +34,7 @@ def test_others_come_in_between_however_many_one_asks_for() -> None:
     assert order.count("many") == MANY and order.index("other") <= 2 and order.index("third") <= 3, order
 
 
-def test_one_change_at_a_time_and_the_next_after_one_that_fails_or_is_given_up() -> None:
+def test_one_change_runs_at_a_time_and_failure_or_cancellation_starts_next() -> None:
     async def main() -> None:
         keeper, inside = StoreWriter(Store(IN_MEMORY)), 0
 

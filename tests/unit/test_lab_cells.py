@@ -40,7 +40,7 @@ def option(line: list[str], name: str) -> str:
 
 @pytest.mark.parametrize("door", [*DOORS, FLOOR])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_guest_plays_or_records_through_the_door_of_its_cell(door: str, direction: str) -> None:
+def test_guest_plays_or_records_through_its_cells_door(door: str, direction: str) -> None:
     cell = Cell("hda", door, direction)
     line = command(cell)
     assert line[:2] == [sys.executable, str(RIG / "run-guest")] and (RIG / "run-guest").exists()
@@ -63,7 +63,7 @@ def test_a_guest_plays_or_records_through_the_door_of_its_cell(door: str, direct
         assert option(line, "--qemu") == "-spice unix=on,addr=/tmp/cell/spice,disable-ticketing=on"
 
 
-def test_an_old_qemu_goes_over_a_bus_and_is_attached_there() -> None:
+def test_old_qemu_uses_bus_and_is_attached_there() -> None:
     cell = Cell("hda", "dbus", "out")
     assert option(command(cell, bus=True), "--qemu") == "-display dbus,addr=unix:path=/tmp/cell/bus,audiodev=snd0"
     assert cell.address(HERE, bus=True) == "dbus:unix:path=/tmp/cell/bus"
@@ -74,7 +74,7 @@ def test_an_old_qemu_goes_over_a_bus_and_is_attached_there() -> None:
     assert Cell("hda", "pa", "out").address(HERE, False) == Cell("hda", FLOOR, "out").address(HERE, False) == ""
 
 
-def test_what_is_not_there_says_why_and_all_else_is() -> None:
+def test_impossible_cells_say_why_and_all_others_exist() -> None:
     missing = {
         (card, door, way): why
         for card in CARDS for door in (*DOORS, FLOOR) for way in DIRECTIONS
@@ -88,7 +88,7 @@ def test_what_is_not_there_says_why_and_all_else_is() -> None:
     assert missing["hda", "vnc", "in"] == "VNC has no microphone" and "capture" in missing["usb", "spice", "in"]
 
 
-def test_a_choice_keeps_its_order_and_names_what_is_not_known() -> None:
+def test_selection_keeps_order_and_names_unknown_entries() -> None:
     assert parse_choice("all", DOORS) == DOORS and parse_choice("vnc,dbus", DOORS) == ("vnc", "dbus")
     for text, word in (("vnc,jack", "'jack'"), ("", "''"), ("all,vnc", "'all'")):
         with pytest.raises(ValueError, match=f"{word}: there are dbus, spice, vnc, pa"):
@@ -118,7 +118,7 @@ def judged(card: str = "hda", direction: str = "out", tone: bool = True, **said:
     return verdict
 
 
-def test_jumps_are_frames_that_were_lost_or_came_twice() -> None:
+def test_jumps_are_lost_or_repeated_frames() -> None:
     one = judged(events=[(1.0, 48), (2.0, -7), (3.0, 2), (4.0, None)])
     assert (one.jumps, one.lost, one.doubled) == (4, 50, 7)
     assert (one.hz, one.ppm, one.snr_db, one.seconds, one.note) == (997.0, 4.2, 81.5, 20.0, "")
@@ -126,20 +126,20 @@ def test_jumps_are_frames_that_were_lost_or_came_twice() -> None:
     assert (beep.jumps, beep.lost, beep.ppm, beep.snr_db, beep.gaps, beep.hz) == (0, 0, 0.0, None, 1, 997.0)
 
 
-def test_gaps_are_counted_by_their_list_while_that_is_whole() -> None:
+def test_gaps_are_counted_from_list_while_it_is_complete() -> None:
     assert judged(gaps=[(1.0, 0.1), (2.0, 0.1)]).gaps == 2
     listed = [(float(n), 0.1) for n in range(8)]
     assert judged(gaps=listed).gaps == 8 and judged(gaps=listed, count=9).gaps == 9
 
 
-def test_where_a_microphones_tone_sets_in_is_no_jump_of_its_card() -> None:
+def test_start_of_microphone_tone_is_not_a_jump() -> None:
     # 25 s were recorded, and the tone is the last 20 of them.
     events = [(5.05, 100), (5.2, 3)]
     assert judged(direction="in", events=events).lost == 3
     assert judged(events=events).lost == 103
 
 
-def test_the_ring_that_an_ac97_plays_once_more_is_not_judged() -> None:
+def test_ring_repeated_by_ac97_is_not_judged() -> None:
     end = [(10.0, 1), (19.5, 2), (20.0 - RING_S / 4, -480)]
     one = judged("ac97", events=end, gaps=[(5.0, 0.1), (20.0, 0.1)])
     assert (one.lost, one.doubled, one.gaps) == (3, 0, 1)
@@ -150,14 +150,14 @@ def test_the_ring_that_an_ac97_plays_once_more_is_not_judged() -> None:
     assert judged("ac97", direction="in", events=[(19.5, 2), (24.99, 1)]).lost == 3
 
 
-def test_a_recording_without_sound_says_so() -> None:
+def test_silent_recording_is_reported() -> None:
     for text, why in (("", "no sound"), ("{}", "no sound"), ('{"sine": {"error": "too short"}}', "too short")):
         verdict = Verdict("hda", "dbus", "out")
         verdict.take_analysis(text)
         assert verdict.note == why and verdict.seconds == 0.0
 
 
-def test_a_guest_that_did_not_run_is_told_by_its_last_words() -> None:
+def test_guest_that_did_not_run_is_reported_with_its_last_output() -> None:
     verdict = Verdict("hda", "dbus", "out")
     verdict.take_guest("boot\nstalls over 10 ms: 3 of 400: [[1.5, 12], [2.5, 44], [3.5, 11]]\nRIG bye\n")
     assert (verdict.stalls, verdict.worst_stall_ms, verdict.note) == (3, 44, "")
@@ -177,7 +177,7 @@ def state(stream: dict[str, Any], *listeners: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_what_was_seen_of_the_daemon_is_told_as_medians() -> None:
+def test_daemon_samples_are_reported_as_medians() -> None:
     heard = {"output": "null:", "latency_ms": 50.0}
     one = Verdict("hda", "dbus", "out")
     one.take_state(state({"real_time_percent": 90.0}, {"output": "x.wav", "latency_ms": None}, heard))
@@ -193,7 +193,7 @@ def test_what_was_seen_of_the_daemon_is_told_as_medians() -> None:
     assert never.latency_ms is None and never.real_time_percent is None
 
 
-def test_a_row_is_told_to_programs_and_as_a_line_of_the_table() -> None:
+def test_row_is_written_as_json_and_as_table_line() -> None:
     one = judged(events=[(1.0, 48)], gaps=[(2.0, 0.1)])
     row = one.row()
     assert row["lost"] == 48 and row["gaps_opus"] is None and "samples" not in row

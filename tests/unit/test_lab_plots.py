@@ -31,7 +31,7 @@ def day(samples: int) -> Any:
     return SimpleNamespace(trace=trace, scenario=scenario, hours=2.0, policy=SimpleNamespace(name="millrace"))
 
 
-def test_a_day_is_drawn_with_its_figures_and_few_enough_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_day_is_plotted_with_its_figures_and_limited_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
 
     class Canvas(backend_agg.FigureCanvasAgg):
@@ -55,7 +55,7 @@ def test_a_day_is_drawn_with_its_figures_and_few_enough_points(tmp_path: Path, m
     assert [axis.get_ylabel() for axis in (top, middle, bottom)] == ["ms", "fill, ms", "ratio error, ppm"]
 
 
-def test_where_nothing_can_be_drawn_or_written_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_plot_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, format: file.write(b"drawn"))
     assert plot(day(2), tmp_path).read_bytes() == b"drawn"
     (tmp_path / "file").touch()

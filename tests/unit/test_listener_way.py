@@ -19,7 +19,7 @@ from millrace.errors import GraphError, RightsError
     ("127.0.0.1", "can't connect to 127.0.0.1:{port} (Connection refused); is `millrace serve` running there?"),
     ("nowhere.invalid", "host nowhere.invalid not found"),
 ])  # fmt: skip
-def test_who_cannot_connect_is_told_what_is_not_there(host: str, said: str) -> None:
+def test_failed_connection_says_what_is_missing(host: str, said: str) -> None:
     async def tried(port: int) -> str:
         async with aiohttp.ClientSession() as http:
             with pytest.raises(aiohttp.ClientConnectorError) as found:
@@ -32,7 +32,7 @@ def test_who_cannot_connect_is_told_what_is_not_there(host: str, said: str) -> N
         assert asyncio.run(tried(port)) == said.format(port=port)
 
 
-def test_a_server_without_tls_is_named_as_one() -> None:
+def test_server_without_tls_is_named() -> None:
     async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
@@ -52,18 +52,18 @@ def test_a_server_without_tls_is_named_as_one() -> None:
 @pytest.mark.parametrize(
     ("token", "said"), [("mr_old", "the token is wrong, or it has expired"), (None, "give a token")]
 )
-def test_a_token_that_is_refused_is_not_asked_for_again(token: str | None, said: str) -> None:
+def test_refused_token_is_not_requested_again(token: str | None, said: str) -> None:
     error = aiohttp.WSServerHandshakeError(Mock(), (), status=401)
     with pytest.raises(RightsError, match=said):
         demand_welcome("ws://127.0.0.1/default", ListenerOptions(token=token), error)
 
 
-def test_the_errors_of_the_library_are_where_its_documentation_has_them() -> None:
+def test_aiohttp_errors_are_where_documented() -> None:
     for name in ("ConfigError", "GraphError", "MillraceError", "NoDaemon", "PeerLost", "RightsError"):
         assert issubclass(getattr(millrace, name), millrace.MillraceError)
 
 
-def test_a_missing_path_may_be_the_proxys() -> None:
+def test_missing_path_may_be_a_proxys() -> None:
     error = aiohttp.WSServerHandshakeError(Mock(), (), status=404)
     with pytest.raises(GraphError, match=r"no such guest.*is a prefix such as /millrace/ missing"):
         demand_welcome("wss://desk.example/default", ListenerOptions(), error)
@@ -72,7 +72,7 @@ def test_a_missing_path_may_be_the_proxys() -> None:
 @pytest.mark.parametrize("error", [
     aiohttp.ServerDisconnectedError(), aiohttp.WSServerHandshakeError(Mock(), (), status=400),
 ])  # fmt: skip
-def test_a_tls_port_that_is_asked_without_tls_is_named_as_one(error: aiohttp.ClientError) -> None:
+def test_tls_port_reached_without_tls_is_named(error: aiohttp.ClientError) -> None:
     said = "if the server uses TLS, connect with wss://"
     assert said in hindrance(ListenerOptions(), "ws://127.0.0.1/default", error)
     assert said not in hindrance(ListenerOptions(), "wss://127.0.0.1/default", error)

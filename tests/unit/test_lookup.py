@@ -40,7 +40,7 @@ def make_links(place: Path) -> None:
         (place / "vm" / name).symlink_to(target)
 
 
-def test_links_lead_where_they_lead_for_the_kernel(place: Path) -> None:
+def test_links_resolve_as_in_the_kernel(place: Path) -> None:
     make_links(place)
     own = (place / "vm" / "own").stat()
     for name in ("own", "good", "whole", "up/vm/own"):
@@ -50,7 +50,7 @@ def test_links_lead_where_they_lead_for_the_kernel(place: Path) -> None:
     assert os.path.samestat(reached(place / "vm" / "out"), (place / "host" / "sock").stat())
 
 
-def test_of_what_lies_elsewhere_nothing_is_told_not_even_that_it_is_a_file(place: Path) -> None:
+def test_nothing_is_revealed_about_paths_outside(place: Path) -> None:
     make_links(place)
     for name in ("out", "none", "loop", "file", "root", "again"):
         with pytest.raises(FileNotFoundError):
@@ -60,14 +60,14 @@ def test_of_what_lies_elsewhere_nothing_is_told_not_even_that_it_is_a_file(place
             reached(path, place / "vm", place / "nothing")
 
 
-def test_names_of_another_processs_mounts_are_not_taken_for_ours(place: Path) -> None:
+def test_mounts_of_another_process_are_not_taken_for_ours(place: Path) -> None:
     """There anybody may have bound somebody else's socket to a name in a folder of their own."""
     (place / "vm" / "link").symlink_to(f"/proc/{os.getppid()}/root{place}/vm/own")
     with pytest.raises(FileNotFoundError):
         reached(place / "vm" / "link", place / "vm")
 
 
-def test_a_guests_folder_is_none_of_its_own_choice(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guest_folder_of_another_user_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who may write where the folder lies can put a link in its place."""
     (place / "theirs").symlink_to("host")
     own = (place / "host" / "sock").stat()
@@ -80,7 +80,7 @@ def test_a_guests_folder_is_none_of_its_own_choice(place: Path, monkeypatch: pyt
         reached(place / "theirs" / "sock", place / "theirs")
 
 
-def test_a_file_system_of_a_users_own_is_asked_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_file_systems_are_never_accessed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FUSE: a lookup in it, a stat of what is in it, a link there that is read, may never end."""
     make_links(place)
     inside = os.fspath(place / "vm" / "fs")
@@ -117,7 +117,7 @@ def test_a_file_system_of_a_users_own_is_asked_nothing(place: Path, monkeypatch:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_links_end(place: Path) -> None:
+def test_link_loops_end(place: Path) -> None:
     for n in range(LINKS_MAX + 1):
         (place / "vm" / f"l{n}").symlink_to(f"l{n + 1}")
     (place / "vm" / f"l{LINKS_MAX + 1}").symlink_to("own")
@@ -126,9 +126,7 @@ def test_links_end(place: Path) -> None:
         reached(place / "vm" / "l1")
 
 
-def test_where_mounts_can_not_be_told_apart_the_owners_doors_open_all_the_same(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_owner_doors_open_even_if_mounts_are_unreadable(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "are_known", lambda: False)
     with found_below(str(place / "vm" / "own"), ()) as found:
         assert found == str(place / "vm" / "own")

@@ -68,7 +68,7 @@ RECORDING: dict[str, Make] = {
 
 
 @pytest.mark.parametrize("kind", PLAYING)
-def test_what_a_machine_plays_is_there_until_the_session_ends(kind: str) -> None:
+def test_machine_streams_exist_until_session_ends(kind: str) -> None:
     rig, (make, count) = Rig(), PLAYING[kind]
     door, held = make(rig), rig.graph.budget.held
     assert not door.streams and not rig.graph.streams
@@ -82,7 +82,7 @@ def test_what_a_machine_plays_is_there_until_the_session_ends(kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", RECORDING)
-def test_what_a_machine_records_is_there_until_the_session_ends(kind: str) -> None:
+def test_machine_recorders_exist_until_session_ends(kind: str) -> None:
     rig = Rig()
     door = RECORDING[kind](rig)
     held = rig.graph.budget.held
@@ -94,7 +94,7 @@ def test_what_a_machine_records_is_there_until_the_session_ends(kind: str) -> No
         assert not door.recording and not rig.graph.taps and rig.graph.budget.held == held
 
 
-def test_each_kind_of_machine_that_can_be_named_is_served() -> None:
+def test_every_kind_of_machine_address_is_served() -> None:
     named = ("qmp:/run/vm.qmp", "dbus:unix:path=/run/bus", "spice://host", "spice+tls://host", "vnc+unix:///run/vnc")
     kinds = {parse_door(text).kind for text in named}
     assert kinds | {"p2p"} == set(KINDS)

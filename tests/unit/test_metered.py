@@ -65,7 +65,7 @@ def connected() -> tuple[FakeTransport, Parser, Turns]:
     return transport, parser, turns
 
 
-def test_past_its_share_a_line_is_not_read_and_goes_on_in_order() -> None:
+def test_transport_is_paused_beyond_its_share_and_resumes_in_order() -> None:
     async def main() -> None:
         transport, parser, turns = connected()
         transport.send(b"a")
@@ -83,7 +83,7 @@ def test_past_its_share_a_line_is_not_read_and_goes_on_in_order() -> None:
     asyncio.run(main())
 
 
-def test_who_is_known_pays_from_there_on() -> None:
+def test_identified_peer_pays_from_then_on() -> None:
     async def main() -> None:
         transport, parser, strangers = connected()
         own = Turns(lambda: parser.worked_ns)

@@ -51,7 +51,7 @@ class Bench(Rig):
         return owned
 
 
-def test_what_is_taken_away_is_told_so_and_nothing_else_is() -> None:
+def test_removal_is_reported_to_its_stream_only() -> None:
     bench = Bench()
     stream, other, foreign, recorder = bench.stream(), bench.stream(), bench.stream(ours=False), bench.recorder()
     bench.graph.touch(stream.node)
@@ -62,7 +62,7 @@ def test_what_is_taken_away_is_told_so_and_nothing_else_is() -> None:
     assert (stream.told, recorder.told, other.told) == (["removed"], ["removed"], [])
 
 
-def test_what_was_forgotten_is_told_nothing_any_more() -> None:
+def test_forgotten_stream_is_not_notified() -> None:
     bench = Bench()
     stream, recorder, kept = bench.stream(), bench.recorder(), bench.stream()
     for owned in (stream, recorder):
@@ -74,7 +74,7 @@ def test_what_was_forgotten_is_told_nothing_any_more() -> None:
     assert stream.told == recorder.told == []
 
 
-def test_when_a_sink_plays_again_what_waits_there_goes_on() -> None:
+def test_resumed_sink_resumes_waiting_streams() -> None:
     bench = Bench()
     other = bench.graph.add_sink("other")
     waits, plays, elsewhere, nowhere = bench.stream(), bench.stream(active=True), bench.stream(), bench.stream()

@@ -87,7 +87,7 @@ def methods(connection: Connection, plane: Plane) -> Callable[..., None]:
     return call
 
 
-def test_who_watches_is_answered_before_it_is_told_of_anything() -> None:
+def test_watch_is_answered_before_first_event() -> None:
     one = Connection()
     call = methods(one, Plane())
     call("watch", 1, kinds=["sink", "grant"])
@@ -98,7 +98,7 @@ def test_who_watches_is_answered_before_it_is_told_of_anything() -> None:
     assert one.watched == [(frozenset({"sink", "grant"}), 1), (None, 2)]
 
 
-def test_a_name_is_for_who_has_every_right() -> None:
+def test_claiming_a_name_needs_all_rights() -> None:
     plane = Plane()
     guest = Connection("guest", Principal("token/1", Right.SEE, frozenset({"*"})))
     with pytest.raises(RightsError):
@@ -114,7 +114,7 @@ def test_a_name_is_for_who_has_every_right() -> None:
     assert plane.claims.holder("x" * 100) is one, "a name is bounded"
 
 
-def test_a_stream_is_turned_down_for_this_connection() -> None:
+def test_stream_is_ducked_for_this_connection() -> None:
     one, plane = Connection(), Plane()
     call = methods(one, plane)
     call("duck", 1, target="stream/5", db=-20)
@@ -126,7 +126,7 @@ def test_a_stream_is_turned_down_for_this_connection() -> None:
 
 
 @pytest.mark.parametrize(("verdict", "answer"), [(None, True), (Verdict.ALLOW, True), (Verdict.DENY, False)])
-def test_whether_a_program_may_have_the_camera_is_told_at_once(verdict: Verdict | None, answer: bool) -> None:
+def test_camera_permission_is_answered_immediately_if_decided(verdict: Verdict | None, answer: bool) -> None:
     one = Connection()
     one.rig.admission.grants.set(Permission.CAMERA, ANY, verdict)
     methods(one, Plane())("ask", 1, what="camera")
@@ -134,7 +134,7 @@ def test_whether_a_program_may_have_the_camera_is_told_at_once(verdict: Verdict 
 
 
 @pytest.mark.parametrize("allow", [True, False])
-def test_or_when_somebody_has_decided(allow: bool) -> None:
+def test_camera_permission_is_answered_when_decided(allow: bool) -> None:
     one = Connection()
     admission: Admission = one.rig.admission
     admission.grants.set(Permission.CAMERA, ANY, Verdict.PROMPT)
@@ -144,7 +144,7 @@ def test_or_when_somebody_has_decided(allow: bool) -> None:
     assert one.told == [(7, allow)]
 
 
-def test_what_is_asked_for_by_recording_is_not_asked_for_here() -> None:
+def test_recording_permissions_are_not_asked_for_here() -> None:
     one = Connection()
     call = methods(one, Plane())
     for what, why in (("microphone", "asks for the microphone"), ("connect", "for the camera"), ("fly", "camera")):
@@ -155,7 +155,7 @@ def test_what_is_asked_for_by_recording_is_not_asked_for_here() -> None:
     assert one.told == []
 
 
-def test_a_connection_begins_as_nobody_and_shares_nothing_with_another() -> None:
+def test_connection_starts_unauthenticated_and_shares_no_state() -> None:
     one, two = (SessionState(Subject(Identity(5, 1000, "tool")), NativeState()) for _ in range(2))
     assert one.principal is NOBODY and not (one.token or one.greeted or one.ready or one.called)
     one.calls.append((1, None))  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def listener(number: int, rtt_ns: int | None = None, bitrate: Callable[[], int] 
     return SimpleNamespace(outlet=outlet, report=Report(**told), rtt_ns=rtt_ns, bitrate=bitrate)
 
 
-def test_a_sample_says_how_each_thing_fares() -> None:
+def test_sample_records_state_of_each_object() -> None:
     rig = Rig()
     node = add(rig, value=0.5)
     node.bulk_frames = 9_600
@@ -49,7 +49,7 @@ def test_a_sample_says_how_each_thing_fares() -> None:
     assert seen.position == rig.graph.position > 0 and seen.quantum_ms == rig.graph.quantum_ns / NS_PER_MS
 
 
-def test_a_guest_with_thousands_of_things_has_some_noted() -> None:
+def test_large_guest_is_recorded_in_part() -> None:
     rig = Rig()
     keys = [add(rig).key for _ in range(THINGS_MAX + 5)]
     for number in range(THINGS_MAX + 5):
@@ -59,7 +59,7 @@ def test_a_guest_with_thousands_of_things_has_some_noted() -> None:
     assert len(seen.listeners) == len(seen.levels) == THINGS_MAX
 
 
-def test_the_last_minute_is_kept_of_each_guest_while_it_runs() -> None:
+def test_last_minute_of_each_running_guest_is_kept() -> None:
     playing, idle, recorder = Rig(), Rig(), FlightRecorder()
     node = add(playing)
     guests = [guest(playing), guest(idle, "bob")]

@@ -27,7 +27,7 @@ from tests.places import fill, lack, small_disk
 
 @pytest.mark.parametrize("sample", [SampleFormat.S16LE, SampleFormat.F32LE])
 @pytest.mark.parametrize("frames", [480, 777, 30_000])
-def test_a_wav_on_a_disk_that_fills_up_holds_all_that_fits(sample: SampleFormat, frames: int, tmp_path: Path) -> None:
+def test_wav_on_full_disk_keeps_all_that_fits(sample: SampleFormat, frames: int, tmp_path: Path) -> None:
     with small_disk(tmp_path / "d"):
         path = tmp_path / "d" / "x.wav"
         out = WavOutput(path, sample)
@@ -50,7 +50,7 @@ def test_a_wav_on_a_disk_that_fills_up_holds_all_that_fits(sample: SampleFormat,
             assert len(sound) == said // 2 and (sound == 8192).all()
 
 
-def test_a_wav_that_can_not_be_begun_says_so() -> None:
+def test_wav_that_can_not_be_created_is_reported() -> None:
     out = WavOutput(Path("/dev/full"))
     with pytest.raises(OutputLost, match="No space left"):
         out.open(48_000, default_map(2))
@@ -74,13 +74,13 @@ def ended(output: NullOutput, pull: Callable[[Samples], None] = lambda block: No
         output.stop()
 
 
-def test_a_device_that_takes_nothing_ends_the_output_and_says_why() -> None:
+def test_stalled_device_ends_output_with_reason() -> None:
     made = make_output("raw:/dev/full", "normal")
     assert isinstance(made, RawOutput)
     assert "raw:/dev/full: No space left on device" in str(ended(made))
 
 
-def test_a_disk_that_fills_up_ends_raw_too(tmp_path: Path) -> None:
+def test_full_disk_ends_raw_output_too(tmp_path: Path) -> None:
     with small_disk(tmp_path / "d"):
         fill(tmp_path / "d")
         made = make_output(f"raw:{tmp_path / 'd' / 'filler'}", "low")
@@ -92,13 +92,13 @@ def test_a_disk_that_fills_up_ends_raw_too(tmp_path: Path) -> None:
         fill_again.join()
 
 
-def test_a_reader_that_goes_ends_it_without_complaint() -> None:
+def test_closed_reader_ends_output_without_error() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     assert ended(RawOutput(os.fdopen(writer, "wb", buffering=0), "-")) is None
 
 
-def test_a_pipe_that_does_not_block_gets_all_of_the_sound() -> None:
+def test_non_blocking_pipe_gets_all_sound() -> None:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     count = iter(range(1, 1000))
@@ -121,14 +121,14 @@ def test_a_pipe_that_does_not_block_gets_all_of_the_sound() -> None:
     assert len(sound) == wanted // 2 and len(np.unique(sound)) == 400 and (np.diff(sound) >= 0).all()
 
 
-def test_a_bug_in_what_is_pulled_does_not_go_unseen() -> None:
+def test_exception_in_pull_is_reported() -> None:
     def broken(block: Samples) -> None:
         raise RuntimeError("bug")
 
     assert "internal error" in str(ended(NullOutput(), broken))
 
 
-def test_files_are_written_whole_or_left_as_they_were(tmp_path: Path) -> None:
+def test_files_are_written_completely_or_left_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "report"
     write_whole(path, b"first")
     path.chmod(0o600)
@@ -149,7 +149,7 @@ def test_files_are_written_whole_or_left_as_they_were(tmp_path: Path) -> None:
         assert kept.read_bytes() == b"kept" and [p.name for p in kept.parent.iterdir()] == ["report"]
 
 
-def test_a_secret_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_secret_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     assert own_secret(tmp_path / "key", lambda: "first") == own_secret(tmp_path / "key", lambda: "second") == "first"
     (tmp_path / "link").symlink_to(tmp_path / "key")
     assert own_secret(tmp_path / "link", lambda: "third") == "third" and not (tmp_path / "link").is_symlink()
@@ -163,7 +163,7 @@ def test_a_secret_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         assert not (tmp_path / "d" / "key").exists()
 
 
-def test_a_new_file_beside_a_link_is_made_where_the_link_leads_and_is_never_readable_by_others(
+def test_new_file_through_link_is_created_at_target_and_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
@@ -199,9 +199,7 @@ class ReopenedDevice:
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_a_device_that_is_reopened_while_it_is_stopped_is_closed(
-    stopped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_device_reopened_while_stopping_is_closed(stopped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "RETRY_S", 0.001)
     made = ReopenedDevice()
     back = []

@@ -78,7 +78,7 @@ class World:
 # -- joining -------------------------------------------------------------------------------------
 
 
-def test_a_newcomer_gets_parameters_and_a_short_group_at_once() -> None:
+def test_new_subscriber_gets_parameters_and_short_group_immediately() -> None:
     world = World()
     world.source.segment()
     world.source.group(3)
@@ -91,7 +91,7 @@ def test_a_newcomer_gets_parameters_and_a_short_group_at_once() -> None:
 
 
 @pytest.mark.parametrize(("deltas", "size"), [(20, 100), (3, GROUP_BYTES_MAX // 3)])
-def test_a_long_group_is_not_replayed_but_a_key_frame_asked_for(deltas: int, size: int) -> None:
+def test_long_group_is_not_replayed_and_key_frame_is_requested(deltas: int, size: int) -> None:
     world = World()
     world.source.group(deltas, size)
     world.join()
@@ -102,7 +102,7 @@ def test_a_long_group_is_not_replayed_but_a_key_frame_asked_for(deltas: int, siz
     assert len(world.take()) == 1 and world.decoder.gaps == []
 
 
-def test_a_replayed_group_counts_against_the_budget_alone() -> None:
+def test_replayed_group_counts_against_budget_only() -> None:
     world = World()
     world.source.picture(key=True, size=BYTES_MAX + 1)
     world.join()
@@ -112,7 +112,7 @@ def test_a_replayed_group_counts_against_the_budget_alone() -> None:
     assert len(world.decoder.decoded) == 2 and world.account.held == HOLD_STEP
 
 
-def test_a_newcomer_without_room_for_the_group_is_refused_and_nothing_is_left() -> None:
+def test_new_subscriber_without_room_for_group_is_refused_cleanly() -> None:
     world = World(memory=3 * 1024 * KIB)
     world.source.picture(key=True, size=1_900_000)
     with pytest.raises(BudgetError):
@@ -120,7 +120,7 @@ def test_a_newcomer_without_room_for_the_group_is_refused_and_nothing_is_left() 
     assert world.queue.lanes == [] and world.source.demands == [NO_DEMAND] and world.account.held == 0
 
 
-def test_captions_and_stills_give_a_newcomer_the_last_one() -> None:
+def test_captions_and_stills_give_new_subscriber_the_last_one() -> None:
     world = World(CAPTIONS, THUMBNAILS)
     for source in world.sources:
         for _ in range(3):
@@ -132,7 +132,7 @@ def test_captions_and_stills_give_a_newcomer_the_last_one() -> None:
     assert [decoder.decoded for decoder in world.decoders.values()] == [[2], [2]]
 
 
-def test_nobody_gets_an_access_unit_without_its_beginning() -> None:
+def test_access_unit_is_never_delivered_without_its_beginning() -> None:
     world = World(SOUND)
     (whole,) = world.source.picture()
     halves = [Flags(0), Flags.END]
@@ -147,7 +147,7 @@ def test_nobody_gets_an_access_unit_without_its_beginning() -> None:
 # -- what a source may not -----------------------------------------------------------------------
 
 
-def test_a_source_that_breaks_a_law_is_refused_and_the_track_is_as_it_was() -> None:
+def test_source_that_breaks_a_rule_is_refused_and_track_unchanged() -> None:
     world = World()
     world.join()
     source = world.source
@@ -175,7 +175,7 @@ def test_a_source_that_breaks_a_law_is_refused_and_the_track_is_as_it_was() -> N
     assert [gap.dropped for gap in world.decoder.gaps] == [4]
 
 
-def test_parameters_within_an_access_unit_are_refused() -> None:
+def test_parameters_within_access_unit_are_refused() -> None:
     world = World()
     first, _ = world.source.picture(key=True, parts=2, lost=frozenset({1}))
     assert not first.flags & Flags.END
@@ -183,7 +183,7 @@ def test_parameters_within_an_access_unit_are_refused() -> None:
         world.source.parameters()
 
 
-def test_an_access_unit_is_bounded_in_all_its_parts_together() -> None:
+def test_access_unit_size_is_bounded_over_all_parts() -> None:
     world = World()
     part = UNIT_BYTES_MAX // 3
     push, now_ns = world.source.publisher.push, world.source.now_ns
@@ -194,7 +194,7 @@ def test_an_access_unit_is_bounded_in_all_its_parts_together() -> None:
     push(Packet(2, 0, 0, 0, 1, now_ns, Flags.KEY | Flags.END, bytes(part)))
 
 
-def test_payloads_are_shared_by_all_who_get_them_and_never_copied() -> None:
+def test_payloads_are_shared_and_never_copied() -> None:
     world = World()
     made = world.source.picture(key=True)
     decoders = [Decoder(), Decoder()]
@@ -207,7 +207,7 @@ def test_payloads_are_shared_by_all_who_get_them_and_never_copied() -> None:
         assert [got.payload is packet.payload for got, packet in zip(decoder.packets, made, strict=True)] == [True] * 2
 
 
-def test_new_parameters_make_all_wait_for_a_key_picture() -> None:
+def test_new_parameters_make_subscribers_wait_for_key_picture() -> None:
     world = World()
     world.join()
     world.source.group(2)
@@ -221,7 +221,7 @@ def test_new_parameters_make_all_wait_for_a_key_picture() -> None:
 # -- loss ----------------------------------------------------------------------------------------
 
 
-def test_loss_that_nobody_told_of_is_seen_and_the_rest_of_the_group_left_out() -> None:
+def test_unannounced_loss_is_detected_and_rest_of_group_dropped() -> None:
     world = World()
     world.join()
     world.source.picture(key=True)
@@ -236,7 +236,7 @@ def test_loss_that_nobody_told_of_is_seen_and_the_rest_of_the_group_left_out() -
     assert world.decoder.decoded == [0, 5] and [gap.dropped for gap in world.decoder.gaps] == [4]
 
 
-def test_what_a_hop_left_out_and_told_of_stops_nothing() -> None:
+def test_announced_gap_stops_nothing() -> None:
     world = World()
     world.join()
     world.source.picture(key=True)
@@ -247,7 +247,7 @@ def test_what_a_hop_left_out_and_told_of_stops_nothing() -> None:
     assert world.decoder.decoded == [0, 1] and [gap.dropped for gap in world.decoder.gaps] == [5]
 
 
-def test_the_end_tells_of_what_was_left_out_before_it() -> None:
+def test_end_reports_preceding_loss() -> None:
     world = World()
     world.join()
     world.source.picture(key=True)
@@ -260,7 +260,7 @@ def test_the_end_tells_of_what_was_left_out_before_it() -> None:
     world.source.publisher.push(End("again"))
 
 
-def test_a_newcomer_is_told_what_is_missing_of_the_group_he_gets() -> None:
+def test_new_subscriber_is_told_gaps_in_replayed_group() -> None:
     world = World()
     world.source.picture(key=True)
     world.source.skip(2)
@@ -273,7 +273,7 @@ def test_a_newcomer_is_told_what_is_missing_of_the_group_he_gets() -> None:
 # -- upstream ------------------------------------------------------------------------------------
 
 
-def test_key_frames_are_asked_for_twice_a_second_at_most() -> None:
+def test_key_frames_are_requested_at_most_twice_a_second() -> None:
     world = World()
     source, track = world.source, world.source.track
     source.group(20)
@@ -289,7 +289,7 @@ def test_key_frames_are_asked_for_twice_a_second_at_most() -> None:
     assert track.next_timeout() is None
 
 
-def test_a_source_is_asked_after_all_have_got_the_packet() -> None:
+def test_source_is_asked_after_all_subscribers_have_the_packet() -> None:
     world = World()
     source, track = world.source, world.source.track
     last, seen = Decoder(), []
@@ -310,7 +310,7 @@ def test_a_source_is_asked_after_all_have_got_the_packet() -> None:
     assert seen == [0, 1, 2]
 
 
-def test_a_key_frame_that_does_not_come_is_asked_for_again_after_a_while() -> None:
+def test_missing_key_frame_is_requested_again_after_a_while() -> None:
     world = World()
     world.source.group(20)
     world.join()
@@ -320,7 +320,7 @@ def test_a_key_frame_that_does_not_come_is_asked_for_again_after_a_while() -> No
     assert len(world.source.keys_asked) == 2
 
 
-def test_demand_is_merged_and_told_on_change_only() -> None:
+def test_demand_is_merged_and_reported_only_on_change() -> None:
     world = World()
     track, source = world.source.track, world.source
     keyboard = Watcher("listener/2", OWNER)
@@ -346,7 +346,7 @@ def test_demand_is_merged_and_told_on_change_only() -> None:
     assert source.demands[-1] == NO_DEMAND and len(source.demands) == told + 4
 
 
-def test_a_mere_watcher_may_ask_for_key_frames_and_not_seek() -> None:
+def test_plain_watcher_may_request_key_frames_but_not_seek() -> None:
     world = World()
     source = world.source
     mine = source.track.join(Decoder(), WATCHER, 0)
@@ -367,7 +367,7 @@ def test_a_mere_watcher_may_ask_for_key_frames_and_not_seek() -> None:
     assert [(event, who) for event, who, _ in source.asked if who] == [(Seek(5), WATCHER)]
 
 
-def test_the_keyboard_is_for_who_may_control_the_guest() -> None:
+def test_keyboard_requires_right_to_control() -> None:
     seat = Seat("default")
     with pytest.raises(RightsError, match="may not control"):
         seat.take(Watcher("listener/3", Principal("token/1", Right.SEE | Right.HEAR, frozenset({"default"}))))
@@ -377,7 +377,7 @@ def test_the_keyboard_is_for_who_may_control_the_guest() -> None:
 # -- who ends, who comes instead -----------------------------------------------------------------
 
 
-def test_a_source_is_replaced_and_its_subscribers_stay() -> None:
+def test_replaced_source_keeps_subscribers() -> None:
     world = World()
     world.join()
     old = world.source
@@ -393,7 +393,7 @@ def test_a_source_is_replaced_and_its_subscribers_stay() -> None:
     assert world.decoder.decoded == [0, 1, 2, 101]
 
 
-def test_who_takes_a_track_over_begins_with_parameters_of_his_own() -> None:
+def test_replacing_source_starts_with_own_parameters() -> None:
     world = World()
     world.source.picture(key=True)
     track = world.source.track
@@ -404,7 +404,7 @@ def test_who_takes_a_track_over_begins_with_parameters_of_his_own() -> None:
     publisher.push(Packet(publisher.next_number, 1, 1, 1, 1, 0, Flags.KEY | Flags.END, b""))
 
 
-def test_a_track_has_so_many_subscribers_and_no_more() -> None:
+def test_track_subscribers_are_limited() -> None:
     world = World()
     for _ in range(SUBSCRIBERS_MAX):
         world.source.track.join(Decoder(), WATCHER, 0)
@@ -413,7 +413,7 @@ def test_a_track_has_so_many_subscribers_and_no_more() -> None:
     assert world.queue.lanes == [] and world.source.demands[-1].subscribers == SUBSCRIBERS_MAX
 
 
-def test_one_subscriber_leaves_and_the_others_notice_nothing() -> None:
+def test_leaving_subscriber_does_not_affect_others() -> None:
     world = World()
     track = world.source.track
     stays, goes = Decoder(), Decoder()
@@ -425,7 +425,7 @@ def test_one_subscriber_leaves_and_the_others_notice_nothing() -> None:
     assert (stays.decoded, goes.decoded) == ([0, 1, 2, 3], [0, 1, 2])
 
 
-def test_a_subscriber_that_takes_nothing_disturbs_nobody() -> None:
+def test_stalled_subscriber_does_not_affect_others() -> None:
     world = World()
     world.join()
     quick = Decoder()
@@ -439,7 +439,7 @@ def test_a_subscriber_that_takes_nothing_disturbs_nobody() -> None:
     assert world.decoder.gaps
 
 
-def test_a_queue_that_closes_gives_everything_back() -> None:
+def test_closed_queue_releases_its_memory() -> None:
     world = World(PICTURES, SOUND)
     world.join()
     for source in world.sources:
@@ -453,7 +453,7 @@ def test_a_queue_that_closes_gives_everything_back() -> None:
 # -- what is left out ----------------------------------------------------------------------------
 
 
-def test_disposable_pictures_go_first() -> None:
+def test_disposable_pictures_are_dropped_first() -> None:
     world = World()
     world.join()
     world.source.picture(key=True)
@@ -466,7 +466,7 @@ def test_disposable_pictures_go_first() -> None:
     assert world.source.keys_asked == [0]
 
 
-def test_of_a_picture_that_is_left_out_no_part_is_taken() -> None:
+def test_dropped_picture_is_dropped_with_all_its_parts() -> None:
     world = World()
     world.join()
     world.source.picture(key=True, size=10)
@@ -476,7 +476,7 @@ def test_of_a_picture_that_is_left_out_no_part_is_taken() -> None:
     assert world.decoder.decoded == [0, 2] and [gap.dropped for gap in world.decoder.gaps] == [3]
 
 
-def test_a_key_picture_ends_the_leaving_out_of_one_that_was_cut_off() -> None:
+def test_key_picture_ends_dropping_of_truncated_picture() -> None:
     world = World()
     world.join()
     world.source.picture(key=True, size=10)
@@ -486,7 +486,7 @@ def test_a_key_picture_ends_the_leaving_out_of_one_that_was_cut_off() -> None:
     assert world.decoder.decoded == [0, 2] and [gap.dropped for gap in world.decoder.gaps] == [2]
 
 
-def test_the_oldest_group_goes_to_its_end() -> None:
+def test_oldest_group_is_dropped_to_its_end() -> None:
     world = World()
     world.join()
     for _ in range(3):
@@ -500,7 +500,7 @@ def test_the_oldest_group_goes_to_its_end() -> None:
     ]
 
 
-def test_stills_are_left_out_after_the_others_however_large_they_are() -> None:
+def test_stills_are_dropped_last_whatever_their_size() -> None:
     world = World(THUMBNAILS, PICTURES)
     world.join()
     stills, pictures = world.sources
@@ -512,7 +512,7 @@ def test_stills_are_left_out_after_the_others_however_large_they_are() -> None:
     assert [lane.dropped > 0 for lane in world.lanes] == [False, True]
 
 
-def test_the_lane_that_takes_most_room_gives_way_first() -> None:
+def test_largest_lane_is_dropped_from_first() -> None:
     world = World(TrackInfo("track/camera", Kind.VIDEO, role="camera", cache=Cache.GROUP), PICTURES)
     world.join()
     small, large = world.sources
@@ -525,7 +525,7 @@ def test_the_lane_that_takes_most_room_gives_way_first() -> None:
     assert [lane.dropped > 0 for lane in world.lanes] == [False, True]
 
 
-def test_a_key_picture_larger_than_the_bound_arrives_all_the_same() -> None:
+def test_key_picture_larger_than_bound_still_arrives() -> None:
     world = World()
     world.join()
     seen = 0
@@ -540,7 +540,7 @@ def test_a_key_picture_larger_than_the_bound_arrives_all_the_same() -> None:
     assert seen >= 4
 
 
-def test_sound_is_left_out_last() -> None:
+def test_sound_is_dropped_last() -> None:
     world = World(PICTURES, SOUND, CAPTIONS)
     world.join()
     pictures, sound, captions = world.sources
@@ -555,7 +555,7 @@ def test_sound_is_left_out_last() -> None:
     assert dropped[0] > 0 and dropped[1:] == [0, 0]
 
 
-def test_sound_overtakes_what_waits_of_other_tracks() -> None:
+def test_sound_is_sent_before_queued_packets_of_other_tracks() -> None:
     world = World(PICTURES, CAPTIONS, SOUND)
     world.join()
     world.take()
@@ -565,7 +565,7 @@ def test_sound_overtakes_what_waits_of_other_tracks() -> None:
     assert kinds == [Kind.AUDIO] * 2 + [Kind.VIDEO] * 2 + [Kind.TEXT] * 2
 
 
-def test_captions_go_before_sound_and_one_by_one() -> None:
+def test_captions_are_dropped_before_sound_one_by_one() -> None:
     world = World(CAPTIONS, SOUND)
     world.join()
     for n in range(60):
@@ -578,7 +578,7 @@ def test_captions_go_before_sound_and_one_by_one() -> None:
     assert captions.decoded[-1] == 59 and sound.decoded == list(range(60))
 
 
-def test_what_has_waited_too_long_is_left_out() -> None:
+def test_packets_queued_too_long_are_dropped() -> None:
     world = World(PICTURES, SOUND)
     world.join()
     pictures, sound = world.sources
@@ -593,7 +593,7 @@ def test_what_has_waited_too_long_is_left_out() -> None:
     world.take()
 
 
-def test_before_sound_that_has_waited_too_long_pictures_go() -> None:
+def test_pictures_are_dropped_before_late_sound() -> None:
     world = World(PICTURES, SOUND)
     world.join()
     pictures, sound = world.sources
@@ -607,7 +607,7 @@ def test_before_sound_that_has_waited_too_long_pictures_go() -> None:
     assert world.decoder.decoded == [0]
 
 
-def test_where_the_budget_is_used_up_it_is_as_if_the_queue_were_full() -> None:
+def test_exhausted_budget_acts_like_a_full_queue() -> None:
     world = World(memory=1024 * KIB)
     world.join()
     for _ in range(10):
@@ -617,7 +617,7 @@ def test_where_the_budget_is_used_up_it_is_as_if_the_queue_were_full() -> None:
     assert world.decoder.decoded and world.decoder.gaps
 
 
-def test_many_small_packets_are_bounded_by_number() -> None:
+def test_small_packets_are_bounded_by_number() -> None:
     world = World(CAPTIONS)
     world.join()
     for _ in range(PACKETS_MAX + 500):
@@ -625,7 +625,7 @@ def test_many_small_packets_are_bounded_by_number() -> None:
         assert world.queue.packets <= PACKETS_MAX
 
 
-def test_parameters_without_packets_do_not_pile_up() -> None:
+def test_parameters_without_packets_do_not_accumulate() -> None:
     world = World()
     world.join()
     for _ in range(1_000):
@@ -687,7 +687,9 @@ class Play(World):
 
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from([PICTURES, SOUND, CAPTIONS, THUMBNAILS]), st.lists(OPERATIONS, max_size=120))
-def test_whatever_happens_what_is_taken_can_be_decoded(info: TrackInfo, operations: list[tuple[object, ...]]) -> None:
+def test_every_delivered_item_can_be_decoded_after_random_operations(
+    info: TrackInfo, operations: list[tuple[object, ...]]
+) -> None:
     world = Play(info)
     for name, *values in operations:
         getattr(world, str(name))(*values)
@@ -703,7 +705,7 @@ def test_whatever_happens_what_is_taken_can_be_decoded(info: TrackInfo, operatio
     assert world.budget.held == 0
 
 
-def test_a_still_whose_beginning_found_no_room_is_not_kept_without_it() -> None:
+def test_still_without_room_for_its_beginning_is_not_cached() -> None:
     account = Budget("guest", 100_000).open("cache")
     cache = Last(account)
     parts = [
@@ -718,7 +720,7 @@ def test_a_still_whose_beginning_found_no_room_is_not_kept_without_it() -> None:
 
 
 @pytest.mark.parametrize("info", [PICTURES, SOUND])
-def test_a_gap_before_new_parameters_and_the_jump_after_them_are_one_loss(info: TrackInfo) -> None:
+def test_gap_and_jump_around_new_parameters_are_one_loss(info: TrackInfo) -> None:
     world = World(info)
     world.join()
     source = world.source
@@ -730,7 +732,7 @@ def test_a_gap_before_new_parameters_and_the_jump_after_them_are_one_loss(info: 
     assert world.decoder.gaps == [Gap(3, source.now_ns)]
 
 
-def test_a_gap_of_its_own_is_told_without_a_jump_in_numbers_whoever_is_the_source() -> None:
+def test_separate_gap_is_reported_without_jump_in_numbers() -> None:
     for another in (Source.parameters, Source.__post_init__):
         track = World(SOUND).source
         seen: list[Item] = []

@@ -70,7 +70,7 @@ def test_messages_survive_a_round_trip() -> None:
 
 
 @given(st.one_of(st.text(), st.binary()))
-def test_any_message_is_understood_or_a_remote_protocol_error(data: str | bytes) -> None:
+def test_any_message_is_parsed_or_raises_remote_protocol_error(data: str | bytes) -> None:
     for session in (PeerServer(0), PeerClient(Hello(), 0)):
         try:
             session.receive(data, 0)
@@ -88,7 +88,7 @@ def test_hello_comes_first_and_once() -> None:
         server.receive(encode_message(Hello()), 0)
 
 
-def test_keepalive_pings_measures_and_gives_up() -> None:
+def test_keepalive_pings_measures_and_times_out() -> None:
     server, client = PeerServer(0), PeerClient(Hello(), 0)
     server.receive(client.data_to_send()[0], 0)
     client.receive(encode_message(Welcome(1, "g", "s", {})), 0)
@@ -114,7 +114,7 @@ def test_keepalive_pings_measures_and_gives_up() -> None:
 # -- codecs ------------------------------------------------------------------------------------
 
 
-def test_settings_say_what_is_wrong() -> None:
+def test_invalid_settings_are_explained() -> None:
     base = CodecSettings()
     new = changed(base, {"bitrate": "32k", "frame": "20ms", "complexity": "5", "fec": "on", "dtx": "on", "loss": "10%"})
     assert (new.bitrate, new.frame_us, new.fec, new.dtx, new.loss) == (32_000, 20_000, True, True, 10)
@@ -141,7 +141,7 @@ def test_opus_carries_every_layout_with_channels_in_place(channels: int) -> None
             assert abs(frequency_hz(sound[9600:, wire], 48_000) - (300 + 100 * ours)) < 0.5
 
 
-def test_every_opus_control_is_live_and_bad_packets_are_errors() -> None:
+def test_every_opus_setting_takes_effect_and_bad_packets_are_errors() -> None:
     assert version().startswith("libopus")
     encoder = OpusEncoder(2, CodecSettings())
     frames = sine(0.02)
@@ -212,7 +212,7 @@ def test_equal_settings_share_an_encoder_and_its_packets() -> None:
     assert set(np.diff(positions)) == {960} and a.packets[0].host_ns == positions[0] * NS_PER_S // 48_000
 
 
-def test_silence_is_said_once_and_costs_nothing() -> None:
+def test_silence_is_announced_once_and_costs_nothing() -> None:
     rig = Rig()
     listener = FakeListener()
     Subscribers(rig.graph).join(listener.outlet(rig), rig.sink)
@@ -225,7 +225,7 @@ def test_silence_is_said_once_and_costs_nothing() -> None:
     assert gaps.max() / 48_000 == pytest.approx(4.8, abs=0.1)
 
 
-def test_a_full_line_drops_the_oldest_media_and_keeps_messages() -> None:
+def test_full_queue_drops_oldest_media_and_keeps_messages() -> None:
     rig = Rig()
     outlets = Subscribers(rig.graph)
     slow, fast = FakeListener(), FakeListener()
@@ -242,7 +242,7 @@ def test_a_full_line_drops_the_oldest_media_and_keeps_messages() -> None:
     assert len(fast.packets) >= 200
 
 
-def test_settings_change_in_place_or_with_a_new_generation() -> None:
+def test_settings_change_in_place_or_with_new_generation() -> None:
     rig = Rig()
     outlets = Subscribers(rig.graph)
     listener = FakeListener()
@@ -274,7 +274,7 @@ def stamped_wrongly(listener: FakeListener) -> list[tuple[int, float]]:
     return [(position, first) for position, first in firsts if position != first]
 
 
-def test_shorter_packets_while_playing_lose_nothing_and_keep_their_positions() -> None:
+def test_shorter_packets_during_playback_lose_nothing_and_keep_positions() -> None:
     rig, listener = Rig(), FakeListener()
     outlets, outlet = Subscribers(rig.graph), listener.outlet(rig, codec="f32", frame="60ms")
     outlets.join(outlet, rig.sink)
@@ -291,7 +291,7 @@ def test_shorter_packets_while_playing_lose_nothing_and_keep_their_positions() -
 
 
 @pytest.mark.parametrize("jump", [1, 480, 2400, 4700, 9600])
-def test_packets_after_a_jump_of_the_graphs_position_are_stamped_with_the_new_one(jump: int) -> None:
+def test_packets_after_position_jump_have_new_positions(jump: int) -> None:
     rig, listener = Rig(), FakeListener()
     outlet = listener.outlet(rig, codec="f32")
     Subscribers(rig.graph).join(outlet, rig.sink)
@@ -357,7 +357,7 @@ def test_lost_opus_packets_are_concealed_to_the_frame() -> None:
     assert decoder.decode(packets[3]) == []
 
 
-def test_damage_costs_one_packet_and_bad_formats_are_refused() -> None:
+def test_damaged_packet_costs_one_packet_and_bad_format_is_refused() -> None:
     decoder = PacketDecoder(CodecParameters(1, "opus", 48_000, list(default_map(2))))
     parts = decoder.decode(AudioPacket(1, 960, 0, 0, 0, b"\xff\xff\xff"))
     assert decoder.lost_packets == 1 and len(parts[0].block) == 960
@@ -408,14 +408,14 @@ def test_smooth_arrivals_play_every_frame_once() -> None:
     assert abs(len(loud) - len(signal)) < 50
 
 
-def test_jitter_below_the_quantile_is_absorbed() -> None:
+def test_jitter_below_quantile_is_absorbed() -> None:
     random = np.random.default_rng(3)
     delays = [0.0, *random.uniform(0, 8, 300)]
     playout, _heard = run_playout(delays, count(48_000 * 5))
     assert playout.tally.underruns == 0
 
 
-def test_a_stall_is_one_faded_underrun_and_latency_comes_back() -> None:
+def test_stall_is_one_faded_underrun_and_latency_recovers() -> None:
     delays = [0.0] * 400
     for i in range(200, 215):
         delays[i] = max(0.0, 300.0 - (i - 200) * 20)
@@ -425,7 +425,7 @@ def test_a_stall_is_one_faded_underrun_and_latency_comes_back() -> None:
     assert playout.tally.left_out_frames > 48_000 * 0.15
 
 
-def test_what_was_counted_is_not_forgotten_when_the_sound_changes_its_rate() -> None:
+def test_counters_survive_a_change_of_rate() -> None:
     playout, _ = run_playout([0.0] * 50 + [300.0] * 50, sine(2.0))
     counted = replace(playout.tally)
     assert counted.underruns > 0
@@ -433,7 +433,7 @@ def test_what_was_counted_is_not_forgotten_when_the_sound_changes_its_rate() -> 
     assert playout.tally == counted
 
 
-def test_another_rate_and_layout_are_converted() -> None:
+def test_other_rate_and_layout_are_converted() -> None:
     playout = Playout(44_100, default_map(1), "normal")
     playout.set_format(FORMAT)
     for packet in pcm_packets(sine(1.0)):
@@ -456,7 +456,7 @@ def test_sound_and_picture_share_one_presentation_time() -> None:
     )
 
 
-def test_an_encoder_is_given_back_as_soon_as_nobody_listens() -> None:
+def test_encoder_is_released_with_its_last_listener() -> None:
     rig = Rig()
     outlets = Subscribers(rig.graph)
     listener = FakeListener()
@@ -473,7 +473,7 @@ def test_an_encoder_is_given_back_as_soon_as_nobody_listens() -> None:
 # -- the protocol's page -----------------------------------------------------------------------------
 
 
-def test_the_protocols_page_names_every_field_as_it_is_sent() -> None:
+def test_protocol_page_names_every_field_as_sent() -> None:
     named: dict[str, set[str]] = {}
     for row in PAGE.read_text().splitlines():
         if row.startswith("| `"):
