@@ -452,10 +452,10 @@ def test_watchers_are_told_in_slices_and_by_turns() -> None:
             return False
 
     async def test() -> None:
-        registry = Registry()
+        registry, turns = Registry(), Turns()
         watchers = [Watcher() for _ in range(10)]
         for watcher in watchers:
-            registry.watch(watcher)
+            registry.watch(watcher, turns)
         for number in range(1000):
             registry.put(number, "stream", "a", lambda number=number: {"id": number})  # type: ignore[misc]
         await asyncio.sleep(0)

@@ -482,7 +482,7 @@ def test_connection_continued_elsewhere_keeps_its_claims_and_ducking(tmp_path: P
         hall.worker.claims.claim("lights", two, replace=False)
         hall.worker.claims.claim("lights", one, replace=False)
         plane.duck(one, stream.key, -20.0, None)
-        hall.worker.registry.watch(one)
+        hall.worker.registry.watch(one, hall.worker.turns)
         await settled()
         held = plane.held(one)
         assert (held.claims, list(held.ducking)) == ({"policy": True, "lights": False}, [stream.id])

@@ -20,10 +20,12 @@ class Watcher:
     kinds = None
     encode = staticmethod(json_text)
 
-    def __init__(self, registry: Registry, principal: Principal = OWNER, before: Looked = NOTHING) -> None:
+    def __init__(
+        self, registry: Registry, principal: Principal = OWNER, before: Looked = NOTHING, turns: Turns | None = None
+    ) -> None:
         self.principal = principal
         self.heard: list[Any] = []
-        registry.watch(self, before)
+        registry.watch(self, turns or Turns(), before)
 
     def send_objects(self, made: bytes) -> None:
         self.heard.append(json.loads(made))
@@ -141,6 +143,37 @@ def test_a_listing_is_made_in_steps_of_few_bytes_and_waits_for_a_watcher_that_is
             registry.put(number, "stream", "a", lambda: {"name": "m" * 12_000})
         assert len((await told([slow]))[0]) == 200 and slow.largest < 2 * STEP_BYTES + 12_000
 
+    run(test)
+
+
+def test_a_change_does_not_wait_for_the_listings_of_another_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each step uses up the share.
+    monkeypatch.setattr(Turns, "over", lambda turns: True)
+
+    class Again(Watcher):
+        def send_objects(self, made: bytes) -> None:
+            if b'"synced":true' in made:
+                asyncio.get_running_loop().call_soon(registries[0].watch, self, turns)
+
+    async def test(registry: Registry) -> None:
+        registries.append(registry)
+        for number in range(2000):
+            registry.put(number, "stream", "a", lambda: {"name": "n" * 200})
+        registry.put(5000, "stream", "b", lambda: {"name": "b"})
+        of_b = Watcher(registry, Principal("token/2", parse_rights("see"), frozenset({"b"})))
+        await told([of_b])
+        of_a = Principal("token/1", parse_rights("see"), frozenset({"a"}))
+        lists = [Again(registry, of_a, turns=turns) for _ in range(50)]
+        await told([of_b])
+        registry.put(5000, "stream", "b", lambda: {"name": "changed"})
+        for _ in range(6):
+            await asyncio.sleep(0)
+        assert of_b.take() == [{"name": "changed"}] and turns.waiting > 10
+        for one in lists:
+            registry.unwatch(one)
+
+    registries: list[Registry] = []
+    turns = Turns()
     run(test)
 
 

@@ -118,7 +118,7 @@ class LocalPlane:
 
     def watch(self, watcher: Watcher) -> None:
         """See `Objects`."""
-        self._worker.registry.watch(watcher)
+        self._worker.registry.watch(watcher, self.turns_of(watcher.principal))
 
     def unwatch(self, watcher: Watcher) -> None:
         """See `Objects`."""
@@ -151,7 +151,7 @@ class LocalPlane:
                 session.claim_changed(name, have)
         self._worker.ducking.resume(session, held.ducking)
         if held.looked is not None:
-            self._worker.registry.watch(session, held.looked)
+            self._worker.registry.watch(session, self.turns_of(session.principal), held.looked)
 
     def release(self, session: Session) -> None:
         """See `ControlPlane`."""

@@ -236,10 +236,12 @@ class Registry:
 
     # -- watchers --------------------------------------------------------------------------------
 
-    def watch(self, watcher: Watcher, before: Looked = NOTHING) -> None:
-        """Send `watcher` all objects and what is gone of `before`, then every change."""
+    # Listings are charged to those who ask for them: they may be asked for again and again, and are as long as a guest
+    # makes them. Changes, which everybody waits for, have turns of their own.
+    def watch(self, watcher: Watcher, turns: Turns, before: Looked = NOTHING) -> None:
+        """Send `watcher` all objects and what is gone of `before`, in its `turns`, then every change."""
         look = self._watchers[watcher] = _Look(before.numbers, before.synced)
-        self._turns.wait(_Showing(watcher, self._show(watcher, look), self._turns))
+        turns.wait(_Showing(watcher, self._show(watcher, look), turns))
 
     def looked(self, watcher: Watcher) -> Looked | None:
         """What it has been sent, including removals still on their way; None if it watches nothing."""
