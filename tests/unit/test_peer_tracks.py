@@ -61,12 +61,12 @@ PACKETS = st.builds(
 
 
 @given(SMALL, PACKETS, st.booleans())
-def test_a_packet_of_a_track_survives_a_round_trip(track: int, packet: Packet, follows: bool) -> None:
+def test_track_packet_survives_a_round_trip(track: int, packet: Packet, follows: bool) -> None:
     assert unpack_track(pack_track(track, packet, follows), 5) == Tracked(track, packet, follows)
 
 
 @given(st.binary(max_size=80), st.booleans())
-def test_any_bytes_are_a_packet_or_skipped_or_refused(data: bytes, ours: bool) -> None:
+def test_any_bytes_are_a_packet_skipped_or_refused(data: bytes, ours: bool) -> None:
     if ours:
         data = bytes([TRACK]) + data[1:]
     client = PeerClient(Hello(), 0)
@@ -83,7 +83,7 @@ def test_any_bytes_are_a_packet_or_skipped_or_refused(data: bytes, ours: bool) -
         assert unpack_track(again, 0) == tracked
 
 
-def test_an_unknown_flag_is_skipped_and_half_a_header_refused() -> None:
+def test_unknown_flag_is_skipped_and_truncated_header_refused() -> None:
     data = pack_track(1, Packet(1, 1, 1, 0, 1_000, 0, Flags.KEY, b"", Rect(1, 2, 3, 4)))
     assert unpack_track(data[:1] + b"\x80" + data[2:], 0) is None
     assert unpack_track(b"\x04" + data[1:], 0) is None
@@ -96,7 +96,7 @@ def test_an_unknown_flag_is_skipped_and_half_a_header_refused() -> None:
 
 
 @given(st.integers(0, 2**40), st.integers(1, 40_000), st.sampled_from([8_000, 11_025, 44_100, 48_000, 96_000, 384_000]))
-def test_a_time_gives_the_position_back_exactly(position: int, frames: int, rate: int) -> None:
+def test_timestamp_restores_exact_position(position: int, frames: int, rate: int) -> None:
     start_ns = frames_to_ns(position, rate)
     packet = Packet(7, 1, start_ns, start_ns, frames_to_ns(frames, rate), 0, Flags.END, b"x")
     fmt = CodecParameters(1, "s16", rate, ["mono"])
@@ -156,7 +156,7 @@ def is_the_sine(sound: np.ndarray) -> bool:
     return abs(frequency_hz(middle, 48_000) - 997) < 0.5 and abs(level_dbfs(middle) - level_dbfs(sine(0.3)[:, 0])) < 0.5
 
 
-def test_only_who_says_tracks_is_sent_them_and_both_play_the_same() -> None:
+def test_track_packets_are_sent_only_to_listeners_that_support_them() -> None:
     ends = Ends(encode_message(Hello(name="plain")), encode_message(Hello(name="tracks", tracks=True)))
     plain, tracked = ends.media(0), ends.media(1)
     assert {data[0] for data in plain} <= {1, 2} and {data[0] for data in tracked} == {TRACK}
@@ -165,7 +165,7 @@ def test_only_who_says_tracks_is_sent_them_and_both_play_the_same() -> None:
     assert first[0] == second[0] and is_the_sine(first[1]) and np.array_equal(first[1], second[1])
 
 
-def test_a_listener_of_0_1_plays_what_this_daemon_sends() -> None:
+def test_listener_of_0_1_plays_this_daemons_packets() -> None:
     ends = Ends(BEFORE["hello"], encode_message(Hello(name="beside", tracks=True)))
     decoder, blocks, expected = OpusDecoder(2), [], None
     for data in ends.media(0):
@@ -179,18 +179,18 @@ def test_a_listener_of_0_1_plays_what_this_daemon_sends() -> None:
     assert is_the_sine(np.concatenate(blocks))
 
 
-def test_this_listener_plays_what_a_daemon_of_0_1_sends() -> None:
+def test_this_listener_plays_packets_of_0_1_daemon() -> None:
     packets, sound = played([before(line) for line in BEFORE["sent"]])
     assert len(packets) == sum(not line.startswith("{") for line in BEFORE["sent"]) and is_the_sine(sound)
 
 
-def test_a_daemon_of_0_1_takes_the_hello_of_this_listener() -> None:
+def test_daemon_of_0_1_accepts_this_listeners_hello() -> None:
     # It skipped fields that it did not know; all those that it knew are as they were.
     new, old = json.loads(encode_message(Hello(name="before", tracks=True))), json.loads(BEFORE["hello"])
     assert {name: new[name] for name in old} == old
     assert decode_from_listener(BEFORE["hello"]) == Hello(name="before")
 
 
-def test_times_outside_of_what_sound_has_are_skipped() -> None:
+def test_timestamps_outside_sound_range_are_skipped() -> None:
     packet = Packet(1, 1, -1, -1, NS_PER_S, 0, Flags.END, b"x")
     assert sound_of(Tracked(SOUND_TRACK, packet), FORMAT) is None

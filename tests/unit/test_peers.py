@@ -31,7 +31,7 @@ def sleeper() -> Iterator[int]:
         process.wait()
 
 
-def test_a_mount_is_found_by_its_number() -> None:
+def test_mount_is_found_by_its_id() -> None:
     assert mount_of(21, OURS) == Mount("254:0", "ext4") and mount_of(22, OURS) == Mount("0:40", "fuse.sshfs")
     assert mount_of(1, OURS) is None and mount_of(2, OURS) is None and mount_of(0, b"") is None
     assert mount_of(5, b"5 1 0:1 / /\n") is None and mount_of(5, b"5 - x") is None
@@ -40,9 +40,7 @@ def test_a_mount_is_found_by_its_number() -> None:
 @pytest.mark.parametrize(
     ("number", "asked"), [(21, True), (22, False), (31, True), (32, False), (33, False), (99, False), (0, False)]
 )
-def test_only_what_no_users_program_answers_for_is_asked(
-    number: int, asked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_system_file_systems_are_read(number: int, asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """FUSE, or in a world of their own anything over it: such a file can hold up whoever asks it, for good."""
     monkeypatch.setattr(mounts, "mount_number", lambda descriptor: number)
     monkeypatch.setattr(mounts, "_root", lambda: 7)
@@ -50,7 +48,7 @@ def test_only_what_no_users_program_answers_for_is_asked(
     assert may_be_asked(0, 4711) is asked
 
 
-def test_what_our_own_root_is_on_is_asked_though_it_is_fuse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_on_fuse_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A container without rights of root's has its root on fuse-overlayfs."""
     table = b"7 1 0:9 / / rw - fuse.fuse-overlayfs o rw\n8 7 0:9 /usr /usr rw - fuse.fuse-overlayfs o rw\n"
     monkeypatch.setattr(mounts, "_root", lambda: 7)
@@ -60,9 +58,7 @@ def test_what_our_own_root_is_on_is_asked_though_it_is_fuse(monkeypatch: pytest.
         assert may_be_asked(0, 4711)
 
 
-def test_a_file_of_a_users_file_system_is_not_the_systems_and_is_not_asked(
-    sleeper: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_on_user_file_systems_are_not_read(sleeper: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An AppImage can say that root owns what is in it."""
 
     asked: list[Any] = []
@@ -74,7 +70,7 @@ def test_a_file_of_a_users_file_system_is_not_the_systems_and_is_not_asked(
     assert not asked, "it may never answer"
 
 
-def test_in_a_container_a_root_like_a_flatpaks_is_still_in_that_container(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flatpak_like_root_in_container_is_still_that_container(monkeypatch: pytest.MonkeyPatch) -> None:
     own = "0::/system.slice/millrace.service\n"
     cgroups = {"self": own, "9": "0::/system.slice/docker-0123456789abcdef0123.scope\n", "8": own}
     monkeypatch.setattr(peers, "_flatpak_info", lambda pid: "[Application]\nname=org.mozilla.firefox\n")
@@ -86,14 +82,14 @@ def test_in_a_container_a_root_like_a_flatpaks_is_still_in_that_container(monkey
     assert sandbox_of(9) == "flatpak:org.mozilla.firefox"
 
 
-def test_where_proc_counts_other_processes_nobody_is_known(sleeper: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_identified_if_proc_shows_other_processes(sleeper: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after `unshare --pid --fork` without a /proc of its own."""
     assert identity_of(sleeper, 0).names == ("sleep",)
     monkeypatch.setattr(os, "getpid", lambda: 1)
     assert identity_of(sleeper, 0).names == ()
 
 
-def test_a_process_that_ends_while_it_is_looked_up_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_exits_during_look_up_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number may be another's by then, and so may what was read."""
     process = subprocess.Popen(["sleep", "60"])
     pidfd = os.pidfd_open(process.pid)

@@ -33,7 +33,7 @@ def stream(id_: int = 7, **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-def test_a_stream_goes_to_the_sink_of_its_role_unless_it_named_one() -> None:
+def test_stream_goes_to_sink_of_its_role_unless_it_named_one() -> None:
     config = PolicyConfig(roles=(("music", "sink/music"),))
     moved = Command("move", {"target": "stream/7", "to": "sink/music", "guest": "alice"})
     assert made(config).seen(7, "stream", "alice", stream(), True) == [moved]
@@ -51,7 +51,7 @@ def learnt(commands: list[Command]) -> dict[str, Any]:
     return value
 
 
-def test_what_a_person_set_is_learnt_and_comes_back_for_the_next_stream_of_that_group() -> None:
+def test_settings_made_by_user_are_learnt_and_applied_to_next_stream_of_group() -> None:
     policy = made()
     assert not policy.seen(7, "stream", "alice", stream(), True)
     now = stream(levels=[0x6000, 0x8000], sink="sink/2", placed=True)
@@ -75,7 +75,7 @@ def test_what_a_person_set_is_learnt_and_comes_back_for_the_next_stream_of_that_
     assert not policy.seen(9, "stream", "alice", own, True)
 
 
-def test_what_a_program_has_written_since_counts_more_than_what_was_learnt() -> None:
+def test_later_change_by_program_overrides_learnt_settings() -> None:
     policy = made()
     policy.seen(7, "stream", "alice", stream(), True)
     policy.seen(7, "stream", "alice", stream(mute=True), False)
@@ -84,7 +84,7 @@ def test_what_a_program_has_written_since_counts_more_than_what_was_learnt() -> 
     assert command.args["settings"] == {"volume": "50.000000%,50.000000%"}
 
 
-def test_a_place_is_learnt_only_where_somebody_moved_the_stream() -> None:
+def test_sink_is_learnt_only_if_stream_was_moved() -> None:
     policy = made()
     policy.seen(7, "stream", "alice", stream(), True)
     assert not policy.seen(7, "stream", "alice", stream(sink="sink/2"), False), "it went with the default sink"
@@ -100,14 +100,14 @@ def test_a_place_is_learnt_only_where_somebody_moved_the_stream() -> None:
     assert learnt(policy.seen(8, "stream", "alice", back, False))["sink"] is None
 
 
-def test_a_stream_whose_sink_went_away_was_moved_by_nobody() -> None:
+def test_fallback_from_removed_sink_is_not_learnt() -> None:
     policy = made()
     policy.seen(7, "stream", "alice", stream(sink="sink/2", placed=True), True)
     policy.gone(2)
     assert not policy.seen(7, "stream", "alice", stream(sink="sink/1"), False)
 
 
-def test_a_sink_is_known_by_its_name_of_before() -> None:
+def test_sink_is_found_by_its_former_name() -> None:
     kept = NOTHING | {"sink": "sink/default"}
     for roles, remembered in (((), kept), ((("music", "sink/default"),), NOTHING)):
         policy = made(PolicyConfig(roles=roles))
@@ -119,13 +119,13 @@ def test_a_sink_is_known_by_its_name_of_before() -> None:
         assert not policy.seen(8, "stream", "alice", there, True), "it is there already"
 
 
-def test_nothing_is_remembered_if_that_is_off() -> None:
+def test_nothing_is_learnt_if_remembering_is_off() -> None:
     policy = made(PolicyConfig(remember=False))
     policy.seen(7, "stream", "alice", stream(), True)
     assert not policy.seen(7, "stream", "alice", stream(levels=[1, 1]), False)
 
 
-def test_a_call_takes_everything_else_in_its_guest_back_and_lets_go() -> None:
+def test_call_ducks_other_streams_of_its_guest_until_it_ends() -> None:
     policy = made()
     policy.seen(7, "stream", "alice", stream(), True)
     policy.seen(8, "stream", "bob", stream(8), True)
@@ -156,21 +156,21 @@ REQUEST = {
         (Rule("ask"), None),
     ],
 )
-def test_rules_answer_what_they_match(rule: Rule, expected: dict[str, bool] | None) -> None:
+def test_matching_rules_answer_requests(rule: Rule, expected: dict[str, bool] | None) -> None:
     policy = made(PolicyConfig(rules=(rule,)))
     commands = policy.seen(3, "request", "alice", REQUEST, True)
     assert [c.args for c in commands] == ([{"request": "request/3"} | expected] if expected else [])
     assert not policy.seen(3, "request", "alice", REQUEST, False)
 
 
-def test_the_first_rule_that_matches_counts_and_an_unknown_program_is_never_answered_always() -> None:
+def test_first_matching_rule_applies_and_unknown_program_is_never_answered_always() -> None:
     policy = made(PolicyConfig(rules=(Rule("ask", identity="flatpak:*"), Rule("allow", always=True))))
     assert not policy.seen(3, "request", "alice", REQUEST, True)
     unknown = REQUEST | {"program": "an unknown program", "sandbox": ""}
     assert policy.seen(4, "request", "alice", unknown, True)[0].args["always"] is False
 
 
-def test_the_file_is_read_and_mistakes_are_named(tmp_path: Path) -> None:
+def test_configuration_is_read_and_mistakes_are_named(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
     assert load(None, file) == PolicyConfig()
     file.write_text(

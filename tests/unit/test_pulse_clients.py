@@ -64,12 +64,12 @@ class Bench:
         self.woken += 1
 
 
-def test_news_are_spread_in_turns_that_the_host_gives() -> None:
+def test_notifications_are_delivered_in_turns_of_the_host() -> None:
     bench = Bench()
     assert bench.turns == [bench.door.news.spreading]
 
 
-def test_what_is_remembered_goes_where_the_memory_says_and_is_in_force_when_it_is_kept() -> None:
+def test_settings_are_stored_by_memory_and_apply_when_saved() -> None:
     bench = Bench()
     client = bench.client(extensions={STREAM_RESTORE})
     other = bench.client(index=8)
@@ -82,7 +82,7 @@ def test_what_is_remembered_goes_where_the_memory_says_and_is_in_force_when_it_i
     assert client.extensions and not other.extensions
 
 
-def test_who_may_not_be_here_any_more_is_closed_and_woken() -> None:
+def test_client_without_permission_is_closed_and_woken() -> None:
     bench = Bench()
     client = bench.client()
     bench.door.end_forbidden()
@@ -92,7 +92,7 @@ def test_who_may_not_be_here_any_more_is_closed_and_woken() -> None:
     assert client.closing and bench.woken == 1
 
 
-def test_a_client_is_shown_by_what_is_said_of_it() -> None:
+def test_client_info_shows_its_properties() -> None:
     bench = Bench()
     record = client_info(bench.door, bench.client(version=13))
     assert (record["index"], record["name"]) == (7, "player")
@@ -101,7 +101,7 @@ def test_a_client_is_shown_by_what_is_said_of_it() -> None:
 
 
 @pytest.mark.parametrize(("protocol", "made"), [(Client, Caller), (Host, Scene), (Recorder, Caller)])
-def test_those_that_the_tests_make_are_what_they_stand_for(protocol: type, made: type) -> None:
+def test_stand_ins_have_exactly_the_protocols_members(protocol: type, made: type) -> None:
     scene = Scene()
     one = scene if made is Scene else scene.caller
     assert [name for name in members_of(protocol) if not hasattr(one, name)] == []

@@ -48,7 +48,7 @@ class Scene(Rig):
         return self.caller.records[self.caller.record(S16, STEREO, **changes)["channel"]]
 
 
-def test_channels_are_handed_out_once_and_never_again() -> None:
+def test_channels_are_never_reused() -> None:
     scene = Scene()
     first, second = scene.play(), scene.record()
     scene.caller.forget_playback(first)
@@ -56,7 +56,7 @@ def test_channels_are_handed_out_once_and_never_again() -> None:
     assert [first.channel, second.channel, scene.caller.take_channel()] == [0, 1, 2]
 
 
-def test_a_connection_has_so_many_streams_of_all_kinds_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_of_all_kinds_share_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clientstreams, "STREAMS_PER_CLIENT_MAX", 3)
     scene = Scene()
     stream = scene.play()
@@ -69,7 +69,7 @@ def test_a_connection_has_so_many_streams_of_all_kinds_together(monkeypatch: pyt
     scene.caller.take_channel()
 
 
-def test_what_is_asked_of_a_channel_is_of_its_own_kind() -> None:
+def test_look_up_of_channel_checks_its_kind() -> None:
     scene = Scene()
     stream, record = scene.play(), scene.record()
     assert scene.caller.stream_at(at(stream.channel)) is stream
@@ -85,7 +85,7 @@ def test_what_is_asked_of_a_channel_is_of_its_own_kind() -> None:
         assert refused.value.code is Err.NOENTITY
 
 
-def test_of_two_synchronised_streams_the_one_that_is_left_is_alone_again() -> None:
+def test_remaining_stream_of_synchronised_pair_is_independent() -> None:
     scene = Scene()
     one, two, other = scene.play(sync_id=7, corked=True), scene.play(sync_id=7, corked=True), scene.play(sync_id=8)
     assert scene.caller.group_at(at(one.channel)) == [one, two] and scene.caller.synchronised(9) == []
@@ -98,7 +98,7 @@ def test_of_two_synchronised_streams_the_one_that_is_left_is_alone_again() -> No
     assert not one.node.pinned, "however it ended"
 
 
-def test_an_upload_is_paid_for_until_it_is_taken() -> None:
+def test_upload_is_charged_until_it_is_taken() -> None:
     scene = Scene()
     upload = Upload("bell", FMT, 4_000, {})
     scene.caller.keep_upload(5, upload)
@@ -111,7 +111,7 @@ def test_an_upload_is_paid_for_until_it_is_taken() -> None:
     assert not scene.caller.uploads
 
 
-def test_a_connection_that_goes_on_elsewhere_pays_for_the_uploads_it_has() -> None:
+def test_continued_connection_is_charged_for_its_uploads() -> None:
     class Bare(ClientStreams):
         def notice(self, command: Command, **values: Any) -> None:
             """See `ClientStreams`."""
@@ -125,7 +125,7 @@ def test_a_connection_that_goes_on_elsewhere_pays_for_the_uploads_it_has() -> No
     )
 
 
-def test_a_stream_that_was_moved_says_where_to_and_once() -> None:
+def test_moved_stream_announces_new_sink_once() -> None:
     scene = Scene()
     stream = scene.play(tlength=9_600)
     scene.graph.set_mute(stream.node, True)
@@ -141,7 +141,7 @@ def test_a_stream_that_was_moved_says_where_to_and_once() -> None:
     assert scene.caller.state.told_sinks == {stream.node.id: scene.music.id}
 
 
-def test_a_stream_that_waited_at_a_suspended_sink_plays_where_it_was_moved_to() -> None:
+def test_stream_waiting_on_suspended_sink_plays_after_move() -> None:
     scene = Scene()
     scene.graph.suspend(scene.sink, True)
     stream = scene.play(prebuf=0)
@@ -152,7 +152,7 @@ def test_a_stream_that_waited_at_a_suspended_sink_plays_where_it_was_moved_to() 
     assert stream.node.active
 
 
-def test_a_recorder_that_was_moved_says_where_to_and_once() -> None:
+def test_moved_recorder_announces_new_source_once() -> None:
     scene = Scene()
     record = scene.record()
     scene.graph.touch(record.node)
@@ -166,7 +166,7 @@ def test_a_recorder_that_was_moved_says_where_to_and_once() -> None:
     }]  # fmt: skip
 
 
-def test_what_was_killed_is_told_so_and_what_the_client_ended_itself_is_not() -> None:
+def test_client_is_told_of_killed_streams_but_not_of_those_it_ended() -> None:
     scene = Scene()
     killed, ended, shot, gone = scene.play(), scene.play(), scene.record(), scene.record()
     scene.caller.forget_playback(ended)
@@ -182,7 +182,7 @@ def test_what_was_killed_is_told_so_and_what_the_client_ended_itself_is_not() ->
     assert not scene.graph.streams and not scene.graph.taps
 
 
-def test_what_happens_to_a_stream_that_is_not_its_own_is_nothing_to_a_client() -> None:
+def test_changes_of_other_clients_streams_are_ignored() -> None:
     scene = Scene()
     stream, record, other = scene.play(), scene.record(), Caller(scene)
     for kind in Change:

@@ -63,7 +63,7 @@ class Scene(Furnished):
 # -- levels -----------------------------------------------------------------------------------
 
 
-def test_levels_of_sinks_and_sources_are_set_and_remembered_each_as_its_own() -> None:
+def test_levels_of_sinks_and_sources_are_set_and_saved_separately() -> None:
     scene = Scene()
     assert scene.ask(C.SET_SINK_VOLUME, name="music", volume=(HALF,)) == {}
     assert scene.ask(C.SET_SINK_MUTE, scene.music.id, mute=True) == {}
@@ -78,7 +78,7 @@ def test_levels_of_sinks_and_sources_are_set_and_remembered_each_as_its_own() ->
     }  # fmt: skip
 
 
-def test_a_muted_source_keeps_its_level_and_a_level_its_mute() -> None:
+def test_volume_and_mute_of_source_are_independent() -> None:
     scene = Scene()
     scene.ask(C.SET_SOURCE_MUTE, name="microphone", mute=True)
     scene.ask(C.SET_SOURCE_VOLUME, name="microphone", volume=(HALF, HALF))
@@ -99,7 +99,7 @@ CHANGES: list[tuple[Command, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("command", "fields"), CHANGES, ids=lambda value: getattr(value, "name", ""))
 @pytest.mark.parametrize(("kept", "answer"), [(True, {}), (False, Err.IO)])
-def test_what_is_to_be_kept_is_answered_when_it_is_and_refused_where_it_could_not_be(
+def test_saved_change_is_acknowledged_when_saved_and_refused_otherwise(
     command: Command, fields: dict[str, Any], kept: bool, answer: Any
 ) -> None:
     scene = Scene()
@@ -115,7 +115,7 @@ def test_what_is_to_be_kept_is_answered_when_it_is_and_refused_where_it_could_no
     assert tag not in scene.caller.answers, "who has gone is not told"
 
 
-def test_levels_of_streams_and_recorders_are_set_at_once() -> None:
+def test_levels_of_streams_and_recorders_are_set_immediately() -> None:
     scene = Scene()
     stream, record = scene.stream.node, scene.record
     assert scene.ask(C.SET_SINK_INPUT_VOLUME, stream.id, volume=(HALF,)) == {} and stream.gains == (0.125, 0.125)
@@ -129,7 +129,7 @@ def test_levels_of_streams_and_recorders_are_set_at_once() -> None:
 
 
 @pytest.mark.parametrize("command", ["SET_SINK_VOLUME", "SET_SOURCE_VOLUME", "SET_SINK_INPUT_VOLUME"])
-def test_a_volume_of_other_channels_is_refused(command: str) -> None:
+def test_volume_for_other_channel_count_is_refused(command: str) -> None:
     scene = Scene()
     index = scene.stream.node.id if command == "SET_SINK_INPUT_VOLUME" else scene.sink.id
     assert scene.ask(C[command], index, volume=(1, 2, 3)) is Err.INVALID
@@ -153,14 +153,14 @@ NOT_THERE = [
 
 
 @pytest.mark.parametrize(("command", "fields"), NOT_THERE, ids=[name for name, _ in NOT_THERE])
-def test_what_is_not_there_is_no_entity(command: str, fields: dict[str, Any]) -> None:
+def test_missing_object_is_no_entity(command: str, fields: dict[str, Any]) -> None:
     assert Scene().ask(C[command], 12_345, **fields) is Err.NOENTITY
 
 
 @pytest.mark.parametrize(
     "command", ["SET_SINK_INPUT_VOLUME", "SET_SINK_INPUT_MUTE", "KILL_SINK_INPUT", "MOVE_SINK_INPUT"]
 )
-def test_what_gives_a_source_its_sound_can_be_neither_changed_nor_moved_to_where_it_is_heard(command: str) -> None:
+def test_source_stream_can_not_be_changed_or_moved(command: str) -> None:
     scene = Scene()
     voice = Stream(scene.graph.ids.take(), "voice", default_map(2), feed=Tone())
     scene.graph.add_stream(voice, scene.source)
@@ -169,7 +169,7 @@ def test_what_gives_a_source_its_sound_can_be_neither_changed_nor_moved_to_where
     assert voice.sink is scene.source and voice.id in scene.graph.streams and not voice.mute
 
 
-def test_ports_that_nothing_has_are_not_implemented() -> None:
+def test_setting_a_port_is_not_implemented() -> None:
     scene = Scene()
     assert scene.ask(C.SET_SINK_PORT, scene.sink.id, port="x") is Err.NOTIMPLEMENTED
     assert scene.ask(C.SET_SOURCE_PORT, scene.sink.id, port="x") is Err.NOTIMPLEMENTED
@@ -178,7 +178,7 @@ def test_ports_that_nothing_has_are_not_implemented() -> None:
 # -- places -----------------------------------------------------------------------------------
 
 
-def test_a_stream_is_moved_by_name_or_index_and_its_client_told() -> None:
+def test_stream_is_moved_by_name_or_index_and_its_client_notified() -> None:
     scene = Scene()
     stream = scene.stream.node
 
@@ -193,7 +193,7 @@ def test_a_stream_is_moved_by_name_or_index_and_its_client_told() -> None:
     assert move(NO_INDEX, "music") is Err.INVALID and stream.sink is scene.sink
 
 
-def test_a_recorder_is_moved_to_where_its_own_client_may_record() -> None:
+def test_recorder_is_moved_only_where_its_client_may_record() -> None:
     scene = Scene()
     record = scene.record.node
 
@@ -209,7 +209,7 @@ def test_a_recorder_is_moved_to_where_its_own_client_may_record() -> None:
     assert move("millrace.monitor") is Err.INVALID and record.sink is scene.music
 
 
-def test_a_loopback_goes_nowhere_where_it_would_hear_itself() -> None:
+def test_loopback_can_not_be_moved_where_it_hears_itself() -> None:
     scene = Scene()
     loader = Caller(scene)
     loader.ask(C.LOAD_MODULE, name="module-loopback", argument="source=millrace.monitor sink=music")
@@ -223,7 +223,7 @@ def test_a_loopback_goes_nowhere_where_it_would_hear_itself() -> None:
     assert scene.ask(C.MOVE_SINK_INPUT, stream.node.id, **to, sink_name="millrace") == {}
 
 
-def test_a_sink_is_suspended_once_and_those_that_use_it_are_told() -> None:
+def test_sink_is_suspended_once_and_its_users_notified() -> None:
     scene = Scene()
     suspended = {"channel": scene.channel, "suspended": True}
     assert scene.ask(C.SUSPEND_SINK, scene.sink.id, suspend=True) == {} and scene.sink.suspended
@@ -236,7 +236,7 @@ def test_a_sink_is_suspended_once_and_those_that_use_it_are_told() -> None:
     assert scene.program.named(C.PLAYBACK_STREAM_SUSPENDED)[-1]["suspended"] is False
 
 
-def test_a_monitor_is_suspended_with_its_sink_alone() -> None:
+def test_monitor_is_suspended_only_with_its_sink() -> None:
     """Whoever suspends sources one by one silences nothing that plays."""
     scene = Scene()
     assert scene.ask(C.SUSPEND_SOURCE, name="millrace.monitor", suspend=True) is Err.INVALID
@@ -248,7 +248,7 @@ def test_a_monitor_is_suspended_with_its_sink_alone() -> None:
 @pytest.mark.parametrize(
     ("command", "suspended"), [("SUSPEND_SINK", [True, True, False]), ("SUSPEND_SOURCE", [False, False, True])]
 )
-def test_no_name_at_all_suspends_all_sinks_or_all_sources_one_in_a_step(
+def test_suspend_without_name_suspends_all_sinks_or_sources_in_steps(
     command: str, suspended: list[bool], name: str | None
 ) -> None:
     scene = Scene()
@@ -259,7 +259,7 @@ def test_no_name_at_all_suspends_all_sinks_or_all_sources_one_in_a_step(
     assert not any(mix.suspended for mix in scene.graph.mixes())
 
 
-def test_defaults_are_chosen_by_name_and_taken_back() -> None:
+def test_defaults_are_set_by_name_and_unset() -> None:
     scene = Scene()
     default: Callable[[], str] = lambda: scene.door.recorded_by_default().name  # noqa: E731
     assert scene.ask(C.SET_DEFAULT_SINK, name="music") == {} and scene.graph.default is scene.music
@@ -273,7 +273,7 @@ def test_defaults_are_chosen_by_name_and_taken_back() -> None:
 
 
 @pytest.mark.parametrize("name", [None, "", "@DEFAULT_SINK@", "@DEFAULT_SOURCE@", "a b", "x" * 129, "\x1b[2J", "a/b"])
-def test_what_names_no_device_is_invalid_and_what_names_none_that_is_there_is_no_entity(name: str | None) -> None:
+def test_malformed_device_name_is_invalid_and_unknown_one_no_entity(name: str | None) -> None:
     scene = Scene()
     for command in (C.SET_DEFAULT_SINK, C.SET_DEFAULT_SOURCE):
         assert scene.ask(command, name=name) is Err.INVALID
@@ -284,7 +284,7 @@ def test_what_names_no_device_is_invalid_and_what_names_none_that_is_there_is_no
 # -- ends -------------------------------------------------------------------------------------
 
 
-def test_clients_streams_and_recorders_are_ended_by_their_numbers() -> None:
+def test_clients_streams_and_recorders_are_killed_by_index() -> None:
     scene = Scene()
     woken: list[bool] = []
     scene.program.wake = lambda: woken.append(scene.program.closing)
@@ -298,7 +298,7 @@ def test_clients_streams_and_recorders_are_ended_by_their_numbers() -> None:
     assert scene.ask(C.KILL_CLIENT, scene.caller.index) == {} and scene.caller.closing, "itself too, and is answered"
 
 
-def test_no_client_may_end_the_server() -> None:
+def test_client_can_not_exit_the_server() -> None:
     scene = Scene()
     assert scene.ask(C.EXIT) is Err.ACCESS and not scene.caller.closing
 
@@ -306,7 +306,7 @@ def test_no_client_may_end_the_server() -> None:
 # -- properties -------------------------------------------------------------------------------
 
 
-def test_a_client_says_who_it_is_and_those_hear_of_it_that_asked_to() -> None:
+def test_client_name_is_set_and_subscribers_notified() -> None:
     scene = Scene()
     told = [(Facility.CLIENT, Change.CHANGE, scene.caller.index)], [("change", scene.caller.index)]
     news: Callable[[], Any] = lambda: (scene.published.copy(), scene.changed.copy())  # noqa: E731
@@ -350,7 +350,7 @@ def test_properties_are_set_merged_or_replaced(kind: str, mode: int, expected: d
     assert target == {key: value for key, value in expected.items() if key != "a"}
 
 
-def test_those_who_watch_a_stream_hear_that_its_properties_or_its_name_changed() -> None:
+def test_subscribers_are_notified_of_changed_properties_and_names() -> None:
     scene = Scene()
     for kind, channel, node in (
         ("PLAYBACK", scene.channel, scene.stream.node), ("RECORD", scene.record_channel, scene.record.node)
@@ -374,7 +374,7 @@ def test_those_who_watch_a_stream_hear_that_its_properties_or_its_name_changed()
     assert scene.program.ask(C.SET_RECORD_STREAM_NAME, channel=scene.channel + 99, name="x") is Err.NOENTITY
 
 
-def test_properties_have_a_bound_in_number_and_in_bytes_and_beyond_it_nothing_changes(
+def test_properties_are_limited_in_number_and_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     account = Budget().open("client")
@@ -395,7 +395,7 @@ def test_properties_have_a_bound_in_number_and_in_bytes_and_beyond_it_nothing_ch
     assert props == {"c": b""}
 
 
-def test_properties_that_there_is_no_room_for_change_nothing() -> None:
+def test_properties_beyond_budget_change_nothing() -> None:
     account = Budget(limit=200).open("client")
     props = {"a": b"1"}
     with pytest.raises(BudgetError):
@@ -406,14 +406,14 @@ def test_properties_that_there_is_no_room_for_change_nothing() -> None:
 # -- what all have in common ------------------------------------------------------------------
 
 
-def test_a_mask_is_put_in_force_and_zero_ends_it() -> None:
+def test_subscription_mask_takes_effect_and_zero_ends_it() -> None:
     scene = Scene()
     assert scene.ask(C.SUBSCRIBE, mask=1 << Facility.SINK) == {}
     assert scene.door.news.subscriptions == {scene.caller.index: scene.caller.subscription}
     assert scene.ask(C.SUBSCRIBE, mask=0) == {} and scene.door.news.subscriptions == {}
 
 
-def test_who_logs_in_is_asked_for_what_shows_who_it_is() -> None:
+def test_auth_passes_cookie_to_authentication() -> None:
     scene = Scene()
     asked: list[Any] = []
     scene.caller.authenticate = lambda request: asked.append(request.fields["cookie"])  # type: ignore[method-assign]
@@ -421,7 +421,7 @@ def test_who_logs_in_is_asked_for_what_shows_who_it_is() -> None:
     assert asked == [b"secret"]
 
 
-def test_what_is_not_served_says_why_and_the_graphs_refusals_are_invalid_but_for_the_budgets() -> None:
+def test_refusals_and_graph_errors_become_pulseaudio_errors() -> None:
     caller, request = Caller(Rig()), Request(C.EXIT, 1, {})
     with pytest.raises(CommandError) as error:
         refused(Err.BUSY)(caller, request)

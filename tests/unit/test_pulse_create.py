@@ -52,7 +52,7 @@ class Scene(Furnished):
 # -- playback ---------------------------------------------------------------------------------
 
 
-def test_a_stream_is_answered_with_all_that_it_is() -> None:
+def test_reply_describes_the_created_stream() -> None:
     scene = Scene()
     answer = scene.caller.play(S16, STEREO, tlength=ms(200), minreq=ms(20), prebuf=ms(50), sink_name="music")
     stream = scene.caller.streams[answer["channel"]]
@@ -67,7 +67,7 @@ def test_a_stream_is_answered_with_all_that_it_is() -> None:
     assert not stream.node.active, "there is nothing to play"
 
 
-def test_a_stream_is_called_after_what_it_plays_else_after_its_program() -> None:
+def test_stream_is_named_after_its_media_or_program() -> None:
     scene = Scene()
     stream = scene.play(props={"media.name": b"song\0", "media.role": b"music\0", "secret": b"x\0"})
     assert stream.node.name == "song" and stream.node.props == {
@@ -84,12 +84,12 @@ def test_a_stream_is_called_after_what_it_plays_else_after_its_program() -> None
     [({}, Mapping.MIX), ({"no_remix": True}, Mapping.NAMES), ({"no_remap": True}, Mapping.INDEX),
      ({"no_remix": True, "no_remap": True}, Mapping.INDEX)],
 )  # fmt: skip
-def test_how_channels_go_is_as_asked(flags: dict[str, bool], mapping: Mapping) -> None:
+def test_channel_flags_select_remapping_and_remixing(flags: dict[str, bool], mapping: Mapping) -> None:
     scene = Scene()
     assert scene.play(**flags).node.mapping is scene.record(**flags).node.mapping is mapping
 
 
-def test_what_is_not_to_be_moved_is_pinned() -> None:
+def test_dont_move_pins_the_stream() -> None:
     scene = Scene()
     assert scene.play(no_move=True).node.pinned == scene.record(no_move=True).node.pinned == DONT_MOVE
     assert scene.play().node.pinned == scene.record().node.pinned == ""
@@ -107,14 +107,14 @@ def test_what_is_not_to_be_moved_is_pinned() -> None:
         ({"sink_name": "music"}, (1.0, 1.0), False, {"sink"}),
     ],
 )  # fmt: skip
-def test_a_stream_starts_at_the_level_it_asked_for_and_what_it_chose_is_known(
+def test_stream_starts_at_requested_level(
     changes: dict[str, Any], gains: tuple[float, ...], mute: bool, chosen: set[str]
 ) -> None:
     stream = Scene().play(**changes)
     assert (stream.node.gains, stream.node.mute, set(stream.node.chosen)) == (gains, mute, chosen)
 
 
-def test_older_clients_that_know_no_such_flags_have_set_what_they_said() -> None:
+def test_older_clients_imply_volume_and_mute_flags() -> None:
     scene = Scene()
     fields = {"volume": (HALF, HALF), "muted": True}
     old = {
@@ -127,7 +127,7 @@ def test_older_clients_that_know_no_such_flags_have_set_what_they_said() -> None
     assert (node.gains, node.mute, node.chosen) == ((0.125, 0.125), True, ("volume", "mute"))
 
 
-def test_with_the_sinks_channels_the_volume_goes_to_those_of_the_same_name() -> None:
+def test_with_fix_channels_volume_is_mapped_by_channel_name() -> None:
     scene = Scene()
     scene.graph.default = scene.graph.add_sink("mono", "Mono", default_map(1))
     stream = scene.play(fix_channels=True, volume_set=True, volume=(HALF, FULL))
@@ -137,14 +137,14 @@ def test_with_the_sinks_channels_the_volume_goes_to_those_of_the_same_name() -> 
     assert stream.format.positions == ("mono",) and stream.node.gains == (0.125,)
 
 
-def test_the_first_pcm_format_offered_is_taken_and_others_can_not_be_mixed() -> None:
+def test_first_pcm_format_is_chosen_and_others_refused() -> None:
     scene = Scene()
     assert scene.play(formats=[FormatInfo(Encoding.AC3_IEC61937), PCM]).format.rate == 32_000
     assert scene.caller.play(S16, STEREO, formats=[FormatInfo(Encoding.AC3_IEC61937)]) is Err.NOTSUPPORTED
     assert scene.record(formats=[PCM]).format.rate == 32_000
 
 
-def test_a_deep_buffer_that_adjusts_leaves_the_graph_its_part() -> None:
+def test_adjusted_latency_leaves_graph_its_share_of_a_deep_buffer() -> None:
     scene = Scene()
     plain, adjusted = scene.play(tlength=ms(200)), scene.play(tlength=ms(200), adjust_latency=True)
     early = scene.play(tlength=ms(200), minreq=ms(20), early_requests=True)
@@ -152,7 +152,7 @@ def test_a_deep_buffer_that_adjusts_leaves_the_graph_its_part() -> None:
     assert 19_900_000 < early.attr.sink_ns <= 20_000_000
 
 
-def test_what_a_resampler_holds_back_is_room_in_the_buffer() -> None:
+def test_frames_held_by_resampler_count_as_buffer_space() -> None:
     assert held_by_resampler(48_000, 48_000, glide=False) == 0
     for rate in (44_100, 8_000, 96_000):
         assert held_by_resampler(rate, 48_000, glide=False) > 0
@@ -165,13 +165,13 @@ def test_what_a_resampler_holds_back_is_room_in_the_buffer() -> None:
     assert scene.play(variable_rate=True).state.glide and not scene.play().state.glide
 
 
-def test_a_stream_that_begins_corked_or_finds_its_sound_at_once_says_so() -> None:
+def test_stream_created_corked_or_with_data_reports_its_state() -> None:
     scene = Scene()
     assert scene.play(corked=True).corked and not scene.play().corked
     assert scene.play(prebuf=0).node.active and not scene.play(prebuf=0, corked=True).node.active
 
 
-def test_synchronised_streams_share_a_sink_and_join_while_it_is_paused() -> None:
+def test_synchronised_streams_share_a_sink_and_join_while_paused() -> None:
     scene = Scene()
     first = scene.play(sync_id=7, corked=True, sink_name="music")
     first.queue.write(bytes(400))
@@ -194,7 +194,7 @@ REFUSED: list[tuple[dict[str, Any], Err]] = [
 
 
 @pytest.mark.parametrize(("changes", "answer"), REFUSED)
-def test_what_can_not_be_played_is_refused_and_leaves_nothing(changes: dict[str, Any], answer: Err) -> None:
+def test_unplayable_stream_is_refused_and_leaves_nothing(changes: dict[str, Any], answer: Err) -> None:
     scene = Scene()
     held = scene.graph.budget.held
     assert scene.caller.play(S16, STEREO, **changes) is answer
@@ -202,7 +202,7 @@ def test_what_can_not_be_played_is_refused_and_leaves_nothing(changes: dict[str,
     assert scene.graph.budget.held == held
 
 
-def test_a_suspended_sink_refuses_those_that_asked_to_fail_then() -> None:
+def test_suspended_sink_refuses_streams_with_fail_on_suspend() -> None:
     scene = Scene()
     scene.graph.suspend(scene.sink, True)
     assert scene.caller.play(S16, STEREO, fail_on_suspend=True) is Err.BADSTATE
@@ -216,7 +216,7 @@ def test_a_suspended_sink_refuses_those_that_asked_to_fail_then() -> None:
 # -- recording --------------------------------------------------------------------------------
 
 
-def test_a_recorder_is_answered_with_all_that_it_is() -> None:
+def test_reply_describes_the_created_recorder() -> None:
     scene = Scene()
     answer = scene.caller.record(S16, STEREO, fragsize=ms(20), source_name="music.monitor")
     record = scene.caller.records[answer["channel"]]
@@ -233,9 +233,7 @@ def test_a_recorder_is_answered_with_all_that_it_is() -> None:
     [({}, "microphone", False), ({"source_name": "millrace.monitor"}, "millrace.monitor", True),
      ({"source_name": "@DEFAULT_SOURCE@"}, "microphone", True)],
 )  # fmt: skip
-def test_what_names_no_source_records_the_default_one_and_goes_along_with_it(
-    changes: dict[str, Any], name: str, placed: bool
-) -> None:
+def test_recorder_without_source_follows_default_source(changes: dict[str, Any], name: str, placed: bool) -> None:
     scene = Scene()
     record = scene.record(**changes)
     assert record.node.sink is not None and scene.door.source_name(record.node.sink) == name
@@ -243,7 +241,7 @@ def test_what_names_no_source_records_the_default_one_and_goes_along_with_it(
     assert scene.record(source_index=scene.music.id).node.placed
 
 
-def test_a_recorder_of_one_stream_hears_it_where_it_plays_and_nothing_else() -> None:
+def test_recorder_of_one_stream_hears_only_it_wherever_it_plays() -> None:
     scene = Scene()
     stream = scene.play(sink_name="music")
     record = scene.record(direct_on_input=stream.node.id)
@@ -261,7 +259,7 @@ def test_a_recorder_of_one_stream_hears_it_where_it_plays_and_nothing_else() -> 
     assert len(scene.door.records) == 2
 
 
-def test_what_is_remembered_of_a_group_is_given_where_the_client_did_not_choose() -> None:
+def test_saved_settings_of_group_apply_where_client_chose_none() -> None:
     scene = Scene()
     group = "source-output-by-application-name:player"
     scene.door.rules.kept[group] = Rule((HALF, FULL), default_map(2), True, "music.monitor")
@@ -281,7 +279,7 @@ def test_what_is_remembered_of_a_group_is_given_where_the_client_did_not_choose(
     assert scene.record().node.sink is scene.source
 
 
-def test_who_has_to_be_asked_for_waits_and_is_served_or_refused_by_the_answer() -> None:
+def test_recorder_waits_for_permission_and_is_created_or_refused() -> None:
     scene = Scene()
     scene.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
     assert scene.caller.record(S16, STEREO) is None and not scene.door.records
@@ -295,7 +293,7 @@ def test_who_has_to_be_asked_for_waits_and_is_served_or_refused_by_the_answer() 
     assert len(scene.door.records) == 1
 
 
-def test_the_rest_of_a_recorders_flags() -> None:
+def test_other_recorder_flags() -> None:
     scene = Scene()
     assert scene.record(corked=True).corked and not scene.record(corked=True).node.active
     quiet = scene.record(dont_inhibit_auto_suspend=True)

@@ -12,7 +12,7 @@ def sink(number: int, *targets: Sink, capture: bool = False) -> Sink:
     return Sink(number, f"sink{number}", STEREO, links=[Link(one) for one in targets], capture=capture)
 
 
-def test_only_what_changes_something_is_worth_telling() -> None:
+def test_only_first_use_and_last_end_of_use_are_announced() -> None:
     uses, music = DeviceUse(), sink(1)
     one, other = (Stream(n, "tone", STEREO, links=[Link(music)], active=True) for n in (2, 3))
     assert uses.count(one, gone=False)
@@ -27,7 +27,7 @@ def test_only_what_changes_something_is_worth_telling() -> None:
     assert uses.found([music]) == InUse()
 
 
-def test_links_pass_use_on_to_what_they_lead_into_and_recording_to_where_it_comes_from() -> None:
+def test_links_propagate_use_and_recording() -> None:
     speakers = sink(1)
     combined, remapped = sink(2, speakers), sink(3, capture=True)
     microphone = sink(4, remapped, capture=True)

@@ -65,7 +65,7 @@ class Scene(Furnished):
 # -- names ------------------------------------------------------------------------------------
 
 
-def test_a_sink_is_found_by_its_index_before_its_name_and_without_either_it_is_the_default() -> None:
+def test_sink_is_found_by_index_name_or_default() -> None:
     scene = Scene()
     door, music = scene.door, scene.music
     assert door.find_sink(music.id, None) is door.find_sink(NO_INDEX, "music") is music
@@ -78,7 +78,7 @@ def test_a_sink_is_found_by_its_index_before_its_name_and_without_either_it_is_t
         assert refused.value.code is Err.NOENTITY and "\x1b" not in str(refused.value)
 
 
-def test_a_source_is_a_source_or_a_sinks_monitor_by_any_of_its_names() -> None:
+def test_source_or_monitor_is_found_by_any_of_its_names() -> None:
     scene = Scene()
     door, music = scene.door, scene.music
     assert door.find_source(scene.source.id, None) is door.find_source(NO_INDEX, "microphone") is scene.source
@@ -96,13 +96,13 @@ def test_a_source_is_a_source_or_a_sinks_monitor_by_any_of_its_names() -> None:
         assert refused.value.code is Err.NOENTITY
 
 
-def test_a_name_is_taken_by_a_sink_a_source_or_a_monitor() -> None:
+def test_name_of_sink_source_or_monitor_is_taken() -> None:
     taken = Scene().door.name_taken
     assert taken("music") and taken("music.monitor") and taken("microphone") and taken("default")
     assert not taken("musi") and not taken("monitor")
 
 
-def test_sources_are_named_and_described_as_programs_know_them() -> None:
+def test_sources_are_named_and_described_for_programs() -> None:
     scene = Scene()
     assert [scene.door.source_name(mix) for mix in scene.graph.mixes()] == [
         "millrace.monitor", "music.monitor", "microphone",
@@ -111,7 +111,7 @@ def test_sources_are_named_and_described_as_programs_know_them() -> None:
     assert scene.door.source_description(scene.source) == "Microphone"
 
 
-def test_the_format_of_a_sink_is_what_its_module_was_told_else_the_graphs() -> None:
+def test_sink_format_is_from_its_module_or_the_graph() -> None:
     scene = Scene()
     assert scene.door.sink_format == AudioFormat(SampleFormat.F32LE, 48_000, default_map(2))
     told = AudioFormat(SampleFormat.U8, 8_000, default_map(2))
@@ -124,7 +124,7 @@ def test_the_format_of_a_sink_is_what_its_module_was_told_else_the_graphs() -> N
 # -- the default source -----------------------------------------------------------------------
 
 
-def test_what_is_recorded_by_default_is_what_was_chosen_else_a_source_else_the_default_monitor() -> None:
+def test_default_source_is_chosen_one_else_source_else_default_monitor() -> None:
     scene = Scene()
     door = scene.door
     assert door.recorded_by_default() is scene.source
@@ -137,7 +137,7 @@ def test_what_is_recorded_by_default_is_what_was_chosen_else_a_source_else_the_d
     assert door.recorded_by_default() is scene.sink
 
 
-def test_a_new_default_source_takes_along_those_that_named_none_and_may_record_it() -> None:
+def test_new_default_source_takes_recorders_without_explicit_source() -> None:
     scene = Scene()
     plain, placed, pinned = scene.record(), scene.record(source_name="microphone"), scene.record(no_move=True)
     elsewhere = scene.record()
@@ -159,7 +159,7 @@ def test_a_new_default_source_takes_along_those_that_named_none_and_may_record_i
     assert scene.news() == []
 
 
-def test_what_records_a_source_that_goes_goes_on_at_the_default_one_however_it_came_there() -> None:
+def test_recorders_of_removed_source_move_to_default_source() -> None:
     scene = Scene()
     record, pinned = scene.record(source_name="music.monitor"), scene.record(source_name="music.monitor", no_move=True)
     scene.graph.remove_sink(scene.music)
@@ -172,7 +172,7 @@ def test_what_records_a_source_that_goes_goes_on_at_the_default_one_however_it_c
 # -- levels of sources ------------------------------------------------------------------------
 
 
-def test_the_level_of_a_source_is_heard_by_its_recorders_and_told_where_it_changes() -> None:
+def test_source_level_applies_to_recorders_and_changes_are_announced() -> None:
     scene = Scene()
     record, other = scene.record(source_name="music.monitor"), scene.record()
     scene.news()
@@ -185,7 +185,7 @@ def test_the_level_of_a_source_is_heard_by_its_recorders_and_told_where_it_chang
     assert scene.news() == [] and other.node.sink is scene.source
 
 
-def test_a_module_that_records_takes_a_source_at_its_level_and_one_that_does_not_takes_it_as_it_is() -> None:
+def test_recording_modules_apply_source_level_as_their_kind_requires() -> None:
     scene = Scene()
     module = scene.module()
     for target, recorded in (("recorded", True), ("plain", False)):
@@ -200,7 +200,7 @@ def test_a_module_that_records_takes_a_source_at_its_level_and_one_that_does_not
 # -- modules ----------------------------------------------------------------------------------
 
 
-def test_every_guest_has_what_it_does_by_itself_as_modules_and_two_are_for_good() -> None:
+def test_guest_has_builtin_modules_of_which_two_are_permanent() -> None:
     scene = Scene()
     names = {module.name: module.fixed for module in scene.door.modules.values()}
     assert names == {
@@ -217,7 +217,7 @@ def test_every_guest_has_what_it_does_by_itself_as_modules_and_two_are_for_good(
     assert not scene.door.devices.keeps_defaults
 
 
-def test_a_module_is_paid_for_and_told_of_from_its_loading_to_its_unloading_once() -> None:
+def test_module_is_charged_and_announced_from_loading_to_unloading() -> None:
     scene = Scene()
     held, undone = scene.graph.budget.held, []
     made = scene.graph.add_sink("made")
@@ -235,7 +235,7 @@ def test_a_module_is_paid_for_and_told_of_from_its_loading_to_its_unloading_once
     assert scene.door.module_of(98) is scene.door.module_of(12_345) is scene.door.own_module
 
 
-def test_a_module_that_there_is_no_room_for_is_not_there() -> None:
+def test_module_beyond_budget_is_not_loaded() -> None:
     scene = Scene()
     scene.graph.budget.limit = 0
     with pytest.raises(BudgetError):
@@ -243,7 +243,7 @@ def test_a_module_that_there_is_no_room_for_is_not_there() -> None:
     assert len(scene.door.modules) == 6 and scene.news() == []
 
 
-def test_a_module_goes_with_what_it_stands_on_and_with_the_stream_that_it_plays() -> None:
+def test_module_is_unloaded_with_its_device_or_stream() -> None:
     scene = Scene()
     on_music, on_source = scene.module(masters=[scene.music]), scene.module(masters=[scene.source])
     player = scene.module()
@@ -257,7 +257,7 @@ def test_a_module_goes_with_what_it_stands_on_and_with_the_stream_that_it_plays(
     assert player.index not in scene.door.modules
 
 
-def test_what_is_new_is_greeted_by_the_modules_that_wait_for_it() -> None:
+def test_waiting_modules_are_notified_of_new_devices() -> None:
     scene = Scene()
     greeted: list[str] = []
     scene.module(greet=lambda mix: greeted.append(mix.name))
@@ -268,7 +268,7 @@ def test_what_is_new_is_greeted_by_the_modules_that_wait_for_it() -> None:
     assert greeted == ["new", "line"]
 
 
-def test_a_tone_sounds_where_it_is_heard_and_nowhere_else() -> None:
+def test_tone_plays_only_where_it_is_heard() -> None:
     scene = Scene()
     on_sink, on_source = scene.tone(scene.sink), scene.tone(scene.source)
     module = scene.module(streams=[on_sink, on_source])
@@ -288,7 +288,7 @@ def test_a_tone_sounds_where_it_is_heard_and_nowhere_else() -> None:
 # -- rights -----------------------------------------------------------------------------------
 
 
-def test_what_the_grants_forbid_ends_and_what_they_do_not_goes_on() -> None:
+def test_forbidden_clients_and_recorders_end_and_others_continue() -> None:
     scene = Scene()
     microphone, monitor = scene.record(), scene.record(source_name="music.monitor")
     recorder = scene.module(recorder=(Permission.MICROPHONE, scene.caller.subject))
@@ -302,7 +302,7 @@ def test_what_the_grants_forbid_ends_and_what_they_do_not_goes_on() -> None:
     assert not scene.caller.closing
 
 
-def test_a_client_that_must_be_allowed_is_closed_where_it_is_only_not_denied() -> None:
+def test_client_that_needs_permission_is_closed_unless_allowed() -> None:
     scene = Scene()
     scene.admission.grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
     woken: list[bool] = []
@@ -313,7 +313,7 @@ def test_a_client_that_must_be_allowed_is_closed_where_it_is_only_not_denied() -
     assert scene.caller.closing and woken == [True]
 
 
-def test_a_microphone_is_shown_to_those_that_may_have_it_some_day() -> None:
+def test_microphone_is_listed_for_clients_that_may_get_permission() -> None:
     scene = Scene()
     for verdict, shown in ((Verdict.ALLOW, True), (Verdict.PROMPT, True), (Verdict.DENY, False)):
         scene.admission.grants.set(Permission.MICROPHONE, ANY, verdict)
@@ -325,7 +325,7 @@ def test_a_microphone_is_shown_to_those_that_may_have_it_some_day() -> None:
 # -- streams ----------------------------------------------------------------------------------
 
 
-def test_a_stream_is_grouped_by_what_its_client_says_else_by_what_its_door_does() -> None:
+def test_stream_group_is_from_client_properties_or_door() -> None:
     scene = Scene()
     pulse = scene.play(props={"media.role": b"music\0"})
     other = scene.tone(scene.sink, props={"application.name": "mpv"})
@@ -334,7 +334,7 @@ def test_a_stream_is_grouped_by_what_its_client_says_else_by_what_its_door_does(
     assert scene.door.group(other) == "sink-input-by-application-name:mpv"
 
 
-def test_a_stream_goes_where_its_like_were_put_and_is_placed_there_unless_that_is_the_default() -> None:
+def test_stream_is_placed_where_its_group_was_unless_that_is_default() -> None:
     scene = Scene()
     scene.door.rules.kept["sink-input-by-media-role:music"] = Rule((0x8000,), ("mono",), True, "music")
     stream = scene.play(props={"media.role": b"music\0"})
@@ -346,7 +346,7 @@ def test_a_stream_goes_where_its_like_were_put_and_is_placed_there_unless_that_i
     assert scene.play(props={"media.role": b"music\0"}).node.sink is scene.sink, "it is not there any more"
 
 
-def test_a_stream_or_recorder_that_does_not_come_in_is_nowhere() -> None:
+def test_refused_stream_or_recorder_is_not_registered() -> None:
     scene = Scene()
     one, tap = scene.play(), scene.record()
     scene.caller.forget_playback(one)
@@ -362,7 +362,7 @@ def test_a_stream_or_recorder_that_does_not_come_in_is_nowhere() -> None:
     assert one.node.feed is NOTHING and tap.node.consumer is NOTHING
 
 
-def test_however_a_stream_ends_it_is_told_and_its_client_too() -> None:
+def test_any_end_of_a_stream_is_announced_and_its_client_notified() -> None:
     scene = Scene()
     stream, record = scene.play(), scene.record()
     record._queue += b"1234"
@@ -372,7 +372,7 @@ def test_however_a_stream_ends_it_is_told_and_its_client_too() -> None:
     assert [told for told, _ in scene.caller.told] == [Command.PLAYBACK_STREAM_KILLED, Command.RECORD_STREAM_KILLED]
 
 
-def test_what_asked_to_fail_on_suspend_ends_with_its_own_sink_alone() -> None:
+def test_fail_on_suspend_stream_ends_with_its_own_sink_only() -> None:
     scene = Scene()
     fails, waits = scene.play(fail_on_suspend=True), scene.play()
     records, other = scene.record(fail_on_suspend=True, source_name="millrace.monitor"), scene.record()
@@ -384,7 +384,7 @@ def test_what_asked_to_fail_on_suspend_ends_with_its_own_sink_alone() -> None:
     assert fails.removed and records.node.id not in scene.graph.taps
 
 
-def test_streams_of_a_sink_that_plays_again_go_on_if_they_have_something_to_play() -> None:
+def test_streams_of_resumed_sink_continue_if_they_have_data() -> None:
     scene = Scene()
     ready, empty, elsewhere = scene.play(prebuf=4), scene.play(prebuf=4), scene.play(prebuf=4, sink_name="music")
     for stream in (ready, elsewhere):
@@ -397,7 +397,7 @@ def test_streams_of_a_sink_that_plays_again_go_on_if_they_have_something_to_play
 # -- news -------------------------------------------------------------------------------------
 
 
-def test_each_change_is_told_as_what_it_is_a_change_of() -> None:
+def test_each_change_is_announced_with_its_facility() -> None:
     scene = Scene()
     made = scene.graph.add_sink("made")
     line = scene.graph.add_source("line", "Line")
@@ -423,7 +423,7 @@ def test_each_change_is_told_as_what_it_is_a_change_of() -> None:
         assert change in news
 
 
-def test_taps_that_are_no_programs_and_what_feeds_a_source_are_nobodys_news() -> None:
+def test_internal_taps_and_source_streams_are_not_announced() -> None:
     scene = Scene()
     scene.capture()
     voice = scene.tone(scene.source)
@@ -432,7 +432,7 @@ def test_taps_that_are_no_programs_and_what_feeds_a_source_are_nobodys_news() ->
     assert scene.news() == []
 
 
-def test_a_sinks_level_is_no_news_of_its_monitor_and_its_state_is_news_of_both() -> None:
+def test_sink_level_is_announced_for_sink_only_and_state_for_monitor_too() -> None:
     scene = Scene()
     scene.graph.set_mute(scene.music, True)
     assert scene.news() == [(Facility.SINK, Change.CHANGE, scene.music.id)]
@@ -444,7 +444,7 @@ def test_a_sinks_level_is_no_news_of_its_monitor_and_its_state_is_news_of_both()
     assert scene.music.id not in scene.door._source_states
 
 
-def test_those_are_told_that_rules_changed_who_asked_and_only_while_the_module_is_there() -> None:
+def test_rule_changes_are_announced_to_subscribers_while_module_is_loaded() -> None:
     scene = Scene()
     other = Caller(scene)
     scene.caller.extensions.add(STREAM_RESTORE)
@@ -462,7 +462,7 @@ def test_those_are_told_that_rules_changed_who_asked_and_only_while_the_module_i
 # -- time -------------------------------------------------------------------------------------
 
 
-def test_a_latency_is_what_is_mixed_ahead_and_what_lies_behind_the_sink() -> None:
+def test_latency_includes_mixed_frames_and_path_behind_sink() -> None:
     scene = Scene()
     scene.music.outlet_latency_ns = 25 * NS_PER_MS
     assert scene.door.monitor_latency_ns(scene.music, scene.now_ns) == 25 * NS_PER_MS
@@ -473,7 +473,7 @@ def test_a_latency_is_what_is_mixed_ahead_and_what_lies_behind_the_sink() -> Non
     assert scene.door.monitor_latency_ns(scene.sink, due_ns + 1_000) == 0, "a machine that is late"
 
 
-def test_the_time_of_replies_is_the_wall_clocks() -> None:
+def test_replies_have_wall_clock_time() -> None:
     scene = Scene()
     assert scene.door.timeval() == (scene.now_ns // 10**9, scene.now_ns % 10**9 // 1000)
     scene.door.wall_ns = lambda: 1_800_000_005 * 10**9 + 123_456_789

@@ -73,7 +73,7 @@ def entry(name: str, rule: Rule) -> list[tuple[str, Any]]:
             ("boolean", bool(rule.mute))]  # fmt: skip
 
 
-def test_a_module_is_asked_by_its_number_or_its_name() -> None:
+def test_module_is_addressed_by_index_or_name() -> None:
     scene = Scene()
     numbers = {module.name: module.index for module in scene.door.modules.values()}
     for name in (STREAM_RESTORE, DEVICE_RESTORE):
@@ -96,7 +96,7 @@ WRONG: list[tuple[str, int, list[tuple[str, Any]], bytes]] = [
 
 
 @pytest.mark.parametrize(("module", "number", "values", "end"), WRONG)
-def test_what_is_wrong_in_there_is_no_extension(
+def test_malformed_request_is_an_extension_error(
     module: str, number: int, values: list[tuple[str, Any]], end: bytes
 ) -> None:
     scene = Scene()
@@ -108,7 +108,7 @@ def test_what_is_wrong_in_there_is_no_extension(
     ("name", "rule"),
     [("", OTHER), ("x" * 129, OTHER), ("x", Rule((1, 2), ("mono",))), ("x", Rule((1,), ("mono",), False, "y" * 129))],
 )  # fmt: skip
-def test_a_rule_has_a_name_and_volumes_that_fit_its_map(name: str, rule: Rule) -> None:
+def test_rule_has_a_name_and_volumes_matching_its_map(name: str, rule: Rule) -> None:
     scene = Scene()
     assert scene.write(SET, {"fine": OTHER, name: rule}) is Err.NOEXTENSION and scene.read() == {}
     assert scene.write(SET, {"x" * 128: Rule((1,), ("mono",), False, "y" * 128)}) == {} and len(scene.read()) == 1
@@ -128,7 +128,7 @@ def test_rules_are_set_merged_replaced_and_deleted() -> None:
     assert scene.write(SET, {"d": LOUD}) == {} and scene.read() == {"d": LOUD}
 
 
-def test_the_table_has_a_bound_beyond_which_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rules_beyond_limit_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extensions, "RULES_MAX", 2)
     scene = Scene()
     assert scene.write(SET, {"a": OTHER, "b": OTHER, "c": OTHER}) is Err.TOOLARGE and scene.read() == {}
@@ -141,7 +141,7 @@ def test_the_table_has_a_bound_beyond_which_nothing_is_written(monkeypatch: pyte
     assert set(scene.read()) == {"c", "d"}
 
 
-def test_writing_and_deleting_take_a_right_and_reading_does_not() -> None:
+def test_writing_and_deleting_need_a_right_and_reading_does_not() -> None:
     scene = Scene()
     scene.write(SET, {"a": LOUD})
     scene.admission.principal = Principal("guest/default", Right.SEE | Right.SPEAK, frozenset({"default"}))
@@ -152,7 +152,7 @@ def test_writing_and_deleting_take_a_right_and_reading_does_not() -> None:
     assert scene.read() == {"a": LOUD}
 
 
-def test_a_change_is_answered_and_given_when_it_is_kept_and_refused_where_it_could_not_be() -> None:
+def test_change_is_acknowledged_and_applied_when_saved_and_refused_otherwise() -> None:
     scene = Scene()
     stream = scene.program.streams[scene.program.play(S16, STEREO)["channel"]]
     updates = scene.later()
@@ -170,7 +170,7 @@ def test_a_change_is_answered_and_given_when_it_is_kept_and_refused_where_it_cou
     assert scene.caller.answers == answers, "who has gone is not told"
 
 
-def test_what_a_change_is_was_decided_when_its_turn_comes() -> None:
+def test_change_is_computed_when_its_turn_comes() -> None:
     scene = Scene()
     updates = scene.later()
     scene.write(MERGE, {"a": LOUD})
@@ -180,7 +180,7 @@ def test_what_a_change_is_was_decided_when_its_turn_comes() -> None:
     assert updates.pop().changes() == {"a": None, "b": LOUD}
 
 
-def test_who_wants_to_hear_of_changes_says_so_for_each_module() -> None:
+def test_clients_subscribe_to_each_module_separately() -> None:
     scene = Scene()
     for module in (STREAM_RESTORE, DEVICE_RESTORE):
         number = 4 if module == STREAM_RESTORE else 1
@@ -193,7 +193,7 @@ def test_who_wants_to_hear_of_changes_says_so_for_each_module() -> None:
 # -- rules that are given at once -------------------------------------------------------------
 
 
-def test_a_stream_of_the_group_gets_level_mute_and_place_and_others_nothing() -> None:
+def test_matching_streams_get_level_mute_and_sink_immediately() -> None:
     scene = Scene()
     one = scene.program.streams[scene.program.play(S16, STEREO)["channel"]].node
     other = scene.program.streams[scene.program.play(S16, STEREO, props={"media.role": b"game\0"})["channel"]].node
@@ -209,7 +209,7 @@ def test_a_stream_of_the_group_gets_level_mute_and_place_and_others_nothing() ->
     assert one.sink is scene.music
 
 
-def test_a_recorder_of_the_group_gets_its_own_and_goes_where_its_client_may_record() -> None:
+def test_matching_recorders_get_settings_and_move_only_where_permitted() -> None:
     scene = Scene()
     record = scene.program.records[scene.program.record(S16, STEREO)["channel"]]
     told: list[int] = []
@@ -240,7 +240,7 @@ def formats(reader: Reader) -> list[tuple[int, int, list[int]]]:
     return told
 
 
-def test_each_sink_takes_pcm_and_nothing_else() -> None:
+def test_every_sink_accepts_pcm_only() -> None:
     scene = Scene()
     pcm = [int(Encoding.PCM)]
     assert formats(scene.ask(DEVICE_RESTORE, 3)) == [(0, scene.sink.id, pcm), (0, scene.music.id, pcm)]

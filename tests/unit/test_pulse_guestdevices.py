@@ -42,7 +42,7 @@ def ignored(kept: bool) -> None:
     """Nobody asks whether it was kept."""
 
 
-def test_levels_are_kept_by_kind_and_name_and_those_of_recording_by_the_sources() -> None:
+def test_levels_are_saved_by_kind_and_name_and_recorder_levels_by_source() -> None:
     scene = Scene()
     scene.music.gains, scene.music.mute = LEVEL
     scene.source.recorded.gains, scene.source.recorded.mute = LEVEL
@@ -56,7 +56,7 @@ def test_levels_are_kept_by_kind_and_name_and_those_of_recording_by_the_sources(
     }  # fmt: skip
 
 
-def test_defaults_are_kept_by_the_names_that_programs_use() -> None:
+def test_defaults_are_saved_by_pulseaudio_name() -> None:
     scene = Scene()
     names: Callable[[], Any] = lambda: (scene.devices.default("sink"), scene.devices.default("source"))  # noqa: E731
     scene.devices.keep_default(scene.music, "sink", ignored)
@@ -67,7 +67,7 @@ def test_defaults_are_kept_by_the_names_that_programs_use() -> None:
     assert names() == ("", "microphone")
 
 
-def test_what_is_there_is_given_what_is_remembered_of_it() -> None:
+def test_saved_settings_are_applied_to_existing_devices() -> None:
     scene = Scene()
     scene.devices.load({
         ("sink", "music"): LEVEL, ("source", "microphone"): ((0.5, 0.5), True), ("recorded", "music.monitor"): LEVEL,
@@ -82,7 +82,7 @@ def test_what_is_there_is_given_what_is_remembered_of_it() -> None:
     assert scene.graph.default is scene.music and scene.default == [scene.first]
 
 
-def test_a_sink_is_known_by_its_name_before_those_of_before() -> None:
+def test_sink_matches_its_name_before_former_names() -> None:
     scene = Scene()
     scene.devices.load({("sink", "default"): ((0.5, 0.5), False)})
     scene.devices.restore(scene.first)
@@ -97,14 +97,14 @@ def test_a_sink_is_known_by_its_name_before_those_of_before() -> None:
     assert scene.graph.default is scene.first
 
 
-def test_a_source_of_the_default_sinks_name_is_no_default_sink() -> None:
+def test_source_with_name_of_default_sink_is_not_the_default_sink() -> None:
     scene = Scene()
     scene.devices.load({("default", "sink"): "microphone"})
     scene.devices.restore(scene.source)
     assert scene.graph.default is scene.first
 
 
-def test_only_what_the_loaded_modules_restore_is_given() -> None:
+def test_only_settings_of_loaded_restore_modules_are_applied() -> None:
     for restores, expected in (({"volume"}, (LEVEL[0], False)), ({"muted"}, (PLAIN[0], True)), (set(), PLAIN)):
         scene = Scene()
         scene.devices.load({("sink", "music"): LEVEL, ("recorded", "music.monitor"): LEVEL})
@@ -119,7 +119,7 @@ def not_kept(scene: Scene) -> None:
     scene.devices.was_not_kept({update.key: scene.devices.now[update.key] for update in scene.updates})
 
 
-def test_a_level_that_could_not_be_kept_goes_back_to_the_one_before_else_to_none() -> None:
+def test_unsaved_level_reverts_to_previous_or_none() -> None:
     scene = Scene()
     scene.devices.load({("sink", "music"): ((0.5, 0.5), True)})
     scene.devices.restore_all()
@@ -137,7 +137,7 @@ def test_a_level_that_could_not_be_kept_goes_back_to_the_one_before_else_to_none
     assert (scene.first.gains, scene.first.recorded.gains) == (PLAIN[0], PLAIN[0])
 
 
-def test_a_default_that_could_not_be_kept_is_the_one_before_if_it_is_there_else_the_first() -> None:
+def test_unsaved_default_reverts_to_previous_or_first_sink() -> None:
     scene = Scene()
     scene.devices.load({("default", "sink"): "music", ("default", "source"): "music.monitor"})
     for what, mix in (("sink", scene.first), ("source", scene.source)):
@@ -153,7 +153,7 @@ def test_a_default_that_could_not_be_kept_is_the_one_before_if_it_is_there_else_
     assert scene.graph.default is scene.first and scene.default == [None]
 
 
-def test_nothing_is_kept_of_levels_without_their_module_but_what_is_set_is_in_force() -> None:
+def test_without_restore_module_levels_apply_but_are_not_saved() -> None:
     scene = Scene()
     told: list[bool] = []
     scene.devices.stop()

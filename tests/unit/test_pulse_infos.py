@@ -36,12 +36,12 @@ def text(record: Any, key: str) -> str:
     return str(record["props"][key].removesuffix(b"\0").decode())
 
 
-def test_properties_are_zero_terminated_and_dots_stand_for_underlines() -> None:
+def test_properties_are_zero_terminated_with_dots_for_underscores() -> None:
     assert infos.text_props(device__api="x", a="ü") == {"device.api": b"x\0", "a": "ü".encode() + b"\0"}
     assert infos.as_props({"a.b": "\ud800"}) == {"a.b": b"?\0"}
 
 
-def test_each_record_has_what_its_layout_asks_for_and_nothing_else() -> None:
+def test_each_record_has_exactly_the_fields_of_its_layout() -> None:
     rig = Rig()
     caller = Caller(rig)
     stream, recorder = caller.play(S16, STEREO)["index"], caller.record(S16, STEREO)["index"]
@@ -63,7 +63,7 @@ def test_each_record_has_what_its_layout_asks_for_and_nothing_else() -> None:
         assert set(read_fields(REPLIES[command], Reader(writer.data), PROTOCOL_VERSION)) == set(record), command.name
 
 
-def test_a_sink_is_shown_with_its_own_level_and_its_monitor_with_the_one_it_is_recorded_at() -> None:
+def test_sink_shows_its_level_and_monitor_its_recording_level() -> None:
     rig = Rig()
     rig.graph.set_gains(rig.sink, (1.0, 0.125))
     rig.sink.recorded.gains, rig.sink.recorded.mute = (0.125, 1.0), True
@@ -88,7 +88,7 @@ def test_a_sink_is_shown_with_its_own_level_and_its_monitor_with_the_one_it_is_r
     assert text(monitor, "device.description") == "Monitor of millrace"
 
 
-def test_a_source_is_no_monitor() -> None:
+def test_source_is_not_shown_as_monitor() -> None:
     rig = Rig()
     source = rig.graph.add_source("microphone", "Microphone", ("mono",))
     record = infos.source_info(rig.door, source, rig.now_ns)
@@ -99,7 +99,7 @@ def test_a_source_is_no_monitor() -> None:
     assert text(record, "device.class") == "sound"
 
 
-def test_what_a_sink_does_is_its_state() -> None:
+def test_sink_state_reflects_its_use() -> None:
     rig = Rig()
 
     def state() -> DeviceState:
@@ -118,7 +118,7 @@ def test_what_a_sink_does_is_its_state() -> None:
     assert state() is DeviceState.SUSPENDED
 
 
-def test_a_sinks_latency_is_what_is_mixed_and_not_heard() -> None:
+def test_sink_latency_is_frames_mixed_but_not_heard() -> None:
     rig = Rig()
     rig.sink.outlet_latency_ns = 30 * NS_PER_MS
     assert infos.sink_info(rig.door, rig.sink, rig.now_ns)["latency"] == 30_000
@@ -129,7 +129,7 @@ def test_a_sinks_latency_is_what_is_mixed_and_not_heard() -> None:
     assert infos.sink_info(rig.door, rig.sink, rig.now_ns)["latency"] == 30_000 + mixed_ns // 1000
 
 
-def test_a_programs_stream_is_shown_in_the_programs_format() -> None:
+def test_stream_is_shown_in_its_programs_format() -> None:
     rig = Rig()
     caller = Caller(rig, props={"application.name": b"player\0"})
     made = caller.play(S16, STEREO, tlength=9_600, props={"media.name": b"song\0"}, muted=True, muted_set=True)
@@ -148,7 +148,7 @@ def test_a_programs_stream_is_shown_in_the_programs_format() -> None:
     assert record is not None and record["corked"] is True
 
 
-def test_a_stream_of_another_door_is_shown_as_the_graph_has_it() -> None:
+def test_stream_of_another_door_is_shown_in_graph_format() -> None:
     rig = Rig()
     node = Stream(rig.graph.ids.take(), "film", default_map(2), {"media.role": "movie"}, feed=Tone())
     rig.graph.add_stream(node, rig.sink)
@@ -163,7 +163,7 @@ def test_a_stream_of_another_door_is_shown_as_the_graph_has_it() -> None:
     assert record["sink_usec"] == (ahead_ns + rig.door.monitor_latency_ns(rig.sink, rig.now_ns)) // 1000 > 0
 
 
-def test_what_gives_a_source_its_sound_is_no_input_and_neither_is_what_is_not_there() -> None:
+def test_source_streams_and_removed_streams_are_not_sink_inputs() -> None:
     rig = Rig()
     source = rig.graph.add_source("microphone", "Microphone")
     node = Stream(rig.graph.ids.take(), "voice", default_map(2), feed=Tone())
@@ -172,7 +172,7 @@ def test_what_gives_a_source_its_sound_is_no_input_and_neither_is_what_is_not_th
     assert infos.sink_input_info(rig.door, 12_345, rig.now_ns) is None
 
 
-def test_a_recorder_is_shown_with_what_waits_for_its_client() -> None:
+def test_recorder_shows_frames_waiting_for_its_client() -> None:
     rig = Rig()
     caller = Caller(rig, props={"application.name": b"recorder\0"})
     made = caller.record(S16, STEREO, fragsize=480, corked=True)
@@ -187,7 +187,7 @@ def test_a_recorder_is_shown_with_what_waits_for_its_client() -> None:
     assert text(told, "module-stream-restore.id") == "source-output-by-application-name:recorder"
 
 
-def test_a_client_is_shown_by_what_it_says_of_itself() -> None:
+def test_client_is_shown_with_its_properties() -> None:
     rig = Rig()
     ours, foreign = Caller(rig, props={"application.name": b"player\0"}), Caller(rig, trusted=False)
     record = infos.client_info(rig.door, ours)
@@ -199,7 +199,7 @@ def test_a_client_is_shown_by_what_it_says_of_itself() -> None:
     assert text(infos.client_info(rig.door, ours), "native-protocol.peer") == "mine"
 
 
-def test_a_module_is_used_as_often_as_something_plays_on_what_it_made() -> None:
+def test_module_use_count_is_streams_on_its_devices() -> None:
     rig = Rig()
     caller = Caller(rig)
     caller.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=extra rate=24000 format=s16le")
@@ -218,7 +218,7 @@ def test_a_module_is_used_as_often_as_something_plays_on_what_it_made() -> None:
     assert infos.module_info(rig.door, rig.door.own_module)["users"] == NO_INDEX
 
 
-def test_a_samples_length_is_in_whole_frames_of_its_own_rate() -> None:
+def test_sample_duration_is_in_whole_frames_of_its_rate() -> None:
     fmt = AudioFormat(SampleFormat.S16LE, 24_000, default_map(2))
     record = infos.sample_info(Sample(7, "bell", fmt, bytes(4 * 2_400 + 2), {"a": b"b\0"}))
     subset(
@@ -227,7 +227,7 @@ def test_a_samples_length_is_in_whole_frames_of_its_own_rate() -> None:
     )  # fmt: skip
 
 
-def test_the_server_names_a_default_source_only_to_those_that_may_have_it() -> None:
+def test_default_source_is_named_only_to_clients_that_may_record_it() -> None:
     rig = Rig()
     caller = Caller(rig)
     source = rig.graph.add_source("microphone", "Microphone")
@@ -243,14 +243,14 @@ def test_the_server_names_a_default_source_only_to_those_that_may_have_it() -> N
 
 
 @pytest.mark.parametrize("gain", [0.0, 1.0, 1e30])
-def test_levels_are_shown_within_what_the_protocol_can_say(gain: float) -> None:
+def test_levels_are_clamped_to_protocol_range(gain: float) -> None:
     rig = Rig()
     rig.graph.set_gains(rig.sink, (gain,))
     volume = infos.sink_info(rig.door, rig.sink, rig.now_ns)["volume"]
     assert all(0 <= one <= 0x7FFFFFFF for one in volume) and np.isfinite(volume).all()
 
 
-def test_texts_are_cut_where_they_are_for_display_and_clients_read_them_back_whole() -> None:
+def test_texts_are_truncated_for_display_only() -> None:
     rig, long = Rig(), "n" * 60_000
     given = {"application.name": long.encode() + b"\0", "media.name": long.encode() + b"\0"}
     caller = Caller(rig, props=dict(given))

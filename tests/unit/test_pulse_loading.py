@@ -40,7 +40,7 @@ def begun(rig: Rig, text: str = "") -> Loading:
         ("sink_name=millrace", "millrace.2", "Null Output"),
     ],
 )
-def test_a_sink_is_called_as_asked_else_as_its_kind_is(text: str, name: str, description: str) -> None:
+def test_sink_is_named_as_requested_or_after_its_module(text: str, name: str, description: str) -> None:
     rig = Rig()
     one = begun(rig, text)
     made = one.sink(S16, "null", "Null Output", "abstract")
@@ -50,7 +50,7 @@ def test_a_sink_is_called_as_asked_else_as_its_kind_is(text: str, name: str, des
     assert made.props["device.class"] == "abstract"
 
 
-def test_a_source_has_arguments_of_its_own() -> None:
+def test_source_modules_have_their_own_arguments() -> None:
     rig = Rig()
     one = begun(rig, "source_name=line source_properties='a=b device.class=sound' sink_name=other")
     made = one.source(S16, "source.null", "Null Input", "abstract")
@@ -58,7 +58,7 @@ def test_a_source_has_arguments_of_its_own() -> None:
     assert made.props == {"a": "b", "device.class": "sound"}
 
 
-def test_names_are_those_of_pulseaudios_registry_and_numbered_where_they_are_taken() -> None:
+def test_taken_names_are_numbered_as_in_pulseaudio() -> None:
     rig = Rig()
     assert free_name(rig.door, "Az09._-") == "Az09._-" and free_name(rig.door, "a b\n\x1b") == "a_b__"
     assert free_name(rig.door, "x" * 128) == "x" * 128
@@ -71,14 +71,14 @@ def test_names_are_those_of_pulseaudios_registry_and_numbered_where_they_are_tak
             free_name(rig.door, wanted)
 
 
-def test_a_name_that_was_given_empty_is_no_name() -> None:
+def test_empty_name_is_refused() -> None:
     rig = Rig()
     with pytest.raises(CommandError, match="1 to 128"):
         begun(rig, "sink_name=").sink(S16, "null", "Null Output", "abstract")
     assert len(rig.graph.sinks) == 1
 
 
-def test_modules_make_no_more_than_leaves_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_leave_room_for_other_sinks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "MIXES_MAX", 3)
     rig = Rig()
     one = begun(rig)
@@ -91,7 +91,7 @@ def test_modules_make_no_more_than_leaves_room_for_others(monkeypatch: pytest.Mo
     rig.graph.add_sink("by hand")
 
 
-def test_a_link_is_written_down_and_made_once() -> None:
+def test_link_is_recorded_and_created_once() -> None:
     rig = Rig()
     one = begun(rig)
     made = one.sink(S16, "a", "A", "abstract")
@@ -107,7 +107,7 @@ def test_a_link_is_written_down_and_made_once() -> None:
     assert len(one.module.feeds) == 1, "what was not made need not be taken away"
 
 
-def test_what_records_takes_what_it_hears_at_the_level_of_its_source() -> None:
+def test_recording_module_applies_its_sources_level() -> None:
     rig = Rig()
     one = begun(rig)
     rig.sink.recorded.gains = (0.5, 0.25)
@@ -119,7 +119,7 @@ def test_what_records_takes_what_it_hears_at_the_level_of_its_source() -> None:
     assert rig.sink.links[0].matrix.diagonal().tolist() == [0.5, 0.25]
 
 
-def test_what_records_needs_the_grant_of_who_loads_it() -> None:
+def test_recording_module_needs_its_loaders_grant() -> None:
     rig = Rig()
     one, source = begun(rig), rig.graph.add_source("microphone", "Microphone")
     rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
@@ -130,7 +130,7 @@ def test_what_records_needs_the_grant_of_who_loads_it() -> None:
 
 
 @pytest.mark.parametrize(("text", "found"), [("", None), ("slaves=a", "a"), ("sinks=a,b", "a,b")])
-def test_of_several_names_of_an_argument_one_is_given(text: str, found: Any) -> None:
+def test_only_one_alias_of_an_argument_may_be_given(text: str, found: Any) -> None:
     assert begun(Rig(), text).choice("slaves", "sinks") == found
     with pytest.raises(CommandError, match="slaves and sinks mean the same"):
         begun(Rig(), "slaves=a sinks=a").choice("slaves", "sinks")

@@ -57,7 +57,7 @@ class Scene(Rig):
         return self.module.index in self.door.modules
 
 
-def test_it_is_a_recorder_and_a_stream_with_their_own_properties_and_nobodys_client() -> None:
+def test_loopback_is_a_recorder_and_a_stream_without_client() -> None:
     scene = Scene()
     assert isinstance(scene.record, RecordStream) and isinstance(scene.playback, PlaybackStream)
     assert (scene.record.props, scene.playback.props) == ({"a": b"1\0"}, {"b": b"2\0"})
@@ -68,7 +68,7 @@ def test_it_is_a_recorder_and_a_stream_with_their_own_properties_and_nobodys_cli
 
 
 @pytest.mark.parametrize("latency_ms", [10, 50, 200])
-def test_what_it_hears_is_played_whole_after_its_latency(latency_ms: int) -> None:
+def test_recorded_sound_is_played_completely_after_its_latency(latency_ms: int) -> None:
     scene = Scene(latency_ms)
     first, second = scene.capture(clocked=True), scene.capture(scene.out, clocked=True)
     scene.sound(-0.5, frames=9_600)
@@ -83,7 +83,7 @@ def test_what_it_hears_is_played_whole_after_its_latency(latency_ms: int) -> Non
     ("latency_ms", "piece_ms", "ask_ms", "queued_ms"),
     [(1, 5, 5, 10), (10, 5, 5, 10), (40, 10, 10, 40), (200, 20, 50, 200), (1_000, 20, 250, 1_000)],
 )
-def test_it_is_handed_on_in_pieces_that_its_latency_has_room_for_and_no_shorter_than_helps(
+def test_sound_is_passed_on_in_pieces_bounded_by_latency(
     latency_ms: int, piece_ms: int, ask_ms: int, queued_ms: int
 ) -> None:
     scene = Scene(latency_ms)
@@ -95,7 +95,7 @@ def test_it_is_handed_on_in_pieces_that_its_latency_has_room_for_and_no_shorter_
     assert scene.playback.node.latency_ask_ns == ask_ms * NS_PER_MS and scene.playback.node.bulk_frames == 0
 
 
-def test_silence_before_it_has_heard_anything_and_long_after_is_not_handed_on() -> None:
+def test_silence_before_and_long_after_sound_is_not_passed_on() -> None:
     scene = Scene(latency_ms=50)
     scene.capture(clocked=True)
     scene.run(0.5)
@@ -110,7 +110,7 @@ def test_silence_before_it_has_heard_anything_and_long_after_is_not_handed_on() 
     assert scene.record.state.write_index == written
 
 
-def test_it_keeps_a_graph_running_until_all_is_played_and_no_longer() -> None:
+def test_graph_runs_until_everything_is_played_and_no_longer() -> None:
     scene = Scene(latency_ms=300)
     assert not scene.record.node.clocked
     scene.run(0.5)
@@ -128,7 +128,7 @@ def test_it_keeps_a_graph_running_until_all_is_played_and_no_longer() -> None:
     assert sum(block.any(axis=1).sum() for block in heard.blocks) == 9_600, "it hears again what comes again"
 
 
-def test_a_move_is_followed_by_what_it_stands_on_and_whose_grant_it_needs() -> None:
+def test_moves_update_dependencies_and_required_grant() -> None:
     scene = Scene()
     source = scene.graph.add_source("microphone", "Microphone")
     scene.graph.move_tap(scene.record.node, source)
@@ -144,7 +144,7 @@ def test_a_move_is_followed_by_what_it_stands_on_and_whose_grant_it_needs() -> N
     assert not scene.loaded and not scene.door.playback and not scene.door.records
 
 
-def test_what_would_have_it_hear_itself_is_refused_or_undone() -> None:
+def test_move_to_where_it_hears_itself_is_refused_or_undone() -> None:
     scene = Scene()
     for to in ({"source": scene.out}, {"sink": scene.sink}):
         with pytest.raises(CommandError, match="hear itself") as refused:
@@ -164,7 +164,7 @@ def test_what_would_have_it_hear_itself_is_refused_or_undone() -> None:
         scene.loopback.demand_no_echo(source=scene.third)
 
 
-def test_without_the_sink_that_it_could_go_back_to_it_ends() -> None:
+def test_loopback_ends_if_it_can_not_move_back() -> None:
     scene = Scene()
     scene.graph.remove_sink(scene.out)
     assert not scene.loaded and not scene.door.playback and not scene.door.records
@@ -176,7 +176,7 @@ def test_without_the_sink_that_it_could_go_back_to_it_ends() -> None:
 
 
 @pytest.mark.parametrize("end", ["stream", "recorder", "module"])
-def test_it_goes_as_a_whole_and_once(end: str) -> None:
+def test_recorder_and_stream_end_together_once(end: str) -> None:
     scene = Scene()
     held = scene.graph.budget.held
     if end == "stream":
@@ -195,7 +195,7 @@ def test_it_goes_as_a_whole_and_once(end: str) -> None:
     scene.loopback.send_block(0, b"1234")
 
 
-def test_there_is_nobody_behind_it_to_answer_or_to_tell() -> None:
+def test_loopback_has_no_client_to_answer_or_notify() -> None:
     scene = Scene()
     request = Request(C.DRAIN_PLAYBACK_STREAM, 1, {})
     told: list[Any] = [

@@ -23,7 +23,7 @@ def metered(peaks: bool, pieces: int, freezing: bool) -> Samples:
 
 @pytest.mark.parametrize("pieces", [1, 7, 100])
 @pytest.mark.parametrize("peaks", [True, False])
-def test_each_period_becomes_one_frame_whatever_the_pieces(peaks: bool, pieces: int) -> None:
+def test_each_period_becomes_one_frame_for_any_block_size(peaks: bool, pieces: int) -> None:
     periods = SOUND[:9_600].reshape(5, 1_920, 2)
     expected = np.abs(periods).max(axis=1) if peaks else periods.mean(axis=1)
     whole = metered(peaks, pieces, freezing=False)

@@ -49,11 +49,11 @@ VALID = ("sink_name", "sink_properties", "rate", "format", "channels", "channel_
         (",".join(["mono"] * 33), None),
     ],
 )
-def test_channel_maps_are_read_by_all_of_pulseaudios_names(text: str, expected: tuple[str, ...] | None) -> None:
+def test_channel_maps_accept_all_pulseaudio_names(text: str, expected: tuple[str, ...] | None) -> None:
     assert parse_map(text) == expected
 
 
-def test_a_bare_count_of_channels_gives_the_map_that_pulseaudio_gives() -> None:
+def test_channel_count_alone_gives_pulseaudios_default_map() -> None:
     assert map_for(3) == ("front-left", "front-right", "front-center")
     assert map_for(4) == ("front-left", "front-center", "front-right", "rear-center")
     assert map_for(9)[5:] == ("rear-center", "aux0", "aux1", "aux2")
@@ -72,7 +72,7 @@ def test_a_bare_count_of_channels_gives_the_map_that_pulseaudio_gives() -> None:
         ("sink_properties='device.description = \"spaced\"'rate=8000", "spaced"),
     ],
 )
-def test_property_lists_are_quoted_as_pulseaudio_has_it(text: str, description: str) -> None:
+def test_property_lists_are_quoted_as_in_pulseaudio(text: str, description: str) -> None:
     props = Args(text, VALID).props("sink_properties")
     assert props["device.description"].rstrip(b"\0").decode() == description
     assert props.get("foo.bar", b"baz\0") == b"baz\0"
@@ -85,18 +85,18 @@ def test_property_lists_are_quoted_as_pulseaudio_has_it(text: str, description: 
         "sink_name=x\\", "sink_name = x", "sink_name=" + "x" * ARGUMENT_MAX,
     ],
 )  # fmt: skip
-def test_arguments_that_are_unknown_doubled_or_broken_are_refused(text: str) -> None:
+def test_unknown_duplicate_or_malformed_arguments_are_refused(text: str) -> None:
     with pytest.raises(CommandError):
         Args(text, VALID)
 
 
 @pytest.mark.parametrize("text", ["device.description", r"device.description=O\'Brien\ x", "a='x", "=x", "ö=x"])
-def test_broken_property_lists_are_refused(text: str) -> None:
+def test_malformed_property_lists_are_refused(text: str) -> None:
     with pytest.raises(CommandError):
         Args(f"sink_properties={text}", VALID).props("sink_properties")
 
 
-def test_specs_are_honoured_and_contradictions_refused() -> None:
+def test_specs_are_applied_and_contradictions_refused() -> None:
     default = AudioFormat(SampleFormat.F32LE, 48_000, default_map(2))
     made = Args("rate=44100 format=u8 channels=4", VALID).format(default)
     assert (made.rate, made.sample, made.positions) == (44_100, SampleFormat.U8, map_for(4))
@@ -118,7 +118,7 @@ def test_flags_and_formats_have_all_their_names() -> None:
     assert sample_format("float") is SampleFormat.F32LE and sample_format("24") is None
 
 
-def test_the_formats_api_knows_the_same_names() -> None:
+def test_formats_api_knows_the_same_names() -> None:
     default = AudioFormat(SampleFormat.F32LE, 48_000, default_map(2))
     info = FormatInfo(Encoding.PCM, {"format.channel_map": b'"surround-40"\0', "format.sample_format": b'"s16ne"\0'})
     assert from_info(info, default).positions == ("front-left", "front-right", "rear-left", "rear-right")
@@ -154,7 +154,7 @@ def kinds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kind]:
     return mine
 
 
-def test_a_module_that_was_loaded_is_its_row_with_its_arguments_and_what_it_made(kinds: dict[str, Kind]) -> None:
+def test_loaded_module_shows_its_arguments_and_what_it_created(kinds: dict[str, Kind]) -> None:
     scene = Scene()
     loading: list[int] = []
 
@@ -171,7 +171,7 @@ def test_a_module_that_was_loaded_is_its_row_with_its_arguments_and_what_it_made
 
 
 @pytest.mark.parametrize("error", [wrong("no"), GraphError("no"), CommandError(Err.NOENTITY, "no")])
-def test_one_that_fails_half_way_leaves_nothing_and_says_why(kinds: dict[str, Kind], error: Exception) -> None:
+def test_module_that_fails_half_way_leaves_nothing_and_says_why(kinds: dict[str, Kind], error: Exception) -> None:
     scene = Scene()
     held, undone = scene.graph.budget.held, []
 
@@ -188,14 +188,14 @@ def test_one_that_fails_half_way_leaves_nothing_and_says_why(kinds: dict[str, Ki
     assert scene.door.loading == 0 and len(scene.door.modules) == 6
 
 
-def test_one_that_its_loader_may_not_have_is_refused_as_that(kinds: dict[str, Kind]) -> None:
+def test_module_without_permission_is_refused_as_such(kinds: dict[str, Kind]) -> None:
     scene = Scene()
     scene.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
     kinds["module-records"] = Kind("Records", (), lambda given: given.records(scene.sink))
     assert scene.load("module-records") is Err.ACCESS and len(scene.modules_told) == 1
 
 
-def test_one_that_there_is_no_room_for_leaves_nothing(kinds: dict[str, Kind]) -> None:
+def test_module_beyond_budget_leaves_nothing(kinds: dict[str, Kind]) -> None:
     scene = Scene()
 
     def fill(given: Loading) -> None:
@@ -206,7 +206,7 @@ def test_one_that_there_is_no_room_for_leaves_nothing(kinds: dict[str, Kind]) ->
     assert scene.load("module-large") is Err.MODINITFAILED and len(scene.graph.sinks) == 1
 
 
-def test_what_there_is_not_is_refused_with_what_there_is_instead() -> None:
+def test_unsupported_module_is_refused_with_alternatives() -> None:
     scene = Scene()
     for name in (None, "module-nothing", "module-pipe-sink"):
         assert scene.load(name) is Err.MODINITFAILED
@@ -215,7 +215,7 @@ def test_what_there_is_not_is_refused_with_what_there_is_instead() -> None:
     assert scene.load("module-null-sink", "nonsense=1") is Err.MODINITFAILED
 
 
-def test_some_are_loaded_once_and_all_have_a_bound(kinds: dict[str, Kind], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_modules_load_once_and_all_are_limited(kinds: dict[str, Kind], monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene()
     kinds["module-once"] = Kind("Once", (), lambda given: None, once=True)
     kinds["module-often"] = Kind("Often", (), lambda given: None)
@@ -227,7 +227,7 @@ def test_some_are_loaded_once_and_all_have_a_bound(kinds: dict[str, Kind], monke
     assert scene.load("module-often") is Err.MODINITFAILED and "9 modules" in scene.modules_told[-1]
 
 
-def test_an_argument_that_changes_nothing_is_taken_and_said_where_it_was_given(kinds: dict[str, Kind]) -> None:
+def test_argument_without_effect_is_accepted_and_noted(kinds: dict[str, Kind]) -> None:
     scene = Scene()
     kinds["module-idle"] = Kind("Idle", ("a",), lambda given: None, {"adjust_time": "there is one clock"})
     assert isinstance(scene.load("module-idle", "a=b"), Module) and scene.modules_told == []
@@ -235,7 +235,7 @@ def test_an_argument_that_changes_nothing_is_taken_and_said_where_it_was_given(k
     assert scene.modules_told == ["module-idle adjust_time has no effect: there is one clock"]
 
 
-def test_what_played_on_a_module_goes_on_elsewhere_a_stream_in_a_step() -> None:
+def test_streams_of_unloaded_module_move_elsewhere_in_steps() -> None:
     scene = Scene()
     module = scene.load("module-null-sink", "sink_name=extra")
     player = Caller(scene)

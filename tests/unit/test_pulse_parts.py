@@ -31,7 +31,7 @@ STEP = st.one_of(
 
 
 @given(st.lists(STEP, max_size=60))
-def test_the_byte_queue_is_a_sparse_file_with_two_pointers(steps: list[tuple[str, int]]) -> None:
+def test_byte_queue_is_a_sparse_file_with_two_pointers(steps: list[tuple[str, int]]) -> None:
     queue, model, written = ByteQueue(QueueState(1000), 0x80), {}, 0
     for what, n in steps:
         if what == "write":
@@ -70,7 +70,7 @@ def asked(
     return PlaybackAttr(maxlength, tlength, prebuf, minreq)
 
 
-def test_defaults_are_pulseaudios() -> None:
+def test_default_attributes_match_pulseaudio() -> None:
     attr = fix_playback(asked(), LAYOUT, adjust=False, early=False)
     assert (attr.maxlength, attr.tlength, attr.minreq) == (4 * 1024 * 1024, ms(2000), ms(20))
     assert attr.prebuf == ms(2000) + 4 - ms(20)
@@ -85,7 +85,7 @@ def test_adjusted_latency_leaves_a_quantum_and_two_requests() -> None:
 @given(
     U32, U32, U32, U32, st.booleans(), st.booleans(), st.sampled_from([1, 4, 6, 32]), st.sampled_from([8000, 192_000])
 )  # fmt: skip
-def test_whatever_is_asked_the_attributes_can_work(
+def test_any_requested_attributes_become_workable(
     maxlength: int, tlength: int, prebuf: int, minreq: int, adjust: bool, early: bool, frame: int, rate: int
 ) -> None:
     layout = Layout(frame, rate)
@@ -105,7 +105,7 @@ def test_record_fragments_are_whole_frames() -> None:
 DEFAULT = AudioFormat(SampleFormat.F32LE, 48_000, default_map(2))
 
 
-def test_format_infos_may_leave_things_open() -> None:
+def test_format_infos_may_be_incomplete() -> None:
     assert from_info(FormatInfo(1, {}), DEFAULT) == DEFAULT
     info = FormatInfo(1, {"format.rate": b'{"min": 96000, "max": 192000}', "format.channel_map": b'"mono"'})
     assert from_info(info, DEFAULT) == AudioFormat(SampleFormat.F32LE, 96_000, ("mono",))
@@ -116,7 +116,7 @@ def test_format_infos_may_leave_things_open() -> None:
             from_info(FormatInfo(1, {key: value}), DEFAULT)
 
 
-def test_volumes_fit_channels_or_are_refused() -> None:
+def test_volumes_match_channels_or_are_refused() -> None:
     assert gains_from((0x10000,), 2) == (1.0, 1.0)
     assert volume_of(gains_from((0x8000, 0x10000), 2)) == (0x8000, 0x10000)
     for volume, channels in (((), 2), ((1, 2, 3), 2)):
@@ -124,7 +124,7 @@ def test_volumes_fit_channels_or_are_refused() -> None:
             gains_from(volume, channels)
 
 
-def test_the_oldest_levels_go_past_the_bound_and_no_default() -> None:
+def test_oldest_levels_beyond_limit_are_dropped_but_no_default() -> None:
     table = Devices()
     table.set(("default", "sink"), "speakers", lambda kept: None)
     for number in range(LEVELS_MAX + 3):
@@ -138,7 +138,7 @@ def test_the_oldest_levels_go_past_the_bound_and_no_default() -> None:
     assert ("sink", "s3") in table.now and ("sink", "s4") not in table.now, "what was set again is not the oldest"
 
 
-def test_what_is_set_again_while_it_is_being_kept_is_acknowledged_when_it_is() -> None:
+def test_level_set_again_while_being_saved_is_acknowledged_when_saved() -> None:
     told, updates = list[bool](), list[DeviceUpdate]()
     table = Devices(lambda _: updates.append)
     for _ in range(2):
@@ -149,7 +149,7 @@ def test_what_is_set_again_while_it_is_being_kept_is_acknowledged_when_it_is() -
     assert len(updates) == 2 and told == [True], "that is on disk"
 
 
-def test_streams_of_a_guest_share_a_budget_and_give_it_back() -> None:
+def test_streams_of_a_guest_share_and_release_a_budget() -> None:
     budget = Budget("the guest", 64 * 1024 * 8 // 7 + 1)
     one, other = budget.open("stream"), budget.open("stream")
     first = ByteQueue(QueueState(1 << 20), 0, lambda size: one.fits("queue", size))
@@ -161,7 +161,7 @@ def test_streams_of_a_guest_share_a_budget_and_give_it_back() -> None:
 
 
 @pytest.mark.parametrize("wall_ns", [-1, -(10**18), 0, 2**32 * 10**9 + 5_000, 2**62])
-def test_a_latency_is_told_whatever_the_wall_clock_shows(wall_ns: int) -> None:
+def test_latency_is_independent_of_wall_clock(wall_ns: int) -> None:
     rig = Rig()
     rig.door.wall_ns = lambda: wall_ns
     client = rig.client()
@@ -170,7 +170,7 @@ def test_a_latency_is_told_whatever_the_wall_clock_shows(wall_ns: int) -> None:
     assert told["now"] == (wall_ns // 10**9 % 2**32, wall_ns % 10**9 // 1_000)
 
 
-def test_a_volume_for_other_channels_is_as_pulseaudio_makes_it() -> None:
+def test_volume_is_remapped_to_other_channels_as_in_pulseaudio() -> None:
     surround = default_map(6)
     ten_to_sixty = (10, 20, 30, 40, 50, 60)
     assert volume_for(ten_to_sixty, surround, ("mono",)) == (35,)
@@ -184,7 +184,7 @@ def test_a_volume_for_other_channels_is_as_pulseaudio_makes_it() -> None:
     assert level is not None and level[0] == pytest.approx((0.35**3,), rel=1e-3)
 
 
-def test_a_new_stream_gets_what_its_group_has_and_it_has_not_chosen_itself() -> None:
+def test_new_stream_gets_saved_settings_it_did_not_choose() -> None:
     props = {"media.role": b"music\0", "application.name": b"player\0"}
     name = group_of_props(props)
     assert (name, group_of_props(props, INPUT)) == (

@@ -43,13 +43,13 @@ def names(records: Any) -> list[str]:
     return [record["name"] for record in records]
 
 
-def test_the_server_is_who_and_where_it_says() -> None:
+def test_server_info_identifies_the_server() -> None:
     answer = Scene().ask(Command.GET_SERVER_INFO)
     assert (answer["user"], answer["host"], answer["default_sink"]) == ("user", "host", "millrace")
     assert __version__ in answer["package"]
 
 
-def test_sinks_and_sources_are_found_by_index_name_and_what_stands_for_the_default() -> None:
+def test_sinks_and_sources_are_found_by_index_name_and_default_alias() -> None:
     scene = Scene()
     sinks = [(scene.music, (NO_INDEX, "music")), (scene.music, (scene.music.id, None)), (scene.sink, (NO_INDEX, None)),
              (scene.sink, (NO_INDEX, "@DEFAULT_SINK@"))]  # fmt: skip
@@ -70,13 +70,13 @@ def test_sinks_and_sources_are_found_by_index_name_and_what_stands_for_the_defau
     ["GET_SINK_INFO", "GET_SOURCE_INFO", "GET_SAMPLE_INFO", "LOOKUP_SINK", "LOOKUP_SOURCE", "GET_SINK_INPUT_INFO",
      "GET_SOURCE_OUTPUT_INFO", "GET_CLIENT_INFO", "GET_MODULE_INFO", "GET_CARD_INFO"],
 )  # fmt: skip
-def test_what_is_not_there_is_no_entity(command: str) -> None:
+def test_missing_object_is_no_entity(command: str) -> None:
     scene = Scene()
     for index in (12_345, NO_INDEX):
         assert scene.ask(Command[command], index, "nothing") is Err.NOENTITY
 
 
-def test_what_has_only_a_number_is_found_by_that_of_its_own_kind() -> None:
+def test_streams_are_found_by_index_of_their_own_kind() -> None:
     scene = Scene()
     found = {
         Command.GET_SINK_INPUT_INFO: scene.stream, Command.GET_SOURCE_OUTPUT_INFO: scene.recorder,
@@ -91,7 +91,7 @@ def test_what_has_only_a_number_is_found_by_that_of_its_own_kind() -> None:
                 assert answer is Err.NOENTITY, (command.name, other.name)
 
 
-def test_samples_are_found_by_name_or_by_number() -> None:
+def test_samples_are_found_by_name_or_index() -> None:
     scene = Scene()
     scene.door.samples.store(Sample(77, "gong", FMT, bytes(800), {}))
     assert names(scene.ask(Command.GET_SAMPLE_INFO, name="bell")) == ["bell"]
@@ -99,7 +99,7 @@ def test_samples_are_found_by_name_or_by_number() -> None:
     assert names(scene.ask(Command.GET_SAMPLE_INFO_LIST)) == ["bell", "gong"]
 
 
-def test_a_list_has_all_of_a_kind_one_in_a_step() -> None:
+def test_lists_are_complete_with_one_item_per_step() -> None:
     scene = Scene()
     lists = {
         Command.GET_SINK_INFO_LIST: ["millrace", "music"],
@@ -118,7 +118,7 @@ def test_a_list_has_all_of_a_kind_one_in_a_step() -> None:
 
 
 @pytest.mark.parametrize("command", [c for c in HANDLERS if c.name.endswith("_LIST")], ids=lambda c: c.name)
-def test_what_ends_while_a_list_is_made_is_no_obstacle(command: Command) -> None:
+def test_object_removed_during_listing_is_skipped(command: Command) -> None:
     scene = Scene()
     rows = len(scene.ask(command))
     ended: list[bool] = []
@@ -138,26 +138,26 @@ def test_what_ends_while_a_list_is_made_is_no_obstacle(command: Command) -> None
     assert len(scene.ask(command)) <= rows + 1 and (ended or not rows)
 
 
-def test_a_microphone_that_a_program_may_never_have_is_in_no_list() -> None:
+def test_forbidden_microphone_is_not_listed() -> None:
     scene = Scene()
     scene.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
     assert names(scene.ask(Command.GET_SOURCE_INFO_LIST)) == ["millrace.monitor", "music.monitor"]
 
 
-def test_what_feeds_a_source_is_no_row_of_the_list_of_inputs() -> None:
+def test_source_streams_are_not_listed_as_sink_inputs() -> None:
     scene = Scene()
     scene.graph.move_stream(scene.graph.streams[scene.stream], scene.source)
     assert scene.ask(Command.GET_SINK_INPUT_INFO_LIST) == []
 
 
-def test_statistics_count_what_is_queued_and_what_is_cached() -> None:
+def test_statistics_count_queued_and_cached_bytes() -> None:
     scene = Scene()
     scene.door.playback[scene.stream].queue.write(bytes(1_000))
     answer = scene.ask(Command.STAT)
     assert answer == {"blocks": 1, "bytes": 1_000, "allocated": 1, "allocated_bytes": 1_000, "cache_bytes": 400}
 
 
-def test_the_core_lists_who_takes_messages_and_others_are_not_there() -> None:
+def test_core_lists_message_handlers_and_others_are_missing() -> None:
     scene = Scene()
 
     def message(path: str, text: str) -> Any:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from millrace.doors.pulse.rendered import NEVER, Rendered
 
 
-def test_nothing_was_rendered_of_a_stream_that_has_not_begun() -> None:
+def test_stream_not_started_has_rendered_nothing() -> None:
     rendered = Rendered()
     assert rendered.silent and rendered.playing_for == 0 and rendered.underrun_frames(1 << 40) is None
     rendered.broke_off(480)
     assert rendered.silent and rendered.underrun_frames(960) is None, "prebuffering is no underrun"
 
 
-def test_never_is_what_clients_know_as_never() -> None:
+def test_never_is_pulseaudios_value_for_never() -> None:
     assert NEVER == 0xFFFF_FFFF_FFFF_FFFF
 
 
-def test_it_has_sounded_since_the_last_silence_and_the_first_sound_says_so_once() -> None:
+def test_playing_since_last_silence_and_first_sound_is_reported_once() -> None:
     rendered = Rendered()
     assert rendered.taken(100) and not rendered.silent
     assert not rendered.taken(60) and rendered.playing_for == 160
@@ -26,7 +26,7 @@ def test_it_has_sounded_since_the_last_silence_and_the_first_sound_says_so_once(
     assert rendered.taken(40) and rendered.playing_for == 40 and not rendered.taken(1)
 
 
-def test_a_silence_is_as_long_as_what_was_rendered_of_it_from_where_it_began() -> None:
+def test_silence_lasts_as_long_as_it_was_rendered() -> None:
     rendered = Rendered()
     rendered.taken(100)
     rendered.broke_off(480)
@@ -41,7 +41,7 @@ def test_a_silence_is_as_long_as_what_was_rendered_of_it_from_where_it_began() -
     assert rendered.underrun_frames(1_201) == 1
 
 
-def test_a_paused_stream_begins_anew() -> None:
+def test_paused_stream_starts_anew() -> None:
     rendered = Rendered()
     rendered.taken(100)
     rendered.broke_off(480)

@@ -20,7 +20,7 @@ OWN = ("AUTH", "EXIT", "CLIENT_NAME", "_STREAM", "CLIENT_PROPLIST", "EXTENSION",
 """What is about the client itself or its own streams; EXTENSION asks for its right itself, and there are no cards."""
 
 
-def test_every_command_that_changes_others_things_takes_a_right() -> None:
+def test_every_command_affecting_others_needs_a_right() -> None:
     unsorted = [
         command.name
         for command in HANDLERS
@@ -30,7 +30,7 @@ def test_every_command_that_changes_others_things_takes_a_right() -> None:
     assert NEEDS.keys() <= HANDLERS.keys(), "a right for what is not served"
 
 
-def test_each_right_is_the_one_that_its_kind_of_command_takes() -> None:
+def test_each_command_needs_the_right_of_its_kind() -> None:
     by_right: dict[Right, set[str]] = {}
     for command, right in NEEDS.items():
         by_right.setdefault(right, set()).add(command.name)
@@ -42,14 +42,14 @@ def test_each_right_is_the_one_that_its_kind_of_command_takes() -> None:
     assert all(name.startswith(kinds) for name in by_right[Right.CONTROL])
 
 
-def test_to_ones_own_streams_everybody_may_do_what_ends_or_turns_down() -> None:
+def test_own_streams_may_always_be_ended_or_turned_down() -> None:
     for own, kind in ((OF_INPUT, "SINK_INPUT"), (OF_OUTPUT, "SOURCE_OUTPUT")):
         assert {command.name for command in own} == {f"SET_{kind}_VOLUME", f"SET_{kind}_MUTE", f"KILL_{kind}"}
         assert all(NEEDS[command] is Right.CONTROL for command in own)
 
 
 @pytest.mark.parametrize("command", NEEDS, ids=lambda command: command.name)
-def test_without_the_right_a_command_is_refused_before_its_handler_sees_it(command: Command) -> None:
+def test_command_without_right_is_refused_before_its_handler_runs(command: Command) -> None:
     rig = Rig()
     served: list[Command] = []
     caller = Caller(rig, {command: lambda client, request: served.append(request.command)})
@@ -60,7 +60,7 @@ def test_without_the_right_a_command_is_refused_before_its_handler_sees_it(comma
     assert caller.ask(command, index=0) is Err.ACCESS and served == [command]
 
 
-def test_of_ones_own_stream_no_right_is_asked_and_of_anothers_it_is() -> None:
+def test_own_streams_need_no_right_and_others_streams_do() -> None:
     rig = Rig()
     caller, other = Caller(rig), Caller(rig)
     own, others = (one.play(S16, (1, 2))["index"] for one in (caller, other))

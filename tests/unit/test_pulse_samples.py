@@ -31,7 +31,7 @@ class Cache:
         return sample
 
 
-def test_an_upload_is_what_came_of_it_in_whole_frames_and_never_more_than_announced() -> None:
+def test_upload_is_whole_frames_and_at_most_the_announced_length() -> None:
     upload = Upload("bell", S16, 12, {})
     for piece in (b"abcde", b"", b"fg"):
         upload.write(memoryview(piece))
@@ -43,7 +43,7 @@ def test_an_upload_is_what_came_of_it_in_whole_frames_and_never_more_than_announ
     assert Upload("bell", S16, 12, {}).finish() == b""
 
 
-def test_an_upload_weighs_all_that_it_may_become() -> None:
+def test_upload_is_charged_for_its_announced_length() -> None:
     small, large = Upload("bell", S16, 4, {}), Upload("bell", S16, 4_000, {})
     assert large.weight - small.weight == 3_996 and small.weight > 4 + len("bell")
     assert Upload("bell", S16, 4, {"media.role": b"event\0"}).weight > small.weight + len("media.roleevent")
@@ -52,7 +52,7 @@ def test_an_upload_weighs_all_that_it_may_become() -> None:
     assert large.weight - small.weight == 3_996, "what has come of it was paid for"
 
 
-def test_a_sample_is_found_by_its_name_until_it_is_dropped_and_each_change_is_told() -> None:
+def test_sample_is_found_by_name_until_removed_and_changes_are_announced() -> None:
     cache = Cache()
     bell, gong = cache.store(7, "bell", 400), cache.store(8, "gong", 800)
     assert cache.samples.get("bell") is bell and cache.samples.get("drum") is None
@@ -64,7 +64,7 @@ def test_a_sample_is_found_by_its_name_until_it_is_dropped_and_each_change_is_to
     assert cache.told == [(Facility.SAMPLE_CACHE, kind, index) for kind, index in kinds]
 
 
-def test_whoever_goes_through_the_samples_may_drop_them() -> None:
+def test_samples_may_be_removed_while_iterating() -> None:
     cache = Cache()
     for index in range(3):
         cache.store(index, f"s{index}", 4)
@@ -73,7 +73,7 @@ def test_whoever_goes_through_the_samples_may_drop_them() -> None:
     assert not list(cache.samples)
 
 
-def test_what_is_kept_is_paid_for_and_paid_back() -> None:
+def test_stored_sample_is_charged_and_released() -> None:
     cache = Cache()
     sample = cache.store(1, "bell", 4_000)
     assert cache.budget.held == sample.weight > 4_000 + CACHED_BYTES
@@ -85,7 +85,7 @@ def test_what_is_kept_is_paid_for_and_paid_back() -> None:
     assert cache.budget.held == 0
 
 
-def test_one_that_there_is_no_room_for_leaves_the_one_of_before() -> None:
+def test_replacement_beyond_budget_leaves_existing_sample() -> None:
     cache = Cache(limit=10_000)
     before = cache.store(1, "bell", 4_000)
     with pytest.raises(BudgetError):
@@ -93,7 +93,7 @@ def test_one_that_there_is_no_room_for_leaves_the_one_of_before() -> None:
     assert cache.samples.get("bell") is before and cache.budget.held == before.weight and len(cache.told) == 1
 
 
-def test_the_cache_is_full_at_its_bound_and_what_is_replaced_counts_for_nothing(
+def test_full_cache_still_accepts_replacements(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(samples, "CACHE_BYTES_MAX", 1_000)

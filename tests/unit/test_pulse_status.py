@@ -9,7 +9,7 @@ from millrace.rights.grants import UNKNOWN, Identity
 from millrace.units import NS_PER_MS
 
 
-def test_where_it_comes_from_is_told_as_far_as_it_is_known() -> None:
+def test_origin_is_described_as_far_as_known() -> None:
     assert PulseStatus("pulse").origin == "it uses PulseAudio"
     assert PulseStatus("pulse").buffer.startswith("the application asked for 0 ms and starts at 0 ms")
     firefox = PulseStatus("pulse", identity=Identity(4711, 1000, "firefox")).origin
@@ -18,7 +18,7 @@ def test_where_it_comes_from_is_told_as_far_as_it_is_known() -> None:
     assert stranger == "it uses PulseAudio from a connection whose program is not known"
 
 
-def test_its_buffer_is_told_with_what_was_asked_for_and_what_is_in_it() -> None:
+def test_buffer_is_described_with_requested_and_current_fill() -> None:
     status = PulseStatus("pulse", fill_ns=60 * NS_PER_MS, tlength_ns=200 * NS_PER_MS, prebuf_ns=180 * NS_PER_MS)
     assert status.buffer == "the application asked for 200 ms and starts at 180 ms; the buffer holds 60 ms now"
     assert (PulseStatus("pulse").tlength_ns, PulseStatus("pulse").prebuf_ns) == (0, 0)

@@ -67,7 +67,7 @@ OWN = [
 
 
 @pytest.mark.parametrize(("command", "fields"), OWN, ids=[command.name for command, _ in OWN])
-def test_a_channel_of_another_kind_or_of_nobody_is_no_entity(command: Command, fields: dict[str, Any]) -> None:
+def test_channel_of_another_kind_or_unknown_is_no_entity(command: Command, fields: dict[str, Any]) -> None:
     scene = Scene()
     playback, recorder = scene.play(), scene.record()
     upload = scene.ask(C.CREATE_UPLOAD_STREAM, name="bell", spec=S16, map=STEREO, length=4, props={})["channel"]
@@ -81,7 +81,7 @@ def test_a_channel_of_another_kind_or_of_nobody_is_no_entity(command: Command, f
 # -- playback ---------------------------------------------------------------------------------
 
 
-def test_a_stream_waits_for_its_prebuffer_and_can_be_told_not_to_or_to_wait_again() -> None:
+def test_stream_waits_for_prebuffer_unless_triggered_or_reset() -> None:
     scene = Scene()
     channel = scene.play(loud(50), prebuf=ms(100))
     stream = scene.caller.streams[channel]
@@ -92,7 +92,7 @@ def test_a_stream_waits_for_its_prebuffer_and_can_be_told_not_to_or_to_wait_agai
     assert stream.node.active
 
 
-def test_corking_pauses_and_goes_on_with_what_was_there() -> None:
+def test_corking_pauses_and_resumes_with_queued_data() -> None:
     scene = Scene()
     channel = scene.play(loud(150), prebuf=0)
     stream = scene.caller.streams[channel]
@@ -101,7 +101,7 @@ def test_corking_pauses_and_goes_on_with_what_was_there() -> None:
     assert scene.ask(C.CORK_PLAYBACK_STREAM, channel, cork=False) == {} and stream.node.active
 
 
-def test_flushing_throws_away_what_is_queued_and_asks_for_it_again() -> None:
+def test_flush_discards_queued_data_and_requests_it_again() -> None:
     scene = Scene()
     channel = scene.play(loud(200), prebuf=0)
     stream = scene.caller.streams[channel]
@@ -109,7 +109,7 @@ def test_flushing_throws_away_what_is_queued_and_asks_for_it_again() -> None:
     assert [told["bytes"] for told in scene.caller.named(C.REQUEST)] == [ms(200)]
 
 
-def test_synchronised_streams_are_paused_flushed_and_triggered_together() -> None:
+def test_synchronised_streams_are_corked_flushed_and_triggered_together() -> None:
     scene = Scene()
     first, second, other = (
         scene.play(sync_id=7, corked=True),
@@ -135,7 +135,7 @@ def test_synchronised_streams_are_paused_flushed_and_triggered_together() -> Non
     assert tag not in scene.caller.answers and not alone.node.active
 
 
-def test_a_drain_is_answered_when_all_was_heard_and_fails_with_its_stream() -> None:
+def test_drain_is_answered_when_all_is_heard_and_fails_with_its_stream() -> None:
     scene = Scene()
     scene.capture()
     channel = scene.play(loud(50), prebuf=ms(100))
@@ -164,7 +164,7 @@ def test_a_drain_after_a_pause_plays_what_the_graph_had_already_taken() -> None:
     assert scene.caller.answers[drain] == {} and np.count_nonzero(heard.sound[:, 0]) == 60 * 48
 
 
-def test_a_latency_is_what_is_pulled_and_mixed_and_what_lies_behind_the_sink() -> None:
+def test_latency_is_pulled_and_mixed_frames_and_path_behind_sink() -> None:
     scene = Scene()
     scene.capture()
     channel = scene.play(loud(200), prebuf=0)
@@ -184,7 +184,7 @@ def test_a_latency_is_what_is_pulled_and_mixed_and_what_lies_behind_the_sink() -
     assert abs(heard_usec - 100_000) < 50
 
 
-def test_a_late_clients_silence_is_counted_in_its_own_bytes() -> None:
+def test_late_clients_silence_is_counted_in_its_own_bytes() -> None:
     scene = Scene()
     scene.capture(clocked=True)
     channel = scene.play(loud(50), prebuf=ms(10))
@@ -195,7 +195,7 @@ def test_a_late_clients_silence_is_counted_in_its_own_bytes() -> None:
     assert abs(told["underrun_for"] - ms(150)) <= ms(40) and told["underrun_for"] % 4 == 0
 
 
-def test_other_attributes_are_made_whole_answered_and_put_in_force() -> None:
+def test_new_attributes_are_adjusted_returned_and_applied() -> None:
     scene = Scene()
     channel = scene.play(loud(50), prebuf=ms(100))
     stream = scene.caller.streams[channel]
@@ -216,7 +216,7 @@ def test_other_attributes_are_made_whole_answered_and_put_in_force() -> None:
 
 
 @pytest.mark.parametrize(("rate", "answer"), [(44_100, {}), (1, {}), (0, Err.INVALID), (10**9, Err.INVALID)])
-def test_rates_are_changed_within_what_can_be_played(rate: int, answer: Any) -> None:
+def test_rates_are_changed_within_supported_range(rate: int, answer: Any) -> None:
     scene = Scene()
     stream, record = scene.caller.streams[scene.play()], scene.caller.records[scene.record()]
     assert scene.ask(C.UPDATE_PLAYBACK_STREAM_SAMPLE_RATE, stream.channel, rate=rate) == answer
@@ -227,7 +227,7 @@ def test_rates_are_changed_within_what_can_be_played(rate: int, answer: Any) -> 
 # -- recording --------------------------------------------------------------------------------
 
 
-def test_a_recorder_is_paused_flushed_and_deleted() -> None:
+def test_recorder_is_corked_flushed_and_deleted() -> None:
     scene = Scene()
     channel = scene.record(fragsize=ms(2_000))
     record = scene.caller.records[channel]
@@ -240,7 +240,7 @@ def test_a_recorder_is_paused_flushed_and_deleted() -> None:
     assert not scene.caller.records and not scene.graph.taps and not scene.door.records
 
 
-def test_a_recorders_latency_tells_what_was_written_and_what_was_sent_of_it() -> None:
+def test_recorder_latency_reports_written_and_sent_bytes() -> None:
     scene = Scene()
     channel = scene.record(fragsize=ms(100))
     scene.run(0.09)
@@ -254,7 +254,7 @@ def test_a_recorders_latency_tells_what_was_written_and_what_was_sent_of_it() ->
     assert scene.ask(C.GET_RECORD_LATENCY, channel, time=(5, 6))["playing"] is False
 
 
-def test_a_recorders_attributes_are_put_in_force() -> None:
+def test_recorder_attributes_take_effect() -> None:
     scene = Scene()
     channel = scene.record(fragsize=ms(2_000))
     record = scene.caller.records[channel]
@@ -282,7 +282,7 @@ def upload(scene: Scene, data: bytes = b"", name: str | None = "bell", **changes
     return answer["channel"]
 
 
-def test_an_upload_becomes_a_sample_of_its_name_when_it_is_finished() -> None:
+def test_finished_upload_becomes_a_sample() -> None:
     scene = Scene()
     published: list[Any] = []
     scene.door.samples._publish = lambda *change: published.append(change)
@@ -299,7 +299,7 @@ def test_an_upload_becomes_a_sample_of_its_name_when_it_is_finished() -> None:
     assert gong is not None and gong.props["media.role"] == b"event\0"
 
 
-def test_an_upload_that_is_given_up_leaves_nothing() -> None:
+def test_cancelled_upload_leaves_nothing() -> None:
     scene = Scene()
     held = scene.graph.budget.held
     channel = upload(scene, loud(10))
@@ -317,20 +317,20 @@ def test_an_upload_that_is_given_up_leaves_nothing() -> None:
         ({"spec": Spec(SampleFormat.S16LE, 2, 0)}, Err.INVALID),
     ],
 )  # fmt: skip
-def test_what_can_be_no_sample_is_refused_and_takes_no_channel(changes: dict[str, Any], answer: Err) -> None:
+def test_invalid_sample_is_refused_and_takes_no_channel(changes: dict[str, Any], answer: Err) -> None:
     scene = Scene()
     assert upload(scene, **({"length": 4} | changes)) is answer
     assert not scene.caller.uploads and scene.caller.state.next_channel == 0
 
 
-def test_a_sample_has_one_frame_at_least_and_16_mib_at_most() -> None:
+def test_sample_has_at_least_one_frame_and_at_most_16_mib() -> None:
     scene = Scene()
     mono = {"name": "bell", "spec": Spec(SampleFormat.U8, 1, 8_000), "map": (0,), "props": {}}
     for length in (1, 16 * 1024 * 1024):
         assert scene.ask(C.CREATE_UPLOAD_STREAM, **mono, length=length)["length"] == length
 
 
-def test_uploads_at_a_time_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_uploads_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "UPLOADS_MAX", 100)
     scene = Scene()
     first = upload(scene, length=60)
@@ -346,7 +346,7 @@ def play_sample(scene: Scene, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("spec", [S16, MONO], ids=["as it is", "resampled"])
-def test_a_sample_is_played_whole_on_the_sink_named_and_goes(spec: Spec) -> None:
+def test_sample_is_played_completely_on_named_sink_and_then_removed(spec: Spec) -> None:
     scene = Scene()
     music = scene.graph.add_sink("music")
     taken = scene.capture(music)
@@ -369,7 +369,7 @@ def test_a_sample_is_played_whole_on_the_sink_named_and_goes(spec: Spec) -> None
     assert abs(float(np.median(taken.trimmed())) - 0.5) < 0.01
 
 
-def test_a_sample_has_the_volume_asked_for_and_a_remembered_one_only_where_none_was() -> None:
+def test_sample_has_requested_volume_else_saved_one() -> None:
     scene = Scene()
     scene.ask(C.FINISH_UPLOAD_STREAM, upload(scene, loud(10)))
     for volume, gains, chosen in (
@@ -382,7 +382,7 @@ def test_a_sample_has_the_volume_asked_for_and_a_remembered_one_only_where_none_
         assert (node.gains, node.chosen) == (gains, chosen)
 
 
-def test_samples_that_are_not_there_or_go_nowhere_are_no_entity() -> None:
+def test_missing_sample_or_sink_is_no_entity() -> None:
     scene = Scene()
     scene.ask(C.FINISH_UPLOAD_STREAM, upload(scene, loud(10)))
     assert play_sample(scene, name="gong") is play_sample(scene, name=None) is Err.NOENTITY

@@ -47,7 +47,7 @@ def told(subscription: Subscription) -> list[tuple[int, int]]:
     return list(subscription.take())
 
 
-def test_each_hears_of_what_it_asked_for_and_of_nothing_else() -> None:
+def test_client_gets_only_the_events_it_subscribed_to() -> None:
     turns = Turns()
     sinks, both, none = turns.subscribe(1, SINK), turns.subscribe(2, SINK, STREAM), turns.subscribe(3)
     turns.news.publish(SINK, NEW, 7)
@@ -60,13 +60,13 @@ def test_each_hears_of_what_it_asked_for_and_of_nothing_else() -> None:
     assert turns.spread() == 0 and turns.woken == [1, 2]
 
 
-def test_where_nobody_listens_nothing_is_kept() -> None:
+def test_nothing_is_queued_without_subscribers() -> None:
     turns = Turns()
     turns.news.publish(SINK, NEW, 7)
     assert (turns.called, turns.news.serial, turns.spread()) == (0, 0, 0)
 
 
-def test_who_asks_later_hears_of_nothing_that_was_before() -> None:
+def test_new_subscriber_gets_no_earlier_events() -> None:
     turns = Turns()
     first, late = turns.subscribe(1, SINK), turns.subscribe(2)
     turns.news.publish(SINK, NEW, 7)
@@ -86,7 +86,7 @@ def test_who_asks_later_hears_of_nothing_that_was_before() -> None:
     assert told(late) == [] and turns.news.subscriptions.keys() == {1, 2}
 
 
-def test_who_asked_between_two_changes_that_wait_hears_of_the_second() -> None:
+def test_subscriber_between_two_queued_events_gets_the_second() -> None:
     turns = Turns()
     first, late = turns.subscribe(1, SINK), turns.subscribe(2)
     turns.news.publish(SINK, CHANGE, 7)
@@ -96,7 +96,7 @@ def test_who_asked_between_two_changes_that_wait_hears_of_the_second() -> None:
     assert told(first) == told(late) == [(SINK | CHANGE, 7)]
 
 
-def test_one_change_is_told_once_however_often_it_happened() -> None:
+def test_repeated_change_is_sent_once() -> None:
     turns = Turns()
     one = turns.subscribe(1, SINK)
     for _ in range(3):
@@ -112,7 +112,7 @@ def test_one_change_is_told_once_however_often_it_happened() -> None:
     assert told(one) == [(SINK | CHANGE, 7)]
 
 
-def test_a_change_of_what_is_gone_is_not_told_before_that_it_is_gone() -> None:
+def test_change_of_removed_object_is_not_sent_before_its_removal() -> None:
     turns = Turns()
     one = turns.subscribe(1, SINK)
     turns.news.publish(SINK, CHANGE, 7)
@@ -129,7 +129,7 @@ def test_a_change_of_what_is_gone_is_not_told_before_that_it_is_gone() -> None:
     assert told(one) == [(SINK | NEW, 9), (SINK | REMOVE, 9)]
 
 
-def test_what_is_published_while_it_is_spread_is_told_in_the_same_go() -> None:
+def test_event_published_while_delivering_is_sent_in_same_pass() -> None:
     turns = Turns()
     first, second = turns.subscribe(1, SINK), turns.subscribe(2, SINK)
     turns.news.publish(SINK, NEW, 7)
@@ -142,7 +142,7 @@ def test_what_is_published_while_it_is_spread_is_told_in_the_same_go() -> None:
     assert told(first) == [(SINK | NEW, 8)] and told(second) == [(SINK | NEW, 7), (SINK | NEW, 8)]
 
 
-def test_who_leaves_while_it_is_spread_is_no_obstacle() -> None:
+def test_client_may_leave_while_events_are_delivered() -> None:
     turns = Turns()
     first, second = turns.subscribe(1, SINK), turns.subscribe(2, SINK)
     turns.news.publish(SINK, NEW, 7)
@@ -155,7 +155,7 @@ def test_who_leaves_while_it_is_spread_is_no_obstacle() -> None:
     assert turns.news.subscriptions == {} and told(second) == []
 
 
-def test_a_state_goes_on_elsewhere_with_what_was_not_told_and_hears_only_what_is_new_there() -> None:
+def test_continued_state_sends_pending_events_and_only_new_ones() -> None:
     before = Turns()
     state = SubscriptionState()
     one = before.subscribe(1, SINK, state=state)

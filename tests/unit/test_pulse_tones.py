@@ -18,7 +18,7 @@ def pulled(tone: Sine, *frames: int, channels: int = 2) -> Samples:
     return np.concatenate(blocks)
 
 
-def test_it_is_a_sine_of_half_the_level_alike_in_all_channels() -> None:
+def test_tone_is_a_half_scale_sine_in_all_channels() -> None:
     sound = pulled(Sine(440, 48_000), 4800, channels=3)
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(4800) / 48_000)
     assert np.allclose(sound, expected[:, None], atol=1e-6)
@@ -26,13 +26,13 @@ def test_it_is_a_sine_of_half_the_level_alike_in_all_channels() -> None:
 
 
 @pytest.mark.parametrize(("frequency", "rate"), [(440, 48_000), (997, 44_100), (23_999, 48_000), (1, 8_000)])
-def test_it_goes_on_where_it_was_through_any_number_of_blocks_and_seconds(frequency: int, rate: int) -> None:
+def test_tone_is_continuous_over_blocks_and_seconds(frequency: int, rate: int) -> None:
     whole = pulled(Sine(frequency, rate), 2 * rate + 500)
     pieces = pulled(Sine(frequency, rate), 1, 7, rate - 20, 240, 1920, rate - 1_648)
     assert np.array_equal(whole, pieces)
 
 
-def test_after_days_it_is_as_exact_as_in_its_first_second() -> None:
+def test_tone_is_as_exact_after_days_as_in_first_second() -> None:
     tone = Sine(440, 48_000)
     first = pulled(tone, 48_000)
     # Nothing of it grows with time: what it knows of the past is less than a second of frames.
@@ -41,7 +41,7 @@ def test_after_days_it_is_as_exact_as_in_its_first_second() -> None:
     assert tone._at == 0
 
 
-def test_it_is_a_modules_and_never_short() -> None:
+def test_tone_belongs_to_module_and_never_underruns() -> None:
     tone = Sine(440, 48_000)
     assert tone.status().door == "module" and tone.status().format is None
     tone.short(100, True)

@@ -77,7 +77,7 @@ async def told(watchers: Iterable[Watcher]) -> list[list[Any]]:
     return [watcher.take() for watcher in watchers]
 
 
-def test_who_asks_for_measurements_is_told_each_second_what_is_different() -> None:
+def test_measurement_watchers_get_changes_each_second() -> None:
     async def test(registry: Registry) -> None:
         level = {"a": [0.5], "b": [0.5]}
         registry.put(1, "sink", "a", lambda: {"a": level["a"][0]})
@@ -119,7 +119,7 @@ def test_who_asks_for_measurements_is_told_each_second_what_is_different() -> No
     run(test)
 
 
-def test_a_listing_is_made_in_steps_of_few_bytes_and_waits_for_a_watcher_that_is_behind() -> None:
+def test_listing_is_made_in_small_steps_and_waits_for_slow_watcher() -> None:
     class Slow(Watcher):
         behind, largest = True, 0
 
@@ -177,7 +177,7 @@ def test_a_change_does_not_wait_for_the_listings_of_another_guest(monkeypatch: p
     run(test)
 
 
-def test_measurements_of_a_guest_are_for_those_who_may_see_it() -> None:
+def test_measurements_need_the_right_to_see_the_guest() -> None:
     async def test(registry: Registry) -> None:
         looks: list[str] = []
         registry.put(1, "sink", "a", lambda: {"looks": looks.append("a") or len(looks)})  # type: ignore[func-returns-value]
@@ -192,9 +192,7 @@ def test_measurements_of_a_guest_are_for_those_who_may_see_it() -> None:
 
 
 @pytest.mark.parametrize("alike", [True, False])
-def test_a_message_that_others_get_as_well_is_sent_to_several_in_a_step(
-    alike: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_message_is_sent_to_several_watchers_per_step(alike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # Each step uses up the share.
     monkeypatch.setattr(Turns, "over", lambda turns: True)
 
@@ -213,7 +211,7 @@ def test_a_message_that_others_get_as_well_is_sent_to_several_in_a_step(
     run(test)
 
 
-def test_who_goes_on_for_another_hears_what_is_there_and_what_is_gone_and_is_not_synced_again() -> None:
+def test_continued_watcher_gets_new_and_removed_objects_without_sync() -> None:
     async def test(registry: Registry) -> None:
         for number in (1, 2, 3):
             registry.put(number, "sink", "a", lambda number=number: {"id": number})  # type: ignore[misc]
@@ -243,7 +241,7 @@ async def looks(registry: Registry, objects: int) -> int:
     return entries.looks
 
 
-def test_a_listing_looks_at_each_object_a_few_times_however_many_there_are() -> None:
+def test_listing_looks_at_each_object_a_few_times_only() -> None:
     async def test(registry: Registry) -> None:
         assert await looks(registry, 500) <= 4 * 500
         assert await looks(Registry(), 2000) <= 4 * 2000
@@ -251,7 +249,7 @@ def test_a_listing_looks_at_each_object_a_few_times_however_many_there_are() -> 
     run(test)
 
 
-def test_what_is_told_just_now_to_be_gone_counts_as_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_object_being_removed_counts_as_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each step uses up the share.
     monkeypatch.setattr(Turns, "over", lambda turns: True)
 

@@ -38,7 +38,7 @@ async def loaded(keeper: StoreWriter) -> Rules:
 
 
 @pytest.mark.parametrize("while_written", [False, True])
-def test_of_too_many_levels_at_a_time_none_is_acknowledged_and_lost(tmp_path: Path, while_written: bool) -> None:
+def test_levels_beyond_limit_are_not_acknowledged_and_lost(tmp_path: Path, while_written: bool) -> None:
     async def main() -> None:
         keeper = StoreWriter(Store(tmp_path / "state.db"))
         table = Devices(Memory(keeper, "alice").keep_devices)
@@ -84,7 +84,7 @@ QUIET, LOUD = ((0.25,), False), ((1.0,), False)
         ({KEY: QUIET}, {}, {}),
     ],
 )
-def test_what_could_not_be_kept_goes_back_unless_it_has_changed_again(
+def test_unsaved_level_is_undone_unless_changed_again(
     kept: dict[Key, Value], now: dict[Key, Value], after: dict[Key, Value]
 ) -> None:
     table = Table()
@@ -96,9 +96,7 @@ def test_what_could_not_be_kept_goes_back_unless_it_has_changed_again(
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("while_written", [False, True])
-def test_what_is_in_force_is_what_is_on_disk_after_too_many_levels(
-    tmp_path: Path, while_written: bool, known: bool
-) -> None:
+def test_level_in_force_is_level_on_disk_after_overload(tmp_path: Path, while_written: bool, known: bool) -> None:
     async def main() -> None:
         keeper, heard = StoreWriter(Store(tmp_path / "state.db")), list[bool]()
         table = Table(Memory(keeper, "alice").keep_devices)
@@ -137,7 +135,7 @@ class Refusing(Store):
 
 
 @pytest.mark.parametrize(("kind", "kept"), [(Store, True), (Refusing, False)])
-def test_a_level_that_the_disk_does_not_take_goes_back(kind: type[Store], kept: bool, tmp_path: Path) -> None:
+def test_level_that_disk_refuses_is_undone(kind: type[Store], kept: bool, tmp_path: Path) -> None:
     async def main() -> None:
         keeper, heard = StoreWriter(kind(tmp_path / "state.db")), list[bool]()
         table = Table(Memory(keeper, "alice").keep_devices)
@@ -153,7 +151,7 @@ def test_a_level_that_the_disk_does_not_take_goes_back(kind: type[Store], kept: 
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
-def test_of_a_guest_that_is_gone_nothing_is_kept_and_whoever_waits_is_told(tmp_path: Path) -> None:
+def test_removed_guest_saves_nothing_and_waiters_are_told(tmp_path: Path) -> None:
     async def main() -> None:
         keeper, heard = StoreWriter(Store(tmp_path / "state.db")), list[bool]()
         memory = Memory(keeper, "alice")
@@ -167,7 +165,7 @@ def test_of_a_guest_that_is_gone_nothing_is_kept_and_whoever_waits_is_told(tmp_p
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
-def test_rules_are_written_in_order_each_upon_those_before_it_and_no_more_wait_than_may(tmp_path: Path) -> None:
+def test_rules_are_written_in_order_and_pending_ones_limited(tmp_path: Path) -> None:
     async def main() -> None:
         keeper = StoreWriter(Store(tmp_path / "state.db"))
         rules = await loaded(keeper)
@@ -191,7 +189,7 @@ def test_rules_are_written_in_order_each_upon_those_before_it_and_no_more_wait_t
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
-def test_a_rule_that_the_disk_does_not_take_is_not_in_force(tmp_path: Path) -> None:
+def test_rule_that_disk_refuses_does_not_apply(tmp_path: Path) -> None:
     async def main() -> None:
         keeper, heard = StoreWriter(Refusing(tmp_path / "state.db")), list[bool]()
         rules = await loaded(keeper)

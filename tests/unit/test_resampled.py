@@ -12,7 +12,7 @@ from millrace.sim.signals import sine
 
 
 @pytest.mark.parametrize("rates", [(192_000, 48_000), (44_100, 48_000), (8_000, 48_000), (48_000, 192_000)])
-def test_what_is_pulled_far_ahead_is_resampled_in_small_pieces_to_the_same_sound(rates: tuple[int, int]) -> None:
+def test_sound_pulled_far_ahead_is_resampled_in_small_pieces(rates: tuple[int, int]) -> None:
     rate_in, rate_out = rates
     signal = sine(1.0, rate=rate_in)
     at, asked, sound = 0, [], []

@@ -60,7 +60,7 @@ def test_frames_continue_where_they_ended(
     assert off == 0.0 if low_delay or rates[0] < 1_000 else off <= 6 * EXACT, off
 
 
-def test_what_matters_no_longer_is_not_kept() -> None:
+def test_consumed_input_is_not_kept() -> None:
     own = resampler((48_000, 44_100), low_delay=False, glide=False)
     for _ in range(100):
         own.process(noise(2_048))
@@ -69,7 +69,7 @@ def test_what_matters_no_longer_is_not_kept() -> None:
 
 
 @pytest.mark.parametrize("rates", [(48_024, 48_000), (44_100, 48_000), (48_000, 48_480), (48_000, 24_000)])
-def test_one_whose_ratio_changed_continues_in_phase(rates: tuple[int, int]) -> None:
+def test_changed_ratio_continues_in_phase(rates: tuple[int, int]) -> None:
     """A frame too many or too few would be 0.065 in a sine of 1 kHz."""
     sound, heard = sine(0.2, 1_000), []
     begun = (rates[0], rates[0]) if rates[1] != 48_000 else (48_000, 48_000)
@@ -87,7 +87,7 @@ def test_one_whose_ratio_changed_continues_in_phase(rates: tuple[int, int]) -> N
 
 @pytest.mark.parametrize("rate", [48_000, 44_100])
 @pytest.mark.parametrize("glide", [False, True])
-def test_a_client_stream_continues_from_what_was_read_and_not_taken(rate: int, glide: bool) -> None:
+def test_client_stream_continues_with_frames_read_but_not_taken(rate: int, glide: bool) -> None:
     sound, heard = noise(rate // 2), []
     for freezing in (False, True):
         at, out, own = 0, [], Resampled(rate, 48_000, 2, low_delay=False, glide=glide)

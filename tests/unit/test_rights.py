@@ -29,7 +29,7 @@ def test_rights_imply_seeing_and_admins_may_everything() -> None:
         parse_rights("hear,listen")
 
 
-def test_nobody_has_a_right_where_it_was_not_given() -> None:
+def test_rights_not_granted_are_denied() -> None:
     assert ALICE.may(Right.HEAR, "alice") and ALICE.may(Right.SEE, "alice")
     assert not ALICE.may(Right.CONTROL, "alice")
     assert not ALICE.may(Right.HEAR, "bob") and not ALICE.may(Right.SEE, "bob")
@@ -38,7 +38,7 @@ def test_nobody_has_a_right_where_it_was_not_given() -> None:
         ALICE.demand(Right.CONTROL, "alice")
 
 
-def test_of_the_sessions_of_one_secret_the_latest_that_were_signed_out_are_known() -> None:
+def test_latest_signed_out_sessions_of_a_secret_are_kept() -> None:
     sessions, secret = Sessions("key"), digest_of("secret")
     session = sessions.make("token/1", secret)
     number = sessions.proven(session, secret)
@@ -58,7 +58,7 @@ def made(id_: int, secret: str, expires_s: int = 0) -> Token:
     return Token(id_, "t", digest_of(secret), Right.HEAR, frozenset({"alice"}), 0, expires_s)
 
 
-def test_a_token_is_found_by_its_secret_until_it_expires_or_goes() -> None:
+def test_token_is_found_by_secret_until_expired_or_revoked() -> None:
     book, secret = TokenBook(), new_secret(bytes(range(32)))
     assert secret == "mr_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
     book.add(made(1, secret, expires_s=100))
@@ -73,7 +73,7 @@ def test_a_token_is_found_by_its_secret_until_it_expires_or_goes() -> None:
 
 
 @pytest.mark.parametrize("wall_s", [-(10**10), -3600, -1800, -1, 0, 1, 1_800_000_000, 2**31, 2**32, 2**40])
-def test_a_token_expires_whatever_the_wall_clock_shows(wall_s: int) -> None:
+def test_token_expires_whatever_the_wall_clock_shows(wall_s: int) -> None:
     """A clock that was never set may show 1970 or earlier, and one that was set wrongly may show anything."""
     token = made(1, "s", expires_s=expiry(wall_s, 3600))
     assert not expired(token, wall_s) and not expired(token, wall_s + 3598)
@@ -82,7 +82,7 @@ def test_a_token_expires_whatever_the_wall_clock_shows(wall_s: int) -> None:
     assert not expired(forever, wall_s) and not expired(forever, wall_s + 10**10)
 
 
-def test_times_to_expire() -> None:
+def test_expiry_times_are_parsed() -> None:
     assert [parse_expiry(t) for t in ("30s", "5m", "8h", "7d", "2w", "never")] == [
         30,
         300,
@@ -96,7 +96,7 @@ def test_times_to_expire() -> None:
             parse_expiry(text)
 
 
-def test_whoever_guesses_is_slowed_down_and_others_are_not() -> None:
+def test_guessing_address_is_throttled_and_others_are_not() -> None:
     limit = FailureLimit(burst=3, every_ns=NS_PER_S)
     assert [limit.failed("evil", n) for n in range(5)] == [False, False, False, True, True]
     assert not limit.failed("good", 5)
@@ -107,7 +107,7 @@ def test_whoever_guesses_is_slowed_down_and_others_are_not() -> None:
     assert len(limit._debts) <= limit.SOURCES_MAX
 
 
-def test_one_network_of_ipv6_is_one_guesser() -> None:
+def test_ipv6_network_counts_as_one_address() -> None:
     limit = FailureLimit(burst=2)
     assert [limit.failed(f"2001:db8:1:2::{n}", 0) for n in range(3)] == [False, False, True]
     assert not limit.failed("2001:db8:1:3::1", 0)
@@ -118,7 +118,7 @@ def test_any_text_has_a_digest() -> None:
     assert len({digest_of(text) for text in ("", "\udce9", "\ud800", "\0", "é")}) == 5
 
 
-def test_who_guesses_on_is_not_forgotten_for_others_that_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_persistent_guesser_is_not_evicted_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FailureLimit, "SOURCES_MAX", 3)
     limit = FailureLimit(burst=5, every_ns=NS_PER_S)
     for number in range(5):

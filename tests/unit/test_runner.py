@@ -40,7 +40,7 @@ class Core:
             raise ValueError("a bug")
 
 
-def test_a_core_that_fails_is_called_again_after_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_core_is_called_again_after_a_while(caplog: pytest.LogCaptureFixture) -> None:
     loop, core = Loop(), Core(failures=2)
     runner = TimerRunner(core, cast(asyncio.AbstractEventLoop, loop))
     runner.rearm()
@@ -67,7 +67,7 @@ class Silent:
         self.gone = now_ns >= self.heard_ns + NS_PER_S
 
 
-def test_a_core_that_stops_its_timer_and_fails_is_not_run_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_core_that_stops_its_timer_and_fails_is_not_called_again(caplog: pytest.LogCaptureFixture) -> None:
     class Ends:
         runs = 0
 
@@ -89,7 +89,7 @@ def test_a_core_that_stops_its_timer_and_fails_is_not_run_again(caplog: pytest.L
 
 
 @pytest.mark.parametrize("said", [True, False])
-def test_after_a_stall_what_has_arrived_is_read_before_a_peer_counts_as_silent(
+def test_received_data_is_read_after_stall_before_peer_counts_as_silent(
     said: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 10 * NS_PER_S

@@ -115,7 +115,7 @@ def painter() -> Painter:
     return painter
 
 
-def test_a_reader_gets_all_at_first_then_what_changed_since_his_last() -> None:
+def test_reader_gets_whole_picture_then_its_own_damage() -> None:
     own = painter()
     slow, quick = Viewer(own.screen.read(WATCHER)), Viewer(own.screen.read(WATCHER))
     assert [view.take() is not None for view in (slow, quick)] == [True, True]
@@ -130,7 +130,7 @@ def test_a_reader_gets_all_at_first_then_what_changed_since_his_last() -> None:
     assert np.array_equal(slow.canvas, own.picture) and np.array_equal(quick.canvas, own.picture)
 
 
-def test_moves_are_for_who_took_the_very_picture_before() -> None:
+def test_moves_are_sent_only_to_readers_of_previous_picture() -> None:
     own = painter()
     views = [Viewer(own.screen.read(WATCHER)) for _ in range(3)]
     follows, skips, reads = views
@@ -155,7 +155,7 @@ def test_moves_are_for_who_took_the_very_picture_before() -> None:
 
 
 @pytest.mark.parametrize("move", [Move(Rect(0, 0, 8, 8), 4, 0), Move(Rect(0, 0, WIDTH, HEIGHT + 1), 0, 0)])
-def test_a_move_from_or_to_beyond_the_screen_is_damage(move: Move) -> None:
+def test_move_across_screen_edge_is_damage(move: Move) -> None:
     own = painter()
     view = Viewer(own.screen.read(WATCHER))
     view.take()
@@ -165,7 +165,7 @@ def test_a_move_from_or_to_beyond_the_screen_is_damage(move: Move) -> None:
     assert view.taken[-1].moves == () and np.array_equal(view.canvas, own.picture)
 
 
-def test_more_moves_than_are_worth_it_are_damage() -> None:
+def test_too_many_moves_become_damage() -> None:
     own = painter()
     view = Viewer(own.screen.read(WATCHER))
     view.take()
@@ -174,7 +174,7 @@ def test_more_moves_than_are_worth_it_are_damage() -> None:
     assert picture is not None and (picture.moves, picture.damage) == ((), (Rect(0, 0, 1, 1),))
 
 
-def test_a_picture_keeps_its_memory_and_its_mode_until_it_is_released() -> None:
+def test_picture_keeps_memory_and_mode_until_released() -> None:
     own = painter()
     own.fill(MODE.whole)
     reader = own.screen.read(WATCHER)
@@ -204,7 +204,7 @@ def test_a_picture_keeps_its_memory_and_its_mode_until_it_is_released() -> None:
     assert own.budget.held == 0
 
 
-def test_who_never_releases_holds_back_one_memory_however_often_the_mode_changes() -> None:
+def test_reader_that_never_releases_keeps_memory_of_one_mode() -> None:
     own = painter()
     stuck = own.screen.read(WATCHER)
     assert stuck.take(0)
@@ -213,7 +213,7 @@ def test_who_never_releases_holds_back_one_memory_however_often_the_mode_changes
     assert len(own.freed) == 48 and own.budget.held < 2 * MODE.bytes + 32 * 1024
 
 
-def test_a_mode_without_room_or_sense_is_refused_and_the_old_one_stays() -> None:
+def test_invalid_or_unaffordable_mode_is_refused_and_old_one_stays() -> None:
     own = Painter(limit=100 * 1024)
     own.mode()
     big = Mode(200, 200, 800)
@@ -231,7 +231,7 @@ def test_a_mode_without_room_or_sense_is_refused_and_the_old_one_stays() -> None
     assert own.screen.memory is not None and own.screen.memory.mode == MODE and own.freed == []
 
 
-def test_another_mode_has_no_overlays_yet() -> None:
+def test_new_mode_has_no_overlays() -> None:
     own = painter()
     view = Viewer(own.screen.read(WATCHER))
     own.screen.painted([], 1, overlays=[Overlay("film", Rect(0, 0, 4, 4))])
@@ -241,7 +241,7 @@ def test_another_mode_has_no_overlays_yet() -> None:
     assert [told for told in own.told if isinstance(told, frozenset)] == [frozenset({"film"}), frozenset()]
 
 
-def test_a_screen_has_so_many_readers_and_no_more() -> None:
+def test_screen_readers_are_limited() -> None:
     own = painter()
     for _ in range(READERS_MAX):
         own.screen.read(WATCHER)
@@ -250,7 +250,7 @@ def test_a_screen_has_so_many_readers_and_no_more() -> None:
     assert len(own.screen.readers) == READERS_MAX
 
 
-def test_a_thumbnail_is_taken_when_it_is_time() -> None:
+def test_thumbnail_is_taken_at_its_interval() -> None:
     own = painter()
     view = Viewer(own.screen.read(WATCHER, interval_ns=NS_PER_S))
     assert view.reader.next_timeout() == 0 and view.take(5)
@@ -265,7 +265,7 @@ def test_a_thumbnail_is_taken_when_it_is_time() -> None:
     assert own.told == [NS_PER_S, 0, None]
 
 
-def test_overlays_come_with_the_picture_and_who_composes_them_is_not_told_what_is_painted_there() -> None:
+def test_overlays_come_with_picture_and_composing_reader_gets_no_damage_below() -> None:
     own = painter()
     whole, composes = Viewer(own.screen.read(WATCHER)), Viewer(own.screen.read(WATCHER, leave_out=frozenset({"film"})))
     film = Overlay("film", Rect(4, 4, 8, 8))
@@ -286,7 +286,7 @@ def test_overlays_come_with_the_picture_and_who_composes_them_is_not_told_what_i
     assert np.array_equal(composes.canvas, own.picture)
 
 
-def test_the_source_paints_what_somebody_cannot_compose() -> None:
+def test_source_paints_overlays_that_some_reader_can_not_compose() -> None:
     own = painter()
     both, one = frozenset({"film", "camera"}), frozenset({"film"})
     first = own.screen.read(WATCHER, leave_out=both)
@@ -299,7 +299,7 @@ def test_the_source_paints_what_somebody_cannot_compose() -> None:
     first.end()
 
 
-def test_a_cursor_damages_nothing_and_its_pixels_are_asked_for_by_number() -> None:
+def test_cursor_causes_no_damage_and_its_pixels_are_requested_by_number() -> None:
     own = painter()
     view = Viewer(own.screen.read(WATCHER))
     view.take()
@@ -323,7 +323,7 @@ def test_a_cursor_damages_nothing_and_its_pixels_are_asked_for_by_number() -> No
             own.screen.define_shape(bad)
 
 
-def test_only_who_has_the_keyboard_types_points_and_sizes() -> None:
+def test_only_keyboard_holder_types_points_and_resizes() -> None:
     own = painter()
     other = Watcher("listener/2", OWNER)
     mine, theirs = own.screen.read(WATCHER), own.screen.read(other)
@@ -338,7 +338,7 @@ def test_only_who_has_the_keyboard_types_points_and_sizes() -> None:
             act()
 
 
-def test_a_picture_is_converted_once_for_all_and_only_where_it_changed() -> None:
+def test_picture_is_converted_once_for_all_readers_where_it_changed() -> None:
     asked: list[tuple[Rect, ...]] = []
     own = painter()
 
@@ -364,7 +364,7 @@ def test_a_picture_is_converted_once_for_all_and_only_where_it_changed() -> None
 
 
 @pytest.mark.parametrize("to", list(PixelFormat))
-def test_known_colours_are_converted_as_bt_601_says(to: PixelFormat) -> None:
+def test_known_colours_are_converted_by_bt_601(to: PixelFormat) -> None:
     colours = {
         (0, 0, 0): (16, 128, 128),
         (255, 255, 255): (235, 128, 128),
@@ -388,7 +388,7 @@ RECTS = st.builds(
 
 
 @given(st.lists(RECTS, max_size=200))
-def test_damage_covers_all_that_changed_in_a_few_rectangles(rects: list[Rect]) -> None:
+def test_damage_covers_all_changes_in_few_rectangles(rects: list[Rect]) -> None:
     damage, painted, covered = Damage(rects), np.zeros((HEIGHT, WIDTH), bool), np.zeros((HEIGHT, WIDTH), bool)
     for rect in rects:
         painted[rect.y : rect.bottom, rect.x : rect.right] = True
@@ -412,7 +412,7 @@ STEPS = st.one_of(
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(STEPS, max_size=40))
-def test_who_follows_what_he_is_told_has_the_picture(steps: list[tuple[object, ...]]) -> None:
+def test_reader_applying_all_updates_has_the_painted_picture(steps: list[tuple[object, ...]]) -> None:
     own = painter()
     own.screen.define_shape(Shape(0, Size(1, 1), bytes(4)))
     views = [Viewer(own.screen.read(WATCHER)) for _ in range(3)]
@@ -441,7 +441,7 @@ def test_who_follows_what_he_is_told_has_the_picture(steps: list[tuple[object, .
     assert own.budget.held == 0
 
 
-def test_who_composes_an_overlay_gets_what_is_moved_out_of_it_as_damage() -> None:
+def test_composing_reader_gets_moves_out_of_overlay_as_damage() -> None:
     own = painter()
     composes = Viewer(own.screen.read(WATCHER, leave_out=frozenset({"film"})))
     film = Overlay("film", Rect(0, 0, 8, 8))
@@ -455,7 +455,7 @@ def test_who_composes_an_overlay_gets_what_is_moved_out_of_it_as_damage() -> Non
     assert composes.taken[-1].moves == () and np.array_equal(composes.canvas[8:, 8:], own.picture[8:, 8:])
 
 
-def test_an_overlay_partly_beyond_the_screen_damages_the_screen_alone() -> None:
+def test_overlay_across_screen_edge_damages_screen_only() -> None:
     own = painter()
     composes = Viewer(own.screen.read(WATCHER, leave_out=frozenset({"film"})))
     composes.take()

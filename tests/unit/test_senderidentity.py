@@ -31,17 +31,17 @@ def spoken(monkeypatch: pytest.MonkeyPatch, program: str) -> list[Identity]:
     return told
 
 
-def test_the_program_that_connected_is_proven_by_its_first_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connecting_program_is_proven_by_its_first_message(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spoken(monkeypatch, "player") == [Identity(os.getpid(), os.getuid(), "player")]
 
 
-def test_a_process_that_has_become_another_program_is_that_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_executes_another_program_is_that_program(monkeypatch: pytest.MonkeyPatch) -> None:
     told = spoken(monkeypatch, "shell")
     assert [identity.program for identity in told] == ["shell", "shell"]
     assert [identity.unproven for identity in told] == [True, False]
 
 
-def test_bytes_that_were_queued_before_the_look_up_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_queued_before_look_up_prove_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program that was looked up need not have written them: its process may have been another one then."""
     told: list[Identity] = []
     monkeypatch.setattr(senderidentity, "identity_of", lambda pid, uid: CONNECTED)

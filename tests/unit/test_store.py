@@ -54,7 +54,7 @@ def made(secret: str, expires_s: int = 0) -> Token:
     return Token(0, "t", digest_of(secret), Right.HEAR, frozenset({"alice"}), 0, expires_s)
 
 
-def test_what_is_kept_is_there_after_a_restart_and_private(tmp_path: Path) -> None:
+def test_state_survives_restart_in_private_file(tmp_path: Path) -> None:
     path = tmp_path / "state" / "state.db"
     store = Store(path)
     token = store.add_token(made("secret", 5))
@@ -75,7 +75,7 @@ def test_what_is_kept_is_there_after_a_restart_and_private(tmp_path: Path) -> No
     assert b"another" not in path.read_bytes()
 
 
-def test_of_sessions_that_were_signed_out_the_latest_are_kept_while_their_secret_is_in_force(
+def test_latest_signed_out_sessions_are_kept_while_secret_is_valid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "ENDED_MAX", 3)
@@ -88,7 +88,7 @@ def test_of_sessions_that_were_signed_out_the_latest_are_kept_while_their_secret
     assert Store(tmp_path / "s.db").ended() == [(b"token", "2"), (b"token", "3"), (b"token", "4"), (b"key", "0")]
 
 
-def test_levels_of_sinks_that_come_and_go_do_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_levels_of_temporary_sinks_do_not_accumulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "LEVELS_MAX", 10)
     store = Store(tmp_path / "state.db")
     store.keep_level("bob", "sink", "millrace", ((0.5,), False))
@@ -101,7 +101,7 @@ def test_levels_of_sinks_that_come_and_go_do_not_grow(tmp_path: Path, monkeypatc
     store.close()
 
 
-def test_a_number_is_never_given_again_so_that_old_sessions_are_nobodys(tmp_path: Path) -> None:
+def test_ids_are_never_reused(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.db")
     first = store.add_token(made("a"))
     second = store.add_token(made("b"))
@@ -115,7 +115,7 @@ def test_a_number_is_never_given_again_so_that_old_sessions_are_nobodys(tmp_path
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
-def test_a_file_of_0_1_0_is_read_even_where_its_daemon_was_killed(journal: str, tmp_path: Path) -> None:
+def test_file_of_0_1_0_is_read_even_after_kill(journal: str, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     writing = f"""
 import os, signal, sqlite3
@@ -139,7 +139,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not (tmp_path / "state.db-wal").exists()
 
 
-def test_each_version_is_brought_to_the_next_and_one_that_fails_changes_nothing(
+def test_versions_are_migrated_one_by_one_and_failure_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "s.db"
@@ -179,9 +179,7 @@ def still_has_its_rule(path: Path) -> bool:
         store.close()
 
 
-def test_a_file_that_another_program_holds_locked_refuses_the_start_and_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locked_file_refuses_start_and_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.db"
     before = healthy(path)
     monkeypatch.setattr(store_module, "BUSY_S", 0.01)
@@ -194,7 +192,7 @@ def test_a_file_that_another_program_holds_locked_refuses_the_start_and_is_left_
     assert path.read_bytes() == before and still_has_its_rule(path)
 
 
-def test_a_file_that_is_locked_while_running_refuses_the_change_until_it_is_free(
+def test_file_locked_while_running_refuses_changes_until_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_module, "BUSY_S", 0.01)
@@ -213,7 +211,7 @@ def test_a_file_that_is_locked_while_running_refuses_the_change_until_it_is_free
 
 
 @pytest.mark.parametrize("harm", ["not a database", "a page of zeros", "half of it"])
-def test_a_damaged_file_refuses_the_start_each_time_and_is_left_alone(harm: str, tmp_path: Path) -> None:
+def test_damaged_file_refuses_every_start_and_is_left_alone(harm: str, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     whole = healthy(path)
     damaged = {
@@ -245,7 +243,7 @@ ODD_ROWS = {
 
 
 @pytest.mark.parametrize("where", ODD_ROWS)
-def test_a_row_that_millrace_did_not_write_is_not_read_and_says_so(where: str, tmp_path: Path) -> None:
+def test_invalid_row_is_reported_and_not_read(where: str, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     healthy(path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
@@ -260,7 +258,7 @@ def test_a_row_that_millrace_did_not_write_is_not_read_and_says_so(where: str, t
     store.close()
 
 
-def test_a_fault_in_what_is_to_be_kept_is_no_trouble_of_the_file_and_one_of_ours_is_not_hidden(tmp_path: Path) -> None:
+def test_invalid_value_is_no_file_error_and_internal_error_is_not_hidden(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.db")
     with pytest.raises(ConfigError, match=r"^not kept: .*a lone surrogate"):
         store.keep_sink("alice", "music", "\ud800")
@@ -270,7 +268,7 @@ def test_a_fault_in_what_is_to_be_kept_is_no_trouble_of_the_file_and_one_of_ours
     store.close()
 
 
-def test_what_is_acknowledged_is_synchronised_to_the_disk_and_no_journal_is_left(tmp_path: Path) -> None:
+def test_acknowledged_change_is_synced_and_no_journal_remains(tmp_path: Path) -> None:
     """SQLite: FULL is 2, and with a journal that is truncated it syncs both files before a change ends."""
     store = Store(tmp_path / "s.db")
     store.keep_sink("alice", "music", "Music")
@@ -336,7 +334,7 @@ def test_the_advice_is_that_of_the_primary_error_and_there_is_none_for_errors_of
     assert "the disk is failing" in mend_of(error)
 
 
-def test_a_file_that_may_not_be_written_refuses_the_start(tmp_path: Path) -> None:
+def test_unwritable_file_refuses_start(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     before = healthy(path)
     said = as_nobody(tmp_path, f"Store(Path({str(path)!r}))")
@@ -368,7 +366,7 @@ def as_nobody(folder: Path, statement: str) -> str:
 # -- one daemon at a time --------------------------------------------------------------------------
 
 
-def test_a_store_has_one_daemon_at_a_time_and_a_crash_lets_go(tmp_path: Path) -> None:
+def test_store_has_one_daemon_at_a_time_and_crash_releases_lock(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     holding = f"""
 from pathlib import Path; from millrace.control.store import NotKept, Store
@@ -385,7 +383,7 @@ store = Store(Path({str(path)!r})); print("held", flush=True); input()
     Store(path).close()
 
 
-def test_a_lock_whose_file_was_taken_away_is_a_new_lock(tmp_path: Path) -> None:
+def test_removed_lock_file_is_created_anew(tmp_path: Path) -> None:
     lock = FileLock(tmp_path / "lock", "taken")
     with pytest.raises(ConfigError, match="taken"):
         FileLock(tmp_path / "lock", "taken")
@@ -420,7 +418,7 @@ def killed(change: Callable[[], object], at: int, db: sqlite3.Connection) -> boo
 
 
 @pytest.mark.parametrize("what", ["rule", "guest"])
-def test_a_kill_at_any_step_leaves_all_of_a_change_or_nothing(what: str, tmp_path: Path) -> None:
+def test_kill_at_any_step_leaves_complete_change_or_none(what: str, tmp_path: Path) -> None:
     path, prepared = tmp_path / "state.db", tmp_path / "prepared"
     rules = [(MONITOR, "pacat", Verdict.DENY)]
     store = Store(prepared)
@@ -464,7 +462,7 @@ for n in range(10**6):
 """
 
 
-def test_what_was_acknowledged_survives_a_kill_at_any_time(tmp_path: Path) -> None:
+def test_acknowledged_change_survives_kill_at_any_time(tmp_path: Path) -> None:
     chance = random.Random(12)
     path = tmp_path / "state.db"
     for _ in range(3):
@@ -492,7 +490,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "small"
 
 
-def test_a_full_disk_refuses_changes_whole_and_is_used_again_when_there_is_room(full: Path) -> None:
+def test_full_disk_refuses_changes_completely_and_recovers(full: Path) -> None:
     path = full / "state.db"
     store = Store(path)
     store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
@@ -513,7 +511,7 @@ def test_a_full_disk_refuses_changes_whole_and_is_used_again_when_there_is_room(
     store.close()
 
 
-def test_a_start_on_a_full_disk_leaves_what_is_there_alone(full: Path) -> None:
+def test_start_on_full_disk_leaves_file_alone(full: Path) -> None:
     path = full / "state.db"
     before = healthy(path)
     fill(full)
@@ -521,7 +519,7 @@ def test_a_start_on_a_full_disk_leaves_what_is_there_alone(full: Path) -> None:
     assert path.read_bytes() == before and not list(full.glob("*broken*"))
 
 
-def test_a_first_start_on_a_full_disk_is_refused(tmp_path: Path) -> None:
+def test_first_start_on_full_disk_is_refused(tmp_path: Path) -> None:
     with small_disk(tmp_path / "d") as mounted:
         if not mounted:
             lack("a disk that can be mounted")
@@ -554,7 +552,7 @@ def changed(path: Path) -> None:
 
 
 @pytest.mark.parametrize("swap", [replaced, overwritten, changed, Path.unlink])
-def test_a_file_that_is_swapped_under_the_daemon_refuses_changes(swap: Callable[[Path], None], tmp_path: Path) -> None:
+def test_file_replaced_while_running_refuses_changes(swap: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     healthy(path)
     store = Store(path)
@@ -565,7 +563,7 @@ def test_a_file_that_is_swapped_under_the_daemon_refuses_changes(swap: Callable[
     store.close()
 
 
-def test_a_file_that_was_moved_away_and_comes_back_takes_changes_again(tmp_path: Path) -> None:
+def test_file_moved_away_and_back_accepts_changes_again(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     store = Store(path)
     path.rename(tmp_path / "elsewhere")
@@ -580,7 +578,7 @@ def test_a_file_that_was_moved_away_and_comes_back_takes_changes_again(tmp_path:
 
 
 @pytest.mark.parametrize("before", ["INSERT", "DELETE", "COMMIT"])
-def test_a_file_that_is_moved_away_amid_a_change_refuses_it(before: str, tmp_path: Path) -> None:
+def test_file_moved_away_during_change_refuses_it(before: str, tmp_path: Path) -> None:
     path, elsewhere = tmp_path / "state.db", tmp_path / "elsewhere"
     store = Store(path)
     store._db.set_trace_callback(lambda sql: path.rename(elsewhere) if sql.startswith(before) else None)
@@ -593,7 +591,7 @@ def test_a_file_that_is_moved_away_amid_a_change_refuses_it(before: str, tmp_pat
     store.close()
 
 
-def test_a_file_that_was_overwritten_with_another_says_so_whatever_is_in_it(tmp_path: Path) -> None:
+def test_overwritten_file_is_reported_whatever_it_contains(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     store = Store(path)
     overwritten(path)

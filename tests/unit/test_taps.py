@@ -22,7 +22,7 @@ def playing(rig: Rig, value: float) -> Stream:
     return node
 
 
-def test_the_first_that_is_told_of_a_tap_is_that_it_is_new() -> None:
+def test_first_notification_about_a_tap_is_its_creation() -> None:
     for running in (False, True):
         rig = Rig()
         if running:
@@ -36,7 +36,7 @@ def test_the_first_that_is_told_of_a_tap_is_that_it_is_new() -> None:
         assert told == [("new", state)] and tap.trace[-1].cause == "linked"
 
 
-def test_stems_hear_one_stream_each_as_it_came_or_as_it_sounds() -> None:
+def test_stem_taps_hear_one_stream_before_or_after_volume() -> None:
     rig = Rig()
     first, second = playing(rig, 0.5), playing(rig, 0.25)
     came, sounds, other, mixed = stem(rig, first, True), stem(rig, first, False), stem(rig, second, True), rig.capture()
@@ -46,7 +46,7 @@ def test_stems_hear_one_stream_each_as_it_came_or_as_it_sounds() -> None:
     assert mixed.sound[-1, 0] == 0.5
 
 
-def test_a_stem_before_the_volume_goes_on_while_the_stream_is_muted() -> None:
+def test_stem_before_volume_continues_while_stream_is_muted() -> None:
     rig = Rig()
     node = playing(rig, 0.5)
     came, sounds = stem(rig, node, True), stem(rig, node, False)
@@ -55,7 +55,7 @@ def test_a_stem_before_the_volume_goes_on_while_the_stream_is_muted() -> None:
     assert came.sound[-1, 0] == 0.5 and sounds.sound[-1, 0] == 0.0
 
 
-def test_a_tap_knows_what_it_hears_and_where_that_plays() -> None:
+def test_tap_knows_its_source_and_where_it_plays() -> None:
     rig = Rig()
     node, elsewhere = playing(rig, 0.5), rig.graph.add_sink("elsewhere")
     stem(rig, node, False)

@@ -25,13 +25,13 @@ def deadline(session: Listener) -> int | None:
     return Deadlines(cast(ListenerSession, session), lambda error: None).next_timeout()
 
 
-def test_listeners_deadlines_come_together_and_never_early() -> None:
+def test_listener_deadlines_are_aligned_and_never_early() -> None:
     asked = [NS_PER_S + n * 7 * NS_PER_MS + 1 for n in range(140)]
     given = [deadline(Listener(at_ns)) for at_ns in asked]
     assert len(set(given)) <= 5, "a second of deadlines comes at a few moments"
     assert all(at_ns <= got < at_ns + TOGETHER_NS for at_ns, got in zip(asked, given, strict=True) if got is not None)
 
 
-def test_a_listener_that_leaves_or_waits_for_nothing_has_no_deadline() -> None:
+def test_listener_leaving_or_not_waiting_has_no_deadline() -> None:
     assert deadline(Listener(None)) is None
     assert deadline(Listener(NS_PER_S, closing=True)) is None

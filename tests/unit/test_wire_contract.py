@@ -150,7 +150,7 @@ def written(wire: Any) -> bytes:
     return b"".join(part.encode() if isinstance(part, str) else part for part in parts)
 
 
-def test_every_class_that_writes_is_a_session_of_the_table() -> None:
+def test_every_writing_class_is_a_listed_session() -> None:
     wires = set()
     for path in Path(millrace.wire.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -161,7 +161,7 @@ def test_every_class_that_writes_is_a_session_of_the_table() -> None:
 
 
 @every
-def test_bytes_give_the_same_events_wherever_they_are_split(case: Case) -> None:
+def test_events_do_not_depend_on_how_bytes_are_split(case: Case) -> None:
     told = 0
     for session in case.sessions():
         whole = case.make()
@@ -184,7 +184,7 @@ def thawed(wire: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["PulseSession", "NativeWire"])
 @pytest.mark.parametrize("seed", range(SPLITS))
-def test_another_session_goes_on_from_the_state_of_one(name: str, seed: int) -> None:
+def test_session_continues_from_anothers_state(name: str, seed: int) -> None:
     case = next(case for case in CASES if case.name == name)
     for session in case.sessions():
         wire, out = case.make(), []
@@ -195,7 +195,7 @@ def test_another_session_goes_on_from_the_state_of_one(name: str, seed: int) -> 
         assert joined(out) == joined(heard(case.make(), pieces(case, session)))
 
 
-def test_what_was_said_and_not_written_is_written_by_the_other() -> None:
+def test_unwritten_output_is_written_by_continuing_session() -> None:
     pulse, native = PulseSession(), NativeWire(daemon=True)
     pulse.receive(seeds.pulse()[0][0][0], NOW)
     native.receive(seeds.native()[0][0], NOW)
@@ -213,7 +213,7 @@ def test_what_was_said_and_not_written_is_written_by_the_other() -> None:
 
 
 @every
-def test_nothing_is_written_or_told_twice(case: Case) -> None:
+def test_nothing_is_written_or_reported_twice(case: Case) -> None:
     for session in case.sessions():
         wire = case.make()
         for piece in pieces(case, session):
@@ -225,7 +225,7 @@ def test_nothing_is_written_or_told_twice(case: Case) -> None:
 
 
 @every
-def test_a_deadline_passes_once_and_an_early_call_does_nothing(case: Case) -> None:
+def test_deadline_passes_once_and_early_call_does_nothing(case: Case) -> None:
     for silent in (True, False):
         wire = case.make()
         if not silent:
@@ -248,7 +248,7 @@ def test_a_deadline_passes_once_and_an_early_call_does_nothing(case: Case) -> No
             raise AssertionError("it goes on for ever with nobody at the other end")
 
 
-def test_the_descriptors_of_an_unknown_message_are_closed_and_the_next_one_gets_its_own() -> None:
+def test_descriptors_of_unknown_message_are_closed_and_next_gets_its_own() -> None:
     closed: list[int] = []
     wire = NativeWire(daemon=False, close_fd=closed.append)
     wire.receive_fds([7, 8, 9])

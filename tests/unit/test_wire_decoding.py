@@ -32,7 +32,7 @@ FORMS: list[tuple[Callable[[Any], Any], Callable[[Any], Any]]] = [
 
 
 @pytest.mark.parametrize(("encode", "decode"), FORMS)
-def test_a_message_is_understood_or_it_is_said_what_is_wrong(
+def test_message_is_decoded_or_error_says_what_is_wrong(
     encode: Callable[[Any], Any], decode: Callable[[Any], Any]
 ) -> None:
     assert understood(decode, encode({"name": "x", "count": 3, "new": True})) == Both("x", 3)
@@ -43,14 +43,14 @@ def test_a_message_is_understood_or_it_is_said_what_is_wrong(
 
 @pytest.mark.parametrize("decode", [msgspec.json.decode, msgspec.msgpack.decode])
 @given(data=st.binary(max_size=60))
-def test_no_bytes_do_anything_else(decode: Callable[[Any], Any], data: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(decode: Callable[[Any], Any], data: bytes) -> None:
     try:
         understood(decode, data)
     except RemoteProtocolError as error:
         assert str(error).isprintable() and error.__cause__ is None and error.__suppress_context__
 
 
-def test_what_is_nested_too_deeply_or_is_no_utf_8_is_told_apart() -> None:
+def test_too_deep_nesting_and_invalid_utf_8_are_told_apart() -> None:
     for decode, data in ((msgspec.json.decode, b"[" * DEEP), (msgspec.msgpack.decode, b"\x91" * DEEP)):
         with pytest.raises(RemoteProtocolError, match="nested too deeply"):
             understood(decode, data)
@@ -61,7 +61,7 @@ def test_what_is_nested_too_deeply_or_is_no_utf_8_is_told_apart() -> None:
         understood(msgspec.json.decode, '"\udc80"')
 
 
-def test_a_bug_of_our_own_is_not_taken_for_the_other_sides() -> None:
+def test_internal_error_is_not_blamed_on_peer() -> None:
     def broken(data: bytes) -> None:
         raise KeyError("ours")
 
@@ -69,7 +69,7 @@ def test_a_bug_of_our_own_is_not_taken_for_the_other_sides() -> None:
         understood(broken, b"")
 
 
-def test_json_is_of_any_form_but_is_json() -> None:
+def test_any_json_value_is_accepted_but_must_be_json() -> None:
     assert json_value(b' {"a": [1, 2.5, null, "\\u00e4"]} ') == {"a": [1, 2.5, None, "ä"]}
     for data in (b"", b"{", b"nan", b'"\\ud800"', b"{} {}", b"\xff", b"1" * 5000 + b"x"):
         with pytest.raises(RemoteProtocolError, match="message not understood"):
@@ -82,7 +82,7 @@ class Taken(Arguments):
     guests: list[str] = msgspec.field(default_factory=list)
 
 
-def test_an_argument_that_is_not_known_is_refused() -> None:
+def test_unknown_argument_is_refused() -> None:
     """If `guest` were ignored where `guests` is meant, a token would apply to all guests."""
     assert msgspec.convert({"guests": ["alice"]}, Taken).guests == ["alice"] and Taken() == Taken([])
     with pytest.raises(msgspec.ValidationError, match="unknown field `guest`"):
@@ -91,7 +91,7 @@ def test_an_argument_that_is_not_known_is_refused() -> None:
         msgspec.json.decode(b'{"guest": "alice"}', type=Taken)
 
 
-def test_bytes_go_with_their_own_descriptors() -> None:
+def test_bytes_travel_with_their_own_descriptors() -> None:
     one, two = Chunk(), Chunk(bytearray(b"x"), (5,), give=True)
     one.data += b"y"
     assert bytes(Chunk().data) == b"" and Chunk().fds == () and not Chunk().give, "nobody else's bytes"

@@ -129,7 +129,7 @@ def summarised(session: PulseSession, pieces: list[bytes]) -> list[Any]:
     return out
 
 
-def test_whole_and_byte_by_byte_give_the_same_events() -> None:
+def test_whole_and_byte_by_byte_input_give_same_events() -> None:
     data = conversation()
     whole = summarised(PulseSession(), [data])
     bytewise = summarised(PulseSession(), [data[i : i + 1] for i in range(len(data))])
@@ -140,7 +140,7 @@ def test_whole_and_byte_by_byte_give_the_same_events() -> None:
     assert whole[0].fields["version"] == 35
 
 
-def test_version_is_the_lower_of_both() -> None:
+def test_lower_version_of_both_sides_is_used() -> None:
     session = PulseSession()
     client = PulseClientSession()
     client.send_request(Command.AUTH, {"version": 20, "cookie": b""})
@@ -159,12 +159,12 @@ def test_version_is_the_lower_of_both() -> None:
         (HEADER.pack(4, 0, 0, 0, 9), "seek mode"),
     ],
 )
-def test_impossible_frames_end_the_connection_before_anything_is_allocated(header: bytes, why: str) -> None:
+def test_impossible_frame_ends_connection_before_allocation(header: bytes, why: str) -> None:
     with pytest.raises(RemoteProtocolError, match=why):
         PulseSession().receive(header, 0)
 
 
-def test_unknown_and_unserved_commands_are_answered_not_dropped() -> None:
+def test_unknown_and_unsupported_commands_are_answered() -> None:
     session = PulseSession()
     for number in (999, Command.ADD_AUTOLOAD):
         body = b"L" + int(number).to_bytes(4, "big") + b"L\0\0\0\7"
@@ -177,7 +177,7 @@ def test_unknown_and_unserved_commands_are_answered_not_dropped() -> None:
 
 
 @given(st.lists(st.binary(max_size=200), max_size=20))
-def test_any_bytes_give_events_or_a_remote_protocol_error(pieces: list[bytes]) -> None:
+def test_any_bytes_give_events_or_remote_protocol_error(pieces: list[bytes]) -> None:
     session = PulseSession()
     try:
         for piece in pieces:
@@ -188,7 +188,7 @@ def test_any_bytes_give_events_or_a_remote_protocol_error(pieces: list[bytes]) -
 
 
 @given(st.data())
-def test_any_damage_to_a_real_conversation_is_an_event_or_a_remote_protocol_error(data: st.DataObject) -> None:
+def test_any_damaged_conversation_gives_events_or_remote_protocol_error(data: st.DataObject) -> None:
     raw = bytearray(conversation()[:700])
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
@@ -200,7 +200,7 @@ def test_any_damage_to_a_real_conversation_is_an_event_or_a_remote_protocol_erro
     assert all(isinstance(e, Request | Refused | Block) for e in session.events())
 
 
-def test_a_zero_byte_in_a_name_does_not_end_the_string_for_the_receiver() -> None:
+def test_zero_byte_in_name_does_not_truncate_string() -> None:
     writer = Writer()
     writer.string("a\0L\0\0\0\1")
     writer.u32(7)

@@ -52,7 +52,7 @@ def exchange(qemu: FakeQemu, peer: AudioPeer) -> None:
 # -- values ----------------------------------------------------------------------------------
 
 
-def test_values_follow_the_specifications_alignment() -> None:
+def test_values_follow_specified_alignment() -> None:
     body = Writer().number("y", 7).number("u", 9).text("s", "hé").number("t", 1 << 40).blob(b"abc").bytes()
     assert body == b"\x07\0\0\0\x09\0\0\0\x03\0\0\0h\xc3\xa9\0" + struct.pack("<Q", 1 << 40) + b"\x03\0\0\0abc"
     assert Reader(body).values("yustay") == [7, 9, "hé", 1 << 40, b"abc"]
@@ -66,13 +66,13 @@ def test_big_endian_and_nested_values_are_read() -> None:
 
 
 @pytest.mark.parametrize("signature", ["a", "(", "(u", "{su", "z", "a{s", "aa"])
-def test_broken_signatures_are_refused(signature: str) -> None:
+def test_malformed_signatures_are_refused(signature: str) -> None:
     with pytest.raises(RemoteProtocolError):
         elements(signature)
 
 
 @given(st.binary(max_size=200), st.sampled_from(["tay", "a{sv}", "as", "tybbuyuub", "v", "aav", "g"]))
-def test_any_bytes_are_values_or_a_remote_error(data: bytes, signature: str) -> None:
+def test_any_bytes_are_values_or_remote_error(data: bytes, signature: str) -> None:
     try:
         Reader(data).values(signature)
     except RemoteProtocolError:
@@ -82,7 +82,7 @@ def test_any_bytes_are_values_or_a_remote_error(data: bytes, signature: str) -> 
 # -- the connection --------------------------------------------------------------------------
 
 
-def test_a_listener_hears_what_qemu_calls() -> None:
+def test_listener_receives_qemus_calls() -> None:
     qemu, peer = joined()
     qemu.init(5, rate=44_100, channels=6, bits=32, floating=True)
     qemu.enable(True, 5)
@@ -99,7 +99,7 @@ def test_a_listener_hears_what_qemu_calls() -> None:
     ]
 
 
-def test_a_read_is_answered_with_what_it_is_given() -> None:
+def test_read_is_answered_with_given_sound() -> None:
     qemu, peer = joined()
     qemu.read(1920, 3)
     exchange(qemu, peer)
@@ -110,7 +110,7 @@ def test_a_read_is_answered_with_what_it_is_given() -> None:
     assert qemu.answers == [b"abcd"]
 
 
-def test_an_unknown_call_is_refused_and_nothing_ends() -> None:
+def test_unknown_call_is_refused_and_connection_continues() -> None:
     wire, peer = ServerWire(), AudioPeer(1000)
     serial = wire.send_call("/x", "org.example", "Frobnicate")
     for _ in range(4):
@@ -126,19 +126,19 @@ def test_an_unknown_call_is_refused_and_nothing_ends() -> None:
     [b"REJECTED EXTERNAL\r\n", b"HTTP/1.1 400 Bad Request\r\n", b"x" * 20_000],
     ids=["rejected", "http", "too long"],
 )
-def test_a_peer_that_is_no_dbus_is_told_apart(line: bytes) -> None:
+def test_peer_without_dbus_is_reported(line: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="authentication"):
         DBusWire(0).receive(line, 0)
 
 
-def test_lengths_are_checked_before_anything_is_kept() -> None:
+def test_lengths_are_checked_before_buffering() -> None:
     peer = AudioPeer(0)
     peer.receive(b"OK x\r\nAGREE_UNIX_FD\r\n", 0)
     with pytest.raises(RemoteProtocolError, match="at most"):
         peer.receive(struct.pack("<cBBBIII", b"l", CALL, 0, 1, MESSAGE_MAX, 1, 8), 0)
 
 
-def test_a_write_with_other_arguments_ends_the_connection() -> None:
+def test_write_with_wrong_arguments_ends_connection() -> None:
     qemu, peer = joined()
     qemu.wire.send_call("/o", "i", "Write", "s", Writer().text("s", "no").bytes())
     with pytest.raises(RemoteProtocolError, match="expected"):
@@ -154,7 +154,7 @@ def test_a_write_with_other_arguments_ends_the_connection() -> None:
         (16, True, False, 0, 2, False),
     ],
 )
-def test_formats_that_cannot_be_are_refused(said: tuple[int, bool, bool, int, int, bool]) -> None:
+def test_impossible_formats_are_refused(said: tuple[int, bool, bool, int, int, bool]) -> None:
     with pytest.raises(RemoteProtocolError, match="invalid format"):
         format_of(*said)
 
@@ -205,7 +205,7 @@ def _answer(message: Message, machines: dict[str, str]) -> tuple[str, bytes]:
     return "", b""
 
 
-def test_the_right_machine_of_several_on_a_bus_is_found() -> None:
+def test_right_machine_of_several_on_bus_is_found() -> None:
     client = DisplayClient(0, on_bus=True, now_ns=0, vm="beta")
     assert bus_answers(client, {":1.2": "alpha", ":1.3": "beta"}) == [Machine("beta", "")]
     client.send_register("Out", 7)
@@ -213,12 +213,12 @@ def test_the_right_machine_of_several_on_a_bus_is_found() -> None:
     assert chunk.fds == (7,) and b":1.3" in chunk.data
 
 
-def test_a_bus_without_the_machine_says_which_there_are() -> None:
+def test_bus_without_machine_lists_those_present() -> None:
     assert bus_answers(DisplayClient(0, on_bus=True, now_ns=0, vm="gamma"), {":1.2": "alpha"}) == [NotThere(("alpha",))]
     assert bus_answers(DisplayClient(0, on_bus=True, now_ns=0), {}) == [NotThere(())]
 
 
-def test_peer_to_peer_registers_and_hears_a_refusal() -> None:
+def test_peer_to_peer_registers_and_reports_refusal() -> None:
     client, wire = DisplayClient(0, on_bus=False, now_ns=0), ServerWire()
     assert bus_answers(client, {}) == [Machine("only", "")]
     client.send_register("Out", 3)
@@ -237,7 +237,7 @@ def test_peer_to_peer_registers_and_hears_a_refusal() -> None:
 # -- QMP -------------------------------------------------------------------------------------
 
 
-def test_qmp_hands_the_descriptor_over_with_its_name() -> None:
+def test_qmp_passes_descriptor_with_its_name() -> None:
     qmp = QmpHandover(9, 0)
     qmp.receive(b'{"QMP": {"version": {}}}\r\n', 0)
     sent = []
@@ -259,13 +259,13 @@ def test_qmp_hands_the_descriptor_over_with_its_name() -> None:
         (b"x" * 1_100_000, "too long"),
     ],
 )
-def test_qmp_that_refuses_or_is_none_is_explained(said: bytes, expected: str) -> None:
+def test_qmp_refusal_or_absence_is_explained(said: bytes, expected: str) -> None:
     with pytest.raises(RemoteProtocolError, match=expected):
         QmpHandover(9, 0).receive(said, 0)
 
 
 @pytest.mark.parametrize("signature", ["a()", "()", "a{}", "a{s}", "a{sss}", "a{vs}", "a{ass}", "v"])
-def test_types_that_take_no_bytes_or_make_no_dictionary_end_at_once(signature: str) -> None:
+def test_types_without_size_or_invalid_dictionaries_are_refused(signature: str) -> None:
     inner = b"\x03a()\0" if signature == "v" else b""
     with pytest.raises(RemoteProtocolError):
         Reader(inner + struct.pack("<I", 64) + bytes(80)).values(signature)

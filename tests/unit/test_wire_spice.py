@@ -53,7 +53,7 @@ def message(kind: int, body: bytes = b"") -> bytes:
     return struct.pack("<HI", kind, len(body)) + body
 
 
-def test_a_channel_that_is_not_let_in_is_given_up_and_one_that_is_stays() -> None:
+def test_rejected_channel_gives_up_and_accepted_one_stays() -> None:
     """A server that has accepted the main channel may leave the sound channels waiting for ever, without sound."""
     channel = SpiceChannel(ChannelKind.PLAYBACK, 1, 0, "", lambda key, text: bytes(128), 5)
     channel.receive(seeds.spice_reply(bytes(162)), 6)
@@ -66,7 +66,7 @@ def test_a_channel_that_is_not_let_in_is_given_up_and_one_that_is_stays() -> Non
     channel.handle_timeout(5 + ANSWER_NS)
 
 
-def test_the_link_names_channel_session_and_capabilities_and_sends_the_ticket() -> None:
+def test_link_names_channel_session_and_capabilities_and_sends_ticket() -> None:
     channel = SpiceChannel(
         ChannelKind.RECORD, 0x11223344, 0b10, "secret", lambda key, text: (key + text.encode())[-128:], 0
     )
@@ -84,7 +84,7 @@ def test_the_link_names_channel_session_and_capabilities_and_sends_the_ticket() 
 @pytest.mark.parametrize(
     ("code", "hint"), [(5, "--tls"), (6, "without --tls"), (7, "--password-file"), (99, "refused: 99")]
 )
-def test_a_refused_link_says_what_to_do(code: int, hint: str) -> None:
+def test_refused_link_says_what_to_do(code: int, hint: str) -> None:
     channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128), 0)
     with pytest.raises(LinkRefused, match=hint):
         channel.receive(reply(code), 0)
@@ -98,7 +98,7 @@ def test_a_server_without_the_mini_header_is_told_apart(caps: tuple[int, ...]) -
         channel.receive(reply(caps=caps), 0)
 
 
-def test_a_ticket_that_is_refused_is_told_apart_from_one_that_is_missing() -> None:
+def test_wrong_and_missing_passwords_are_told_apart() -> None:
     for password, kind, hint in (
         ("x", PasswordRefused, "rejected the password"),
         ("", LinkRefused, "needs a password"),
@@ -109,7 +109,7 @@ def test_a_ticket_that_is_refused_is_told_apart_from_one_that_is_missing() -> No
             channel.receive(struct.pack("<I", 7), 0)
 
 
-def test_acknowledgements_come_every_window_and_pings_are_answered() -> None:
+def test_acknowledgements_are_sent_every_window_and_pings_answered() -> None:
     channel = opened()
     channel.receive(message(3, struct.pack("<II", 5, 2)), 0)
     assert channel.data_to_send() == message(1, struct.pack("<I", 5))
@@ -124,7 +124,7 @@ def test_acknowledgements_come_every_window_and_pings_are_answered() -> None:
     "data",
     [b"HTTP/1.1 400 Bad\r\n", b"REDQ" + struct.pack("<III", 9, 0, 178), b"REDQ" + struct.pack("<III", 2, 2, 1 << 30)],
 )
-def test_what_is_no_spice_is_told_apart(data: bytes) -> None:
+def test_server_without_spice_is_reported(data: bytes) -> None:
     channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128), 0)
     with pytest.raises(RemoteProtocolError):
         channel.receive(data, 0)
@@ -139,12 +139,12 @@ def test_another_server_is_recognized_by_its_first_bytes(said: bytes, hint: str)
     assert str(told.value) == f"this is not a SPICE server{hint}"
 
 
-def test_lengths_are_checked_before_anything_is_kept() -> None:
+def test_lengths_are_checked_before_buffering() -> None:
     with pytest.raises(RemoteProtocolError, match="at most"):
         opened().receive(struct.pack("<HI", 101, MESSAGE_MAX + 1), 0)
 
 
-def test_the_messages_of_sound_are_understood() -> None:
+def test_sound_messages_are_parsed() -> None:
     init = struct.pack("<8I", 77, 0, 0, 0, 0, 0, 1234, 0)
     assert main_event(SpiceMessage(103, init)) == MainInit(77, 1234)
     assert main_event(SpiceMessage(104, struct.pack("<IBBBB", 2, 5, 0, 6, 1))) == ChannelsList(((5, 0), (6, 1)))
@@ -158,7 +158,7 @@ def test_the_messages_of_sound_are_understood() -> None:
 
 
 @given(st.integers(0, 120), st.binary(max_size=60))
-def test_any_message_is_understood_skipped_or_refused(kind: int, body: bytes) -> None:
+def test_any_message_is_parsed_skipped_or_refused(kind: int, body: bytes) -> None:
     channel = opened()
     try:
         channel.receive(message(kind, body), 0)

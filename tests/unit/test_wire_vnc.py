@@ -32,7 +32,7 @@ def ready() -> VncClient:
     return vnc
 
 
-def test_without_a_password_it_asks_for_sound_and_its_format() -> None:
+def test_sound_and_its_format_are_requested_without_password() -> None:
     vnc = client()
     for byte in VERSION + b"\x02\x01\x05" + bytes(4) + INIT + ACK:
         vnc.receive(bytes((byte,)), 0)
@@ -41,7 +41,7 @@ def test_without_a_password_it_asks_for_sound_and_its_format() -> None:
     assert vnc.data_to_send() == VERSION + b"\x01" + b"\x01" + set_encodings + FORMAT_AND_ENABLE
 
 
-def test_sound_comes_between_begin_and_end_among_other_messages() -> None:
+def test_sound_arrives_between_begin_and_end_among_other_messages() -> None:
     vnc = ready()
     audio = struct.pack(">BBH", 255, 1, 2) + struct.pack(">I", 4) + b"pcm!"
     begin, end = struct.pack(">BBH", 255, 1, 1), struct.pack(">BBH", 255, 1, 0)
@@ -51,13 +51,13 @@ def test_sound_comes_between_begin_and_end_among_other_messages() -> None:
     assert vnc.events() == [AudioBegin(), AudioData(b"pcm!"), AudioEnd()]
 
 
-def test_a_password_answers_the_challenge() -> None:
+def test_password_answers_the_challenge() -> None:
     vnc = client("geheim")
     vnc.receive(VERSION + b"\x01\x02" + bytes(16), 0)
     assert vnc.data_to_send() == VERSION + b"\x02" + b"geheim".ljust(16, b".")
 
 
-def test_the_answer_is_des_with_the_bits_of_the_key_reversed() -> None:
+def test_challenge_response_is_des_with_reversed_key_bits() -> None:
     # `openssl enc -des-ecb -nopad -K 0e86ceceeef64e26` of eight zeros: that key is "password", bits reversed.
     assert vnc_answer(bytes(16), "password").hex() == 2 * "ff97502e9422f089"
     assert vnc_answer(bytes(16), "password and what is beyond eight") == vnc_answer(bytes(16), "password")
@@ -76,12 +76,12 @@ def test_the_answer_is_des_with_the_bits_of_the_key_reversed() -> None:
     ],
     ids=["ssh", "old", "refused", "password", "unknown", "failed", "anonymous"],
 )
-def test_a_server_that_does_not_let_us_in_is_explained(said: bytes, hint: str) -> None:
+def test_refusing_server_is_explained(said: bytes, hint: str) -> None:
     with pytest.raises(RemoteProtocolError, match=hint):
         client().receive(said, 0)
 
 
-def test_a_password_that_is_refused_is_told_apart_from_other_refusals() -> None:
+def test_wrong_password_is_told_apart_from_other_refusals() -> None:
     vnc = client("geheim")
     vnc.receive(VERSION + b"\x01\x02" + bytes(16), 0)
     with pytest.raises(PasswordRefused, match=r"rejected the password \(no\)"):
@@ -91,7 +91,7 @@ def test_a_password_that_is_refused_is_told_apart_from_other_refusals() -> None:
     assert not isinstance(other.value, PasswordRefused)
 
 
-def test_a_server_that_ends_before_it_shows_its_screen_can_be_told() -> None:
+def test_server_that_disconnects_before_its_screen_is_detected() -> None:
     vnc = client()
     vnc.receive(VERSION + b"\x01\x01", 0)
     assert not vnc.joining
@@ -102,7 +102,7 @@ def test_a_server_that_ends_before_it_shows_its_screen_can_be_told() -> None:
 
 
 @pytest.mark.parametrize("injected", [b"", bytes(4)])
-def test_what_comes_before_tls_has_begun_is_not_taken_for_the_servers(injected: bytes) -> None:
+def test_data_before_tls_is_not_taken_for_the_servers(injected: bytes) -> None:
     """Anyone on the path can inject it, and it would be read as if it had arrived inside TLS."""
     vnc = VncClient(48_000, 2, "", lambda asked, text: b"", 0)
     for part in seeds.vnc()[3]:
@@ -119,7 +119,7 @@ def test_what_comes_before_tls_has_begun_is_not_taken_for_the_servers(injected: 
         assert vnc.joining
 
 
-def test_tls_begins_before_the_password_and_goes_on_inside() -> None:
+def test_tls_starts_before_password_and_continues_inside() -> None:
     vnc = client("geheim")
     vnc.receive(VERSION + b"\x01\x13" + b"\0\2" + b"\0\x02" + struct.pack(">II", 258, 261) + b"\x01", 0)
     assert vnc.events() == [TlsWanted()]
@@ -141,7 +141,7 @@ def test_a_silent_server_may_be_no_vnc_server_unless_it_has_begun_as_one(said: b
     assert str(told.value) == f"the VNC server does not answer; it may be stopped{hint}"
 
 
-def test_a_server_without_sound_is_given_up_with_a_hint() -> None:
+def test_server_without_sound_is_given_up_with_hint() -> None:
     vnc = client()
     vnc.receive(VERSION + b"\x01\x01" + bytes(4) + INIT, 5)
     assert vnc.next_timeout() == 5 + 5 * NS_PER_S
@@ -161,7 +161,7 @@ def test_a_server_without_sound_is_given_up_with_a_hint() -> None:
     ],
     ids=["picture", "unknown", "qemu", "audio size", "text size"],
 )
-def test_what_nobody_asked_for_ends_the_connection(said: bytes) -> None:
+def test_unrequested_message_ends_connection(said: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         ready().receive(said, 0)
 
@@ -176,7 +176,7 @@ def test_any_bytes_end_at_most_the_connection(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", [260, 261])
-def test_plain_text_in_the_same_read_as_the_acceptance_of_tls_is_refused(kind: int) -> None:
+def test_plain_text_read_with_tls_acceptance_is_refused(kind: int) -> None:
     offer = VERSION + b"\x01\x13" + b"\0\2" + b"\0\x01" + struct.pack(">I", kind)
     client("geheim").receive(offer + b"\x01", 0)
     vnc = client("geheim")
