@@ -108,8 +108,19 @@ def test_related_incidents_are_of_daemon_or_same_object() -> None:
     # A stall that goes on is still found behind an incident that began later and is over.
     again = made.record("loop", "not run", stall.last_ns + 900 * MS)
     assert again is stall and made.near(ours, stall.last_ns + 300 * MS, 600 * MS) is stall
-    assert made.near(send, 10 * NS_PER_S, NS_PER_S, "listener/2") is None
-    assert made.near(send, 10 * NS_PER_S, NS_PER_S, "listener/1") is not None
+    assert made.near(send, 10 * NS_PER_S, NS_PER_S, "alice", "listener/2") is None
+    assert made.near(send, 10 * NS_PER_S, NS_PER_S, "alice", "listener/1") is not None
+    assert made.near(send, 10 * NS_PER_S, NS_PER_S, "bob", "listener/1") is None
+
+
+def test_related_incident_that_was_reported_late_is_found_by_when_it_happened() -> None:
+    made, _ = ring()
+    first = made.record("loop", "busy", 12 * NS_PER_S, at_ns=10 * NS_PER_S)
+    second = made.record("loop", "starved", 13 * NS_PER_S, at_ns=10 * NS_PER_S + 100 * MS)
+    ours = frozenset({"loop"})
+    assert made.near(ours, 10 * NS_PER_S + 50 * MS, 600 * MS) is second
+    assert made.near(ours, 10 * NS_PER_S, 600 * MS) is first
+    assert made.near(ours, 12 * NS_PER_S, 600 * MS) is None
 
 
 def test_incident_has_wall_clock_time_of_its_start() -> None:

@@ -147,7 +147,9 @@ class Diagnosis:
         if self._hurt_by_us(symptom.guest, symptom.subject, heard):
             return
         # To the listener, a connection that is full looks like packet loss. It is recorded already, under "send".
-        if symptom.stage == "network" and self.incidents.near(SENDING, told, 3 * NS_PER_S, symptom.subject):
+        if symptom.stage == "network" and self.incidents.near(
+            SENDING, told, 3 * NS_PER_S, symptom.guest, symptom.subject
+        ):
             return
         self._record(symptom, told)
 

@@ -60,6 +60,8 @@ class Incident:
     evidence: Evidence
     count: int = 1
     last_ns: HostNs = 0
+    told_ns: HostNs = 0
+    """When it was last reported, which may be later than it happened."""
 
     def view(self) -> IncidentView:
         """The public form."""
@@ -76,6 +78,7 @@ def _printable(evidence: Evidence) -> Evidence:
     return {printable(key): printable(value) if isinstance(value, str) else value for key, value in evidence.items()}
 
 
+_NONE: OrderedDict[int, Incident] = OrderedDict()
 Changed = Callable[[str, Incident], None]
 """Called with new, change or remove when an incident is new, happens again, or is discarded."""
 
@@ -125,6 +128,7 @@ class Incidents:
         if earlier is not None and at - earlier.last_ns <= within_ns:
             earlier.count += 1
             earlier.last_ns = max(at, earlier.last_ns)
+            earlier.told_ns = now_ns
             self._ring.move_to_end(earlier.number)
             self._of_guest[guest].move_to_end(earlier.number)
             self._of_kind[guest, stage, cause].move_to_end(earlier.number)
@@ -132,7 +136,7 @@ class Incidents:
             return earlier
         wall = self._wall_ns() - (now_ns - at)
         shown = _printable(evidence or {})
-        made = Incident(self._take_id(), at, wall, guest, subject, stage, cause, shown, last_ns=at)
+        made = Incident(self._take_id(), at, wall, guest, subject, stage, cause, shown, last_ns=at, told_ns=now_ns)
         own = self._of_kind.setdefault((guest, stage, cause), OrderedDict())
         self._of_guest.setdefault(guest, OrderedDict())[made.number] = made
         self._ring[made.number] = own[made.number] = self._latest[stage, cause, guest, subject] = made
@@ -172,14 +176,26 @@ class Incidents:
             del self._totals[key]
 
     # A cause may be dated up to 50 ms after its effect, because the moment at which it began is an estimate, between
-    # two observations.
-    def near(self, stages: frozenset[str], at_ns: HostNs, before_ns: HostNs, subject: str = "") -> Incident | None:
-        """The latest incident of these stages shortly before `at_ns`, of the whole daemon or about `subject`."""
-        for incident in reversed(self._ring.values()):
-            # A later report may be about an earlier time, so all are looked at.
-            if incident.last_ns < at_ns - before_ns:
-                continue
-            about = not incident.guest or (bool(subject) and incident.subject == subject)
-            if about and incident.stage in stages and incident.at_ns <= at_ns + 50 * NS_PER_MS:
+    # two observations. Only the recent ones of the kinds in question are looked at: this is asked for every symptom
+    # that a listener reports, and the ring may be full.
+    def near(
+        self, stages: frozenset[str], at_ns: HostNs, before_ns: HostNs, guest: str = "", subject: str = ""
+    ) -> Incident | None:
+        """The latest incident of these stages shortly before `at_ns`, of the daemon or about a guest's `subject`."""
+        kinds = [kind for kind in CAUSES if kind[0] in stages]
+        found = [self._near("", kind, at_ns, before_ns, "") for kind in kinds]
+        if subject:
+            found += [self._near(guest, kind, at_ns, before_ns, subject) for kind in kinds]
+        return max(filter(None, found), key=lambda incident: incident.told_ns, default=None)
+
+    def _near(
+        self, guest: str, kind: tuple[str, str], at_ns: HostNs, before_ns: HostNs, subject: str
+    ) -> Incident | None:
+        for incident in reversed(self._of_kind.get((guest, *kind), _NONE).values()):
+            if incident.told_ns < at_ns - before_ns:
+                break
+            # A later report may be about an earlier time.
+            during = incident.last_ns >= at_ns - before_ns and incident.at_ns <= at_ns + 50 * NS_PER_MS
+            if during and subject in ("", incident.subject):
                 return incident
         return None
