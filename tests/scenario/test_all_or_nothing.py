@@ -57,7 +57,7 @@ CHANGES = {"mic": "on", "latency": "robust", "codec": "s16", "channels": "mono"}
 
 
 @pytest.mark.parametrize("free", [0, 100, 120_000])
-def test_a_listener_without_room_for_another_encoder_stays_as_it_is(free: int, tmp_path: Path) -> None:
+def test_listener_without_memory_for_another_encoder_keeps_its_settings(free: int, tmp_path: Path) -> None:
     house = scene(tmp_path)
     house.leave_free(free)
     before = house.state()
@@ -72,7 +72,7 @@ def test_a_listener_without_room_for_another_encoder_stays_as_it_is(free: int, t
 
 
 @pytest.mark.parametrize("wrong", [{"bitrate": "loud"}, {"latency": "soon"}, {"mic": "perhaps"}, {"volume": "1"}])
-def test_a_wrong_setting_changes_none_of_the_others(wrong: dict[str, str], tmp_path: Path) -> None:
+def test_invalid_setting_changes_none_of_the_others(wrong: dict[str, str], tmp_path: Path) -> None:
     house = scene(tmp_path)
     before = house.state()
     with pytest.raises(MillraceError) as refused:
@@ -80,7 +80,7 @@ def test_a_wrong_setting_changes_none_of_the_others(wrong: dict[str, str], tmp_p
     assert isinstance(refused.value, ConfigError) and house.state() == before
 
 
-def test_a_listener_that_asks_for_more_than_there_is_room_for_is_told_and_goes_on(tmp_path: Path) -> None:
+def test_refused_settings_are_reported_and_listener_continues(tmp_path: Path) -> None:
     house = scene(tmp_path)
     house.leave_free(0)
     house.sent.clear()

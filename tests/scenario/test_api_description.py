@@ -158,7 +158,7 @@ def closed(schema: Any) -> Any:
     return made | {"additionalProperties": False} if "properties" in made and made.get("type") == "object" else made
 
 
-def test_each_operation_answers_what_the_description_says(tmp_path: Path) -> None:
+def test_each_operation_answers_as_described(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with asked(daemon) as house:
             shapes = closed(house.document["components"])

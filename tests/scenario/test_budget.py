@@ -149,7 +149,7 @@ ENDS = [
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
 @pytest.mark.parametrize("corked", [False, True])
-def test_a_stream_gives_everything_back_however_it_ends(
+def test_stream_releases_everything_however_it_ends(
     end: Callable[[Guest, RigClient, Player], None], corked: bool
 ) -> None:
     guest = Guest()
@@ -168,7 +168,7 @@ def test_a_stream_gives_everything_back_however_it_ends(
 
 
 @pytest.mark.parametrize("how", ["delete", "kill", "kill client", "lose", "deny", "api", "unread then killed"])
-def test_a_recorder_gives_everything_back_however_it_ends(how: str) -> None:
+def test_recorder_releases_everything_however_it_ends(how: str) -> None:
     guest = Guest()
     client = guest.rig.client()
     made = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, STEREO, source_name="@DEFAULT_MONITOR@"))
@@ -197,7 +197,7 @@ def test_a_recorder_gives_everything_back_however_it_ends(how: str) -> None:
     assert guest.state() == guest.before
 
 
-def test_what_a_recorder_keeps_for_a_client_that_does_not_read_is_bounded_by_the_budget() -> None:
+def test_unread_recording_is_bounded_by_budget() -> None:
     guest = Guest()
     client = guest.rig.client()
     made = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, STEREO, source_name="@DEFAULT_MONITOR@"))
@@ -229,7 +229,7 @@ def play_sample(client: RigClient, name: str) -> int:
     return int(client.ask(Command.PLAY_SAMPLE, **fields)["index"])
 
 
-def test_samples_that_are_cancelled_again_and_again_leave_the_guest_its_sound() -> None:
+def test_repeatedly_cancelled_samples_leave_guest_its_sound() -> None:
     guest = Guest(8 * MIB)
     client = guest.rig.client()
     client.ask(Command.FINISH_UPLOAD_STREAM, channel=upload(client, "bell", sound(5.0)))
@@ -247,7 +247,7 @@ def test_samples_that_are_cancelled_again_and_again_leave_the_guest_its_sound() 
     assert np.abs(heard.sound).max() > 0.1
 
 
-def test_streams_that_are_killed_again_and_again_leave_the_guest_its_sound() -> None:
+def test_repeatedly_killed_streams_leave_guest_its_sound() -> None:
     guest = Guest(8 * MIB)
     client = guest.rig.client()
     for _ in range(20):
@@ -257,7 +257,7 @@ def test_streams_that_are_killed_again_and_again_leave_the_guest_its_sound() -> 
     assert guest.state() == guest.before
 
 
-def test_a_game_that_connects_for_each_of_its_sounds_leaves_nothing_and_no_gap_in_anothers() -> None:
+def test_connecting_for_each_sound_leaves_nothing_and_no_gap_in_others() -> None:
     guest = Guest()
     heard, signal, dice = guest.rig.capture(), count(48_000 * 2), random.Random(1)
     music = guest.rig.client()
@@ -285,7 +285,7 @@ def test_a_game_that_connects_for_each_of_its_sounds_leaves_nothing_and_no_gap_i
 @pytest.mark.parametrize(
     "how", ["finish and remove", "delete", "lose", "finish empty", "replace and remove", "refused"]
 )
-def test_an_upload_gives_everything_back_however_it_ends(how: str) -> None:
+def test_upload_releases_everything_however_it_ends(how: str) -> None:
     guest = Guest()
     client = guest.rig.client()
     budget = guest.rig.graph.budget
@@ -361,7 +361,7 @@ def playing(props: dict[str, bytes]) -> dict[str, object]:
     return playback_fields(S16, STEREO, tlength=4096, corked=True) | {"props": props}
 
 
-def test_names_modules_and_clients_properties_count_and_are_refused_with_the_protocols_own_code() -> None:
+def test_names_modules_and_client_properties_count_and_are_refused() -> None:
     guest = Guest()
     client = guest.rig.client()
     budget = guest.rig.graph.budget
@@ -381,7 +381,7 @@ def test_names_modules_and_clients_properties_count_and_are_refused_with_the_pro
     assert guest.state() == guest.before
 
 
-def test_a_command_that_never_ends_is_paid_for_and_the_connection_that_can_not_pay_ends() -> None:
+def test_unfinished_command_is_charged_and_connection_beyond_budget_ends() -> None:
     guest = Guest()
     budget = guest.rig.graph.budget
     budget.limit = (budget.held + 3 * MIB) * 16 // 15
@@ -400,7 +400,7 @@ def test_a_command_that_never_ends_is_paid_for_and_the_connection_that_can_not_p
     assert guest.state() == guest.before
 
 
-def test_lists_larger_than_a_reply_may_be_are_refused_and_the_client_goes_on() -> None:
+def test_list_too_large_for_a_reply_is_refused_and_client_continues() -> None:
     guest = Guest()
     client = guest.rig.client()
     for _ in range(30):
@@ -409,7 +409,7 @@ def test_lists_larger_than_a_reply_may_be_are_refused_and_the_client_goes_on() -
     assert client.ask(Command.GET_SERVER_INFO)
 
 
-def test_long_lists_are_paid_for_while_they_are_written() -> None:
+def test_long_lists_are_charged_while_they_are_written() -> None:
     guest = Guest()
     one = guest.rig.client()
     for _ in range(20):
@@ -436,7 +436,7 @@ def test_long_lists_are_paid_for_while_they_are_written() -> None:
     assert guest.state() == before
 
 
-def test_connections_that_say_nothing_count_too() -> None:
+def test_silent_connections_count_too() -> None:
     guest = Guest()
     budget = guest.rig.graph.budget
     budget.limit = (budget.held + 40 * 1024) * 16 // 15
@@ -452,7 +452,7 @@ def test_connections_that_say_nothing_count_too() -> None:
 
 
 @pytest.mark.parametrize("how", ["fini", "lost", "killed"])
-def test_a_machines_voices_give_everything_back_however_they_end(how: str) -> None:
+def test_machine_voices_release_everything_however_they_end(how: str) -> None:
     from tests.scenario.test_machines import Machine
 
     machine = Machine()
@@ -478,7 +478,7 @@ def test_a_machines_voices_give_everything_back_however_they_end(how: str) -> No
     assert not machine.playback.voices and not machine.record.voices and not len(machine.rig.graph._lanes)
 
 
-def test_streams_that_are_refused_or_killed_leave_nothing_to_the_collector() -> None:
+def test_refused_and_killed_streams_leave_nothing_to_collector() -> None:
     guest = Guest()
     client = guest.rig.client()
     budget = guest.rig.graph.budget
@@ -502,7 +502,7 @@ def test_streams_that_are_refused_or_killed_leave_nothing_to_the_collector() -> 
     assert not left
 
 
-def test_lanes_are_wide_only_where_the_budget_has_room_for_them() -> None:
+def test_lanes_are_wide_only_if_budget_has_room() -> None:
     def lane_bytes(limit: int) -> int:
         graph = Graph("x", Ids(), budget=Budget("guest x", limit))
         graph.set_default(graph.add_sink("default"))

@@ -48,7 +48,7 @@ def settled(guest: Guest, before: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("how", ["bye", "abort", "revoked", "guest removed", "bad message", "refused"])
-def test_a_listener_gives_everything_back_however_it_ends(how: str, tmp_path: Path) -> None:
+def test_listener_releases_everything_however_it_ends(how: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         alice = rig.daemon.worker.guest("alice")
         secret = await rig.token("a", "hear,speak", ["alice"])
@@ -91,7 +91,7 @@ def test_a_listener_gives_everything_back_however_it_ends(how: str, tmp_path: Pa
     running(tmp_path, test)
 
 
-def test_settings_that_there_is_no_room_for_are_refused_and_the_listener_hears_on(tmp_path: Path) -> None:
+def test_settings_beyond_budget_are_refused_and_listener_plays_on(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         alice = rig.daemon.worker.guest("alice")
         line = await joined(rig, await rig.token("a", "hear", ["alice"]))
@@ -138,7 +138,7 @@ def churn(guest: Guest, count: int, name: str = "x" * 3000) -> list[Stream]:
     return streams
 
 
-def test_a_watcher_that_reads_nothing_is_cut_off_and_what_it_left_is_given_back(tmp_path: Path) -> None:
+def test_watcher_that_never_reads_is_disconnected_and_its_backlog_released(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         alice = rig.daemon.worker.guest("alice")
         streams = churn(alice, 200)
@@ -161,7 +161,7 @@ def test_a_watcher_that_reads_nothing_is_cut_off_and_what_it_left_is_given_back(
     running(tmp_path, test)
 
 
-def test_what_watchers_leave_unread_is_bounded_by_the_budget_of_their_guest(tmp_path: Path) -> None:
+def test_unread_events_are_bounded_by_guest_budget(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         alice = rig.daemon.worker.guest("alice")
         streams = churn(alice, 100)
@@ -184,7 +184,7 @@ def test_what_watchers_leave_unread_is_bounded_by_the_budget_of_their_guest(tmp_
     running(tmp_path, test)
 
 
-def test_an_answer_that_nobody_reads_is_paid_for_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unread_answer_is_charged_and_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.server.http.answers.READ_S", 0.5)
 
     async def test(rig: Rig) -> None:
@@ -222,7 +222,7 @@ def of_guest(rig: Rig) -> Bus:
 @pytest.mark.parametrize(
     "how", ["close", "connection", "killed", "recorder killed", "grant", "refused", "guest removed"]
 )
-def test_native_streams_give_everything_back_however_they_end(how: str, tmp_path: Path) -> None:
+def test_native_streams_release_everything_however_they_end(how: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         alice = rig.daemon.worker.guest("alice")
         before = state(alice)
@@ -261,7 +261,7 @@ def test_native_streams_give_everything_back_however_they_end(how: str, tmp_path
     running(tmp_path, test)
 
 
-def test_calls_that_wait_and_messages_that_never_end_are_paid_for(tmp_path: Path) -> None:
+def test_pending_calls_and_unfinished_messages_are_charged(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         alice = rig.daemon.worker.guest("alice")
         budget = alice.graph.budget
@@ -296,7 +296,7 @@ def test_calls_that_wait_and_messages_that_never_end_are_paid_for(tmp_path: Path
     running(tmp_path, test)
 
 
-def test_how_much_a_guest_may_have_held_is_configured_and_shown(tmp_path: Path) -> None:
+def test_memory_limit_is_configured_and_shown(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('[guest.alice]\nmemory = "64M"\n[guest.bob]\n')
     alice, bob = load(tmp_path / "c.toml").guests
     assert (alice.memory, bob.memory) == (64_000_000, 256 * MIB)
@@ -316,7 +316,7 @@ def test_how_much_a_guest_may_have_held_is_configured_and_shown(tmp_path: Path) 
     running(tmp_path, test)
 
 
-def test_a_guest_that_is_refused_for_want_of_memory_is_told_of(tmp_path: Path) -> None:
+def test_refusal_for_lack_of_memory_is_reported(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         alice = rig.daemon.worker.guest("alice")
         alice.graph.budget.limit = alice.graph.budget.held + 1000

@@ -97,7 +97,7 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("bare", [True, False], ids=["bare", "by the letter"])
-def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path, bare: bool) -> None:
+def test_certificate_gives_the_rights_of_its_name(tmp_path: Path, bare: bool) -> None:
     authority, stranger = (certificate(tmp_path, name, bare=bare) for name in ("authority", "stranger"))
     server = certificate(tmp_path, "server", authority, "localhost", bare=bare)
     alice, eve = (certificate(tmp_path, name, authority, bare=bare) for name in ("alice", "eve"))
@@ -157,7 +157,7 @@ def test_a_certificate_gives_the_rights_of_its_name(tmp_path: Path, bare: bool) 
     asyncio.run(main())
 
 
-def test_the_configuration_names_who_may_what(tmp_path: Path) -> None:
+def test_configuration_assigns_rights_to_certificate_names(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(
         '[tls]\ncert = "c"\nkey = "k"\nclient_ca = "ca"\n'

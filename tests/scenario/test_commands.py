@@ -70,7 +70,7 @@ class Terminal:
         return ESCAPES.sub("\n", self._seen.decode()).replace("\r", "\n").split("\n")
 
 
-def test_what_there_is_to_see_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
 
     async def test(daemon: Daemon) -> None:
@@ -145,7 +145,7 @@ LEADS = "which points to the guest you are listening to"
 NOTHING_TO_GET_WRONG = {"page", "ls", "report", "incidents", "grants", "prompts", "token list", "lab list"}
 
 
-def test_a_wrong_value_is_2_and_a_refusal_is_3_whoever_finds_it(tmp_path: Path) -> None:
+def test_invalid_value_exits_with_2_and_refusal_with_3(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         player = await PulsePlayer.connect(daemon.worker.guests["default"].pulse.path, "player")
         made = await player.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(5, 2, 48_000), (1, 2)))
@@ -174,7 +174,7 @@ def _same(leaf: str, line: str) -> bool:
     return one[0] == other[0] and (one[0] not in groups or one[1:2] == other[1:2])
 
 
-def test_without_a_daemon_every_command_that_needs_one_says_so(tmp_path: Path) -> None:
+def test_commands_that_need_a_daemon_say_so_without_one(tmp_path: Path) -> None:
     needing = [["ls"], ["set", "sink/millrace", "mute=on"], ["incidents"], ["incidents", "--follow"], ["prompts"],
                ["latency", "--probe"], ["detach", "x"],
                ["listen", "--to", "null:", "--no-reconnect"]]  # fmt: skip
@@ -183,7 +183,7 @@ def test_without_a_daemon_every_command_that_needs_one_says_so(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("by", ["unix", "tcp"])
-def test_an_output_that_can_not_be_opened_is_told_in_one_sentence_and_nothing_was_joined(
+def test_output_that_can_not_be_opened_is_reported_before_joining(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     monkeypatch.setenv("PULSE_CLIENTCONFIG", "/nowhere")
@@ -210,10 +210,10 @@ def test_an_output_that_can_not_be_opened_is_told_in_one_sentence_and_nothing_wa
     (400, ConfigError), (413, ConfigError), (401, RightsError), (403, RightsError), (404, GraphError),
     (409, GraphError), (429, GraphError), (500, GraphError), (503, GraphError), (507, GraphError),
 ])  # fmt: skip
-def test_what_a_status_means(status: int, kind: type[Exception]) -> None:
+def test_http_statuses_map_to_exit_codes(status: int, kind: type[Exception]) -> None:
     assert refusal(status) is kind
 
 
 @pytest.mark.parametrize("kind", [ConfigError, GraphError, BudgetError, RightsError, NotFound, NotKept])
-def test_a_refusal_ends_a_command_alike_whether_it_comes_over_http_or_is_met_here(kind: type[MillraceError]) -> None:
+def test_refusal_has_same_exit_code_over_http_and_locally(kind: type[MillraceError]) -> None:
     assert refusal(kind.status).exit_code == kind.exit_code

@@ -37,7 +37,7 @@ def calls(work: Callable[[], Any]) -> int:
     return count
 
 
-def test_a_write_costs_little_more_than_what_it_does() -> None:
+def test_write_costs_little_more_than_its_work() -> None:
     async def test() -> None:
         guest = Guest()
         runner, line, wire = guest.connect()
@@ -56,7 +56,7 @@ def test_a_write_costs_little_more_than_what_it_does() -> None:
     run(test)
 
 
-def test_a_connection_is_read_whole_where_nobody_waits_for_it() -> None:
+def test_connection_is_read_completely_if_nobody_waits() -> None:
     async def test() -> None:
         guest = Guest()
         runner, line, _ = guest.connect()

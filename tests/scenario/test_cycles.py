@@ -51,7 +51,7 @@ def cyclic(found: Counter[str]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", [Spice, Vnc])
-def test_a_session_with_a_machine_leaves_no_cycle(kind: type[Server], tmp_path: Path) -> None:
+def test_machine_session_leaves_no_reference_cycle(kind: type[Server], tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         door = daemon.worker.attach(daemon.worker.guests["alice"], spec)
 
@@ -105,7 +105,7 @@ async def pulse(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("session", [native, listener, watcher, pulse])
-def test_a_connection_leaves_no_cycle(session: Callable[[Daemon], Awaitable[None]], tmp_path: Path) -> None:
+def test_connection_leaves_no_reference_cycle(session: Callable[[Daemon], Awaitable[None]], tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async def again() -> None:
             await session(daemon)

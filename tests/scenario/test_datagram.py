@@ -99,7 +99,7 @@ def test_each_datagram_is_answered_and_deadlines_are_kept(host: str) -> None:
     running(host, test)
 
 
-def test_each_of_several_peers_is_answered_at_its_own_address(host: str) -> None:
+def test_each_peer_is_answered_at_its_own_address(host: str) -> None:
     async def test(
         wire: Echo, runner: DatagramRunner, heard: list[bytes], ends: list[Exception], peer: socket.socket
     ) -> None:
@@ -120,7 +120,7 @@ def test_each_of_several_peers_is_answered_at_its_own_address(host: str) -> None
 
 
 @pytest.mark.parametrize("bad", [True, False], ids=["bad", "silent"])
-def test_it_ends_once_and_closes_its_socket(bad: bool) -> None:
+def test_session_ends_once_and_closes_its_socket(bad: bool) -> None:
     async def test(
         wire: Echo, runner: DatagramRunner, heard: list[bytes], ends: list[Exception], peer: socket.socket
     ) -> None:

@@ -39,7 +39,7 @@ async def first(ends: list[Any]) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["spice", "vnc"])
-def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_silent_server_times_out(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     module, make = SILENT[kind]
     monkeypatch.setattr(f"{module}.ANSWER_NS", PATIENCE_NS)
 
@@ -64,7 +64,7 @@ def test_a_server_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, ki
 
 
 @pytest.mark.parametrize("kind", ["dbus", "qmp"])
-def test_a_machine_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_silent_machine_times_out(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     module, make = SILENT[kind]
     monkeypatch.setattr(f"{module}.ANSWER_NS", PATIENCE_NS)
 
@@ -103,7 +103,7 @@ def listening(test: Callable[[PeerClient, MessageRunner, FakeSocket], Any]) -> N
     asyncio.run(run())
 
 
-def test_a_listener_pings_by_itself_and_answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listener_sends_pings_and_answers_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.wire.peer.session.PING_NS", 20 * NS_PER_MS)
 
     async def test(wire: PeerClient, runner: MessageRunner, sock: FakeSocket) -> None:
@@ -119,7 +119,7 @@ def test_a_listener_pings_by_itself_and_answers_at_once(monkeypatch: pytest.Monk
     listening(test)
 
 
-def test_a_daemon_that_says_no_welcome_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_daemon_without_welcome_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.wire.peer.session.HELLO_MAX_NS", PATIENCE_NS)
 
     async def test(wire: PeerClient, runner: MessageRunner, sock: FakeSocket) -> None:

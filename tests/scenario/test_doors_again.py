@@ -199,7 +199,7 @@ def causes(daemon: Daemon) -> list[str]:
     return [f"{i.stage} {i.cause}" for i in daemon.worker.diagnosis.incidents]
 
 
-def test_spice_lines_that_are_reset_are_taken_up_again_at_once(tmp_path: Path) -> None:
+def test_reset_spice_connections_are_reopened_immediately(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         watch, door = Watch(daemon), daemon.worker.attach(daemon.worker.guests["alice"], spec)
         # All connections reset, one reset, or one closed while the others stay.
@@ -218,7 +218,7 @@ def test_spice_lines_that_are_reset_are_taken_up_again_at_once(tmp_path: Path) -
     running(tmp_path, Spice(), test)
 
 
-def test_a_spice_server_that_lets_go_is_left_alone_for_a_while_and_tried_again(tmp_path: Path) -> None:
+def test_spice_server_that_closes_cleanly_is_retried_after_a_while(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         door = daemon.worker.attach(daemon.worker.guests["alice"], spec)
         await becomes(door, "attached")
@@ -234,7 +234,7 @@ def test_a_spice_server_that_lets_go_is_left_alone_for_a_while_and_tried_again(t
     running(tmp_path, Spice(), test)
 
 
-def test_a_place_is_taken_back_at_once_by_whoever_asks_or_when_the_server_is_new(
+def test_displaced_door_reattaches_on_request_or_with_new_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attach_net, "HOLD_FIRST_S", 1000.0)
@@ -273,9 +273,7 @@ def test_a_place_is_taken_back_at_once_by_whoever_asks_or_when_the_server_is_new
 
 
 @pytest.mark.parametrize("kind", [Spice, Vnc])
-def test_a_password_file_is_read_at_each_attempt_and_the_reason_says_what_is_known(
-    kind: type[Server], tmp_path: Path
-) -> None:
+def test_password_file_is_read_on_each_attempt_and_reason_is_reported(kind: type[Server], tmp_path: Path) -> None:
     secret = tmp_path / "ticket"
 
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
@@ -300,7 +298,7 @@ def test_a_password_file_is_read_at_each_attempt_and_the_reason_says_what_is_kno
     running(tmp_path, kind("first"), test)
 
 
-def test_explain_names_no_sender_that_it_does_not_know(tmp_path: Path) -> None:
+def test_explain_names_no_unknown_sender(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         graph = daemon.worker.guest("alice").graph
         assert graph.default is not None
@@ -311,7 +309,7 @@ def test_explain_names_no_sender_that_it_does_not_know(tmp_path: Path) -> None:
     running(tmp_path, Vnc(), test)
 
 
-def test_only_the_owner_names_password_files(tmp_path: Path) -> None:
+def test_only_owner_may_name_password_files(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         tenant = Principal("token/1", parse_rights("admin"), frozenset({"alice"}))
         asked: dict[str, Any] = {"guest": "alice", "door": spec.text, "password_file": str(tmp_path / "x")}
@@ -324,7 +322,7 @@ def test_only_the_owner_names_password_files(tmp_path: Path) -> None:
     running(tmp_path, Vnc(), test)
 
 
-def test_a_vnc_server_that_another_viewer_has_for_itself_says_so_and_is_tried_again(tmp_path: Path) -> None:
+def test_exclusive_vnc_viewer_is_reported_and_door_retries(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         assert isinstance(server, Vnc)
         door = daemon.worker.attach(daemon.worker.guests["alice"], spec)

@@ -134,7 +134,9 @@ def top_on_a_terminal(runtime: Path) -> bytes:
     return seen
 
 
-def test_no_command_passes_on_what_a_terminal_obeys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_commands_print_no_terminal_controls_from_foreign_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         caplog.set_level(logging.INFO)
         daemon = Daemon(Config("127.0.0.1:0", runtime=tmp_path / "millrace", state=Path(":memory:")))
@@ -268,12 +270,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[int, st
 
 
 @pytest.mark.parametrize("number", range(len(VALUES)))
-def test_a_value_that_can_t_be_is_refused_with_a_sentence(answers: dict[int, tuple[int, str]], number: int) -> None:
+def test_invalid_value_is_refused_in_a_sentence(answers: dict[int, tuple[int, str]], number: int) -> None:
     status, text = answers[number]
     assert 400 <= status < 500, (VALUES[number], status, text)
     said = json.loads(text)["error"] if text.startswith("{") else text.rstrip("\n")
     assert said and len(said) < 600 and not commanding(said), (VALUES[number], text)
 
 
-def test_no_bad_value_blinds_a_watcher(answers: dict[int, tuple[int, str]]) -> None:
+def test_invalid_value_does_not_break_watchers(answers: dict[int, tuple[int, str]]) -> None:
     assert "seen" in answers[-1][1]

@@ -60,7 +60,7 @@ def answered(rig: Rig, seed: int, freezing: bool) -> tuple[bytes, list[int]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_connection_frozen_anywhere_is_answered_as_one_that_was_not(seed: int) -> None:
+def test_connection_frozen_anywhere_answers_as_if_it_was_not(seed: int) -> None:
     whole, frozen = Rig(), Rig()
     expected = answered(whole, seed, freezing=False)
     assert b"thawed" in expected[0] and answered(frozen, seed, freezing=True) == expected
@@ -69,7 +69,7 @@ def test_a_connection_frozen_anywhere_is_answered_as_one_that_was_not(seed: int)
         assert [(sample.name, bytes(sample.data)) for sample in rig.door.samples] == [("bell", SOUND)]
 
 
-def test_it_goes_on_in_another_process() -> None:
+def test_connection_continues_in_another_process() -> None:
     here, there = Rig(), Rig()
     client = here.client()
     client.ask(Command.SUBSCRIBE, mask=0xFFF)
@@ -114,7 +114,7 @@ def test_it_goes_on_in_another_process() -> None:
 
 @pytest.mark.parametrize("allow", [True, False])
 @pytest.mark.parametrize("what", [Permission.CONNECT, Permission.MONITOR])
-def test_a_request_that_waits_for_a_decision_goes_along(what: Permission, allow: bool) -> None:
+def test_request_waiting_for_a_decision_is_included(what: Permission, allow: bool) -> None:
     here, there = Rig(), Rig()
     for rig in (here, there):
         rig.admission.grants.set(what, ANY, Verdict.PROMPT)

@@ -160,7 +160,7 @@ def shown(graph: Graph) -> list[Any]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_graph_frozen_again_and_again_sounds_as_one_that_was_not(seed: int) -> None:
+def test_repeatedly_frozen_graph_sounds_as_if_it_was_not(seed: int) -> None:
     whole, frozen = Scene(seed, freezing=False), Scene(seed, freezing=True)
     for scene in (whole, frozen):
         scene.run(150)
@@ -174,7 +174,7 @@ def test_a_graph_frozen_again_and_again_sounds_as_one_that_was_not(seed: int) ->
     assert frozen.graph.skipped_frames == whole.graph.skipped_frames
 
 
-def test_only_what_somebody_continues_goes_along() -> None:
+def test_only_continued_taps_are_included() -> None:
     """Listeners come again by themselves, so their taps don't go along, nor do taps of streams that stay behind."""
     scene = Scene(1, freezing=False)
     scene.run(5)

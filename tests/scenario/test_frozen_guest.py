@@ -170,7 +170,7 @@ async def _heard(folder: Path, rate: int, every: int) -> Samples:
 
 
 @pytest.mark.parametrize("rate", [48_000, 44_100])
-def test_a_program_hears_no_difference(tmp_path: Path, rate: int) -> None:
+def test_program_hears_no_difference(tmp_path: Path, rate: int) -> None:
     whole, moved = (asyncio.run(_heard(tmp_path, rate, every)) for every in (0, 9))
     assert abs(len(whole) - len(moved)) < 3_000 and np.abs(whole).max() > 0.1
     frames = min(len(whole), len(moved))
@@ -200,7 +200,7 @@ def test_a_stream_goes_on_whose_sink_was_resumed_before_it_was(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("version", [VERSIONS.start - 1, VERSIONS.stop])
-def test_a_guest_of_an_unknown_version_is_refused(version: int) -> None:
+def test_unknown_state_version_is_refused(version: int) -> None:
     with pytest.raises(ConfigError, match=f"version {version} of its state"):
         read_guest(msgspec.msgpack.encode({"version": version, "later": "another layout"}))
 
@@ -240,7 +240,7 @@ def test_a_damaged_guest_is_refused() -> None:
         read_guest(OF_VERSION_1[:-1])
 
 
-def test_what_the_guest_holds_besides_goes_along(tmp_path: Path) -> None:
+def test_cookie_samples_and_grants_are_included(tmp_path: Path) -> None:
     async def test() -> None:
         scene = Scene(tmp_path, 48_000)
         alice, fmt = scene.alice, AudioFormat(SampleFormat.S16LE, 44_100, ("mono",))

@@ -118,7 +118,7 @@ async def talked(daemon: Daemon, seed: int, freezing: bool) -> Told:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_connection_frozen_anywhere_is_answered_as_one_that_was_not(tmp_path: Path, seed: int) -> None:
+def test_connection_frozen_anywhere_answers_as_if_it_was_not(tmp_path: Path, seed: int) -> None:
     out: list[Told] = []
     for freezing in (False, True):
 
@@ -134,7 +134,7 @@ def test_a_connection_frozen_anywhere_is_answered_as_one_that_was_not(tmp_path: 
     assert sorted(frozen_.sinks.values()) == sorted(whole.sinks.values()) and frozen_.synced == whole.synced == 1
 
 
-def test_it_goes_on_in_another_process(tmp_path: Path) -> None:
+def test_connection_continues_in_another_process(tmp_path: Path) -> None:
     """Another daemon stands in for the process: only the value and the socket are passed to it."""
 
     async def test(here: Daemon) -> None:
@@ -184,7 +184,7 @@ async def gathered(own: Bus, changes: list[Change]) -> None:
         changes.append(change)
 
 
-def test_answers_that_nobody_has_read_go_along(tmp_path: Path) -> None:
+def test_unread_answers_are_included(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         server, loop = server_of(daemon), asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX) as sock:
@@ -212,7 +212,7 @@ def test_answers_that_nobody_has_read_go_along(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_what_waits_for_a_decision_is_asked_for_again(tmp_path: Path) -> None:
+def test_pending_requests_are_asked_again(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         server, prompts = server_of(daemon), daemon.worker.prompts
         grants = daemon.worker.guest("alice").admission.grants
@@ -252,7 +252,7 @@ def noise(frames: int) -> Any:
     return np.random.default_rng(1).uniform(-0.5, 0.5, (frames, 2)).astype(np.float32)
 
 
-def test_streams_go_on_sample_for_sample(tmp_path: Path) -> None:
+def test_streams_continue_sample_for_sample(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         sound, server, alice = noise(48_000), server_of(daemon), daemon.worker.guest("alice")
         before, held = {*os.listdir("/proc/self/fd")}, alice.graph.budget.held
@@ -278,7 +278,7 @@ def test_streams_go_on_sample_for_sample(tmp_path: Path) -> None:
     bus.undisturbed(tmp_path, test, guests=bus.BOTH)
 
 
-def test_a_stream_that_ended_meanwhile_is_told_so_and_leaves_no_descriptor(tmp_path: Path) -> None:
+def test_stream_that_ended_meanwhile_is_reported_and_leaves_no_descriptor(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with at_door(daemon) as own:
             before = len(os.listdir("/proc/self/fd"))
@@ -297,7 +297,7 @@ def test_a_stream_that_ended_meanwhile_is_told_so_and_leaves_no_descriptor(tmp_p
     running(tmp_path, test)
 
 
-def test_calls_that_nobody_has_begun_go_along_and_one_that_has_is_finished_first(
+def test_unstarted_calls_are_included_and_running_one_finishes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(daemon: Daemon) -> None:
@@ -325,7 +325,7 @@ def test_calls_that_nobody_has_begun_go_along_and_one_that_has_is_finished_first
     running(tmp_path, test)
 
 
-def test_who_may_be_there_no_longer_is_sent_away_when_it_goes_on(tmp_path: Path) -> None:
+def test_forbidden_connection_is_closed_when_it_continues(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         server = server_of(daemon)
         async with at_door(daemon) as own:
@@ -339,7 +339,7 @@ def test_who_may_be_there_no_longer_is_sent_away_when_it_goes_on(tmp_path: Path)
     running(tmp_path, test)
 
 
-def test_what_a_token_lost_while_nobody_looked_is_lost_to_its_connection(tmp_path: Path) -> None:
+def test_token_right_lost_meanwhile_is_lost_to_its_connection(tmp_path: Path) -> None:
     """A guest is removed and one of the same name created: neither the token nor the connection has rights in it."""
 
     async def test(daemon: Daemon) -> None:
@@ -359,7 +359,7 @@ def test_what_a_token_lost_while_nobody_looked_is_lost_to_its_connection(tmp_pat
     running(tmp_path, test)
 
 
-def test_a_token_that_ended_while_nobody_looked_is_told_nothing_more(tmp_path: Path) -> None:
+def test_token_that_ended_meanwhile_gets_no_more_events(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         server, access, loop = daemon._native[None], daemon.worker.access, asyncio.get_running_loop()
         token, secret = await access.new("watcher", Right.SEE, ("alice",), 0)
@@ -385,7 +385,7 @@ def test_a_token_that_ended_while_nobody_looked_is_told_nothing_more(tmp_path: P
     running(tmp_path, test)
 
 
-def test_one_whose_client_goes_meanwhile_is_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_whose_client_leaves_is_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(daemon: Daemon) -> None:
         server, gate = server_of(daemon), asyncio.Event()
 
@@ -410,7 +410,7 @@ def test_one_whose_client_goes_meanwhile_is_not_handed_on(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("token", [True, False])
-def test_what_program_it_is_makes_no_difference_to_who_has_a_token(tmp_path: Path, token: bool) -> None:
+def test_identified_program_does_not_affect_connection_with_token(tmp_path: Path, token: bool) -> None:
     async def test(daemon: Daemon) -> None:
         _, secret = await daemon.worker.access.new("t", Right.SEE, ["alice"], 0)
         own = connect(daemon.config.runtime / "alice" / "native", token=secret if token else "")

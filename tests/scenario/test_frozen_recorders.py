@@ -76,7 +76,7 @@ def recorded(rate: int, freezing: bool, fragment_ms: int = 20, **options: bool) 
         (25, {"peak_detect": True}), (25, {}),
     ],
 )  # fmt: skip
-def test_a_recorder_does_not_notice(rate: int, options: dict[str, bool]) -> None:
+def test_recorder_continues_without_difference(rate: int, options: dict[str, bool]) -> None:
     (whole, written), (frozen, written_frozen) = (recorded(rate, how, **options) for how in (False, True))
     frames = min(len(whole), len(frozen))
     assert abs(len(whole) - len(frozen)) <= 4 * 1_024 and frames > rate // 3

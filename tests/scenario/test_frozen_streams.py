@@ -62,7 +62,7 @@ def heard(rate: int, buffer_ms: int, freezing: bool, glide: bool = False) -> tup
 
 @pytest.mark.parametrize("buffer_ms", [LONG, SHORT])
 @pytest.mark.parametrize(("rate", "glide"), [(48_000, False), (44_100, False), (44_100, True), (8_000, False)])
-def test_a_player_does_not_notice(rate: int, buffer_ms: int, glide: bool) -> None:
+def test_player_continues_without_difference(rate: int, buffer_ms: int, glide: bool) -> None:
     (whole, asked, _), (frozen, asked_frozen, player) = (heard(rate, buffer_ms, how, glide) for how in (False, True))
     assert len(frozen) == len(whole) and not len(player.data)
     off = float(np.abs(frozen - whole).max())

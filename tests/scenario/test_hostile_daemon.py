@@ -43,7 +43,7 @@ async def saying(path: Path, answer: Message) -> asyncio.Server:
 
 
 @pytest.mark.parametrize("raw", [b"\x05", b"\x80", b"\xc1", msgspec.msgpack.encode({"n": -1, "kind": 1})])
-def test_objects_that_are_none_end_the_connection(raw: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_objects_end_the_connection(raw: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with await saying(tmp_path / "s", Objects([msgspec.Raw(raw)])), asyncio.timeout(5):
             with pytest.raises(MillraceError, match="not understood"):
@@ -56,7 +56,7 @@ def test_objects_that_are_none_end_the_connection(raw: bytes, tmp_path: Path, ca
 
 
 @pytest.mark.parametrize("value", [None, 5, {}, {"stream": 1}, STREAM | {"capacity": 2**62}, STREAM | {"rate": "x"}])
-def test_a_stream_that_can_not_be_is_refused(value: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_impossible_stream_is_refused(value: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with await saying(tmp_path / "s", Reply(0, value)), asyncio.timeout(5):
             with pytest.raises(MillraceError, match="not understood"):
@@ -67,7 +67,7 @@ def test_a_stream_that_can_not_be_is_refused(value: Any, tmp_path: Path, caplog:
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def test_a_stream_without_its_memory_is_refused(tmp_path: Path) -> None:
+def test_stream_without_its_memory_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with await saying(tmp_path / "s", Reply(0, STREAM)), asyncio.timeout(5):
             with pytest.raises(MillraceError, match="3 descriptors, not 0"):
@@ -94,7 +94,7 @@ async def silent(path: Path, *words: Message, then: float = 0.0, last: Message |
 
 
 @pytest.mark.parametrize("words", [(), (Wait("request/1", "connect"),) * 3])
-def test_a_daemon_that_never_lets_anybody_in_is_given_up(
+def test_daemon_that_never_welcomes_times_out(
     words: tuple[Message, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bus_module, "WELCOME_S", 0.2)
@@ -109,7 +109,7 @@ def test_a_daemon_that_never_lets_anybody_in_is_given_up(
     asyncio.run(main())
 
 
-def test_a_daemon_that_has_to_ask_has_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_daemon_that_prompts_gets_a_longer_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bus_module, "WELCOME_S", 1.0)
 
     async def main() -> None:
@@ -125,7 +125,7 @@ def test_a_daemon_that_has_to_ask_has_longer(tmp_path: Path, monkeypatch: pytest
     asyncio.run(main())
 
 
-def test_a_socket_before_which_too_many_wait_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_socket_backlog_does_not_block_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped daemon accepts no connections: a blocking connect would wait in the kernel, and the program with it."""
     monkeypatch.setattr(bus_module, "WELCOME_S", 0.2)
 

@@ -67,7 +67,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("odd", ODD, ids=str)
-def test_an_odd_request_is_refused_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture, odd: str) -> None:
+def test_malformed_request_is_refused_with_a_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture, odd: str) -> None:
     async def main() -> bytes:
         async with daemon_in(tmp_path, token=TOKEN) as daemon:
             host, _, port = daemon.serving.address.rpartition(":")
@@ -88,7 +88,7 @@ def test_an_odd_request_is_refused_in_words(tmp_path: Path, caplog: pytest.LogCa
         assert record.exc_info is None and shown.isprintable(), shown
 
 
-def test_a_body_that_nobody_reads_is_no_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unread_body_causes_no_traceback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> bytes:
         async with daemon_in(tmp_path) as daemon:
             host, _, port = daemon.serving.address.rpartition(":")
@@ -109,7 +109,7 @@ def test_a_body_that_nobody_reads_is_no_traceback(tmp_path: Path, caplog: pytest
         assert record.exc_info is None and record.levelno <= logging.INFO
 
 
-def test_names_that_there_are_not_have_no_file_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_names_read_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     take = page._read
     monkeypatch.setattr(page, "_kept", {})

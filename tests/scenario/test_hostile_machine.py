@@ -32,7 +32,7 @@ FLOODS = {"bells": b"\2" * 65_536, "beginnings and ends": b"".join(AUDIO) * 8_19
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-def test_a_flood_from_a_machine_is_taken_in_small_steps(tmp_path: Path, flood: str) -> None:
+def test_flood_from_a_machine_is_processed_in_small_steps(tmp_path: Path, flood: str) -> None:
     sent = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,7 +107,7 @@ def waiting_bytes(machines: list[SpiceMachine]) -> int:
 
 
 @pytest.mark.parametrize("serve", [unread_pongs, half_a_message])
-def test_what_machines_leave_unread_and_unfinished_is_paid_for_by_their_guest(tmp_path: Path, serve: object) -> None:
+def test_unread_and_unfinished_messages_are_charged_to_the_guest(tmp_path: Path, serve: object) -> None:
     path = tmp_path / "spice"
 
     async def main() -> None:
@@ -133,7 +133,7 @@ def test_what_machines_leave_unread_and_unfinished_is_paid_for_by_their_guest(tm
     asyncio.run(main())
 
 
-def test_a_machine_that_does_not_read_is_told_apart_from_one_that_hangs_up() -> None:
+def test_machine_that_does_not_read_is_told_apart_from_disconnection() -> None:
     connection = ClientConnection(SpiceMain("", lambda key, text: bytes(128), 0), lambda now: None, lambda why: None)
     assert connection.may_wait(UNREAD_MAX) and not connection.may_wait(UNREAD_MAX + 1)
     assert str(connection._why) == f"the other side leaves {UNREAD_MAX + 1} bytes unread"
@@ -149,7 +149,7 @@ def kept_alive(sock: socket.socket) -> list[int]:
     return [idle + interval * count, unread // 1000]
 
 
-def test_a_host_that_goes_without_a_word_is_noticed_on_both_sides() -> None:
+def test_vanished_host_is_detected_on_both_sides() -> None:
     """A host that has lost power sends nothing more; without a timeout its door would stay attached for ever."""
 
     async def main() -> None:
@@ -174,7 +174,7 @@ def test_a_host_that_goes_without_a_word_is_noticed_on_both_sides() -> None:
 # -- certificates ----------------------------------------------------------------------------------
 
 
-def test_authorities_are_read_once_and_not_by_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ca_certificates_are_read_once_and_outside_the_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading them takes 60 ms, and a missing machine is retried every second."""
     made: list[threading.Thread] = []
     real = crypto.client_tls
@@ -202,7 +202,7 @@ def test_authorities_are_read_once_and_not_by_the_loop(tmp_path: Path, monkeypat
     assert 1 <= len(made) <= 2 and threading.main_thread() not in made
 
 
-def test_authorities_are_read_anew_when_they_have_changed(tmp_path: Path) -> None:
+def test_changed_ca_certificates_are_read_again(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     bundle = crypto.ssl.get_default_verify_paths().cafile
     if bundle is None:

@@ -123,14 +123,14 @@ def opus(count: int) -> list[bytes]:
         ([{"type": "pong", "t": 2**62, "now": 0}], "never sent"),
     ],
 )
-def test_what_can_not_be_played_ends_the_listener_with_a_sentence(tmp_path: Path, script: list[Any], says: str) -> None:
+def test_unplayable_stream_ends_listener_with_a_sentence(tmp_path: Path, script: list[Any], says: str) -> None:
     with pytest.raises(RemoteProtocolError) as raised:
         heard(script, tmp_path / "out.wav")
     assert says in str(raised.value)
     assert "\x1b" not in str(raised.value)
 
 
-def test_damaged_opus_costs_its_own_packets(tmp_path: Path) -> None:
+def test_damaged_opus_costs_its_own_packets_only(tmp_path: Path) -> None:
     rng = random.Random(1)
     good = opus(100)
     sent = [rng.randbytes(rng.randrange(1, 200)) if n % 5 == 2 else payload for n, payload in enumerate(good)]
@@ -140,7 +140,7 @@ def test_damaged_opus_costs_its_own_packets(tmp_path: Path) -> None:
     assert 10 <= listener.report().lost <= 21
 
 
-def test_packets_of_impossible_lengths_are_left_out(tmp_path: Path) -> None:
+def test_packets_of_impossible_length_are_skipped(tmp_path: Path) -> None:
     script = [stream(codec="s16"), *packets([b"\1\0" * 1920] * 20)]
     frame = b"\1\0" * 2
     script[5:5] = [
@@ -152,19 +152,19 @@ def test_packets_of_impossible_lengths_are_left_out(tmp_path: Path) -> None:
     assert heard(script, tmp_path / "out.wav").played_s == pytest.approx(0.4, abs=0.001)
 
 
-def test_silence_in_the_file_counts_as_played(tmp_path: Path) -> None:
+def test_silence_in_file_counts_as_played(tmp_path: Path) -> None:
     script = [stream(codec="s16"), *packets([b"\1\0" * 1920] * 3, step=9600)]
     assert heard(script, tmp_path / "out.wav").played_s == pytest.approx((2 * 9600 + 960) / 48_000)
 
 
-def test_positions_that_jump_fill_no_disk(tmp_path: Path) -> None:
+def test_position_jumps_do_not_fill_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     script = [stream(), *packets(opus(400), step=48_000 * 59)]
     heard(script, path)
     assert path.stat().st_size < 62 * 48_000 * 4
 
 
-def test_sound_faster_than_time_fills_no_disk(tmp_path: Path) -> None:
+def test_sound_faster_than_real_time_does_not_fill_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "out.wav"
     began = time.monotonic()
     # A one-byte Opus packet is 60 ms of silence.
@@ -172,7 +172,7 @@ def test_sound_faster_than_time_fills_no_disk(tmp_path: Path) -> None:
     assert path.stat().st_size < (62 + time.monotonic() - began) * 48_000 * 4
 
 
-def test_a_server_that_never_says_welcome_is_given_up() -> None:
+def test_server_without_welcome_times_out() -> None:
     wire = PeerClient(Hello(), 0)
     for n in range(HELLO_MAX_NS // (100 * NS_PER_MS)):
         wire.receive(encode_message(Ping(n)), n * 100 * NS_PER_MS)
@@ -181,7 +181,7 @@ def test_a_server_that_never_says_welcome_is_given_up() -> None:
         wire.handle_timeout(HELLO_MAX_NS)
 
 
-def test_noise_is_survived_or_refused(tmp_path: Path) -> None:
+def test_random_messages_are_survived_or_refused(tmp_path: Path) -> None:
     rng = random.Random(7)
     good = [stream(), *packets(opus(10))]
     for n in range(60):
@@ -198,7 +198,7 @@ def test_noise_is_survived_or_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nonsense", [False, True])
-def test_a_server_that_sends_on_after_the_close_holds_nobody(
+def test_server_sending_after_close_does_not_block_listener(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonsense: bool
 ) -> None:
     monkeypatch.setattr(endpoint, "CLOSE_S", 0.2)
@@ -228,14 +228,14 @@ def test_a_server_that_sends_on_after_the_close_holds_nobody(
     asyncio.run(main())
 
 
-def test_pings_of_a_server_that_reads_nothing_fill_no_memory() -> None:
+def test_pings_without_reading_do_not_fill_memory() -> None:
     wire = PeerClient(Hello(), 0)
     for n in range(1000):
         wire.receive(encode_message(Ping(n)), 0)
     assert len(wire.data_to_send()) <= ANSWERS_MAX
 
 
-def test_a_server_that_talks_on_and_on_fills_no_log() -> None:
+def test_endless_messages_do_not_fill_the_log() -> None:
     told: list[str] = []
     said = NoticeLimiter()
     for _ in range(1000):
@@ -252,7 +252,9 @@ def test_a_server_that_talks_on_and_on_fills_no_log() -> None:
         ("error", {"type": "settings", "settings": {"latency": "z" * 60_000}}),
     ],
 )
-def test_a_listener_repeats_only_so_much_of_it(kind: str, message: dict[str, Any], tmp_path: Path) -> None:
+def test_listener_repeats_server_texts_a_limited_number_of_times(
+    kind: str, message: dict[str, Any], tmp_path: Path
+) -> None:
     told: list[tuple[str, str]] = []
 
     async def main() -> None:
@@ -271,7 +273,7 @@ def test_a_listener_repeats_only_so_much_of_it(kind: str, message: dict[str, Any
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_server_that_sends_listeners_elsewhere_is_not_followed(status: int, tmp_path: Path) -> None:
+def test_redirect_is_not_followed(status: int, tmp_path: Path) -> None:
     """A redirect could lead from wss:// to a server without TLS, and to any host, with the token."""
     asked: list[str] = []
 
@@ -300,7 +302,7 @@ def test_a_server_that_sends_listeners_elsewhere_is_not_followed(status: int, tm
     assert asked == ["/g"]
 
 
-def test_whom_the_daemon_ends_for_good_is_told_why_however_much_was_said_before(tmp_path: Path) -> None:
+def test_listener_ended_for_good_is_told_why(tmp_path: Path) -> None:
     """As when a token expires or is revoked: without a reason it would look like the end of the sound."""
     told: list[tuple[str, str]] = []
 

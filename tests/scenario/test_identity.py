@@ -106,7 +106,7 @@ def running(tmp_path: Path, test: Test, **config: Any) -> None:
 # -- identified by the connection alone ----------------------------------------------------------------------
 
 
-def test_over_tcp_nobody_is_somebody_without_a_credential(tmp_path: Path) -> None:
+def test_tcp_peer_without_credential_is_nobody(tmp_path: Path) -> None:
     """Proxies, container ports and tunnels all connect from loopback, as this user."""
 
     async def test(rig: Rig) -> None:
@@ -122,7 +122,7 @@ def test_over_tcp_nobody_is_somebody_without_a_credential(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("way", ["closed", "reset", "half closed"])
-def test_a_request_whose_sender_has_gone_is_nobodys(way: str, tmp_path: Path) -> None:
+def test_request_whose_sender_has_gone_is_nobodys(way: str, tmp_path: Path) -> None:
     """The kernel has no owner for a socket in TIME_WAIT, and reports 0 for it: root."""
 
     async def test(rig: Rig) -> None:
@@ -152,7 +152,7 @@ def test_a_request_whose_sender_has_gone_is_nobodys(way: str, tmp_path: Path) ->
     running(tmp_path, test)
 
 
-def test_a_listener_that_goes_while_it_waits_for_its_turn_is_no_internal_error(
+def test_listener_leaving_while_waiting_is_no_internal_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(rig: Rig) -> None:
@@ -196,7 +196,7 @@ async def pumped(rig: Rig, runner: int) -> bytes:
     return got
 
 
-def test_a_connection_without_an_address_is_not_the_owner_for_that(tmp_path: Path) -> None:
+def test_connection_without_address_is_not_the_owner(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         assert (await pumped(rig, 1)).startswith(b"HTTP/1.1 401")
         assert (await pumped(rig, 0)).startswith(b"HTTP/1.1 200"), "it is this process's own, at the private entrance"
@@ -204,7 +204,7 @@ def test_a_connection_without_an_address_is_not_the_owner_for_that(tmp_path: Pat
     running(tmp_path, test)
 
 
-def test_at_the_private_socket_this_user_is_known_and_whom_a_proxy_speaks_for_is_not(tmp_path: Path) -> None:
+def test_private_socket_identifies_this_user_but_not_proxied_users(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         assert await rig.by_socket() == 200
         for name in (*PROXIED, *BROWSED):
@@ -215,7 +215,7 @@ def test_at_the_private_socket_this_user_is_known_and_whom_a_proxy_speaks_for_is
     running(tmp_path, test)
 
 
-def test_another_user_at_the_private_socket_is_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_user_at_private_socket_is_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for uid in (12345, None, 65534):
         monkeypatch.setattr(gate_module, "peer_uid", lambda raw, uid=uid: uid)
 
@@ -259,7 +259,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
         return ours, listener.accept()[0]
 
 
-def test_a_connection_without_an_address_needs_the_cookie_where_tcp_is_spoken(tmp_path: Path) -> None:
+def test_connection_without_address_needs_cookie_where_tcp_is_served(tmp_path: Path) -> None:
     """TLS that is terminated separately arrives over a socket pair, whose peer credentials are this very process's."""
 
     async def test(daemon: Daemon) -> None:
@@ -273,7 +273,7 @@ def test_a_connection_without_an_address_needs_the_cookie_where_tcp_is_spoken(tm
 
 
 @pytest.mark.parametrize("kernel", [None, (1, 12345), (1, 65534)])
-def test_of_whom_the_kernel_knows_nothing_is_nobody_at_any_socket(
+def test_peer_unknown_to_kernel_is_nobody_at_any_socket(
     kernel: tuple[int, int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(daemon: Daemon) -> None:
@@ -288,7 +288,7 @@ def test_of_whom_the_kernel_knows_nothing_is_nobody_at_any_socket(
     bus.running(tmp_path, test, guests=(GuestConfig("alice"),))
 
 
-def test_a_connection_over_tcp_is_nobody_at_a_native_socket(tmp_path: Path) -> None:
+def test_tcp_peer_is_nobody_at_native_socket(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         for server in daemon._native.values():
             assert not await greets(server, tcp_pair())
@@ -308,7 +308,7 @@ async def raw(rig: Rig, *lines: str) -> int:
     return status
 
 
-def test_other_sites_pages_are_refused_whatever_they_have(tmp_path: Path) -> None:
+def test_cross_origin_requests_are_refused_with_any_credential(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         here, secret = rig.daemon.serving.address, (await rig.token())[1]
         auth = f"Authorization: Bearer {secret}"
@@ -329,7 +329,7 @@ def test_other_sites_pages_are_refused_whatever_they_have(tmp_path: Path) -> Non
     running(tmp_path, test)
 
 
-def test_a_page_behind_a_proxy_is_our_own_by_what_the_configuration_says(tmp_path: Path) -> None:
+def test_page_behind_proxy_is_same_origin_by_configuration(tmp_path: Path) -> None:
     addresses = parse_addresses("https://box.example/millrace/", ["https://desk.example:8443"], ["127.0.0.1"])
 
     async def test(rig: Rig) -> None:
@@ -349,7 +349,7 @@ def test_a_page_behind_a_proxy_is_our_own_by_what_the_configuration_says(tmp_pat
     running(tmp_path, test, addresses=addresses)
 
 
-def test_a_host_without_a_port_is_the_schemes_own_unless_we_know_better() -> None:
+def test_origin_matches_host_with_default_ports_and_public_url() -> None:
     def same(origin: str, host: str, scheme: str = "", public: str = "") -> bool:
         parsed = parse_origin(origin)
         assert parsed is not None
@@ -386,7 +386,7 @@ def test_a_host_without_a_port_is_the_schemes_own_unless_we_know_better() -> Non
 # -- sessions and links --------------------------------------------------------------------------------------
 
 
-def test_a_session_stands_for_a_token_and_dies_with_it_at_once(tmp_path: Path) -> None:
+def test_session_ends_with_its_token_immediately(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         number, secret = await rig.token("see", ("alice",))
         status, mine = await rig.enter(secret)
@@ -402,7 +402,7 @@ def test_a_session_stands_for_a_token_and_dies_with_it_at_once(tmp_path: Path) -
     running(tmp_path, test)
 
 
-def test_a_session_is_known_again_and_begets_no_other(tmp_path: Path) -> None:
+def test_session_is_recognised_and_creates_no_other(tmp_path: Path) -> None:
     """A second session would remain when the first is signed out."""
 
     async def test(rig: Rig) -> None:
@@ -414,7 +414,7 @@ def test_a_session_is_known_again_and_begets_no_other(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_session_can_not_be_made_up(tmp_path: Path) -> None:
+def test_session_can_not_be_forged(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         _, mine = await rig.enter((await rig.token("see", ("alice",)))[1])
         word, number, proof = session_of(mine).removeprefix("ms_").split(".")
@@ -430,7 +430,7 @@ def test_a_session_can_not_be_made_up(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_cookie_is_worth_nothing(tmp_path: Path) -> None:
+def test_cookie_is_no_credential(tmp_path: Path) -> None:
     """Browsers send cookies to every port of a host, whoever listens there (RFC 6265, section 8.5)."""
 
     async def test(rig: Rig) -> None:
@@ -444,7 +444,7 @@ def test_a_cookie_is_worth_nothing(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_session_that_has_ended_never_locks_its_user_out(tmp_path: Path) -> None:
+def test_ended_session_never_locks_its_user_out(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         number, secret = await rig.token()
         _, mine = await rig.enter(secret)
@@ -456,7 +456,7 @@ def test_a_session_that_has_ended_never_locks_its_user_out(tmp_path: Path) -> No
     running(tmp_path, test)
 
 
-def test_a_session_outlives_a_daemon_that_is_started_again_unless_it_was_signed_out(tmp_path: Path) -> None:
+def test_session_survives_daemon_restart_unless_signed_out(tmp_path: Path) -> None:
     kept: list[dict[str, str]] = []
 
     async def first(rig: Rig) -> None:
@@ -474,7 +474,7 @@ def test_a_session_outlives_a_daemon_that_is_started_again_unless_it_was_signed_
     running(tmp_path, second)
 
 
-def test_signing_out_ends_at_once_what_goes_on_by_that_session_and_nothing_else(tmp_path: Path) -> None:
+def test_signing_out_ends_that_sessions_connections_only(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         _, secret = await rig.token("hear", ("alice",))
         (_, mine), (_, other) = await rig.enter(secret), await rig.enter(secret)
@@ -500,7 +500,7 @@ def test_signing_out_ends_at_once_what_goes_on_by_that_session_and_nothing_else(
     running(tmp_path, test)
 
 
-def test_what_begins_while_its_session_is_signed_out_does_not_go_on(tmp_path: Path) -> None:
+def test_nothing_can_start_with_a_signed_out_session(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         access = rig.daemon.worker.access
         principal = access.admit(session_of((await rig.enter(access.key))[1]), "127.0.0.1")
@@ -512,7 +512,7 @@ def test_what_begins_while_its_session_is_signed_out_does_not_go_on(tmp_path: Pa
     running(tmp_path, test)
 
 
-def test_others_changes_do_not_wait_for_all_that_one_has_asked_for(
+def test_changes_of_others_do_not_wait_for_one_flooding_requester(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A token that may only hear signs out on fifty connections, and a guest sets fifty levels; the disk is slow."""
@@ -549,9 +549,7 @@ def test_others_changes_do_not_wait_for_all_that_one_has_asked_for(
     running(tmp_path, test)
 
 
-def test_a_websockets_credential_is_neither_answered_nor_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_websocket_credential_is_neither_echoed_nor_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def test(rig: Rig) -> None:
         session = session_of((await rig.enter(rig.daemon.worker.access.key))[1])
         for offered, more, status in (
@@ -572,7 +570,7 @@ def test_a_websockets_credential_is_neither_answered_nor_logged(
     running(tmp_path, test)
 
 
-def test_a_key_that_others_can_read_is_replaced(tmp_path: Path) -> None:
+def test_key_readable_by_others_is_replaced(tmp_path: Path) -> None:
     seen = []
 
     async def test(rig: Rig) -> None:
@@ -584,7 +582,7 @@ def test_a_key_that_others_can_read_is_replaced(tmp_path: Path) -> None:
     assert seen[0] != seen[1]
 
 
-def test_a_session_of_one_daemon_is_nothing_to_another(tmp_path: Path) -> None:
+def test_session_of_one_daemon_is_invalid_at_another(tmp_path: Path) -> None:
     kept: list[dict[str, str]] = []
 
     async def first(rig: Rig) -> None:
@@ -597,7 +595,7 @@ def test_a_session_of_one_daemon_is_nothing_to_another(tmp_path: Path) -> None:
     running(tmp_path / "b", second)
 
 
-def test_a_link_lets_one_browser_in_once(tmp_path: Path) -> None:
+def test_link_admits_one_browser_once(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         _, code = rig.daemon.page_link().split("#in=")
         assert (await rig.ask(**bearer(code)))[0] == 401, "it is no token"
@@ -612,7 +610,7 @@ def test_a_link_lets_one_browser_in_once(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_link_is_of_no_use_after_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_link_expires_after_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(rig: Rig) -> None:
         _, code = rig.daemon.page_link().split("#in=")
         later = access_module.now_ns() + (access_module.LINK_S + 1) * 10**9
@@ -622,7 +620,7 @@ def test_a_link_is_of_no_use_after_an_hour(tmp_path: Path, monkeypatch: pytest.M
     running(tmp_path, test)
 
 
-def test_a_page_behind_a_bad_line_is_let_in_as_itself(tmp_path: Path) -> None:
+def test_page_behind_impairing_proxy_authenticates_as_itself(tmp_path: Path) -> None:
     """`lab impair` is in between, and negotiates the WebSocket's subprotocol on behalf of the daemon."""
 
     async def test(rig: Rig) -> None:
@@ -671,7 +669,7 @@ async def ended(rig: Rig, mine: dict[str, str], lines: list[Any], bus: Bus, secr
     assert (await rig.ask(**mine))[0] == (await rig.ask(**bearer(secret)))[0] == 401
 
 
-def test_everything_that_runs_by_a_token_ends_when_it_is_revoked(tmp_path: Path) -> None:
+def test_everything_using_a_token_ends_when_it_is_revoked(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         number, secret = await rig.token("hear,control", ("alice",))
         things = await everything(rig, secret)
@@ -684,7 +682,7 @@ def test_everything_that_runs_by_a_token_ends_when_it_is_revoked(tmp_path: Path)
 @pytest.mark.parametrize(
     ("how", "told"), [("revoked", "the token was revoked"), ("guest removed", "guest alice was removed")]
 )
-def test_rights_that_end_during_the_handshake_let_no_listener_in(
+def test_rights_lost_during_handshake_admit_no_listener(
     how: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(rig: Rig) -> None:
@@ -711,7 +709,7 @@ def test_rights_that_end_during_the_handshake_let_no_listener_in(
 
 
 @pytest.mark.parametrize("listening", [True, False])
-def test_everything_that_runs_by_a_token_ends_when_it_expires(listening: bool, tmp_path: Path) -> None:
+def test_everything_using_a_token_ends_when_it_expires(listening: bool, tmp_path: Path) -> None:
     """Also without a listener, since listeners are checked periodically anyway."""
 
     async def test(rig: Rig) -> None:
@@ -724,7 +722,7 @@ def test_everything_that_runs_by_a_token_ends_when_it_expires(listening: bool, t
     running(tmp_path, test)
 
 
-def test_times_to_expire_are_looked_at_again_soon_as_the_wall_clock_can_be_set(tmp_path: Path) -> None:
+def test_expiry_is_rechecked_soon_in_case_wall_clock_is_set(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         access = rig.daemon.worker.access
         number, secret = await rig.token("hear", ("alice",), lasts_s=86_400)
@@ -738,7 +736,7 @@ def test_times_to_expire_are_looked_at_again_soon_as_the_wall_clock_can_be_set(t
     running(tmp_path, test)
 
 
-def test_what_has_ended_by_itself_is_forgotten(tmp_path: Path) -> None:
+def test_ended_connections_are_forgotten(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         _, secret = await rig.token("hear,control", ("alice",))
         _, lines, bus = await everything(rig, secret)
@@ -755,7 +753,7 @@ def test_what_has_ended_by_itself_is_forgotten(tmp_path: Path) -> None:
 # -- what a requester may learn ------------------------------------------------------------------------------
 
 
-def test_health_checks_need_no_token_and_learn_nothing(tmp_path: Path) -> None:
+def test_health_checks_need_no_token_and_reveal_nothing(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         for headers in ({}, bearer("wrong"), {"Host": "evil.example"}, {"Origin": "http://evil.example"}):
             assert await rig.ask("/health", **headers) == (200, '{"ok": true}')
@@ -768,7 +766,7 @@ def test_health_checks_need_no_token_and_learn_nothing(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_guest_that_is_not_there_is_told_so_and_one_that_may_not_be_seen_no_less(tmp_path: Path) -> None:
+def test_invisible_guest_is_reported_like_missing_one(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         mine = bearer((await rig.token("see", ("alice",)))[1])
         for path in (STATE, "/api/v1/incidents"):
@@ -786,7 +784,7 @@ def test_a_guest_that_is_not_there_is_told_so_and_one_that_may_not_be_seen_no_le
     running(tmp_path, test)
 
 
-def test_incidents_of_a_guest_that_was_removed_can_be_asked_for(tmp_path: Path) -> None:
+def test_incidents_of_removed_guest_can_be_listed(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         rig.daemon.worker.diagnosis.incidents.record("rights", "refused", 1, "carol", "somebody", {})
         owner = bearer(rig.daemon.worker.access.key)
@@ -796,7 +794,7 @@ def test_incidents_of_a_guest_that_was_removed_can_be_asked_for(tmp_path: Path) 
     running(tmp_path, test)
 
 
-def test_every_operation_of_the_api_is_summed_up_in_a_short_sentence_of_its_own(tmp_path: Path) -> None:
+def test_every_api_operation_has_its_own_short_summary(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         _, text = await rig.ask("/api/v1/openapi.json", **bearer(rig.daemon.worker.access.key))
         operations = [one for path in json.loads(text)["paths"].values() for one in path.values()]
@@ -835,7 +833,7 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize("path", WRITTEN)
-def test_no_way_to_write_an_address_leads_past_the_gate(path: str, tmp_path: Path) -> None:
+def test_no_spelling_of_a_path_bypasses_authentication(path: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         host, port = rig.daemon.serving.address.split(":")
         for method in ("GET", "POST", "HEAD"):
@@ -853,7 +851,7 @@ def test_no_way_to_write_an_address_leads_past_the_gate(path: str, tmp_path: Pat
 # -- a tenant's admin ----------------------------------------------------------------------------------------
 
 
-def test_a_guests_admin_attaches_what_the_configuration_gives_that_guest(tmp_path: Path) -> None:
+def test_guest_admin_attaches_what_configuration_allows(tmp_path: Path) -> None:
     mine = tmp_path / "alices"
     mine.mkdir()
 
@@ -883,7 +881,7 @@ def test_a_guests_admin_attaches_what_the_configuration_gives_that_guest(tmp_pat
     running(tmp_path, test)
 
 
-def test_a_link_in_a_guests_own_folder_leads_nowhere_else(tmp_path: Path) -> None:
+def test_link_in_guest_folder_does_not_lead_outside(tmp_path: Path) -> None:
     """The guest can write to the folder and could replace a file after a check, so the check is made when opening."""
     mine = tmp_path / "alices"
     mine.mkdir()
@@ -915,14 +913,14 @@ def test_a_link_in_a_guests_own_folder_leads_nowhere_else(tmp_path: Path) -> Non
     running(tmp_path, test)
 
 
-def test_a_door_of_the_owners_is_opened_wherever_it_is(tmp_path: Path) -> None:
+def test_owner_door_may_be_anywhere(tmp_path: Path) -> None:
     assert parse_door("qmp:/run/x").below == ()
 
 
 # -- clients behind a proxy ----------------------------------------------------------------------------------
 
 
-def test_of_those_behind_a_trusted_proxy_only_who_guesses_is_slowed_down(tmp_path: Path) -> None:
+def test_only_the_guesser_behind_a_trusted_proxy_is_throttled(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         async def guess(address: str) -> int:
             return (await rig.ask(**bearer("wrong"), **{"X-Forwarded-For": f"203.0.113.9, {address}"}))[0]
@@ -933,7 +931,7 @@ def test_of_those_behind_a_trusted_proxy_only_who_guesses_is_slowed_down(tmp_pat
     running(tmp_path, test, addresses=parse_addresses("", [], ["127.0.0.0/8"]))
 
 
-def test_nobody_else_is_believed_about_where_a_request_comes_from(tmp_path: Path) -> None:
+def test_forwarded_address_from_untrusted_peer_is_ignored(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         said = [(await rig.ask(**bearer("wrong"), **{"X-Forwarded-For": f"192.0.2.{n}"}))[0] for n in range(11)]
         assert said == [401] * 10 + [429]
@@ -944,7 +942,7 @@ def test_nobody_else_is_believed_about_where_a_request_comes_from(tmp_path: Path
 # -- this user's own listeners -------------------------------------------------------------------------------
 
 
-def test_a_listener_of_this_user_comes_by_the_private_socket_and_sends_no_credential_elsewhere(
+def test_own_listener_uses_private_socket_and_sends_no_credential_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -968,7 +966,7 @@ def incidents(rig: Rig) -> list[tuple[str, str]]:
     return [(one.stage, one.cause) for one in rig.daemon.worker.diagnosis.incidents]
 
 
-def test_a_refusal_is_recorded_under_its_own_cause(tmp_path: Path) -> None:
+def test_refusal_is_recorded_under_its_own_cause(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         secret = (await rig.token())[1]
         assert (await rig.ask())[0] == 401 and incidents(rig) == [], "a page that opens asks like this"
@@ -986,7 +984,7 @@ def test_a_refusal_is_recorded_under_its_own_cause(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_proxy_that_is_not_trusted_is_reported_once(tmp_path: Path) -> None:
+def test_untrusted_proxy_is_reported_once(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         auth = bearer((await rig.token())[1])
         for _ in range(2):
@@ -997,7 +995,7 @@ def test_a_proxy_that_is_not_trusted_is_reported_once(tmp_path: Path) -> None:
     running(tmp_path, test, addresses=parse_addresses("", [], ["10.9.9.9"]))
 
 
-def test_a_trusted_proxy_is_not_reported(tmp_path: Path) -> None:
+def test_trusted_proxy_is_not_reported(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         auth = bearer((await rig.token())[1])
         assert (await rig.ask(**auth, **{"X-Forwarded-For": "10.0.0.7"}))[0] == 200

@@ -373,7 +373,7 @@ def _written(told: Shown) -> str:
     return "{" + ",\n".join(parts) + "}\n"
 
 
-def test_users_are_told_of_each_kind_of_door_what_they_were_told_before(tmp_path: Path) -> None:
+def test_views_of_every_kind_of_door_are_unchanged(tmp_path: Path) -> None:
     told = json.loads(json.dumps(asyncio.run(_play(tmp_path))))
     if os.environ.get("MILLRACE_GOLDEN"):
         GOLDEN.write_text(_written(told))
@@ -387,9 +387,7 @@ def test_users_are_told_of_each_kind_of_door_what_they_were_told_before(tmp_path
 
 @pytest.mark.parametrize("pauses", [True, False])
 @pytest.mark.parametrize("door", ["pulse", "native"])
-def test_a_stream_that_is_paused_when_it_has_run_dry_is_no_incident_at_any_door(
-    tmp_path: Path, door: str, pauses: bool
-) -> None:
+def test_stream_paused_after_underrun_causes_no_incident(tmp_path: Path, door: str, pauses: bool) -> None:
     async def test() -> list[str]:
         house = House(tmp_path)
         if door == "native":
@@ -414,7 +412,7 @@ def test_a_stream_that_is_paused_when_it_has_run_dry_is_no_incident_at_any_door(
     assert len(asyncio.run(test())) == (0 if pauses else 1)
 
 
-def test_a_loopback_that_ends_with_its_sink_is_not_listed_again(tmp_path: Path) -> None:
+def test_loopback_that_ends_with_its_sink_is_not_listed_again(tmp_path: Path) -> None:
     async def test() -> None:
         house = House(tmp_path)
         client = house.program(FIREFOX)

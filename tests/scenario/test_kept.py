@@ -58,7 +58,7 @@ def answers(path: Path) -> bool:
     ("other", "why"),
     [({"state": "other.db"}, "runtime folder.*XDG_RUNTIME_DIR"), ({"runtime": "o"}, r"state\.db is in use.*XDG_STATE")],
 )
-def test_a_second_daemon_is_refused_before_it_touches_anything(other: dict[str, str], why: str, tmp_path: Path) -> None:
+def test_second_daemon_is_refused_before_it_changes_anything(other: dict[str, str], why: str, tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         names = ("api.sock", "native.sock", "attach.sock", "alice/pulse", "alice/native")
         paths = [tmp_path / "r" / name for name in names]
@@ -72,7 +72,7 @@ def test_a_second_daemon_is_refused_before_it_touches_anything(other: dict[str, 
     running(tmp_path, test)
 
 
-def test_rules_that_can_not_be_read_let_nobody_in_and_the_configuration_alone_does_not_stand_for_them(
+def test_unreadable_rules_admit_nobody_and_configuration_does_not_replace_them(
     tmp_path: Path,
 ) -> None:
     async def deny(daemon: Daemon) -> None:
@@ -99,7 +99,7 @@ def test_rules_that_can_not_be_read_let_nobody_in_and_the_configuration_alone_do
     running(tmp_path, denied)
 
 
-def test_a_daemon_that_can_not_start_lets_go_and_takes_nothing_of_others_away(tmp_path: Path) -> None:
+def test_daemon_that_fails_to_start_releases_its_own_resources_only(tmp_path: Path) -> None:
     (tmp_path / "r").mkdir(mode=0o700)
     (tmp_path / "r" / "api.sock").write_text("mine")
 
@@ -121,7 +121,7 @@ def test_a_daemon_that_can_not_start_lets_go_and_takes_nothing_of_others_away(tm
 # -- names -----------------------------------------------------------------------------------------
 
 
-def test_no_guest_can_have_the_name_of_a_file_or_address_of_the_daemon(tmp_path: Path) -> None:
+def test_guest_name_can_not_collide_with_daemon_files_or_paths(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         own = {path.name for path in daemon.config.runtime.iterdir()} - {"alice"}
         assert {"api.sock", "native.sock", "attach.sock", "lock", "key"} <= own
@@ -147,7 +147,7 @@ def test_no_guest_can_have_the_name_of_a_file_or_address_of_the_daemon(tmp_path:
 # -- nothing is half done --------------------------------------------------------------------------
 
 
-def test_a_guest_that_can_not_be_opened_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_guest_that_fails_to_open_leaves_nothing(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         before, objects, servers = await everything(daemon), len(daemon.worker.registry), len(daemon._native)
         # For one of the two sockets, the path is one byte longer than the system allows.
@@ -166,7 +166,7 @@ def test_a_guest_that_can_not_be_opened_leaves_nothing_behind(tmp_path: Path) ->
     running(tmp_path, test)
 
 
-def test_a_guest_that_could_not_be_brought_back_is_not_forgotten(tmp_path: Path) -> None:
+def test_guest_that_fails_to_be_restored_is_not_forgotten(tmp_path: Path) -> None:
     async def first(daemon: Daemon) -> None:
         await ask(daemon, "guest.add", name="carol", rate=44_100)
         await ask(daemon, "sink.add", guest="carol", name="music")
@@ -191,7 +191,7 @@ def test_a_guest_that_could_not_be_brought_back_is_not_forgotten(tmp_path: Path)
     running(tmp_path, third)
 
 
-def test_a_module_that_can_not_be_loaded_leaves_no_sink() -> None:
+def test_module_that_fails_to_load_leaves_no_sink() -> None:
     rig = Rig()
     client = rig.client()
     for n in range(LINKS_MAX):
@@ -214,7 +214,7 @@ async def waiting(daemon: Daemon) -> str:
     return prompt.key
 
 
-def test_what_can_not_be_kept_is_not_made(tmp_path: Path) -> None:
+def test_change_that_can_not_be_saved_is_not_made(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         await ask(daemon, "guest.add", name="bob")
         await ask(daemon, "sink.add", guest="alice", name="music")
@@ -255,7 +255,7 @@ def test_what_can_not_be_kept_is_not_made(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_volumes_of_streams_and_listeners_wait_for_no_disk(tmp_path: Path) -> None:
+def test_stream_and_listener_volumes_wait_for_no_disk(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         daemon.worker.store._db.execute("PRAGMA query_only=1")
         alice = daemon.config.runtime / "alice" / "native"
@@ -267,7 +267,7 @@ def test_volumes_of_streams_and_listeners_wait_for_no_disk(tmp_path: Path) -> No
     running(tmp_path, test)
 
 
-def test_a_change_to_a_guest_that_is_being_removed_is_not_kept_for_the_next_of_its_name(tmp_path: Path) -> None:
+def test_change_to_removed_guest_is_not_saved_for_its_successor(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         await ask(daemon, "guest.add", name="bob")
         rule = {"guest": "bob", "what": "monitor", "allow": False}
@@ -287,7 +287,7 @@ def test_a_change_to_a_guest_that_is_being_removed_is_not_kept_for_the_next_of_i
     running(tmp_path, test)
 
 
-def test_tokens_for_a_removed_guest_let_nobody_into_the_next_of_its_name(tmp_path: Path) -> None:
+def test_tokens_for_removed_guest_do_not_admit_to_its_successor(tmp_path: Path) -> None:
     made: list[str] = []
 
     async def lets_in(daemon: Daemon) -> list[set[str]]:
@@ -310,7 +310,7 @@ def test_tokens_for_a_removed_guest_let_nobody_into_the_next_of_its_name(tmp_pat
     running(tmp_path, again)
 
 
-def test_a_client_that_goes_amid_its_call_leaves_a_whole_change(tmp_path: Path) -> None:
+def test_client_leaving_during_its_call_leaves_a_complete_change(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with daemon.worker.keeper.turn:
             async with connect(daemon.config.runtime / "native.sock", name="test") as bus:
@@ -328,7 +328,7 @@ def test_a_client_that_goes_amid_its_call_leaves_a_whole_change(tmp_path: Path) 
     running(tmp_path, test)
 
 
-def test_a_full_runtime_folder_refuses_a_guest_and_leaves_nothing_of_it(tmp_path: Path) -> None:
+def test_full_runtime_folder_refuses_guest_and_leaves_nothing(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         before, there = await everything(daemon), sorted(daemon.config.runtime.rglob("*"))
         fill(tmp_path / "d")
@@ -349,7 +349,7 @@ def test_a_full_runtime_folder_refuses_a_guest_and_leaves_nothing_of_it(tmp_path
 # -- descriptors -----------------------------------------------------------------------------------
 
 
-def test_a_connection_that_was_handed_over_is_closed_however_its_door_ends(tmp_path: Path) -> None:
+def test_handed_over_connection_is_closed_however_its_door_ends(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         mine, theirs = socket.socketpair()
         mine.setblocking(False)
@@ -372,7 +372,7 @@ def test_a_connection_that_was_handed_over_is_closed_however_its_door_ends(tmp_p
     running(tmp_path, test)
 
 
-def test_a_removal_of_a_sink_is_done_though_who_asked_for_it_goes(tmp_path: Path) -> None:
+def test_sink_removal_completes_though_its_requester_leaves(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         guest = daemon.worker.guest("alice")
         for name in ("a", "b"):
@@ -393,7 +393,7 @@ def test_a_removal_of_a_sink_is_done_though_who_asked_for_it_goes(tmp_path: Path
     running(tmp_path, test)
 
 
-def test_the_last_sink_that_no_module_made_stays(tmp_path: Path) -> None:
+def test_last_sink_not_made_by_a_module_stays(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         guest = daemon.worker.guest("alice")
         own = guest.graph.add_sink("made")
@@ -407,7 +407,7 @@ def test_the_last_sink_that_no_module_made_stays(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_of_two_sinks_that_are_removed_at_once_the_last_stays_and_is_kept(tmp_path: Path) -> None:
+def test_of_two_sinks_removed_together_last_one_stays_and_is_saved(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         guest = daemon.worker.guest("alice")
         for name in ("a", "b"):

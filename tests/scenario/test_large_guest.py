@@ -30,7 +30,7 @@ async def rounds_of(work: Coroutine[Any, Any, Any]) -> tuple[Any, int]:
     return task.result(), rounds
 
 
-def test_removing_a_sink_moves_its_streams_with_pauses_and_those_that_come_meanwhile(tmp_path: Path) -> None:
+def test_removing_sink_moves_streams_in_steps_including_new_ones(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         await ask(daemon, "sink.add", guest="alice", name="extra")
         graph = daemon.worker.guests["alice"].graph
@@ -57,7 +57,7 @@ def test_removing_a_sink_moves_its_streams_with_pauses_and_those_that_come_meanw
     running(tmp_path, test)
 
 
-def test_a_long_answer_is_made_text_of_with_pauses_and_is_what_it_was() -> None:
+def test_long_answer_is_serialized_in_steps_and_unchanged() -> None:
     streams = [{"id": f"stream/{n}", "name": 'a "b", [c]', "volume": [1, 2.5, None], "mute": False} for n in range(520)]
     value = {
         "guests": [{"name": "a", "streams": streams, "sinks": [], "memory": {"for": {}}}],
@@ -72,7 +72,7 @@ def test_a_long_answer_is_made_text_of_with_pauses_and_is_what_it_was() -> None:
     asyncio.run(main())
 
 
-def test_an_answer_of_few_large_items_is_made_with_pauses_too() -> None:
+def test_answer_of_few_large_items_is_serialized_in_steps() -> None:
     value = {"streams": [{"name": "n" * 60_000} for _ in range(20)], "sinks": [{"name": "n" * 60_000}] * 50}
 
     async def main() -> None:
@@ -85,7 +85,7 @@ def test_an_answer_of_few_large_items_is_made_with_pauses_too() -> None:
     asyncio.run(main())
 
 
-def test_a_guest_has_one_share_however_many_tokens_it_has(tmp_path: Path) -> None:
+def test_guest_has_one_share_for_all_its_tokens(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         alice = daemon.worker.guests["alice"].turns
         for key in ("token/1", "token/2", "certificate/c", "guest/alice"):
@@ -100,7 +100,7 @@ def test_a_guest_has_one_share_however_many_tokens_it_has(tmp_path: Path) -> Non
     running(tmp_path, test)
 
 
-def test_who_is_refused_is_answered_when_strangers_have_something_left_of_their_share(tmp_path: Path) -> None:
+def test_refused_caller_is_answered_when_strangers_share_allows(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         url = f"http://{daemon.serving.address}/api/v1/state"
         async with aiohttp.ClientSession() as session:

@@ -38,7 +38,7 @@ async def noise(daemon: Daemon) -> None:
             await stream.write(block)
 
 
-def test_a_listener_whose_output_takes_no_more_says_why_and_ends_with_7(tmp_path: Path) -> None:
+def test_listener_with_full_output_says_why_and_exits_with_7(tmp_path: Path) -> None:
     async def main() -> None:
         daemon = Daemon(Config("127.0.0.1:0", runtime=tmp_path / "r", state=tmp_path / "state.db"))
         await daemon.start()

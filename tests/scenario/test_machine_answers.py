@@ -28,7 +28,7 @@ async def until(true: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("door", ["spice+unix://{}", "vnc+unix://{}", "qmp:{}"])
-def test_a_machine_for_which_there_is_no_room_is_looked_for_when_there_is(tmp_path: Path, door: str) -> None:
+def test_machine_beyond_budget_is_retried_when_there_is_room(tmp_path: Path, door: str) -> None:
     async def main() -> None:
         small = (GuestConfig("alice", memory=GUEST_BYTES_MIN),)
         async with daemon_in(tmp_path, guests=small) as daemon:
@@ -53,7 +53,7 @@ def reply(wire: DBusWire, serial: int) -> None:
     wire._send(RETURN, NO_REPLY, {_REPLY_TO: serial}, "a{sv}", bytes(8))
 
 
-def test_a_descriptor_goes_with_its_message_whatever_is_answered_before(tmp_path: Path) -> None:
+def test_descriptor_is_sent_with_its_message_despite_early_answer(tmp_path: Path) -> None:
     """What is finally sent must be our socket, and not another that has taken its number by then, such as another
     guest's."""
 

@@ -101,7 +101,7 @@ def judge(sound: np.ndarray, hz: float = 997.0, rate: int = 48_000) -> None:
 
 
 @pytest.mark.parametrize("rate", [48_000, 44_100, 8_000, 96_000])
-def test_a_machine_at_any_rate_plays_without_a_frame_lost_or_doubled(rate: int) -> None:
+def test_machine_at_any_rate_loses_and_repeats_no_frame(rate: int) -> None:
     machine = Machine(rate)
     machine.begin()
     machine.play(12.0)
@@ -112,7 +112,7 @@ def test_a_machine_at_any_rate_plays_without_a_frame_lost_or_doubled(rate: int) 
     assert abs(frequency_hz(sound[2 * 48_000 :, 0], 48_000) - 997) < 0.4
 
 
-def test_the_latency_through_the_graph_is_a_saw_tooth_and_a_quantum() -> None:
+def test_latency_through_graph_is_saw_tooth_plus_quantum() -> None:
     machine = Machine()
     machine.begin()
     machine.play(10.0)
@@ -121,7 +121,7 @@ def test_the_latency_through_the_graph_is_a_saw_tooth_and_a_quantum() -> None:
     assert machine.rig.graph.quantum_ns == 5 * NS_PER_MS
 
 
-def test_qemus_default_timing_which_is_2_percent_slow_is_followed() -> None:
+def test_qemu_default_timing_2_percent_slow_is_followed() -> None:
     machine = Machine(pace=0.977)
     machine.begin()
     machine.play(20.0)
@@ -133,7 +133,7 @@ def test_qemus_default_timing_which_is_2_percent_slow_is_followed() -> None:
     assert voice.latency_ns < 80 * NS_PER_MS
 
 
-def test_a_guest_at_93_percent_of_real_time_is_concealed_and_its_latency_does_not_grow() -> None:
+def test_guest_at_93_percent_is_concealed_and_latency_does_not_grow() -> None:
     machine = Machine(pace=0.93)
     machine.begin()
     machine.play(25.0)
@@ -144,7 +144,7 @@ def test_a_guest_at_93_percent_of_real_time_is_concealed_and_its_latency_does_no
     assert level_dbfs(settled[:, 0]) > -7.5
 
 
-def test_a_machine_paused_for_10_seconds_is_back_at_once_and_at_its_latency() -> None:
+def test_machine_paused_for_10_seconds_returns_at_its_latency() -> None:
     machine = Machine()
     machine.begin()
     machine.play(6.0)
@@ -166,7 +166,7 @@ def test_a_machine_paused_for_10_seconds_is_back_at_once_and_at_its_latency() ->
     assert voice.latency_ns < 25 * NS_PER_MS
 
 
-def test_a_machine_stopped_without_a_word_fades_and_comes_back() -> None:
+def test_machine_stopped_without_notice_fades_out_and_in() -> None:
     machine = Machine()
     machine.begin()
     machine.play(6.0)
@@ -179,7 +179,7 @@ def test_a_machine_stopped_without_a_word_fades_and_comes_back() -> None:
     assert np.abs(np.diff(machine.heard.sound[:, 0])).max() < 0.11
 
 
-def test_what_a_user_chose_outlives_the_cards_changes_of_format() -> None:
+def test_user_settings_survive_format_changes() -> None:
     machine = Machine()
     machine.begin()
     machine.play(1.0)
@@ -197,7 +197,7 @@ def test_what_a_user_chose_outlives_the_cards_changes_of_format() -> None:
     assert len(machine.rig.graph.streams) == 1
 
 
-def test_the_guests_own_mixer_is_applied_and_ramps() -> None:
+def test_guest_mixer_is_applied_with_ramps() -> None:
     machine = Machine()
     machine.begin()
     machine.play(1.0)
@@ -210,7 +210,7 @@ def test_the_guests_own_mixer_is_applied_and_ramps() -> None:
     assert np.abs(np.diff(machine.heard.sound[:, 0])).max() < 0.11
 
 
-def test_more_voices_than_any_card_has_are_left_out() -> None:
+def test_voices_beyond_any_cards_are_ignored() -> None:
     machine = Machine()
     for id_ in range(100):
         machine.out.init(id_)
@@ -231,7 +231,7 @@ def listeners_packets(source: MicrophoneStream, rig: Rig, seconds: float) -> Non
         source.push(AudioPacket(1, 480, n, n * 480, 5 * NS_PER_S + n * 10 * NS_PER_MS, payload), rig.now_ns)
 
 
-def test_a_read_is_answered_at_once_with_what_the_host_has_made_of_the_microphone() -> None:
+def test_read_is_answered_immediately_from_microphone() -> None:
     machine = Machine()
     machine.mic.init(7)
     machine.mic.enable(True, 7)
@@ -254,7 +254,7 @@ def test_a_read_is_answered_at_once_with_what_the_host_has_made_of_the_microphon
     judge(spoken.astype(np.float32), 440.0)
 
 
-def test_a_guest_records_silence_where_nobody_speaks_and_is_never_kept_waiting() -> None:
+def test_guest_records_silence_without_speaker_and_never_blocks() -> None:
     machine = Machine()
     machine.mic.init(7)
     machine.mic.enable(True, 7)
@@ -307,7 +307,7 @@ def test_spice_plays_raw_and_opus(coded: str) -> None:
     assert not rig.graph.streams
 
 
-def test_spice_records_in_messages_that_its_server_does_not_garble() -> None:
+def test_spice_records_in_message_sizes_that_server_handles() -> None:
     rig = Rig()
     source = rig.graph.add_source("microphone", "Microphone")
     channel = spice(ChannelKind.RECORD)
@@ -351,7 +351,7 @@ def test_vnc_plays_and_stops() -> None:
     judge(sound[4800:-4800])
 
 
-def test_the_guests_source_is_what_pulseaudio_clients_record_by_default() -> None:
+def test_pulseaudio_clients_record_the_guests_source_by_default() -> None:
     from millrace.wire.pulse.constants import Command
 
     rig = Rig()
@@ -369,7 +369,7 @@ def test_the_guests_source_is_what_pulseaudio_clients_record_by_default() -> Non
     judge(heard.trimmed()[9_600:-4800], 440.0)
 
 
-def test_what_is_removed_is_gone_without_the_collector() -> None:
+def test_removed_objects_are_freed_without_collector() -> None:
     rig = Rig()
     source = rig.graph.add_source("microphone", "Microphone")
     gc.disable()
@@ -387,7 +387,7 @@ def test_what_is_removed_is_gone_without_the_collector() -> None:
 
 
 @pytest.mark.parametrize("frames", [0, 500, 6_000, 65_535])
-def test_a_microphones_packet_of_a_length_that_can_not_be_ends_its_session(frames: int) -> None:
+def test_microphone_packet_of_invalid_length_ends_its_session(frames: int) -> None:
     server = PeerServer(0)
     server.receive(encode_message(Hello(microphone=True)), 0)
     server.receive(encode_message(FormatChanged(CodecParameters(1, "opus", 48_000, ["mono"]))), 0)
@@ -398,7 +398,7 @@ def test_a_microphones_packet_of_a_length_that_can_not_be_ends_its_session(frame
 
 
 @pytest.mark.parametrize("positions", [[], ["mono"] * 3, ["nowhere"]])
-def test_a_microphone_has_one_or_two_known_channels(positions: list[str]) -> None:
+def test_microphone_has_one_or_two_known_channels(positions: list[str]) -> None:
     rig = Rig()
     speaker = MicrophoneStream(rig.graph, rig.graph.add_source("microphone", "Microphone"), "evil", "listener/1")
     with pytest.raises(RemoteProtocolError, match="channels"):
@@ -413,7 +413,7 @@ def test_opus_is_never_asked_for_more_than_its_buffer_holds() -> None:
     assert len(decoder.conceal(5_760)) == 5_760
 
 
-def test_garbage_from_a_microphone_is_silence_and_the_graph_goes_on() -> None:
+def test_garbage_from_microphone_becomes_silence() -> None:
     rig = Rig()
     source = rig.graph.add_source("microphone", "Microphone")
     heard = rig.capture(source, clocked=True)

@@ -72,7 +72,7 @@ async def eventually(true: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["float32le", "s16le", "s24le", "s32be"])
-def test_every_frame_arrives_as_it_was(tmp_path: Path, name: str) -> None:
+def test_every_frame_arrives_unchanged(tmp_path: Path, name: str) -> None:
     async def test(daemon: Daemon) -> None:
         sound = noise(24_000)
         async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice") as recording:
@@ -89,7 +89,7 @@ def test_every_frame_arrives_as_it_was(tmp_path: Path, name: str) -> None:
     undisturbed(tmp_path, test)
 
 
-def test_another_rate_is_resampled_to_its_last_frame_and_the_next_song_too(tmp_path: Path) -> None:
+def test_other_rate_is_resampled_to_its_last_frame_repeatedly(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(22_050) / 44_100).astype(np.float32)[:, None]
         async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice", channels=1) as recording:
@@ -108,7 +108,7 @@ def test_another_rate_is_resampled_to_its_last_frame_and_the_next_song_too(tmp_p
     undisturbed(tmp_path, test)
 
 
-def test_a_stream_that_starves_goes_on_when_its_client_does(tmp_path: Path) -> None:
+def test_starved_stream_resumes_with_its_client(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         sound = noise(4_800)
         async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice") as recording:
@@ -145,7 +145,7 @@ def test_cork_flush_and_levels(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_reader_that_stops_reading_misses_what_went_by_and_goes_on(tmp_path: Path) -> None:
+def test_reader_that_pauses_skips_missed_frames_and_continues(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice", latency_ms=20) as recording:
             await recording.read()
@@ -172,7 +172,7 @@ async def first_look(changes: AsyncIterator[Change]) -> list[Change]:
     return out
 
 
-def test_watchers_see_what_comes_changes_and_goes(tmp_path: Path) -> None:
+def test_watchers_see_objects_appear_change_and_disappear(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_daemon(daemon) as watcher, of_daemon(daemon) as bus:
             changes = watcher.watch()
@@ -197,7 +197,7 @@ def test_watchers_see_what_comes_changes_and_goes(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_guests_programs_see_their_guest_alone(tmp_path: Path) -> None:
+def test_guest_programs_see_only_their_guest(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_guest(daemon, "bob") as watcher, of_daemon(daemon) as owner:
             changes = watcher.watch()
@@ -220,7 +220,7 @@ def test_a_guests_programs_see_their_guest_alone(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_many_objects_are_told_in_slices_and_none_is_lost(tmp_path: Path) -> None:
+def test_many_objects_are_sent_in_slices_without_loss(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         graph = daemon.worker.guest("alice").graph
         assert graph.default is not None
@@ -233,7 +233,7 @@ def test_many_objects_are_told_in_slices_and_none_is_lost(tmp_path: Path) -> Non
     running(tmp_path, test)
 
 
-def test_a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on(tmp_path: Path) -> None:
+def test_watcher_that_does_not_read_is_disconnected_and_others_continue(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         raw = await greeted(daemon)
         raw.sock.send(frame(Call(1, "watch", {})))
@@ -266,7 +266,7 @@ def test_a_watcher_that_does_not_read_is_cut_off_and_the_others_go_on(tmp_path: 
 # -- rights ------------------------------------------------------------------------------------------
 
 
-def test_attempts_by_the_native_protocol_are_refused(tmp_path: Path) -> None:
+def test_unauthorized_native_calls_are_refused(tmp_path: Path) -> None:
     """From alice's socket: (method, arguments, error)."""
     attempts: list[tuple[str, dict[str, Any], type[MillraceError]]] = [
         ("play", {"guest": "bob"}, GraphError),
@@ -333,7 +333,7 @@ def strip(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def test_a_guest_whose_programs_may_only_speak(tmp_path: Path) -> None:
+def test_guest_programs_limited_to_speaking(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_guest(daemon) as bus:
             assert set(bus.rights) == {"see", "speak"}
@@ -350,7 +350,7 @@ def test_a_guest_whose_programs_may_only_speak(tmp_path: Path) -> None:
     running(tmp_path, test, guests=guests)
 
 
-def test_a_token_gives_its_own_rights_and_its_end_ends_the_connection(tmp_path: Path) -> None:
+def test_token_gives_its_rights_and_its_end_ends_connection(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         token, secret = await daemon.worker.access.new("t", Right.SEE | Right.HEAR, ["alice"], 0)
         with pytest.raises(RightsError, match="wrong, expired or revoked"):
@@ -370,7 +370,7 @@ def test_a_token_gives_its_own_rights_and_its_end_ends_the_connection(tmp_path: 
     running(tmp_path, test)
 
 
-def test_whoever_guesses_tokens_is_slowed_down(tmp_path: Path) -> None:
+def test_token_guessing_is_throttled(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         for _ in range(10):
             with pytest.raises(RightsError, match="wrong, expired or revoked"):
@@ -390,7 +390,7 @@ async def waiting(daemon: Daemon) -> str:
 
 
 @pytest.mark.parametrize("always", [False, True])
-def test_an_unknown_program_sees_nothing_until_somebody_lets_it_in(tmp_path: Path, always: bool) -> None:
+def test_unknown_program_sees_nothing_until_allowed(tmp_path: Path, always: bool) -> None:
     async def test(daemon: Daemon) -> None:
         grants = daemon.worker.guest("alice").admission.grants
         grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
@@ -423,7 +423,7 @@ def test_an_unknown_program_sees_nothing_until_somebody_lets_it_in(tmp_path: Pat
     running(tmp_path, test)
 
 
-def test_who_is_not_answered_in_time_is_denied_and_who_leaves_waits_no_more(tmp_path: Path) -> None:
+def test_unanswered_request_is_denied_and_withdrawn_when_client_leaves(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         daemon.worker.prompts._patience_ns = 50 * NS_PER_MS
         daemon.worker.guest("alice").admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
@@ -445,7 +445,7 @@ def test_who_is_not_answered_in_time_is_denied_and_who_leaves_waits_no_more(tmp_
     running(tmp_path, test)
 
 
-def test_taking_a_grant_away_ends_what_records_by_it(tmp_path: Path) -> None:
+def test_revoked_grant_ends_its_recorders(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_daemon(daemon) as owner, of_guest(daemon) as bus:
             async with bus.record("source/microphone", guest="alice") as recording:
@@ -465,7 +465,7 @@ def test_taking_a_grant_away_ends_what_records_by_it(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_camera_is_asked_for(tmp_path: Path) -> None:
+def test_camera_permission_is_requested(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_guest(daemon) as bus:
             assert await bus.call("ask", what="camera", guest="alice") is True
@@ -480,7 +480,7 @@ def test_a_camera_is_asked_for(tmp_path: Path) -> None:
 # -- names and ducking -----------------------------------------------------------------------------------
 
 
-def test_a_claimed_name_goes_on_to_the_next_in_line(tmp_path: Path) -> None:
+def test_claimed_name_passes_to_next_in_queue(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         heard_of: list[tuple[str, bool]] = []
         async with of_daemon(daemon) as first:
@@ -498,7 +498,7 @@ def test_a_claimed_name_goes_on_to_the_next_in_line(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_ducking_ends_with_the_connection_that_ducked(tmp_path: Path) -> None:
+def test_ducking_ends_with_its_connection(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_daemon(daemon) as player, player.play(guest="alice") as stream:
             node = daemon.worker.guest("alice").graph.streams[stream.id]
@@ -514,7 +514,7 @@ def test_ducking_ends_with_the_connection_that_ducked(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_who_ducks_what_another_ducks_too_leaves_that_alone_when_he_goes(tmp_path: Path) -> None:
+def test_each_connection_keeps_its_own_ducking_when_another_leaves(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_daemon(daemon) as player, player.play(guest="alice") as stream:
             node = daemon.worker.guest("alice").graph.streams[stream.id]
@@ -579,7 +579,7 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("data", GARBAGE, ids=range(len(GARBAGE)))
-def test_nonsense_ends_its_own_connection_alone(tmp_path: Path, data: bytes) -> None:
+def test_malformed_messages_end_only_their_own_connection(tmp_path: Path, data: bytes) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_daemon(daemon) as other:
             raw = Raw(daemon.config.runtime / "native.sock")
@@ -594,9 +594,7 @@ def test_nonsense_ends_its_own_connection_alone(tmp_path: Path, data: bytes) -> 
     running(tmp_path, test)
 
 
-def test_the_log_names_the_guest_and_the_door_of_a_connection_that_ends_badly(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_log_names_guest_and_door_of_failed_connection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def test(daemon: Daemon) -> None:
         for place in ("alice/native", "alice/pulse", "native.sock"):
             raw = Raw(daemon.config.runtime / place)
@@ -616,7 +614,7 @@ def test_the_log_names_the_guest_and_the_door_of_a_connection_that_ends_badly(
         assert [line for line in said if line.startswith(door)], said
 
 
-def test_before_the_welcome_nothing_is_answered_and_who_says_nothing_is_sent_away(
+def test_nothing_is_answered_before_welcome_and_silent_client_times_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("millrace.wire.native.session.GREET_NS", 100 * NS_PER_MS)
@@ -633,7 +631,7 @@ def test_before_the_welcome_nothing_is_answered_and_who_says_nothing_is_sent_awa
     running(tmp_path, test)
 
 
-def test_kinds_and_fields_of_a_newer_version_are_skipped(tmp_path: Path) -> None:
+def test_kinds_and_fields_of_newer_version_are_skipped(tmp_path: Path) -> None:
     import msgspec
 
     async def test(daemon: Daemon) -> None:
@@ -647,7 +645,7 @@ def test_kinds_and_fields_of_a_newer_version_are_skipped(tmp_path: Path) -> None
     running(tmp_path, test)
 
 
-def test_descriptors_that_a_client_sends_are_dropped(tmp_path: Path) -> None:
+def test_descriptors_from_clients_are_closed(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         raw = await greeted(daemon)
         before = len(os.listdir("/proc/self/fd"))
@@ -666,7 +664,7 @@ def opened(stream: NativeStream) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize("position", [2**64 - 1, 2**63, 10**9, 0])
-def test_corrupted_positions_end_that_stream_alone(tmp_path: Path, position: int) -> None:
+def test_corrupted_positions_end_only_that_stream(tmp_path: Path, position: int) -> None:
     async def test(daemon: Daemon) -> None:
         sound = noise(24_000)
         async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice") as recording:
@@ -686,7 +684,7 @@ def test_corrupted_positions_end_that_stream_alone(tmp_path: Path, position: int
     undisturbed(tmp_path, test)
 
 
-def test_corrupted_samples_are_made_safe(tmp_path: Path) -> None:
+def test_corrupted_samples_are_sanitised(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_guest(daemon) as bus, bus.record("sink/default", guest="alice") as recording:
             async with bus.play(guest="alice", latency_ms=40) as evil:
@@ -700,7 +698,7 @@ def test_corrupted_samples_are_made_safe(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_the_whole_page_of_positions_corrupted_again_and_again(tmp_path: Path) -> None:
+def test_repeatedly_corrupted_position_page_is_survived(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         random = np.random.default_rng(5)
         async with of_daemon(daemon) as other, other.record("sink/default", guest="alice") as recording:
@@ -725,7 +723,7 @@ def test_the_whole_page_of_positions_corrupted_again_and_again(tmp_path: Path) -
     running(tmp_path, test)
 
 
-def test_the_memory_can_not_be_shrunk_or_grown(tmp_path: Path) -> None:
+def test_shared_memory_can_not_be_shrunk_or_grown(tmp_path: Path) -> None:
     kept: list[int] = []
 
     async def test(daemon: Daemon) -> None:
@@ -752,7 +750,7 @@ def test_the_memory_can_not_be_shrunk_or_grown(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_client_that_makes_its_pipes_wait_and_never_reads_holds_nobody_up(tmp_path: Path) -> None:
+def test_client_with_blocking_pipes_that_never_reads_blocks_nobody(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         sound = noise(24_000)
         async with of_guest(daemon) as evil, of_guest(daemon) as bus:
@@ -780,7 +778,7 @@ def test_a_client_that_makes_its_pipes_wait_and_never_reads_holds_nobody_up(tmp_
     undisturbed(tmp_path, test)
 
 
-def test_a_client_that_dies_takes_its_streams_along_and_leaves_nothing(tmp_path: Path) -> None:
+def test_killed_client_ends_its_streams_and_leaves_nothing(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         alice = daemon.worker.guest("alice")
         held = alice.graph.budget.held
@@ -821,7 +819,7 @@ def test_streams_calls_and_memory_are_bounded(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_no_descriptor_left_is_said_and_passes(tmp_path: Path) -> None:
+def test_exhausted_descriptors_are_reported_and_recovered_from(tmp_path: Path) -> None:
     import resource
 
     async def test(daemon: Daemon) -> None:
@@ -842,7 +840,7 @@ def test_no_descriptor_left_is_said_and_passes(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_symlink_in_the_place_of_a_socket_or_its_directory_is_refused(tmp_path: Path) -> None:
+def test_symlink_in_place_of_socket_or_directory_is_refused(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for link in ("r", "r/alice", "r/native.sock", "r/alice/native"):
@@ -883,7 +881,7 @@ ODD: list[Any] = [
 ]  # fmt: skip
 
 
-def test_any_command_with_any_arguments_is_done_or_refused_and_never_an_internal_error(tmp_path: Path) -> None:
+def test_random_commands_never_cause_internal_error(tmp_path: Path) -> None:
     import random
 
     import msgspec
@@ -933,9 +931,7 @@ def test_random_bytes_are_messages_or_refused() -> None:
     assert refused > 500
 
 
-def test_a_guest_that_does_not_exist_is_named_and_a_daemon_that_does_not_run_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_guest_and_missing_daemon_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.delenv("MILLRACE_SOCKET", raising=False)
 

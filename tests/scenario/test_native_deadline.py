@@ -48,7 +48,7 @@ def at_door(daemon: Daemon) -> Bus:
     return connect(daemon.config.runtime / "alice" / "native")
 
 
-def test_a_call_that_is_not_answered_ends_by_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unanswered_call_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(daemon: Daemon) -> None:
         async with at_door(daemon) as own:
             gate = Gate(monkeypatch)
@@ -64,7 +64,7 @@ def test_a_call_that_is_not_answered_ends_by_its_deadline(tmp_path: Path, monkey
     running(tmp_path, test)
 
 
-def test_a_stream_that_comes_too_late_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_that_arrives_too_late_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(daemon: Daemon) -> None:
         graph = daemon.worker.guest("alice").graph
         async with at_door(daemon) as own:
@@ -84,9 +84,7 @@ def test_a_stream_that_comes_too_late_is_closed(tmp_path: Path, monkeypatch: pyt
     running(tmp_path, test)
 
 
-def test_a_stream_that_can_not_be_closed_in_time_is_let_go_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stream_not_closed_in_time_is_released_locally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(daemon: Daemon) -> None:
         async with at_door(daemon) as own:
             stream = own.play(guest="alice")

@@ -85,7 +85,7 @@ async def until(true: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 400])
-def test_a_violation_behind_answers_that_nobody_has_read_yet(tmp_path: Path, count: int) -> None:
+def test_violation_behind_unread_answers_gets_fault(tmp_path: Path, count: int) -> None:
     async def test(daemon: Daemon) -> None:
         much_went_wrong(daemon, count)
         client, server = await at_door(daemon).greet(), server_of(daemon)
@@ -104,7 +104,7 @@ def test_a_violation_behind_answers_that_nobody_has_read_yet(tmp_path: Path, cou
     running(tmp_path, test)
 
 
-def test_an_answer_that_just_fills_the_socket_leaves_room_for_the_fault_behind_it(tmp_path: Path) -> None:
+def test_answer_filling_the_socket_leaves_room_for_fault(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         server = server_of(daemon)
         for size in range(120_000, 320_000, 8_000):
@@ -120,7 +120,7 @@ def test_an_answer_that_just_fills_the_socket_leaves_room_for_the_fault_behind_i
     running(tmp_path, test)
 
 
-def test_whoever_reads_nothing_is_told_so_when_it_reads_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_client_that_does_not_read_gets_fault_when_it_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def test(daemon: Daemon) -> None:
         much_went_wrong(daemon, 400)
         client, server = await at_door(daemon).greet(), server_of(daemon)
@@ -138,7 +138,7 @@ def test_whoever_reads_nothing_is_told_so_when_it_reads_again(tmp_path: Path, ca
     assert [one for one in caplog.messages if "left unread" in one]
 
 
-def test_whoever_never_reads_again_keeps_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_never_reads_is_released_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.io.fdstream.FAREWELL_S", 0.1)
 
     async def test(daemon: Daemon) -> None:
@@ -158,7 +158,7 @@ def test_whoever_never_reads_again_keeps_nothing_for_long(tmp_path: Path, monkey
     running(tmp_path, test)
 
 
-def test_those_on_their_way_out_make_room_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_connections_make_room_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.server.native.server.CONNECTIONS_MAX", 2)
 
     async def test(daemon: Daemon) -> None:
@@ -175,7 +175,7 @@ def test_those_on_their_way_out_make_room_for_others(tmp_path: Path, monkeypatch
     running(tmp_path, test)
 
 
-def test_what_a_guest_has_no_room_for_is_not_kept_for_a_farewell(tmp_path: Path) -> None:
+def test_closing_output_beyond_budget_is_dropped(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         server, budget = server_of(daemon), daemon.worker.guest("alice").graph.budget
         client = await at_door(daemon).greet()
@@ -192,7 +192,7 @@ def test_what_a_guest_has_no_room_for_is_not_kept_for_a_farewell(tmp_path: Path)
     running(tmp_path, test)
 
 
-def test_whose_right_was_taken_away_reads_no_more_than_it_had_begun(tmp_path: Path) -> None:
+def test_revoked_client_reads_only_the_message_in_progress(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         client, server = await at_door(daemon).greet(), server_of(daemon)
         (session,) = server.sessions
@@ -209,7 +209,7 @@ def test_whose_right_was_taken_away_reads_no_more_than_it_had_begun(tmp_path: Pa
     running(tmp_path, test)
 
 
-def test_an_internal_error_ends_with_a_fault_that_says_so(
+def test_internal_error_ends_with_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(session: NativeSession, hello: Hello) -> None:
@@ -228,7 +228,7 @@ def test_an_internal_error_ends_with_a_fault_that_says_so(
     assert "internal error" in caplog.text
 
 
-def test_an_answer_too_large_for_a_message_is_refused_and_the_connection_goes_on(tmp_path: Path) -> None:
+def test_answer_too_large_for_a_message_is_refused_and_connection_continues(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         graph = daemon.worker.guest("alice").graph
         assert graph.default is not None

@@ -130,7 +130,7 @@ class Ear(Capture):
         return bool(together.all()) and bool(np.allclose(np.diff(sound) % 1, 0.001, atol=1e-4))
 
 
-def test_a_guest_whose_streams_take_more_than_there_is_is_cut_short_and_its_neighbour_is_not() -> None:
+def test_guest_exceeding_its_share_is_cut_short_and_neighbour_is_not() -> None:
     world = World()
     worst, neighbour = world.guest("worst"), world.guest("neighbour")
     ear = world.listen(neighbour)
@@ -145,7 +145,7 @@ def test_a_guest_whose_streams_take_more_than_there_is_is_cut_short_and_its_neig
     assert worst.share.used_ns > 3 * NS_PER_S
 
 
-def test_many_guests_that_each_take_little_are_too_much_together_and_none_is_to_blame() -> None:
+def test_many_small_guests_overload_together_and_none_is_blamed() -> None:
     world = World()
     for number in range(60):
         world.play(world.guest(f"g{number}"), NS_PER_MS)
@@ -153,7 +153,7 @@ def test_many_guests_that_each_take_little_are_too_much_together_and_none_is_to_
     assert world.left_out and not any(cut for _, cut in world.left_out) and world.overloaded
 
 
-def test_graphs_that_are_late_for_other_work_are_no_overload() -> None:
+def test_graphs_delayed_by_other_work_are_not_overload() -> None:
     world = World()
     for number in range(60):
         world.play(world.guest(f"g{number}"), NS_PER_MS)
@@ -163,7 +163,7 @@ def test_graphs_that_are_late_for_other_work_are_no_overload() -> None:
     assert world.left_out and not world.overloaded
 
 
-def test_a_thread_that_does_not_run_is_no_overload() -> None:
+def test_suspended_thread_is_not_overload() -> None:
     world = World()
     graph = world.guest("one")
     world.play(graph, NS_PER_MS)
@@ -173,7 +173,7 @@ def test_a_thread_that_does_not_run_is_no_overload() -> None:
     assert world.left_out == [("one", False)] and not world.overloaded
 
 
-def test_recorders_that_take_more_than_there_is_are_cut_short_too() -> None:
+def test_recorders_exceeding_share_are_cut_short_too() -> None:
     world = World()
     worst, neighbour = world.guest("worst"), world.guest("neighbour")
     ear = world.listen(neighbour)
@@ -191,7 +191,7 @@ def test_recorders_that_take_more_than_there_is_are_cut_short_too() -> None:
     assert ear.whole() and max(ear.late_ns) < 10 * NS_PER_MS and worst.skipped_frames and not neighbour.skipped_frames
 
 
-def test_a_guest_whose_cycles_fail_does_not_stop_its_neighbour_nor_keep_the_loop_busy() -> None:
+def test_failing_guest_neither_stops_neighbour_nor_busy_loops() -> None:
     world = World()
     bad, good = world.guest("bad"), world.guest("good")
     world.play(bad, 0)
@@ -216,7 +216,7 @@ def test_a_guest_whose_cycles_fail_does_not_stop_its_neighbour_nor_keep_the_loop
     assert ear.whole() and len(ear.positions) > 145
 
 
-def test_many_such_guests_have_one_round_in_common() -> None:
+def test_overloaded_guests_share_one_round() -> None:
     world = World()
     neighbour = world.guest("neighbour")
     ear = world.listen(neighbour)
@@ -230,7 +230,7 @@ def test_many_such_guests_have_one_round_in_common() -> None:
     assert len({name for name, _ in world.left_out}) == 10
 
 
-def test_who_can_keep_up_loses_nothing_by_a_stall_of_the_machine() -> None:
+def test_guest_that_keeps_up_loses_nothing_after_machine_stall() -> None:
     world = World()
     busy = world.guest("busy")
     ear = world.listen(busy)
@@ -242,7 +242,7 @@ def test_who_can_keep_up_loses_nothing_by_a_stall_of_the_machine() -> None:
     assert ear.late_ns[-1] < 15 * NS_PER_MS
 
 
-def test_what_was_due_before_a_client_stops_is_heard_though_the_thread_has_worked_for_others_since() -> None:
+def test_frames_due_before_client_stops_are_heard_despite_other_work() -> None:
     world = World()
     graph = world.guest("guest")
     ear = world.listen(graph)
@@ -254,7 +254,7 @@ def test_what_was_due_before_a_client_stops_is_heard_though_the_thread_has_worke
     assert graph.position * NS_PER_S // 48_000 > world.now_ns and ear.late_ns[-1] < 10 * NS_PER_MS
 
 
-def test_streams_that_come_and_go_in_the_middle_of_a_cycle_are_heard_whole() -> None:
+def test_streams_changing_within_a_cycle_are_heard_completely() -> None:
     world = World()
     busy = world.guest("busy")
     ear = world.listen(busy)
@@ -318,13 +318,13 @@ def calls_of_a_plan(streams: int, sinks: int) -> int:
 
 
 @pytest.mark.parametrize(("streams", "sinks"), [(128, 8), (128, 64)])
-def test_planning_is_linear_in_streams_and_in_sinks(streams: int, sinks: int) -> None:
+def test_planning_is_linear_in_streams_and_sinks(streams: int, sinks: int) -> None:
     once = calls_of_a_plan(streams, sinks)
     assert calls_of_a_plan(4 * streams, sinks) < 4.5 * once
     assert calls_of_a_plan(4 * streams, 2 * sinks) < 4.5 * once
 
 
-def test_a_stream_that_is_pulled_far_ahead_does_not_cost_a_guest_with_many_its_memory() -> None:
+def test_stream_pulled_far_ahead_does_not_cost_large_guest_its_memory() -> None:
     world = World()
     graph = world.guest("large")
     for _ in range(600):
@@ -333,7 +333,7 @@ def test_a_stream_that_is_pulled_far_ahead_does_not_cost_a_guest_with_many_its_m
     assert sum(pool.data.nbytes for pool in graph._lanes.pools) < 48 * 1024 * 1024
 
 
-def test_what_a_guest_may_have_is_counted() -> None:
+def test_objects_per_guest_are_limited() -> None:
     world = World()
     graph = world.guest("greedy", MIXES_MAX - 1)
     graph.add_source("microphone", "Microphone")

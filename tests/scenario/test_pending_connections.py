@@ -37,7 +37,7 @@ class Connection:
         self.gone = True
 
 
-def test_strangers_go_in_the_order_of_their_coming_and_who_rests_after_them() -> None:
+def test_strangers_are_closed_oldest_first_and_idle_peers_after_them() -> None:
     door, connections = PendingConnections(), [Connection() for _ in range(5)]
     for n, connection in enumerate(connections):
         door.arrive(connection, n * NS_PER_S)
@@ -57,7 +57,7 @@ def test_strangers_go_in_the_order_of_their_coming_and_who_rests_after_them() ->
     assert connections[1].gone and door.next_timeout() is None
 
 
-def test_a_line_that_is_closing_makes_no_room() -> None:
+def test_closing_connection_makes_no_room() -> None:
     door, gone, here = PendingConnections(), Connection(), Connection()
     gone.abort()
     door.arrive(gone, 0)
@@ -65,7 +65,7 @@ def test_a_line_that_is_closing_makes_no_room() -> None:
     assert door.make_room() and here.gone
 
 
-def test_who_has_hung_up_is_forgotten() -> None:
+def test_disconnected_peer_is_forgotten() -> None:
     door, connections = PendingConnections(), [Connection() for _ in range(100)]
     for connection in connections:
         door.rest(connection, 0)
@@ -75,7 +75,7 @@ def test_who_has_hung_up_is_forgotten() -> None:
     assert list(door.resting) == [last]
 
 
-def test_who_was_inside_and_has_gone_is_a_stranger_like_any_other() -> None:
+def test_closed_connection_that_reappears_counts_as_pending() -> None:
     door, connection = PendingConnections(), Connection()
     door.arrive(connection, 0)
     door.enter(connection)
@@ -128,7 +128,7 @@ HALF = {
 
 @pytest.mark.parametrize("door", HALF)
 @pytest.mark.parametrize("drips", [False, True], ids=["silent", "drips"])
-def test_half_a_login_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, drips: bool) -> None:
+def test_incomplete_login_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, drips: bool) -> None:
     monkeypatch.setattr("millrace.io.pending.LOGIN_NS", 300 * NS_PER_MS)
     monkeypatch.setattr("millrace.wire.native.session.GREET_NS", 300 * NS_PER_MS)
     monkeypatch.setattr("millrace.io.handover.PATIENCE_S", 0.3)
@@ -156,7 +156,7 @@ def test_half_a_login_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     running(tmp_path, test)
 
 
-def test_who_is_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_authenticated_connection_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.io.pending.LOGIN_NS", 100 * NS_PER_MS)
 
     async def test(daemon: Daemon) -> None:
@@ -180,7 +180,7 @@ def test_who_is_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     running(tmp_path, test)
 
 
-def test_a_body_that_does_not_come_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_body_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.server.http.api.BODY_S", 0.1)
 
     async def test(daemon: Daemon) -> None:
@@ -193,9 +193,7 @@ def test_a_body_that_does_not_come_is_answered(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("door", ["http", "alice/pulse", "native.sock", "attach.sock"])
-def test_idle_connections_use_up_nothing_that_others_need(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str
-) -> None:
+def test_idle_connections_exhaust_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str) -> None:
     async def test(daemon: Daemon) -> None:
         async with (
             aiohttp.ClientSession(headers=KNOWN) as http,
@@ -229,7 +227,7 @@ def test_idle_connections_use_up_nothing_that_others_need(
     running(tmp_path, test)
 
 
-def test_what_comes_by_http_is_charged_to_who_is_known_to_send_it(tmp_path: Path) -> None:
+def test_http_input_is_charged_to_authenticated_sender(tmp_path: Path) -> None:
     def payers(connections: object) -> set[object]:
         return {connection.get_protocol().turns for connection in connections}  # type: ignore[attr-defined]
 
@@ -251,7 +249,7 @@ def test_what_comes_by_http_is_charged_to_who_is_known_to_send_it(tmp_path: Path
     running(tmp_path, test)
 
 
-def test_a_listener_whose_timer_fails_ends_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listener_whose_timer_fails_ends_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("millrace.server.http.app.TICK_S", 0.01)
 
     async def test(daemon: Daemon) -> None:

@@ -100,7 +100,7 @@ def at_once(graph: Graph) -> Plan:
     return plan
 
 
-def test_no_run_takes_more_than_a_share_however_much_there_is_to_plan() -> None:
+def test_no_run_exceeds_a_share_however_much_is_planned() -> None:
     world = World()
     neighbour = world.guest("neighbour")
     ear = world.listen(neighbour)
@@ -115,7 +115,7 @@ def test_no_run_takes_more_than_a_share_however_much_there_is_to_plan() -> None:
     assert ear.whole() and max(ear.late_ns) < 10 * NS_PER_MS
 
 
-def test_what_plays_goes_on_while_its_guest_is_planned_again_and_again() -> None:
+def test_playing_streams_continue_while_guest_is_replanned() -> None:
     world = World()
     graph, streams = large(world)
     sinks = list(graph.sinks.values())
@@ -130,7 +130,7 @@ def test_what_plays_goes_on_while_its_guest_is_planned_again_and_again() -> None
     assert graph.skipped_frames == 0 and feed.shorts == 0 and max(ear.late_ns) < 20 * NS_PER_MS
 
 
-def test_who_is_new_is_heard_soon_however_much_changes_meanwhile() -> None:
+def test_new_stream_is_heard_soon_during_constant_changes() -> None:
     world = World()
     graph, streams = large(world)
     world.listen(graph)
@@ -151,7 +151,7 @@ def test_who_is_new_is_heard_soon_however_much_changes_meanwhile() -> None:
     assert asked, "each change began the plan anew"
 
 
-def test_changes_while_a_plan_is_made_are_taken_in() -> None:
+def test_changes_during_planning_are_included() -> None:
     world = World()
     graph, streams = large(world)
     world.listen(graph)
@@ -180,7 +180,7 @@ def test_changes_while_a_plan_is_made_are_taken_in() -> None:
 
 
 @pytest.mark.parametrize("removed", [True, False])
-def test_what_ends_is_silent_at_once_and_who_comes_after_it_is_heard_whole_where_it_plays(removed: bool) -> None:
+def test_ended_stream_is_silent_immediately_and_its_successor_complete(removed: bool) -> None:
     world = World()
     graph, _ = large(world)
     ear, extra = world.listen(graph), graph.add_sink("extra")
@@ -212,7 +212,7 @@ def whole_from_its_first_frame(ear: Ear) -> bool:
     return len(loud) > 0 and bool(np.allclose(np.diff(sound[loud[0] - 1 :]) % 1, 0.001, atol=1e-4))
 
 
-def test_a_lane_that_changes_hands_while_a_plan_is_made_plays_for_whom_it_was_planned() -> None:
+def test_reused_lane_plays_for_the_stream_it_was_planned_for() -> None:
     # The first short lane is free, and soon looked at; one takes it, is looked at, and gives it to the next.
     for number in range(12):
         world = World()
@@ -237,7 +237,7 @@ def test_a_lane_that_changes_hands_while_a_plan_is_made_plays_for_whom_it_was_pl
         assert not any(block.any() for block in ear.blocks[before:])
 
 
-def test_a_graph_in_which_nothing_plays_keeps_nothing_of_a_sink_that_is_removed() -> None:
+def test_idle_graph_keeps_nothing_of_a_removed_sink() -> None:
     world = World()
     graph = world.guest("alice", 2)
     _, gone = graph.sinks.values()
@@ -254,7 +254,7 @@ def test_a_graph_in_which_nothing_plays_keeps_nothing_of_a_sink_that_is_removed(
     assert there() is None
 
 
-def test_a_plan_in_the_making_is_not_gone_on_with_after_nothing_has_played() -> None:
+def test_unfinished_plan_is_dropped_after_idling() -> None:
     world = World()
     graph, streams = large(world)
     world.listen(graph)

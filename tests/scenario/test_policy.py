@@ -42,7 +42,7 @@ async def played(bus: Bus, daemon: Daemon, role: str = "music", name: str = "mpv
     return stream, daemon.worker.guest("alice").graph.streams[stream.id]
 
 
-def test_a_level_is_remembered_across_streams_and_restarts(tmp_path: Path) -> None:
+def test_level_is_remembered_across_streams_and_restarts(tmp_path: Path) -> None:
     async def first(daemon: Daemon) -> None:
         daemon.worker.guest("alice").graph.add_sink("music")
         async with of_daemon(daemon) as bus:
@@ -68,7 +68,7 @@ def test_a_level_is_remembered_across_streams_and_restarts(tmp_path: Path) -> No
     running(tmp_path, second)
 
 
-def test_a_call_ducks_and_a_policy_that_dies_lets_go(tmp_path: Path) -> None:
+def test_call_ducks_and_killed_policy_releases_ducking(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_daemon(daemon) as bus:
             _, music = await played(bus, daemon)
@@ -84,7 +84,7 @@ def test_a_call_ducks_and_a_policy_that_dies_lets_go(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_rules_answer_programs_that_have_to_ask(tmp_path: Path) -> None:
+def test_rules_answer_programs_that_prompt(tmp_path: Path) -> None:
     rules = (Rule("allow", what=("microphone",)), Rule("deny", what=("monitor",)))
 
     async def test(daemon: Daemon) -> None:
@@ -101,7 +101,7 @@ def test_rules_answer_programs_that_have_to_ask(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_another_policy_takes_over_and_gives_the_place_back(tmp_path: Path) -> None:
+def test_another_policy_takes_over_and_hands_back(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with of_daemon(daemon) as bus, policy(daemon) as first:
             embedded = daemon.worker.claims.holder("policy")
@@ -119,7 +119,7 @@ def test_another_policy_takes_over_and_gives_the_place_back(tmp_path: Path) -> N
     running(tmp_path, test)
 
 
-def test_without_a_policy_the_unknown_wait_and_are_denied_and_the_known_play(tmp_path: Path) -> None:
+def test_without_policy_unknown_programs_wait_and_known_ones_play(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         daemon.worker.prompts._patience_ns = 50_000_000
         daemon.worker.guest("alice").admission.grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
@@ -145,7 +145,7 @@ class Told:
             yield Change("added", Object(number, "client", "alice"))
 
 
-def test_sound_goes_on_while_the_policy_looks_at_thousands_of_changes() -> None:
+def test_sound_continues_while_policy_processes_thousands_of_changes() -> None:
     async def test() -> None:
         bus = Told()
         program = Program(Path("none"), PolicyConfig())
@@ -160,7 +160,7 @@ def test_sound_goes_on_while_the_policy_looks_at_thousands_of_changes() -> None:
     asyncio.run(test())
 
 
-def test_a_policy_that_has_to_wait_names_the_one_in_charge(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_waiting_policy_names_the_one_in_charge(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def test(daemon: Daemon) -> None:
         async with policy(daemon):
             second = asyncio.create_task(Program(daemon.config.runtime / "native.sock", PolicyConfig()).run())
@@ -172,7 +172,7 @@ def test_a_policy_that_has_to_wait_names_the_one_in_charge(tmp_path: Path, caplo
     running(tmp_path, test)
 
 
-def test_a_policy_that_the_daemon_sent_away_for_falling_behind_comes_back(tmp_path: Path) -> None:
+def test_policy_disconnected_for_falling_behind_reconnects(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with policy(daemon):
             holder = daemon.worker.claims.holder("policy")

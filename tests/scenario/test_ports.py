@@ -104,7 +104,7 @@ class TwoHosts:
             self.step(speed, loss)
 
 
-def test_a_film_over_a_bad_line_can_be_decoded_wherever_it_is_shown_and_its_sound_is_whole() -> None:
+def test_film_over_bad_network_is_decodable_at_every_hop_with_complete_sound() -> None:
     world = TwoHosts(seed=7)
     film, sound = (hop.viewer for hop in world.hops)
     world.run(5)
@@ -124,7 +124,7 @@ def test_a_film_over_a_bad_line_can_be_decoded_wherever_it_is_shown_and_its_soun
     assert 3 < len(asked) <= 2 * 35
 
 
-def test_whoever_leaves_or_ends_leaves_nothing_behind() -> None:
+def test_ended_tracks_and_subscribers_leave_nothing() -> None:
     world = TwoHosts(seed=1)
     world.run(1)
     for source in world.sources:
