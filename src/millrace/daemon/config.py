@@ -11,9 +11,9 @@ from millrace.budget import GUEST_BYTES_MAX, GUEST_BYTES_MIN
 from millrace.errors import ConfigError
 from millrace.guest.config import GuestConfig, checked_guest_name, graph_channels, graph_rate
 from millrace.guest.machines.address import DoorSpec, parse_door, parse_places
-from millrace.io.files import read_secret, read_toml
-from millrace.io.paths import config_path, is_there, runtime_dir, state_path
-from millrace.io.toml import Table, under
+from millrace.io.files import read_secret
+from millrace.io.paths import config_path, runtime_dir, state_path
+from millrace.io.toml import Table, read_config, under
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
 from millrace.server.http.origins import Addresses, parse_addresses
@@ -153,14 +153,7 @@ def checked_token(token: str, where: str) -> str:
 
 def load(path: Path | None) -> Config:
     """Read `path`, or the default file if there is one; ConfigError names the file, and the line or key at fault."""
-    source = path or config_path()
-    if path is None and not is_there(source):
-        return with_token(Config(), None)
-    data = read_toml(source)
-    try:
-        return _parsed(data)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
+    return read_config(path, config_path(), _parsed) or with_token(Config(), None)
 
 
 def _parsed(data: dict[str, Any]) -> Config:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import tomllib
 from pathlib import Path
-from typing import Any
 
 from millrace.errors import ConfigError, OutputLost
 
@@ -22,18 +20,6 @@ def read_secret(path: Path, what: str) -> str:
     except UnicodeDecodeError:
         raise ConfigError(f"{what} file {path} is not a text file") from None
     return text
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a configuration file; ConfigError says where it is invalid."""
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{path}: a number has too many digits, or brackets are nested too deeply") from None
 
 
 # Written beside the file and renamed, so a crash leaves the old contents. Nothing is flushed to the disk: that would

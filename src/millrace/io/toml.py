@@ -1,16 +1,19 @@
-"""One table of a TOML configuration, read key by key, so that an error can list the keys it may have."""
+"""TOML configuration files. A table is read key by key, so that an error can list the keys it may have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from millrace.errors import ConfigError
-from millrace.io.paths import expanded
+from millrace.io.paths import expanded, is_there
 from millrace.text import printable, quoted
 
+T = TypeVar("T")
 NAMES = {str: "a string", bool: "true or false", list: "a list", dict: "a table"}
 
 
@@ -21,6 +24,26 @@ def under(where: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def read_config(path: Path | None, default: Path, parse: Callable[[dict[str, Any]], T]) -> T | None:
+    """Parse the file at `path`, or the default one if there is one. ConfigError names the file, and what is wrong."""
+    source = path or default
+    if path is None and not is_there(source):
+        return None
+    with under(str(source)):
+        return parse(_toml(source))
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(str(error.strerror)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(error)) from None
+    except (ValueError, RecursionError):
+        raise ConfigError("a number has too many digits, or brackets are nested too deeply") from None
 
 
 class Table:

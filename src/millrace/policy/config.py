@@ -25,9 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from millrace.errors import ConfigError
-from millrace.io.files import read_toml
-from millrace.io.paths import is_there
-from millrace.io.toml import Table
+from millrace.io.toml import Table, read_config
 from millrace.rights.grants import Permission
 from millrace.text import checked_number, quoted
 
@@ -69,14 +67,7 @@ class PolicyConfig:
 
 def load(path: Path | None, default: Path) -> PolicyConfig:
     """Read `path`, or the default file if it exists; a ConfigError names the fault."""
-    source = path or default
-    if path is None and not is_there(source):
-        return PolicyConfig()
-    data = read_toml(source)
-    try:
-        return _parsed(data)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
+    return read_config(path, default, _parsed) or PolicyConfig()
 
 
 def _parsed(data: dict[str, Any]) -> PolicyConfig:

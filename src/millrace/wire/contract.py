@@ -13,10 +13,12 @@ The laws, which tests/unit/test_wire_contract.py checks for each session:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 from millrace.dsp.convert import Buffer
+from millrace.errors import MillraceError
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 
@@ -77,6 +79,26 @@ class Untimed:
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
+
+
+class AnswerDue(ABC):
+    """A protocol whose peer has to answer in time."""
+
+    _answer_by_ns: HostNs | None
+    """None once it has answered."""
+
+    def next_timeout(self) -> HostNs | None:
+        """The deadline for the answer."""
+        return self._answer_by_ns
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`: ends the connection if the answer is overdue."""
+        if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
+            raise self._overdue()
+
+    @abstractmethod
+    def _overdue(self) -> MillraceError:
+        """What did not come, for the user."""
 
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]

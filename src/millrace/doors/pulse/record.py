@@ -10,6 +10,7 @@ from millrace.budget import size_of
 from millrace.doors.ingress import Recorder, RecorderStatus
 from millrace.doors.pulse.attrs import Layout, RecordAttr
 from millrace.doors.pulse.meter import MeterState, PeriodMeter
+from millrace.doors.pulse.settings import StreamSettings
 from millrace.doors.pulse.state import RecordState
 from millrace.dsp.convert import Samples, encode
 from millrace.dsp.mix import ramp
@@ -21,7 +22,6 @@ from millrace.media.format import AudioFormat
 from millrace.rights.grants import UNKNOWN, Subject
 from millrace.units import NS_PER_MS, Frames, HostNs
 from millrace.wire.pulse.constants import Change, Command
-from millrace.wire.pulse.tagstruct import Props
 
 DELIVER_NS = 50 * NS_PER_MS
 """Sound is delivered this often, however large the requested fragment: a recorder that is stopped with
@@ -58,8 +58,11 @@ class RecordOwner(Protocol):
         ...
 
 
-class RecordStream(Recorder):
+class RecordStream(StreamSettings[RecordAttr], Recorder):
     """One source-output; the graph's `Consumer`. It starts with a new `state`, or continues from another stream's."""
+
+    state: RecordState
+    node: Tap
 
     def __init__(self, owner: RecordOwner, state: RecordState, node: Tap, graph: Graph) -> None:
         self.owner, self.state, self.node, self.graph = owner, state, node, graph
@@ -89,31 +92,6 @@ class RecordStream(Recorder):
             state.resampler = self._resampler.freeze()
         return state
 
-    @property
-    def channel(self) -> int:
-        """The number under which its client knows it."""
-        return self.state.channel
-
-    @property
-    def format(self) -> AudioFormat:
-        """The format that its client gets."""
-        return self.state.format
-
-    @property
-    def attr(self) -> RecordAttr:
-        """The buffer attributes in force."""
-        return self.state.attr
-
-    @property
-    def props(self) -> Props:
-        """Its properties, and those of its client."""
-        return self.state.props
-
-    @property
-    def corked(self) -> bool:
-        """Whether its client has paused it."""
-        return self.state.corked
-
     def apply_attr(self, attr: RecordAttr) -> None:
         """Apply buffer attributes."""
         self.state.attr = attr
@@ -136,13 +114,8 @@ class RecordStream(Recorder):
     def _low_delay(self, rate: int) -> bool:
         return Layout(self.format.frame_bytes, rate).to_ns(self.attr.fragsize) < 150 * NS_PER_MS
 
-    def change_rate(self, rate: int) -> None:
-        """Switch to another rate; BudgetError if there is no room for the resampler."""
-        self.node.account.hold("resampler", self._resampler_bytes(rate))
-        self.set_rate(rate)
-
     def set_rate(self, rate: int) -> None:
-        """Switch to another rate, without charging for it."""
+        """See `StreamSettings`."""
         state, resampler = self.state, self._resampler
         state.format = AudioFormat(state.format.sample, rate, state.format.positions)
         self.layout = Layout(state.format.frame_bytes, rate)

@@ -1,16 +1,19 @@
-"""A playback stream's rate and buffer attributes, and the resampler and memory that they need."""
+"""A stream's rate and buffer attributes, and the resampler and memory that they need."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Generic
 
 from millrace.budget import size_of
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr
 from millrace.doors.pulse.queue import ByteQueue, QueueState, capacity_for
-from millrace.doors.pulse.state import PlaybackState
+from millrace.doors.pulse.state import Attr, PlaybackState, StreamState
 from millrace.doors.resampled import Resampled, ResampledState
 from millrace.dsp.convert import silence_byte
 from millrace.dsp.resample import SINC_BYTES, holds_ns, resampler_bytes, stretched
 from millrace.graph.graph import Graph
-from millrace.graph.model import Stream
+from millrace.graph.model import Node, Stream
 from millrace.graph.quantum import QUANTA_NS
 from millrace.media.format import AudioFormat
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs, frames_to_ns
@@ -20,8 +23,55 @@ LOW_DELAY_NS = 150 * NS_PER_MS
 """A stream that requests less than this gets a resampler with low delay instead of low CPU use."""
 
 
-class PlaybackSettings:
-    """What can be set of a playback stream, and what that costs. It works on its `state`."""
+class StreamSettings(ABC, Generic[Attr]):
+    """What a playback stream and a record stream have in common. It works on its `state`."""
+
+    state: StreamState[Attr]
+    node: Node
+
+    @property
+    def channel(self) -> int:
+        """The number under which its client knows it."""
+        return self.state.channel
+
+    @property
+    def format(self) -> AudioFormat:
+        """The format on its client's side."""
+        return self.state.format
+
+    @property
+    def attr(self) -> Attr:
+        """The buffer attributes in force."""
+        return self.state.attr
+
+    @property
+    def props(self) -> Props:
+        """Its properties, and those of its client."""
+        return self.state.props
+
+    @property
+    def corked(self) -> bool:
+        """Whether its client has paused it."""
+        return self.state.corked
+
+    def change_rate(self, rate: int) -> None:
+        """Switch to another rate; BudgetError if there is no room for the resampler."""
+        self.node.account.hold("resampler", self._resampler_bytes(rate))
+        self.set_rate(rate)
+
+    @abstractmethod
+    def set_rate(self, rate: int) -> None:
+        """Switch to another rate, without charging for it."""
+
+    @abstractmethod
+    def _resampler_bytes(self, rate: int) -> int: ...
+
+
+class PlaybackSettings(StreamSettings[PlaybackAttr]):
+    """What can be set of a playback stream, and what that costs."""
+
+    state: PlaybackState
+    node: Stream
 
     def __init__(self, state: PlaybackState, node: Stream, graph: Graph) -> None:
         self.state, self.node, self.graph = state, node, graph
@@ -45,31 +95,6 @@ class PlaybackSettings:
         """Its state, from which another stream can continue."""
         self.state.queue, self.state.resampled = self.queue.freeze(), self._resampled.freeze()
         return self.state
-
-    @property
-    def channel(self) -> int:
-        """The number under which its client knows it."""
-        return self.state.channel
-
-    @property
-    def format(self) -> AudioFormat:
-        """The format in which its client sends."""
-        return self.state.format
-
-    @property
-    def attr(self) -> PlaybackAttr:
-        """The buffer attributes in force."""
-        return self.state.attr
-
-    @property
-    def props(self) -> Props:
-        """Its properties, and those of its client."""
-        return self.state.props
-
-    @property
-    def corked(self) -> bool:
-        """Whether its client has paused it."""
-        return self.state.corked
 
     def _may_queue(self, size: int) -> bool:
         """Whether the queue may use this much memory. The room for `tlength` was charged at creation."""
@@ -116,13 +141,8 @@ class PlaybackSettings:
         self.node.latency_ask_ns = self.state.attr.sink_ns
         self.node.bulk_frames = self.state.attr.bulk_ns * self.graph.rate // NS_PER_S
 
-    def change_rate(self, rate: int) -> None:
-        """Switch to another rate; BudgetError if there is no room for the resampler."""
-        self.node.account.hold("resampler", self._resampler_bytes(rate))
-        self.set_rate(rate)
-
     def set_rate(self, rate: int) -> None:
-        """Switch to another rate, without charging for it."""
+        """See `StreamSettings`."""
         fmt = self.state.format
         self.state.format = fmt = AudioFormat(fmt.sample, rate, fmt.positions)
         self.layout = Layout(fmt.frame_bytes, rate)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Generic, TypeVar
 
 from millrace.budget import Account, size_of
 from millrace.doors.frozen import read_frozen
@@ -21,6 +22,7 @@ from millrace.wire.pulse.constants import NO_INDEX
 from millrace.wire.pulse.session import PulseState
 from millrace.wire.pulse.tagstruct import Props
 
+Attr = TypeVar("Attr", PlaybackAttr, RecordAttr)
 VERSION = 1
 VERSIONS = range(max(1, VERSION - 1), VERSION + 1)
 """A connection continues from its own version and the one before. New fields have defaults."""
@@ -32,26 +34,33 @@ def weigh_props(account: Account, props: Props) -> None:
 
 
 @dataclass(slots=True)
-class PlaybackState:
-    """A playback stream between two events. `queue` and `resampled` are set when it is frozen."""
+class StreamState(Generic[Attr]):
+    """A stream in either direction."""
 
     channel: int
     format: AudioFormat
-    attr: PlaybackAttr
+    attr: Attr
     props: Props
+    _: KW_ONLY
+    glide: bool = False
+    """Whether its rate may change without a break."""
+    corked: bool = False
+    fail_on_suspend: bool = False
+
+
+@dataclass(slots=True)
+class PlaybackState(StreamState[PlaybackAttr]):
+    """A playback stream between two events. `queue` and `resampled` are set when it is frozen."""
+
     queue: QueueState
     missing: int
     """Bytes to request from the client."""
     requested: int = 0
     """Bytes requested and not received."""
-    glide: bool = False
-    """Whether its rate may change without a break."""
     sync_id: int = NO_INDEX
     synchronised: bool = False
     own_pin: str = ""
     """Why its node must not be moved, apart from being synchronised with others."""
-    fail_on_suspend: bool = False
-    corked: bool = False
     prebuffering: bool = True
     drain: int | None = None
     """The tag of the request to answer when everything has been played."""
@@ -85,23 +94,15 @@ def new_playback(
 
 
 @dataclass(slots=True)
-class RecordState:
+class RecordState(StreamState[RecordAttr]):
     """A record stream between two cycles. `queue`, `applied`, `meter` and `resampler` are set when it is frozen."""
 
-    channel: int
-    format: AudioFormat
-    attr: RecordAttr
-    props: Props
     gains: tuple[float, ...]
     mute: bool = False
     peaks: bool = False
     """Whether it is a peak meter."""
-    glide: bool = False
-    """Whether its rate may change without a break."""
     low_delay: bool | None = None
     """Whether its resampler is the one with low delay; None if it has yet to be chosen."""
-    corked: bool = False
-    fail_on_suspend: bool = False
     keeps_awake: bool = True
     """Whether it keeps the graph running when nothing plays."""
     write_index: int = 0

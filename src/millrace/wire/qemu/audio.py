@@ -16,7 +16,7 @@ from millrace.media.format import AudioFormat
 from millrace.text import LABEL_MAX, printable
 from millrace.units import NS_PER_S, RATE_MAX, RATE_MIN, HostNs, Positions, default_map
 from millrace.wire.chunk import Chunk
-from millrace.wire.contract import Untimed
+from millrace.wire.contract import AnswerDue, Untimed
 from millrace.wire.qemu.dbus import CALL, ERROR, DBusWire, Message
 from millrace.wire.qemu.values import Writer
 
@@ -222,7 +222,7 @@ ClientEvent: TypeAlias = Machine | Registered | Refusal | NotThere
 # answer is the only one waited for. One that answers with an error is not a machine and is passed over; peer to peer
 # there is no other candidate, and an error is reported. A machine that is stopped answers nothing, so there is a
 # deadline until the playback listener is accepted.
-class DisplayClient:
+class DisplayClient(AnswerDue):
     """Finds the machine, then registers listeners.
 
     On a bus, several machines may queue for the same bus name, so each is asked for its VM name; `vm` selects
@@ -230,7 +230,8 @@ class DisplayClient:
     """
 
     def __init__(self, uid: int, on_bus: bool, now_ns: HostNs, vm: str | None = None) -> None:
-        self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
+        self._answer_by_ns = now_ns + ANSWER_NS
+        """When the machine must have accepted the 'Out' listener."""
         self._wire = DBusWire(uid)
         self._vm = vm
         self._destination: str | None = None
@@ -315,14 +316,8 @@ class DisplayClient:
         out, self._events = self._events, []
         return out
 
-    def next_timeout(self) -> HostNs | None:
-        """The deadline for the machine to accept the 'Out' listener."""
-        return self._answer_by_ns
-
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """Raises PeerLost if the machine has not accepted our listener in time."""
-        if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
-            raise PeerLost("QEMU does not answer on D-Bus; it may be stopped")
+    def _overdue(self) -> PeerLost:
+        return PeerLost("QEMU does not answer on D-Bus; it may be stopped")
 
     def data_to_send(self) -> list[Chunk]:
         """See `Sender`."""

@@ -12,6 +12,7 @@ from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.text import printable
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
+from millrace.wire.contract import AnswerDue
 from millrace.wire.decoding import json_value
 
 _LINE_MAX = 64 * 1024
@@ -32,12 +33,12 @@ class HandedOver:
 # goes with `getfd`, in the same write: QEMU takes it when it parses the command. Events of the machine may come in
 # between and are skipped. QEMU serves one client on a QMP socket at a time, so a socket that is taken sends no greeting
 # at all, which only the deadline notices.
-class QmpHandover:
+class QmpHandover(AnswerDue):
     """Passes QEMU a descriptor as a D-Bus display client."""
 
     def __init__(self, fd: int, now_ns: HostNs) -> None:
         self._fd = fd
-        self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
+        self._answer_by_ns = now_ns + ANSWER_NS
         self._events: list[HandedOver] = []
         self._buffer = bytearray()
         self._steps: list[tuple[str, dict[str, Any]]] = [
@@ -112,17 +113,11 @@ class QmpHandover:
         out, self._events = self._events, []
         return out
 
-    def next_timeout(self) -> HostNs | None:
-        """The deadline for QEMU's answers."""
-        return self._answer_by_ns
-
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """Raises PeerLost if QEMU's answers are overdue."""
-        if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
-            raise PeerLost(
-                f"no answer on the QMP socket for {ANSWER_NS // NS_PER_S} s: it serves one client at a time, and none"
-                " while QEMU is stopped; give Millrace its own socket (-qmp unix:PATH,server=on,wait=off)"
-            )
+    def _overdue(self) -> PeerLost:
+        return PeerLost(
+            f"no answer on the QMP socket for {ANSWER_NS // NS_PER_S} s: it serves one client at a time, and none"
+            " while QEMU is stopped; give Millrace its own socket (-qmp unix:PATH,server=on,wait=off)"
+        )
 
     def data_to_send(self) -> list[Chunk]:
         """See `Sender`."""

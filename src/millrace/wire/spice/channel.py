@@ -14,6 +14,7 @@ from enum import IntEnum
 from millrace.dsp.convert import Buffer
 from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
 from millrace.units import NS_PER_S, HostNs
+from millrace.wire.contract import AnswerDue
 
 MESSAGE_MAX = 1024 * 1024
 LINK_MAX = 4096
@@ -59,14 +60,15 @@ class SpiceMessage:
 #
 # Flow control: after SET_ACK the server sends at most a window of messages that were not acknowledged, so every message
 # counts, those that are not understood too. Without ACKs the server stops sending.
-class SpiceChannel:
+class SpiceChannel(AnswerDue):
     """Bytes ⇄ messages of one channel."""
 
     def __init__(
         self, kind: ChannelKind, session: int, caps: int, password: str, encrypt: Encrypt, now_ns: HostNs
     ) -> None:
         self.kind = kind
-        self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
+        self._answer_by_ns = now_ns + ANSWER_NS
+        """When the link must have been accepted."""
         self.open = False
         self.caps: tuple[int, ...] = ()
         self._password, self._encrypt = password, encrypt
@@ -194,14 +196,8 @@ class SpiceChannel:
         out, self._events = self._events, []
         return out
 
-    def next_timeout(self) -> HostNs | None:
-        """The deadline for the link to be accepted."""
-        return self._answer_by_ns
-
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """Raises PeerLost if the link has not been accepted in time."""
-        if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
-            raise PeerLost(f"the SPICE server does not accept the {self.kind.name.lower()} channel")
+    def _overdue(self) -> PeerLost:
+        return PeerLost(f"the SPICE server does not accept the {self.kind.name.lower()} channel")
 
     # -- out -------------------------------------------------------------------------------------
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from millrace.dsp.convert import Buffer
 from millrace.errors import PeerLost
 from millrace.units import NS_PER_S, HostNs
+from millrace.wire.contract import AnswerDue
 from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel
 from millrace.wire.spice.messages import ATTACH_CHANNELS, ChannelsList, MainEvent, MainInit, main_event
 
 ANSWER_NS = 10 * NS_PER_S
 
 
-class SpiceMain:
+class SpiceMain(AnswerDue):
     """Asks for the list of channels as soon as the session is initialized."""
 
     def __init__(self, password: str, encrypt: Encrypt, now_ns: HostNs) -> None:
         self._channel = SpiceChannel(ChannelKind.MAIN, 0, 0, password, encrypt, now_ns)
-        self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
+        # When the list of channels must be there. The main channel's own link has the same deadline, and the list can't
+        # come before it, so this one covers both.
+        self._answer_by_ns = now_ns + ANSWER_NS
         self._events: list[MainEvent] = []
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
@@ -47,12 +50,5 @@ class SpiceMain:
         """See `Sender`."""
         return self._channel.data_to_send()
 
-    # The main channel's own link has the same deadline, and the list can't come before it, so this one covers both.
-    def next_timeout(self) -> HostNs | None:
-        """The deadline for the list of channels."""
-        return self._answer_by_ns
-
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """Raises PeerLost if the list of channels is overdue."""
-        if self._answer_by_ns is not None and now_ns >= self._answer_by_ns:
-            raise PeerLost("the SPICE server does not answer; it may be stopped")
+    def _overdue(self) -> PeerLost:
+        return PeerLost("the SPICE server does not answer; it may be stopped")

@@ -15,6 +15,7 @@ from millrace.dsp.convert import Buffer
 from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
 from millrace.text import printable
 from millrace.units import NS_PER_S, HostNs
+from millrace.wire.contract import AnswerDue
 
 AUDIO_ENCODING = -259
 DATA_MAX = 1024 * 1024
@@ -74,7 +75,7 @@ VncEvent: TypeAlias = TlsWanted | Ready | AudioBegin | AudioEnd | AudioData
 #
 # Once the server has accepted the VeNCrypt type, nothing may be parsed until the TLS handshake is done: bytes that
 # arrive there in plain text could have been injected by anyone on the path.
-class VncClient:
+class VncClient(AnswerDue):
     """One connection. `rate` and `channels` are requested from QEMU, which converts."""
 
     def __init__(self, rate: int, channels: int, password: str, respond: Respond, now_ns: HostNs) -> None:
@@ -88,7 +89,8 @@ class VncClient:
         # The bare function: a bound method would be a cycle, which keeps the buffer until a full collection.
         self._step: Step = VncClient._version
         self._rectangles = 0
-        self._deadline_ns: HostNs | None = now_ns + ANSWER_NS
+        self._answer_by_ns = now_ns + ANSWER_NS
+        """When the handshake must be done, and then when the server must have announced sound."""
         self._waits = False
         self._paused = self._shaking = False
         self._answered = False
@@ -106,7 +108,7 @@ class VncClient:
         waited = self._waits
         self._run()
         if self._waits and not waited:
-            self._deadline_ns = now_ns + SOUND_NS
+            self._answer_by_ns = now_ns + SOUND_NS
 
     @property
     def partial_bytes(self) -> int:
@@ -269,7 +271,7 @@ class VncClient:
         self._rectangles -= 1
         # This pseudo-rectangle announces sound: set the format, then enable it.
         if self._waits:
-            self._waits, self._deadline_ns = False, None
+            self._waits, self._answer_by_ns = False, None
             self._out += struct.pack(">BBHBBI", 255, 1, 2, S16, self.channels, self.rate)
             self._out += struct.pack(">BBH", 255, 1, 0)
             self._events.append(Ready(self.name))
@@ -327,20 +329,13 @@ class VncClient:
         out, self._out = bytes(self._out), bytearray()
         return out
 
-    def next_timeout(self) -> HostNs | None:
-        """The deadline for the handshake, then for the server to announce sound."""
-        return self._deadline_ns
-
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """Raises PeerLost if the server is silent, RemoteProtocolError if it has no sound."""
-        if self._deadline_ns is None or now_ns < self._deadline_ns:
-            return
+    def _overdue(self) -> PeerLost | RemoteProtocolError:
         if not self._waits:
             # A VNC server speaks first, and others (SPICE, HTTP) wait for their client.
             silent = self._step is VncClient._version and not self._buffer
             other = ", or this is not a VNC server" if silent else ""
-            raise PeerLost(f"the VNC server does not answer; it may be stopped{other}")
-        raise RemoteProtocolError(
+            return PeerLost(f"the VNC server does not answer; it may be stopped{other}")
+        return RemoteProtocolError(
             f"this VNC server does not report within {SOUND_NS // NS_PER_S} s that it has sound;"
             " QEMU has with -vnc …,audiodev=ID"
         )
