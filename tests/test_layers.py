@@ -77,7 +77,7 @@ def test_imports_go_down_and_effects_stay_out(path: Path) -> None:
         assert "os.urandom" not in path.read_text()
 
 
-def test_only_guests_and_simulations_know_particular_doors() -> None:
+def test_only_guests_and_simulations_import_particular_doors() -> None:
     """Otherwise a new door would change everything above: a stream's own `Ingress` is asked instead."""
     doors = {path.name for path in (SRC / "doors").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert {"native", "pulse", "qemu", "spice", "vnc"} <= doors
@@ -92,7 +92,7 @@ SERVED = {"livesessions", "plane", "registry", "requests", "table"}
 """The modules of `control` that servers may use: the interface of the plane, and the values that cross it."""
 
 
-def test_servers_know_a_control_plane_and_never_a_worker() -> None:
+def test_servers_know_only_the_control_plane() -> None:
     for path in FILES:
         if layer(path) == "server":
             known = {n.split(".")[2] for n in imported_files(path) if n.startswith("millrace.control.")}
@@ -112,7 +112,7 @@ def imported_files(path: Path) -> set[str]:
     return out & MODULES.keys()
 
 
-def test_files_import_each_other_in_no_circle() -> None:
+def test_files_import_each_other_in_no_cycle() -> None:
     reached = {name: imported_files(path) for name, path in MODULES.items()}
     for middle, beyond in reached.items():
         for others in reached.values():
@@ -130,7 +130,7 @@ def test_each_module_is_named_by_a_test() -> None:
     assert not unnamed
 
 
-def test_the_ways_that_are_drawn_name_files_that_are_there_and_none_twice() -> None:
+def test_documented_paths_name_existing_files_once() -> None:
     drawn = (SRC.parent.parent / "docs" / "architecture.md").read_text()
     ways = drawn.split("## Four ways")[1].split("\n## ")[0].split("\n- ")[1:]
     assert len(ways) == 4
@@ -151,7 +151,7 @@ def test_only_one_file_binds_sockets() -> None:
         assert not binds or str(path.relative_to(SRC)) == "io/listeners.py", f"{path.name}: {binds}"
 
 
-def test_files_and_functions_keep_their_sizes() -> None:
+def test_files_and_functions_are_within_size_limits() -> None:
     lines = []
     for path in FILES:
         text = path.read_text()

@@ -230,7 +230,7 @@ def test_browsers_play_a_page(browser: str, bus: Bus, tmp_path: Path) -> None:
     assert broken <= 2 * stalls and broken < 5, f"{broken} of 5 seconds are not the tone; {stalls} stalls"
 
 
-def test_qemus_own_pulseaudio_output_is_whole(bus: Bus, tmp_path: Path) -> None:
+def test_qemus_pulseaudio_output_is_complete(bus: Bus, tmp_path: Path) -> None:
     need("qemu-system-x86_64")
     image = tmp_path / "boot.img"
     image.write_bytes(BOOT_SECTOR)
@@ -282,7 +282,7 @@ def test_parec_and_ffmpeg_record_the_monitor_bit_for_bit(
         judge_numbered(trimmed(sound), frames, len(bus.stalls()))
 
 
-def test_a_30_ms_file_plays_whole(bus: Bus, tmp_path: Path) -> None:
+def test_30_ms_file_plays_completely(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     frames = s16(count(1440))
     listener = bus.listener(tmp_path / "out.wav", *PCM)
@@ -292,7 +292,7 @@ def test_a_30_ms_file_plays_whole(bus: Bus, tmp_path: Path) -> None:
 
 
 @pytest.mark.beside
-def test_pactl_sees_and_changes_what_a_user_expects(bus: Bus, tone: Path) -> None:
+def test_pactl_shows_and_changes_what_users_expect(bus: Bus, tone: Path) -> None:
     need("pactl", "paplay")
     assert "Default Sink: millrace" in bus.run("pactl", "info").stdout
     module = bus.run("pactl", "load-module", "module-null-sink", "sink_name=music").stdout.strip()
@@ -321,7 +321,7 @@ def test_pactl_sees_and_changes_what_a_user_expects(bus: Bus, tone: Path) -> Non
 
 
 @pytest.mark.beside
-def test_pactl_subscribe_tells_of_a_stream(bus: Bus, tmp_path: Path) -> None:
+def test_pactl_subscribe_reports_a_stream(bus: Bus, tmp_path: Path) -> None:
     need("pactl", "paplay")
     watcher = bus.spawn("pactl", "subscribe", stdout=subprocess.PIPE)
     time.sleep(0.3)
@@ -342,7 +342,7 @@ def unlike(heard: np.ndarray, said: np.ndarray) -> float:
     return float(np.sqrt(np.mean(left**2) / np.mean(said**2)))
 
 
-def test_every_word_that_espeak_says_comes_when_it_says_it(bus: Bus, tmp_path: Path) -> None:
+def test_espeak_words_are_played_at_the_right_time(bus: Bus, tmp_path: Path) -> None:
     """Compares what espeak-ng plays at 22.05 kHz with the file that it writes; a slip of 13 samples would show."""
     need("espeak-ng")
     text = "one, two, three. Hello there. Wait; what? Yes."
@@ -361,7 +361,7 @@ def test_every_word_that_espeak_says_comes_when_it_says_it(bus: Bus, tmp_path: P
     assert share < 0.02
 
 
-def test_kill_9_of_a_client_leaves_the_others_bit_exact(
+def test_kill_9_of_a_client_leaves_others_bit_exact(
     bus: Bus, numbered: tuple[Path, np.ndarray], tmp_path: Path
 ) -> None:
     need("paplay", "pacat")

@@ -54,7 +54,7 @@ def rss_kib(bus: Bus) -> int:
     return int(status.split("VmRSS:")[1].split()[0])
 
 
-def test_all_kinds_of_hostility_leave_a_playing_client_bit_exact(bus: Bus, tmp_path: Path) -> None:
+def test_hostile_clients_leave_a_playing_client_bit_exact(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     frames = s16(count(48_000 * 8))
     listener = bus.listener(tmp_path / "out.wav", *PCM)
@@ -91,7 +91,7 @@ def test_all_kinds_of_hostility_leave_a_playing_client_bit_exact(bus: Bus, tmp_p
 
 
 @pytest.mark.beside
-def test_a_recorder_that_never_reads_is_bounded(bus: Bus, tmp_path: Path) -> None:
+def test_recorder_that_never_reads_is_bounded(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     stuck, wire = greeted(bus)
     for _ in range(8):
@@ -107,7 +107,7 @@ def test_a_recorder_that_never_reads_is_bounded(bus: Bus, tmp_path: Path) -> Non
     wait_for(lambda: not bus.guest()["recorders"], what="recorders are gone")
 
 
-def test_a_stopped_player_does_not_disturb_and_goes_on(bus: Bus, tmp_path: Path) -> None:
+def test_stopped_player_does_not_disturb_and_continues(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     frames = s16(count(48_000 * 6))
     listener = bus.listener(tmp_path / "out.wav", *PCM)
@@ -123,7 +123,7 @@ def test_a_stopped_player_does_not_disturb_and_goes_on(bus: Bus, tmp_path: Path)
 
 
 @pytest.mark.beside
-def test_sockets_are_private_and_links_in_their_place_are_refused(bus: Bus, tmp_path: Path) -> None:
+def test_sockets_are_private_and_symlinks_in_their_place_are_refused(bus: Bus, tmp_path: Path) -> None:
     assert bus.pulse().stat().st_mode & 0o777 == 0o600
     assert bus.pulse().parent.stat().st_mode & 0o777 == 0o700
     assert (bus.pulse().parent / "cookie").stat().st_mode & 0o777 == 0o600

@@ -11,6 +11,6 @@ from tests.fuzz import live
 pytestmark = [pytest.mark.real, pytest.mark.alone]
 
 
-def test_a_daemon_under_mutated_traffic_and_the_guest_beside_it(tmp_path: Path) -> None:
+def test_daemon_and_neighbour_guest_survive_mutated_traffic(tmp_path: Path) -> None:
     outcome = live.run(10.0, 5, tmp_path)
     assert not outcome.findings, live.shown(outcome)

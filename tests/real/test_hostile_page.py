@@ -64,7 +64,7 @@ def traffic(seed: int) -> list[tuple[str, bytes]]:
 
 
 @pytest.mark.beside
-def test_the_page_takes_no_packet_that_python_does_not(chromium: Chromium, bus: Bus) -> None:
+def test_page_accepts_no_packet_that_python_refuses(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         seen: set[str] = set()
         for seed in range(150):
@@ -96,7 +96,7 @@ async def opened(page: Page, url: str) -> None:
     await page.run(LISTEN.replace("URL", url))
 
 
-def test_a_bad_server_ends_in_a_sentence_and_damage_does_not_end_at_all(chromium: Chromium, bus: Bus) -> None:
+def test_bad_server_ends_in_a_sentence_and_damage_does_not_end(chromium: Chromium, bus: Bus) -> None:
     rng = random.Random(1)
     sent = [rng.randbytes(50) if n % 10 == 5 else payload for n, payload in enumerate(opus(250))]
 
@@ -151,7 +151,7 @@ UNREAD = """(async () => {
 
 
 @pytest.mark.beside
-def test_pings_of_a_server_that_reads_nothing_fill_no_memory_of_the_browsers(chromium: Chromium, bus: Bus) -> None:
+def test_pings_without_reading_do_not_fill_browser_memory(chromium: Chromium, bus: Bus) -> None:
     """The real connection.js, on a WebSocket that does not send: it stops answering until it can send again."""
 
     async def test(page: Page) -> None:
@@ -184,9 +184,7 @@ FLOOD = """(async () => {
     {"type": "microphone", "allowed": False, "wanted": True},
     {"type": "welcome", "listener": 1, "guest": "g", "sink": "s", "settings": {}},
 ])  # fmt: skip
-def test_a_server_that_floods_the_page_with_news_ends_in_a_sentence(
-    chromium: Chromium, bus: Bus, message: dict[str, Any]
-) -> None:
+def test_flood_of_events_ends_in_a_sentence(chromium: Chromium, bus: Bus, message: dict[str, Any]) -> None:
     async def test(page: Page) -> None:
         await page.open(bus.link().partition("#")[0] + "page/style.css")
         told = await page.run(FLOOD.replace("MESSAGE", json.dumps(message)))

@@ -70,7 +70,7 @@ BY_SCENE = sorted(enumerate(KINDS), key=lambda one: (one[1].scene == "plain", on
 
 
 @pytest.mark.parametrize("kind", [beside(number, kind) for number, kind in BY_SCENE])
-def test_an_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
+def test_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
     """Whether the incident is the first, how reliably, and how exact its time is, `python -m bench faults` measures.
 
     On a loaded machine a fault may coincide with a stall, or be covered by the target delay that earlier stalls have
@@ -100,7 +100,7 @@ def made_and_named(kind: Kind, scene: Scene) -> set[tuple[str, str]]:
 
 
 @pytest.mark.alone
-def test_a_daemon_without_a_processor_says_so(scenes: Scenes) -> None:
+def test_daemon_without_cpu_time_says_so(scenes: Scenes) -> None:
     """Many programs compete at a higher priority than the daemon's, none of them real-time."""
     scene = scenes("plain")
     scene.ready()
@@ -123,7 +123,7 @@ def test_a_daemon_without_a_processor_says_so(scenes: Scenes) -> None:
             os.setpriority(os.PRIO_PROCESS, int(task.name), 0)
 
 
-def test_latency_explain_top_dot_and_report_tell_of_a_running_stream(bus: Bus, tmp_path: Path) -> None:
+def test_latency_explain_top_dot_and_report_show_a_running_stream(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     tone = write_wav(tmp_path / "tone.wav", s16(sine(40.0)))
     player = bus.spawn("paplay", "--latency-msec=60", str(tone), stderr=subprocess.DEVNULL)

@@ -26,7 +26,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_listener_behind_a_bad_line_hears_and_says_what_it_lost(bus: Bus, tmp_path: Path) -> None:
+def test_listener_behind_bad_network_plays_and_reports_losses(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     port = free_port()
     proxy = bus.spawn(
@@ -61,7 +61,7 @@ def test_a_listener_behind_a_bad_line_hears_and_says_what_it_lost(bus: Bus, tmp_
 
 
 @pytest.mark.beside
-def test_the_proxy_passes_refusals_on(bus: Bus) -> None:
+def test_proxy_passes_refusals_on(bus: Bus) -> None:
     port = free_port()
     proxy = bus.spawn(
         *MILLRACE, "lab", "impair", f"ws://{bus.listen}", "--listen", f"127.0.0.1:{port}", stdout=subprocess.PIPE
@@ -78,7 +78,7 @@ def test_the_proxy_passes_refusals_on(bus: Bus) -> None:
 
 
 @pytest.mark.beside
-def test_lab_prints_a_table_json_and_plots(bus: Bus, tmp_path: Path) -> None:
+def test_lab_prints_table_json_and_plots(bus: Bus, tmp_path: Path) -> None:
     done = bus.cli("lab", "run", "ppm50/exp3", "--hours", "0.1", "--policy", "millrace,none", "--plots", str(tmp_path))
     assert "millrace" in done.stdout and "xruns" in done.stdout
     assert (tmp_path / "ppm50_exp3_millrace.png").stat().st_size > 10_000

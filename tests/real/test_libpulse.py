@@ -73,7 +73,7 @@ def clock_of_a_client_that_pauses(connection: Connection, tlength: int, pause: f
     stream.close()
 
 
-def test_the_clock_of_a_client_that_pauses_does_not_jump(connection: Connection) -> None:
+def test_clock_of_a_pausing_client_does_not_jump(connection: Connection) -> None:
     wrong: list[str] = []
     cases = [(tlength, pause) for tlength in (50, 100) for pause in (0.1, 0.12)]
     threads = [
@@ -87,7 +87,7 @@ def test_the_clock_of_a_client_that_pauses_does_not_jump(connection: Connection)
     assert not wrong
 
 
-def test_the_monitor_of_one_stream_hears_that_stream_alone(bus: Bus, tmp_path: Path) -> None:
+def test_stream_monitor_records_that_stream_only(bus: Bus, tmp_path: Path) -> None:
     need("paplay", "parec", "pacat")
     frames = s16(count(48_000 * 8))
     wav = write_wav(tmp_path / "count.wav", frames)
@@ -113,7 +113,7 @@ def test_the_monitor_of_one_stream_hears_that_stream_alone(bus: Bus, tmp_path: P
 
 
 @pytest.mark.parametrize("rate", [44_100, 22_050])
-def test_gstreamer_plays_other_rates_without_a_resampler_of_its_own(bus: Bus, rate: int, tmp_path: Path) -> None:
+def test_gstreamer_plays_other_rates_without_own_resampler(bus: Bus, rate: int, tmp_path: Path) -> None:
     need("gst-launch-1.0")
     wav = write_wav(tmp_path / "tone.wav", s16(np.pad(sine(2.0, rate=rate), ((0, rate // 2), (0, 0)))), rate)
     listener = bus.listener(tmp_path / "out.wav", "--set", "codec=s16")
@@ -126,7 +126,7 @@ def test_gstreamer_plays_other_rates_without_a_resampler_of_its_own(bus: Bus, ra
     assert abs(frequency_hz(left[out_rate // 4 : out_rate], out_rate) - 997) < 0.1
 
 
-def test_flags_reach_the_server_through_the_real_library(connection: Connection, bus: Bus) -> None:
+def test_flags_reach_the_server_through_libpulse(connection: Connection, bus: Bus) -> None:
     first = Playback(connection, S16, START_CORKED, prebuf=0)
     second = Playback(connection, S16, START_CORKED, prebuf=0, sync=first)
     for stream in (first, second):

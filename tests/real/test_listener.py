@@ -28,7 +28,7 @@ def play_tone(bus: Bus, tmp_path: Path, seconds: float = 20) -> subprocess.Popen
     return bus.spawn("paplay", str(write_wav(tmp_path / "tone.wav", s16(sine(seconds)))))
 
 
-def test_everything_ls_promises_is_there_and_can_be_changed_while_it_plays(bus: Bus, tmp_path: Path) -> None:
+def test_everything_in_ls_exists_and_can_be_changed_during_playback(bus: Bus, tmp_path: Path) -> None:
     play_tone(bus, tmp_path, 60)
     bus.listener(tmp_path / "out.wav", "--set", "bitrate=128k")
     bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "-q")
@@ -98,9 +98,7 @@ def test_guests_are_added_isolated_and_removed(bus: Bus, tmp_path: Path) -> None
     assert not bus.pulse("alice").exists()
 
 
-def test_the_listener_comes_back_when_the_server_does_and_all_of_what_follows_is_heard(
-    bus: Bus, tmp_path: Path
-) -> None:
+def test_listener_reconnects_and_plays_everything_that_follows(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     listener = bus.listener(tmp_path / "out.wav", *PCM)
     assert bus.stop() == 0
@@ -113,7 +111,7 @@ def test_the_listener_comes_back_when_the_server_does_and_all_of_what_follows_is
     assert len(trimmed(sound)) >= 47_990
 
 
-def test_a_listener_that_never_reads_loses_its_own_packets_only(bus: Bus, tmp_path: Path) -> None:
+def test_listener_that_never_reads_loses_only_its_own_packets(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     good = bus.listener(tmp_path / "good.wav", *PCM)
     stuck = bus.listener(tmp_path / "stuck.wav", "--set", "codec=f32")
@@ -129,7 +127,7 @@ def test_a_listener_that_never_reads_loses_its_own_packets_only(bus: Bus, tmp_pa
     judge_numbered(trimmed(sound), frames, len(bus.stalls()))
 
 
-def test_ctrl_c_of_daemon_and_listener_leaves_files_right_and_clients_told(bus: Bus, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_complete_files_and_notifies_clients(bus: Bus, tmp_path: Path) -> None:
     player = play_tone(bus, tmp_path)
     listener = bus.listener(tmp_path / "out.wav", *PCM)
     time.sleep(2.0)
@@ -155,7 +153,7 @@ def test_raw_output_is_real_time_sound(bus: Bus, tmp_path: Path) -> None:
 
 
 @pytest.mark.beside
-def test_the_listener_ends_when_its_reader_does(bus: Bus, tmp_path: Path) -> None:
+def test_listener_ends_with_its_reader(bus: Bus, tmp_path: Path) -> None:
     play_tone(bus, tmp_path)
     listener = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "raw:-", "-q", stdout=subprocess.PIPE)
     assert listener.stdout is not None
@@ -165,7 +163,7 @@ def test_the_listener_ends_when_its_reader_does(bus: Bus, tmp_path: Path) -> Non
 
 
 @pytest.mark.beside
-def test_a_token_is_needed_by_others_and_pages_of_other_sites_are_refused(bus: Bus, tmp_path: Path) -> None:
+def test_others_need_a_token_and_cross_origin_pages_are_refused(bus: Bus, tmp_path: Path) -> None:
     import http.client
 
     host, _, port = bus.listen.rpartition(":")
@@ -230,7 +228,7 @@ def _own_address() -> str:
 
 
 @pytest.mark.beside
-def test_wrong_use_says_what_to_do(bus: Bus, tmp_path: Path) -> None:
+def test_wrong_usage_says_what_to_do(bus: Bus, tmp_path: Path) -> None:
     second = subprocess.run(
         [*MILLRACE, "serve", "--listen", "127.0.0.1:0"], env=bus.env, capture_output=True, text=True
     )
@@ -254,7 +252,7 @@ def test_wrong_use_says_what_to_do(bus: Bus, tmp_path: Path) -> None:
 
 
 @pytest.mark.beside
-def test_a_token_lets_a_listener_in_and_its_end_ends_it(bus: Bus, tmp_path: Path) -> None:
+def test_token_admits_a_listener_and_its_end_ends_it(bus: Bus, tmp_path: Path) -> None:
     secret = bus.cli(
         "token", "new", "--guest", "default", "--may", "hear", "--expires", "1h", "--name", "x"
     ).stdout.strip()
@@ -307,7 +305,7 @@ def test_parec_records_only_what_it_is_granted(bus: Bus, tmp_path: Path) -> None
     assert "pacat may not record the monitor" in bus.cli("grants").stdout
 
 
-def test_a_listener_whose_sound_server_ends_plays_on_where_there_is_one_again(bus: Bus, tmp_path: Path) -> None:
+def test_listener_moves_to_a_new_sound_server_when_its_own_ends(bus: Bus, tmp_path: Path) -> None:
     """As when a headset is unplugged: the application notices nothing, and nothing has to be restarted."""
     need("pulseaudio", "parec")
     home = tmp_path / "server"

@@ -98,7 +98,7 @@ def dbus_vm(bus: Bus, folder: Path) -> tuple[Vm, list[str]]:
     ]
 
 
-def test_qemu_by_qmp_is_attached_when_it_comes_and_again_after_kill_9(bus: Bus, tmp_path: Path) -> None:
+def test_qemu_is_attached_over_qmp_when_it_appears_and_again_after_kill_9(bus: Bus, tmp_path: Path) -> None:
     need("qemu-system-x86_64", "dbus-daemon")
     vm, how = dbus_vm(bus, tmp_path)
     said = bus.cli("attach", "qemu", *how).stdout
@@ -114,7 +114,7 @@ def test_qemu_by_qmp_is_attached_when_it_comes_and_again_after_kill_9(bus: Bus, 
     assert not bus.guest()["doors"]
 
 
-def test_a_daemon_that_comes_back_finds_its_machine_again(bus: Bus, tmp_path: Path) -> None:
+def test_restarted_daemon_finds_its_machine_again(bus: Bus, tmp_path: Path) -> None:
     need("qemu-system-x86_64", "dbus-daemon")
     vm, (option, where) = dbus_vm(bus, tmp_path)
     vm.start()
@@ -128,7 +128,7 @@ def test_a_daemon_that_comes_back_finds_its_machine_again(bus: Bus, tmp_path: Pa
             bus.stop()
 
 
-def test_a_connection_made_by_another_program_is_handed_over(bus: Bus, tmp_path: Path) -> None:
+def test_connection_made_by_another_program_is_handed_over(bus: Bus, tmp_path: Path) -> None:
     need("qemu-system-x86_64", "dbus-daemon")
     vm, _ = dbus_vm(bus, tmp_path)
     machine = vm.start()
@@ -174,7 +174,7 @@ def hand_to_qemu(path: Path, end: socket.socket) -> None:
     end.close()
 
 
-def test_machines_on_a_bus_are_told_apart_by_name(bus: Bus, tmp_path: Path) -> None:
+def test_machines_on_a_bus_are_distinguished_by_name(bus: Bus, tmp_path: Path) -> None:
     need("qemu-system-x86_64", "dbus-daemon")
     address = f"unix:path={tmp_path}/bus"
     bus.spawn("dbus-daemon", "--session", "--nofork", f"--address={address}", stderr=subprocess.DEVNULL)
@@ -198,7 +198,7 @@ def test_machines_on_a_bus_are_told_apart_by_name(bus: Bus, tmp_path: Path) -> N
     assert "there are: 'alpha', 'beta'" in said or "there are: 'beta', 'alpha'" in said
 
 
-def test_a_peer_that_never_answers_disturbs_nobody(bus: Bus, tmp_path: Path) -> None:
+def test_peer_that_never_answers_disturbs_nobody(bus: Bus, tmp_path: Path) -> None:
     need("qemu-system-x86_64", "dbus-daemon")
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(tmp_path / "bus"))
@@ -221,7 +221,7 @@ def secret(path: Path, text: str) -> Path:
     return path
 
 
-def test_spice_with_a_ticket_and_what_it_says_when_another_viewer_comes(bus: Bus, tmp_path: Path) -> None:
+def test_spice_with_ticket_reports_another_viewer(bus: Bus, tmp_path: Path) -> None:
     need("qemu-system-x86_64")
     args = ("-object", "secret,id=p,data=geheim", "-spice", f"unix=on,addr={tmp_path}/spice,password-secret=p")
     Vm(bus, tmp_path, "spice,timer-period=5000", *args, "-display", "none").start()
@@ -328,7 +328,7 @@ def test_vnc_with_a_password(bus: Bus, tmp_path: Path) -> None:
     wait_attached(bus)
 
 
-def test_a_vnc_server_without_sound_is_told_what_it_lacks(bus: Bus, tmp_path: Path) -> None:
+def test_vnc_server_without_sound_is_reported(bus: Bus, tmp_path: Path) -> None:
     """TigerVNC has no audio. (QEMU 7.2 offers audio by default, so it can't serve as the example.)"""
     need("Xvnc")
     path = tmp_path / "xvnc"
@@ -348,7 +348,7 @@ def test_a_vnc_server_without_sound_is_told_what_it_lacks(bus: Bus, tmp_path: Pa
     wait_for(lambda: "audiodev" in door(bus)["error"], 20, "it says what is missing")
 
 
-def test_parec_records_a_listeners_microphone_while_it_is_allowed(bus: Bus, tmp_path: Path) -> None:
+def test_parec_records_a_listeners_microphone_while_allowed(bus: Bus, tmp_path: Path) -> None:
     need("parec")
     bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "--mic", "tone:440", "-q")
     # The listener exists from its connection on, but offers its microphone a moment later.
@@ -386,7 +386,7 @@ def matrix(folder: Path, *args: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.beside
-def test_the_guest_is_built_and_a_combination_that_does_not_exist_says_why(tmp_path: Path) -> None:
+def test_guest_is_built_and_impossible_combination_says_why(tmp_path: Path) -> None:
     (row,) = matrix(tmp_path, *NO_SUCH)
     assert "does not record" in row["note"]
 
@@ -402,7 +402,7 @@ def played_and_recorded(door: str, folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.alone
-def test_a_real_linux_plays_and_records_cleanly(tmp_path: Path) -> None:
+def test_real_linux_plays_and_records_cleanly(tmp_path: Path) -> None:
     """Two guests at a time: each takes a whole processor while it boots, and a fifth of one while it plays."""
     # Both would build the guest.
     matrix(tmp_path, *NO_SUCH)

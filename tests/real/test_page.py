@@ -89,7 +89,7 @@ async def judged(page: Browser, seconds: float = 1.5) -> None:
     raise AssertionError(f"no second of a whole tone: {found}")
 
 
-def test_one_click_and_the_tone_is_heard_at_the_target_delay(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
+def test_one_click_plays_the_tone_at_target_delay(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -107,7 +107,7 @@ def test_one_click_and_the_tone_is_heard_at_the_target_delay(chromium: Chromium,
 
 
 @pytest.mark.parametrize("codec", ["s16", "f32"])
-def test_pcm_is_for_browsers_without_opus(chromium: Chromium, bus: Bus, tmp_path: Path, codec: str) -> None:
+def test_pcm_is_used_by_browsers_without_opus(chromium: Chromium, bus: Bus, tmp_path: Path, codec: str) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -121,9 +121,7 @@ def test_pcm_is_for_browsers_without_opus(chromium: Chromium, bus: Bus, tmp_path
     in_browser(chromium, bus, test)
 
 
-def test_without_an_opus_of_its_own_a_browser_takes_the_one_in_webassembly(
-    chromium: Chromium, bus: Bus, tmp_path: Path
-) -> None:
+def test_browser_without_opus_uses_webassembly_decoder(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -146,7 +144,7 @@ return true; })()"""
 
 
 @pytest.mark.alone
-def test_firefox_hears_the_tone_too(bus: Bus, tmp_path: Path) -> None:
+def test_firefox_plays_the_tone_too(bus: Bus, tmp_path: Path) -> None:
     need("firefox-esr")
     playing(bus, tmp_path)
     sound_server(bus, tmp_path / "server")
@@ -171,9 +169,7 @@ def test_firefox_hears_the_tone_too(bus: Bus, tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_another_latency_is_chosen_for_a_page_and_a_program_that_play(
-    chromium: Chromium, bus: Bus, tmp_path: Path
-) -> None:
+def test_latency_can_be_changed_for_playing_page_and_program(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
     bus.listener(tmp_path / "other.wav")
     null = bus.spawn(*MILLRACE, "listen", bus.url(), "--to", "null:", "-q")
@@ -197,7 +193,7 @@ def test_another_latency_is_chosen_for_a_page_and_a_program_that_play(
     in_browser(chromium, bus, test)
 
 
-def test_sound_that_the_browser_stopped_goes_on_at_a_touch_with_the_latency_of_before(
+def test_sound_suspended_by_browser_resumes_at_a_touch_with_its_latency(
     chromium: Chromium, bus: Bus, tmp_path: Path
 ) -> None:
     playing(bus, tmp_path)
@@ -223,7 +219,7 @@ def test_sound_that_the_browser_stopped_goes_on_at_a_touch_with_the_latency_of_b
     in_browser(chromium, bus, test)
 
 
-def test_quality_is_changed_while_it_plays_and_the_sound_goes_on(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
+def test_quality_changes_during_playback_without_interruption(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -243,7 +239,7 @@ def test_quality_is_changed_while_it_plays_and_the_sound_goes_on(chromium: Chrom
 
 
 @pytest.mark.beside
-def test_the_page_is_back_in_sound_when_the_daemon_returns(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
+def test_page_plays_again_when_daemon_returns(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     async def test(page: Page) -> None:
         await listening(page)
         assert bus.daemon is not None
@@ -266,7 +262,7 @@ EMPTY = """[...document.querySelectorAll("main section")].filter((card) => card.
 
 
 @pytest.mark.beside
-def test_no_card_is_larger_than_what_is_in_it(chromium: Chromium, bus: Bus) -> None:
+def test_cards_are_no_larger_than_their_content(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         await page.until("document.querySelector('#listeners').textContent")
         for width in (390, 900, 1000, 1280, 1700):
@@ -278,7 +274,7 @@ def test_no_card_is_larger_than_what_is_in_it(chromium: Chromium, bus: Bus) -> N
 
 
 @pytest.mark.beside
-def test_a_list_without_incidents_numbers_nothing(chromium: Chromium, bus: Bus) -> None:
+def test_list_without_incidents_shows_no_numbers(chromium: Chromium, bus: Bus) -> None:
     none = """import("/page/objects.js").then(({ Objects: { prototype } }) => { const all = prototype.of;
 prototype.of = function (kind, guest) { return kind === "incident" ? [] : all.call(this, kind, guest); };
 return true; })"""
@@ -321,7 +317,7 @@ ASKED_FOR = "performance.getEntriesByType('resource').map(e => e.name).filter(n 
 
 
 @pytest.mark.beside
-def test_what_changes_is_shown_without_asking_for_the_state_again(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
+def test_changes_are_shown_without_requesting_the_state_again(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
 
     async def test(page: Page) -> None:
@@ -368,7 +364,7 @@ fetch('/api/v1/state', { headers: headers(kept()) })).then(a => a.status)"""
 
 
 @pytest.mark.beside
-def test_without_a_right_the_page_asks_for_a_token_and_the_session_ends_with_it(bus: Bus, tmp_path: Path) -> None:
+def test_page_without_rights_asks_for_a_token_and_session_ends_with_it(bus: Bus, tmp_path: Path) -> None:
     """The page by its plain address, under a host name that stands for another machine."""
     playing(bus, tmp_path)
     port = bus.listen.rpartition(":")[2]
@@ -436,9 +432,7 @@ SHOWN = "document.querySelector('#guest').value && document.querySelector('#logi
 
 
 @pytest.mark.beside
-def test_a_browser_stays_signed_in_over_a_reload_and_in_a_second_tab_until_it_is_signed_out(
-    chromium: Chromium, bus: Bus
-) -> None:
+def test_browser_stays_signed_in_across_reload_and_tabs_until_signed_out(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         await page.until(SHOWN)
         assert "#" not in await page.run("location.href"), "a link is not left in the history"
@@ -488,7 +482,7 @@ setTimeout(() => told({}).then(() => { document.title = 'done'; }), 1000);
 
 
 @pytest.mark.beside
-def test_a_page_on_another_port_gets_nothing_that_millrace_lets_in(chromium: Chromium, bus: Bus) -> None:
+def test_page_on_another_port_gets_no_credential(chromium: Chromium, bus: Bus) -> None:
     """Browsers send cookies to every port of a host, and another user of this machine may listen on one of them."""
     need("chromium")
     got: list[dict[str, str]] = []
@@ -545,7 +539,7 @@ GRAPH_FITS = """(() => {
 
 
 @pytest.mark.beside
-def test_the_page_is_accessible_small_and_fits_a_phone(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
+def test_page_is_accessible_small_and_fits_a_phone(chromium: Chromium, bus: Bus, tmp_path: Path) -> None:
     playing(bus, tmp_path)
     axe = (files("axe_core_python") / "axe.min.js").read_text()
 
@@ -579,7 +573,7 @@ def test_the_page_is_accessible_small_and_fits_a_phone(chromium: Chromium, bus: 
     in_browser(chromium, bus, test)
 
 
-def test_the_microphone_is_heard_in_the_guest_while_something_records(bus: Bus, tmp_path: Path) -> None:
+def test_microphone_is_heard_in_guest_while_something_records(bus: Bus, tmp_path: Path) -> None:
     need("chromium", "parec")
     tone = write_wav(tmp_path / "voice.wav", s16(sine(5.0)))
     raw = tmp_path / "raw"
@@ -643,7 +637,7 @@ def _held(seconds: float) -> list[int]:
 
 
 @pytest.mark.beside
-def test_the_estimators_say_what_pythons_say(chromium: Chromium, bus: Bus) -> None:
+def test_estimators_match_pythons(chromium: Chromium, bus: Bus) -> None:
     stood = [(x, y + (6_000_000_000 if n > 2_000 else 0)) for n, (x, y) in enumerate(trace(4, 60, 100, 1.0))]
     held = [(x, max(y, trace_y)) for (x, y), trace_y in zip(trace(5, 60, 0, 1.0), _held(60), strict=True)]
     jumped = [(x, y + (30_000_000 if n > 100 else 0)) for n, (x, y) in enumerate(trace(6, 30, 50, 0.2))]
@@ -734,7 +728,7 @@ BLAME = """import('/page/blame.js').then(({ Blame }) => {
 
 
 @pytest.mark.beside
-def test_the_page_blames_whom_python_blames(chromium: Chromium, bus: Bus) -> None:
+def test_page_blames_the_same_causes_as_python(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         causes = set()
         for seed in range(8):
@@ -780,7 +774,7 @@ SIMULATION = """import('/page/clock.js').then(async ({ RateController, PROFILES 
 
 
 @pytest.mark.beside
-def test_the_loop_in_javascript_holds_the_latency_as_ours_does(chromium: Chromium, bus: Bus) -> None:
+def test_javascript_loop_holds_latency_as_pythons_does(chromium: Chromium, bus: Bus) -> None:
     """Ten minutes of packets with 3 ms of jitter, played by a card that is 300 ppm fast, in virtual time."""
     pairs = trace(7, 600, 0, 3.0)
 

@@ -75,7 +75,7 @@ def test_long_lists_are_folded_and_can_be_filtered(chromium: Chromium, bus: Bus)
 
 
 @pytest.mark.beside
-def test_short_lists_are_whole_and_have_no_filter(chromium: Chromium, bus: Bus) -> None:
+def test_short_lists_are_shown_completely_without_filter(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         async with busy(bus, 5):
             for width in (1280, 360):
@@ -100,7 +100,7 @@ REFUSED = """(() => { const real = fetch; globalThis.fetch = (url, how) => Strin
 
 
 @pytest.mark.beside
-def test_a_refused_sign_in_shows_the_servers_reason(chromium: Chromium, bus: Bus) -> None:
+def test_refused_sign_in_shows_the_servers_reason(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         await page.until("!document.querySelector('#login').hidden")
         await page.run(REFUSED)

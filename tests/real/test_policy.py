@@ -48,7 +48,7 @@ def heard_level(path: Path, begin_s: float, end_s: float) -> float:
     return level_dbfs(left[round(begin_s * rate) : round(end_s * rate)])
 
 
-def test_a_call_takes_the_music_back(bus: Bus, tmp_path: Path) -> None:
+def test_call_ducks_the_music(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     wait_for(lambda: in_charge(bus), what="the policy")
     music = write_wav(tmp_path / "music.wav", s16(sine(5.0, 440.0)))
@@ -69,7 +69,7 @@ def test_a_call_takes_the_music_back(bus: Bus, tmp_path: Path) -> None:
     assert full[:first].sum() > 80 and full[last:].sum() > 80, "and as loud as before on either side of it"
 
 
-def test_a_level_set_with_pactl_comes_back_and_survives_kill_9(bus: Bus, tmp_path: Path) -> None:
+def test_level_set_with_pactl_is_restored_and_survives_kill_9(bus: Bus, tmp_path: Path) -> None:
     need("paplay", "pactl")
     wait_for(lambda: in_charge(bus), what="the policy")
     tone = write_wav(tmp_path / "tone.wav", s16(sine(3.0, 440.0)))
@@ -90,7 +90,7 @@ def test_a_level_set_with_pactl_comes_back_and_survives_kill_9(bus: Bus, tmp_pat
     assert abs(level - 20 * np.log10(0.5 * 0.125)) < 0.3, "pactl's 50 % is 1/8"
 
 
-def test_the_policy_is_killed_while_somebody_plays_and_not_a_frame_is_lost(lone: Bus, tmp_path: Path) -> None:
+def test_killing_the_policy_during_playback_loses_no_frame(lone: Bus, tmp_path: Path) -> None:
     need("pacat")
     frames = s16(count(48_000 * 8))
     (tmp_path / "raw").write_bytes(frames.astype("<i2").tobytes())
@@ -108,7 +108,7 @@ def test_the_policy_is_killed_while_somebody_plays_and_not_a_frame_is_lost(lone:
 
 
 @pytest.mark.beside
-def test_a_policy_of_ones_own_takes_over_and_the_built_in_one_comes_back(bus: Bus, tmp_path: Path) -> None:
+def test_external_policy_takes_over_and_builtin_one_returns(bus: Bus, tmp_path: Path) -> None:
     need("paplay")
     wait_for(lambda: in_charge(bus, bus.daemon.pid), what="the built-in policy")  # type: ignore[union-attr]
     bus.cli("sink", "add", "music")
@@ -123,7 +123,7 @@ def test_a_policy_of_ones_own_takes_over_and_the_built_in_one_comes_back(bus: Bu
 
 
 @pytest.mark.beside
-def test_parec_has_to_wait_and_hears_what_was_decided(bus: Bus, tmp_path: Path) -> None:
+def test_parec_waits_for_permission_and_records_what_was_decided(bus: Bus, tmp_path: Path) -> None:
     need("parec")
     bus.cli("prompt", "microphone")
 
@@ -150,7 +150,7 @@ def test_parec_has_to_wait_and_hears_what_was_decided(bus: Bus, tmp_path: Path) 
 
 
 @pytest.mark.beside
-def test_an_unknown_client_is_told_to_wait_and_then_that_it_may_not(bus: Bus) -> None:
+def test_unknown_client_is_told_to_wait_and_then_refused(bus: Bus) -> None:
     need("pactl")
     bus.cli("prompt", "connect", "--program", "pactl")
     waiting = bus.spawn("pactl", "info", stderr=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -165,7 +165,7 @@ def test_an_unknown_client_is_told_to_wait_and_then_that_it_may_not(bus: Bus) ->
 
 
 @pytest.mark.beside
-def test_a_guest_that_may_only_speak(bus: Bus, tmp_path: Path) -> None:
+def test_guest_limited_to_speaking(bus: Bus, tmp_path: Path) -> None:
     need("pactl", "paplay", "parec")
     bus.stop()
     (tmp_path / "c.toml").write_text('[guest.default]\nrights = "speak"\n')
@@ -191,7 +191,7 @@ def test_a_guest_that_may_only_speak(bus: Bus, tmp_path: Path) -> None:
 
 
 @pytest.mark.beside
-def test_a_program_is_its_file_and_not_its_name(bus: Bus, tmp_path: Path) -> None:
+def test_program_is_identified_by_its_file_and_not_its_name(bus: Bus, tmp_path: Path) -> None:
     """A copy of pactl that calls itself firefox-esr is identified by its path."""
     need("pactl")
     fake = tmp_path / "firefox-esr"
@@ -223,7 +223,7 @@ INFO = "[Application]\nname=org.example.App\nruntime=x\n"
 
 @pytest.mark.beside
 @pytest.mark.parametrize("trap", ["", "symlink", "fifo", "directory", "garbage", "huge"])
-def test_a_flatpak_is_known_by_what_its_root_says_and_traps_there_catch_nobody(tmp_path: Path, trap: str) -> None:
+def test_flatpak_is_identified_by_its_root_and_traps_there_are_harmless(tmp_path: Path, trap: str) -> None:
     info = tmp_path / ".flatpak-info"
     if trap == "symlink":
         (tmp_path / "real").write_text(INFO)
@@ -249,7 +249,7 @@ def test_a_flatpak_is_known_by_what_its_root_says_and_traps_there_catch_nobody(t
 
 
 @pytest.mark.beside
-def test_another_mount_namespace_is_a_container_and_its_file_names_say_nothing(bus: Bus) -> None:
+def test_other_mount_namespace_is_a_container_and_its_paths_are_ignored(bus: Bus) -> None:
     need("unshare", "pactl")
     bus.cli("revoke", "connect", "--program", "container:*")
     # If the root is not a mount point (in a chroot), its propagation can't be changed.
@@ -272,12 +272,12 @@ def test_another_mount_namespace_is_a_container_and_its_file_names_say_nothing(b
         ("0::/user.slice/user-1000.slice/session-2.scope", ""),
     ],
 )
-def test_snaps_and_containers_are_known_by_their_control_group(line: str, expected: str) -> None:
+def test_snaps_and_containers_are_identified_by_control_group(line: str, expected: str) -> None:
     assert sandbox_of_cgroup(line + "\n") == expected
 
 
 @pytest.mark.beside
-def test_a_process_that_has_gone_is_nobody() -> None:
+def test_exited_process_is_nobody() -> None:
     process = subprocess.Popen(["true"])
     pidfd = os.pidfd_open(process.pid)
     process.wait()

@@ -145,7 +145,7 @@ async def everything_works(front: Front, secret: str, url: str = "") -> None:
 
 @pytest.mark.beside
 @pytest.mark.parametrize("proxy", ["nginx", "haproxy", "caddy"])
-def test_the_page_the_api_and_listeners_work_behind(proxy: str, front: Front) -> None:
+def test_page_api_and_listeners_work_behind_proxy(proxy: str, front: Front) -> None:
     need("curl")
     getattr(front, proxy)()
     secret = front.bus.cli("token", "new", "--may", "hear", "--guest", "default").stdout.strip()
@@ -166,7 +166,7 @@ def test_the_page_the_api_and_listeners_work_behind(proxy: str, front: Front) ->
 
 
 @pytest.mark.beside
-def test_whatever_the_proxy_makes_of_host(front: Front) -> None:
+def test_any_host_header_set_by_proxy_works(front: Front) -> None:
     hosts = ("$host", "$host:443", "$proxy_host", "LOCALHOST")
 
     def each(text: str) -> str:
@@ -184,7 +184,7 @@ def test_whatever_the_proxy_makes_of_host(front: Front) -> None:
         asyncio.run(everything_works(front, secret, f"{front.origin}/m{number}/"))
 
 
-def test_the_page_is_heard_through_nginx_on_its_path_with_a_token(front: Front, tmp_path: Path) -> None:
+def test_page_plays_through_nginx_under_its_path_with_a_token(front: Front, tmp_path: Path) -> None:
     need("chromium")
     front.nginx()
     playing(front.bus, tmp_path)
@@ -207,9 +207,7 @@ def test_the_page_is_heard_through_nginx_on_its_path_with_a_token(front: Front, 
 
 
 @pytest.mark.beside
-def test_a_proxy_that_passes_no_websocket_on_is_told_apart_from_a_daemon_that_is_gone(
-    front: Front, tmp_path: Path
-) -> None:
+def test_proxy_without_websockets_is_told_apart_from_absent_daemon(front: Front, tmp_path: Path) -> None:
     need("chromium")
     front.nginx(lambda text: re.sub(r".*proxy_set_header (Upgrade|Connection) .*\n", "", text))
     secret = front.bus.cli("token", "new").stdout.strip()

@@ -163,7 +163,7 @@ def shown(env: dict[str, str], kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.beside
-def test_modules_take_and_refuse_what_pulseaudio_does_and_make_the_same(bus: Bus, reference: dict[str, str]) -> None:
+def test_modules_accept_refuse_and_create_the_same_as_pulseaudio(bus: Bus, reference: dict[str, str]) -> None:
     bus.run("pactl", "unload-module", "module-always-sink")
     with_16 = " 16." in subprocess.run(["pulseaudio", "--version"], capture_output=True, text=True, check=True).stdout
     for line in [*LOADS.strip().splitlines(), *([TOO_FAST_FOR_16] if with_16 else ())]:
@@ -268,7 +268,7 @@ def test_defaults_levels_ports_and_loopbacks_answer_as_pulseaudios_do(bus: Bus, 
             assert recorder.communicate(timeout=10)[1] == b""
 
 
-def test_sox_hears_the_monitor_that_it_names(bus: Bus, tmp_path: Path) -> None:
+def test_sox_records_the_monitor_that_it_names(bus: Bus, tmp_path: Path) -> None:
     need("sox", "paplay")
     tone = write_wav(tmp_path / "tone.wav", np.frombuffer(encode(SampleFormat.S16LE, sine(8)), "<i2").reshape(-1, 2))
     player = bus.spawn("paplay", str(tone))

@@ -33,7 +33,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / f"pulsectl-{VERSION}"
 
 
-def test_pulsectls_own_suite_passes_whole(suite: Path, tmp_path: Path) -> None:
+def test_pulsectls_own_suite_passes(suite: Path, tmp_path: Path) -> None:
     need("pactl", "paplay")
     shim = tmp_path / "bin" / "pulseaudio"
     shim.parent.mkdir()

@@ -120,7 +120,7 @@ def test_every_command_works_or_says_why_not(name: str, tmp_path: Path) -> None:
         assert next(one for one in found if one["args"] == ["ls"])["code"] == 0
 
 
-def test_a_start_with_nothing_open(tmp_path: Path) -> None:
+def test_command_starts_with_all_descriptors_closed(tmp_path: Path) -> None:
     """The same for what happens before a command runs: the interpreter's startup, imports, uvloop."""
     env = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path)}
     shell = 'exec "$@" <&- >&- 2>&-'
@@ -139,7 +139,7 @@ def test_a_start_with_nothing_open(tmp_path: Path) -> None:
     assert serve.wait(10) == 0
 
 
-def test_the_command_line_in_a_latin_1_locale(tmp_path: Path) -> None:
+def test_command_line_in_a_latin_1_locale(tmp_path: Path) -> None:
     """Arguments and output use the locale's encoding, and UTF-8 from elsewhere is shown without control characters."""
     need("localedef", "locale")
     made = ["localedef", "-c", "-i", "en_US", "-f", "ISO-8859-1", str(tmp_path / "en_US.ISO-8859-1")]

@@ -34,7 +34,7 @@ def source(client: RigClient, name: str) -> dict[str, Any]:
     return client.ask(Command.GET_SOURCE_INFO, index=NO_INDEX, name=name)
 
 
-def test_a_default_that_went_and_comes_back_under_its_name_is_the_default_again() -> None:
+def test_removed_default_becomes_default_again_when_recreated() -> None:
     rig = Rig()
     rig.graph.add_source("microphone", "Microphone")
     client = rig.client()
@@ -63,7 +63,7 @@ def test_a_default_that_went_and_comes_back_under_its_name_is_the_default_again(
     assert server(client)[1] == "other.monitor"
 
 
-def test_a_sink_that_comes_back_under_its_name_has_its_levels_again() -> None:
+def test_recreated_sink_gets_its_levels_back() -> None:
     rig = Rig()
     client = rig.client()
     index = load(client, "module-null-sink", "sink_name=two")
@@ -95,7 +95,7 @@ STEREO, SURROUND = (19_660, 58_982), (6_553, 13_107, 19_660, 26_214, 32_768, 39_
         (SURROUND, "channel_map=aux0,aux1,aux2", (22_937,) * 3),
     ],
 )
-def test_a_level_goes_to_the_channels_namesakes_and_sides_where_a_sink_has_others(
+def test_saved_level_is_remapped_to_other_channels_by_name_and_side(
     kept: tuple[int, ...], argument: str, given: tuple[int, ...]
 ) -> None:
     """All figures are from PulseAudio."""
@@ -113,7 +113,7 @@ def test_a_level_goes_to_the_channels_namesakes_and_sides_where_a_sink_has_other
 @pytest.mark.parametrize(
     ("argument", "kept"), [("restore_volume=no", (FULL, True)), ("restore_muted=0", (HALF, False))]
 )
-def test_module_device_restore_restores_what_it_is_told_to_and_nothing_when_it_is_unloaded(
+def test_device_restore_restores_what_its_arguments_say_and_nothing_when_unloaded(
     argument: str, kept: tuple[tuple[int, ...], bool]
 ) -> None:
     rig = Rig()
@@ -149,14 +149,14 @@ def test_module_device_restore_restores_what_it_is_told_to_and_nothing_when_it_i
         (Command.SET_DEFAULT_SOURCE, "nowhere", Err.NOENTITY),
     ],
 )
-def test_what_is_no_default_is_refused_with_pulseaudios_code(command: Command, name: str | None, code: Err) -> None:
+def test_invalid_default_is_refused_with_pulseaudios_code(command: Command, name: str | None, code: Err) -> None:
     client = Rig().client()
     before = server(client)
     assert client.error(command, name=name) == code
     assert server(client) == before
 
 
-def test_none_takes_the_choice_of_a_default_back() -> None:
+def test_none_unsets_the_default() -> None:
     """As in PulseAudio 17: streams that named no sink follow, and a re-created sink is not the default again."""
     rig = Rig()
     rig.graph.add_source("microphone", "Microphone")
@@ -182,7 +182,7 @@ def test_none_takes_the_choice_of_a_default_back() -> None:
     assert shown() == before
 
 
-def test_a_default_that_was_taken_back_stays_so_after_a_restart(tmp_path: Path) -> None:
+def test_unset_default_stays_unset_after_restart(tmp_path: Path) -> None:
     async def first(daemon: Daemon) -> None:
         program = Program(daemon)
         for name in ("millrace.monitor", "@NONE@"):
@@ -203,7 +203,7 @@ def test_ports_and_cards_are_refused_with_pulseaudios_codes() -> None:
     assert client.error(Command.SET_CARD_PROFILE, index=0, name=None, profile="off") == Err.NOENTITY
 
 
-def test_levels_and_defaults_outlive_the_daemon(tmp_path: Path) -> None:
+def test_levels_and_defaults_survive_daemon_restart(tmp_path: Path) -> None:
     async def first(daemon: Daemon) -> None:
         program = Program(daemon)
         await program.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=two")
@@ -231,7 +231,7 @@ def test_levels_and_defaults_outlive_the_daemon(tmp_path: Path) -> None:
     running(tmp_path, second)
 
 
-def test_what_can_not_be_kept_is_refused_and_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_that_can_not_be_saved_is_refused_and_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(daemon: Daemon) -> None:
         program = Program(daemon)
         await program.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=two")
@@ -257,7 +257,7 @@ def test_what_can_not_be_kept_is_refused_and_undone(tmp_path: Path, monkeypatch:
     running(tmp_path, test)
 
 
-def test_many_changes_at_once_are_written_together_and_all_acknowledged(tmp_path: Path) -> None:
+def test_many_changes_are_written_together_and_all_acknowledged(tmp_path: Path) -> None:
     writes: list[int] = []
 
     async def test(daemon: Daemon) -> None:
@@ -284,7 +284,7 @@ def test_many_changes_at_once_are_written_together_and_all_acknowledged(tmp_path
     running(tmp_path, test)
 
 
-def test_a_guest_of_the_same_name_has_nothing_of_one_that_was_removed_while_a_change_waited(tmp_path: Path) -> None:
+def test_new_guest_of_same_name_gets_nothing_from_pending_change(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         program = Program(daemon)
         await program.ask(Command.SET_SINK_VOLUME, index=NO_INDEX, name="millrace", volume=HALF)

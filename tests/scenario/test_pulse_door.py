@@ -43,7 +43,7 @@ def test_every_frame_arrives_once_and_in_order(latency: dict[str, int]) -> None:
     assert np.array_equal(heard.trimmed(), signal)
 
 
-def test_a_short_file_plays_whole_because_drain_disables_prebuffering() -> None:
+def test_short_file_plays_completely_because_drain_disables_prebuffering() -> None:
     rig = Rig()
     heard = rig.capture()
     signal = count(1440)
@@ -62,13 +62,13 @@ def test_a_short_file_plays_whole_because_drain_disables_prebuffering() -> None:
     assert rig.graph.streams[player.index].underruns == 0
 
 
-def test_drain_of_an_empty_stream_is_acknowledged_at_once() -> None:
+def test_drain_of_empty_stream_is_acknowledged_immediately() -> None:
     client = Rig().client()
     player = client.play(S16, STEREO)
     assert isinstance(client.replies[player.drain()], Reply)
 
 
-def test_drain_fails_when_the_stream_is_deleted_meanwhile() -> None:
+def test_drain_fails_if_its_stream_is_deleted() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(1.0)))
@@ -78,7 +78,7 @@ def test_drain_fails_when_the_stream_is_deleted_meanwhile() -> None:
     assert isinstance(reply, Failed) and reply.code == Err.NOENTITY
 
 
-def test_a_stream_deleted_by_its_clients_clock_has_played_all_that_was_due() -> None:
+def test_stream_deleted_by_its_clients_clock_has_played_all_that_was_due() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -91,7 +91,7 @@ def test_a_stream_deleted_by_its_clients_clock_has_played_all_that_was_due() -> 
     assert np.array_equal(heard.trimmed(), signal)
 
 
-def test_cork_with_a_pending_drain_is_still_acknowledged_after_uncork() -> None:
+def test_drain_pending_at_cork_is_acknowledged_after_uncork() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(0.5)))
@@ -117,7 +117,7 @@ def test_first_request_is_tlength_and_requests_account_for_every_byte() -> None:
     assert stream.queue.read_index + rig.graph.quantum_frames * FRAME >= ms(3000) - ms(40)
 
 
-def test_prebuf_holds_playback_until_enough_is_there() -> None:
+def test_prebuf_holds_playback_until_enough_is_queued() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -132,7 +132,7 @@ def test_prebuf_holds_playback_until_enough_is_there() -> None:
     assert heard.blocks and len(client.named(Command.STARTED)) == 1
 
 
-def test_underflow_is_told_once_and_the_return_starts_again() -> None:
+def test_underflow_is_reported_once_and_new_data_starts_again() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(0.5)), tlength=ms(200), prebuf=ms(100))
@@ -145,7 +145,7 @@ def test_underflow_is_told_once_and_the_return_starts_again() -> None:
     assert len(client.named(Command.STARTED)) == 2
 
 
-def test_without_prebuf_time_goes_on_through_an_underrun_and_late_sound_is_dropped() -> None:
+def test_without_prebuf_time_advances_through_underrun_and_late_sound_is_dropped() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(0.2)), tlength=ms(100), prebuf=0)
@@ -156,7 +156,7 @@ def test_without_prebuf_time_goes_on_through_an_underrun_and_late_sound_is_dropp
     assert isinstance(client.replies[player.drain()], Reply)
 
 
-def test_a_client_without_prebuf_that_is_a_little_late_loses_nothing() -> None:
+def test_slightly_late_client_without_prebuf_loses_nothing() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -173,7 +173,7 @@ def test_a_client_without_prebuf_that_is_a_little_late_loses_nothing() -> None:
     assert np.array_equal(loud, signal)
 
 
-def test_corked_streams_keep_their_place() -> None:
+def test_corked_streams_keep_their_position() -> None:
     rig = Rig()
     heard = rig.capture(clocked=True)
     client = rig.client()
@@ -190,7 +190,7 @@ def test_corked_streams_keep_their_place() -> None:
     assert np.array_equal(loud, signal)
 
 
-def test_flush_drops_what_is_queued_and_asks_for_it_again() -> None:
+def test_flush_discards_queued_data_and_requests_it_again() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(0.5)), tlength=ms(500), prebuf=ms(100))
@@ -220,7 +220,7 @@ def test_seek_modes_move_the_write_index(seek: Seek, offset: int, where: int) ->
     assert rig.door.playback[player.index].queue.write_index == where + ms(10)
 
 
-def test_a_hole_left_by_a_seek_is_silence() -> None:
+def test_gap_left_by_seek_is_silence() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -234,7 +234,7 @@ def test_a_hole_left_by_a_seek_is_silence() -> None:
     assert np.array_equal(heard.trimmed(), expected)
 
 
-def test_more_than_maxlength_overflows_and_the_stream_lives_on() -> None:
+def test_write_beyond_maxlength_overflows_and_stream_continues() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, maxlength=ms(100), tlength=ms(50), corked=True)
@@ -245,7 +245,7 @@ def test_more_than_maxlength_overflows_and_the_stream_lives_on() -> None:
     client.ask(Command.GET_PLAYBACK_LATENCY, channel=player.channel, time=(1, 2))
 
 
-def test_latency_tells_indices_and_echoes_the_time() -> None:
+def test_latency_reports_indices_and_echoes_the_time() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(5.0)))
@@ -292,7 +292,7 @@ def test_other_rates_keep_pitch_and_length(rate: int, tlength_ms: int) -> None:
     assert abs(frequency_hz(loud[:, 0], 48_000) - 997) < 0.05
 
 
-def test_formats_api_picks_the_first_pcm_and_ignores_the_spec() -> None:
+def test_formats_api_picks_first_pcm_and_ignores_the_spec() -> None:
     rig = Rig()
     client = rig.client()
     ac3 = FormatInfo(2, {})
@@ -312,7 +312,7 @@ def test_fix_flags_answer_with_the_sinks_own_values() -> None:
     assert len(player.reply["map"]) == 6
 
 
-def test_two_streams_mix_and_a_volume_change_does_not_click() -> None:
+def test_two_streams_mix_and_volume_change_does_not_click() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -331,7 +331,7 @@ def test_two_streams_mix_and_a_volume_change_does_not_click() -> None:
     assert abs(20 * np.log10(ratio) + 18.06) < 0.5
 
 
-def test_record_follows_the_monitor_bit_for_bit() -> None:
+def test_recording_matches_monitor_bit_for_bit() -> None:
     rig = Rig()
     client = rig.client()
     reply = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, STEREO, fragsize=ms(20)))
@@ -347,7 +347,7 @@ def test_record_follows_the_monitor_bit_for_bit() -> None:
     assert latency["read_index"] == len(got) * FRAME
 
 
-def test_levels_of_source_and_recorder_act_on_recorders_only_and_ramp() -> None:
+def test_source_and_recorder_levels_affect_recorders_only_and_ramp() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -382,7 +382,7 @@ def test_peak_streams_send_one_peak_per_period() -> None:
     assert abs(peaks[-5:].mean() - 0.5) < 0.01
 
 
-def test_moving_a_stream_tells_its_client_and_changes_what_is_heard() -> None:
+def test_moving_a_stream_notifies_its_client_and_changes_what_is_heard() -> None:
     rig = Rig()
     client = rig.client()
     module = client.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=music")
@@ -400,7 +400,7 @@ def test_moving_a_stream_tells_its_client_and_changes_what_is_heard() -> None:
     assert rig.sink.level > 0.4
 
 
-def test_a_combined_sink_is_heard_on_all_its_slaves() -> None:
+def test_combined_sink_is_heard_on_all_its_slaves() -> None:
     rig = Rig()
     client = rig.client()
     for name in ("a", "b"):
@@ -413,12 +413,12 @@ def test_a_combined_sink_is_heard_on_all_its_slaves() -> None:
     assert player.reply["sink_name"] == "both"
 
 
-def test_unknown_modules_fail_as_modules_do() -> None:
+def test_unknown_modules_fail_as_in_pulseaudio() -> None:
     client = Rig().client()
     assert client.error(Command.LOAD_MODULE, name="module-udev-detect", argument="") == Err.MODINITFAILED
 
 
-def test_kill_suspend_and_default_reach_those_concerned() -> None:
+def test_kill_suspend_and_default_notify_affected_clients() -> None:
     rig = Rig()
     client, other = rig.client(), rig.client()
     other.ask(Command.SUBSCRIBE, mask=0x2FF)
@@ -438,7 +438,7 @@ def test_kill_suspend_and_default_reach_those_concerned() -> None:
     assert (Facility.SINK_INPUT | 0x20, player.index) in events
 
 
-def test_samples_upload_play_and_go() -> None:
+def test_samples_are_uploaded_played_and_removed() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -457,7 +457,7 @@ def test_samples_upload_play_and_go() -> None:
     assert client.error(Command.GET_SAMPLE_INFO, index=NO_INDEX, name="bell") == Err.NOENTITY
 
 
-def test_introspection_answers_everything_clients_pipeline() -> None:
+def test_introspection_answers_everything_in_order() -> None:
     for version in (13, 16, 21, 30, 35):
         rig = Rig()
         client = rig.client(version)
@@ -482,7 +482,7 @@ def test_introspection_answers_everything_clients_pipeline() -> None:
         )
 
 
-def test_wrong_cookie_and_old_versions_are_refused_before_anything_is_seen() -> None:
+def test_wrong_cookie_and_old_versions_are_refused_before_anything_is_shown() -> None:
     rig = Rig()
     stranger = rig.client(trusted=False, login=False)
     assert stranger.error(Command.GET_SERVER_INFO) == Err.ACCESS
@@ -493,7 +493,7 @@ def test_wrong_cookie_and_old_versions_are_refused_before_anything_is_seen() -> 
     assert rig.client(login=False).error(Command.AUTH, version=12, cookie=b"") == Err.VERSION
 
 
-def test_a_client_that_vanishes_leaves_the_others_bit_exact() -> None:
+def test_vanished_client_leaves_others_bit_exact() -> None:
     rig = Rig()
     heard = rig.capture()
     victim = rig.client()
@@ -509,7 +509,7 @@ def test_a_client_that_vanishes_leaves_the_others_bit_exact() -> None:
     assert len(rig.graph.streams) == 1 and len(rig.door.clients) == 1
 
 
-def test_properties_and_uploads_of_one_client_are_bounded() -> None:
+def test_properties_and_uploads_of_a_client_are_bounded() -> None:
     client = Rig().client()
     big = {f"key{i}": bytes(60_000) for i in range(4)}
     client.ask(Command.UPDATE_CLIENT_PROPLIST, mode=1, props=big)
@@ -524,7 +524,7 @@ def test_properties_and_uploads_of_one_client_are_bounded() -> None:
     assert client.error(Command.CREATE_UPLOAD_STREAM, **fields) == Err.TOOLARGE
 
 
-def test_a_killed_stream_answers_its_pending_drain() -> None:
+def test_killed_stream_fails_its_pending_drain() -> None:
     rig = Rig()
     client, other = rig.client(), rig.client()
     player = client.play(S16, STEREO, s16(sine(1.0)))
@@ -535,7 +535,7 @@ def test_a_killed_stream_answers_its_pending_drain() -> None:
     assert isinstance(reply, Failed) and reply.code == Err.NOENTITY
 
 
-def test_an_absurd_number_of_streams_is_refused_and_the_rest_work() -> None:
+def test_too_many_streams_are_refused_and_the_rest_work() -> None:
     from millrace.wire.pulse.client import playback_fields
 
     rig = Rig()
@@ -584,7 +584,7 @@ def test_idle_guests_are_not_scheduled() -> None:
     assert states == [("suspended", "running"), ("running", "idle")]
 
 
-def test_the_quantum_follows_the_lowest_latency_asked_for() -> None:
+def test_quantum_follows_lowest_requested_latency() -> None:
     rig = Rig()
     client = rig.client()
     client.play(S16, STEREO, s16(sine(9.0)))
@@ -598,7 +598,7 @@ def test_the_quantum_follows_the_lowest_latency_asked_for() -> None:
     assert rig.graph.quantum_frames == 1920
 
 
-def test_the_quantum_stays_short_for_a_stream_that_has_run_dry_until_it_is_paused() -> None:
+def test_quantum_stays_short_for_underrun_stream_until_it_is_corked() -> None:
     rig = Rig()
     client = rig.client()
     client.play(S16, STEREO, s16(sine(9.0)))
@@ -611,7 +611,7 @@ def test_the_quantum_stays_short_for_a_stream_that_has_run_dry_until_it_is_pause
     assert rig.graph.quantum_frames == 1920
 
 
-def test_bad_floats_from_one_client_do_not_poison_the_mix() -> None:
+def test_nan_floats_from_one_client_do_not_spoil_the_mix() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -637,7 +637,7 @@ def test_loud_mixes_are_limited_not_clipped() -> None:
     assert 20 * np.log10(third / fundamental) < -50
 
 
-def test_a_refused_property_update_changes_nothing() -> None:
+def test_refused_property_update_changes_nothing() -> None:
     rig = Rig()
     client = rig.client()
     for name in ("kept", "more"):
@@ -654,7 +654,7 @@ def test_a_refused_property_update_changes_nothing() -> None:
     assert "kept" not in client.ask(Command.GET_CLIENT_INFO, index=client.server.index)["props"]
 
 
-def test_a_sources_level_acts_on_its_own_channels_before_they_become_the_recorders() -> None:
+def test_source_level_applies_before_remapping_to_recorder_channels() -> None:
     """A mono recorder of a source whose left is at 20 % and whose right is muted, as in PulseAudio 16.1."""
     rig = Rig()
     client = rig.client()

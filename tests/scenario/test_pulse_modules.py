@@ -64,7 +64,7 @@ def edges(capture: Capture) -> tuple[int, int]:
 # -- loopbacks ---------------------------------------------------------------------------------
 
 
-def test_a_loopback_is_a_recorder_and_a_stream_of_its_module_in_the_format_asked_for() -> None:
+def test_loopback_is_a_recorder_and_stream_in_requested_format() -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-null-sink", "sink_name=under")
@@ -82,7 +82,7 @@ def test_a_loopback_is_a_recorder_and_a_stream_of_its_module_in_the_format_asked
 
 
 @pytest.mark.parametrize(("argument", "latency_ms"), [("latency_msec=40", 40), ("", 200), ("latency_msec=1000", 1000)])
-def test_a_loopback_plays_as_late_as_it_is_told_to_whole_and_comes_to_rest(argument: str, latency_ms: int) -> None:
+def test_loopback_plays_completely_at_its_latency_and_becomes_idle(argument: str, latency_ms: int) -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-null-sink", "sink_name=under")
@@ -100,7 +100,7 @@ def test_a_loopback_plays_as_late_as_it_is_told_to_whole_and_comes_to_rest(argum
 
 
 @pytest.mark.parametrize("form", ["", "rate=44100", "rate=47999"])
-def test_the_latency_of_a_loopback_does_not_creep(form: str) -> None:
+def test_loopback_latency_does_not_drift(form: str) -> None:
     """Neither in continuous playback, nor over pauses, nor when the machine stalls."""
     rig = Rig()
     client = rig.client()
@@ -124,7 +124,7 @@ def test_the_latency_of_a_loopback_does_not_creep(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["", "rate=44100", "rate=8000 format=u8", "rate=96000"])
-def test_a_loopback_that_is_to_be_quick_asks_for_no_shorter_cycles_than_help_it(form: str) -> None:
+def test_low_latency_loopback_requests_no_shorter_cycles_than_useful(form: str) -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-null-sink", "sink_name=under")
@@ -138,7 +138,7 @@ def test_a_loopback_that_is_to_be_quick_asks_for_no_shorter_cycles_than_help_it(
     assert not rig.troubles
 
 
-def test_a_loopback_has_levels_and_is_moved_and_killed_like_any_stream() -> None:
+def test_loopback_is_leveled_moved_and_killed_like_any_stream() -> None:
     rig = Rig()
     client = rig.client()
     for name in ("under", "aside"):
@@ -182,7 +182,7 @@ def test_a_loopback_has_levels_and_is_moved_and_killed_like_any_stream() -> None
     assert "module-loopback" not in modules(client) and not outputs(client)
 
 
-def test_a_loopback_may_be_loaded_to_hear_itself_but_not_moved_to() -> None:
+def test_loopback_may_be_loaded_but_not_moved_to_hear_itself() -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-null-sink", "sink_name=under")
@@ -212,7 +212,7 @@ def test_a_loopback_may_be_loaded_to_hear_itself_but_not_moved_to() -> None:
 @pytest.mark.parametrize(
     "made", ["module-null-source source_name=s", "module-remap-source source_name=s master=a.monitor"]
 )
-def test_what_records_a_source_that_goes_goes_on_at_the_default_one(made: str) -> None:
+def test_recorders_of_removed_source_continue_on_default_source(made: str) -> None:
     rig = Rig()
     client = rig.client()
     for name in ("a", "b"):
@@ -236,7 +236,7 @@ def test_what_records_a_source_that_goes_goes_on_at_the_default_one(made: str) -
     assert [one["source"] for one in outputs(client)] == [sink(rig, "a").id] * 2
 
 
-def test_who_may_not_record_the_default_source_ends_with_what_it_records() -> None:
+def test_recording_module_without_permission_for_default_source_ends() -> None:
     rig = Rig()
     client = rig.client()
     microphone = rig.graph.add_source("microphone", "Microphone")
@@ -251,7 +251,7 @@ def test_who_may_not_record_the_default_source_ends_with_what_it_records() -> No
     assert "module-loopback" not in modules(client) and not microphone.taps
 
 
-def test_a_loopback_without_its_sink_ends_where_it_would_hear_itself_at_another() -> None:
+def test_loopback_without_its_sink_ends_if_it_would_hear_itself() -> None:
     rig = Rig()
     client = rig.client()
     a, b = (load(client, "module-null-sink", f"sink_name={name}") for name in ("a", "b"))
@@ -262,7 +262,7 @@ def test_a_loopback_without_its_sink_ends_where_it_would_hear_itself_at_another(
     assert "module-loopback" not in modules(client) and not outputs(client) and not inputs(client)
 
 
-def test_an_unloading_that_was_begun_is_done_though_its_client_goes() -> None:
+def test_unloading_completes_though_its_client_leaves() -> None:
     """Also, if two sinks are removed at once, nothing is left even if streams of one would have moved to the other."""
     rig = Rig()
     client, other = rig.client(), rig.client()
@@ -283,7 +283,7 @@ def test_an_unloading_that_was_begun_is_done_though_its_client_goes() -> None:
     assert [one["sink"] for one in inputs(other)] == [rig.sink.id] * 20 and not rig.graph.leaving
 
 
-def test_a_loopback_hears_only_what_who_loaded_it_may() -> None:
+def test_loopback_hears_only_what_its_loader_may_record() -> None:
     rig = Rig()
     rig.graph.add_source("microphone", "Microphone")
     client, other = rig.client(), rig.client()
@@ -301,7 +301,7 @@ def test_a_loopback_hears_only_what_who_loaded_it_may() -> None:
     assert "module-loopback" not in modules(client)
 
 
-def test_a_long_loopback_counts_against_the_guests_budget_and_gives_it_back() -> None:
+def test_long_loopback_is_charged_to_guest_and_released() -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-null-sink", "sink_name=under")
@@ -324,7 +324,7 @@ def test_a_long_loopback_counts_against_the_guests_budget_and_gives_it_back() ->
 # -- tones, and sinks and sources made of others -------------------------------------------------
 
 
-def test_a_tone_is_heard_where_it_is_sent_and_goes_with_its_stream() -> None:
+def test_tone_is_heard_on_its_sink_and_ends_with_its_stream() -> None:
     rig = Rig()
     client = rig.client()
     index = load(client, "module-sine", "frequency=1000")
@@ -345,7 +345,7 @@ def test_a_tone_is_heard_where_it_is_sent_and_goes_with_its_stream() -> None:
     assert not rig.graph.running
 
 
-def test_a_sine_source_sounds_while_it_is_recorded_and_is_no_input_of_a_sink() -> None:
+def test_sine_source_plays_while_recorded_and_is_no_sink_input() -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-sine-source", "source_name=tone frequency=500 rate=44100")
@@ -362,7 +362,7 @@ def test_a_sine_source_sounds_while_it_is_recorded_and_is_no_input_of_a_sink() -
     assert not rig.graph.running
 
 
-def test_virtual_sinks_and_sources_are_named_after_their_masters_and_heard_through_them() -> None:
+def test_virtual_devices_are_named_after_masters_and_heard_through_them() -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-virtual-sink", "use_volume_sharing=no")
@@ -379,7 +379,7 @@ def test_virtual_sinks_and_sources_are_named_after_their_masters_and_heard_throu
 
 
 @pytest.mark.parametrize(("argument", "virtual"), [("", False), ("ignore_virtual=no", True)])
-def test_what_is_new_becomes_the_default_while_module_switch_on_connect_is_loaded(argument: str, virtual: bool) -> None:
+def test_switch_on_connect_makes_new_devices_the_default(argument: str, virtual: bool) -> None:
     rig = Rig()
     client = rig.client()
     index = load(client, "module-switch-on-connect", argument)
@@ -406,9 +406,7 @@ def test_what_is_new_becomes_the_default_while_module_switch_on_connect_is_loade
         ("module-loopback", "source=millrace.monitor adjust_time=3"),
     ],
 )
-def test_scripts_that_load_what_is_done_anyway_run_on_and_an_argument_without_effect_is_told(
-    name: str, argument: str
-) -> None:
+def test_loading_builtin_behaviour_succeeds_and_unused_argument_is_noted(name: str, argument: str) -> None:
     rig = Rig()
     load(rig.client(), name, argument)
     idle = [key for key in KINDS[name].idle if f"{key}=" in argument]
@@ -417,7 +415,7 @@ def test_scripts_that_load_what_is_done_anyway_run_on_and_an_argument_without_ef
     ] == [True for _ in idle]
 
 
-def test_a_refusal_says_why_and_what_to_do_and_is_not_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_refusal_says_why_and_what_to_do_untruncated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def test(daemon: Daemon) -> None:
         program = Program(daemon)
         for name in ("module-nonsense", *NOT_SERVED):
@@ -437,7 +435,7 @@ def test_a_refusal_says_why_and_what_to_do_and_is_not_cut(tmp_path: Path, caplog
 
 
 @pytest.mark.parametrize(("rate", "glide"), [(1, False), (25, False), (999, True)])
-def test_a_recorder_has_any_rate_from_1_hz_on_and_hears_the_mean_of_each_period(rate: int, glide: bool) -> None:
+def test_low_rate_recorder_gets_the_mean_of_each_period(rate: int, glide: bool) -> None:
     rig = Rig()
     client = rig.client()
     spec = Spec(SampleFormat.F32LE, 1, rate)

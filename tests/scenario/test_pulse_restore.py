@@ -64,7 +64,7 @@ LOUD = Rule((0x8000, 0x4000), ("front-left", "front-right"), True, "music")
 LOW = Rule((0x4000,), ("mono",), False)
 
 
-def test_the_table_is_read_written_merged_replaced_and_deleted() -> None:
+def test_rules_are_read_written_merged_replaced_and_deleted() -> None:
     client = Rig().client()
     assert Reader(client.ask(Command.EXTENSION, **asked(0))["rest"]).u32() == 1
     assert read(client) == {}
@@ -99,13 +99,13 @@ def test_the_table_is_read_written_merged_replaced_and_deleted() -> None:
         {"index": NO_INDEX, "name": None, "rest": b""},
     ],
 )
-def test_what_the_extension_does_not_take_is_refused_and_the_connection_goes_on(request_: dict[str, Any]) -> None:
+def test_invalid_extension_request_is_refused_and_connection_continues(request_: dict[str, Any]) -> None:
     client = Rig().client()
     assert client.error(Command.EXTENSION, **request_) == Err.NOEXTENSION
     assert read(client) == {}
 
 
-def test_a_rule_written_to_be_applied_is_heard_at_once_and_every_change_is_told() -> None:
+def test_rule_with_apply_takes_effect_immediately_and_changes_are_announced() -> None:
     rig = Rig()
     client, other = rig.client(), rig.client()
     rig.graph.add_sink("music")
@@ -129,7 +129,7 @@ def test_a_rule_written_to_be_applied_is_heard_at_once_and_every_change_is_told(
     assert len([n for n in other.notices if n.command is Command.EXTENSION]) == 2
 
 
-def test_programs_without_the_right_to_control_may_look_only() -> None:
+def test_programs_without_control_right_may_only_read() -> None:
     rig = Rig()
     client = rig.client()
     rig.admission.principal = Principal("guest/default", Right.SPEAK, frozenset({"default"}))
@@ -138,7 +138,7 @@ def test_programs_without_the_right_to_control_may_look_only() -> None:
     assert read(client) == {}
 
 
-def test_device_restore_tells_that_sinks_take_pcm() -> None:
+def test_device_restore_reports_that_sinks_accept_pcm() -> None:
     rig = Rig()
     client = rig.client()
 
@@ -157,7 +157,7 @@ def test_device_restore_tells_that_sinks_take_pcm() -> None:
     assert client.error(Command.EXTENSION, **device(4, ("u32", 1), ("u32", 0))) == Err.NOEXTENSION
 
 
-def test_unloaded_it_answers_no_more_and_loaded_again_it_does_what_it_was_told() -> None:
+def test_unloaded_extension_does_not_answer_and_reloaded_one_uses_its_arguments() -> None:
     rig = Rig()
     client = rig.client()
     client.ask(Command.EXTENSION, **a_write(SET, {MPV: LOUD}))
@@ -170,7 +170,7 @@ def test_unloaded_it_answers_no_more_and_loaded_again_it_does_what_it_was_told()
     assert rig.door.rules.restored(MPV) == Rule(mute=True) and read(client) == {MPV: LOUD}
 
 
-def test_the_table_is_bounded() -> None:
+def test_number_of_rules_is_limited() -> None:
     rules = Rules()
     for number in range(RULES_MAX + 10):
         rules.take({f"sink-input-by-media-name:{number}": LOW})
@@ -184,7 +184,7 @@ def test_the_table_is_bounded() -> None:
     assert set(read(client)) == set(many)
 
 
-def test_groups_are_pulseaudios() -> None:
+def test_group_names_match_pulseaudios() -> None:
     said = {"media.role": "video", "application.id": "org.mpv", "application.name": "mpv", "media.name": "film"}
     groups = []
     for gone in ("", *said):
@@ -198,7 +198,7 @@ def test_groups_are_pulseaudios() -> None:
     assert len(group_of({"media.name": "x" * 9999})) == 128
 
 
-def test_what_is_kept_comes_back_and_nonsense_and_older_words_are_understood() -> None:
+def test_saved_rules_are_loaded_and_invalid_or_older_values_tolerated() -> None:
     for rule in (LOUD, LOW, Rule(), Rule(mute=False)):
         assert parsed(written(MPV, rule)) == rule
     nonsense = [
@@ -243,7 +243,7 @@ class Program:
         return self.client.replies[tag]
 
 
-def test_a_rule_that_a_program_writes_is_what_the_policy_gives_to_the_next_stream_and_is_kept(tmp_path: Path) -> None:
+def test_rule_written_by_program_applies_to_next_stream_and_is_saved(tmp_path: Path) -> None:
     async def first(daemon: Daemon) -> None:
         daemon.worker.guest("alice").graph.add_sink("music")
         async with policy(daemon):
@@ -274,7 +274,7 @@ def test_a_rule_that_a_program_writes_is_what_the_policy_gives_to_the_next_strea
         running(tmp_path, test)
 
 
-def test_a_rule_that_the_disk_does_not_take_is_refused_and_not_in_force(tmp_path: Path) -> None:
+def test_rule_that_disk_refuses_is_refused_and_not_in_force(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         program = Program(daemon)
         await program.ask(Command.EXTENSION, **a_write(SET, {"a": LOW}))
@@ -287,7 +287,7 @@ def test_a_rule_that_the_disk_does_not_take_is_refused_and_not_in_force(tmp_path
     running(tmp_path, test)
 
 
-def test_a_rule_for_recorders_is_applied_where_their_clients_may_record() -> None:
+def test_recorder_rule_applies_only_where_client_may_record() -> None:
     rig = Rig()
     client = rig.client()
     rig.graph.add_source("microphone", "Microphone")
@@ -312,7 +312,7 @@ def test_a_rule_for_recorders_is_applied_where_their_clients_may_record() -> Non
     assert record.node.sink is not None and record.node.sink.name == "microphone"
 
 
-def test_a_new_stream_and_a_sample_have_what_is_remembered_from_their_first_frame_on() -> None:
+def test_new_stream_and_sample_start_with_saved_settings() -> None:
     rig = Rig()
     client = rig.client()
     music = rig.graph.add_sink("music")
@@ -336,7 +336,7 @@ def test_a_new_stream_and_a_sample_have_what_is_remembered_from_their_first_fram
     assert reply["sink_name"] == "music" and rig.graph.streams[reply["index"]].placed
 
 
-def test_a_sample_that_names_no_role_is_an_event_as_the_slider_of_system_sounds_expects() -> None:
+def test_sample_without_role_is_an_event() -> None:
     rig = Rig()
     client = rig.client()
     heard = rig.capture(rig.sink)

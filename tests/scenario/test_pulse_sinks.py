@@ -23,7 +23,7 @@ from .test_native import of_daemon, running
 from .test_pulse_restore import Program
 
 
-def test_the_first_sink_has_a_name_that_no_program_takes_for_none_and_the_old_one_finds_it() -> None:
+def test_first_sink_has_own_name_and_is_found_by_former_name() -> None:
     rig = Rig()
     client = rig.client()
     assert client.ask(Command.GET_SERVER_INFO)["default_sink"] == "millrace"
@@ -35,7 +35,7 @@ def test_the_first_sink_has_a_name_that_no_program_takes_for_none_and_the_old_on
         rig.graph.add_sink("default")
 
 
-def test_what_was_kept_and_configured_for_the_old_name_counts_for_the_new_one(tmp_path: Path) -> None:
+def test_settings_for_former_name_apply_to_first_sink(tmp_path: Path) -> None:
     store = Store(tmp_path / "s" / "state.db")
     store.keep_level("alice", "sink", "default", ((0.5, 0.25), True))
     store.keep_sink("alice", "millrace", "somebody's own of before")
@@ -90,7 +90,7 @@ def played(rig: Rig, client: RigClient, sink: str, *heard: Sink, positions: int 
     return frames
 
 
-def test_a_null_sink_is_what_its_arguments_say_and_goes_when_it_is_unloaded() -> None:
+def test_null_sink_follows_its_arguments_and_is_removed_on_unload() -> None:
     rig = Rig()
     client = rig.client()
     argument = "sink_name=a rate=44100 format=u8 channel_map=surround-40 sink_properties=device.description=O'Brien"
@@ -137,7 +137,7 @@ def test_a_null_sink_is_what_its_arguments_say_and_goes_when_it_is_unloaded() ->
         ("module-nonsense", ""),
     ],
 )
-def test_modules_that_can_not_do_what_they_are_told_fail_and_leave_nothing(name: str, argument: str) -> None:
+def test_module_with_impossible_arguments_fails_and_leaves_nothing(name: str, argument: str) -> None:
     rig = Rig()
     client = rig.client()
     before = sinks_of(client), sources_of(client), client.ask_list(Command.GET_MODULE_INFO_LIST)
@@ -147,7 +147,7 @@ def test_modules_that_can_not_do_what_they_are_told_fail_and_leave_nothing(name:
     assert len(rig.modules_told) == 1 and rig.modules_told[0].startswith(f"{name} {argument}".rstrip() + ": ")
 
 
-def test_what_every_guest_does_is_listed_and_the_protocol_can_be_loaded_once_more() -> None:
+def test_builtin_modules_are_listed_and_protocol_loads_again() -> None:
     client = Rig().client()
     names = {module["name"] for module in client.ask_list(Command.GET_MODULE_INFO_LIST)}
     assert {"module-native-protocol-unix", "module-always-sink"} <= names
@@ -157,7 +157,7 @@ def test_what_every_guest_does_is_listed_and_the_protocol_can_be_loaded_once_mor
             assert client.error(Command.UNLOAD_MODULE, index=module["index"]) == Err.ACCESS
 
 
-def test_a_remapped_sink_crosses_channels_and_mixes_only_if_it_may() -> None:
+def test_remapped_sink_swaps_channels_and_remixes_only_if_allowed() -> None:
     rig = Rig()
     client = rig.client()
     swapped = "sink_name=swap master=millrace channel_map=left,right master_channel_map=right,left"
@@ -175,7 +175,7 @@ def test_a_remapped_sink_crosses_channels_and_mixes_only_if_it_may() -> None:
     assert "millrace.remapped" in sinks_of(client)
 
 
-def test_a_loopback_and_a_remapped_source_hear_what_they_are_given_at_its_level_and_go_with_it() -> None:
+def test_loopback_and_remapped_source_hear_their_source_at_its_level() -> None:
     rig = Rig()
     client = rig.client()
     under = load(client, "module-null-sink", "sink_name=under")
@@ -195,7 +195,7 @@ def test_a_loopback_and_a_remapped_source_hear_what_they_are_given_at_its_level_
     assert "lone" not in sources_of(client) and not rig.sink.links
 
 
-def test_a_null_source_is_silent_and_keeps_its_recorder_going() -> None:
+def test_null_source_is_silent_and_keeps_recorder_running() -> None:
     rig = Rig()
     client = rig.client()
     index = load(client, "module-null-source", "source_name=quiet channels=1")
@@ -210,7 +210,7 @@ def quiet_recorder() -> dict[str, Any]:
     return record_fields(Spec(SampleFormat.S16LE, 1, 48_000), (0,), source_name="quiet")
 
 
-def test_no_sink_hears_a_combined_one_twice() -> None:
+def test_combined_sinks_deliver_sound_once() -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-combine-sink", "sink_name=one")
@@ -238,7 +238,7 @@ def test_no_sink_hears_a_combined_one_twice() -> None:
         assert np.allclose(there, 0 if name == "four" else [0.1, 0.2], atol=1e-3), name
 
 
-def test_what_a_module_records_needs_the_grant_that_its_loader_would_need() -> None:
+def test_recording_module_needs_its_loaders_grant() -> None:
     rig = Rig()
     rig.graph.add_source("microphone", "Microphone")
     client = rig.client()
@@ -260,7 +260,7 @@ def test_what_a_module_records_needs_the_grant_that_its_loader_would_need() -> N
 # -- the default sink --------------------------------------------------------------------------
 
 
-def test_a_new_default_takes_along_what_named_no_sink_and_nobody_has_moved() -> None:
+def test_new_default_sink_takes_unpinned_streams() -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-null-sink", "sink_name=b")
@@ -285,7 +285,7 @@ def test_a_new_default_takes_along_what_named_no_sink_and_nobody_has_moved() -> 
     assert where() == ["b", "millrace", "b"]
 
 
-def test_a_new_default_source_takes_along_recorders_that_named_none_where_they_may() -> None:
+def test_new_default_source_takes_unpinned_recorders_where_permitted() -> None:
     rig = Rig()
     client = rig.client()
     rig.graph.add_source("microphone", "Microphone")
@@ -309,7 +309,7 @@ def test_a_new_default_source_takes_along_recorders_that_named_none_where_they_m
 # -- what clients see --------------------------------------------------------------------------
 
 
-def test_a_change_of_a_sinks_level_is_told_of_the_sink_alone() -> None:
+def test_sink_level_change_is_announced_for_sink_only() -> None:
     rig = Rig()
     client = rig.client()
     client.ask(Command.SUBSCRIBE, mask=0x2FF)
@@ -319,7 +319,7 @@ def test_a_change_of_a_sinks_level_is_told_of_the_sink_alone() -> None:
     assert told == [(Facility.SINK, rig.sink.id), (Facility.SOURCE, rig.sink.id)]
 
 
-def test_what_runs_is_what_is_played_to_or_recorded_and_nothing_else_of_the_guest() -> None:
+def test_devices_are_running_only_while_played_to_or_recorded() -> None:
     """The microphone is not shown as in use while music plays, and a combined sink is idle while another plays."""
     rig = Rig()
     client = rig.client()
@@ -362,7 +362,7 @@ def test_what_runs_is_what_is_played_to_or_recorded_and_nothing_else_of_the_gues
     assert busy() == set()
 
 
-def test_what_changes_nothing_is_told_to_nobody_so_those_who_set_on_each_event_come_to_rest() -> None:
+def test_changes_without_effect_are_not_announced() -> None:
     rig = Rig()
     client = rig.client()
     microphone = rig.graph.add_source("microphone", "Microphone")
@@ -397,7 +397,7 @@ def test_what_changes_nothing_is_told_to_nobody_so_those_who_set_on_each_event_c
     assert [link.target for link in node.links] == [rig.sink]
 
 
-def test_a_microphone_that_a_client_may_never_have_is_not_shown_and_recording_it_is_refused_all_the_same() -> None:
+def test_forbidden_microphone_is_hidden_and_recording_it_refused() -> None:
     rig = Rig()
     client = rig.client()
     rig.graph.add_source("microphone", "Microphone")
@@ -411,7 +411,7 @@ def test_a_microphone_that_a_client_may_never_have_is_not_shown_and_recording_it
     assert set(sources_of(client)) == {"microphone", "millrace.monitor"}
 
 
-def test_sinks_take_plain_pcm_and_clients_say_how_they_came() -> None:
+def test_sinks_accept_pcm_and_streams_show_their_origin() -> None:
     client = Rig().client()
     for shown in (*sinks_of(client).values(), *sources_of(client).values()):
         assert shown["formats"] == [FormatInfo(Encoding.PCM)] and shown["props"]["device.icon_name"]
@@ -419,7 +419,7 @@ def test_sinks_take_plain_pcm_and_clients_say_how_they_came() -> None:
     assert own["props"]["native-protocol.version"] == b"35\0"
 
 
-def test_listeners_are_asked_for_their_microphones_by_whoever_records_what_was_made_of_them(tmp_path: Path) -> None:
+def test_recording_a_derived_source_requests_listeners_microphones(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         guest = daemon.worker.guest("alice")
         program = Program(daemon)

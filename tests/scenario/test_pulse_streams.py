@@ -32,9 +32,7 @@ ADJUST, EARLY, VARIABLE = {"adjust_latency": True}, {"early_requests": True}, {"
         (44_100, 20, 0.5, {}), (192_000, 10, 0.5, ADJUST),
     ],
 )  # fmt: skip
-def test_a_client_that_answers_at_once_is_never_cut_short(
-    rate: int, tlength: int, minreq: float, flags: dict[str, bool]
-) -> None:
+def test_prompt_client_never_underruns(rate: int, tlength: int, minreq: float, flags: dict[str, bool]) -> None:
     rig = Rig()
     asked = {"tlength": ms(tlength, 2, rate), "minreq": ms(tlength * minreq, 2, rate)} | flags
     player = rig.client().play(Spec(SampleFormat.S16LE, 1, rate), (0,), bytes(rate * 2), **asked)
@@ -43,7 +41,7 @@ def test_a_client_that_answers_at_once_is_never_cut_short(
     assert rig.graph.streams[player.index].underruns == 0
 
 
-def test_other_buffer_attributes_take_effect_at_once_and_nothing_is_lost() -> None:
+def test_new_buffer_attributes_take_effect_immediately_without_loss() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -71,7 +69,7 @@ def test_other_buffer_attributes_take_effect_at_once_and_nothing_is_lost() -> No
 
 
 @pytest.mark.parametrize("variable", [False, True])
-def test_a_change_of_rate_loses_nothing_and_with_variable_rate_it_glides(variable: bool) -> None:
+def test_rate_change_loses_nothing_and_variable_rate_glides(variable: bool) -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -94,7 +92,7 @@ def test_a_change_of_rate_loses_nothing_and_with_variable_rate_it_glides(variabl
 
 @pytest.mark.parametrize("variable", [False, True])
 @pytest.mark.parametrize("rate", [1, 7, 100, 999])
-def test_below_1_khz_each_frame_is_heard_for_as_long_as_it_lasts(rate: int, variable: bool) -> None:
+def test_below_1_khz_each_frame_is_heard_for_its_duration(rate: int, variable: bool) -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -119,9 +117,7 @@ def test_below_1_khz_each_frame_is_heard_for_as_long_as_it_lasts(rate: int, vari
 
 @pytest.mark.parametrize("tlength_ms", [60, 2000])
 @pytest.mark.parametrize("prebuf", [{}, {"prebuf": 0}])
-def test_a_word_before_a_pause_is_heard_whole_at_once_and_no_frame_later(
-    tlength_ms: int, prebuf: dict[str, int]
-) -> None:
+def test_sound_before_a_pause_is_heard_completely_and_immediately(tlength_ms: int, prebuf: dict[str, int]) -> None:
     """Like speech: between words nothing is written, and nothing is drained."""
     rig = Rig()
     heard = rig.capture(clocked=True)
@@ -143,7 +139,7 @@ def test_a_word_before_a_pause_is_heard_whole_at_once_and_no_frame_later(
     assert rig.door.playback[player.index].held_ns == 0
 
 
-def test_what_a_drain_lets_out_is_the_sound_to_its_last_frame_and_no_more() -> None:
+def test_drain_plays_to_the_last_frame_and_no_further() -> None:
     rig = Rig()
     heard = rig.capture(clocked=True)
     client = rig.client()
@@ -162,7 +158,7 @@ def test_what_a_drain_lets_out_is_the_sound_to_its_last_frame_and_no_more() -> N
     assert len(lengths) == 3 and np.abs(lengths - 4_800).max() <= 4
 
 
-def test_nothing_of_what_was_flushed_is_heard_later() -> None:
+def test_flushed_data_is_not_heard_later() -> None:
     rig = Rig()
     heard = rig.capture(clocked=True)
     client = rig.client()
@@ -199,7 +195,7 @@ def levels_of(heard: Capture) -> list[float]:
         ({"no_remap": True, "no_remix": True}, [0.25, 0.5]),
     ],
 )  # fmt: skip
-def test_channels_go_by_name_or_without_remapping_by_number(flags: dict[str, bool], expected: list[float]) -> None:
+def test_channels_map_by_name_or_by_number_without_remapping(flags: dict[str, bool], expected: list[float]) -> None:
     rig = Rig()
     heard = rig.capture()
     # The client's first channel is the right one, not the left.
@@ -208,7 +204,7 @@ def test_channels_go_by_name_or_without_remapping_by_number(flags: dict[str, boo
     assert levels_of(heard) == expected
 
 
-def test_without_remixing_a_channel_that_the_sink_lacks_is_not_heard() -> None:
+def test_without_remixing_channels_missing_in_sink_are_not_heard() -> None:
     for flags, silent in (({}, False), ({"no_remix": True}, True)):
         rig = Rig()
         heard = rig.capture()
@@ -217,7 +213,7 @@ def test_without_remixing_a_channel_that_the_sink_lacks_is_not_heard() -> None:
         assert (not heard.sound.any()) == silent
 
 
-def test_how_channels_are_mapped_stays_when_a_stream_is_moved() -> None:
+def test_channel_mapping_survives_a_move() -> None:
     rig = Rig()
     client = rig.client()
     other = rig.graph.add_sink("other")
@@ -231,7 +227,7 @@ def test_how_channels_are_mapped_stays_when_a_stream_is_moved() -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"), [({}, [0.5, 0.25]), ({"no_remap": True}, [0.25, 0.5]), ({"no_remix": True}, [0.5, 0.25])]
 )
-def test_a_recorders_channels_go_the_same_ways(flags: dict[str, bool], expected: list[float]) -> None:
+def test_recorder_channels_map_the_same_way(flags: dict[str, bool], expected: list[float]) -> None:
     rig = Rig()
     client = rig.client()
     fields = record_fields(S16, (2, 1), fragsize=ms(10), source_name="@DEFAULT_MONITOR@", **flags)
@@ -242,7 +238,7 @@ def test_a_recorders_channels_go_the_same_ways(flags: dict[str, bool], expected:
     assert [round(v / 32768, 2) for v in got[-1_000]] == expected
 
 
-def test_a_stream_that_is_not_to_be_moved_stays_and_ends_with_its_sink() -> None:
+def test_pinned_stream_stays_and_ends_with_its_sink() -> None:
     rig = Rig()
     client, other = rig.client(), rig.client()
     module = client.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=music")
@@ -258,7 +254,7 @@ def test_a_stream_that_is_not_to_be_moved_stays_and_ends_with_its_sink() -> None
     assert not client.named(Command.PLAYBACK_STREAM_MOVED)
 
 
-def test_a_recorder_that_is_not_to_be_moved_stays_and_ends_with_its_source() -> None:
+def test_pinned_recorder_stays_and_ends_with_its_source() -> None:
     rig = Rig()
     client = rig.client()
     module = client.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=music")
@@ -270,7 +266,7 @@ def test_a_recorder_that_is_not_to_be_moved_stays_and_ends_with_its_source() -> 
     assert client.named(Command.RECORD_STREAM_KILLED) == [{"channel": reply["channel"]}]
 
 
-def test_streams_that_fail_on_suspend_are_refused_by_a_suspended_sink_and_killed_by_suspending() -> None:
+def test_fail_on_suspend_streams_are_refused_or_killed() -> None:
     rig = Rig()
     client, other = rig.client(), rig.client()
     player = client.play(S16, STEREO, fail_on_suspend=True)
@@ -290,7 +286,7 @@ def test_streams_that_fail_on_suspend_are_refused_by_a_suspended_sink_and_killed
     assert refused(client, passthrough=True) == Err.NOTSUPPORTED
 
 
-def test_a_sink_is_named_by_index_or_by_name_and_not_by_both() -> None:
+def test_sink_is_given_by_index_or_by_name_but_not_both() -> None:
     rig = Rig()
     client = rig.client()
     other = rig.graph.add_sink("other")
@@ -300,7 +296,7 @@ def test_a_sink_is_named_by_index_or_by_name_and_not_by_both() -> None:
     assert refused(client, sink_index=9_999) == refused(client, sink_name="nowhere") == Err.NOENTITY
 
 
-def test_a_stream_starts_muted_or_at_the_volume_asked_for_only_where_that_is_set() -> None:
+def test_stream_starts_with_requested_mute_and_volume_only_if_set() -> None:
     rig = Rig()
     client = rig.client()
     for changes, mute, gain in (
@@ -315,7 +311,7 @@ def test_a_stream_starts_muted_or_at_the_volume_asked_for_only_where_that_is_set
         assert (node.mute, node.gains) == (mute, (gain, gain)), changes
 
 
-def test_with_the_sinks_channels_a_volume_goes_to_its_namesakes_and_to_its_side() -> None:
+def test_with_fix_channels_volume_maps_to_same_channels_and_sides() -> None:
     rig = Rig(channels=6)
     client = rig.client()
     player = client.play(S16, STEREO, fix_channels=True, volume=(0x10000, 0x8000), volume_set=True)
@@ -324,7 +320,7 @@ def test_with_the_sinks_channels_a_volume_goes_to_its_namesakes_and_to_its_side(
     assert volume == (0x10000, 0x8000, 0x10000, 0x8000, 0xC000, 0xC000)
 
 
-def test_thirty_two_channels_are_played_and_no_more() -> None:
+def test_at_most_thirty_two_channels_are_played() -> None:
     rig = Rig()
     wide = Spec(SampleFormat.S16LE, 32, 48_000)
     numbers = tuple(range(12, 44))
@@ -333,7 +329,7 @@ def test_thirty_two_channels_are_played_and_no_more() -> None:
     rig.run(0.2)
 
 
-def test_a_recorder_that_does_not_keep_its_source_awake_hears_what_there_is() -> None:
+def test_recorder_that_does_not_inhibit_suspend_still_records() -> None:
     rig = Rig()
     client = rig.client()
     fields = record_fields(S16, STEREO, fragsize=ms(10), source_name="@DEFAULT_MONITOR@")
@@ -348,7 +344,7 @@ def test_a_recorder_that_does_not_keep_its_source_awake_hears_what_there_is() ->
     assert rig.graph.running
 
 
-def test_a_recorders_fragments_shrink_to_what_the_source_gives_only_where_that_is_asked_for() -> None:
+def test_recorder_fragments_shrink_only_with_adjust_latency() -> None:
     client = Rig().client()
     for flags, fragsize in (({}, ms(500)), (ADJUST, ms(40)), (EARLY, ms(500)), (ADJUST | EARLY, ms(500))):
         fields = record_fields(S16, STEREO, fragsize=ms(500), **flags)
@@ -365,7 +361,7 @@ def together(client: RigClient, *signals: np.ndarray, **changes: Any) -> list[Pl
     ]
 
 
-def test_synchronised_streams_start_pause_and_flush_together_to_the_frame() -> None:
+def test_synchronised_streams_start_cork_and_flush_in_the_same_frame() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -384,7 +380,7 @@ def test_synchronised_streams_start_pause_and_flush_together_to_the_frame() -> N
     assert [s.queue.length for s in streams] == [0, 0]
 
 
-def test_of_synchronised_streams_one_that_runs_dry_keeps_its_place_among_the_others() -> None:
+def test_underrun_of_one_synchronised_stream_keeps_alignment() -> None:
     rig = Rig()
     heard = rig.capture()
     client = rig.client()
@@ -399,7 +395,7 @@ def test_of_synchronised_streams_one_that_runs_dry_keeps_its_place_among_the_oth
     assert not heard.sound[-4_000:].any()
 
 
-def test_a_stream_joins_others_that_are_paused_at_their_sink_and_their_place() -> None:
+def test_stream_joins_corked_synchronised_streams_at_their_sink_and_position() -> None:
     rig = Rig()
     client = rig.client()
     other = rig.graph.add_sink("other")
@@ -450,7 +446,7 @@ def test_one_stream_is_recorded_bit_for_bit_while_others_play() -> None:
     assert abs(len(got) - 1.2 * 48_000) < 4_800
 
 
-def test_the_monitor_of_a_stream_has_its_volume_and_not_the_sinks() -> None:
+def test_stream_monitor_has_stream_volume_and_not_sink_volume() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, constant(0.5, 0.5, frames=96_000), prebuf=FRAME)
@@ -467,7 +463,7 @@ def test_the_monitor_of_a_stream_has_its_volume_and_not_the_sinks() -> None:
     assert not recorded(client, reply)[-1_000:].any()
 
 
-def test_a_meter_of_one_stream_shows_its_peaks_and_nobody_elses() -> None:
+def test_stream_meter_shows_only_its_own_peaks() -> None:
     rig = Rig()
     client = rig.client()
     quiet = client.play(S16, STEREO, s16(sine(3.0, level=0.25)), prebuf=FRAME)
@@ -480,7 +476,7 @@ def test_a_meter_of_one_stream_shows_its_peaks_and_nobody_elses() -> None:
     assert len(peaks) >= 20 and peaks[-10:] == pytest.approx([0.25] * 10, abs=0.01)
 
 
-def test_the_monitor_of_a_stream_follows_it_ends_with_it_and_cannot_be_moved() -> None:
+def test_stream_monitor_follows_and_ends_with_its_stream_and_can_not_be_moved() -> None:
     rig = Rig()
     client = rig.client()
     other = rig.graph.add_sink("other")
@@ -497,7 +493,7 @@ def test_the_monitor_of_a_stream_follows_it_ends_with_it_and_cannot_be_moved() -
     assert not rig.graph.taps and not rig.door.records
 
 
-def test_only_a_stream_that_is_there_can_be_recorded_and_only_by_who_may_record_its_sink() -> None:
+def test_only_existing_stream_is_recorded_and_only_with_permission_for_its_sink() -> None:
     rig = Rig()
     client = rig.client()
     other = rig.graph.add_sink("other")

@@ -68,7 +68,7 @@ class Looped:
 
 @pytest.mark.parametrize("form", ["", "rate=44100"])
 @pytest.mark.parametrize("seconds", [0.02, 0.07, 2.0])
-def test_a_loopback_plays_on_at_its_latency_after_its_sink_was_suspended(seconds: float, form: str) -> None:
+def test_loopback_resumes_at_its_latency_after_sink_was_suspended(seconds: float, form: str) -> None:
     looped = Looped(form)
     suspend(looped.client, "out", True)
     looped.rig.run(seconds)
@@ -77,7 +77,7 @@ def test_a_loopback_plays_on_at_its_latency_after_its_sink_was_suspended(seconds
     looped.check()
 
 
-def test_a_loopback_plays_on_at_its_latency_after_its_source_was_suspended() -> None:
+def test_loopback_resumes_at_its_latency_after_source_was_suspended() -> None:
     looped = Looped()
     suspend(looped.client, "game", True)
     looped.rig.run(2)
@@ -86,7 +86,7 @@ def test_a_loopback_plays_on_at_its_latency_after_its_source_was_suspended() -> 
     looped.check()
 
 
-def test_a_loopback_plays_on_at_its_latency_after_it_was_paused() -> None:
+def test_loopback_resumes_at_its_latency_after_pause() -> None:
     looped = Looped()
     looped.loopback.set_corked(True)
     looped.rig.run(2)
@@ -95,7 +95,7 @@ def test_a_loopback_plays_on_at_its_latency_after_it_was_paused() -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_loopback_may_be_moved_from_a_suspended_sink_and_to_one(there: bool) -> None:
+def test_loopback_moves_from_and_to_suspended_sinks(there: bool) -> None:
     looped = Looped()
     suspend(looped.client, "aside" if there else "out", True)
     looped.move("aside")
@@ -110,7 +110,7 @@ def test_a_loopback_may_be_moved_from_a_suspended_sink_and_to_one(there: bool) -
     looped.check()
 
 
-def test_a_loopback_with_more_in_its_buffer_than_fits_starts_again_at_its_latency() -> None:
+def test_loopback_with_overfull_buffer_restarts_at_its_latency() -> None:
     looped = Looped()
     looped.loopback.owner.send_block(0, bytes(looped.loopback.attr.maxlength - 9600))  # type: ignore[attr-defined]
     looped.check()
@@ -120,7 +120,7 @@ def test_a_loopback_with_more_in_its_buffer_than_fits_starts_again_at_its_latenc
     "made",
     [("module-remap-sink", "sink_name=way master=game"), ("module-combine-sink", "sink_name=way slaves=game")],
 )
-def test_a_suspended_sink_takes_nothing_from_sinks_that_play_into_it(made: tuple[str, str]) -> None:
+def test_suspended_sink_pulls_nothing_from_sinks_linked_to_it(made: tuple[str, str]) -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-null-sink", "sink_name=game")
@@ -140,7 +140,7 @@ def test_a_suspended_sink_takes_nothing_from_sinks_that_play_into_it(made: tuple
     assert not rig.troubles
 
 
-def test_a_stream_moved_to_a_suspended_sink_waits_there_and_loses_nothing() -> None:
+def test_stream_moved_to_suspended_sink_waits_without_loss() -> None:
     rig = Rig()
     client = rig.client()
     load(client, "module-null-sink", "sink_name=game")

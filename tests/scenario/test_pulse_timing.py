@@ -26,13 +26,13 @@ def heard_ms(reply: dict[str, int]) -> float:
     return (reply["read_index"] / FRAME - reply["sink_usec"] * 48 / 1000) / 48
 
 
-def test_a_stream_that_has_not_begun_is_not_playing_and_never_ran_dry() -> None:
+def test_stream_not_started_is_not_playing_and_has_no_underrun() -> None:
     player = Rig().client().play(S16, STEREO, tlength=ms(100))
     reply = timing(player)
     assert not reply["playing"] and reply["playing_for"] == 0 and reply["underrun_for"] == NEVER
 
 
-def test_playing_for_counts_from_the_first_frame_taken() -> None:
+def test_playing_for_counts_from_first_frame_pulled() -> None:
     rig = Rig()
     player = rig.client().play(S16, STEREO, s16(sine(2.0)), tlength=ms(100))
     rig.run(0.5)
@@ -40,7 +40,7 @@ def test_playing_for_counts_from_the_first_frame_taken() -> None:
     assert reply["playing"] and reply["playing_for"] == reply["read_index"] > 0 == reply["underrun_for"]
 
 
-def test_the_silence_of_an_underrun_is_counted_while_it_lasts_and_the_clock_stands() -> None:
+def test_underrun_silence_is_counted_while_clock_stands_still() -> None:
     rig = Rig()
     player = rig.client().play(S16, STEREO, s16(sine(0.5)), tlength=ms(100), adjust_latency=True)
     rig.run(0.5)
@@ -63,7 +63,7 @@ def test_the_silence_of_an_underrun_is_counted_while_it_lasts_and_the_clock_stan
 
 @pytest.mark.parametrize("pause", [0.003, 0.008, 0.06, 0.11, 0.3])
 @pytest.mark.parametrize("prebuf", [{}, {"prebuf": 0}])
-def test_the_clock_never_runs_ahead_of_what_was_written_nor_back(pause: float, prebuf: dict[str, int]) -> None:
+def test_clock_never_exceeds_written_data_nor_goes_back(pause: float, prebuf: dict[str, int]) -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(30.0)), tlength=ms(60), adjust_latency=True, **prebuf)
@@ -83,7 +83,7 @@ def test_the_clock_never_runs_ahead_of_what_was_written_nor_back(pause: float, p
         player.feed()
 
 
-def test_a_hole_shorter_than_a_cycle_is_told_too() -> None:
+def test_gap_shorter_than_a_cycle_is_reported_too() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(0.305)), tlength=ms(100), adjust_latency=True)
@@ -97,7 +97,7 @@ def test_a_hole_shorter_than_a_cycle_is_told_too() -> None:
     assert rig.graph.streams[player.index].underruns == 1
 
 
-def test_a_flush_is_told_as_an_underflow_and_is_no_fault() -> None:
+def test_flush_is_reported_as_underflow_without_fault() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(0.5)), tlength=ms(200))
@@ -109,7 +109,7 @@ def test_a_flush_is_told_as_an_underflow_and_is_no_fault() -> None:
     assert not timing(player)["playing"]
 
 
-def test_a_pause_is_no_underrun_and_what_follows_is_a_beginning() -> None:
+def test_pause_is_no_underrun_and_next_data_is_a_new_start() -> None:
     rig = Rig()
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(3.0)), tlength=ms(200))
@@ -124,7 +124,7 @@ def test_a_pause_is_no_underrun_and_what_follows_is_a_beginning() -> None:
 
 
 @pytest.mark.parametrize("tlength_ms", [60, 400])
-def test_what_the_resampler_holds_back_is_part_of_the_latency(tlength_ms: int) -> None:
+def test_frames_held_by_resampler_are_part_of_latency(tlength_ms: int) -> None:
     rig = Rig()
     heard = rig.capture()
     spec = Spec(SampleFormat.S16LE, 2, 22_050)
@@ -138,7 +138,7 @@ def test_what_the_resampler_holds_back_is_part_of_the_latency(tlength_ms: int) -
     assert told == pytest.approx(rig.now_ns / 1e6 - begun, abs=1.0)
 
 
-def test_time_that_goes_on_without_prebuffering_is_exact_at_any_rate() -> None:
+def test_time_without_prebuffering_is_exact_at_any_rate() -> None:
     rig = Rig()
     spec = Spec(SampleFormat.S16LE, 2, 22_050)
     player = rig.client().play(spec, STEREO, tlength=ms(20, rate=22_050), prebuf=0)
@@ -149,7 +149,7 @@ def test_time_that_goes_on_without_prebuffering_is_exact_at_any_rate() -> None:
 
 
 @pytest.mark.parametrize("rate", [22_050, 44_100, 96_000])
-def test_a_drain_after_a_pause_lets_out_what_the_resampler_held_back(rate: int) -> None:
+def test_drain_after_pause_releases_frames_held_by_resampler(rate: int) -> None:
     rig = Rig()
     client = rig.client()
     capture = rig.capture()
@@ -169,7 +169,7 @@ def test_a_drain_after_a_pause_lets_out_what_the_resampler_held_back(rate: int) 
 
 @pytest.mark.parametrize("tlength_ms", [60, 250, 2000])
 @pytest.mark.parametrize("rate", [22_050, 44_100])
-def test_a_word_ends_whole_before_a_pause_and_the_next_begins_anew(rate: int, tlength_ms: int) -> None:
+def test_sound_ends_completely_before_pause_and_next_starts_anew(rate: int, tlength_ms: int) -> None:
     rig = Rig()
     client = rig.client()
     capture = rig.capture()

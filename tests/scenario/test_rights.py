@@ -150,7 +150,7 @@ def strip(text: str) -> Any:
     return state
 
 
-def test_a_token_sees_its_guests_and_no_others(tmp_path: Path) -> None:
+def test_token_sees_only_its_guests(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         await rig.token("a", "see", ["alice"])
         status, text = await rig.ask("GET", "/api/v1/state", rig.tokens["a"])
@@ -160,7 +160,7 @@ def test_a_token_sees_its_guests_and_no_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "mr_", "x" * 50, "é", "mr_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"])
-def test_wrong_tokens_let_nobody_in_even_on_loopback(secret: str, tmp_path: Path) -> None:
+def test_wrong_tokens_are_refused_even_on_loopback(secret: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         headers = {"Authorization": f"Bearer {secret}".encode().decode("latin-1")}
         async with rig.http.get(f"http://{rig.daemon.serving.address}/api/v1/state", headers=headers) as answer:
@@ -171,7 +171,7 @@ def test_wrong_tokens_let_nobody_in_even_on_loopback(secret: str, tmp_path: Path
     running(tmp_path, test)
 
 
-def test_guessing_is_slowed_down_and_a_right_token_always_lets_in(tmp_path: Path) -> None:
+def test_guessing_is_throttled_but_valid_token_is_always_accepted(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         good = await rig.token("a", "see", ["alice"])
         seen = [(await rig.ask("GET", "/api/v1/state", f"mr_{n}"))[0] for n in range(12)]
@@ -190,7 +190,7 @@ async def joined(rig: Rig, secret: str, guest: str = "alice", **hello: Any) -> a
     return line
 
 
-def test_revoking_a_token_ends_what_plays_by_it_within_100_ms_and_others_go_on(tmp_path: Path) -> None:
+def test_revoking_a_token_ends_its_playback_within_100_ms_and_others_continue(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         lines = [await joined(rig, await rig.token(name, "hear", ["alice"])) for name in ("a", "b")]
         first = next(t for t in rig.daemon.worker.access.tokens if t.name == "a")
@@ -207,7 +207,7 @@ def test_revoking_a_token_ends_what_plays_by_it_within_100_ms_and_others_go_on(t
     running(tmp_path, test)
 
 
-def test_rotating_keeps_what_plays_and_the_old_secret_lets_nobody_in(tmp_path: Path) -> None:
+def test_rotating_keeps_playback_and_invalidates_old_secret(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         old = await rig.token("a", "hear", ["alice"])
         line = await joined(rig, old)
@@ -221,7 +221,7 @@ def test_rotating_keeps_what_plays_and_the_old_secret_lets_nobody_in(tmp_path: P
     running(tmp_path, test)
 
 
-def test_a_listener_without_the_right_to_speak_is_forbidden_and_can_not_be_allowed(tmp_path: Path) -> None:
+def test_listener_without_speak_right_is_refused_a_microphone(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         deaf = await joined(rig, await rig.token("a", "hear", ["alice"]), microphone=True)
         both = await joined(rig, await rig.token("b", "hear,speak", ["alice"]), microphone=True)
@@ -234,7 +234,7 @@ def test_a_listener_without_the_right_to_speak_is_forbidden_and_can_not_be_allow
     running(tmp_path, test)
 
 
-def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_acknowledged_changes_survive_restart(tmp_path: Path) -> None:
     async def first(rig: Rig) -> None:
         assert (await rig.ask("POST", "/api/v1/guests", "", {"name": "carol", "rate": 44100}))[0] == 200
         body = {"target": "sink/default", "settings": {"volume": "50%", "mute": "on"}, "guest": "carol"}
@@ -268,7 +268,7 @@ def source(name: str) -> dict[str, Any]:
     return record_fields(Spec(3, 2, 48_000), (1, 2), source_name=name)
 
 
-def test_programs_record_what_they_were_granted_and_no_more() -> None:
+def test_programs_record_only_what_they_were_granted() -> None:
     rig = PulseRig()
     rig.graph.add_source("microphone", "Microphone")
     grants = rig.admission.grants
@@ -294,7 +294,7 @@ def test_programs_record_what_they_were_granted_and_no_more() -> None:
     assert program(rig, "evil").ask(Command.CREATE_RECORD_STREAM, **source("default.monitor"))
 
 
-def test_no_program_moves_or_ends_what_a_source_gives() -> None:
+def test_program_can_not_move_or_end_source_streams() -> None:
     rig = PulseRig()
     microphone = rig.graph.add_source("microphone", "Microphone")
     voice = Stream(rig.graph.ids.take(), "voice", ("mono",))
@@ -307,7 +307,7 @@ def test_no_program_moves_or_ends_what_a_source_gives() -> None:
     assert voice.sink is microphone and not voice.mute
 
 
-def test_whoever_may_be_forbidden_to_record_the_microphone_does_not_hear_it_by_a_link_or_a_move(tmp_path: Path) -> None:
+def test_microphone_permission_is_not_bypassed_by_links_or_moves(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         guest = rig.daemon.worker.guest("alice")
         voice = Stream(guest.graph.ids.take(), "voice", ("mono",))
@@ -336,7 +336,7 @@ def test_whoever_may_be_forbidden_to_record_the_microphone_does_not_hear_it_by_a
     running(tmp_path, test)
 
 
-def test_the_next_guest_of_a_name_is_another_for_whoever_is_there_by_a_token_for_several(tmp_path: Path) -> None:
+def test_successor_guest_is_separate_for_holders_of_shared_tokens(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         secret = await rig.token("a", "hear,control", ["alice", "bob"])
         headers = {"Authorization": f"Bearer {secret}"}
@@ -362,7 +362,7 @@ def test_the_next_guest_of_a_name_is_another_for_whoever_is_there_by_a_token_for
     running(tmp_path, test)
 
 
-def test_grants_survive_a_restart(tmp_path: Path) -> None:
+def test_grants_survive_restart(tmp_path: Path) -> None:
     async def first(rig: Rig) -> None:
         body = {"what": "monitor", "program": "pacat", "allow": False}
         assert (await rig.ask("POST", "/api/v1/guests/alice/grants", "", body))[0] == 200
@@ -381,7 +381,7 @@ def test_grants_survive_a_restart(tmp_path: Path) -> None:
         running(tmp_path, test)
 
 
-def test_changes_that_one_asks_for_at_once_hold_up_nobody_else(tmp_path: Path) -> None:
+def test_simultaneous_changes_of_one_requester_delay_nobody_else(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         alice = await rig.token("alice", "admin", ["alice"])
         bob = await rig.token("bob", "admin", ["bob"])
@@ -404,7 +404,7 @@ def test_changes_that_one_asks_for_at_once_hold_up_nobody_else(tmp_path: Path) -
     running(tmp_path, test)
 
 
-def test_what_is_not_kept_waits_for_no_disk(tmp_path: Path) -> None:
+def test_unsaved_settings_wait_for_no_disk(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         body = {"target": "sink/millrace", "settings": {"volume": "50%"}, "guest": "alice"}
         async with rig.daemon.worker.keeper.turn:
@@ -421,7 +421,7 @@ def test_what_is_not_kept_waits_for_no_disk(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-def test_a_guest_has_so_many_doors_and_no_more(tmp_path: Path) -> None:
+def test_doors_per_guest_are_limited(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         for number in range(DOORS_MAX):
             rig.daemon.worker.attach(rig.daemon.worker.guests["alice"], parse_door(f"qmp:{tmp_path}/{number}"))
@@ -433,7 +433,7 @@ def test_a_guest_has_so_many_doors_and_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["api/v1/events", "alice"])
-def test_no_websocket_is_compressed_whatever_the_other_side_offers(path: str, tmp_path: Path) -> None:
+def test_websockets_are_never_compressed(path: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         headers = {"Authorization": f"Bearer {await rig.token('a', 'see,hear', ['alice'])}"}
         async with rig.http.ws_connect(

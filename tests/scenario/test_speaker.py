@@ -116,7 +116,7 @@ running = partial(bus.running, run=uvloop.run)
 @pytest.mark.parametrize("what", ["record", "play"])
 @pytest.mark.parametrize("when", ["after", "before"])
 @pytest.mark.parametrize("door", ["native", "pulse"])
-def test_who_becomes_a_program_with_a_grant_has_not_got_it(door: str, when: str, what: str, tmp_path: Path) -> None:
+def test_process_that_executes_granted_program_has_no_grant(door: str, when: str, what: str, tmp_path: Path) -> None:
     """The process connects, leaves the socket to a child, and executes the other program before it is identified.
     `before`: everything is sent before that, and the child only reads."""
 
@@ -148,7 +148,7 @@ def test_who_becomes_a_program_with_a_grant_has_not_got_it(door: str, when: str,
     running(tmp_path, test)
 
 
-def test_a_program_that_speaks_for_itself_has_its_grant(tmp_path: Path) -> None:
+def test_program_that_speaks_for_itself_has_its_grant(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         guest, own = daemon.worker.guest("alice"), program_of(os.getpid())
         for permission in (Permission.CONNECT, Permission.MICROPHONE):

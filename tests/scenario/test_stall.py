@@ -57,7 +57,7 @@ def house(tmp_path: Path) -> Stalled:
     return asyncio.run(made())
 
 
-def test_a_machine_is_not_late_because_the_daemon_was(house: Stalled) -> None:
+def test_machine_is_not_blamed_for_daemon_stall(house: Stalled) -> None:
     fmt = AudioFormat(SampleFormat.S16LE, 48_000, default_map(2))
     node = new_stream(house.graph, house.sink, "vm", fmt, {"application.name": "vm"})
     machine = PushedStream(house.graph, node, fmt)
@@ -81,27 +81,27 @@ def test_a_machine_is_not_late_because_the_daemon_was(house: Stalled) -> None:
 
 
 @pytest.mark.parametrize("what", ["late", "microphone", "unread", "overrun"])
-def test_what_is_noticed_before_the_late_run_is_judged_after_it(house: Stalled, what: str) -> None:
+def test_symptom_before_late_run_is_judged_after_it(house: Stalled, what: str) -> None:
     node = _node(house)
     _stall(house, lambda: house.guest.troubled(node, what, house.now_ns))
     assert house.blamed() == [("loop", "not run")] * 2
 
 
-def test_what_a_listener_tells_before_the_late_run_is_judged_after_it(house: Stalled) -> None:
+def test_listener_report_before_late_run_is_judged_after_it(house: Stalled) -> None:
     at = house.now_ns + STALL_NS // 2
     told = Symptom("network", "late", "alice", "listener/9", at_ns=at, inferred=True)
     _stall(house, lambda: house.guest.report(told))
     assert house.blamed() == [("loop", "not run")] * 2
 
 
-def test_a_corrupted_ring_is_nobody_elses_fault(house: Stalled) -> None:
+def test_corrupted_ring_is_blamed_on_its_client(house: Stalled) -> None:
     node = _node(house)
     _stall(house, lambda: None)
     house.guest.troubled(node, "ring_corrupted", 0)
     assert house.blamed() == [("loop", "not run"), ("client", "ring corrupted")]
 
 
-def test_trouble_without_a_stall_is_recorded_with_its_times(house: Stalled) -> None:
+def test_symptoms_without_stall_are_recorded_with_their_times(house: Stalled) -> None:
     node, heard = _node(house), house.now_ns
     house.guest.troubled(node, "late", heard - 30 * NS_PER_MS)
     house.now_ns += NS_PER_MS

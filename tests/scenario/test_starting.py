@@ -11,7 +11,7 @@ from millrace.guest.config import GuestConfig
 from tests.bus import config
 
 
-def test_a_program_that_connects_before_the_guests_are_there_waits_for_them(tmp_path: Path) -> None:
+def test_program_connecting_before_guests_are_ready_waits(tmp_path: Path) -> None:
     async def main() -> None:
         daemon, go_on = Daemon(config(tmp_path)), asyncio.Event()
         start = daemon.worker.start

@@ -90,7 +90,7 @@ S16_BPS = 48_000 * 2 * 2 * 8
 THIN = Path(delay_ns=20 * NS_PER_MS, rate_bps=S16_BPS * 7 // 10)
 
 
-def test_a_listener_on_a_thin_line_lags_by_seconds_however_long_it_listens() -> None:
+def test_listener_on_slow_network_lags_by_bounded_seconds() -> None:
     heard = _heard(THIN, 40)
     assert heard.oldest_ns(0) < 5 * NS_PER_S
     # What was dropped is counted on both sides, and an incident names the line.
@@ -107,32 +107,32 @@ def test_a_listener_on_a_thin_line_lags_by_seconds_however_long_it_listens() -> 
     assert gaps.max() < 3 * NS_PER_S
 
 
-def test_a_listener_on_a_slow_but_sufficient_line_loses_nothing() -> None:
+def test_listener_on_slow_but_sufficient_network_loses_nothing() -> None:
     heard = _heard(Path(delay_ns=600 * NS_PER_MS, rate_bps=S16_BPS * 12 // 10), 20)
     assert heard.session.outlet.dropped_packets == 0 and not heard.house.symptoms
     assert heard.sequences == list(range(len(heard.sequences)))
     assert heard.oldest_ns(0) < NS_PER_S
 
 
-def test_a_line_that_stalls_for_two_seconds_loses_nothing() -> None:
+def test_two_second_network_stall_loses_nothing() -> None:
     stall = (START_NS + 5 * NS_PER_S, START_NS + 7 * NS_PER_S)
     heard = _heard(Path(stalls=(stall,)), 12)
     assert heard.session.outlet.dropped_packets == 0
     assert heard.sequences == list(range(len(heard.sequences)))
 
 
-def test_a_listener_that_answers_no_pings_is_not_measured() -> None:
+def test_listener_without_pongs_is_not_measured() -> None:
     heard = _heard(Path(), 20, answers=False)
     assert heard.session.outlet.dropped_packets == 0 and heard.probes > 2
 
 
-def test_an_idle_listener_is_not_probed() -> None:
+def test_idle_listener_is_not_probed() -> None:
     heard = Heard(Path(), {})
     heard.run(60)
     assert heard.probes <= 60 // 8 + 1
 
 
-def test_a_lossy_queue_bounds_what_waits_for_a_thin_line() -> None:
+def test_lossy_queue_bounds_backlog_on_slow_network() -> None:
     net: NetEmulator[bytes] = NetEmulator(Path(delay_ns=0, rate_bps=8_000, queue_ns=NS_PER_S), 1)
     for n in range(100):
         net.send(bytes(100), n * 50 * NS_PER_MS, 100)

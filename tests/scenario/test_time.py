@@ -24,14 +24,14 @@ EDGE = 0.5 * 2 * np.pi * 997 / 48_000 * 1.6
 """The largest step between two frames of a 997 Hz tone at −6 dBFS, including fades and crossfades."""
 
 
-def test_a_tone_through_two_wrong_clocks_is_clean() -> None:
+def test_tone_through_two_wrong_clocks_is_clean() -> None:
     measured = measure_sound("ppm300/none", 40.0, {"codec": "f32"}, "normal")
     assert measured["SNR, median second, dB"] >= 90  # type: ignore[operator]
     assert measured["breaks in the tone"] == measured["xruns"] == measured["skips"] == measured["packets lost"] == 0
     assert measured["media clock, ppm"] == pytest.approx(300, abs=0.1)
 
 
-def test_a_tone_through_3_ms_of_jitter_is_clean() -> None:
+def test_tone_through_3_ms_of_jitter_is_clean() -> None:
     measured = measure_sound("ppm-200/exp3", 90.0, {"codec": "f32"}, "normal")
     assert measured["SNR, median second, dB"] >= 70  # type: ignore[operator]
     assert measured["breaks in the tone"] == measured["xruns"] == measured["skips"] == 0
@@ -48,7 +48,7 @@ def late_after(run: SoundRun, seconds: float) -> float:
 
 
 @pytest.mark.parametrize("stall_s", [0.1, 0.4, 2.0])
-def test_a_stalled_line_is_back_at_its_target_within_3_seconds_without_a_click(stall_s: float) -> None:
+def test_latency_returns_to_target_within_3_seconds_after_stall(stall_s: float) -> None:
     stall = ((13 * NS_PER_S, 13 * NS_PER_S + round(stall_s * NS_PER_S)),)
     run = playing(Path(5 * NS_PER_MS, "exp", 1e6, stalls=tuple((a + 3 * 10**12, b + 3 * 10**12) for a, b in stall)), 25)
     sound = run.run(25.0)
@@ -59,7 +59,7 @@ def test_a_stalled_line_is_back_at_its_target_within_3_seconds_without_a_click(s
     assert abs(level_dbfs(back) - -6.02) < 0.1
 
 
-def test_a_listener_that_slept_comes_back_on_time() -> None:
+def test_suspended_listener_returns_on_time() -> None:
     run = playing(Path(5 * NS_PER_MS), 30)
     run.run(10.0)
     # A closed laptop: packets queue in its socket, its card stops, its clock continues.
@@ -71,7 +71,7 @@ def test_a_listener_that_slept_comes_back_on_time() -> None:
     assert run.playout.tally.skips <= 1
 
 
-def test_loss_is_concealed_and_time_stays() -> None:
+def test_loss_is_concealed_without_time_shift() -> None:
     run = playing(Path(5 * NS_PER_MS, "exp", 1e6, loss=0.05), 30, {"codec": "opus", "fec": "on"}, daemon_ppm=-80.0)
     sound = run.run(29.0)
     middle = sound[10 * 48_000 : 28 * 48_000, 0]
@@ -81,7 +81,7 @@ def test_loss_is_concealed_and_time_stays() -> None:
     assert max(abs(late) for at, _, late, _ in run.fills if at > 10 * NS_PER_S) < 25 * NS_PER_MS
 
 
-def test_reordered_and_doubled_packets_are_heard_once_and_in_order() -> None:
+def test_reordered_and_duplicated_packets_are_heard_once_in_order() -> None:
     run = playing(Path(5 * NS_PER_MS, reorder=0.05, duplicate=0.05, ordered=False), 30)
     sound = run.run(29.0)
     assert run.net.reordered > 20 and run.net.duplicated > 20
@@ -90,7 +90,7 @@ def test_reordered_and_doubled_packets_are_heard_once_and_in_order() -> None:
     assert not len(phase_jumps(sound[10 * 48_000 : 28 * 48_000, 0], 48_000, 997))
 
 
-def test_low_and_fixed_latencies_are_had() -> None:
+def test_low_and_fixed_latencies_are_reached() -> None:
     for latency, low, high in (("low", 2, 15), ("60ms", 60, 68)):
         run = SoundRun(replace(named("ppm0/none"), wander_ppm=0.0), sine(10), {"codec": "f32"}, latency)
         run.run(9.5)
@@ -99,7 +99,7 @@ def test_low_and_fixed_latencies_are_had() -> None:
         assert low <= min(fills) <= high, (latency, min(fills))
 
 
-def test_a_pause_and_a_new_sound_keep_the_clocks() -> None:
+def test_pause_and_new_sound_keep_the_clocks() -> None:
     signal = np.concatenate((sine(12), np.zeros((48_000 * 20, 2), np.float32), sine(6)))
     run = SoundRun(Scenario("x", Path(), daemon_ppm=150.0, wander_ppm=0.0), signal, {"codec": "f32"})
     sound = run.run(38.5)
@@ -126,7 +126,7 @@ def test_hours_of_drift_stay_within_bounds(name: str, rms_us: float, ratio_ppm: 
     assert out.xruns == out.resyncs == 0
 
 
-def test_others_drift_or_wander_where_ours_stays() -> None:
+def test_other_policies_drift_where_ours_is_stable() -> None:
     outcomes = [run_one("ppm200/exp3", name, 0.5, None, lambda: 0.0) for name in policies("all")]
     by_name = {o.policy: o for o in outcomes}
     ours = by_name["millrace"]
@@ -137,14 +137,14 @@ def test_others_drift_or_wander_where_ours_stays() -> None:
     assert len(header().split()) > 10 and "millrace" in row(ours)
 
 
-def test_a_lost_row_is_said() -> None:
+def test_rows_worse_than_another_policy_are_listed() -> None:
     ours = Outcome("a", "millrace", 1.0, latency_rms_us=50.0, xruns=3)
     other = Outcome("a", "none", 1.0, latency_rms_us=10.0)
     assert len(list(lost_rows([ours, other]))) == 2
     assert not list(lost_rows([replace(ours, xruns=0, latency_rms_us=1.0), other]))
 
 
-def test_scenarios_by_name() -> None:
+def test_scenarios_are_parsed_by_name() -> None:
     assert len(matrix()) == 7 * 4 * 5 and all(named(name).name == name for name in matrix())
     for bad in ("ppm9999", "ppmx/exp3", "ppm0/nonsense", "exp3", "ppm0/exp3/loss3"):
         with pytest.raises(ConfigError, match="ppm200/exp3"):

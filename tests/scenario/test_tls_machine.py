@@ -65,7 +65,7 @@ async def connected(serve: Serve) -> AsyncIterator[tuple[ClientConnection, list[
         await asyncio.sleep(0.02)
 
 
-def test_a_machine_that_hangs_up_before_the_handshake() -> None:
+def test_machine_that_disconnects_before_handshake() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reset(writer)
 
@@ -80,7 +80,7 @@ def test_a_machine_that_hangs_up_before_the_handshake() -> None:
     run(test())
 
 
-def test_a_machine_that_is_let_go_of_as_the_handshake_begins() -> None:
+def test_machine_detached_as_handshake_begins() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -97,7 +97,7 @@ def test_a_machine_that_is_let_go_of_as_the_handshake_begins() -> None:
     run(test())
 
 
-def test_a_connection_is_given_up_as_it_is_made(caplog: pytest.LogCaptureFixture) -> None:
+def test_connection_given_up_while_it_is_made(caplog: pytest.LogCaptureFixture) -> None:
     """The event loop closes its transport without a word to the protocol, whose turn comes all the same."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -132,7 +132,7 @@ LOGIN = [b"RFB 003.008\n", b"\1\x13", b"\0\2", b"\0\1" + struct.pack(">I", 260),
 
 
 @pytest.mark.parametrize("where", ["with the login", "after the login", "at the hello", "in the answer"])
-def test_a_vnc_machine_that_hangs_up_around_the_handshake(tmp_path: Path, where: str) -> None:
+def test_vnc_machine_that_disconnects_around_handshake(tmp_path: Path, where: str) -> None:
     served: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -188,7 +188,7 @@ async def shake_hands(
     return inside
 
 
-def test_what_a_vnc_machine_says_as_soon_as_tls_has_begun_is_the_machines(tmp_path: Path) -> None:
+def test_vnc_data_sent_with_end_of_handshake_is_accepted(tmp_path: Path) -> None:
     authority = certificate(tmp_path, "authority")
     own = certificate(tmp_path, "machine", authority, "localhost")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -136,7 +136,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(bounded())
 
 
-def test_work_that_others_wait_for_is_charged_but_does_not_wait_again() -> None:
+def test_awaited_work_is_charged_but_does_not_wait_again() -> None:
     """A change of one guest has its turn among everybody's: a flood in that guest must not prolong it."""
 
     async def test() -> None:
@@ -176,7 +176,7 @@ def test_work_that_others_wait_for_is_charged_but_does_not_wait_again() -> None:
     run(test)
 
 
-def test_a_portion_adapts_to_what_its_bytes_cost() -> None:
+def test_portion_adapts_to_cost_of_its_bytes() -> None:
     portion = Portion(64, 4096)
     sizes = []
     for over in (*[False] * 8, *[True] * 8):
@@ -185,7 +185,7 @@ def test_a_portion_adapts_to_what_its_bytes_cost() -> None:
     assert sizes == [128, 256, 512, 1024, 2048, 4096, 4096, 4096, 2048, 1024, 512, 256, 128, 64, 64, 64]
 
 
-def test_a_machine_whose_bytes_are_costly_exceeds_its_share_by_little() -> None:
+def test_machine_with_costly_bytes_exceeds_its_share_slightly() -> None:
     """Twenty bytes may cost as much as a new stream: a kilobyte of them is not processed at once."""
 
     class Costly(Untimed):
@@ -214,7 +214,7 @@ def test_a_machine_whose_bytes_are_costly_exceeds_its_share_by_little() -> None:
     run(test)
 
 
-def test_a_flood_of_commands_is_served_a_share_at_a_time_whole_and_in_order() -> None:
+def test_flood_of_commands_is_served_one_share_at_a_time_in_order() -> None:
     async def test() -> None:
         guest = Guest()
         runner, transport, wire = guest.connect()
@@ -231,7 +231,7 @@ def test_a_flood_of_commands_is_served_a_share_at_a_time_whole_and_in_order() ->
     run(test)
 
 
-def test_a_client_that_is_gone_is_gone_at_once() -> None:
+def test_disconnected_client_is_removed_immediately() -> None:
     async def test() -> None:
         guest = Guest()
         runner, _, wire = guest.connect()
@@ -246,7 +246,7 @@ def test_a_client_that_is_gone_is_gone_at_once() -> None:
     run(test)
 
 
-def test_connections_of_a_guest_share_one_share_and_are_read_in_small_pieces_meanwhile() -> None:
+def test_connections_of_a_guest_share_one_share_and_are_read_in_small_pieces() -> None:
     async def test() -> None:
         guest = Guest()
         clients = [guest.connect() for _ in range(20)]
@@ -265,7 +265,7 @@ def test_connections_of_a_guest_share_one_share_and_are_read_in_small_pieces_mea
     run(test)
 
 
-def test_who_leaves_more_unread_than_the_guest_may_have_held_is_cut_off() -> None:
+def test_client_with_too_much_unread_is_disconnected() -> None:
     async def test() -> None:
         guest = Guest()
         budget = guest.rig.graph.budget
@@ -280,7 +280,7 @@ def test_who_leaves_more_unread_than_the_guest_may_have_held_is_cut_off() -> Non
     run(test)
 
 
-def test_a_list_of_thousands_is_made_in_steps_and_what_is_asked_next_waits_for_it() -> None:
+def test_list_of_thousands_is_made_in_steps_and_later_requests_wait() -> None:
     rig = Rig()
     for number in range(300):
         rig.graph.add_stream(Stream(rig.graph.ids.take(), f"s{number}", default_map(2)), rig.sink)
@@ -303,7 +303,7 @@ def test_a_list_of_thousands_is_made_in_steps_and_what_is_asked_next_waits_for_i
     assert len(listed.records) == 300 and "default_sink" in info.fields and steps >= 300
 
 
-def test_what_goes_while_it_is_being_listed_is_announced_after_the_list() -> None:
+def test_removal_during_listing_is_announced_after_the_list() -> None:
     rig = Rig()
     for name in ("one", "two", "three"):
         rig.graph.add_sink(name, name)
@@ -328,7 +328,7 @@ def test_what_goes_while_it_is_being_listed_is_announced_after_the_list() -> Non
     assert listed == set(rig.graph.sinks) == {rig.sink.id}
 
 
-def test_a_connection_that_ends_gives_its_streams_back_in_steps() -> None:
+def test_closed_connection_releases_its_streams_in_steps() -> None:
     rig = Rig()
     client = rig.client()
     for _ in range(40):
@@ -340,7 +340,7 @@ def test_a_connection_that_ends_gives_its_streams_back_in_steps() -> None:
     assert left == list(range(39, 0, -1)) and not rig.graph.streams and not rig.door.clients
 
 
-def test_a_worker_that_fails_leaves_those_behind_it_their_turn() -> None:
+def test_failing_worker_does_not_block_those_behind_it() -> None:
     class Once:
         first = False
 
@@ -363,7 +363,7 @@ def test_a_worker_that_fails_leaves_those_behind_it_their_turn() -> None:
     asyncio.run(main())
 
 
-def test_who_waits_behind_a_task_has_the_next_round() -> None:
+def test_worker_behind_a_task_runs_in_next_round() -> None:
     class Once:
         first = False
         worked = False
@@ -387,7 +387,7 @@ def test_who_waits_behind_a_task_has_the_next_round() -> None:
     asyncio.run(main())
 
 
-def test_moving_what_plays_on_a_module_s_sink_is_done_in_steps() -> None:
+def test_streams_of_a_modules_sink_are_moved_in_steps() -> None:
     rig = Rig()
     client = rig.client()
     module = client.ask(Command.LOAD_MODULE, name="module-null-sink", argument="sink_name=extra")["index"]
@@ -410,7 +410,7 @@ def test_moving_what_plays_on_a_module_s_sink_is_done_in_steps() -> None:
     assert extra.id not in rig.graph.sinks and all(node.sink is rig.sink for node in nodes)
 
 
-def test_calls_are_charged_to_who_makes_them_and_what_they_wait_for_is_not() -> None:
+def test_calls_are_charged_to_their_caller_without_waiting_time() -> None:
     async def test() -> None:
         worked_ns = 0
         turns = Turns(lambda: worked_ns)
@@ -436,7 +436,7 @@ def test_calls_are_charged_to_who_makes_them_and_what_they_wait_for_is_not() -> 
     run(test)
 
 
-def test_watchers_are_told_in_slices_and_by_turns() -> None:
+def test_watchers_are_notified_in_slices_and_in_turn() -> None:
     class Watcher:
         principal = OWNER
         kinds = None
@@ -467,7 +467,7 @@ def test_watchers_are_told_in_slices_and_by_turns() -> None:
     run(test)
 
 
-def test_one_guest_s_incidents_push_out_none_of_the_others_() -> None:
+def test_incidents_of_one_guest_displace_no_others() -> None:
     numbers = iter(range(100_000))
     ring = Incidents(lambda: next(numbers), lambda: 0, lambda change, incident: None)
     ring.record("client", "wrote late", 0, "neighbour", "stream/1")
@@ -479,7 +479,7 @@ def test_one_guest_s_incidents_push_out_none_of_the_others_() -> None:
     assert ring.totals()["worst", "client", "broke the protocol"] == 5000
 
 
-def test_a_flood_of_one_kind_of_message_is_not_a_flood_of_the_log() -> None:
+def test_flood_of_one_kind_of_message_does_not_flood_the_log() -> None:
     now, passed = 100 * NS_PER_S, []
     rated = Rated(lambda: now)
     for number in range(1000):
@@ -494,7 +494,7 @@ def test_a_flood_of_one_kind_of_message_is_not_a_flood_of_the_log() -> None:
     assert rated.filter(later) and later.getMessage() == f"ended: 7 ({1000 - SAME_MAX} more like this were left out)"
 
 
-def test_the_log_is_silenced_neither_by_another_guest_nor_by_a_clock_that_is_set_back() -> None:
+def test_log_limit_is_per_guest_and_survives_clock_changes() -> None:
     now = 100 * NS_PER_S
     rated = Rated(lambda: now)
 
@@ -515,7 +515,7 @@ def test_the_log_is_silenced_neither_by_another_guest_nor_by_a_clock_that_is_set
     assert sum(passes("%s: %s", f"guest{n}, x") for n in range(1000)) == SAME_MAX
 
 
-def test_streams_that_end_or_are_refused_leave_the_collector_nothing() -> None:
+def test_ended_and_refused_streams_leave_nothing_to_collector() -> None:
     rig = Rig()
     rig.client().play(Spec(3, 2, 44_100), (1, 2), bytes(10_000))
     rig.run(0.2)
@@ -556,7 +556,7 @@ class Flooded:
 
 
 @pytest.mark.parametrize("kind", [WSMsgType.TEXT, WSMsgType.PING, WSMsgType.PONG])
-def test_messages_that_wait_on_many_websockets_are_read_a_share_at_a_time(kind: WSMsgType) -> None:
+def test_messages_waiting_on_many_websockets_are_read_one_share_at_a_time(kind: WSMsgType) -> None:
     async def test() -> None:
         guest = Guest()
         websockets = [Flooded(guest, 100, kind) for _ in range(10)]
@@ -576,7 +576,7 @@ def test_messages_that_wait_on_many_websockets_are_read_a_share_at_a_time(kind: 
 
 
 @pytest.mark.parametrize("charged", [True, False])
-def test_what_a_websocket_that_is_closed_has_still_sent_is_read_a_share_at_a_time(charged: bool) -> None:
+def test_messages_left_on_closed_websocket_are_read_one_share_at_a_time(charged: bool) -> None:
     class Reader:
         def __init__(self, guest: Guest) -> None:
             self._guest, self.left = guest, 200
@@ -608,7 +608,7 @@ def test_what_a_websocket_that_is_closed_has_still_sent_is_read_a_share_at_a_tim
     run(test)
 
 
-def test_a_share_that_is_used_for_the_most_part_is_whole_again_in_the_next_round() -> None:
+def test_share_used_for_the_most_part_is_restored_in_next_round() -> None:
     async def test() -> None:
         guest = Guest()
         for _ in range(5):
@@ -620,7 +620,7 @@ def test_a_share_that_is_used_for_the_most_part_is_whole_again_in_the_next_round
     run(test)
 
 
-def test_short_work_is_charged_its_wall_time_without_reading_the_processor_time() -> None:
+def test_short_work_is_charged_wall_time_without_reading_cpu_clock() -> None:
     worked_ns, wall_ns, reads = 0, 0, 0
 
     def clock() -> HostNs:
@@ -637,7 +637,7 @@ def test_short_work_is_charged_its_wall_time_without_reading_the_processor_time(
     assert share.ended(wall_ns) == SHORT_NS // 2 and reads == 1, "it did not have the processor all that time"
 
 
-def test_only_who_uses_as_much_as_others_leaves_out_what_it_is_behind() -> None:
+def test_backlog_is_dropped_only_for_guest_using_its_full_share() -> None:
     worked_ns = 0
     share = Share(lambda: worked_ns)
     share.used_ns = share.recent_ns = 2 * LIGHT_NS
@@ -649,7 +649,7 @@ def test_only_who_uses_as_much_as_others_leaves_out_what_it_is_behind() -> None:
         assert lag.hopeless(worked_ns, 1000) == heavy
 
 
-def test_the_system_is_not_asked_what_a_thread_has_worked_before_so_much_time_has_passed() -> None:
+def test_cpu_time_is_queried_only_after_a_slice_of_wall_time() -> None:
     asked: list[int] = []
     wall_ns = 0
 
@@ -666,7 +666,7 @@ def test_the_system_is_not_asked_what_a_thread_has_worked_before_so_much_time_ha
     assert not share.over() and asked, "it waited for the processor"
 
 
-def test_tasks_that_were_woken_together_go_on_one_after_the_other() -> None:
+def test_tasks_woken_together_run_one_after_another() -> None:
     async def test() -> None:
         guest = Guest()
         gate = asyncio.Event()
@@ -687,7 +687,7 @@ def test_tasks_that_were_woken_together_go_on_one_after_the_other() -> None:
     run(test)
 
 
-def test_turns_that_nobody_waits_for_any_more_take_no_rounds() -> None:
+def test_turns_nobody_waits_for_take_no_rounds() -> None:
     async def test() -> None:
         guest = Guest()
         guest.turns.left_ns = 0
@@ -702,7 +702,7 @@ def test_turns_that_nobody_waits_for_any_more_take_no_rounds() -> None:
     run(test)
 
 
-def test_a_task_that_waits_for_its_turn_can_be_cancelled() -> None:
+def test_waiting_task_can_be_cancelled() -> None:
     async def test() -> None:
         guest = Guest()
         gate = asyncio.Event()
@@ -741,7 +741,7 @@ class Endless:
         return False
 
 
-def test_a_task_has_its_turn_beside_a_worker_that_always_takes_the_whole_share() -> None:
+def test_task_gets_its_turn_beside_worker_using_its_whole_share() -> None:
     async def test() -> None:
         guest = Guest()
 
@@ -759,7 +759,7 @@ def test_a_task_has_its_turn_beside_a_worker_that_always_takes_the_whole_share()
     run(test)
 
 
-def test_who_is_first_works_before_those_that_wait_already() -> None:
+def test_first_in_queue_works_before_those_already_waiting() -> None:
     async def test() -> None:
         order: list[str] = []
         turns = Turns(lambda: 0)
@@ -781,7 +781,7 @@ def test_who_is_first_works_before_those_that_wait_already() -> None:
     run(test)
 
 
-def test_bytes_that_arrive_while_earlier_ones_wait_are_taken_after_them() -> None:
+def test_bytes_arriving_while_earlier_ones_wait_are_processed_after_them() -> None:
     """The event loop may deliver what it had read before reading was paused."""
     taken = bytearray()
 

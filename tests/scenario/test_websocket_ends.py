@@ -52,7 +52,7 @@ async def heard_after(daemon: Daemon, last: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_close_is_the_last_that_is_said(tmp_path: Path, end: str) -> None:
+def test_close_frame_is_the_last_frame(tmp_path: Path, end: str) -> None:
     async def main() -> None:
         async with daemon_in(tmp_path, token=TOKEN) as daemon:
             player = await PulsePlayer.connect(daemon.config.runtime / "alice" / "pulse", "test")
