@@ -17,6 +17,7 @@ import uvloop
 from millrace.errors import PeerLost
 from millrace.guest.machines.address import parse_door
 from millrace.io.client import ClientConnection
+from millrace.io.turns import Turns
 from millrace.units import HostNs
 from millrace.wire.contract import Untimed
 from tests.bus import daemon_in
@@ -77,6 +78,41 @@ def test_machine_that_disconnects_before_handshake() -> None:
                 with pytest.raises(PeerLost, match="TLS: the connection ended before the handshake"):
                     await connection.start_tls(ssl.create_default_context(), "localhost")
 
+    run(test())
+
+
+def test_machine_asks_for_tls_before_its_guest_has_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guest's tasks wait for turns, so bytes may arrive before the task that connects goes on."""
+
+    class Asking(Silent):
+        shaking: asyncio.Task[None] | None = None
+
+        def receive(self, data: memoryview, now_ns: HostNs) -> None:
+            self.shaking = asyncio.create_task(connections[0].start_tls(ssl.create_default_context(), "localhost"))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"TLS, please")
+        await reader.read(100)
+        writer.close()
+
+    async def test() -> None:
+        core, turns = Asking(), Turns()
+        monkeypatch.setattr(turns, "ready", lambda: not connections or core.shaking is not None)
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            connection = ClientConnection(core, lambda now: None, lambda why: None)
+
+            async def connect() -> None:
+                connections.append(connection)
+                await connection.connect("127.0.0.1", port, "", None)
+
+            async with asyncio.timeout(5):
+                await turns.task(connect)
+                assert core.shaking is not None
+                with pytest.raises(PeerLost, match="TLS"):
+                    await core.shaking
+
+    connections: list[ClientConnection] = []
     run(test())
 
 

@@ -36,7 +36,7 @@ class _Runner(StreamRunner):
     """Reports to its `ClientConnection` how the connection ended."""
 
     def __init__(self, connection: ClientConnection, turns: Turns | None, whose: str) -> None:
-        super().__init__(lambda transport: connection, turns, whose=whose)
+        super().__init__(connection.made, turns, whose=whose)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
@@ -149,12 +149,17 @@ class ClientConnection:
             raise PeerLost(f"no answer at {where}") from None
         except OSError as error:
             raise PeerLost(f"nothing at {where} yet: {_why_not(error, host, port, path)}") from None
-        self._transport = made[0]
-        raw = self._transport.get_extra_info("socket")
+        raw = made[0].get_extra_info("socket")
         if raw is not None and host:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(raw, GONE_S)
         self.wake()
+
+    # Bytes may arrive, and TLS be asked for, before `connect` has its turn to go on.
+    def made(self, transport: asyncio.Transport) -> ClientConnection:
+        """The connection is there; called by the runner."""
+        self._transport = transport
+        return self
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Switch the connection to TLS; raises PeerLost if that fails."""
@@ -173,12 +178,12 @@ class ClientConnection:
             raise self._why from None
         finally:
             self._shaking = False
-        self._transport = cast(asyncio.Transport, made)
-        if self._transport.is_closing():
+        self._transport = secure = cast(asyncio.Transport, made)
+        if secure.is_closing():
             # A clean close by the peer, which asyncio does not report as an error.
             self._why = PeerLost("TLS: the connection ended during the handshake")
             raise self._why
-        self._runner.connection_made(self._transport)
+        self._runner.connection_made(secure)
 
     def receive(self, data: memoryview, now_ns: HostNs) -> int:
         """See `Connection`."""
