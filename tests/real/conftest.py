@@ -154,7 +154,7 @@ class Bus:
         return found
 
     def stalls(self, guest: str = "default") -> list[str]:
-        """Causes of the incidents in which the machine or the guest's clients stalled: each may have caused one gap."""
+        """Causes of the incidents in which the machine or the guest's clients stalled; each may explain one gap."""
         found = [one for one in self.incidents() if one["cause"] in STALLS and one["guest"] in ("", guest)]
         return [one["cause"] for one in found for _ in range(one["count"])]
 

@@ -134,7 +134,7 @@ class Scene:
 
 
 def shown(graph: Graph) -> list[Any]:
-    """All that is to stay as it was, but for sound."""
+    """Everything that must stay the same, apart from sound."""
     skip = {
         "feed",
         "consumer",

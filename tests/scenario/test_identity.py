@@ -103,7 +103,7 @@ def running(tmp_path: Path, test: Test, **config: Any) -> None:
     bus.running(tmp_path, main, guests=(alice, GuestConfig("bob")), **config)
 
 
-# -- identified by the connection alone ----------------------------------------------------------------------
+# -- identity from the connection ----------------------------------------------------------------------------
 
 
 def test_tcp_peer_without_credential_is_nobody(tmp_path: Path) -> None:
@@ -750,7 +750,7 @@ def test_ended_connections_are_forgotten(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-# -- what a requester may learn ------------------------------------------------------------------------------
+# -- information disclosure ----------------------------------------------------------------------------------
 
 
 def test_health_checks_need_no_token_and_reveal_nothing(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_guest_name_can_not_collide_with_daemon_files_or_paths(tmp_path: Path) -
     running(tmp_path, test)
 
 
-# -- nothing is half done --------------------------------------------------------------------------
+# -- complete or not at all-------------------------------------------------------------------------
 
 
 def test_guest_that_fails_to_open_leaves_nothing(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_module_that_fails_to_load_leaves_no_sink() -> None:
         assert {sink.name for sink in rig.graph.sinks.values()} == before
 
 
-# -- nothing refused is done -----------------------------------------------------------------------
+# -- refused changes -------------------------------------------------------------------------------
 
 
 async def waiting(daemon: Daemon) -> str:

@@ -73,7 +73,7 @@ def much_went_wrong(daemon: Daemon, count: int) -> None:
     for n in range(count):
         at = now_ns() - (count - n) * 2_000_000_000
         evidence = {"what": "x" * 150}
-        # Only a hundred incidents of one cause are kept.
+        # At most a hundred incidents of one cause are stored.
         stage, cause = [("client", "wrote late"), ("machine", "late"), ("send", "line full"), ("device", "late")][n % 4]
         daemon.worker.diagnosis.incidents.record(stage, cause, at, "alice", f"stream/{n}", evidence, at_ns=at)
 

@@ -60,7 +60,7 @@ class World:
         return graph
 
     def note(self, name: str, cut: bool) -> None:
-        """Note that sound of a guest was left out."""
+        """Record that sound of a guest was dropped."""
         self.left_out.append((name, cut))
         self.overloaded |= self.driver.overloaded(self.now_ns)
 

@@ -1,6 +1,6 @@
-"""A film with sound over a bad line to another host, and from there to a viewer: two hops.
+"""A film with sound over a bad network to another host, and from there to a viewer: two hops.
 
-The source makes key pictures only on request. The line is slow for a while, and loses packets for a while.
+The source makes key pictures only on request. The network is slow for a while, and loses packets for a while.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LINE_BYTES = 20_000
 
 
 class Hop(PacketSource):
-    """One track's far end: it publishes again what the line delivers, and forwards requests to the near end."""
+    """One track's far end: it republishes what the network delivers, and forwards requests to the near end."""
 
     def __init__(self, world: TwoHosts, near: Source) -> None:
         self.world = world
@@ -45,7 +45,7 @@ class Hop(PacketSource):
 
 
 class TwoHosts:
-    """Both hosts and the line, in steps of virtual time."""
+    """Both hosts and the network, in steps of virtual time."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)

@@ -306,7 +306,7 @@ def test_new_default_source_takes_unpinned_recorders_where_permitted() -> None:
     assert where() == ["line", "microphone"], "it is not where the default was"
 
 
-# -- what clients see --------------------------------------------------------------------------
+# -- client views ------------------------------------------------------------------------------
 
 
 def test_sink_level_change_is_announced_for_sink_only() -> None:

@@ -351,7 +351,7 @@ def test_recorder_fragments_shrink_only_with_adjust_latency() -> None:
         assert client.ask(Command.CREATE_RECORD_STREAM, **fields)["fragsize"] == fragsize
 
 
-# -- streams that play together ----------------------------------------------------------------
+# -- synchronised streams ----------------------------------------------------------------------
 
 
 def together(client: RigClient, *signals: np.ndarray, **changes: Any) -> list[Player]:

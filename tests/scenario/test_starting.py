@@ -1,4 +1,4 @@
-"""A daemon that starts: whoever comes early waits for it."""
+"""A daemon that is starting: early clients wait for it."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def test_machine_detached_as_handshake_begins() -> None:
 
 
 def test_connection_given_up_while_it_is_made(caplog: pytest.LogCaptureFixture) -> None:
-    """The event loop closes its transport without a word to the protocol, whose turn comes all the same."""
+    """The event loop closes its transport without telling the protocol, whose turn still comes."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

@@ -146,7 +146,7 @@ def test_help_uses_one_style_for_arguments() -> None:
     assert "--token-file FILE " in told["listen"] and "--guest GUEST " in told["token new"]
 
 
-# -- whose sound server it is ------------------------------------------------------------------
+# -- choosing a sound server -------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -412,7 +412,7 @@ def test_machine_without_name_is_shown_by_kind(address: str, kind: str) -> None:
     assert ls._kind_of(address) == kind
 
 
-# -- why it sounds as it does --------------------------------------------------------------------
+# -- latency and explain ------------------------------------------------------------------------
 
 STAGES = [{"ms": 20.0, "stage": "mix", "why": "a quantum"}, {"ms": 5.004, "stage": "codec", "why": "opus"}]
 WAY = {"listener": "listener/9", "name": "desk", "sum_ms": 61.239, "reported_ms": 60.5, "stages": STAGES}

@@ -466,7 +466,7 @@ def test_click_is_detected_once_at_exact_frame() -> None:
 
 
 class Played:
-    """A stream and a listener's output that hears each click 30 ms later, by a clock that waits for nobody."""
+    """A stream and a listener's output that hears each click 30 ms later, on a simulated clock."""
 
     key, room = "stream/7", RATE
 

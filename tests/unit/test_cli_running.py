@@ -411,7 +411,7 @@ def test_descriptor_limit_is_raised_up_to_what_is_useful(
 
 
 class Daemon:
-    """One that says what is done to it."""
+    """A daemon that records what is done to it."""
 
     def __init__(self, config: Config, did: list[Any], fails: bool = False) -> None:
         guest = SimpleNamespace(

@@ -449,7 +449,7 @@ def test_frames_captured_after_stop_are_dropped() -> None:
     pushes[0](sine(0.1, channels=1))
 
 
-# -- what it complains of ----------------------------------------------------------------------------
+# -- what it reports ---------------------------------------------------------------------------------
 
 
 class FakePlayout:
@@ -471,7 +471,7 @@ class FakePlayout:
 
 
 class Seconds:
-    """A listener's time in steps of 10 ms: it pulls, gets packets and is let run, unless it is told otherwise."""
+    """A listener's time in steps of 10 ms: it pulls, gets packets and runs, unless told otherwise."""
 
     def __init__(self) -> None:
         self.complaints, self.playout = Dropouts(), FakePlayout()
@@ -479,7 +479,7 @@ class Seconds:
         self.out = np.zeros((480, 2), np.float32)
 
     def run(self, ms: int, loop: bool = True, device: bool = True, websocket: bool = True) -> list[tuple[str, str]]:
-        """What it complains of meanwhile."""
+        """The problems that it reports meanwhile."""
         said: list[tuple[str, str]] = []
         for _ in range(ms // 10):
             self.now += 10 * MS

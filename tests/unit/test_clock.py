@@ -62,7 +62,7 @@ def test_no_point_lies_below_the_line(heights: list[float]) -> None:
 
 
 def observe(est: DriftEstimator, seconds: float, ppm: float, late: np.ndarray, start: float = 0.0) -> list[float]:
-    """Feed packets 20 ms apart whose clock gains `ppm`; returns what was said of their lateness."""
+    """Feed packets 20 ms apart whose clock gains `ppm`; returns their reported lateness."""
     out = []
     for k in range(round(seconds * 50)):
         true = (start + k * 0.02) * NS_PER_S
@@ -151,7 +151,7 @@ def test_stopped_remote_clock_is_measured_again_after_a_second(period_ms: int, s
 
 @pytest.mark.parametrize("period_ms", [5, 20, 100])
 def test_stall_delivered_slowly_is_not_a_jump(period_ms: int) -> None:
-    """A line that kept 8 s and delivers them at five times the speed."""
+    """A network that held 8 s of packets and delivers them at five times the speed."""
     est = DriftEstimator()
     period = period_ms * NS_PER_MS
     for k in range(70_000 // period_ms):

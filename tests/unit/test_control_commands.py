@@ -39,7 +39,7 @@ PLACE = SimpleNamespace(address="127.0.0.1:9", url="ws://127.0.0.1:9", page_url=
 
 
 class Serving:
-    """Nobody comes in here."""
+    """Servers that accept no connections."""
 
     def open_guest(self, guest: Any) -> None:
         """See `Servers`."""
@@ -447,7 +447,7 @@ class Session:
 
 
 async def settled() -> None:
-    """What is told in turns is told."""
+    """All pending notifications are delivered."""
     for _ in range(200):
         await asyncio.sleep(0)
 

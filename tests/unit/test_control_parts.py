@@ -208,7 +208,7 @@ def test_ended_streams_leave_no_ducking() -> None:
 
 
 class Visit:
-    """One that keeps what it was told."""
+    """A visit that stores what it is told."""
 
     def __init__(self, visits: LiveSessions, *keys: str) -> None:
         self.ended: list[str] = []

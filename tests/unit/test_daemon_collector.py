@@ -51,7 +51,7 @@ def test_full_collection_unfreezes_and_freezes_again(gc: Collector) -> None:
 
 
 def collections(monkeypatch: pytest.MonkeyPatch, quiet: Callable[[float], bool], hours: float) -> list[float]:
-    """When everything is collected, in seconds, by a clock that nobody waits for."""
+    """The times of full collections, in seconds, on a simulated clock."""
     now, at = 0.0, list[float]()
 
     async def sleep(seconds: float) -> None:

@@ -21,7 +21,7 @@ from millrace.server.http.origins import Addresses
 
 
 class Acceptors:
-    """Listeners that take sockets and let nobody in."""
+    """Take sockets, but accept no connection."""
 
     def __init__(self) -> None:
         self.served: list[Any] = []
@@ -38,7 +38,7 @@ class Acceptors:
 
 
 def served(test: Callable[[Serving, Acceptors], Awaitable[None]], **settings: Any) -> None:
-    """A test with what serves by a configuration."""
+    """Run a test with a server for a configuration."""
 
     async def main() -> None:
         acceptors: Any = Acceptors()

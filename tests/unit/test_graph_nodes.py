@@ -56,7 +56,7 @@ class Bench:
         return tap
 
     def news(self) -> list[tuple[str, str]]:
-        """What was told since the last time."""
+        """Notifications since the last call."""
         news, self.told[:] = list(self.told), []
         return news
 

@@ -16,7 +16,7 @@ from tests.unit.test_graph import add
 
 @pytest.fixture
 def guest() -> Any:
-    """A guest with two sinks, a source, and a stream."""
+    """A guest with two sinks, a source and a stream."""
     rig = Rig()
     rig.graph.add_sink("music", "Music")
     rig.graph.add_source("microphone", "Microphone")

@@ -23,7 +23,7 @@ from millrace.server.http.api import PRINCIPAL, Api, arguments_of, principal_of
 
 
 class Commands:
-    """Two commands that keep what they are given; what they answer is set."""
+    """Two commands that store their arguments and return preset answers."""
 
     def __init__(self) -> None:
         self.ran: list[tuple[Principal, str, Any]] = []

@@ -13,7 +13,7 @@ from millrace.server.http.weblog import OneLine, log
 
 
 class Kept(logging.Handler):
-    """Keeps what comes through."""
+    """Stores the records that pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Kept(logging.Handler):
 
 
 def logged(error: BaseException) -> list[logging.LogRecord]:
-    """What the log has of an error, as aiohttp tells it."""
+    """The log's text for an error that aiohttp reports."""
     kept = Kept()
     log.addHandler(kept)
     try:

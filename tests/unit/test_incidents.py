@@ -132,7 +132,7 @@ def test_incident_has_wall_clock_time_of_its_start() -> None:
 
 
 class Timeline:
-    """A listener's seconds, in steps of 5 ms: ticks, pulls and packets, unless they are held up."""
+    """A listener's time in steps of 5 ms: ticks, pulls and packets, unless switched off."""
 
     def __init__(self) -> None:
         self.blame, self.now, self.sent = Blame(50 * MS), 0, 0

@@ -1,4 +1,4 @@
-"""The laws that hold for every door's feed, whatever it speaks: one test, run over each kind."""
+"""Rules for the feeds of every kind of door: each test runs over all kinds."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def check(status: IngressStatus, stream: Stream) -> None:
-    """What is true of every status, at any time."""
+    """Check what is true of every status at any time."""
     assert status.door and status.fill_ns >= 0 and status.pid >= 0
     assert status.asked_ns is None or status.asked_ns >= 0
     assert status.origin.startswith("it ") and not status.origin.endswith((" ", "."))

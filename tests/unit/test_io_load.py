@@ -1,4 +1,4 @@
-"""What the operating system tells of this thread, and of other processes."""
+"""What the operating system reports about this thread and other processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose turn it is to have a change kept: who asks for many at a time makes nobody else wait for all of them."""
+"""The order in which changes are saved: a requester with many of them does not delay everybody else's."""
 
 from __future__ import annotations
 

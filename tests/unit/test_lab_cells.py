@@ -1,4 +1,4 @@
-"""The matrix of cards and doors: which cells there are, how QEMU is told, and what is made of what came out."""
+"""The matrix of cards and doors: which cells exist, QEMU's command lines, and how recordings are judged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command(cell: Cell, bus: bool = False) -> list[str]:
 
 
 def option(line: list[str], name: str) -> str:
-    """What is given to an option that stands once."""
+    """The value of an option that occurs once."""
     assert line.count(name) == 1, line
     return line[line.index(name) + 1]
 

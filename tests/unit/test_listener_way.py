@@ -1,4 +1,4 @@
-"""What a listener is told that can't connect."""
+"""Errors of a listener that can't connect."""
 
 from __future__ import annotations
 

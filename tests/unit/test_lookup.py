@@ -1,4 +1,4 @@
-"""Where a machine's socket is looked for: what others made there can't hold up the daemon, nor lead it elsewhere."""
+"""Looking up a machine's socket: files that others put there can neither block the daemon nor lead it elsewhere."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_mounts_of_another_process_are_not_taken_for_ours(place: Path) -> None:
 
 
 def test_guest_folder_of_another_user_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who may write where the folder lies can put a link in its place."""
+    """Anyone who can write to its parent folder can replace it by a link."""
     (place / "theirs").symlink_to("host")
     own = (place / "host" / "sock").stat()
     assert os.path.samestat(reached(place / "theirs" / "sock", place / "theirs"), own)

@@ -1,4 +1,4 @@
-"""Doors to machines have one shape: what comes is taken, shown while it is there, and gone with the session."""
+"""Doors to machines have one interface: streams and recorders are shown while they exist, and end with the session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native door: what the graph does to its streams and recorders is told to them, and only to them."""
+"""The native door notifies streams and recorders of what the graph does to them, and of nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.test_graph import Tone
 
 @dataclass
 class Owned:
-    """In the place of a native stream or recorder: what it was told."""
+    """Stands in for a native stream or recorder, and stores its notifications."""
 
     node: Any
     told: list[str] = field(default_factory=list)

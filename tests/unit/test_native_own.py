@@ -1,4 +1,4 @@
-"""What a native connection does besides streams: it watches, claims a name, turns streams down, and asks."""
+"""What a native connection does besides streams: it watches, claims names, ducks streams, and asks for permissions."""
 
 from __future__ import annotations
 

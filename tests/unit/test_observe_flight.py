@@ -1,4 +1,4 @@
-"""The flight recorder: what it notes of a guest, how much, and for how long."""
+"""The flight recorder: what it records of a guest, how much, and for how long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.test_graph import add
 
 
 def guest(rig: Rig, name: str = "alice", sessions: list[Any] | None = None) -> Any:
-    """A guest as the recorder looks at it."""
+    """A guest as the recorder sees it."""
     return SimpleNamespace(name=name, graph=rig.graph, sessions=sessions or [])
 
 

@@ -60,7 +60,7 @@ def test_wav_that_can_not_be_created_is_reported() -> None:
 
 
 def ended(output: NullOutput, pull: Callable[[Samples], None] = lambda block: None) -> OutputLost | None:
-    """Play, and wait for the output to say that it is over."""
+    """Play, and wait until the output reports its end."""
     told: queue.Queue[OutputLost | None] = queue.Queue()
 
     class Watch(Unwatched):

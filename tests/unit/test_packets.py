@@ -1,4 +1,4 @@
-"""Packet ports: each law of graph/packets.py and graph/packetqueue.py, on a synthetic source of groups of pictures."""
+"""Packet ports: each rule of graph/packets.py and graph/packetqueue.py, on a synthetic source of groups of pictures."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_access_unit_is_never_delivered_without_its_beginning() -> None:
     assert [type(item) for item in world.take()] == [Parameters]
 
 
-# -- what a source may not -----------------------------------------------------------------------
+# -- source errors --------------------------------------------------------------------------------
 
 
 def test_source_that_breaks_a_rule_is_refused_and_track_unchanged() -> None:
@@ -374,7 +374,7 @@ def test_keyboard_requires_right_to_control() -> None:
     assert seat.who is None
 
 
-# -- who ends, who comes instead -----------------------------------------------------------------
+# -- ends and replacements -----------------------------------------------------------------------
 
 
 def test_replaced_source_keeps_subscribers() -> None:
@@ -450,7 +450,7 @@ def test_closed_queue_releases_its_memory() -> None:
     assert [source.demands[-1] for source in world.sources] == [NO_DEMAND, NO_DEMAND]
 
 
-# -- what is left out ----------------------------------------------------------------------------
+# -- dropped packets -----------------------------------------------------------------------------
 
 
 def test_disposable_pictures_are_dropped_first() -> None:
@@ -647,7 +647,7 @@ OPERATIONS = st.one_of(
 
 
 class Play(World):
-    """Does as it is told, to one track."""
+    """Executes operations on one track."""
 
     def picture(self, kind: str, size: int, parts: int) -> None:
         self.source.picture(kind == "k", kind == "x", size, parts)

@@ -1,4 +1,4 @@
-"""Who a process is, where others made the files that say so."""
+"""Identifying a process by files that others may have made."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_nobody_is_identified_if_proc_shows_other_processes(sleeper: int, monkey
 
 
 def test_process_that_exits_during_look_up_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its number may be another's by then, and so may what was read."""
+    """Its pid, and so what was read, may be another process's by then."""
     process = subprocess.Popen(["sleep", "60"])
     pidfd = os.pidfd_open(process.pid)
 

@@ -60,7 +60,7 @@ def test_settings_made_by_user_are_learnt_and_applied_to_next_stream_of_group() 
         "levels": [0x6000, 0x8000], "map": "front-left,front-right", "mute": False, "sink": "sink/music",
     }  # fmt: skip
     assert not policy.gone(7)
-    # It counts at once, though the daemon shows it a moment later only.
+    # It applies immediately, even before the daemon shows it.
     for remembered in (NOTHING, NOTHING | {key: value[key] for key in ("levels", "mute", "sink")}):
         commands = policy.seen(8, "stream", "alice", stream(8, remembered=remembered), True)
         assert [c.method for c in commands] == ["set", "move"]
@@ -68,7 +68,7 @@ def test_settings_made_by_user_are_learnt_and_applied_to_next_stream_of_group() 
         assert commands[1].args["to"] == "sink/music"
         policy.gone(8)
     policy.seen(8, "stream", "alice", stream(8, remembered=remembered), True)
-    # Our own changes come back as changes, one after the other: nothing is learnt of them.
+    # Our own changes are announced too, one by one: nothing is learnt from them.
     for ours in ({"levels": [0x6000, 0x8000]}, {"levels": [0x6000, 0x8000], "sink": "sink/2", "placed": True}):
         assert not policy.seen(8, "stream", "alice", stream(8, remembered=remembered, **ours), False)
     own = stream(9, chosen=["volume", "mute", "sink"], remembered=remembered | {"mute": True})
@@ -95,7 +95,7 @@ def test_sink_is_learnt_only_if_stream_was_moved() -> None:
     assert not policy.seen(9, "stream", "alice", followed, False), "its like keep their place"
     there = stream(8, sink="sink/2", placed=True, mute=True, remembered=pinned)
     policy.seen(8, "stream", "alice", there, True)
-    # Back to the default: it goes with that again, and so will its like.
+    # Back on the default sink, it follows the default again, and so will its group.
     back = there | {"sink": "sink/1", "placed": False}
     assert learnt(policy.seen(8, "stream", "alice", back, False))["sink"] is None
 

@@ -1,4 +1,4 @@
-"""What the door knows of those it works with: it asks them for nothing that their protocols don't say."""
+"""The door uses only what the protocols of its host, its memory and its clients define."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.unit.test_pulse_control import Scene
 
 
 class Bench:
-    """A door between a host, a memory and clients that have what is said of them, and nothing else."""
+    """A door with a host, a memory and clients that have exactly the members of their protocols."""
 
     def __init__(self) -> None:
         self.rules: list[RuleUpdate] = []
@@ -49,7 +49,7 @@ class Bench:
         return lambda: None
 
     def client(self, **members: Any) -> Client:
-        """One that was let in."""
+        """A client that was admitted."""
         made: Client = bare(
             Client, **({
                 "index": 7, "props": {"application.name": b"player\0"}, "closing": False, "wake": self._wake,

@@ -1,4 +1,4 @@
-"""What one connection has, by channels: what comes and goes there, and what its client is told happened elsewhere."""
+"""The streams of one connection, by channel; and notifications of changes that were made elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that change things: what becomes of the guest, what is kept, and what is refused without a trace."""
+"""Commands that change things: their effect on the guest, what is saved, and what is refused without effect."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Scene(Furnished):
         self.changed.append((change, client.index))
 
     def ask(self, command: Command, index: int = NO_INDEX, name: str | None = None, **fields: Any) -> Any:
-        """What the one that changes things is answered."""
+        """The answer to a request of the client that changes things."""
         return self.caller.ask(command, index=index, name=name, **fields)
 
     def kept_later(self) -> list[DeviceUpdate]:
-        """From now on what is set of devices is kept when the test says so."""
+        """From now on, device settings are saved when the test says so."""
         updates: list[DeviceUpdate] = []
         self.door.devices._submit = updates.append
         return updates
@@ -138,7 +138,7 @@ def test_volume_for_other_channel_count_is_refused(command: str) -> None:
 
 OF_INPUTS = [("SET", "_VOLUME"), ("SET", "_MUTE"), ("KILL", ""), ("MOVE", "")]
 
-# -- what is not there ------------------------------------------------------------------------
+# -- missing objects --------------------------------------------------------------------------
 
 NOT_THERE = [
     ("SET_SINK_VOLUME", {"volume": (1,)}), ("SET_SINK_MUTE", {"mute": True}), ("SET_SOURCE_VOLUME", {"volume": (1,)}),
@@ -403,7 +403,7 @@ def test_properties_beyond_budget_change_nothing() -> None:
     assert props == {"a": b"1"} and account.held == 0
 
 
-# -- what all have in common ------------------------------------------------------------------
+# -- common to all commands -------------------------------------------------------------------
 
 
 def test_subscription_mask_takes_effect_and_zero_ends_it() -> None:

@@ -57,7 +57,7 @@ class Scene(Furnished):
         return made
 
     def news(self) -> list[tuple[Facility, Change, int]]:
-        """What was published since the last time."""
+        """What was published since the last call."""
         news, self.published[:] = list(self.published), []
         return news
 
@@ -394,7 +394,7 @@ def test_streams_of_resumed_sink_continue_if_they_have_data() -> None:
     assert (ready.node.active, empty.node.active, elsewhere.node.active) == (True, False, False)
 
 
-# -- news -------------------------------------------------------------------------------------
+# -- notifications -------------------------------------------------------------------------------------
 
 
 def test_each_change_is_announced_with_its_facility() -> None:

@@ -61,7 +61,7 @@ class Scene(Furnished):
         return rules
 
     def later(self) -> list[RuleUpdate]:
-        """From now on rules are kept when the test says so."""
+        """From now on, rules are saved when the test says so."""
         updates: list[RuleUpdate] = []
         self.door.rules.submit = updates.append
         return updates

@@ -16,7 +16,7 @@ PLAIN = ((1.0, 1.0), False)
 
 
 class Scene:
-    """A graph with two sinks and a source, a door that is no more than a `Door`, and what is to be kept."""
+    """A graph with two sinks and a source, a minimal `Door`, and the pending saves."""
 
     def __init__(self) -> None:
         self.graph = Graph("guest", Ids())
@@ -39,7 +39,7 @@ class Scene:
 
 
 def ignored(kept: bool) -> None:
-    """Nobody asks whether it was kept."""
+    """Ignores whether it was saved."""
 
 
 def test_levels_are_saved_by_kind_and_name_and_recorder_levels_by_source() -> None:
@@ -115,7 +115,7 @@ def test_only_settings_of_loaded_restore_modules_are_applied() -> None:
 
 
 def not_kept(scene: Scene) -> None:
-    """What waits to be kept can't be."""
+    """The pending changes can't be saved."""
     scene.devices.was_not_kept({update.key: scene.devices.now[update.key] for update in scene.updates})
 
 

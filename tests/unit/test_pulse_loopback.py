@@ -188,7 +188,7 @@ def test_recorder_and_stream_end_together_once(end: str) -> None:
     assert not scene.loaded and not scene.door.playback and not scene.door.records
     assert not scene.graph.streams and not scene.graph.taps and scene.graph.budget.held < held
     scene.loopback.end()
-    # What still comes to it is nothing to it.
+    # Sound that still arrives is ignored.
     for kind in Change:
         scene.loopback.playback_changed(scene.playback, kind)
         scene.loopback.record_changed(scene.record, kind)

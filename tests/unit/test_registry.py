@@ -15,7 +15,7 @@ from millrace.rights.model import OWNER, Principal, parse_rights
 
 
 class Watcher:
-    """One that keeps what it is told."""
+    """A watcher that stores its notifications."""
 
     kinds = None
     encode = staticmethod(json_text)
@@ -34,7 +34,7 @@ class Watcher:
         return False
 
     def take(self) -> list[Any]:
-        """What was told since the last time: each object as it is, and numbers of those that are gone."""
+        """Notifications since the last call: the objects that exist, and the ids of those removed."""
         told = [one["is"] for message in self.heard for one in message["there"]]
         told += [number for message in self.heard for number in message["gone"]]
         self.heard.clear()
@@ -231,7 +231,7 @@ def test_continued_watcher_gets_new_and_removed_objects_without_sync() -> None:
 
 
 async def looks(registry: Registry, objects: int) -> int:
-    """How many entries are looked at for a watcher that goes on for another, which had seen as many that are gone."""
+    """How many entries are visited for a watcher that continues for another, which had seen as many removed objects."""
     for number in range(objects):
         registry.put(number, "sink", "a", lambda number=number: {"id": number})  # type: ignore[misc]
     registry._entries = entries = Counted(registry._entries)

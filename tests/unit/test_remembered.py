@@ -19,7 +19,7 @@ from millrace.remembered.streams import Rule, Rules, RuleUpdate
 
 
 class Table(Devices):
-    """What devices were told to go back."""
+    """The settings of devices that were undone."""
 
     def __init__(self, keep: Keep | None = None) -> None:
         super().__init__(keep)

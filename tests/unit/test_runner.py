@@ -26,7 +26,7 @@ class Loop:
 
 
 class Core:
-    """Wants to be called in a second, always; fails as often as it is told to."""
+    """Always asks to be called in a second; fails as often as told."""
 
     def __init__(self, failures: int) -> None:
         self.failures, self.calls = failures, 0
@@ -55,7 +55,7 @@ def test_failing_core_is_called_again_after_a_while(caplog: pytest.LogCaptureFix
 
 
 class Silent:
-    """Takes its peer for gone if it has not heard from it for a second."""
+    """Declares its peer lost after a second of silence."""
 
     def __init__(self, heard_ns: HostNs) -> None:
         self.heard_ns, self.gone = heard_ns, False

@@ -1,4 +1,4 @@
-"""Screen ports: each law of graph/screen.py. A reader that follows what he is told has the picture that was painted."""
+"""Screen ports: each rule of graph/screen.py. A reader that applies all updates has the painted picture."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Painter:
 
 
 class Viewer:
-    """Follows what a reader is told."""
+    """Applies the updates that a reader gets."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader

@@ -348,7 +348,7 @@ def test_unwritable_file_refuses_start(tmp_path: Path) -> None:
 
 
 def as_nobody(folder: Path, statement: str) -> str:
-    """What a process says that has no right to write there; root is made somebody else for it."""
+    """The output of a process that may not write there; root drops its privileges for it."""
     if os.getuid() == 0:
         for parent in (folder, *folder.parents[:-2]):
             parent.chmod(parent.stat().st_mode | 0o055)
@@ -398,7 +398,7 @@ def test_removed_lock_file_is_created_anew(tmp_path: Path) -> None:
 
 
 def killed(change: Callable[[], object], at: int, db: sqlite3.Connection) -> bool:
-    """Make a change in a process that is killed after `at` steps of SQLite's machine; whether it came to that."""
+    """Make a change in a process that is killed after `at` steps of SQLite's virtual machine; was it?."""
     child = os.fork()
     if child == 0:
         left = at
@@ -530,7 +530,7 @@ def test_first_start_on_full_disk_is_refused(tmp_path: Path) -> None:
             Store(path)
 
 
-# -- files that are swapped ------------------------------------------------------------------------
+# -- replaced files -------------------------------------------------------------------------------
 
 
 def replaced(path: Path) -> None:

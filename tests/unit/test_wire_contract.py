@@ -43,7 +43,7 @@ SHORT = 1_000
 
 @dataclass(frozen=True)
 class Case:
-    """A session, and what the other side has said to one like it."""
+    """A session, and what its peer has sent to one like it."""
 
     name: str
     make: Callable[[], Any]
@@ -57,7 +57,7 @@ def spoken_native() -> NativeWire:
 
 
 def asked_pulse() -> PulseClientSession:
-    """One that has asked what the seeds answer."""
+    """A client that has sent the requests that the seeds answer."""
     wire = PulseClientSession()
     for _ in range(4):
         wire.send_request(Command.STAT)
@@ -102,7 +102,7 @@ every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
 def pieces(case: Case, session: seeds.Session, seed: int | None = None) -> Iterator[Any]:
-    """What came, message by message; bytes split anywhere, by `seed`; messages stay whole."""
+    """The input, message by message; bytes are split anywhere, by `seed`."""
     if case.name in MESSAGES:
         yield from (part.decode() if part[:1] == b"{" else part for part in session)
         return
@@ -114,7 +114,7 @@ def pieces(case: Case, session: seeds.Session, seed: int | None = None) -> Itera
 
 
 def heard(wire: Any, came: Iterator[Any]) -> list[Any]:
-    """The events of it, and the error that ended it. A block of sound comes in pieces, which are joined here."""
+    """The resulting events, and the error that ended the session. The pieces of a block of sound are joined."""
     out: list[Any] = []
     try:
         for piece in came:
@@ -130,7 +130,7 @@ def heard(wire: Any, came: Iterator[Any]) -> list[Any]:
 
 
 def joined(events: list[Any]) -> list[Any]:
-    """Blocks that go on where the one before ended are one."""
+    """Merge blocks that continue where the previous one ended."""
     out: list[Any] = []
     for event in events:
         goes_on = isinstance(event, list) and event[1:3] == [Seek.RELATIVE, 0]
@@ -142,7 +142,7 @@ def joined(events: list[Any]) -> list[Any]:
 
 
 def written(wire: Any) -> bytes:
-    """Everything that it has to send at the moment."""
+    """Everything that it has to send now."""
     out = wire.data_to_send()
     if isinstance(out, bytes):
         return out

@@ -1,4 +1,4 @@
-"""What every wire is made of: foreign JSON and MessagePack, arguments of commands, bytes with descriptors."""
+"""Common to all wires: foreign JSON and MessagePack, arguments of commands, bytes with descriptors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_any_json_value_is_accepted_but_must_be_json() -> None:
 
 
 class Taken(Arguments):
-    """What a command takes."""
+    """The arguments of a command."""
 
     guests: list[str] = msgspec.field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""A line slower than the bitrate, which buffers without end: a listener falls behind by seconds, and no more."""
+"""A network slower than the bitrate, with unlimited buffers: a listener lags by seconds and no more."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORWARD_NS = 20 * NS_PER_MS
 
 
 class Heard:
-    """A daemon that plays to a listener behind a line, in virtual time."""
+    """A daemon that plays to a listener behind a slow network, in virtual time."""
 
     def __init__(self, path: Path, settings: dict[str, str], answers: bool = True) -> None:
         self.house = House()
@@ -93,7 +93,7 @@ THIN = Path(delay_ns=20 * NS_PER_MS, rate_bps=S16_BPS * 7 // 10)
 def test_listener_on_slow_network_lags_by_bounded_seconds() -> None:
     heard = _heard(THIN, 40)
     assert heard.oldest_ns(0) < 5 * NS_PER_S
-    # What was dropped is counted on both sides, and an incident names the line.
+    # What was dropped is counted on both sides, and an incident names the network.
     dropped = heard.session.outlet.dropped_packets
     missing = heard.sequences[-1] + 1 - len(heard.sequences)
     assert dropped > 200 and dropped - 200 < missing <= dropped
@@ -102,7 +102,7 @@ def test_listener_on_slow_network_lags_by_bounded_seconds() -> None:
     evidence = heard.house.symptoms[-1].evidence
     behind = evidence["behind_ms"]
     assert isinstance(behind, float) and behind >= 2000
-    # It is never silenced for good either: the line carries what it can.
+    # It never falls silent permanently: the network carries what it can.
     gaps = np.diff([at for at, _ in heard.ages])
     assert gaps.max() < 3 * NS_PER_S
 
