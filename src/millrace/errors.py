@@ -6,6 +6,7 @@ MillraceError
 ├── GraphError             the graph refuses the operation (no such node, a loop, a limit)
 │   └── BudgetError           a guest has used up its memory budget
 ├── RightsError            the caller lacks the right
+│   └── RightsEnded           its token or session is no longer valid
 ├── ProtocolError
 │   └── RemoteProtocolError   the peer violated the protocol: ends that one connection
 │       └── PasswordRefused       the peer rejected our password
@@ -66,6 +67,12 @@ class RightsError(MillraceError):
     """The caller lacks the right to do this."""
 
     status, word, exit_code = 403, "rights", 4
+
+
+class RightsEnded(RightsError):
+    """The token or session that the caller used is no longer valid."""
+
+    status = 401
 
 
 class ProtocolError(MillraceError):

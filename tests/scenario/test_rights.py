@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from millrace.guest.machines.address import parse_door
 from millrace.guest.machines.attach import DOORS_MAX
 from millrace.rights.grants import ANY, Identity, Permission, Verdict
 from millrace.rights.model import parse_rights
+from millrace.server.http import api
+from millrace.server.http.api import arguments_of
 from millrace.sim.rig import Rig as PulseRig
 from millrace.sim.rig import RigClient
 from millrace.wire.peer.messages import Hello, encode_message
@@ -217,6 +219,34 @@ def test_rotating_keeps_playback_and_invalidates_old_secret(tmp_path: Path) -> N
         assert (await rig.ask("GET", "/api/v1/state", new))[0] == 200
         assert not line.closed and len(rig.daemon.worker.guest("alice").sessions) == 1
         assert await rig.daemon.worker.access.rotate(99) is None
+
+    running(tmp_path, test)
+
+
+def test_request_body_that_arrives_after_rotation_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(rig: Rig) -> None:
+        known, rotated = asyncio.Event(), asyncio.Event()
+
+        async def arguments(request: Any) -> Any:
+            known.set()
+            return await arguments_of(request)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b'{"what": "camera", '
+            await rotated.wait()
+            yield b'"allow": true}'
+
+        monkeypatch.setattr(api, "arguments_of", arguments)
+        secret = await rig.token("a", "admin", ["alice"])
+        url = f"http://{rig.daemon.serving.address}/api/v1/guests/alice/grants"
+        answer = asyncio.ensure_future(rig.http.post(url, data=body(), headers={"Authorization": f"Bearer {secret}"}))
+        await known.wait()
+        await rig.daemon.worker.access.rotate(1)
+        rotated.set()
+        async with await answer as refused:
+            assert refused.status == 401 and "rotated" in (await refused.json())["error"]
+            assert "invalid_token" in refused.headers["WWW-Authenticate"]
+        assert not list(rig.daemon.worker.guest("alice").admission.grants)
 
     running(tmp_path, test)
 

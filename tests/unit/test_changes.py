@@ -11,13 +11,14 @@ import pytest
 
 from millrace.control.store import NotKept
 from millrace.control.writer import Stopping
-from millrace.errors import GraphError, MillraceError, RightsError
+from millrace.errors import GraphError, MillraceError, RightsEnded, RightsError
 from millrace.guest.config import stream_table
 from millrace.guest.notfound import NotFound
 from millrace.remembered.devices import DEFAULT
 from millrace.remembered.streams import Rule, RuleUpdate
 from millrace.rights.grants import Identity, Permission, Subject
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, Right
+from millrace.rights.tokens import digest_of
 from tests.unit.test_control_commands import Hall, with_guests
 
 KEPT_CHANGES: list[tuple[str, dict[str, Any]]] = [
@@ -80,6 +81,32 @@ def test_token_revoked_while_its_change_waits_changes_nothing(name: str, args: d
             await waits
         assert on_disk(hall) == before
         agree(hall)
+
+    with_guests(tmp_path, test)
+
+
+@pytest.mark.parametrize("by_session", [False, True])
+def test_rotated_secret_changes_nothing_while_native_connection_continues(by_session: bool, tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        access = hall.worker.access
+        access.set_key("mr_owner")
+        token, secret = await access.new("first", EVERYTHING, [ALL_GUESTS], 0)
+        given = access.begin_session(digest_of(secret))[1] if by_session else secret
+        old, connection = access.admit(given, "here"), access.let_in(secret, "here")
+        async with hall.worker.keeper.turn:
+            waits = [
+                asyncio.create_task(hall.ask("guest.add", who, name=n)) for who, n in ((old, "c"), (connection, "d"))
+            ]
+            await asyncio.sleep(0)
+            new = await access.rotate(token.id)
+        made = await asyncio.gather(*waits, return_exceptions=True)
+        assert isinstance(made[0], RightsEnded) and "rotated" in str(made[0]) and made[0].status == 401
+        assert set(hall.worker.guests) == {"alice", "bob", "d"}
+        with pytest.raises(RightsEnded):
+            await hall.ask("state", old)
+        with pytest.raises(RightsEnded):
+            access.enter(old, print, print)
+        assert new is not None and await hall.ask("state", access.admit(new, "here"))
 
     with_guests(tmp_path, test)
 
@@ -236,5 +263,58 @@ def test_failed_creation_is_not_on_disk_even_if_disk_is_full(tmp_path: Path) -> 
                 await hall.ask(name, **args)
             worker.store._db.execute("PRAGMA query_only=0")
             agree(hall)
+
+    with_guests(tmp_path, test)
+
+
+@pytest.mark.parametrize(("name", "args"), [("set", {"settings": {"volume": "50%"}}), ("sink.remove", {})])
+def test_sink_that_disappears_during_the_write_is_no_error(name: str, args: dict[str, Any], tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        bob, write = hall.worker.guest("bob"), hall.worker.keeper.write
+        sink = bob.graph.add_sink("module")
+
+        async def gone(change: Callable[..., Any], *values: Any) -> Any:
+            done = await write(change, *values)
+            bob.graph.remove_sink(sink)
+            return done
+
+        hall.worker.keeper.write = gone  # type: ignore[method-assign, assignment]
+        target = {"target": "sink/module"} if name == "set" else {"sink": "module"}
+        await hall.ask(name, guest="bob", **target, **args)
+        assert not bob.graph.leaving and sink not in bob.graph.mixes()
+        levels = {("sink", "module"): ((0.125, 0.125), False)} if name == "set" else {}
+        assert hall.worker.store.guest("bob").levels == levels
+        agree(hall)
+
+    with_guests(tmp_path, test)
+
+
+async def removal_with_many_steps(hall: Hall) -> asyncio.Task[Any]:
+    """The removal of a sink of bob's, begun: the disk says so, and its streams are on their way to another."""
+    await hall.worker.add_sink(hall.worker.guest("bob"), "old", "")
+    streams = [hall.play("bob", "old") for _ in range(200)]
+    removal = asyncio.create_task(hall.ask("sink.remove", guest="bob", sink="old"))
+    while all(stream.sink is streams[-1].sink for stream in streams):
+        await asyncio.sleep(0)
+    return removal
+
+
+def test_moving_streams_of_a_removed_sink_blocks_no_other_change(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        removal = await removal_with_many_steps(hall)
+        assert not hall.worker.keeper.turn._lock.locked()
+        async with hall.worker.keeper.turn:
+            assert not removal.done()
+        await removal
+
+    with_guests(tmp_path, test)
+
+
+def test_shutdown_waits_for_running_changes(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        removal, bob = await removal_with_many_steps(hall), hall.worker.guest("bob")
+        await hall.worker.end_changes()
+        assert [sink.name for sink in bob.graph.sinks.values()] == ["millrace"]
+        await removal
 
     with_guests(tmp_path, test)

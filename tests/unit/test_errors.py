@@ -21,6 +21,7 @@ CALLED = {
     NotFound: (404, "graph", 3),
     errors.BudgetError: (507, "limit", 3),
     errors.RightsError: (403, "rights", 4),
+    errors.RightsEnded: (401, "rights", 4),
     TooManyTries: (403, "rights", 4),
     errors.ProtocolError: (500, "protocol", 5),
     errors.RemoteProtocolError: (500, "protocol", 5),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 from functools import partial
 from pathlib import Path
@@ -160,6 +161,24 @@ def test_removed_guest_saves_nothing_and_waiters_are_told(tmp_path: Path) -> Non
         while not heard:
             await asyncio.sleep(0.001)
         assert heard == [False] and keeper.store.guest("alice").levels == {}
+        keeper.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_shutdown_refuses_pending_updates(tmp_path: Path) -> None:
+    async def main() -> None:
+        keeper, heard, troubles = StoreWriter(Store(tmp_path / "state.db")), list[bool](), list[object]()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, what: troubles.append(what))
+        table, rules = Devices(Memory(keeper, "alice").keep_devices), await loaded(keeper)
+        await keeper.end()
+        table.set(KEY, LOUD, heard.append)
+        rules.submit(RuleUpdate(lambda: {"sink-input-by-media-name:x": Rule(mute=True)}, heard.append))
+        while len(heard) < 2:
+            await asyncio.sleep(0.001)
+        gc.collect()
+        assert heard == [False, False] and not troubles
+        assert keeper.store.guest("alice").levels == {} and not rules.kept and not keeper.store.recall("")
         keeper.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))

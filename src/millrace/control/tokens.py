@@ -16,7 +16,7 @@ from millrace.control.livesessions import End, Leave, LiveSessions, Lose
 from millrace.control.results import TokenView
 from millrace.control.sessions import Sessions, is_session
 from millrace.control.writer import StoreWriter
-from millrace.errors import RightsError
+from millrace.errors import RightsEnded, RightsError
 from millrace.io.clock import now_ns, wall_ns
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, OWNER, Principal, Right, show_rights
 from millrace.rights.tokens import (
@@ -62,8 +62,9 @@ def new_key() -> str:
 # token that works after that. Signing out is the exception: it takes effect in memory first, because a browser that
 # signs out must be out even if the disk is full.
 #
-# Rights are looked up anew for every request, by the secret's digest. What outlives a request (listeners, watchers,
-# connections) does not ask again, so it is registered here and ended when its rights end.
+# Rights are looked up anew for every request, by the secret's digest, and again when its change has its turn: an old
+# secret must not work for as long as its sender withholds the rest of a request. What outlives a request (listeners,
+# watchers, connections) does not ask again, so it is registered here and ended when its rights end.
 class Access:
     """Secrets, the principals they identify, and the sessions that run on their rights."""
 
@@ -123,14 +124,15 @@ class Access:
         known = self.by_session(given)
         if known is None and is_session(given) and self.find(digest_of(given)) is None:
             raise RightsError("this browser's session has ended; sign in again")
-        return known or self.let_in(given, address)
+        return known or replace(self.let_in(given, address), secret=digest_of(given))
 
     def by_session(self, session: str) -> Principal | None:
         """The principal of a session, if it is valid now."""
         secret = self.secret_of(self._sessions.whose(session)) if is_session(session) else None
-        number = self._sessions.proven(session, secret) if secret is not None else None
-        principal = self.find(secret) if secret is not None and number else None
-        return replace(principal, session=number) if principal is not None and number else None
+        if secret is None:
+            return None
+        number, principal = self._sessions.proven(session, secret), self.find(secret)
+        return replace(principal, session=number, secret=secret) if principal is not None and number else None
 
     def begin_session(self, secret: bytes) -> tuple[Principal, str]:
         """Start a session for the valid secret with this digest."""
@@ -167,7 +169,7 @@ class Access:
     # -- live sessions -------------------------------------------------------------------------
 
     def enter(self, principal: Principal, end: End, lose: Lose) -> Leave:
-        """Register a session under a principal: see `LiveSessions`. RightsError if its rights have ended meanwhile."""
+        """Register a session under a principal: see `LiveSessions`. RightsEnded if its rights have ended meanwhile."""
         self._demand_valid(principal)
         keys = (principal.key, _visit(principal.session)) if principal.session else (principal.key,)
         leave = self._live_sessions.enter(keys, end, lose)
@@ -183,19 +185,23 @@ class Access:
         return found
 
     def current(self, principal: Principal) -> Principal:
-        """A principal with the rights that it has now; RightsError if they have ended since it was authenticated."""
+        """A principal with the rights that it has now; RightsEnded if they have ended since it was authenticated."""
         self._demand_valid(principal)
         token = self._token(principal.key)
-        return principal if token is None else replace(token.principal, session=principal.session)
+        if token is None:
+            return principal
+        return replace(token.principal, session=principal.session, secret=principal.secret)
 
     def _demand_valid(self, principal: Principal) -> None:
         why = self._over(principal.key) or self._signed_out(principal)
+        if not why and principal.secret and self.find(principal.secret) is None:
+            why = "the token was rotated"
         if why:
-            raise RightsError(why)
+            raise RightsEnded(why)
 
     def _signed_out(self, principal: Principal) -> str:
-        secret = self.secret_of(principal.key) if principal.session else None
-        return SIGNED_OUT if secret is not None and self._sessions.over(secret, principal.session) else ""
+        ended = bool(principal.session) and self._sessions.over(principal.secret, principal.session)
+        return SIGNED_OUT if ended else ""
 
     def _token(self, key: str) -> Token | None:
         kind, _, number = key.partition("/")

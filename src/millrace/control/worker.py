@@ -32,7 +32,7 @@ from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attach import attach
-from millrace.guest.notfound import NotFound, missing, missing_guest
+from millrace.guest.notfound import NotFound, missing_guest
 from millrace.io.clock import now_ns, wall_ns, worked_ns
 from millrace.io.listeners import Listeners
 from millrace.io.load import is_stopped, run_delay_ns
@@ -412,7 +412,7 @@ class Worker:
 
     async def set(self, found: Found, settings: dict[str, str]) -> None:
         """Change a listener's settings, or a level. Levels of sinks and sources survive restarts."""
-        guest, thing, key = found
+        guest, thing, _ = found
         if isinstance(thing, ListenerSession):
             thing.configure(settings)
             return
@@ -422,9 +422,10 @@ class Worker:
                 level = (gains or thing.gains, thing.mute if mute is None else mute)
                 await self.keeper.write(self.store.keep_level, guest.name, thing.kind, thing.name, level)
                 guest.devices.learn((thing.kind, thing.name), level)
-                # A sink made by a module may have gone during the write; that does not take the turn.
+                # A sink made by a module may have gone during the write, which needs no turn. Its level is stored, and
+                # in force for the next of that name, as if the sink had gone a moment later.
                 if thing not in guest.graph.mixes():
-                    raise missing(key, guest.name)
+                    return
         verbs.set_level(guest, thing, gains, mute)
 
     def attach(self, guest: Guest, spec: DoorSpec) -> Machine:

@@ -169,8 +169,11 @@ class Graph(Nodes):
     def leave(self, sink: Sink) -> Iterator[None]:
         """Move everything linked into `sink` to its heir, one stream per step; make the heir the default if needed.
 
-        Must be completed by `remove_sink`. Other sinks may leave between the steps, even the heir.
+        Must be completed by `remove_sink`. Other sinks may leave between the steps, even the heir. Does nothing if
+        `sink` has gone.
         """
+        if self.sinks.get(sink.id) is not sink:
+            return
         self.leaving.add(sink)
         if self.default is sink:
             self.default = self.heir(sink)

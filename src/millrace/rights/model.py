@@ -76,6 +76,8 @@ class Principal:
     guests: frozenset[str]
     session: str = field(default="", compare=False)
     """Number of the browser session through which it signed in, if any."""
+    secret: bytes = field(default=b"", compare=False, repr=False)
+    """Digest of the secret that a request proved, directly or by a session. Empty for what outlives the secret."""
 
     # The one decision that everything else asks. A principal that covers some guests has rights in those and none
     # outside of them: it can't see which other guests exist, nor make one.

@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from millrace.budget import CONNECTIONS
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.control.registry import parse_kinds
-from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RightsError
+from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RightsEnded, RightsError
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
 from millrace.guest.notfound import NotFound
@@ -33,6 +33,7 @@ from millrace.server.http import assets as page
 from millrace.server.http.answers import send
 from millrace.server.http.api import ADDRESS, PREFIX, PRINCIPAL, Api, principal_of
 from millrace.server.http.authentication import (
+    INVALID,
     SUBPROTOCOL,
     ForeignPage,
     Gate,
@@ -258,7 +259,8 @@ class Web:
             self._plane.forbidden()
             self._plane.report(refusal("", principal_of(request).key, f"{request.method} {request.path}"))
             log.warning("%s: %s %s", error, request.method, request.path)
-            return web.json_response({"error": str(error)}, status=error.status)
+            headers = INVALID if isinstance(error, RightsEnded) else None
+            return web.json_response({"error": str(error)}, status=error.status, headers=headers)
         except (ConfigError, GraphError) as error:
             return web.json_response({"error": str(error)}, status=error.status)
 

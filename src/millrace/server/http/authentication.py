@@ -35,6 +35,10 @@ CREDENTIAL = "millrace.bearer."
 """Prefix of a subprotocol that carries a page's credential: a page can't set headers on a WebSocket. Never selected."""
 
 
+INVALID = {"WWW-Authenticate": 'Bearer realm="millrace", error="invalid_token"'}
+"""Header of a 401 for a token or session that is not valid (RFC 6750, section 3)."""
+
+
 class ForeignPage(web.HTTPForbidden):
     """Another site's page made the browser send the request."""
 
@@ -130,9 +134,7 @@ class Gate(ABC):
         except TooManyTries as error:
             raise web.HTTPTooManyRequests(text=f"{error}\n", headers={"Retry-After": "6"}) from None
         except RightsError as error:
-            raise web.HTTPUnauthorized(
-                text=f"{error}\n", headers={"WWW-Authenticate": 'Bearer realm="millrace", error="invalid_token"'}
-            ) from None
+            raise web.HTTPUnauthorized(text=f"{error}\n", headers=INVALID) from None
 
     def session(self, request: web.Request) -> tuple[Principal, str | None]:
         """Sign a page in: its principal, and a new session for its token or link. The session is None without either.

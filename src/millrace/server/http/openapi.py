@@ -12,7 +12,8 @@ from millrace.control.table import Command
 from millrace.version import __version__
 
 _REFUSALS = {
-    "400": "the request is invalid; the text says what to change", "401": "a token is needed",
+    "400": "the request is invalid; the text says what to change",
+    "401": "a token is needed, or the given one is not valid",
     "403": "not allowed", "404": "no such object, or no right to see it",
     "409": "refused in the current state: a name that is taken, a limit, a loop", "429": "too many wrong tokens",
     "503": "the change could not be saved to disk and was not made",
