@@ -165,7 +165,7 @@ class Decoder:
             assert self._gap.resume_ns == packet.pts_ns
         if self.packets:
             missing = packet.number - self.packets[-1].number - 1
-            assert missing == (self._gap.dropped if self._gap else 0), "loss that no gap tells of"
+            assert missing == (self._gap.dropped if self._gap else 0), "loss without a gap"
         unit, needs, part, key = _UNIT.unpack_from(packet.payload)
         if self._gap is not None or (self._parts and self._parts[-1][0] != unit):
             assert self._gap is not None or not self._parts, "an access unit without its end"

@@ -146,7 +146,7 @@ def judge_numbered(heard: np.ndarray, frames: np.ndarray, stalls: int = 0) -> No
     assert len(loud) == len(frames), f"{len(frames) - len(loud)} frames are missing (negative: doubled)"
     wrong = np.flatnonzero((loud != frames).any(axis=1))
     assert not len(wrong), f"{len(wrong)} frames differ, the first is {wrong[0]}"
-    assert holes(heard) <= stalls, f"{holes(heard)} holes"
+    assert holes(heard) <= stalls, f"{holes(heard)} gaps"
 
 
 @pytest.mark.xdist_group("heavy")

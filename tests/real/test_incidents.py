@@ -83,7 +83,7 @@ def test_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
         if (kind.stage, kind.cause) in named and not others:
             break
     assert (kind.stage, kind.cause) in named, named
-    assert not others, "nobody else is blamed, but for what a loaded machine does"
+    assert not others, "other incidents are caused by a loaded machine only"
 
 
 def made_and_named(kind: Kind, scene: Scene) -> set[tuple[str, str]]:

@@ -88,7 +88,7 @@ def test_guests_are_added_isolated_and_removed(bus: Bus, tmp_path: Path) -> None
     for listener, file, hz, seconds in ((in_guest, "alice.wav", 500, 1.0), (beside, "default.wav", 997, 2.0)):
         sound, rate = bus.hear(listener, tmp_path / file)
         heard = trimmed(sound)
-        assert abs(len(heard) / rate - seconds) < 0.1, "its own sound and no more"
+        assert abs(len(heard) / rate - seconds) < 0.1, "only its own sound"
         assert abs(frequency_hz(heard[2400:-2400, 0].astype(np.float32), rate) - hz) < 1.0
     bus.listener(tmp_path / "more.wav", *PCM, guest="alice")
     assert bus.cli("guest", "add", "alice", check=False).returncode != 0

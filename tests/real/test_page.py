@@ -375,9 +375,9 @@ def test_page_without_rights_asks_for_a_token_and_session_ends_with_it(bus: Bus,
         seen = (
             "[...document.querySelectorAll('button')].filter(b => b.checkVisibility()).map(b => b.textContent).join()"
         )
-        assert await page.run(seen) == "Sign in", "nothing is offered that does not work"
+        assert await page.run(seen) == "Sign in", "controls without a function are hidden"
         assert await page.run("document.querySelector('#login').textContent.includes('millrace page')")
-        assert await page.run(SHOWN_AS_WRONG) == "", "who comes for the first time has done nothing wrong"
+        assert await page.run(SHOWN_AS_WRONG) == "", "a first visit shows no error"
         await shot(page, "first-visit")
         for given, right in (("wrong", False), (secret, True)):
             await page.run(f"document.querySelector('#token').value = {given!r}")
@@ -396,7 +396,9 @@ def test_page_without_rights_asks_for_a_token_and_session_ends_with_it(bus: Bus,
         assert await page.run("document.cookie") == ""
         assert await page.run("document.querySelector('#rights').hidden") is True
         assert await page.run(OWN_STATUS) == 200
-        assert await page.run("fetch('/api/v1/state').then(a => a.status)") == 401, "nothing goes along by itself"
+        assert await page.run("fetch('/api/v1/state').then(a => a.status)") == 401, (
+            "no credential is sent automatically"
+        )
         bus.cli("token", "revoke", "token/1")
         assert await page.run(OWN_STATUS) == 401
         for again in (False, True):
@@ -435,7 +437,7 @@ SHOWN = "document.querySelector('#guest').value && document.querySelector('#logi
 def test_browser_stays_signed_in_across_reload_and_tabs_until_signed_out(chromium: Chromium, bus: Bus) -> None:
     async def test(page: Page) -> None:
         await page.until(SHOWN)
-        assert "#" not in await page.run("location.href"), "a link is not left in the history"
+        assert "#" not in await page.run("location.href"), "the link is removed from the history"
         await page.open("about:blank")
         await page.open(f"http://{bus.listen}/")
         await page.until(SHOWN)
@@ -561,7 +563,7 @@ def test_page_is_accessible_small_and_fits_a_phone(chromium: Chromium, bus: Bus,
                 )
             )
             assert not found, (width, dark, found)
-            assert await page.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+            assert await page.run("document.documentElement.scrollWidth <= innerWidth"), "nothing overflows"
             if width != 360:
                 await shot(page, f"page-{'wide' if width > 600 else 'narrow'}{'-dark' * dark}")
         size = await page.run(

@@ -83,7 +83,7 @@ def test_short_lists_are_shown_completely_without_filter(chromium: Chromium, bus
                 await page.until(f"{COUNT} >= 11")
                 assert await page.run("document.querySelector('#filtered').hidden && !document.querySelector('.more')")
                 assert not await page.run(TOO_WIDE)
-                assert await page.run(BESIDE), "a stream's sink is chosen on a line of its own"
+                assert await page.run(BESIDE), "the choice of a stream's sink has its own line"
                 assert await page.run("document.querySelectorAll('#mix meter').length") == 1, (
                     "unused sinks have no level"
                 )

@@ -109,7 +109,9 @@ def test_output_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         # A machine that has not connected yet has a kind but no name.
         assert re.search(r"door/\d+ SPICE waiting", text) and "waited for processor 9.25 ms" in text
         whole = next(one["out"] for one in piped)
-        assert any(LONG in line and "44100 Hz" in line for line in whole.splitlines()), "a pipe gets a line a thing"
+        assert any(LONG in line and "44100 Hz" in line for line in whole.splitlines()), (
+            "a pipe gets one line per object"
+        )
 
     with_daemon(tmp_path, test)
 

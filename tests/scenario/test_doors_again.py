@@ -260,7 +260,7 @@ def test_displaced_door_reattaches_on_request_or_with_new_server(
         await becomes(door, "displaced")
         assert daemon.worker.attach(daemon.worker.guests["alice"], replace(spec, password="")) is door
         await becomes(door, "attached")
-        assert not server.refused, "the password stays what it was where none is given"
+        assert not server.refused, "without a new password the old one stays"
         await all_lines(server)
         server.end(True)
         await becomes(door, "displaced")

@@ -106,7 +106,7 @@ def test_connection_continues_in_another_process() -> None:
     notices = len(client.notices)
     client.ask(Command.FINISH_UPLOAD_STREAM, channel=channel)
     assert [(sample.name, bytes(sample.data)) for sample in there.door.samples] == [("bell", SOUND)]
-    assert len(client.notices) > notices, "it still hears of what happens"
+    assert len(client.notices) > notices, "it still gets events"
     assert client.ask(Command.CREATE_UPLOAD_STREAM, **upload)["channel"] == channel + 1
     client.close()
     assert not there.door.clients

@@ -169,7 +169,7 @@ def test_connection_continues_in_another_process(tmp_path: Path) -> None:
             assert there.worker.claims.holder("mine") is session is there.worker.claims.holder("policy")
             second.add_sink("comes")
             await until(lambda: any(one.props.get("name") == "comes" for one in own.objects.values()))
-            assert extra.id not in own.objects, "what went while nobody looked is told"
+            assert extra.id not in own.objects, "removals in between are announced"
             assert [change.what for change in changes].count("synced") == 1 and not told
             assert await own.call("state", guest="alice")
             assert session.account.held == SESSION_BYTES
@@ -225,8 +225,8 @@ def test_pending_requests_are_asked_again(tmp_path: Path) -> None:
             before = {prompt.key: prompt.what for prompt in prompts}
             session = await moved(server, server)
             await until(lambda: len(list(prompts)) == len(before))
-            assert {prompt.key: prompt.what for prompt in prompts} == before, "whoever was asked can still answer"
-            assert [prompt.what for prompt in prompts] == list(before.values()), "in the order in which it asked"
+            assert {prompt.key: prompt.what for prompt in prompts} == before, "the request can still be answered"
+            assert [prompt.what for prompt in prompts] == list(before.values()), "in the order of the requests"
             for prompt in list(prompts):
                 prompts.decide(prompt, allow)
             assert not session.state.asked

@@ -199,7 +199,7 @@ async def pumped(rig: Rig, runner: int) -> bytes:
 def test_connection_without_address_is_not_the_owner(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         assert (await pumped(rig, 1)).startswith(b"HTTP/1.1 401")
-        assert (await pumped(rig, 0)).startswith(b"HTTP/1.1 200"), "it is this process's own, at the private entrance"
+        assert (await pumped(rig, 0)).startswith(b"HTTP/1.1 200"), "the private socket identifies this very process"
 
     running(tmp_path, test)
 
@@ -267,7 +267,7 @@ def test_connection_without_address_needs_cookie_where_tcp_is_served(tmp_path: P
         unix, tcp = 0, 1
         assert not await logs_in(alice, tcp) and alice.admission.refused_logins == 1
         assert await logs_in(alice, tcp, alice.pulse.door.cookie)
-        assert await logs_in(alice, unix), "it is this process's own, at the private entrance"
+        assert await logs_in(alice, unix), "the private socket identifies this very process"
 
     bus.running(tmp_path, test, guests=(GuestConfig("alice", pulse_tcp=("127.0.0.1:0",)),))
 
@@ -394,7 +394,7 @@ def test_session_ends_with_its_token_immediately(tmp_path: Path) -> None:
         status, text = await rig.ask(**mine)
         assert status == 200 and "bob" not in text
         new = await rig.daemon.worker.access.rotate(number)
-        assert (await rig.ask(**mine))[0] == 401, "whoever had the old secret may be out for good"
+        assert (await rig.ask(**mine))[0] == 401, "holders of the old secret may have lost access permanently"
         _, mine = await rig.enter(str(new))
         assert await rig.daemon.worker.access.revoke(number)
         assert (await rig.ask(**mine))[0] == 401
@@ -451,7 +451,7 @@ def test_ended_session_never_locks_its_user_out(tmp_path: Path) -> None:
         await rig.daemon.worker.access.revoke(number)
         assert {(await rig.ask(**mine))[0] for _ in range(40)} == {401}
         assert (await rig.enter((await rig.token())[1]))[0] == 200
-        assert (await rig.ask(**bearer("wrong")))[0] == 401, "none of them was a guess"
+        assert (await rig.ask(**bearer("wrong")))[0] == 401, "none of them counts as a guess"
 
     running(tmp_path, test)
 
@@ -491,7 +491,9 @@ def test_signing_out_ends_that_sessions_connections_only(tmp_path: Path) -> None
                 while (await line.receive()).type is aiohttp.WSMsgType.TEXT:
                     continue
         assert not stays.closed and (await rig.ask(**other))[0] == (await rig.ask(**bearer(secret)))[0] == 200
-        assert (await rig.ask("/session", "DELETE", **bearer(secret)))[0] == 400, "a token is ended by who rules tokens"
+        assert (await rig.ask("/session", "DELETE", **bearer(secret)))[0] == 400, (
+            "only token administrators revoke tokens"
+        )
         assert (await rig.ask("/session", "DELETE"))[0] == 401
         with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
             await rig.watch(session_of(mine))
@@ -598,11 +600,11 @@ def test_session_of_one_daemon_is_invalid_at_another(tmp_path: Path) -> None:
 def test_link_admits_one_browser_once(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         _, code = rig.daemon.page_link().split("#in=")
-        assert (await rig.ask(**bearer(code)))[0] == 401, "it is no token"
+        assert (await rig.ask(**bearer(code)))[0] == 401, "a link is not a token"
         assert (await rig.enter(code, Origin="http://evil.example"))[0] == 403
         status, mine = await rig.enter(code)
         assert status == 200 and (await rig.ask("/api/v1/tokens", **mine))[0] == 200
-        assert rig.daemon.worker.access.key not in str(mine), "the owner's key is in no browser"
+        assert rig.daemon.worker.access.key not in str(mine), "the owner's key is never given to a browser"
         assert (await rig.enter(code))[0] == 401
         admin = (await rig.token())[1]
         assert (await rig.ask("/api/v1/page-links", "POST", **bearer(admin)))[0] == 403
@@ -906,7 +908,7 @@ def test_link_in_guest_folder_does_not_lead_outside(tmp_path: Path) -> None:
         said = {a.spec.text: a.error for a in rig.daemon.worker.guest("alice").machines}
         assert {said[door].replace(door.partition(":")[2].removeprefix("//"), "") for door in doors[:1]} == {
             said[doors[3]].replace(f"{mine}/nothing", "")
-        }, "whether there is something elsewhere is not told"
+        }, "it does not reveal whether a file exists elsewhere"
         for server in servers:
             server.close()
 
@@ -969,7 +971,7 @@ def incidents(rig: Rig) -> list[tuple[str, str]]:
 def test_refusal_is_recorded_under_its_own_cause(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         secret = (await rig.token())[1]
-        assert (await rig.ask())[0] == 401 and incidents(rig) == [], "a page that opens asks like this"
+        assert (await rig.ask())[0] == 401 and incidents(rig) == [], "an opening page makes this request"
         status, _ = await rig.enter(secret, Origin="https://desk.example:8443")
         assert status == 403 and incidents(rig) == [("rights", "foreign page")]
         [one] = rig.daemon.worker.diagnosis.incidents

@@ -93,7 +93,9 @@ def test_guest_has_one_share_for_all_its_tokens(tmp_path: Path) -> None:
         shares = {alice, daemon.worker.turns, daemon.worker.strangers}
         for key in ("token/3", "token/4", "certificate/d", "certificate/e"):
             of_several = {daemon.worker.turns_of(Principal(key, Right.HEAR, frozenset({"alice", "bob"}))) for _ in "ab"}
-            assert len(of_several) == 1 and not of_several & shares, "who may do little takes no time of who may do all"
+            assert len(of_several) == 1 and not of_several & shares, (
+                "a token with few rights takes no time from the owner"
+            )
             shares |= of_several
         assert daemon.worker.turns_of(Principal("owner", Right.HEAR, frozenset({"alice"}))) is daemon.worker.turns
 

@@ -40,7 +40,7 @@ def test_machine_beyond_budget_is_retried_when_there_is_room(tmp_path: Path, doo
             assert "memory" in machine.error or "room" in machine.error
             held.close()
             machine.retake(machine.spec)
-            assert machine.error == "", "whoever attaches it again is not told what was wrong before"
+            assert machine.error == "", "attaching again does not report the previous error"
             await until(lambda: "No such file" in machine.error)
             await machine.stop()
             assert not guest.machines

@@ -54,11 +54,11 @@ def test_unanswered_call_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytes
             gate = Gate(monkeypatch)
             with pytest.raises(PeerLost, match=r"no answer to state within 0\.05 s"):
                 await own.call("state", timeout_s=0.05)
-            assert not own._calls, "nothing is kept for a call that was given up"
+            assert not own._calls, "nothing is stored for an abandoned call"
             late = asyncio.create_task(own.call("incidents", timeout_s=None))
             await asyncio.sleep(0)
             gate.open()
-            assert await late == [], "the late answer is not taken for another's"
+            assert await late == [], "the late answer is not matched to another call"
             assert "guests" in await own.call("state", guest="alice")
 
     running(tmp_path, test)

@@ -56,7 +56,7 @@ class Client:
             while data := await loop.sock_recv(self.sock, 65_536):
                 heard += data
         self.wire.receive(heard, 0)
-        assert self.wire.partial_bytes == 0, "the last message is whole"
+        assert self.wire.partial_bytes == 0, "the last message is complete"
         return [message for message, _ in self.wire.events()]
 
 
@@ -129,7 +129,7 @@ def test_client_that_does_not_read_gets_fault_when_it_reads(tmp_path: Path, capl
         await until(lambda: all(session.closed for session in server.sessions))
         *replies, last = await client.rest()
         assert isinstance(last, Fault) and (last.serial, last.code) == (0, "limit") and "left unread" in last.message
-        assert 1 <= len(replies) < 10, "what it had no part of is not sent"
+        assert 1 <= len(replies) < 10, "messages not yet started are not sent"
         await until(lambda: not server.sessions)
         assert not daemon.worker.guest("alice").graph.budget.shares().get("connection")
 

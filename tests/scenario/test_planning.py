@@ -148,7 +148,7 @@ def test_new_stream_is_heard_soon_during_constant_changes() -> None:
     for number in range(100):
         graph.set_gains(streams[number], (0.5,))
         world.run(0.005)
-    assert asked, "each change began the plan anew"
+    assert asked, "each change restarted planning"
 
 
 def test_changes_during_planning_are_included() -> None:

@@ -674,4 +674,4 @@ def test_source_level_applies_before_remapping_to_recorder_channels() -> None:
         heard = np.frombuffer(bytes(client.recorded[channel]), "<f4")
         assert heard[-1] == pytest.approx(0.25 / 8, abs=1e-4)
         assert heard.max() == pytest.approx(0.25, abs=1e-4)
-        assert np.abs(np.diff(heard[2_000:])).max() < 0.01, "a change of the level ramps"
+        assert np.abs(np.diff(heard[2_000:])).max() < 0.01, "a level change ramps"

@@ -91,7 +91,7 @@ def test_loopback_plays_completely_at_its_latency_and_becomes_idle(argument: str
     for _ in range(2):
         burst(client, "under")
         rig.run(4)
-        assert not rig.graph.running, "a graph in which nothing plays is not kept running"
+        assert not rig.graph.running, "an idle graph stops"
     late_ms = (after.began() - before.began()) / 48
     assert latency_ms <= late_ms < latency_ms + 45
     assert np.array_equal(before.trimmed()[:4800], after.trimmed()[:4800])
@@ -118,7 +118,7 @@ def test_loopback_latency_does_not_drift(form: str) -> None:
         for tap in [tap for tap in rig.graph.taps.values() if tap.consumer in (before, after)]:
             rig.graph.remove_tap(tap)
         late_ms += [(b - a) / 48 for a, b in zip(edges(before), edges(after), strict=True)]
-    assert late_ms[12] == pytest.approx(late_ms[13], abs=0.05), "all through the long one"
+    assert late_ms[12] == pytest.approx(late_ms[13], abs=0.05), "throughout the long one"
     assert all(40 <= late < 40 + 25 for late in late_ms), late_ms
     assert not any(stream.queue.length for stream in rig.door.playback.values())
 
@@ -168,7 +168,7 @@ def test_loopback_is_leveled_moved_and_killed_like_any_stream() -> None:
         there.blocks.clear()
         burst(client, "millrace")
         rig.run(1)
-    assert not there.sound.any(), "where it was moved to has the source's level too"
+    assert not there.sound.any(), "the source's level applies after the move too"
     client.ask(Command.SET_SOURCE_MUTE, index=NO_INDEX, name="millrace.monitor", mute=False)
     burst(client, "millrace")
     rig.run(1)

@@ -331,7 +331,7 @@ def test_new_stream_and_sample_start_with_saved_settings() -> None:
     assert len(heard.trimmed()) == 4800 and np.allclose(heard.trimmed(), 0.0625)
     own = client.play(F32, (1, 2), props=props, sink_name="millrace", volume=(0x10000, 0x10000), volume_set=True)
     node = rig.graph.streams[own.index]
-    assert node.sink is rig.sink and node.gains == (1.0, 1.0), "what the client chose itself counts more"
+    assert node.sink is rig.sink and node.gains == (1.0, 1.0), "the client's own choice has priority"
     reply = client.play(F32, (1, 2), props=props, volume_set=False).reply
     assert reply["sink_name"] == "music" and rig.graph.streams[reply["index"]].placed
 

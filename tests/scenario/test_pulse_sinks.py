@@ -222,7 +222,7 @@ def test_combined_sinks_deliver_sound_once() -> None:
     load(client, "module-combine-sink", "sink_name=whole")
     aside = next(sink for sink in rig.graph.sinks.values() if sink.name == "aside")
     near, there = played(rig, client, "whole", rig.sink, aside)
-    assert np.allclose(near, [0.1, 0.2], atol=1e-3) and not there.any(), "what modules made is not in it unless named"
+    assert np.allclose(near, [0.1, 0.2], atol=1e-3) and not there.any(), "sinks of modules are included only if named"
     # If named, combined sinks may be slaves of each other; each final sink still gets the sound once.
     load(client, "module-null-sink", "sink_name=far")
     far = next(sink for sink in rig.graph.sinks.values() if sink.name == "far")
@@ -349,9 +349,9 @@ def test_devices_are_running_only_while_played_to_or_recorded() -> None:
     assert (Facility.SOURCE, sources_of(client)["microphone"]["index"]) in told
     client.ask(Command.DELETE_RECORD_STREAM, channel=channel)
     client.ask(Command.MOVE_SINK_INPUT, index=player.index, sink_index=NO_INDEX, sink_name="c")
-    assert busy() == {"a", "c"}, "what plays to a combined sink plays to its slaves"
+    assert busy() == {"a", "c"}, "playing to a combined sink uses its slaves"
     channel = record("d")
-    assert busy() == {"a", "c", "d", "a.monitor"}, "a remapped source is made of its master"
+    assert busy() == {"a", "c", "d", "a.monitor"}, "a remapped source uses its master"
     client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=True)
     assert busy() == {"d", "a.monitor"}
     client.ask(Command.CORK_RECORD_STREAM, channel=channel, cork=True)
@@ -424,7 +424,7 @@ def test_recording_a_derived_source_requests_listeners_microphones(tmp_path: Pat
         guest = daemon.worker.guest("alice")
         program = Program(daemon)
         loaded = (await program.ask(Command.LOAD_MODULE, name="module-loopback", argument="source=microphone")).fields
-        assert guest.recording, "it is heard all the while"
+        assert guest.recording, "the loopback records continuously"
         await program.ask(Command.UNLOAD_MODULE, index=loaded["index"])
         assert not guest.recording
         argument = "master=microphone source_name=quiet channels=1 master_channel_map=left"

@@ -133,7 +133,7 @@ def test_suspended_sink_pulls_nothing_from_sinks_linked_to_it(made: tuple[str, s
     suspend(client, "game", True)
     rig.run(1)
     assert not heard.blocks[-1].any() and game.level == 0.0
-    assert upstream.blocks[-1].all(), "as in PulseAudio, what plays into it plays on"
+    assert upstream.blocks[-1].all(), "as in PulseAudio, streams playing to it continue"
     suspend(client, "game", False)
     rig.run(0.2)
     assert np.array_equal(heard.blocks[-1], upstream.blocks[-1])

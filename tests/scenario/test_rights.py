@@ -361,7 +361,7 @@ def test_microphone_permission_is_not_bypassed_by_links_or_moves(tmp_path: Path)
         assert not guest.microphone.links and [link.target for link in voice.links] == [guest.microphone]
         assert not guest.microphone.taps and not listener.closed
         for path, body in asked:
-            assert (await rig.ask("POST", f"/api/v1/{path}", "", body))[0] == 200, "the owner may"
+            assert (await rig.ask("POST", f"/api/v1/{path}", "", body))[0] == 200, "the owner may do so"
 
     running(tmp_path, test)
 

@@ -634,7 +634,7 @@ def test_short_work_is_charged_wall_time_without_reading_cpu_clock() -> None:
     assert share.ended(wall_ns) == SHORT_NS and reads == 0
     share.begin(0, 0)
     worked_ns, wall_ns = SHORT_NS // 2, wall_ns + SHORT_NS + 1
-    assert share.ended(wall_ns) == SHORT_NS // 2 and reads == 1, "it did not have the processor all that time"
+    assert share.ended(wall_ns) == SHORT_NS // 2 and reads == 1, "it did not run all that time"
 
 
 def test_backlog_is_dropped_only_for_guest_using_its_full_share() -> None:
@@ -754,7 +754,7 @@ def test_task_gets_its_turn_beside_worker_using_its_whole_share() -> None:
         guest.turns.wait(Endless(work))
         for _ in range(8):
             await asyncio.sleep(0)
-        assert task.done(), "what is left of the round it is woken in must be the task's"
+        assert task.done(), "the rest of the round in which it wakes must be the task's"
 
     run(test)
 

@@ -73,7 +73,7 @@ def test_prompted_program_waits_for_answer_or_for_rule() -> None:
     rig.admission.doors += [Door(), Door()]
     rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
     rig.admission.enforce()
-    assert second.answers == [False] and len(ended) == 2, "every door is told"
+    assert second.answers == [False] and len(ended) == 2, "every door is notified"
     with pytest.raises(Refused):
         rig.authorize(Permission.MICROPHONE, first)
 

@@ -51,7 +51,7 @@ def test_help_lists_every_command_untruncated_on_one_line(path: tuple[str, ...])
 
     inner = next(command for where, command in EVERY if where == path).commands
     wide = listed(80)
-    assert len(wide) == len(inner), "a first sentence is too long for its line"
+    assert len(wide) == len(inner), "a first sentence does not fit its line"
     assert all(line.endswith(".") and "…" not in line and "..." not in line for line in wide)
     assert "".join(" ".join(listed(40)).split()) == "".join(" ".join(wide).split())
 

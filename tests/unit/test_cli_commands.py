@@ -317,7 +317,7 @@ def test_pending_requests_are_prompted_as_they_arrive(
                       ("decide", "request/4", False, False), ("decide", "request/5", False, True)]  # fmt: skip
     told = capsys.readouterr()
     assert told.out.count("request/3: tool") == 5 and "it was answered" in told.err, (
-        "one that is left is left to others"
+        "a skipped request stays pending for others"
     )
 
 
@@ -397,7 +397,7 @@ def test_ls_prints_daemon_warnings_last(daemon: Daemon) -> None:
     bare = {key: value for key, value in bare.items() if key not in ("sources", "doors")}
     daemon.answers["GET /api/v1/state"] = {"guests": [bare]}
     head = "guest a  running, 48000 Hz, quantum 20.0 ms, 2 PulseAudio clients"
-    assert said("ls") == f"{head}\n", "an older daemon, or one that may not tell"
+    assert said("ls") == f"{head}\n", "an older daemon, or a caller without that right"
     daemon.answers["GET /api/v1/state"] = {"guests": [bare], "trouble": "disk full", "requests": 2, "policy": None}
     lines = said("ls").splitlines()
     assert lines[0] == head and lines[1] == "changes can't be saved: disk full"

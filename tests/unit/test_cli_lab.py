@@ -79,7 +79,7 @@ def test_each_scenario_runs_with_each_policy_and_prints_one_line(ran: list[Any])
         ran.clear()
         with pytest.raises(ConfigError):
             said("run", *words)
-        assert ran == [], "nothing is run before all of it is known"
+        assert ran == [], "nothing runs before all names are validated"
 
 
 def test_scenarios_are_distributed_over_processes(ran: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_scenarios_are_distributed_over_processes(ran: list[Any], monkeypatch: p
     said("run", "ppm50/none", "--jobs", "2")
     assert pools == [2, 0] and len(ran) == 1
     said("run", "ppm50/none")
-    assert pools == [2, 0], "one needs none"
+    assert pools == [2, 0], "a single process needs no pool"
 
 
 def test_tone_is_measured_with_requested_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +355,7 @@ def test_machine_plays_into_own_daemon_and_is_judged(started: SimpleNamespace, t
     assert "PULSE_SERVER" not in environment and "MILLRACE_TOKEN" not in environment
     homes = ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
     assert {environment[name] for name in homes} == {str(tmp_path)}
-    assert started.did == ["end listen"] * 3 + ["end serve"], "the last first"
+    assert started.did == ["end listen"] * 3 + ["end serve"], "in reverse order"
     assert [one[0] for one in started.analysed] == [f"{tmp_path}/pcm.wav", f"{tmp_path}/opus.wav"]
     assert (verdict.note, verdict.gaps, verdict.gaps_opus, verdict.hz) == ("", 0, 3, 997.0)
 
@@ -367,7 +367,7 @@ def test_recording_machine_gets_tones_and_its_recording_is_judged(started: Simpl
     tones = ",".join(map(str, TONES_HZ))
     assert started.processes[1].command[-4:] == ["--to", "null:", "--mic", f"tone:{tones}"]
     assert started.analysed == [[f"{tmp_path}/mic.raw", "--kind", "sine", "--json", "--raw", "48000,2,s16"]]
-    assert started.did == ["end listen", "kill listen", "end serve"], "one that does not hear is killed"
+    assert started.did == ["end listen", "kill listen", "end serve"], "a process that ignores SIGTERM is killed"
 
 
 def test_qemu_alone_needs_no_daemon_and_old_qemu_needs_bus(started: SimpleNamespace, tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_running_machine_is_sampled_periodically(tmp_path: Path, monkeypatch: py
         now[0] = 0.0
         machine: Any = Machine(["python", "run-guest"], [])
         run._watch(machine, seconds)
-        assert pauses == looks, "at most 120 s and three times the sound: one that hangs is left"
+        assert pauses == looks, "at most 120 s and three times the sound: a hanging guest is given up"
         assert seen == ["a guest"] * (len(looks) - 1 - (ends_at > 0))
 
 
@@ -436,9 +436,9 @@ def test_daemon_state_is_sampled_from_outside(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert [run._state() for _ in answers] == [{"guests": []}, {}, {}, {}], "an answer that is none says nothing"
+        assert [run._state() for _ in answers] == [{"guests": []}, {}, {}, {}], "an invalid answer is ignored"
         thread.join(10)
-    assert run._state() == {}, "nobody listens any more"
+    assert run._state() == {}, "the daemon no longer listens"
 
 
 @pytest.mark.parametrize(("text", "gaps"), [
@@ -497,7 +497,7 @@ def test_clicks_are_paced_after_settling_with_a_breakdown_each(monkeypatch: pyte
     played, told = Played(monkeypatch), list[str]()
     sent, ways = asyncio.run(probe._clicks(played, played, played.output, told.append))
     assert len(played.clicks) == len(sent) == len(told) == CLICKS
-    assert [way["sum_ms"] for way in ways] == [float(n) for n in range(CLICKS)], "of this listener, as it was then"
+    assert [way["sum_ms"] for way in ways] == [float(n) for n in range(CLICKS)], "of this listener, at that time"
     assert played.clicks[0] - 100.0 == pytest.approx(SETTLE_S, abs=0.02)
     assert np.diff(played.clicks) == pytest.approx(EVERY_S, abs=0.02)
 

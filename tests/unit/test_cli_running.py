@@ -66,7 +66,7 @@ def test_command_can_be_stopped_before_it_is_loaded(
     begin()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     begin()
-    assert seen == [signal.SIG_DFL, "main", signal.SIG_IGN, "main"], "one that nohup had ignored stays so"
+    assert seen == [signal.SIG_DFL, "main", signal.SIG_IGN, "main"], "a signal that nohup ignores stays ignored"
 
 
 def ended(app: Callable[[], object]) -> int:
@@ -359,8 +359,10 @@ def test_command_line_overrides_configuration_file(written: Path, tmp_path: Path
     secret.chmod(0o600)
     made = serve._configured(written, "[::1]:2", ["c", "d", "c"], Path("/c.pem"), Path("/k.pem"), secret)
     assert (made.listen, made.tls_cert, made.tls_key, made.token) == ("[::1]:2", "/c.pem", "/k.pem", "0123456789abcdef")
-    assert made.guests == (GuestConfig("c"), GuestConfig("d")), "those of the file are others; each once"
-    assert serve._configured(written, None, None, Path("/c.pem"), None, None).tls_key == "", "told where it is missed"
+    assert made.guests == (GuestConfig("c"), GuestConfig("d")), "in addition to those of the file; each once"
+    assert serve._configured(written, None, None, Path("/c.pem"), None, None).tls_key == "", (
+        "reported where it is missing"
+    )
     for wrong in (("x", None), (None, ["a/b"])):
         with pytest.raises(ConfigError):
             serve._configured(written, *wrong, None, None, None)
@@ -393,7 +395,7 @@ def test_machines_from_command_line_belong_to_first_guest(written: Path) -> None
     ]
     assert made.guests[0].rate == 44_100 and made.guests[1:] == config.guests[1:]
     again = serve._with_machines(made, [], None)
-    assert again == made, "what the file names stays"
+    assert again == made, "the guests of the file stay"
 
 
 @pytest.mark.parametrize(("now", "asked"), [

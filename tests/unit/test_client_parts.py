@@ -82,7 +82,7 @@ def test_watcher_asks_again_if_first_request_failed(together: bool) -> None:
             assert await asyncio.gather(*later) == [[Change("synced")]] * 2
         with pytest.raises(PeerLost):
             await first
-        assert bus.asked == 2, "one that is answered is enough for all"
+        assert bus.asked == 2, "one answered request serves all watchers"
 
     asyncio.run(main())
 
@@ -275,7 +275,7 @@ def test_captured_sound_is_sent_in_whole_decodable_packets(channels: int) -> Non
     sender = MicrophoneSender(Source(channels), MICROPHONE, sent.append)
     sound = sine(0.5, 440.0, 48_000, channels)
     sender.feed(sound)
-    assert not sent and not sender.speaking, "nothing leaves this machine unasked"
+    assert not sent and not sender.speaking, "nothing is sent unless requested"
     sender.begin(NOW)
     assert sender.speaking
     for at in range(0, len(sound), 777):
@@ -302,7 +302,7 @@ def test_new_recording_contains_nothing_of_previous_one() -> None:
     sent: list[str | bytes] = []
     sender = MicrophoneSender(Source(), MICROPHONE, sent.append)
     sender.end()
-    assert not sent, "it had not begun"
+    assert not sent, "it had not started"
     sender.begin(NOW)
     sender.feed(sine(0.025, channels=1))
     sender.end()
@@ -310,7 +310,7 @@ def test_new_recording_contains_nothing_of_previous_one() -> None:
     sender.feed(sine(0.1, channels=1))
     sender.begin(NOW + NS_PER_S)
     sender.feed(sine(0.015, channels=1)[: PACKET_FRAMES - 1])
-    assert isinstance(sent[-1], str), "what was left over of before is not sent"
+    assert isinstance(sent[-1], str), "leftovers of the previous recording are not sent"
     sender.feed(sine(0.015, channels=1))
     told = list(parts(sent))
     kinds = [type(one) for one in told]
@@ -419,7 +419,7 @@ def test_full_uplink_drops_newest_packets() -> None:
         kinds = await taken(speech, websocket)
         assert kinds == [FormatChanged] + [AudioPacket] * (WAITING_MAX - 1)
         await captured(source, 0.01)
-        assert await taken(speech, websocket) == [AudioPacket], "and has room again"
+        assert await taken(speech, websocket) == [AudioPacket], "there is room again"
 
     spoken(test)
 
@@ -505,7 +505,7 @@ def test_sound_without_gaps_reports_nothing() -> None:
     one = Seconds()
     assert one.run(3_000) == [] and (one.out == 1.0).all()
     one.playout.next = (0, SKIP_NS)
-    assert one.run(1_000) == [], "so little left out is not heard"
+    assert one.run(1_000) == [], "so short a gap is inaudible"
 
 
 @pytest.mark.parametrize("hole", [(1, 0), (0, SKIP_NS + MS), (3, SKIP_NS + MS)])
@@ -532,7 +532,7 @@ def test_stalled_program_is_reported_if_it_was_playing() -> None:
     assert one.run(200) == [("listener", "not run")]
     one.run(STOOD_NS // MS + 100, loop=False, device=False)
     one.now += 10 * MS
-    assert one.pulse(playout=False) == [], "nothing played then"
+    assert one.pulse(playout=False) == [], "nothing was playing"
 
 
 def test_gap_without_packets_is_diagnosed_by_next_packet() -> None:
@@ -554,7 +554,7 @@ def test_lost_packets_are_reported_when_given_up() -> None:
     one = Seconds()
     one.run(1_000)
     one.playout.lost_packets = 1
-    assert one.run(200) == [], "one of 20 ms is concealed"
+    assert one.run(200) == [], "a gap of 20 ms is concealed"
     one.playout.lost_packets = 4
     assert one.run(200) == [("network", "packets lost")] and one.run(1_000) == []
 

@@ -332,7 +332,7 @@ def test_burst_after_stalled_connection_is_bounded() -> None:
     assert not allowance.take(4 * NS_PER_S + 1) and allowance.take(4 * NS_PER_S) and not allowance.take(1)
     assert allowance.take(0)
     allowance.passed(BOOT)
-    assert not allowance.take(1), "before the first time nothing has passed"
+    assert not allowance.take(1), "no time has passed before the first call"
     allowance.passed(BOOT + 3600 * NS_PER_S)
     assert allowance.take(3 * NS_PER_S) and allowance.take(NS_PER_S) and not allowance.take(1)
 

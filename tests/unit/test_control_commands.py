@@ -156,7 +156,7 @@ def test_daemon_wide_commands_need_all_rights_everywhere(tmp_path: Path) -> None
     tried = {name for name, *_ in IN_GUEST} | {name for name, _ in OUTSIDE} | FOR_ANYBODY
 
     async def every(hall: Hall) -> None:
-        assert set(hall.commands.table) == tried, "a new command is tried too"
+        assert set(hall.commands.table) == tried, "every command must be in this table"
 
     with_guests(tmp_path, every)
 
@@ -204,7 +204,7 @@ def test_incidents_are_filtered_by_guest_or_object(tmp_path: Path) -> None:
             hall.worker.report(Symptom("client", "wrote late", guest, subject, {}, NS_PER_S))
         assert [one.subject for one in await hall.ask("incidents", guest="alice")] == ["stream/1", "stream/2"]
         assert [one.guest for one in await hall.ask("incidents", subject="stream/1")] == ["alice", "gone"]
-        assert len(await hall.ask("incidents", guest="gone")) == 1, "they outlive their guest"
+        assert len(await hall.ask("incidents", guest="gone")) == 1, "they survive their guest"
         assert await hall.ask("incidents", guest="bob") == []
         for who, guest in ((OWNER, "never"), (guest_of(Right.SEE, "bob"), "alice")):
             with pytest.raises(NotFound):
@@ -412,7 +412,7 @@ def test_pending_disk_write_delays_only_its_requester(tmp_path: Path) -> None:
             most.clear()
             await asyncio.gather(*several(name, **args))
             assert most == {"owner": 3, "certificate/five": 1, "all": 4}, name
-        assert not hall.worker.keeper._own, "nobody who is done is remembered"
+        assert not hall.worker.keeper._own, "finished requesters are forgotten"
 
     with_guests(tmp_path, test)
 
@@ -493,7 +493,7 @@ def test_connection_continued_elsewhere_keeps_its_claims_and_ducking(tmp_path: P
         assert stream.trim == 1.0
         plane.resume(again, held)
         await settled()
-        assert stream.trim == pytest.approx(0.1) and again.told == [("lights", True)], "the rest is as it was"
+        assert stream.trim == pytest.approx(0.1) and again.told == [("lights", True)], "everything else is unchanged"
         assert hall.worker.claims.of(again) == held.claims | {"lights": True} and again.shown > 0
         quiet = Session()
         plane.resume(quiet, Held({"policy": False}))
@@ -560,7 +560,7 @@ def test_description_says_where_each_argument_goes(tmp_path: Path) -> None:
             for path, methods in told["paths"].items()
             for method, operation in methods.items()
         }
-        assert set(operations) == set(hall.commands.table), "no two at one place"
+        assert set(operations) == set(hall.commands.table), "paths are unique"
         for command in hall.commands.table.values():
             path, method, operation = operations[command.name]
             assert (path, method, operation["summary"]) == (

@@ -38,7 +38,7 @@ def test_guest_pays_for_its_own_tokens_and_others_pay_for_themselves() -> None:
     own = budgets.of(of_guests("gone"))
     assert own is budgets.of(of_guests("gone")) and own.whose == "token/1" and own.limit == PRINCIPAL_BYTES_MAX
     assert budgets.of(OWNER) is not own and budgets.of(OWNER).whose == "owner"
-    assert budgets.of(of_guests(ALL_GUESTS)) is own, "all guests are no guest of one's own"
+    assert budgets.of(of_guests(ALL_GUESTS)) is own, "a token for all guests belongs to none of them"
     with pytest.raises(BudgetError):
         own.open("watcher", {"queue": PRINCIPAL_BYTES_MAX})
 
@@ -75,7 +75,7 @@ def test_first_claimant_owns_name_and_next_in_queue_follows() -> None:
     assert claims.holder("policy") is None
     assert claims.claim("policy", one, replace=False)
     assert not claims.claim("policy", two, replace=False) and not claims.claim("policy", three, replace=False)
-    assert claims.claim("policy", one, replace=True) and one.told == [], "it has it already"
+    assert claims.claim("policy", one, replace=True) and one.told == [], "it already owns the name"
     assert claims.holder("policy") is one
     claims.release(two)
     assert one.told == two.told == three.told == []
@@ -94,9 +94,9 @@ def test_replaced_owner_gets_name_back_before_queue() -> None:
     assert old.told == [("policy", False)] and waiting.told == new.told == []
     claims.release(new)
     assert claims.holder("policy") is old and old.told == [("policy", False), ("policy", True)] and not waiting.told
-    assert claims.claim("policy", waiting, replace=True), "one that waits may take it, too"
+    assert claims.claim("policy", waiting, replace=True), "a queued claimant may take it over, too"
     claims.release(waiting)
-    assert claims.holder("policy") is old, "and stands in line once"
+    assert claims.holder("policy") is old, "it is queued once"
 
 
 def test_repeated_claim_keeps_its_place_in_queue() -> None:
@@ -104,15 +104,15 @@ def test_repeated_claim_keeps_its_place_in_queue() -> None:
     for who in (one, two, three):
         claims.claim("policy", who, replace=False)
     assert claims.claim("policy", one, replace=False) and claims.holder("policy") is one, (
-        "else `two` has it unknowingly"
+        "otherwise `two` owns it without knowing"
     )
     assert not claims.claim("policy", two, replace=False)
     assert one.told == two.told == three.told == []
     claims.release(one)
-    assert claims.holder("policy") is two and two.told == [("policy", True)], "before those who came later"
+    assert claims.holder("policy") is two and two.told == [("policy", True)], "before later claimants"
     claims.release(two)
     claims.release(three)
-    assert claims.holder("policy") is None, "nobody stands in line twice"
+    assert claims.holder("policy") is None, "nobody is queued twice"
 
 
 def test_claims_of_a_connection_are_listed_by_name() -> None:
@@ -130,7 +130,7 @@ def test_claims_are_bounded_and_released_names_make_room() -> None:
     for n in range(NAMES_MAX):
         assert claims.claim(f"name {n}", one, replace=False)
     assert not claims.claim("one more", one, replace=True) and claims.holder("one more") is None
-    assert not claims.claim("name 0", other, replace=False), "a name that there is has a line all the same"
+    assert not claims.claim("name 0", other, replace=False), "an existing name can still be claimed"
     claims.release(one)
     assert claims.holder("name 0") is other and claims.claim("one more", one, replace=False)
 
@@ -153,9 +153,9 @@ def test_stream_has_lowest_of_requested_attenuations() -> None:
     ducks.duck("b", rig.graph, music, -6.0)
     assert music.trim == pytest.approx(0.1)
     ducks.duck("b", rig.graph, music, -40.0)
-    assert music.trim == pytest.approx(0.01), "the same connection's second word counts, not both"
+    assert music.trim == pytest.approx(0.01), "a second request of a connection replaces the first"
     ducks.duck("b", rig.graph, music, 0.0)
-    assert music.trim == pytest.approx(0.1), "0 lets go of one's own only"
+    assert music.trim == pytest.approx(0.1), "0 removes only the connection's own ducking"
     ducks.duck("a", rig.graph, music, 0.0)
     assert music.trim == 1.0
 
@@ -224,7 +224,7 @@ def test_visit_ends_once_when_rights_end() -> None:
     visits.end("session/5", "signed out")
     assert two.ended == ["signed out"] and one.ended == [] and sorted(visits) == ["token/1", "token/2"]
     visits.end("token/1", "revoked")
-    assert one.ended == ["revoked"] and two.ended == ["signed out"], "one that has ended is not ended again"
+    assert one.ended == ["revoked"] and two.ended == ["signed out"], "an ended visit is not ended again"
     visits.end("token/1", "revoked")
     visits.lose("token/1", "alice")
     assert one.ended == ["revoked"] and one.lost == ["alice"]
@@ -260,7 +260,7 @@ def test_arguments_are_validated_alike_from_any_transport() -> None:
     assert parsed(r.Set, given) == r.Set("sink/1", {"volume": "50%", "mute": True})
     assert parsed(r.TokenNew, {"may": "hear"}).guests == [] and parsed(r.Recall, {}).prefix == ""
     assert parsed(r.Nothing, {}) == r.Nothing()
-    assert not parsed(r.Decide, {"request": "1", "allow": True}).always, "once, unless it is said"
+    assert not parsed(r.Decide, {"request": "1", "allow": True}).always, "once, unless requested otherwise"
     with pytest.raises(ConfigError, match="arguments not understood: "):
         parsed(r.Nothing, msgspec.Raw(b""))
     matrix = parsed(r.LinkTo, {"source": "stream/1", "to": "sink/2", "matrix": [[1, 0.5]]}).matrix

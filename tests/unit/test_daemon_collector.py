@@ -39,7 +39,7 @@ def test_only_young_generation_is_collected_from_start(gc: Collector) -> None:
     gc.did.clear()
     for phase, generation in (("start", 0), ("stop", 0), ("start", 1)):
         gc.callbacks[0](phase, {"generation": generation})
-    assert gc.did == [], "the youngest are not set aside: most will go by themselves"
+    assert gc.did == [], "the youngest generation is not frozen: most of it is freed by itself"
     gc.callbacks[0]("stop", {"generation": 1})
     gc.callbacks[0]("stop", {"generation": 2})
     assert gc.did == ["freeze", "freeze"]

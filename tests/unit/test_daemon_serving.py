@@ -60,7 +60,7 @@ def application() -> web.Application:
 @pytest.mark.parametrize("here", ["127.0.0.1", "127.0.0.2"])
 def test_addresses_are_those_of_bound_socket(here: str) -> None:
     async def test(made: Serving, acceptors: Acceptors) -> None:
-        assert made.address == f"{here}:0", "until it is known"
+        assert made.address == f"{here}:0", "until the port is known"
         await made.listen(application())
         (one,) = acceptors.served
         host, port = one.sock.getsockname()
@@ -141,7 +141,7 @@ def test_tls_addresses_are_printed_as_such(monkeypatch: pytest.MonkeyPatch, capl
 def test_public_url_is_printed_where_configured() -> None:
     async def test(made: Serving, acceptors: Acceptors) -> None:
         assert made.page_url == "https://desk.example/sound/"
-        assert made.url == "ws://127.0.0.1:0", "who listens on this host needs no proxy"
+        assert made.url == "ws://127.0.0.1:0", "listeners on this host need no proxy"
         assert made.outward_url == "wss://desk.example/sound"
 
     served(test, listen="127.0.0.1:0", addresses=Addresses(public_url="https://desk.example/sound"))
@@ -154,6 +154,6 @@ def test_several_sockets_serve_one_application_charged_to_strangers() -> None:
         assert [one.sock for one in acceptors.served] == list(pair) and len(made.runners) == 1
         one, two = (one.make() for one in acceptors.served)
         assert one.turns is two.turns is acceptors.served[0].turns
-        assert one._inner is not two._inner, "each connection has a parser of its own"
+        assert one._inner is not two._inner, "each connection has its own parser"
 
     served(test, listen="127.0.0.1:0")

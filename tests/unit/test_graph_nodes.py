@@ -136,7 +136,7 @@ def test_moved_stream_and_its_taps_stay_where_they_were_put() -> None:
     assert targets(stream) == ["second"] and stream.placed and tap.sink is second
     assert bench.news() == [("change", tap.key), ("change", stream.key)]
     bench.nodes.move_stream(stream, second)
-    assert bench.news() == [], "it plays there already"
+    assert bench.news() == [], "it already plays there"
     # A stream that is moved back to the default sink follows the default again.
     bench.nodes.move_stream(stream, first)
     assert targets(stream) == ["first"] and not stream.placed

@@ -63,7 +63,7 @@ def test_plan_is_started_once_per_change_and_never_without() -> None:
     planning = bench.planning
     assert planning.stale and not planning.unfinished
     planning.go_on(never, 0)
-    assert planning.plan.sinks == [], "nothing was begun"
+    assert planning.plan.sinks == [], "nothing was started"
     bench.begin()
     assert planning.unfinished and not planning.stale
     planning.go_on(never, 0)

@@ -82,7 +82,7 @@ def test_additional_door_is_opened_counted_and_closed_like_others(tmp_path: Path
         guest.graph.add_tap(tap, guest.microphone)
         assert not guest.recording, "a recorder that clocks nothing"
         third.recorder = tap.id
-        assert guest.recording, "but one that a door made"
+        assert guest.recording, "except one created by a door"
         await guest.stop()
         assert third.did == ["open", "close"]
 

@@ -168,7 +168,7 @@ def test_cause_is_diagnosed_from_gaps_in_loop_device_and_network() -> None:
         one.run(50)
         verdict = one.blame.hole(one.now)
         assert (verdict.stage, verdict.cause) == (stage, cause) and (stage, cause) in CAUSES
-        assert all(verdict.evidence.values()), f"a figure that says nothing: {verdict}"
+        assert all(verdict.evidence.values()), f"a figure without information: {verdict}"
         assert ("device_late_ms" in verdict.evidence) is (cause == "not run" and "device" in held)
         if cause in ("not run", "late", "stalled") and held:
             assert abs(verdict.at_ns - began) <= 50 * MS

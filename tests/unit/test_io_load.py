@@ -31,7 +31,7 @@ def test_process_is_stopped_from_stop_until_continue() -> None:
             assert not load.is_stopped(process.pid)
         finally:
             process.kill()
-    assert not load.is_stopped(process.pid), "it is gone"
+    assert not load.is_stopped(process.pid), "the process has exited"
 
 
 def test_thread_time_counts_only_that_thread() -> None:

@@ -125,10 +125,10 @@ def test_bell_wakes_other_side_and_is_woken_by_it() -> None:
         pair.bell.ring()
         assert pair.heard() == b"\1"
         await settle()
-        assert pair.rung == 0, "it was not the one that was rung"
+        assert pair.rung == 0, "this side was not rung"
         os.write(pair.knock, b"\1\1\1")
         await settle()
-        assert pair.rung == 1, "however often it was rung meanwhile"
+        assert pair.rung == 1, "once, however often it was rung"
         os.write(pair.knock, b"\1")
         await settle()
         assert pair.rung == 2
@@ -184,7 +184,7 @@ def test_closed_bell_leaves_nothing_in_event_loop() -> None:
         (hear, knock), (other, ring) = os.pipe(), os.pipe()
         bell = Bell(hear, ring, lambda: None)
         bell.close()
-        assert not asyncio.get_running_loop().remove_reader(hear), "another's descriptor may have its number next"
+        assert not asyncio.get_running_loop().remove_reader(hear), "the descriptor's number may be reused"
         for fd in (knock, other):
             os.close(fd)
 

@@ -26,7 +26,7 @@ def test_changes_of_different_requesters_are_interleaved() -> None:
             for who in ("many",) * MANY + ("other", "third"):
                 tasks.create_task(keeper.change(who, partial(change, who)))
         gc.collect()
-        assert not keeper._own, "nothing is held of those who wait no more"
+        assert not keeper._own, "nothing is stored for cancelled requests"
         keeper.close()
         return order
 

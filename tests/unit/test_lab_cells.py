@@ -57,7 +57,7 @@ def test_guest_plays_or_records_through_its_cells_door(door: str, direction: str
     backend = {"vnc": "none", FLOOR: "wav"}.get(door, door)
     assert option(line, "--audiodev").split(",")[0] == backend
     if door in ("dbus", "vnc"):
-        assert "audiodev=snd0" in option(line, "--qemu"), "a display that carries sound names whose"
+        assert "audiodev=snd0" in option(line, "--qemu"), "a display with sound names its audiodev"
     assert ("--qemu" in line) is (door in ("dbus", "spice", "vnc"))
     if door == "spice":
         assert option(line, "--qemu") == "-spice unix=on,addr=/tmp/cell/spice,disable-ticketing=on"
@@ -143,7 +143,9 @@ def test_ring_repeated_by_ac97_is_not_judged() -> None:
     end = [(10.0, 1), (19.5, 2), (20.0 - RING_S / 4, -480)]
     one = judged("ac97", events=end, gaps=[(5.0, 0.1), (20.0, 0.1)])
     assert (one.lost, one.doubled, one.gaps) == (3, 0, 1)
-    assert judged("ac97", events=[(10.0, 1), (19.0, 2)], gaps=[(5.0, 0.1)]).gaps == 1, "all is judged before the end"
+    assert judged("ac97", events=[(10.0, 1), (19.0, 2)], gaps=[(5.0, 0.1)]).gaps == 1, (
+        "everything before the end is judged"
+    )
     assert judged("ac97", events=[(10.0, 1), (19.0, 2)]).lost == 3 and judged("ac97").lost == 0
     other = judged("hda", events=end, gaps=[(5.0, 0.1), (20.0, 0.1)])
     assert (other.lost, other.doubled, other.gaps) == (3, 480, 2)

@@ -111,7 +111,7 @@ def test_claiming_a_name_needs_all_rights() -> None:
     methods(two, plane)("claim", 4, name="policy", replace=True)
     assert two.told[-1] == (4, {"have": True}) and one.told[-1] == (-1, ("policy", False))
     methods(one, plane)("claim", 5, name="x" * 500)
-    assert plane.claims.holder("x" * 100) is one, "a name is bounded"
+    assert plane.claims.holder("x" * 100) is one, "the length of a name is limited"
 
 
 def test_stream_is_ducked_for_this_connection() -> None:

@@ -43,7 +43,7 @@ def test_sample_records_state_of_each_object() -> None:
         "skipped": 5, "queued": 3, "dropped": 7, "bitrate": 64_000, "rtt_ms": 1.23,
     }  # fmt: skip
     silent = seen.listeners["listener/9"]
-    assert silent.latency_ms is None and silent.rtt_ms is None, "no latency, not one of 0 ms"
+    assert silent.latency_ms is None and silent.rtt_ms is None, "no latency rather than 0 ms"
     assert seen.levels[rig.sink.key] == 0.5 and set(seen.levels) == {mix.key for mix in rig.graph.mixes()}
     assert (seen.host_ns, seen.running, seen.late_cycles) == (rig.now_ns, True, 2)
     assert seen.position == rig.graph.position > 0 and seen.quantum_ms == rig.graph.quantum_ns / NS_PER_MS
@@ -72,9 +72,9 @@ def test_last_minute_of_each_running_guest_is_kept() -> None:
     playing.graph.remove_stream(node)
     playing.run(5.0)
     recorder.note(guests, 100 * NS_PER_S)
-    assert recorder.of("alice") == kept, "an idle guest's last minute stays as it was"
+    assert recorder.of("alice") == kept, "an idle guest's last minute is kept"
     kept.clear()
-    assert len(recorder.of("alice")) == SECONDS, "who is told has a list of their own"
+    assert len(recorder.of("alice")) == SECONDS, "each caller gets its own list"
     recorder.forget("bob")
     recorder.forget("alice")
     recorder.forget("alice")

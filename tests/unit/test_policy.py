@@ -41,7 +41,7 @@ def test_stream_goes_to_sink_of_its_role_unless_it_named_one() -> None:
     assert not made(config).seen(7, "stream", "alice", stream(role="video"), True)
     assert not made(config).seen(7, "stream", "alice", stream(sink="sink/2"), True)
     assert not made(config).seen(7, "stream", "bob", stream(), True), "bob has no such sink"
-    assert not made(config).seen(7, "stream", "alice", stream(), False), "what runs stays"
+    assert not made(config).seen(7, "stream", "alice", stream(), False), "a running stream stays"
 
 
 def learnt(commands: list[Command]) -> dict[str, Any]:
@@ -87,12 +87,12 @@ def test_later_change_by_program_overrides_learnt_settings() -> None:
 def test_sink_is_learnt_only_if_stream_was_moved() -> None:
     policy = made()
     policy.seen(7, "stream", "alice", stream(), True)
-    assert not policy.seen(7, "stream", "alice", stream(sink="sink/2"), False), "it went with the default sink"
+    assert not policy.seen(7, "stream", "alice", stream(sink="sink/2"), False), "it followed the default sink"
     assert learnt(policy.seen(7, "stream", "alice", stream(sink="sink/2", mute=True), False))["sink"] is None
     pinned = NOTHING | {"mute": True, "sink": "sink/music"}
     policy.seen(9, "stream", "alice", stream(9, remembered=pinned, mute=True), False)
     followed = stream(9, remembered=pinned, mute=True, sink="sink/2")
-    assert not policy.seen(9, "stream", "alice", followed, False), "its like keep their place"
+    assert not policy.seen(9, "stream", "alice", followed, False), "its group keeps its sink"
     there = stream(8, sink="sink/2", placed=True, mute=True, remembered=pinned)
     policy.seen(8, "stream", "alice", there, True)
     # Back on the default sink, it follows the default again, and so will its group.
@@ -116,7 +116,7 @@ def test_sink_is_found_by_its_former_name() -> None:
         moved = policy.seen(7, "stream", "alice", stream(sink="sink/2", remembered=remembered), True)
         assert moved == [Command("move", {"target": "stream/7", "to": "sink/millrace", "guest": "alice"})]
         there = stream(8, sink="sink/3", remembered=remembered)
-        assert not policy.seen(8, "stream", "alice", there, True), "it is there already"
+        assert not policy.seen(8, "stream", "alice", there, True), "it is already there"
 
 
 def test_nothing_is_learnt_if_remembering_is_off() -> None:

@@ -95,7 +95,7 @@ def test_remaining_stream_of_synchronised_pair_is_independent() -> None:
     again = scene.play(sync_id=7, corked=True)
     assert one.node.pinned
     scene.graph.remove_stream(again.node)
-    assert not one.node.pinned, "however it ended"
+    assert not one.node.pinned, "whatever ended it"
 
 
 def test_upload_is_charged_until_it_is_taken() -> None:

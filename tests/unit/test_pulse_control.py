@@ -112,7 +112,7 @@ def test_saved_change_is_acknowledged_when_saved_and_refused_otherwise(
     tag = scene.caller.send(command, **({"index": NO_INDEX} | fields))
     scene.caller.closed()
     updates[-1].done(kept)
-    assert tag not in scene.caller.answers, "who has gone is not told"
+    assert tag not in scene.caller.answers, "a client that left is not notified"
 
 
 def test_levels_of_streams_and_recorders_are_set_immediately() -> None:
@@ -231,7 +231,7 @@ def test_sink_is_suspended_once_and_its_users_notified() -> None:
     assert scene.program.named(C.RECORD_STREAM_SUSPENDED) == [suspended | {"channel": scene.record_channel}]
     assert scene.ask(C.SUSPEND_SINK, scene.sink.id, suspend=True) == {}
     assert scene.ask(C.SUSPEND_SINK, name="music", suspend=True) == {} and scene.music.suspended
-    assert len(scene.program.named(C.PLAYBACK_STREAM_SUSPENDED)) == 1, "that is no sink of theirs"
+    assert len(scene.program.named(C.PLAYBACK_STREAM_SUSPENDED)) == 1, "that is not their sink"
     assert scene.ask(C.SUSPEND_SINK, name="millrace", suspend=False) == {} and not scene.sink.suspended
     assert scene.program.named(C.PLAYBACK_STREAM_SUSPENDED)[-1]["suspended"] is False
 
@@ -263,7 +263,7 @@ def test_defaults_are_set_by_name_and_unset() -> None:
     scene = Scene()
     default: Callable[[], str] = lambda: scene.door.recorded_by_default().name  # noqa: E731
     assert scene.ask(C.SET_DEFAULT_SINK, name="music") == {} and scene.graph.default is scene.music
-    assert scene.stream.node.sink is scene.music, "it named no sink, and goes along"
+    assert scene.stream.node.sink is scene.music, "it named no sink, and follows"
     assert scene.ask(C.SET_DEFAULT_SOURCE, name="music.monitor") == {} and default() == "music"
     assert (scene.door.devices.default("sink"), scene.door.devices.default("source")) == ("music", "music.monitor")
     assert scene.ask(C.SET_DEFAULT_SINK, name="@NONE@") == {} and scene.graph.default is scene.sink
@@ -294,8 +294,8 @@ def test_clients_streams_and_recorders_are_killed_by_index() -> None:
     assert scene.program.named(C.RECORD_STREAM_KILLED) == [{"channel": scene.record_channel}]
     assert not scene.program.streams and not scene.program.records and not woken
     assert scene.ask(C.KILL_CLIENT, scene.program.index) == {}
-    assert woken == [True], "it is closed as soon as its connection looks"
-    assert scene.ask(C.KILL_CLIENT, scene.caller.index) == {} and scene.caller.closing, "itself too, and is answered"
+    assert woken == [True], "it is closed when its connection next checks"
+    assert scene.ask(C.KILL_CLIENT, scene.caller.index) == {} and scene.caller.closing, "itself too, with an answer"
 
 
 def test_client_can_not_exit_the_server() -> None:

@@ -17,11 +17,11 @@ def test_only_first_use_and_last_end_of_use_are_announced() -> None:
     one, other = (Stream(n, "tone", STEREO, links=[Link(music)], active=True) for n in (2, 3))
     assert uses.count(one, gone=False)
     assert not uses.count(one, gone=False)
-    assert not uses.count(other, gone=False), "the sink is in use already"
+    assert not uses.count(other, gone=False), "the sink is already in use"
     assert not uses.count(one, gone=True)
     assert uses.found([music]) == InUse(frozenset({1}))
     other.active, other.starved = False, True
-    assert not uses.count(other, gone=False), "it waits for its client, who has not paused it"
+    assert not uses.count(other, gone=False), "it waits for its client, and is not corked"
     other.starved = False
     assert uses.count(other, gone=False)
     assert uses.found([music]) == InUse()

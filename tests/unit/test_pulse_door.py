@@ -343,7 +343,7 @@ def test_stream_is_placed_where_its_group_was_unless_that_is_default() -> None:
     scene.graph.set_default(scene.music)
     assert not scene.play(props={"media.role": b"music\0"}).node.placed
     scene.graph.remove_sink(scene.music)
-    assert scene.play(props={"media.role": b"music\0"}).node.sink is scene.sink, "it is not there any more"
+    assert scene.play(props={"media.role": b"music\0"}).node.sink is scene.sink, "the sink no longer exists"
 
 
 def test_refused_stream_or_recorder_is_not_registered() -> None:
@@ -409,7 +409,7 @@ def test_each_change_is_announced_with_its_facility() -> None:
     assert scene.news() == [
         (Facility.SINK_INPUT, Change.NEW, stream.node.id), (Facility.SOURCE_OUTPUT, Change.NEW, record.node.id),
         (Facility.SOURCE, Change.CHANGE, record.node.sink.id),
-    ], "what is recorded runs"  # fmt: skip
+    ], "a recorded source is running"  # fmt: skip
     scene.graph.set_mute(stream.node, True)
     scene.graph.remove_tap(record.node)
     scene.graph.remove_sink(made)

@@ -167,7 +167,7 @@ def test_change_is_acknowledged_and_applied_when_saved_and_refused_otherwise() -
     answers = dict(scene.caller.answers)
     scene.caller.closed()
     updates.pop().done(True)
-    assert scene.caller.answers == answers, "who has gone is not told"
+    assert scene.caller.answers == answers, "a client that left is not notified"
 
 
 def test_change_is_computed_when_its_turn_comes() -> None:
@@ -201,7 +201,9 @@ def test_matching_streams_get_level_mute_and_sink_immediately() -> None:
     assert (one.gains, one.mute, one.sink) == ((0.125, 1.0), True, scene.music)
     assert (other.gains, other.mute, other.sink) == ((1.0, 1.0), False, scene.sink)
     apply(scene.door, {PLAYER: Rule()})
-    assert (one.gains, one.mute, one.sink) == ((0.125, 1.0), True, scene.music), "what a rule does not say is left"
+    assert (one.gains, one.mute, one.sink) == ((0.125, 1.0), True, scene.music), (
+        "settings absent from a rule are unchanged"
+    )
     apply(scene.door, {PLAYER: Rule(mute=False, device="nowhere")})
     assert (one.gains, one.mute, one.sink) == ((0.125, 1.0), False, scene.music)
     one.pinned = "its client asked for that"
@@ -218,7 +220,7 @@ def test_matching_recorders_get_settings_and_move_only_where_permitted() -> None
     assert (record.state.gains, record.state.mute, record.node.sink) == ((0.125, 1.0), True, scene.music)
     assert record.node.placed and record.node.id in told
     apply(scene.door, {TAKER: Rule(device="microphone")})
-    assert record.node.sink is scene.source and not record.node.placed, "that is the default one"
+    assert record.node.sink is scene.source and not record.node.placed, "that is the default source"
     assert (record.state.gains, record.state.mute) == ((0.125, 1.0), True)
     scene.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
     told.clear()

@@ -46,7 +46,7 @@ def test_sink_is_named_as_requested_or_after_its_module(text: str, name: str, de
     made = one.sink(S16, "null", "Null Output", "abstract")
     assert (made.name, made.description, made.capture, made.positions) == (name, description, False, S16.positions)
     assert rig.graph.sinks[made.id] is made and one.module.mixes == [made]
-    assert rig.door.format_of(made) == S16, "as it was told, whatever the graph mixes in"
+    assert rig.door.format_of(made) == S16, "as requested, whatever the graph's format"
     assert made.props["device.class"] == "abstract"
 
 
@@ -65,7 +65,7 @@ def test_taken_names_are_numbered_as_in_pulseaudio() -> None:
     for name in ("extra", "extra.2", "extra.4"):
         rig.graph.add_sink(name)
     assert free_name(rig.door, "extra") == "extra.3"
-    assert free_name(rig.door, "extra.monitor") == "extra.monitor.2", "a monitor is called so"
+    assert free_name(rig.door, "extra.monitor") == "extra.monitor.2", "a monitor has that name"
     for wanted in ("", "x" * 129):
         with pytest.raises(CommandError, match="1 to 128"):
             free_name(rig.door, wanted)
@@ -104,7 +104,7 @@ def test_link_is_recorded_and_created_once() -> None:
     assert len(one.module.feeds) == 1
     with pytest.raises(GraphError, match="hear itself"):
         one.link(rig.sink, made)
-    assert len(one.module.feeds) == 1, "what was not made need not be taken away"
+    assert len(one.module.feeds) == 1, "what was not created need not be removed"
 
 
 def test_recording_module_applies_its_sources_level() -> None:

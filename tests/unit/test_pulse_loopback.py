@@ -75,7 +75,7 @@ def test_recorded_sound_is_played_completely_after_its_latency(latency_ms: int) 
     scene.run(1.0)
     heard = second.trimmed()
     assert len(heard) == 9_600 and (heard == -0.5).all()
-    assert scene.troubles == [] and scene.playback.node.underruns == 0, "that it runs dry is how it ends"
+    assert scene.troubles == [] and scene.playback.node.underruns == 0, "it ends by an underrun"
     assert abs((second.began() - first.began()) / 48 - latency_ms) < latency_ms / 2 + 15
 
 
@@ -90,7 +90,7 @@ def test_sound_is_passed_on_in_pieces_bounded_by_latency(
     recorded, played = scene.record.layout.to_ns, scene.playback.layout.to_ns
     attr = scene.playback.attr
     assert recorded(scene.record.attr.fragsize) == piece_ms * NS_PER_MS
-    assert played(attr.tlength) == played(attr.prebuf) == queued_ms * NS_PER_MS, "it begins when that much is there"
+    assert played(attr.tlength) == played(attr.prebuf) == queued_ms * NS_PER_MS, "it starts when that much is queued"
     assert played(attr.maxlength) == 2 * queued_ms * NS_PER_MS
     assert scene.playback.node.latency_ask_ns == ask_ms * NS_PER_MS and scene.playback.node.bulk_frames == 0
 
@@ -114,7 +114,7 @@ def test_graph_runs_until_everything_is_played_and_no_longer() -> None:
     scene = Scene(latency_ms=300)
     assert not scene.record.node.clocked
     scene.run(0.5)
-    assert not scene.graph.running, "nothing plays, and it asks for nothing"
+    assert not scene.graph.running, "nothing plays, and it requests nothing"
     heard = Capture()
     scene.graph.add_tap(Tap(scene.graph.ids.take(), "tap", STEREO, consumer=heard), scene.out)
     tone = scene.sound(frames=4_800)
@@ -125,7 +125,7 @@ def test_graph_runs_until_everything_is_played_and_no_longer() -> None:
     assert len(heard.trimmed()) == 4_800 and not scene.record.node.clocked and not scene.graph.running
     scene.sound(frames=4_800)
     scene.run(3.0)
-    assert sum(block.any(axis=1).sum() for block in heard.blocks) == 9_600, "it hears again what comes again"
+    assert sum(block.any(axis=1).sum() for block in heard.blocks) == 9_600, "it records the new sound"
 
 
 def test_moves_update_dependencies_and_required_grant() -> None:
@@ -135,7 +135,7 @@ def test_moves_update_dependencies_and_required_grant() -> None:
     assert scene.module.masters == [source] and scene.module.recorder == (Permission.MICROPHONE, scene.subject)
     scene.graph.move_stream(scene.playback.node, scene.third)
     scene.graph.remove_sink(scene.sink)
-    assert scene.loaded, "what it was made with means nothing to it now"
+    assert scene.loaded, "its original sink no longer matters"
     # What it hears goes: it goes on at the default one, unless it would hear itself there.
     scene.graph.remove_source(source)
     assert scene.loaded and scene.record.node.sink is scene.out and scene.module.masters == [scene.out]

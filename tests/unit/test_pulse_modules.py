@@ -166,7 +166,7 @@ def test_loaded_module_shows_its_arguments_and_what_it_created(kinds: dict[str, 
     module = scene.load("module-made", "sink_name=mine")
     assert (module.name, module.argument, module.description) == ("module-made", "sink_name=mine", "Makes a sink")
     assert [mix.name for mix in module.mixes] == ["mine"] and not module.fixed and scene.modules_told == []
-    assert loading == [1] and scene.door.loading == 0, "what comes while it is loaded, it makes"
+    assert loading == [1] and scene.door.loading == 0, "sinks created while it is loaded belong to it"
     assert scene.load("module-made").mixes[0].name == "made"
 
 

@@ -135,7 +135,9 @@ def test_oldest_levels_beyond_limit_are_dropped_but_no_default() -> None:
         assert ("sink", "s2") not in values and ("sink", "s3") in values
     table.set(("sink", "s3"), ((0.6,), False), lambda kept: None)
     table.set(("sink", "one more"), ((0.5,), False), lambda kept: None)
-    assert ("sink", "s3") in table.now and ("sink", "s4") not in table.now, "what was set again is not the oldest"
+    assert ("sink", "s3") in table.now and ("sink", "s4") not in table.now, (
+        "a level that was set again is not the oldest"
+    )
 
 
 def test_level_set_again_while_being_saved_is_acknowledged_when_saved() -> None:
@@ -146,7 +148,7 @@ def test_level_set_again_while_being_saved_is_acknowledged_when_saved() -> None:
     assert len(updates) == 2 and told == []
     table.was_kept({("sink", "s"): ((0.5,), False)})
     table.set(("sink", "s"), ((0.5,), False), told.append)
-    assert len(updates) == 2 and told == [True], "that is on disk"
+    assert len(updates) == 2 and told == [True], "that value is on disk"
 
 
 def test_streams_of_a_guest_share_and_release_a_budget() -> None:

@@ -9,7 +9,7 @@ def test_stream_not_started_has_rendered_nothing() -> None:
     rendered = Rendered()
     assert rendered.silent and rendered.playing_for == 0 and rendered.underrun_frames(1 << 40) is None
     rendered.broke_off(480)
-    assert rendered.silent and rendered.underrun_frames(960) is None, "prebuffering is no underrun"
+    assert rendered.silent and rendered.underrun_frames(960) is None, "prebuffering is not an underrun"
 
 
 def test_never_is_pulseaudios_value_for_never() -> None:

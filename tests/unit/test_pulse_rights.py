@@ -27,7 +27,7 @@ def test_every_command_affecting_others_needs_a_right() -> None:
         if command not in NEEDS and not command.name.startswith(LOOKS) and not any(word in command.name for word in OWN)
     ]
     assert unsorted == []
-    assert NEEDS.keys() <= HANDLERS.keys(), "a right for what is not served"
+    assert NEEDS.keys() <= HANDLERS.keys(), "a right for a command that is not supported"
 
 
 def test_each_command_needs_the_right_of_its_kind() -> None:

@@ -49,7 +49,7 @@ def test_upload_is_charged_for_its_announced_length() -> None:
     assert Upload("bell", S16, 4, {"media.role": b"event\0"}).weight > small.weight + len("media.roleevent")
     assert Upload("bell" * 100, S16, 4, {}).weight - small.weight == 396
     large.write(memoryview(b"abcd"))
-    assert large.weight - small.weight == 3_996, "what has come of it was paid for"
+    assert large.weight - small.weight == 3_996, "the received part was charged"
 
 
 def test_sample_is_found_by_name_until_removed_and_changes_are_announced() -> None:

@@ -305,7 +305,7 @@ def test_cancelled_upload_leaves_nothing() -> None:
     channel = upload(scene, loud(10))
     assert scene.graph.budget.held > held + ms(10)
     assert scene.ask(C.DELETE_UPLOAD_STREAM, channel) == {} and scene.graph.budget.held == held
-    assert scene.ask(C.FINISH_UPLOAD_STREAM, upload(scene, b"", length=ms(1))) is Err.TOOLARGE, "nothing has come"
+    assert scene.ask(C.FINISH_UPLOAD_STREAM, upload(scene, b"", length=ms(1))) is Err.TOOLARGE, "nothing was received"
     assert not list(scene.door.samples) and not scene.caller.uploads
 
 
@@ -358,7 +358,7 @@ def test_sample_is_played_completely_on_named_sink_and_then_removed(spec: Spec) 
     node = scene.graph.streams[answer["index"]]
     assert node.name == "bell" and node.active and node.sink is music and node.props["media.name"] == "ding"
     stream = scene.door.playback[node.id]
-    assert stream.state.end_is_drain, "its tail is let out"
+    assert stream.state.end_is_drain, "its tail is played"
     assert stream.props["event.id"] == b"bell\0" and stream.props["application.name"] == b"player\0"
     assert stream.owner.index == NO_INDEX and stream.owner.program is None
     scene.run(0.5)
@@ -378,7 +378,7 @@ def test_sample_has_requested_volume_else_saved_one() -> None:
         (0x8000, (0.125,) * 2, ("volume",)),
     ):
         node = scene.graph.streams[play_sample(scene, volume=volume)["index"]]
-        assert node.props["media.name"] == "bell", "it is called after the sample where nothing else is said"
+        assert node.props["media.name"] == "bell", "it is named after the sample by default"
         assert (node.gains, node.chosen) == (gains, chosen)
 
 
@@ -390,4 +390,4 @@ def test_missing_sample_or_sink_is_no_entity() -> None:
     assert scene.ask(C.REMOVE_SAMPLE, name="gong") is scene.ask(C.REMOVE_SAMPLE, name=None) is Err.NOENTITY
     node = scene.graph.streams[play_sample(scene)["index"]]
     assert scene.ask(C.REMOVE_SAMPLE, name="bell") == {} and play_sample(scene) is Err.NOENTITY
-    assert node.state is not NodeState.ERROR and node.active, "one that plays is played to its end"
+    assert node.state is not NodeState.ERROR and node.active, "a playing sample is played to its end"

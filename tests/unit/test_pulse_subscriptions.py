@@ -53,7 +53,7 @@ def test_client_gets_only_the_events_it_subscribed_to() -> None:
     turns.news.publish(SINK, NEW, 7)
     turns.news.publish(STREAM, CHANGE, 8)
     turns.news.publish(CLIENT, NEW, 9)
-    assert told(sinks) == [] and turns.called == 3, "nothing is told out of turn"
+    assert told(sinks) == [] and turns.called == 3, "nothing is sent outside its turn"
     assert turns.spread() == 2 and turns.woken == [1, 2]
     assert told(sinks) == [(SINK | NEW, 7)] and told(sinks) == []
     assert told(both) == [(SINK | NEW, 7), (STREAM | CHANGE, 8)] and told(none) == []

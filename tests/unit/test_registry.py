@@ -86,13 +86,13 @@ def test_measurement_watchers_get_changes_each_second() -> None:
         plain, of_a, of_b = watchers = [Watcher(registry) for _ in range(3)]
         await told(watchers)
         registry.second()
-        assert await told(watchers) == [[], [], []], "nobody has asked"
+        assert await told(watchers) == [[], [], []], "nobody has requested measurements"
         registry.measure(of_a, "a")
         registry.measure(of_b, "b")
         registry.second()
         assert await told(watchers) == [[], [{"a": 0.5}], [{"b": 0.5}]]
         registry.second()
-        assert await told(watchers) == [[], [], []], "what is as it was is not told again"
+        assert await told(watchers) == [[], [], []], "unchanged values are not sent again"
         level["a"][0] = 0.25
         registry.second()
         assert await told(watchers) == [[], [{"a": 0.25}], []]
@@ -134,7 +134,7 @@ def test_listing_is_made_in_small_steps_and_waits_for_slow_watcher() -> None:
         for number in range(200):
             registry.put(number, "stream", "a", lambda: {"name": "n" * 12_000})
         slow = Slow(registry)
-        assert len((await told([slow]))[0]) <= SLICE_MIN, "it is not behind because of what it is sent"
+        assert len((await told([slow]))[0]) <= SLICE_MIN, "a message being sent does not count as backlog"
         slow.behind = False
         await asyncio.sleep(3 * BEHIND_S)
         assert len((await told([slow]))[0]) >= 196
@@ -186,7 +186,7 @@ def test_measurements_need_the_right_to_see_the_guest() -> None:
         looks.clear()
         registry.measure(stranger, "a")
         registry.second()
-        assert await told([stranger]) == [[]] and not looks, "nobody looks for a stranger"
+        assert await told([stranger]) == [[]] and not looks, "unknown watchers are not searched for"
 
     run(test)
 
@@ -205,7 +205,7 @@ def test_shared_message_is_sent_to_several_watchers_per_step(alike: bool, monkey
         while not all(watcher.heard for watcher in watchers):
             await asyncio.sleep(0)
             rounds += 1
-        assert 5 <= rounds <= 10 if alike else rounds >= 100, "to make a message takes a step"
+        assert 5 <= rounds <= 10 if alike else rounds >= 100, "building a message takes a step"
         assert await told(watchers) == [[{"id": 1}]] * 100
 
     run(test)
@@ -224,7 +224,7 @@ def test_continued_watcher_gets_new_and_removed_objects_without_sync() -> None:
         registry.drop(2)
         second = Watcher(registry, before=over)
         await told([])
-        assert [message.get("synced", False) for message in second.heard] == [False], "that was told to the first"
+        assert [message.get("synced", False) for message in second.heard] == [False], "the first watcher was told that"
         assert await told([second]) == [[{"id": 1}, {"id": 3}, 2]]
 
     run(test)

@@ -48,7 +48,7 @@ def test_latest_signed_out_sessions_of_a_secret_are_kept() -> None:
     assert sessions.proven(session, secret) is None and Sessions("key").proven(session, secret) == number
     for n in range(ENDED_MAX):
         sessions.end(digest_of("other"), str(n))
-    assert sessions.over(secret, number), "nobody pushes out another's"
+    assert sessions.over(secret, number), "nobody evicts another's session"
     for n in range(ENDED_MAX):
         sessions.end(secret, str(n))
     assert not sessions.over(secret, number) and sessions.over(secret, "0")

@@ -398,7 +398,7 @@ def test_removed_lock_file_is_created_anew(tmp_path: Path) -> None:
 
 
 def killed(change: Callable[[], object], at: int, db: sqlite3.Connection) -> bool:
-    """Make a change in a process that is killed after `at` steps of SQLite's virtual machine; was it?."""
+    """Make a change in a process killed after `at` steps of SQLite's virtual machine; returns whether it was killed."""
     child = os.fork()
     if child == 0:
         left = at

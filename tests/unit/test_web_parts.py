@@ -28,7 +28,7 @@ def deadline(session: Listener) -> int | None:
 def test_listener_deadlines_are_aligned_and_never_early() -> None:
     asked = [NS_PER_S + n * 7 * NS_PER_MS + 1 for n in range(140)]
     given = [deadline(Listener(at_ns)) for at_ns in asked]
-    assert len(set(given)) <= 5, "a second of deadlines comes at a few moments"
+    assert len(set(given)) <= 5, "the deadlines of one second fall on a few moments"
     assert all(at_ns <= got < at_ns + TOGETHER_NS for at_ns, got in zip(asked, given, strict=True) if got is not None)
 
 

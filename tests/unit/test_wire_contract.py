@@ -173,7 +173,7 @@ def test_events_do_not_depend_on_how_bytes_are_split(case: Case) -> None:
             assert heard(split, pieces(case, session, seed)) == expected
             # In which order it answers and asks may depend on what has come together.
             assert sorted(written(split)) == sorted(answers)
-    assert told, "sessions that say nothing prove nothing"
+    assert told, "silent sessions would prove nothing"
 
 
 def thawed(wire: Any) -> Any:
