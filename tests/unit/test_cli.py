@@ -102,7 +102,12 @@ def test_table_shrinks_only_flexible_columns() -> None:
 def test_top_keeps_incidents_visible() -> None:
     stream = {"application": "player", "state": "running", "underruns": 0, "fill_ms": 80.0, "ahead_ms": 20.0}
     guest: dict[str, Any] = {"name": "default", "state": "running", "quantum_ms": 20.0, "late_cycles": 0, "sinks": []}
-    guest |= {"sources": [], "listeners": [], "streams": [stream | {"id": f"stream/{n}"} for n in range(300)]}
+    guest |= {
+        "sources": [],
+        "listeners": [],
+        "recorders": [],
+        "streams": [stream | {"id": f"stream/{n}"} for n in range(300)],
+    }
     said: dict[str, Any] = {"at": 0.0, "guest": "default", "subject": "stream/7", "stage": "stream", "cause": "starved"}
     said |= {"count": 1, "text": "the application wrote late", "evidence": {"late_ms": 12.5}}
     lines = [line.plain for line in picture({"guests": [guest]}, [said] * 5, 80, 24)]

@@ -19,6 +19,7 @@ import pytest
 import typer
 
 from millrace.cli import api, attach, grants, latency, ls, page, stages
+from millrace.cli.look import picture
 from millrace.cli.main import app
 from millrace.errors import ConfigError, GraphError
 from millrace.io.paths import HANDOVER_SOCKET
@@ -368,6 +369,22 @@ GUEST = {
          "latency_ms": None, "fill_ms": 0, "underruns": 0, "lost": 0, "skipped": 5, "dropped_packets": 0},
     ],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("recording", [False, True])
+def test_ls_and_top_call_a_sink_that_runs_on_silence_unused(daemon: Daemon, recording: bool) -> None:
+    sinks = [node("sink", 0, default=True, linked_to=[]), node("sink", 1, default=False, linked_to=["sink/2"])]
+    sinks += [node("sink", 2, default=False, linked_to=[]), node("sink", 3, default=False, linked_to=[])]
+    microphone = node("source", 4, name="microphone", peak=0.5)
+    sinks = [sink | {"peak": 0.5} for sink in sinks]
+    doors = [{**GUEST["doors"][1], "recording": recording}]
+    guest = GUEST | {"streams": [], "listeners": [], "sinks": sinks, "sources": [microphone], "doors": doors}
+    daemon.answers["GET /api/v1/state"] = {"guests": [guest], "policy": {"name": "p"}}
+    states = {words[0]: words[2] for line in said("ls").splitlines() if len(words := line.strip(" *").split()) > 2}
+    assert [states[f"sink/{n}"] for n in range(4)] == ["running", "unused", "running", "unused"]
+    assert states.get("source/4") == ("running" if recording else None)
+    drawn = [line.plain.split()[0] for line in picture({"guests": [guest]}, [], 80, 24)]
+    assert drawn == ["what", "guest", "sink/0", "sink/2", *(["source/4"] if recording else [])]
 
 
 def test_ls_prints_one_line_per_object(daemon: Daemon) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from millrace.cli.columns import folded, table
 from millrace.cli.console import say, say_lines, screen, warn
-from millrace.cli.ls import faults_of, latency_of
+from millrace.cli.ls import faults_of, in_use, latency_of
 from millrace.cli.values import decimal
 from millrace.errors import GraphError
 from millrace.text import counted, printable, quoted
@@ -80,8 +80,9 @@ def picture(
 
 def _rows(guest: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     yield f"guest {guest['name']}", "", guest["state"], "", f"{guest['quantum_ms']:g} ms", "", "", _late(guest)
+    used = in_use(guest)
     for sink in (*guest["sinks"], *guest["sources"]):
-        if sink["state"] == "running":
+        if sink["state"] == "running" and sink["id"] in used:
             yield sink["id"], printable(sink["name"]), sink["state"], _meter(sink["peak"]), "", "", "", ""
     for stream in guest["streams"]:
         label = printable(stream["application"] or stream["name"])

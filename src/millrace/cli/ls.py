@@ -51,11 +51,14 @@ def _guest(guest: dict[str, Any]) -> None:
         f" {counted(guest['clients'], 'PulseAudio client')}{late}",
         INDENT,
     )
+    used = in_use(guest)
     for sink in guest["sinks"]:
-        _row(sink["id"], sink["name"], f"{sink['state']:<9} {_volume(sink)}", "*" if sink["default"] else " ")
+        state = _state(sink, used)
+        _row(sink["id"], sink["name"], f"{state:<9} {_volume(sink)}", "*" if sink["default"] else " ")
     for source in guest.get("sources", []):
-        if source["state"] == "running" or source["mute"] or source["volume"] != 100:
-            _row(source["id"], source["name"], f"{source['state']:<9} {_volume(source)}")
+        state = _state(source, used)
+        if state == "running" or source["mute"] or source["volume"] != 100:
+            _row(source["id"], source["name"], f"{state:<9} {_volume(source)}")
     for door in guest.get("doors", []):
         _row(door["id"], door["machine"] or _kind_of(door["door"]), f"{door['state']:<9} {_door(door)}")
     for stream in guest["streams"]:
@@ -64,6 +67,21 @@ def _guest(guest: dict[str, Any]) -> None:
         _row(recorder["id"], recorder["name"], f"of {recorder['sink']}")
     for listener in guest["listeners"]:
         _row(listener["id"], listener["name"], _listener(listener))
+
+
+def in_use(guest: dict[str, Any]) -> set[str]:
+    """The sinks and sources that something plays into or hears."""
+    played = [sink for node in (*guest["streams"], *guest["sinks"]) for sink in node.get("linked_to", ())]
+    heard = [one["sink"] for one in (*guest["recorders"], *guest["listeners"])]
+    # Machines record the microphone, and are not listed as recorders.
+    recording = any(door["recording"] for door in guest.get("doors", ()))
+    recorded = [one["id"] for one in guest.get("sources", ()) if recording and one["name"] == "microphone"]
+    return {*played, *heard, *recorded}
+
+
+def _state(sink: dict[str, Any], used: set[str]) -> str:
+    """A sink's state. While anything in the guest runs, all its sinks do, on silence."""
+    return "unused" if sink["state"] == "running" and sink["id"] not in used else str(sink["state"])
 
 
 def _row(id_: str, name: str, rest: str, mark: str = " ") -> None:

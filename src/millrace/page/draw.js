@@ -19,8 +19,10 @@ export function titled(node) {
 }
 
 /** Whether anything plays into a sink or source, or hears it. A sink without either runs as well, on silence. */
-export const used = (sink, { streams, sinks, listeners, recorders }) =>
-  [...streams, ...sinks].some((node) => node.linked_to.includes(sink.id)) || [...listeners, ...recorders].some((node) => node.sink === sink.id);
+export const used = (sink, { streams, sinks, listeners, recorders, doors }) =>
+  [...streams, ...sinks].some((node) => node.linked_to.includes(sink.id)) || [...listeners, ...recorders].some((node) => node.sink === sink.id)
+  // Machines record the microphone, and are not listed as recorders.
+  || (sink.id.startsWith("source/") && sink.name === "microphone" && doors.some((door) => door.recording));
 
 export const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
 const KINDS = ["stream", "sink", "source", "listener", "recorder"];

@@ -1,8 +1,8 @@
 // The daemon's objects that this browser has the right to see: the whole state at the start of a connection, then each object
 // that is added, changed or removed. A WebSocket is reliable and ordered, and the daemon closes it when messages pile up,
 // so changes are lost only when the connection ends, and then the whole state is fetched again.
-const KINDS = ["guest", "sink", "source", "stream", "recorder", "listener", "request", "incident", "grant", "token"];
-const LISTS = { sinks: "sink", sources: "source", streams: "stream", recorders: "recorder", listeners: "listener" };
+const KINDS = ["guest", "sink", "source", "stream", "recorder", "listener", "door", "request", "incident", "grant", "token"];
+const LISTS = { sinks: "sink", sources: "source", streams: "stream", recorders: "recorder", listeners: "listener", doors: "door" };
 /** The event stream to subscribe to. */
 export const WATCHED = `api/v1/events?kinds=${KINDS.join()}`;
 
