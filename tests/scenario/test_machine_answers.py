@@ -48,6 +48,18 @@ def test_machine_beyond_budget_is_retried_when_there_is_room(tmp_path: Path, doo
     asyncio.run(main())
 
 
+def test_machines_that_share_a_bus_have_a_door_each(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with daemon_in(tmp_path) as daemon:
+            guest = daemon.worker.guest("alice")
+            specs = [parse_door(f"dbus:unix:path={tmp_path}/bus", vm=name) for name in ("linux", "win11")]
+            first, second = (daemon.worker.attach(guest, spec) for spec in specs)
+            assert first is not second and guest.machines == [first, second]
+            assert daemon.worker.attach(guest, specs[0]) is first and len(guest.machines) == 2
+
+    asyncio.run(main())
+
+
 def reply(wire: DBusWire, serial: int) -> None:
     """Send an empty answer."""
     wire._send(RETURN, NO_REPLY, {_REPLY_TO: serial}, "a{sv}", bytes(8))

@@ -47,12 +47,14 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
     another viewer thereby reconnects and displaces that viewer in turn.
     """
     attached = (one for one in guest.machines if isinstance(one, AttachedMachine))
-    twin = next((other for other in attached if other.spec.text == spec.text), None)
+    # Several machines may share a bus, under one address.
+    twin = next((other for other in attached if (other.spec.text, other.spec.vm) == (spec.text, spec.vm)), None)
     if twin is not None and twin.retake(spec):
         return twin
     if twin is not None:
-        change = f"to change its password file or CA, detach it first: `millrace detach {twin.key}`"
-        raise GraphError(f"{spec.text} is already attached to guest {guest.name}; {change}")
+        change = f"; to change its password file or CA, detach it first: `millrace detach {twin.key}`"
+        why = change if spec.kind in ("spice", "vnc") else f" as {twin.key}"
+        raise GraphError(f"{spec.text} is already attached to guest {guest.name}{why}")
     if len(guest.machines) >= DOORS_MAX:
         raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the maximum; detach one")
     machine = KINDS[spec.kind]()(id_, guest, spec)
