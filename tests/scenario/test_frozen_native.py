@@ -27,9 +27,9 @@ from millrace.server.native.session import CALL_BYTES, SESSION_BYTES, NativeSess
 from millrace.units import default_map
 from millrace.wire.native.messages import Call, Fault, Hello, Message, Objects, Reply, Welcome, frame, shown
 from millrace.wire.native.session import NativeWire
-from tests import bus
+from tests import bus, virtual
 
-running = partial(bus.running, guests=bus.BOTH)
+running = partial(bus.running, guests=bus.BOTH, run=virtual.run)
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -275,7 +275,7 @@ def test_streams_continue_sample_for_sample(tmp_path: Path) -> None:
         await until(lambda: not alice.graph.streams and not alice.graph.taps and alice.graph.budget.held == held)
         await until(lambda: {*os.listdir("/proc/self/fd")} <= before)
 
-    bus.undisturbed(tmp_path, test, guests=bus.BOTH)
+    running(tmp_path, test)
 
 
 def test_stream_that_ended_meanwhile_is_reported_and_leaves_no_descriptor(tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ from millrace.rights.model import Right, parse_rights
 from millrace.units import NS_PER_MS, default_map
 from millrace.wire.native.messages import HEADER, Call, Fault, Hello, Kind, Message, Welcome, frame
 from millrace.wire.native.session import NativeWire
-from tests import bus
+from tests import bus, virtual
 
 running = partial(bus.running, guests=bus.BOTH)
-undisturbed = partial(bus.undisturbed, guests=bus.BOTH)
+in_virtual_time = partial(bus.running, guests=bus.BOTH, run=virtual.run)
 
 
 def of_daemon(daemon: Daemon, **options: Any) -> Bus:
@@ -86,7 +86,7 @@ def test_every_frame_arrives_unchanged(tmp_path: Path, name: str) -> None:
         scale = {"float32le": 0.0, "s16le": 2.0**-16, "s24le": 2.0**-24, "s32be": 2.0**-24}[name]
         assert np.abs(got - sound).max() <= scale
 
-    undisturbed(tmp_path, test)
+    in_virtual_time(tmp_path, test)
 
 
 def test_other_rate_is_resampled_to_its_last_frame_repeatedly(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_other_rate_is_resampled_to_its_last_frame_repeatedly(tmp_path: Path) ->
                     assert min(apart) < 0.04
                     await asyncio.sleep(0.3)
 
-    undisturbed(tmp_path, test)
+    in_virtual_time(tmp_path, test)
 
 
 def test_starved_stream_resumes_with_its_client(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_starved_stream_resumes_with_its_client(tmp_path: Path) -> None:
                 second = await heard(recording, 4_800)
                 assert np.array_equal(first, sound) and np.array_equal(second, sound)
 
-    undisturbed(tmp_path, test)
+    in_virtual_time(tmp_path, test)
 
 
 def test_cork_flush_and_levels(tmp_path: Path) -> None:
@@ -681,7 +681,7 @@ def test_corrupted_positions_end_only_that_stream(tmp_path: Path, position: int)
                 await good.drain()
                 assert np.array_equal(await task, sound)
 
-    undisturbed(tmp_path, test)
+    in_virtual_time(tmp_path, test)
 
 
 def test_corrupted_samples_are_sanitised(tmp_path: Path) -> None:
@@ -775,7 +775,7 @@ def test_client_with_blocking_pipes_that_never_reads_blocks_nobody(tmp_path: Pat
                     assert np.array_equal(await task, sound)
                 asyncio.get_running_loop().add_reader(bell._hear_fd, lambda: None)
 
-    undisturbed(tmp_path, test)
+    in_virtual_time(tmp_path, test)
 
 
 def test_killed_client_ends_its_streams_and_leaves_nothing(tmp_path: Path) -> None:
