@@ -181,7 +181,7 @@ def test_program_hears_no_difference(tmp_path: Path, rate: int) -> None:
         assert np.abs(whole[:frames] - moved[:frames]).max() < 1e-4
 
 
-def test_a_stream_goes_on_whose_sink_was_resumed_before_it_was(tmp_path: Path) -> None:
+def test_stream_continues_if_its_sink_was_resumed_meanwhile(tmp_path: Path) -> None:
     def suspend(graph: Graph, on: bool) -> None:
         graph.suspend(next(sink for sink in graph.sinks.values() if sink.name == "hall"), on)
 

@@ -129,6 +129,16 @@ def test_concealed_frames_replace_lost_frames() -> None:
     assert link.replaced(10_000) == 0
 
 
+def test_concealment_before_late_sound_does_not_replace_later_losses() -> None:
+    link, _, _ = playing()
+    for ms in range(10_000, 10_030, 5):
+        link.pull(240, ms * NS_PER_MS)
+        link.voice.drop(240)
+    assert link.replaced(1) == 1
+    link.written(10_000 * NS_PER_MS, 960)
+    assert link.replaced(1) == 0
+
+
 # -- reorder ------------------------------------------------------------------------------------------
 
 
@@ -150,7 +160,7 @@ def test_reorder_buffer_waits_for_missing_packet_until_released() -> None:
     assert len(buffer.add(packet(5))) == 1
     assert buffer.add(packet(7)) == [] and buffer.add(packet(8)) == [] and buffer.waiting
     assert [p.sequence for p in buffer.release()] == [7, 8]
-    assert buffer.add(packet(6)) == []
+    assert buffer.add(packet(6)) == [] and not buffer.waiting, "it is too late"
     assert [p.sequence for k in range(200) for p in buffer.add(packet(10 + k))][-1] == 209
 
 

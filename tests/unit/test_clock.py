@@ -297,6 +297,15 @@ def test_shortest_round_trip_gives_offset_and_drift_extrapolates() -> None:
     assert abs(with_rate - true) < 6 * NS_PER_MS and abs(with_rate - true) <= abs(without - true)
 
 
+def test_round_trips_are_trusted_less_with_age() -> None:
+    clock = OffsetFilter()
+    later = 100 * NS_PER_S
+    clock.add(0, 7_000_000, 2_000_000)
+    clock.add(later, later + 9_500_000, later + 3_000_000)
+    # The first is accurate to 1 ms and has aged by 2 ms, the second is accurate to 1.5 ms.
+    assert clock.rtt_ns == 2_000_000 and clock.offset_ns(later + 3_000_000) == 8_000_000
+
+
 @pytest.mark.parametrize("text", ["infms", "nanms", "-1ms", "0ms", "3000ms", "30", "quick", "", "0" * 100 + "30ms"])
 def test_invalid_latency_lists_valid_ones(text: str) -> None:
     with pytest.raises(ConfigError, match="low, normal, robust"):

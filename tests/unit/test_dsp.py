@@ -190,6 +190,14 @@ def test_splices_of_a_tone_leave_no_discontinuity(hz: float) -> None:
         assert abs(level_dbfs(heard[:, 0]) - -6.02) < 0.1
 
 
+def test_small_splice_waits_for_matching_place_and_large_one_does_not() -> None:
+    for most, done in ((480, False), (10_000, True)):
+        tape = Tape(48_000, 4800, 1)
+        tape.write(np.random.default_rng(3).uniform(-1, 1, (9600, 1)).astype(np.float32))
+        tape.advance(4800)
+        assert bool(accelerate(tape, 48_000, most)) == bool(expand(tape, 48_000, most)) == done
+
+
 def test_splices_need_enough_sound_and_respect_the_limit() -> None:
     tape = tape_of(sine(0.004), 0)
     assert accelerate(tape, 48_000, 10_000) == skip(tape, 48_000, 9600) == 0

@@ -68,7 +68,7 @@ class Scene(Rig):
         return int(np.count_nonzero(self.heard.sound[:, 0]))
 
 
-def test_a_start_in_small_steps_is_noticed() -> None:
+def test_start_in_small_writes_is_noticed() -> None:
     scene = Scene()
     for _ in range(48):
         scene.write(100)
@@ -76,7 +76,7 @@ def test_a_start_in_small_steps_is_noticed() -> None:
     assert scene.played == 4800
 
 
-def test_what_is_written_while_a_flush_is_carried_out_is_played() -> None:
+def test_write_during_flush_is_played() -> None:
     scene = Scene()
     scene.write(TARGET)
     scene.run(0.01)
@@ -87,7 +87,7 @@ def test_what_is_written_while_a_flush_is_carried_out_is_played() -> None:
     assert scene.played - before == 6000
 
 
-def test_what_is_written_while_a_drain_ends_is_played() -> None:
+def test_write_at_end_of_drain_is_played() -> None:
     scene = Scene()
     scene.write(1000)
     scene.ring.late = 6000
@@ -99,7 +99,7 @@ def test_what_is_written_while_a_drain_ends_is_played() -> None:
 # After 6,240 frames the last 480 are in the graph when the ring is empty; after 5,000 frames nothing is left anywhere.
 @pytest.mark.parametrize("frames", [5000, 6240])
 @pytest.mark.parametrize("hold", ["cork", "suspend"])
-def test_a_stream_held_with_its_ring_empty_goes_on(hold: str, frames: Frames) -> None:
+def test_paused_stream_with_empty_ring_continues(hold: str, frames: Frames) -> None:
     scene = Scene()
     scene.write(frames)
     while scene.stream.fill:
@@ -116,7 +116,7 @@ def test_a_stream_held_with_its_ring_empty_goes_on(hold: str, frames: Frames) ->
     assert scene.played == frames + 4800
 
 
-def test_a_drain_of_a_corked_stream_with_nothing_to_play_ends_when_it_is_uncorked() -> None:
+def test_drain_of_corked_empty_stream_ends_when_uncorked() -> None:
     scene = Scene()
     scene.stream.cork(True)
     scene.stream.drain()
@@ -125,7 +125,7 @@ def test_a_drain_of_a_corked_stream_with_nothing_to_play_ends_when_it_is_uncorke
     assert scene.told == ["drained"]
 
 
-def test_a_drain_after_an_underrun_plays_what_the_resampler_holds() -> None:
+def test_drain_after_underrun_plays_the_resamplers_tail() -> None:
     scene = Scene(PlaybackState(AudioFormat(SampleFormat.F32LE, 44_100, default_map(2)), TARGET))
     scene.write(4800)
     scene.run(0.5)

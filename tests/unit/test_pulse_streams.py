@@ -150,7 +150,7 @@ def test_drain_is_answered_when_all_is_heard_and_fails_with_its_stream() -> None
     assert scene.caller.answers[tag] is Err.NOENTITY and not scene.graph.streams
 
 
-def test_a_drain_after_a_pause_plays_what_the_graph_had_already_taken() -> None:
+def test_drain_after_pause_plays_frames_already_pulled() -> None:
     scene = Scene()
     heard = scene.capture()
     channel = scene.play(loud(60), tlength=ms(400), prebuf=ms(20))

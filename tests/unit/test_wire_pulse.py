@@ -75,18 +75,18 @@ def answered(command: Command, body: bytes, version: int) -> list[dict[str, Any]
 
 
 @pytest.mark.parametrize("version", [23, 24, 34, 35])
-def test_a_server_with_ports_is_read(version: int) -> None:
+def test_sinks_with_ports_are_read(version: int) -> None:
     records = answered(Command.GET_SINK_INFO_LIST, sink_with_ports(version) * 2, version)
     assert [(one["name"], one["active_port"]) for one in records] == [("card", "phones")] * 2
     assert [(port["name"], port["priority"]) for port in records[0]["ports"]] == [("speaker", 9), ("phones", 9)]
 
 
 # Without a layout, reading the records of a list would never come to its end.
-def test_every_list_has_a_layout_for_its_records() -> None:
+def test_every_list_has_a_record_layout() -> None:
     assert all(REPLIES[Command[c.name.removesuffix("_LIST")]] for c in REQUESTS if c.name.endswith("_LIST"))
 
 
-def test_a_list_longer_than_its_message_could_hold_is_refused() -> None:
+def test_impossibly_long_list_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="a list of 4294967295 records"):
         answered(Command.GET_CARD_INFO_LIST, number(0) + text("a") + number(0) + text("b") + number(0xFFFFFFFF), 35)
 

@@ -92,7 +92,7 @@ def test_refused_link_says_what_to_do(code: int, hint: str) -> None:
 
 # Without the mini header in common, the server begins every message with a serial number and would be misread.
 @pytest.mark.parametrize("caps", [(0b0011, 0), (0, 0b1011)])
-def test_a_server_without_the_mini_header_is_told_apart(caps: tuple[int, ...]) -> None:
+def test_server_without_mini_header_is_refused(caps: tuple[int, ...]) -> None:
     channel = SpiceChannel(ChannelKind.MAIN, 0, 0, "", lambda key, text: bytes(128), 0)
     with pytest.raises(RemoteProtocolError, match="is too old"):
         channel.receive(reply(caps=caps), 0)
