@@ -140,7 +140,7 @@ def test_waiting_lane_is_heard_from_position_where_its_plan_takes_effect() -> No
     assert pool.waits(stream.lane)
     bench.planning.go_on(never, 50_000)
     assert not pool.waits(stream.lane) and pool.due == 50_000
-    # Its beginning is done with: the next plan has no more to do with it.
+    # Its start is over: the next plan need not consider it.
     assert bench.planning.plan.begin == []
     pool.valid_until[stream.lane] = 60_000
     bench.planning.heard()

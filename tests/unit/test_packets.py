@@ -230,7 +230,7 @@ def test_unannounced_loss_is_detected_and_rest_of_group_dropped() -> None:
     for _ in range(3):
         world.source.tick(NS_PER_S // 4)
         world.source.picture()
-    assert world.source.keys_asked == [0, NS_PER_S // 2]  # The one at the joining, and one for the loss.
+    assert world.source.keys_asked == [0, NS_PER_S // 2]  # One on joining, and one for the loss.
     world.source.picture(key=True)
     world.take()
     assert world.decoder.decoded == [0, 5] and [gap.dropped for gap in world.decoder.gaps] == [4]
@@ -534,7 +534,7 @@ def test_key_picture_larger_than_bound_still_arrives() -> None:
         for _ in range(5):
             world.source.tick(NS_PER_MS)
             world.source.picture(size=300_000)
-        # A line that takes a third of a key picture in this time.
+        # A connection that carries a third of a key picture in this time.
         world.take(1)
         seen = len(world.decoder.decoded)
     assert seen >= 4

@@ -80,7 +80,7 @@ QUIET, LOUD = ((0.25,), False), ((1.0,), False)
     [
         ({KEY: QUIET}, {KEY: LOUD}, {KEY: QUIET}),
         ({}, {KEY: LOUD}, {}),
-        # Changed again meanwhile, or gone: that is for what comes after it.
+        # Changed again meanwhile, or removed: the next change decides.
         ({KEY: QUIET}, {KEY: ((0.5,), True)}, {KEY: ((0.5,), True)}),
         ({KEY: QUIET}, {}, {}),
     ],
@@ -114,7 +114,7 @@ def test_level_in_force_is_level_on_disk_after_overload(tmp_path: Path, while_wr
         slow.set()
         while while_written and not heard[-1]:
             await asyncio.sleep(0.001)
-        # What was being written meanwhile is kept, and so in force.
+        # The level being written meanwhile is saved, and so in force.
         assert table.now == table.kept == ({KEY: LOUD} if while_written else before)
         assert keeper.store.guest("alice").levels == ({KEY: LOUD} if while_written else {})
         assert table.undone == [KEY] * (1 + while_written)
