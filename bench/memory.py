@@ -22,7 +22,7 @@ from millrace.wire.pulse.tagstruct import Spec
 
 S16, FLOAT = 3, 5
 STEREO = (1, 2)
-PATIENCE_S = 10.0
+TIMEOUT_S = 10.0
 OVERHEAD_MIB = 64
 """What may come on top of the budget: code that is loaded on first use, what the allocator keeps, and short-lived
 buffers."""
@@ -34,7 +34,7 @@ class Client:
     def __init__(self, path: str) -> None:
         self.wire = PulseClientSession()
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE_S)
+        self.sock.settimeout(TIMEOUT_S)
         self.sock.connect(path)
         self.done = self.refused = 0
         self.ask([Command.AUTH], version=PROTOCOL_VERSION, cookie=bytes(COOKIE_BYTES))
@@ -156,7 +156,7 @@ def native(bus: Daemon, held: list[Any]) -> str:
     call = frame(Call(1, "set", {"target": [{}] * 900_000}))
     for _ in range(200):
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(PATIENCE_S)
+        sock.settimeout(TIMEOUT_S)
         with contextlib.suppress(OSError):
             sock.connect(path)
             sock.sendall(frame(Hello(1, "worst")) + call * 4 + HEADER.pack(1 << 20, 2, 0, 0) + bytes(1_000_000))

@@ -14,7 +14,7 @@ from millrace.guest.config import GuestConfig
 
 Test = Callable[[Daemon], Awaitable[None]]
 BOTH = (GuestConfig("alice"), GuestConfig("bob"))
-PATIENCE_S = 60
+TIMEOUT_S = 60
 
 
 def config(folder: Path, **options: Any) -> Config:
@@ -29,7 +29,7 @@ async def daemon_in(folder: Path, **options: Any) -> AsyncIterator[Daemon]:
     daemon = Daemon(config(folder, **options))
     try:
         await daemon.start()
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             yield daemon
     finally:
         await daemon.stop()

@@ -20,7 +20,7 @@ from tests.fuzz.mutate import Mutator, repair_at
 from tests.fuzz.verdicts import Heard
 
 Connect = Callable[[], socket.socket]
-PATIENCE_S = 0.15
+TIMEOUT_S = 0.15
 PAUSE_S = 0.01
 HELD_MAX = 20
 """Connections that are left open and silent, for the daemon to close."""
@@ -49,7 +49,7 @@ class Attacker(threading.Thread, ABC):
             self.counts["sessions"] += 1
             # Pause, so that the guest's limits on its share of time don't end up being all that is tested.
             self._over.wait(PAUSE_S)
-            sock.settimeout(PATIENCE_S)
+            sock.settimeout(TIMEOUT_S)
             with contextlib.suppress(OSError):
                 self.session(sock)
             self._leave(sock)
@@ -87,16 +87,16 @@ class Attacker(threading.Thread, ABC):
                     if heard.ended:
                         break
         with contextlib.suppress(OSError):
-            self.hear(sock, heard, rng.choice((0.0, 0.02, PATIENCE_S)))
+            self.hear(sock, heard, rng.choice((0.0, 0.02, TIMEOUT_S)))
         self.counts["ended by the daemon"] += heard.ended
         self.counts["reset"] += heard.reset
         return heard
 
     @staticmethod
-    def hear(sock: socket.socket, heard: Heard, patience_s: float) -> None:
+    def hear(sock: socket.socket, heard: Heard, timeout_s: float) -> None:
         """Read until nothing arrives for so long, with a limit: a recorder is sent sound without end."""
-        sock.settimeout(patience_s or 0.0001)
-        ends = time.monotonic() + 2 * patience_s
+        sock.settimeout(timeout_s or 0.0001)
+        ends = time.monotonic() + 2 * timeout_s
         try:
             while data := sock.recv(65_536):
                 heard.data += data
@@ -108,7 +108,7 @@ class Attacker(threading.Thread, ABC):
         except ConnectionError:
             heard.ended = heard.reset = True
         finally:
-            sock.settimeout(PATIENCE_S)
+            sock.settimeout(TIMEOUT_S)
 
     def judge(self, wrong: str) -> None:
         """Note a verdict: empty, or what is wrong."""
@@ -167,7 +167,7 @@ class WebSocket(Http):
         (upgrade,) = next(s for s in seeds.http(self.token) if s[0].startswith(b"GET /victim"))
         sock.sendall(upgrade if rng.random() < 0.9 else self.mutator.message(upgrade))
         begun = Heard()
-        self.hear(sock, begun, PATIENCE_S)
+        self.hear(sock, begun, TIMEOUT_S)
         head, _, first = bytes(begun.data).partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 101"):
             self.counts[f"not upgraded: {head[9:12].decode('ascii', 'replace') or 'no answer'}"] += 1
@@ -210,7 +210,7 @@ class Handing(Attacker):
         with mine, theirs:
             try:
                 socket.send_fds(sock, [request], self.mutator.random.choice(choices))
-                self.hear(sock, heard, PATIENCE_S)
+                self.hear(sock, heard, TIMEOUT_S)
             finally:
                 os.close(reader)
                 os.close(writer)

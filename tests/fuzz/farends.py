@@ -17,7 +17,7 @@ from tests.fuzz import seeds
 from tests.fuzz.mutate import Mutator, repair_line
 from tests.fuzz.parsers import DBUS, SPICE
 
-PATIENCE_S = 0.5
+TIMEOUT_S = 0.5
 
 
 class FarEnd(threading.Thread):
@@ -37,7 +37,7 @@ class FarEnd(threading.Thread):
                 return
             self.sessions += 1
             with sock, contextlib.suppress(OSError):
-                sock.settimeout(PATIENCE_S)
+                sock.settimeout(TIMEOUT_S)
                 self._serve(sock, self._mutator)
 
 
@@ -48,11 +48,11 @@ def _say(sock: socket.socket, messages: list[bytes], mutator: Mutator) -> list[i
         sock.sendall(message)
         if mutator.random.random() < 0.3:
             fds += _hear(sock, 0.01)
-    return fds + _hear(sock, mutator.random.choice((0.02, 0.1, PATIENCE_S)))
+    return fds + _hear(sock, mutator.random.choice((0.02, 0.1, TIMEOUT_S)))
 
 
-def _hear(sock: socket.socket, patience_s: float) -> list[int]:
-    sock.settimeout(patience_s)
+def _hear(sock: socket.socket, timeout_s: float) -> list[int]:
+    sock.settimeout(timeout_s)
     got: list[int] = []
     with contextlib.suppress(TimeoutError):
         while True:
@@ -60,7 +60,7 @@ def _hear(sock: socket.socket, patience_s: float) -> list[int]:
             got += fds
             if not data:
                 break
-    sock.settimeout(PATIENCE_S)
+    sock.settimeout(TIMEOUT_S)
     return got
 
 
@@ -88,7 +88,7 @@ def _dbus(sock: socket.socket, mutator: Mutator, on_bus: bool) -> None:
     """A bus or a machine on D-Bus; on a socket handed over for its sound, it sends sound."""
     for fd in _say(sock, mutator.session(seeds.dbus_display(on_bus), DBUS), mutator):
         with socket.socket(fileno=fd) as sound, contextlib.suppress(OSError):
-            sound.settimeout(PATIENCE_S)
+            sound.settimeout(TIMEOUT_S)
             _say(sound, mutator.session(seeds.dbus_audio(), DBUS), mutator)
 
 
@@ -103,7 +103,7 @@ def qmp(sock: socket.socket, mutator: Mutator) -> None:
     for fd in _say(sock, lines, mutator):
         if mutator.random.random() < 0.9:
             with socket.socket(fileno=fd) as display, contextlib.suppress(OSError):
-                display.settimeout(PATIENCE_S)
+                display.settimeout(TIMEOUT_S)
                 _dbus(display, mutator, on_bus=False)
         else:
             os.close(fd)

@@ -102,12 +102,12 @@ class Bench:
     def _descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.daemon.pid}/fd"))
 
-    def call(self, method: str, path: str, body: object = None, patience_s: float = ANSWER_MAX_S) -> Any:
+    def call(self, method: str, path: str, body: object = None, timeout_s: float = ANSWER_MAX_S) -> Any:
         """Make a request as the owner."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.owner}", "Content-Type": "application/json"}
         request = urllib.request.Request(f"http://{self.address}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=patience_s) as answer:
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             return json.load(answer)
 
     def attackers(self, stop: threading.Event) -> list[Attacker]:

@@ -20,17 +20,17 @@ from millrace.wire.contract import Address, Datagram, DatagramWire
 class Echo:
     """Echoes every datagram, sends `later` to the first sender, and ends when nothing has arrived for a while."""
 
-    def __init__(self, now_ns: HostNs, patience_ns: HostNs = 10_000 * NS_PER_MS) -> None:
+    def __init__(self, now_ns: HostNs, timeout_ns: HostNs = 10_000 * NS_PER_MS) -> None:
         self._out: list[Datagram] = []
         self._events: list[bytes] = []
-        self._patience_ns, self._until_ns = patience_ns, now_ns + patience_ns
+        self._timeout_ns, self._until_ns = timeout_ns, now_ns + timeout_ns
         self._later: tuple[HostNs, Address] | None = None
         self._greeted = False
 
     def receive(self, data: Datagram, now_ns: HostNs) -> None:
         if data.payload == b"bad":
             raise RemoteProtocolError("a bad one")
-        self._until_ns = now_ns + self._patience_ns
+        self._until_ns = now_ns + self._timeout_ns
         self._out.append(data)
         self._events.append(data.payload)
         if not self._greeted:
@@ -63,11 +63,11 @@ def host(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def running(host: str, test: Test, patience_ns: HostNs = 10_000 * NS_PER_MS) -> None:
+def running(host: str, test: Test, timeout_ns: HostNs = 10_000 * NS_PER_MS) -> None:
     async def main() -> None:
         heard: list[bytes] = []
         ends: list[Exception] = []
-        wire = Echo(now_ns(), patience_ns)
+        wire = Echo(now_ns(), timeout_ns)
         session: DatagramWire[bytes] = wire
         runner = DatagramRunner(session, lambda: heard.extend(wire.events()), ends.append)
         bound = bind_udp(host, 0)
@@ -137,4 +137,4 @@ def test_session_ends_once_and_closes_its_socket(bad: bool) -> None:
         assert [type(end) for end in ends] == [RemoteProtocolError if bad else PeerLost]
         runner.flush()
 
-    running("127.0.0.1", test, patience_ns=(10_000 if bad else 50) * NS_PER_MS)
+    running("127.0.0.1", test, timeout_ns=(10_000 if bad else 50) * NS_PER_MS)

@@ -22,7 +22,7 @@ from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import VncClient
 
-PATIENCE_NS = 60 * NS_PER_MS
+TIMEOUT_NS = 60 * NS_PER_MS
 SILENT = {
     "spice": ("millrace.wire.spice.main", lambda: SpiceMain("", lambda key, text: b"", now_ns())),
     "vnc": ("millrace.wire.vnc.client", lambda: VncClient(48_000, 2, "", lambda asked, text: b"", now_ns())),
@@ -41,7 +41,7 @@ async def first(ends: list[Any]) -> Any:
 @pytest.mark.parametrize("kind", ["spice", "vnc"])
 def test_silent_server_times_out(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     module, make = SILENT[kind]
-    monkeypatch.setattr(f"{module}.ANSWER_NS", PATIENCE_NS)
+    monkeypatch.setattr(f"{module}.ANSWER_NS", TIMEOUT_NS)
 
     async def test() -> None:
         ends: list[Exception] = []
@@ -66,7 +66,7 @@ def test_silent_server_times_out(monkeypatch: pytest.MonkeyPatch, kind: str) -> 
 @pytest.mark.parametrize("kind", ["dbus", "qmp"])
 def test_silent_machine_times_out(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     module, make = SILENT[kind]
-    monkeypatch.setattr(f"{module}.ANSWER_NS", PATIENCE_NS)
+    monkeypatch.setattr(f"{module}.ANSWER_NS", TIMEOUT_NS)
 
     async def test() -> None:
         ends: list[Exception] = []
@@ -120,7 +120,7 @@ def test_listener_sends_pings_and_answers_immediately(monkeypatch: pytest.Monkey
 
 
 def test_daemon_without_welcome_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.wire.peer.session.HELLO_MAX_NS", PATIENCE_NS)
+    monkeypatch.setattr("millrace.wire.peer.session.HELLO_MAX_NS", TIMEOUT_NS)
 
     async def test(wire: PeerClient, runner: MessageRunner, sock: FakeSocket) -> None:
         error = await first(sock.ends)

@@ -39,7 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attach_module, "RETRY_FIRST_S", 0.01)
     monkeypatch.setattr(attach_module, "RETRY_MAX_S", 0.02)
     monkeypatch.setattr(attach_net, "LOOK_S", 0.02)
-    monkeypatch.setattr(attach_net, "LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(attach_net, "CLOSE_TOGETHER_S", 0.05)
     monkeypatch.setattr(attach_net, "HOLD_FIRST_S", 0.3)
 
 

@@ -30,7 +30,7 @@ from millrace.io.turns import Turns
 from millrace.lab.impair import Impairment
 from millrace.rights.model import OWNER, Right, parse_rights
 from millrace.server.http import authentication as gate_module
-from millrace.server.http.authentication import BROWSED, CREDENTIAL, PROXIED, SUBPROTOCOL
+from millrace.server.http.authentication import BROWSER_HEADERS, CREDENTIAL, PROXIED, SUBPROTOCOL
 from millrace.server.http.events import WebSocket
 from millrace.server.http.origins import parse_addresses, parse_origin
 from millrace.server.native.server import NativeServer
@@ -207,7 +207,7 @@ def test_connection_without_address_is_not_the_owner(tmp_path: Path) -> None:
 def test_private_socket_identifies_this_user_but_not_proxied_users(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         assert await rig.by_socket() == 200
-        for name in (*PROXIED, *BROWSED):
+        for name in (*PROXIED, *BROWSER_HEADERS):
             assert await rig.by_socket(**{name: "x"}) in (401, 403), name
         _, secret = await rig.token("see")
         assert await rig.by_socket(**bearer(secret), **{"X-Forwarded-For": "192.0.2.1"}) == 200

@@ -425,14 +425,14 @@ def test_unknown_program_sees_nothing_until_allowed(tmp_path: Path, always: bool
 
 def test_unanswered_request_is_denied_and_withdrawn_when_client_leaves(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        daemon.worker.prompts._patience_ns = 50 * NS_PER_MS
+        daemon.worker.prompts._timeout_ns = 50 * NS_PER_MS
         daemon.worker.guest("alice").admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
         async with of_guest(daemon) as bus:
             with pytest.raises(RightsError, match="no grant"):
                 await bus.record("source/microphone", guest="alice").__aenter__()
             async with bus.record("sink/default", guest="alice"):
                 pass
-        daemon.worker.prompts._patience_ns = 10_000 * NS_PER_MS
+        daemon.worker.prompts._timeout_ns = 10_000 * NS_PER_MS
         leaver = of_guest(daemon)
         await leaver.__aenter__()
         task = asyncio.create_task(leaver.record("source/microphone", guest="alice").__aenter__())
@@ -617,7 +617,7 @@ def test_log_names_guest_and_door_of_failed_connection(tmp_path: Path, caplog: p
 def test_nothing_is_answered_before_welcome_and_silent_client_times_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millrace.wire.native.session.GREET_NS", 100 * NS_PER_MS)
+    monkeypatch.setattr("millrace.wire.native.session.HELLO_TIMEOUT_NS", 100 * NS_PER_MS)
 
     async def test(daemon: Daemon) -> None:
         raw = Raw(daemon.config.runtime / "native.sock")

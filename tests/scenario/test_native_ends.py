@@ -139,7 +139,7 @@ def test_client_that_does_not_read_gets_fault_when_it_reads(tmp_path: Path, capl
 
 
 def test_client_that_never_reads_is_released_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.io.fdstream.FAREWELL_S", 0.1)
+    monkeypatch.setattr("millrace.io.fdstream.CLOSE_TIMEOUT_S", 0.1)
 
     async def test(daemon: Daemon) -> None:
         server, budget = server_of(daemon), daemon.worker.guest("alice").graph.budget

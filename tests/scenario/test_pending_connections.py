@@ -130,8 +130,8 @@ HALF = {
 @pytest.mark.parametrize("drips", [False, True], ids=["silent", "drips"])
 def test_incomplete_login_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str, drips: bool) -> None:
     monkeypatch.setattr("millrace.io.pending.LOGIN_NS", 300 * NS_PER_MS)
-    monkeypatch.setattr("millrace.wire.native.session.GREET_NS", 300 * NS_PER_MS)
-    monkeypatch.setattr("millrace.io.handover.PATIENCE_S", 0.3)
+    monkeypatch.setattr("millrace.wire.native.session.HELLO_TIMEOUT_NS", 300 * NS_PER_MS)
+    monkeypatch.setattr("millrace.io.handover.TIMEOUT_S", 0.3)
 
     async def test(daemon: Daemon) -> None:
         reader, writer = await opened(daemon, door)

@@ -121,7 +121,7 @@ def test_another_policy_takes_over_and_hands_back(tmp_path: Path) -> None:
 
 def test_without_policy_unknown_programs_wait_and_known_ones_play(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        daemon.worker.prompts._patience_ns = 50_000_000
+        daemon.worker.prompts._timeout_ns = 50_000_000
         daemon.worker.guest("alice").admission.grants.set(Permission.CONNECT, ANY, Verdict.PROMPT)
         with pytest.raises(RightsError):
             await of_guest(daemon).__aenter__()

@@ -20,11 +20,11 @@ from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
 from millrace.doors.pulse.state import ClientState
 from millrace.graph.model import Stream
-from millrace.graph.share import HOPE_NS, LIGHT_NS, SHORT_NS, SLICE_NS, Lag, Share
+from millrace.graph.share import LIGHT_NS, NO_PROGRESS_NS, SHORT_NS, SLICE_NS, Lag, Share
 from millrace.io.client import ClientConnection
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
 from millrace.io.turns import Portion, Steps, Turns
-from millrace.observe.incidents import KEPT_OF_KIND, Incidents
+from millrace.observe.incidents import INCIDENTS_PER_KIND_MAX, Incidents
 from millrace.rights.grants import Subject
 from millrace.rights.model import OWNER
 from millrace.server.http.events import WebSocket, messages
@@ -475,7 +475,7 @@ def test_incidents_of_one_guest_displace_no_others() -> None:
     for number in range(5000):
         ring.record("client", "broke the protocol", number, "worst", f"client/{number}")
     kept = [incident.guest for incident in ring]
-    assert kept.count("neighbour") == 1 and kept.count("worst") == KEPT_OF_KIND + 1
+    assert kept.count("neighbour") == 1 and kept.count("worst") == INCIDENTS_PER_KIND_MAX + 1
     assert ring.totals()["worst", "client", "broke the protocol"] == 5000
 
 
@@ -645,7 +645,7 @@ def test_backlog_is_dropped_only_for_guest_using_its_full_share() -> None:
         lag = Lag(share)
         share.heavy = heavy
         assert not lag.hopeless(worked_ns, 1000)
-        worked_ns += HOPE_NS
+        worked_ns += NO_PROGRESS_NS
         assert lag.hopeless(worked_ns, 1000) == heavy
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from millrace.client import microphone
 from millrace.client.bus import Bus, Change
-from millrace.client.dropouts import PULSE_NS, SKIP_NS, STOOD_NS, UNSURE_NS, Dropouts
+from millrace.client.dropouts import PULSE_NS, SKIP_NS, STALL_NS, UNSURE_NS, Dropouts
 from millrace.client.microphone import (
     CHOICES,
     PACKET_FRAMES,
@@ -520,17 +520,17 @@ def test_gap_is_reported_once(hole: tuple[int, int]) -> None:
 def test_stalled_device_is_reported_even_if_it_catches_up() -> None:
     one = Seconds()
     one.run(1_000)
-    assert one.run(STOOD_NS // MS - 20, device=False) + one.run(1_000) == []
-    assert one.run(STOOD_NS // MS + 20, device=False) + one.run(1_000) == [("device", "late")]
+    assert one.run(STALL_NS // MS - 20, device=False) + one.run(1_000) == []
+    assert one.run(STALL_NS // MS + 20, device=False) + one.run(1_000) == [("device", "late")]
 
 
 def test_stalled_program_is_reported_if_it_was_playing() -> None:
     one = Seconds()
     one.run(1_000)
-    assert one.run(STOOD_NS // MS - 50, loop=False) + one.run(1_000) == []
-    one.run(STOOD_NS // MS + 100, loop=False)
+    assert one.run(STALL_NS // MS - 50, loop=False) + one.run(1_000) == []
+    one.run(STALL_NS // MS + 100, loop=False)
     assert one.run(200) == [("listener", "not run")]
-    one.run(STOOD_NS // MS + 100, loop=False, device=False)
+    one.run(STALL_NS // MS + 100, loop=False, device=False)
     one.now += 10 * MS
     assert one.pulse(playout=False) == [], "nothing was playing"
 

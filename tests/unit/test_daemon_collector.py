@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from millrace.daemon import collector
-from millrace.daemon.collector import ANYWAY_S, EVERY_S, MIDDLE, NEVER, QUIET_S, YOUNG
+from millrace.daemon.collector import EVERY_S, FORCED_EVERY_S, MIDDLE, NEVER, QUIET_S, YOUNG
 
 
 class Collector:
@@ -75,4 +75,4 @@ def test_full_collections_run_periodically_while_idle(monkeypatch: pytest.Monkey
 
 
 def test_full_collection_runs_daily_even_while_playing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert collections(monkeypatch, lambda now: False, 49) == [ANYWAY_S, 2 * ANYWAY_S]
+    assert collections(monkeypatch, lambda now: False, 49) == [FORCED_EVERY_S, 2 * FORCED_EVERY_S]

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from millrace.doors.qemu.door import KEPT_MAX, VOICES_MAX, KeptVoices, QemuPlayback
+from millrace.doors.qemu.door import ENDED_VOICES_MAX, VOICES_MAX, KeptVoices, QemuPlayback
 from millrace.doors.spice.door import SpicePlayback
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat
@@ -121,10 +121,10 @@ def test_voices_with_ever_new_numbers_are_forgotten() -> None:
     rig = Rig()
     peer, kept = AudioPeer(0), KeptVoices()
     door = QemuPlayback(rig.graph, peer, "QEMU", kept)
-    for n in range(2 * KEPT_MAX):
+    for n in range(2 * ENDED_VOICES_MAX):
         peer._events += [VoiceInit(n, PCM), VoiceVolume(n, False, (255, 255)), VoiceFini(n)]
         door.receive(0)
-    assert len(kept) == KEPT_MAX and len(kept.volume) <= KEPT_MAX
+    assert len(kept) == ENDED_VOICES_MAX and len(kept.volume) <= ENDED_VOICES_MAX
     peer._events += [VoiceInit(n, PCM) for n in range(2 * VOICES_MAX)]
     door.receive(0)
     assert len(door.voices) == VOICES_MAX

@@ -7,7 +7,7 @@ from msgspec import to_builtins
 
 from millrace.cli.incidents import line
 from millrace.client.blame import Blame
-from millrace.observe.incidents import KEPT, KEPT_OF_KIND, Incident, Incidents
+from millrace.observe.incidents import INCIDENTS_MAX, INCIDENTS_PER_KIND_MAX, Incident, Incidents
 from millrace.symptoms import CAUSES
 from millrace.units import NS_PER_MS, NS_PER_S
 
@@ -52,9 +52,9 @@ def test_lasting_condition_is_one_incident_with_first_and_last_time() -> None:
 
 def test_ring_is_bounded_and_totals_are_kept() -> None:
     made, seen = ring()
-    for n in range(KEPT + 5):
+    for n in range(INCIDENTS_MAX + 5):
         made.record("store", "can't write", 2 * n * NS_PER_S)
-    assert len(made) == KEPT and made.totals()["", "store", "can't write"] == KEPT + 5
+    assert len(made) == INCIDENTS_MAX and made.totals()["", "store", "can't write"] == INCIDENTS_MAX + 5
     assert [number for change, number in seen if change == "remove"] == [1, 2, 3, 4, 5]
 
 
@@ -63,17 +63,17 @@ def test_guest_displaces_no_incidents_of_others_or_daemon() -> None:
     made.record("loop", "busy", 0)
     for n in range(30):
         made.record("client", "wrote late", n, "bob", f"stream/{n}")
-    for n in range(2 * KEPT):
+    for n in range(2 * INCIDENTS_MAX):
         stage, cause = list(CAUSES)[n % len(CAUSES)]
         made.record(stage, cause, n * NS_PER_S, "alice", f"listener/{n}")
     kept = [incident.guest for incident in made]
-    assert (kept.count(""), kept.count("bob"), kept.count("alice")) == (1, 30, KEPT - 30)
-    for n in range(2 * KEPT):
+    assert (kept.count(""), kept.count("bob"), kept.count("alice")) == (1, 30, INCIDENTS_MAX - 30)
+    for n in range(2 * INCIDENTS_MAX):
         made.record("store", "can't write", n * NS_PER_S, subject=f"{n}")
     kept = [incident.guest for incident in made]
-    assert (kept.count(""), kept.count("bob"), kept.count("alice")) == (KEPT, 30, KEPT - 30)
+    assert (kept.count(""), kept.count("bob"), kept.count("alice")) == (INCIDENTS_MAX, 30, INCIDENTS_MAX - 30)
     # Another guest that begins late gets as much as the one that was there before.
-    for n in range(2 * KEPT):
+    for n in range(2 * INCIDENTS_MAX):
         stage, cause = list(CAUSES)[n % len(CAUSES)]
         made.record(stage, cause, n * NS_PER_S, "carol", f"listener/{n}")
     kept = [incident.guest for incident in made]
@@ -83,17 +83,19 @@ def test_guest_displaces_no_incidents_of_others_or_daemon() -> None:
 def test_ongoing_incident_is_kept_and_listed_after_finished_ones() -> None:
     made, seen = ring()
     lasting = made.record("cycle", "cut short", 0, "worst")
-    for n in range(1, KEPT + 5):
+    for n in range(1, INCIDENTS_MAX + 5):
         made.record("store", "can't write", 2 * n * NS_PER_S)
         made.record("cycle", "cut short", 2 * n * NS_PER_S, "worst")
-    assert lasting in made and ("remove", lasting.number) not in seen and lasting.count == KEPT + 5
-    over = made.record("loop", "busy", 3 * KEPT * NS_PER_S)
-    early = made.record("loop", "starved", 3 * KEPT * NS_PER_S + 5, at_ns=2 * KEPT * NS_PER_S + NS_PER_S)
+    assert lasting in made and ("remove", lasting.number) not in seen and lasting.count == INCIDENTS_MAX + 5
+    over = made.record("loop", "busy", 3 * INCIDENTS_MAX * NS_PER_S)
+    early = made.record(
+        "loop", "starved", 3 * INCIDENTS_MAX * NS_PER_S + 5, at_ns=2 * INCIDENTS_MAX * NS_PER_S + NS_PER_S
+    )
     listed = list(made)
     assert listed[-1] is over and listed.index(early) < listed.index(lasting) < listed.index(over)
     of_kind = [made.record("loop", "busy", at * NS_PER_S, "worst", f"stream/{at}") for at in range(5_000, 5_003)]
     made.record("loop", "busy", 5_000 * NS_PER_S, "worst", "stream/5000")
-    for at in range(5_003, 5_000 + KEPT_OF_KIND + 1):
+    for at in range(5_003, 5_000 + INCIDENTS_PER_KIND_MAX + 1):
         made.record("loop", "busy", at * NS_PER_S, "worst", f"stream/{at}")
     assert of_kind[0] in made and of_kind[1] not in made
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from millrace.observe.flight import SECONDS, THINGS_MAX, FlightRecorder, sample
+from millrace.observe.flight import OBJECTS_SAMPLED_MAX, SECONDS, FlightRecorder, sample
 from millrace.sim.rig import Rig
 from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.peer.messages import Report
@@ -51,12 +51,12 @@ def test_sample_records_state_of_each_object() -> None:
 
 def test_large_guest_is_recorded_in_part() -> None:
     rig = Rig()
-    keys = [add(rig).key for _ in range(THINGS_MAX + 5)]
-    for number in range(THINGS_MAX + 5):
+    keys = [add(rig).key for _ in range(OBJECTS_SAMPLED_MAX + 5)]
+    for number in range(OBJECTS_SAMPLED_MAX + 5):
         rig.graph.add_sink(f"sink{number}")
-    seen = sample(guest(rig, sessions=[listener(n) for n in range(THINGS_MAX + 5)]), 0)
-    assert list(seen.streams) == keys[:THINGS_MAX]
-    assert len(seen.listeners) == len(seen.levels) == THINGS_MAX
+    seen = sample(guest(rig, sessions=[listener(n) for n in range(OBJECTS_SAMPLED_MAX + 5)]), 0)
+    assert list(seen.streams) == keys[:OBJECTS_SAMPLED_MAX]
+    assert len(seen.listeners) == len(seen.levels) == OBJECTS_SAMPLED_MAX
 
 
 def test_last_minute_of_each_running_guest_is_kept() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from millrace.guest.listener import ListenerSession
-from millrace.server.http.app import TOGETHER_NS, Deadlines
+from millrace.server.http.app import DEADLINE_GRID_NS, Deadlines
 from millrace.units import NS_PER_MS, NS_PER_S
 
 
@@ -29,7 +29,9 @@ def test_listener_deadlines_are_aligned_and_never_early() -> None:
     asked = [NS_PER_S + n * 7 * NS_PER_MS + 1 for n in range(140)]
     given = [deadline(Listener(at_ns)) for at_ns in asked]
     assert len(set(given)) <= 5, "the deadlines of one second fall on a few moments"
-    assert all(at_ns <= got < at_ns + TOGETHER_NS for at_ns, got in zip(asked, given, strict=True) if got is not None)
+    assert all(
+        at_ns <= got < at_ns + DEADLINE_GRID_NS for at_ns, got in zip(asked, given, strict=True) if got is not None
+    )
 
 
 def test_listener_leaving_or_not_waiting_has_no_deadline() -> None:

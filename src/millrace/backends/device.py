@@ -20,7 +20,7 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs, Positions, default_map
 
 CAPTURE_RATE, CAPTURE_MS = 48_000, 10
 BUFFER_MS = {"low": 10, "normal": 20, "robust": 60}
-STILL_NS: HostNs = NS_PER_S
+NO_CALLBACK_NS: HostNs = NS_PER_S
 """A device with no callback for this long is treated as lost, whatever state it reports."""
 FIRST_NS: HostNs = 4 * NS_PER_S
 """The first callback may take longer: the card may have been asleep."""
@@ -60,7 +60,7 @@ def _playbacks() -> list[str]:
 # the card is unplugged.
 #
 # Reports of the driver alone are not enough: some stop calling without a word. So a device also counts as lost when its
-# callback has been silent for STILL_NS at two checks in a row.
+# callback has been silent for NO_CALLBACK_NS at two checks in a row.
 class _Device(ABC):
     """A device that its own thread reopens after it is lost, because it was unplugged or its sound server ended."""
 
@@ -107,7 +107,7 @@ class _Device(ABC):
 
     def _opened(self) -> Any:
         # In the future, so that the first callback may take FIRST_NS before the device counts as lost.
-        self._lost_ns, self._called_ns = 0, time.monotonic_ns() + FIRST_NS - STILL_NS
+        self._lost_ns, self._called_ns = 0, time.monotonic_ns() + FIRST_NS - NO_CALLBACK_NS
         with _without_alsa_messages():
             device = self._open()
         device.stop_callback = self._gone
@@ -124,7 +124,7 @@ class _Device(ABC):
             self._wake.wait(LOOK_S)
             self._wake.clear()
             # Act only on the second check: if this whole process was suspended, the device is about to call again.
-            before, was_still = was_still, time.monotonic_ns() - self._called_ns > STILL_NS
+            before, was_still = was_still, time.monotonic_ns() - self._called_ns > NO_CALLBACK_NS
             if not self._stopping.is_set() and (self._lost_ns or (before and was_still)):
                 was_still = False
                 self._revive(self._lost_ns or min(self._called_ns, time.monotonic_ns()))

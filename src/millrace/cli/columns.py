@@ -16,7 +16,7 @@ from millrace.text import printable
 
 COLUMN_MIN = 8
 """Columns are not made narrower than this."""
-ROOMY = 100
+SPACIOUS_CELLS = 100
 """From this width on, columns are two cells apart instead of one."""
 _WORDS = re.compile(r"\s*(?:[+-]?\d[\d.]* (?:ns|us|ms|s|ppm|dB|Hz|kb/s|ch|%)(?!\w)\S*|\S+)")
 """Words for folding; a number and its unit count as one."""
@@ -97,7 +97,7 @@ def table(rows: Sequence[Sequence[str]], shrinking: Sequence[int], width: int | 
     """Align rows in columns, headings first. If they are too wide, the `shrinking` columns are narrowed and the last
     column is folded."""
     widths = [max(map(cells, column)) for column in zip(*rows, strict=True)][:-1]
-    gap = "  " if width is None or width >= ROOMY else " "
+    gap = "  " if width is None or width >= SPACIOUS_CELLS else " "
     taken = len(gap) * len(widths) + cells(rows[0][-1])
     while width is not None and sum(widths) + taken > width:
         widest = max(shrinking, key=lambda number: widths[number])

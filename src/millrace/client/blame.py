@@ -13,10 +13,10 @@ from millrace.units import NS_PER_MS, HostNs
 LATE_NS = 25 * NS_PER_MS
 """A tick or a pull later than this counts as delayed."""
 RECENT_NS = 600 * NS_PER_MS
-HEARD_NS = 30 * NS_PER_MS
+AUDIBLE_NS = 30 * NS_PER_MS
 """A loss of at least this much is audible: concealment no longer resembles the original."""
 _WRAP, MISSING_MAX = 1 << 32, 1000
-TIMELY_NS = 10 * NS_PER_MS
+ON_TIME_NS = 10 * NS_PER_MS
 """A packet is on time if it is no later than this, measured against the earliest arrivals."""
 DRIFT_MAX = 1e-3
 
@@ -87,7 +87,7 @@ class _Pace:
     def mark(self, now_ns: HostNs, length_ns: HostNs) -> None:
         """A packet arrived; in media time it is `length_ns` after the previous one."""
         self._due_ns = min(now_ns, self._due_ns + length_ns * (1 + DRIFT_MAX)) if self._due_ns else now_ns
-        if now_ns - self._due_ns < TIMELY_NS:
+        if now_ns - self._due_ns < ON_TIME_NS:
             self.timely_ns = now_ns
 
     def rest(self) -> None:
@@ -173,7 +173,7 @@ class Blame:
         self._gap_open = False
         since_ns = self._gap_ns if now_ns - self._gap_ns < RECENT_NS else now_ns
         self._lost.append((since_ns, packets))
-        if packets * self._packet_ns < HEARD_NS:
+        if packets * self._packet_ns < AUDIBLE_NS:
             return None
         return Verdict("network", "packets lost", since_ns, {"packets": float(packets)})
 

@@ -56,7 +56,7 @@ ASKED_S = 40.0
 """Timeout once the daemon has said that somebody must approve the connection. Approval requests expire sooner."""
 CALL_S = 60.0
 """Timeout of a call. Longer than `ASKED_S`, because the answer may depend on somebody's decision."""
-KNOCK_S = 0.05
+BACKLOG_RETRY_S = 0.05
 """Delay between connection attempts while the socket's backlog is full."""
 CHANGES_MAX = 100_000
 """A watcher that leaves more changes than this unread ends the connection: its queue would only grow."""
@@ -114,7 +114,7 @@ class Bus:
         self._watches: list[asyncio.Queue[Change]] = []
         self._connection: FdStream | None = None
         self._welcomed: asyncio.Future[Welcome] | None = None
-        self._patience: asyncio.Timeout | None = None
+        self._timeout: asyncio.Timeout | None = None
         """The handshake's timeout. It is extended once, at the daemon's first `Wait`, and is None after that."""
         self._lost: Exception | None = None
         self._synced = False
@@ -133,9 +133,9 @@ class Bus:
     # -- the connection ----------------------------------------------------------------------
 
     async def __aenter__(self) -> Bus:
-        self._patience = patience = asyncio.timeout(WELCOME_S)
+        self._timeout = timeout = asyncio.timeout(WELCOME_S)
         try:
-            async with patience:
+            async with timeout:
                 welcome = await self._greeted(await self._connected())
         except TimeoutError:
             self.close()
@@ -156,7 +156,7 @@ class Bus:
                     sock.connect(str(self._path))
                     return sock
                 except BlockingIOError:
-                    await asyncio.sleep(KNOCK_S)
+                    await asyncio.sleep(BACKLOG_RETRY_S)
         except OSError as error:
             sock.close()
             if self._guest and isinstance(error, FileNotFoundError) and _answers(self._path.parent.parent):
@@ -220,9 +220,9 @@ class Bus:
             self._welcomed.set_result(message)
 
     def _told_to_wait(self, message: Wait) -> None:
-        patience, self._patience = self._patience, None
-        if patience is not None and self._welcomed is not None and not self._welcomed.done():
-            patience.reschedule(asyncio.get_running_loop().time() + ASKED_S)
+        timeout, self._timeout = self._timeout, None
+        if timeout is not None and self._welcomed is not None and not self._welcomed.done():
+            timeout.reschedule(asyncio.get_running_loop().time() + ASKED_S)
         self.on_wait(message.request, message.what)
 
     def _answered(self, message: Reply | Fault, fds: Descriptors) -> None:

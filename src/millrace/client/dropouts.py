@@ -15,7 +15,7 @@ SKIP_NS: HostNs = 30 * NS_PER_MS
 """Skipping more than this at once is reported like a dropout."""
 UNSURE_NS: HostNs = NS_PER_S
 """How long a verdict may wait for further packets to settle the cause."""
-STOOD_NS: HostNs = 250 * NS_PER_MS
+STALL_NS: HostNs = 250 * NS_PER_MS
 
 
 # A dropout is noticed at once, and judged later. When sound runs out it is not yet known whether the missing packets
@@ -37,7 +37,7 @@ class Dropouts:
         playout.pull(out, now_ns)
         skipped_ns = (playout.tally.left_out_frames - left_out) * NS_PER_S // playout.rate
         # A device late by more than its buffer holds has had an audible underrun, even if it catches up at once.
-        if playout.tally.concealments != holes or skipped_ns > SKIP_NS or late_ns > STOOD_NS:
+        if playout.tally.concealments != holes or skipped_ns > SKIP_NS or late_ns > STALL_NS:
             self._holes.append(now_ns)
 
     def gone(self, at_ns: HostNs) -> None:
@@ -46,7 +46,7 @@ class Dropouts:
 
     def pulse(self, playout: Playout | None, now_ns: HostNs) -> list[Verdict]:
         """To be called every `PULSE_NS`; returns the verdicts to report by now."""
-        if self.blame.ticked(now_ns) > STOOD_NS and playout is not None:
+        if self.blame.ticked(now_ns) > STALL_NS and playout is not None:
             # This process stood still for so long that the output must have run dry.
             self._holes.append(now_ns)
         lost = playout.lost_packets if playout is not None else 0

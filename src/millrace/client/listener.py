@@ -66,8 +66,8 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 0.5
 """Short enough to play again within a second of the server's return; the random factor in `_pause` keeps a fleet of
 listeners from reconnecting all at once."""
 HANDSHAKE_S = 10.0
-BACKOFF_PATIENT_S, PATIENCE_TRIES = 5.0, 120
-"""After more than PATIENCE_TRIES failed attempts in a row, the delay grows to BACKOFF_PATIENT_S."""
+BACKOFF_LONG_S, FAST_TRIES_MAX = 5.0, 120
+"""After more than FAST_TRIES_MAX failed attempts in a row, the delay grows to BACKOFF_LONG_S."""
 REPORT_S = 0.5
 REPORT_QUIET_S = 5.0
 """How often an unchanged report is sent: a thousand idle listeners should cost nothing."""
@@ -152,7 +152,7 @@ class Listener:
         self.stop()
 
     async def _pause(self, tries: int) -> None:
-        top = BACKOFF_PATIENT_S if tries > PATIENCE_TRIES else BACKOFF_MAX_S
+        top = BACKOFF_LONG_S if tries > FAST_TRIES_MAX else BACKOFF_MAX_S
         delay = min(top, BACKOFF_FIRST_S * 2 ** min(tries, 10)) * random.uniform(0.8, 1.2)
         try:
             await asyncio.wait_for(self._stopping.wait(), delay)

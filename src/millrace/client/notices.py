@@ -9,7 +9,7 @@ from millrace.io.clock import now_ns
 from millrace.text import SHOWN_MAX
 from millrace.units import NS_PER_MS, HostNs
 
-EACH_NS: HostNs = 100 * NS_PER_MS
+INTERVAL_NS: HostNs = 100 * NS_PER_MS
 """The average interval. A burst of ten seconds' worth is allowed, as somebody may be turning a knob."""
 
 
@@ -22,5 +22,5 @@ class NoticeLimiter:
     def __call__(self, tell: Callable[[str, str], None], kind: str, text: str) -> None:
         """Show the message, shortened if too long, unless there were too many lately."""
         self._allowance.passed(now_ns())
-        if self._allowance.take(EACH_NS):
+        if self._allowance.take(INTERVAL_NS):
             tell(kind, text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 1] + "…")

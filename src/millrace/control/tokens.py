@@ -37,7 +37,7 @@ CONFIGURED = Principal("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
 LINK_S = 3600
 """Lifetime of a browser's sign-in link. It works once, for whoever follows it first."""
 LINKS_MAX = 100
-LOOK_S = 10.0
+EXPIRY_CHECK_S = 10.0
 """Longest interval between expiry checks while something runs on an expiring token: the wall clock can be set."""
 
 
@@ -215,8 +215,8 @@ class Access:
         return "the token has expired" if expired(token, _wall_s()) else ""
 
     # The expiry of a token is wall-clock time, which may be set forwards or back at any moment, while a timer counts
-    # monotonic time. So it is looked at again every `LOOK_S` at least, but only while something runs on a token that
-    # expires.
+    # monotonic time. So it is checked again every `EXPIRY_CHECK_S` at least, but only while something runs on a token
+    # that expires.
     def _arm(self) -> None:
         """Schedule the next expiry check, for the first token on which something runs to expire."""
         if self._timer is not None:
@@ -225,7 +225,7 @@ class Access:
         ends = [token.expires_s for key in self._live_sessions if (token := self._token(key)) and token.expires_s]
         if ends:
             wait_s = max(0.0, min(ends) - wall_ns() / NS_PER_S) + 0.01
-            self._timer = asyncio.get_running_loop().call_later(min(LOOK_S, wait_s), self.end_expired)
+            self._timer = asyncio.get_running_loop().call_later(min(EXPIRY_CHECK_S, wait_s), self.end_expired)
 
     def _end(self, key: str, why: str) -> None:
         self._live_sessions.end(key, why)

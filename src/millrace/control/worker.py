@@ -141,7 +141,7 @@ class Worker:
         await self.end_changes()
         for guest in list(self.guests.values()):
             for session in guest.sessions:
-                session.farewell(why, again=True)
+                session.bye(why, again=True)
             await self._end(guest)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ NEVER = 1 << 30
 EVERY_S = 60.0
 QUIET_S = 300.0
 """Interval between full collections while nothing plays."""
-ANYWAY_S = 24 * 3600.0
+FORCED_EVERY_S = 24 * 3600.0
 """Interval at which a full collection runs even while something plays."""
 
 
@@ -53,6 +53,6 @@ async def keep_calm(quiet: Callable[[], bool]) -> None:
     while True:
         await asyncio.sleep(EVERY_S)
         since += EVERY_S
-        if since >= ANYWAY_S or (since >= QUIET_S and quiet()):
+        if since >= FORCED_EVERY_S or (since >= QUIET_S and quiet()):
             collect()
             since = 0.0

@@ -17,7 +17,7 @@ from millrace.media.format import AudioFormat
 from millrace.rights.grants import UNKNOWN, Identity, Subject
 from millrace.units import NS_PER_MS, Frames, HostNs
 
-SOMEWHERE = "an unknown origin"
+UNKNOWN_ORIGIN = "an unknown origin"
 
 
 class Stage(NamedTuple):
@@ -77,7 +77,7 @@ class IngressStatus(msgspec.Struct, frozen=True):
     @property
     def origin(self) -> str:
         """Where the sound comes from, worded to follow the stream's name in a sentence."""
-        return f"it comes from {SOMEWHERE}"
+        return f"it comes from {UNKNOWN_ORIGIN}"
 
     @property
     def buffer(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from millrace.clock.drift import Lock
 from millrace.clock.jitter import JitterProfile, JitterTarget
 from millrace.clock.pace import TAU_LOCKED_S, RateController
-from millrace.doors.ingress import SOMEWHERE, Ingress, IngressStatus, PlayoutStatus, Stage, round_ms
+from millrace.doors.ingress import UNKNOWN_ORIGIN, Ingress, IngressStatus, PlayoutStatus, Stage, round_ms
 from millrace.dsp.convert import Samples
 from millrace.dsp.mix import ramp
 from millrace.graph.graph import Graph
@@ -33,7 +33,7 @@ DRIFT_MAX = 0.3
 SPLICE_NS = 25 * NS_PER_MS
 """Smaller errors are corrected by resampling, so a guest that keeps time has no frame dropped or repeated."""
 SETTLE_NS = 12 * NS_PER_MS
-FAR_OFF = 5_000e-6
+LARGE_DRIFT = 5_000e-6
 """With a clock error this large, the guest's first sound runs late before the error is known."""
 TAPE_S = 2
 _GAP_NS = NS_PER_S
@@ -70,7 +70,7 @@ class SpeedMeter:
 class PushedStatus(IngressStatus, frozen=True):
     """Status of a pushed stream."""
 
-    place: str = SOMEWHERE
+    place: str = UNKNOWN_ORIGIN
 
     @property
     def origin(self) -> str:
@@ -117,7 +117,7 @@ class PushedStream(Ingress):
         fmt: AudioFormat,
         profile: JitterProfile = PROFILE,
         pace: RateController | None = None,
-        origin: str = SOMEWHERE,
+        origin: str = UNKNOWN_ORIGIN,
     ) -> None:
         self.graph, self.node, self.format, self.origin = graph, node, fmt, origin
         self.frames: Frames = 0
@@ -161,7 +161,7 @@ class PushedStream(Ingress):
         rate = self.pace.media.rate
         if not self._drift_known and rate != 0.0:
             self._drift_known = True
-            if abs(rate) > FAR_OFF:
+            if abs(rate) > LARGE_DRIFT:
                 self.pace.jitter = JitterTarget(FAR_PROFILE)
                 return
         late = self._link.late_ns

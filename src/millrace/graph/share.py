@@ -18,7 +18,7 @@ SHORT_NS: HostNs = NS_PER_MS // 2
 """Work that took no longer than this is charged as if it had had the processor all that time."""
 LIGHT_NS: HostNs = 25 * NS_PER_MS
 """A guest that used less than this recently takes no time from others, and may catch up in larger pieces."""
-HOPE_NS: HostNs = 150 * NS_PER_MS
+NO_PROGRESS_NS: HostNs = 150 * NS_PER_MS
 """A graph that is cut short and makes no progress while the thread works for this long never will."""
 
 
@@ -131,7 +131,7 @@ class Lag:
         """The graph was cut short `behind` frames late: whether it should skip them."""
         worked_ns = self._share.clock()
         since_ns, worked_then_ns, behind_then = self._since or (now_ns, worked_ns, behind)
-        if self._since is not None and worked_ns - worked_then_ns < HOPE_NS:
+        if self._since is not None and worked_ns - worked_then_ns < NO_PROGRESS_NS:
             return False
         self._since = now_ns, worked_ns, behind
         # The thread had the processor for more than half of the time, and this graph is one of those that used it. If

@@ -359,7 +359,7 @@ class ListenerSession:
             shown["reason"] = self._codec_reason
         return shown
 
-    def farewell(self, reason: str, again: bool) -> None:
+    def bye(self, reason: str, again: bool) -> None:
         """Tell the listener that the session ends."""
         self.wire.send_message(Bye(reason, again))
         self.flush()

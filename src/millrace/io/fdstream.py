@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, MillraceError, PeerLost
 from millrace.io.clock import now_ns
-from millrace.io.runner import FAREWELL_S
+from millrace.io.runner import CLOSE_TIMEOUT_S
 from millrace.io.senderidentity import SenderIdentity
 from millrace.io.timer import TimerRunner
 from millrace.io.turns import Portion, Turns
@@ -58,8 +58,9 @@ class FdStream:
     `after` is called when the core has taken bytes or a deadline has passed, before the core's output is sent; `ended`
     once, with the reason, when nothing more is read. Received descriptors go to `take_fds`; without it the kernel drops
     them. When a peer is disconnected, `last_word` has the core send the reason, and the socket stays open until that
-    has been sent, for `FAREWELL_S` at most. `gone` is called when the socket is closed, for whatever reason. `may_wait`
-    is asked whether that many bytes may wait for the peer to read them, and called with 0 when none do any more.
+    has been sent, for `CLOSE_TIMEOUT_S` at most. `gone` is called when the socket is closed, for whatever reason.
+    `may_wait` is asked whether that many bytes may wait for the peer to read them, and called with 0 when none do any
+    more.
     `whose` names the guest and door in the log.
     """
 
@@ -94,7 +95,7 @@ class FdStream:
         self._loop = asyncio.get_running_loop()
         self._out = outgoing or Outgoing()
         self._writing = self._closed = False
-        self._farewell: asyncio.TimerHandle | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
         """Set once the stream is being closed: only output queued before that is still sent."""
         self._unsent = _bytes_of(self._out)
         self._timer = TimerRunner(self, self._loop)
@@ -119,7 +120,7 @@ class FdStream:
         if self._flush_due and self._sock.fileno() >= 0:
             self._flush_due = False
             self.flush()
-        if self._paused and self._sock.fileno() >= 0 and self._farewell is None:
+        if self._paused and self._sock.fileno() >= 0 and self._close_timer is None:
             self._paused = False
             self._loop.add_reader(self._sock, self._readable)
             self._read()
@@ -147,7 +148,7 @@ class FdStream:
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`: the core's deadline, as long as the stream is read."""
-        listening = self._farewell is None and self._sock.fileno() >= 0
+        listening = self._close_timer is None and self._sock.fileno() >= 0
         return self._core.next_timeout() if listening else None
 
     def handle_timeout(self, now_ns: HostNs) -> None:
@@ -232,7 +233,7 @@ class FdStream:
             self._loop.remove_writer(self._sock)
             # Everything was sent: the guest's budget gets its room back.
             self._may_wait(0)
-        if self._farewell is not None:
+        if self._close_timer is not None:
             self.close()
 
     def _await_room(self) -> None:
@@ -245,7 +246,7 @@ class FdStream:
     def _too_much(self) -> None:
         """The peer does not read. Drop its backlog, so that it gets at least the reason if it reads on."""
         unread = self._unsent
-        if self._farewell is not None:
+        if self._close_timer is not None:
             self.close()
         elif self._last_word is None:
             self._end(PeerLost("the peer does not read"))
@@ -266,25 +267,25 @@ class FdStream:
         """End the connection because of something the peer did, and send it the reason."""
         if self._last_word is None:
             self._end(why)
-        elif self._farewell is None and self._sock.fileno() >= 0:
+        elif self._close_timer is None and self._sock.fileno() >= 0:
             ended = self._ended
             self._last_word(why)
             self.finish()
             ended(why)
 
     def finish(self) -> None:
-        """Stop reading, and close once the pending output is sent, or after `FAREWELL_S`; `ended` is not called."""
-        if self._farewell is not None or self._sock.fileno() < 0:
+        """Stop reading, and close once all output is sent, or after `CLOSE_TIMEOUT_S`, without calling `ended`."""
+        if self._close_timer is not None or self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock)
         # Set before the last output is flushed: if that goes out whole, `_write` closes the socket at once.
-        self._farewell = self._loop.call_later(FAREWELL_S, self.close)
+        self._close_timer = self._loop.call_later(CLOSE_TIMEOUT_S, self.close)
         self.flush()
 
     def _end(self, why: Exception) -> None:
-        """End the connection without a farewell: the peer is gone or can't be told."""
+        """End the connection without a final message: the peer is gone or can't be told."""
         if self._sock.fileno() >= 0:
-            told, ended = self._farewell is not None, self._ended
+            told, ended = self._close_timer is not None, self._ended
             self.close()
             if not told:
                 ended(why)
@@ -313,8 +314,8 @@ class FdStream:
         self._loop.remove_reader(self._sock)
         if self._writing:
             self._loop.remove_writer(self._sock)
-        if self._farewell is not None:
-            self._farewell.cancel()
+        if self._close_timer is not None:
+            self._close_timer.cancel()
         self._timer.stop()
 
 

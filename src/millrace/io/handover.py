@@ -29,7 +29,7 @@ from millrace.text import parse_json
 log = logging.getLogger("millrace.io")
 REQUEST_MAX = 4096
 FDS_MAX = 4
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 WAITING_MAX = 64
 Take = Callable[[dict[str, Any], int], dict[str, Any]]
 """(request, descriptor) to the answer. The descriptor is closed afterwards: to keep it, duplicate it."""
@@ -53,7 +53,7 @@ class Handover:
             self._drop(next(iter(self._waiting)))
         visitor = _Waiting(sock, self._drop)
         self._pending.arrive(visitor, now_ns())
-        self._waiting[sock] = self._loop.call_later(PATIENCE_S, self._drop, sock), visitor
+        self._waiting[sock] = self._loop.call_later(TIMEOUT_S, self._drop, sock), visitor
         self._loop.add_reader(sock, self._serve, sock)
 
     def _serve(self, sock: socket.socket) -> None:

@@ -47,9 +47,9 @@ RECEIVE_BYTES_WAITING = 4 * 1024
 UNSENT_MAX = 8 * 1024 * 1024
 """A connection whose peer leaves more than this unread is closed: the backlog would only grow."""
 
-WEIGH_S = 1.0
+BACKLOG_CHECK_S = 1.0
 """How often the backlog is checked."""
-FAREWELL_S = 3.0
+CLOSE_TIMEOUT_S = 3.0
 """How long a connection that is being closed has to read its last messages."""
 SETTLE_S, SETTLE_STEP_S = 1.0, 0.005
 """How long a connection that is to be handed on has to read what was written, and how often that is checked."""
@@ -427,7 +427,7 @@ class StreamRunner(asyncio.BufferedProtocol):
             log.warning("%s: connection ended: its client left %d bytes unread", self._whose, unread_bytes)
             transport.abort()
         elif waiting_bytes and self._due is None:
-            self._due = asyncio.get_running_loop().call_later(WEIGH_S, self._weigh_again)
+            self._due = asyncio.get_running_loop().call_later(BACKLOG_CHECK_S, self._weigh_again)
 
     def _weigh_again(self) -> None:
         self._due = None
@@ -436,9 +436,9 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._weigh(core, transport)
 
     def _close(self, transport: asyncio.Transport) -> None:
-        """Close once everything is sent, or after `FAREWELL_S`, so that a peer that doesn't read can't keep it open."""
+        """Close once everything is sent, or after `CLOSE_TIMEOUT_S`: a peer that doesn't read can't block it."""
         transport.close()
         if transport.get_write_buffer_size():
             if self._due is not None:
                 self._due.cancel()
-            self._due = asyncio.get_running_loop().call_later(FAREWELL_S, transport.abort)
+            self._due = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, transport.abort)

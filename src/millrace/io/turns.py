@@ -21,7 +21,7 @@ log = logging.getLogger("millrace.io")
 T = TypeVar("T")
 STEPS_PER_PAUSE = 25
 """Number of small steps between two pauses."""
-TOLD_NS: HostNs = NS_PER_S // 2
+REPORTED_AFTER_NS: HostNs = NS_PER_S // 2
 """A guest whose connections have been waiting without a break for this long is reported."""
 
 
@@ -193,12 +193,12 @@ class Turns(Slice):
             return True
 
     def _note(self) -> None:
-        """Report a guest that has been asking for more than its slice for `TOLD_NS`."""
+        """Report a guest that has been asking for more than its slice for `REPORTED_AFTER_NS`."""
         if not self._waiting:
             self._since_ns = 0
         elif not self._since_ns:
             self._since_ns = now_ns()
-        elif (waited := now_ns() - self._since_ns) > TOLD_NS:
+        elif (waited := now_ns() - self._since_ns) > REPORTED_AFTER_NS:
             self._since_ns += waited
             self._kept_waiting(waited, self.waiting)
 

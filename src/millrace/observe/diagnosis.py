@@ -23,7 +23,7 @@ from millrace.symptoms import Evidence, Symptom
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 log = logging.getLogger("millrace.daemon")
-STRAIN_NS = 20 * NS_PER_MS
+LATE_CYCLE_NS = 20 * NS_PER_MS
 """A cycle that is this late, or takes this long, is an incident."""
 CONFIRM_NS = 150 * NS_PER_MS
 """If an application ends its stream within this time, it stopped on purpose, and there was no underrun."""
@@ -88,7 +88,7 @@ class Suspicion(NamedTuple):
 class Diagnosis:
     """The diagnosis of one worker."""
 
-    strain_ns = STRAIN_NS
+    strain_ns = LATE_CYCLE_NS
 
     def __init__(
         self, surroundings: Surroundings, take_id: Callable[[], int], guests: Callable[[], Iterable[Guest]],

@@ -12,7 +12,7 @@ from millrace.observe.views import latency_ms
 from millrace.units import HostNs
 
 SECONDS = 60
-THINGS_MAX = 64
+OBJECTS_SAMPLED_MAX = 64
 """The most streams, the most listeners and the most mixes of one guest that are sampled."""
 
 
@@ -50,7 +50,7 @@ def sample(guest: Guest, now_ns: HostNs) -> Sample:
     graph = guest.graph
     streams = {
         s.key: (s.state.value, round(graph.ahead(s) * 1000 / graph.rate, 1), s.underruns)
-        for s in list(graph.streams.values())[:THINGS_MAX]
+        for s in list(graph.streams.values())[:OBJECTS_SAMPLED_MAX]
     }
     listeners = {
         s.outlet.key: ListenerSample(
@@ -60,12 +60,12 @@ def sample(guest: Guest, now_ns: HostNs) -> Sample:
             queued=s.outlet.queued, dropped=s.outlet.dropped_packets, bitrate=s.bitrate(),
             rtt_ms=None if s.rtt_ns is None else round(s.rtt_ns / 1e6, 2),
         )
-        for s in guest.sessions[:THINGS_MAX]
+        for s in guest.sessions[:OBJECTS_SAMPLED_MAX]
     }  # fmt: skip
     return Sample(
         host_ns=now_ns, running=graph.running, quantum_ms=graph.quantum_ns / 1e6, position=graph.position,
         late_cycles=graph.late_cycles, streams=streams, listeners=listeners,
-        levels={s.key: round(s.level, 4) for s in islice(graph.mixes(), THINGS_MAX)},
+        levels={s.key: round(s.level, 4) for s in islice(graph.mixes(), OBJECTS_SAMPLED_MAX)},
     )  # fmt: skip
 
 

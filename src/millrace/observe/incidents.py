@@ -17,9 +17,9 @@ from millrace.symptoms import CAUSES, Evidence
 from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
-KEPT = 1000
+INCIDENTS_MAX = 1000
 """The daemon's own, and as many of all guests. A guest's are displaced by others only if it has the most."""
-KEPT_OF_KIND = 100
+INCIDENTS_PER_KIND_MAX = 100
 """Per guest and kind, so that a flood of one kind does not displace the guest's others."""
 MERGE_NS = NS_PER_S
 LASTING = frozenset({("cycle", "cut short"), ("requests", "cut short")})
@@ -141,7 +141,7 @@ class Incidents:
         self._of_guest.setdefault(guest, OrderedDict())[made.number] = made
         self._ring[made.number] = own[made.number] = self._latest[stage, cause, guest, subject] = made
         self._changed("new", made)
-        if guest and len(own) > KEPT_OF_KIND:
+        if guest and len(own) > INCIDENTS_PER_KIND_MAX:
             self._forget(next(iter(own.values())))
         self._bound(guest)
         return made
@@ -149,9 +149,9 @@ class Incidents:
     def _bound(self, guest: str) -> None:
         """Drop the oldest if there are too many, of the daemon itself or of the guest with the most."""
         own = self._of_guest[""]
-        if not guest and len(own) > KEPT:
+        if not guest and len(own) > INCIDENTS_MAX:
             self._forget(next(iter(own.values())))
-        elif guest and len(self._ring) - len(own) > KEPT:
+        elif guest and len(self._ring) - len(own) > INCIDENTS_MAX:
             most = max((of for name, of in self._of_guest.items() if name), key=len)
             self._forget(next(iter(most.values())))
 

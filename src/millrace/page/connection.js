@@ -5,7 +5,7 @@ import { NS_PER_MS, NS_PER_S, OffsetFilter } from "./clock.js";
 import { Allowance, HEADER_BYTES, MEDIA, Refusal, checkedFormat, formatAllowance, newsAllowance, parseMessage, parsePacket, plain } from "./messages.js";
 
 const PING_MS = 2000, REPORT_MS = 500, AGAIN_MS = [100, 200, 400, 500];
-const DAMAGED_MS = 20, PULSE_MS = 50, UNSURE = NS_PER_S, STOOD = 250 * NS_PER_MS, STATS = 250 * NS_PER_MS;
+const DAMAGED_MS = 20, PULSE_MS = 50, UNSURE = NS_PER_S, STALL = 250 * NS_PER_MS, STATS = 250 * NS_PER_MS;
 let origin = 0;
 const nowNs = () => (performance.now() + performance.timeOrigin - origin) * 1e6;
 
@@ -226,7 +226,7 @@ class Connection {
    */
   pulse() {
     const now = nowNs(), { blame } = this;
-    if (blame.ticked(now) > STOOD && this.stats?.state === "playing") this.holes.push(now);
+    if (blame.ticked(now) > STALL && this.stats?.state === "playing") this.holes.push(now);
     if (this.unclaimed) {
       const verdict = blame.lost(now, this.unclaimed);
       this.lost += this.unclaimed;

@@ -10,7 +10,7 @@ import msgspec
 from millrace.rights.grants import Grants, Pending, Permission, Subject, Verdict
 from millrace.units import NS_PER_S, HostNs
 
-PATIENCE_NS: HostNs = 25 * NS_PER_S
+PROMPT_TIMEOUT_NS: HostNs = 25 * NS_PER_S
 """libpulse gives up after 30 s; the denial must arrive before that."""
 PROMPTS_MAX = 64
 """Pending requests of one guest; any beyond that are denied at once."""
@@ -73,7 +73,7 @@ class Prompts:
     ) -> None:
         """`rearm` is called when the next deadline may have changed."""
         self._take_id, self._changed, self._rearm = take_id, changed, rearm
-        self._patience_ns = PATIENCE_NS
+        self._timeout_ns = PROMPT_TIMEOUT_NS
         self._waiting: dict[str, Prompt] = {}
 
     def __iter__(self) -> Iterator[Prompt]:
@@ -100,7 +100,7 @@ class Prompts:
             return None
         known = next((one for one in subject.pending if (one.guest, one.what) == (guest, what)), None)
         if known is None:
-            known = Pending(guest, what, self._take_id(), now_ns + self._patience_ns)
+            known = Pending(guest, what, self._take_id(), now_ns + self._timeout_ns)
             subject.pending.append(known)
         prompt = Prompt(known.id, guest, what, subject, name, known.expires_ns, [answer])
         self._waiting[prompt.key] = prompt

@@ -35,7 +35,7 @@ from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facili
 
 CLIENTS_MAX = 1024
 MODULES_MAX = 256
-WORDS_KEPT = 4
+ARGUMENT_COPIES = 4
 """A module's argument is counted several times: its text is kept, and recurs in the module's names and properties."""
 MONITOR = ".monitor"
 STREAM_RESTORE, STREAM_RESTORE_EVENT = "module-stream-restore", 5
@@ -420,7 +420,7 @@ class PulseDoor:
 
     def load(self, module: Module) -> None:
         """Register a module that has created its objects; BudgetError if there is no room for it."""
-        words = sys.getsizeof(module.name) + WORDS_KEPT * sys.getsizeof(module.argument)
+        words = sys.getsizeof(module.name) + ARGUMENT_COPIES * sys.getsizeof(module.argument)
         self.account.hold(("module", module.index), ENTRY_BYTES + words)
         self.modules[module.index] = module
         self.publish(Facility.MODULE, Change.NEW, module.index)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from millrace.clock.pace import RateController
 from millrace.doors.capture import CaptureQueue
-from millrace.doors.ingress import SOMEWHERE
+from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor, RecordingDoor
 from millrace.doors.pushed import PushedStream, fitted, new_stream
 from millrace.dsp.mix import cubic_to_gain
@@ -27,7 +27,7 @@ from millrace.wire.qemu.audio import (
 
 log = logging.getLogger("millrace.qemu")
 VOICES_MAX = 64
-KEPT_MAX = 256
+ENDED_VOICES_MAX = 256
 """Ended voices that are remembered, in case they come back."""
 VOLUME_MAX = 255
 
@@ -96,7 +96,7 @@ class KeptVoices:
         node = stream.node
         self._voices.pop(id_, None)
         self._voices[id_] = _Kept(node.sink, node.gains, node.mute, stream.pace)
-        while len(self._voices) > KEPT_MAX:
+        while len(self._voices) > ENDED_VOICES_MAX:
             forgotten = next(iter(self._voices))
             del self._voices[forgotten]
             self.volume.pop(forgotten, None)
@@ -106,7 +106,7 @@ class QemuPlayback(PlayingDoor):
     """A machine's playback: QEMU's calls to the out listener, `peer`. `origin` is where the machine was found."""
 
     def __init__(
-        self, graph: Graph, peer: AudioPeer, name: str, kept: KeptVoices, origin: str = SOMEWHERE
+        self, graph: Graph, peer: AudioPeer, name: str, kept: KeptVoices, origin: str = UNKNOWN_ORIGIN
     ) -> None:  # fmt: skip
         self.graph, self.peer, self.name, self._kept, self._origin = graph, peer, name, kept, origin
         self.voices: dict[int, OutVoice] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from millrace.clock.jitter import JitterProfile
 from millrace.codec.opus import OPUS_RATE, OpusDecoder
 from millrace.doors.capture import CaptureQueue
-from millrace.doors.ingress import SOMEWHERE
+from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor, RecordingDoor
 from millrace.doors.pushed import PROFILE, PushedStream, fitted, new_stream
 from millrace.dsp.convert import SampleFormat, Samples, encode
@@ -53,7 +53,12 @@ class SpicePlayback(PlayingDoor):
     """The playback channel: sound that the machine plays."""
 
     def __init__(
-        self, graph: Graph, channel: SpiceChannel, name: str, profile: JitterProfile = PROFILE, origin: str = SOMEWHERE
+        self,
+        graph: Graph,
+        channel: SpiceChannel,
+        name: str,
+        profile: JitterProfile = PROFILE,
+        origin: str = UNKNOWN_ORIGIN,
     ) -> None:
         self.graph, self.channel, self.name, self._origin = graph, channel, name, origin
         self.stream: PushedStream | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from millrace.clock.jitter import JitterProfile
-from millrace.doors.ingress import SOMEWHERE
+from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PROFILE, PushedStream, new_stream
 from millrace.dsp.convert import SampleFormat
@@ -27,7 +27,7 @@ class VncDoor(PlayingDoor):
 
     def __init__(
         self, graph: Graph, wire: VncClient, told: Callable[[SessionEvent], None] = _untold,
-        profile: JitterProfile = PROFILE, origin: str = SOMEWHERE,
+        profile: JitterProfile = PROFILE, origin: str = UNKNOWN_ORIGIN,
     ) -> None:  # fmt: skip
         self.graph, self.wire, self._origin = graph, wire, origin
         self.name = "VNC"

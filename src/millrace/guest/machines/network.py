@@ -30,7 +30,7 @@ from millrace.wire.spice.main import SpiceMain
 from millrace.wire.spice.messages import OPUS_CAP, PLAYBACK_CAPS, RECORD_CAPS, ChannelsList, MainInit
 from millrace.wire.vnc.client import TlsWanted, VncClient
 
-LAST_WORDS_S = 0.3
+CLOSE_TOGETHER_S = 0.3
 """Connections that a server closes together close within this time."""
 HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
 """Backoff after a SPICE server ended a session, to leave it to the viewer that may have displaced us."""
@@ -187,7 +187,7 @@ class SpiceMachine(NetworkMachine):
             await self._until_ended()
         except PeerLost:
             if self.ready.done():
-                await asyncio.sleep(LAST_WORDS_S)
+                await asyncio.sleep(CLOSE_TOGETHER_S)
                 # Only the main channel must close cleanly: the others are reset if they had unread data.
                 closed = bool(main_end) and isinstance(main_end[0], Closed)
                 self._let_go = closed and len(self.ends) == len(self.connections)

@@ -58,7 +58,7 @@ UNSENT_BYTES_MAX = 48 * 1024
 SEND_BUFFER_BYTES = 32 * 1024
 """Kernel send buffer of a listener: small, so that a backlog builds up where it can be dropped."""
 TICK_S = 1.0
-TOGETHER_NS = 250 * NS_PER_MS
+DEADLINE_GRID_NS = 250 * NS_PER_MS
 """Grid to which listeners' deadlines are rounded up: see `Deadlines`."""
 
 FORWARD = "a proxy must forward the Upgrade and Connection headers"
@@ -128,7 +128,7 @@ class Deadlines:
     def next_timeout(self) -> HostNs | None:
         """See `Timed`."""
         deadline = None if self._session.closing else self._session.next_timeout()
-        return None if deadline is None else -(-deadline // TOGETHER_NS) * TOGETHER_NS
+        return None if deadline is None else -(-deadline // DEADLINE_GRID_NS) * DEADLINE_GRID_NS
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
@@ -409,7 +409,7 @@ class Web:
     def _dismiss(self, session: ListenerSession, why: str) -> None:
         """Disconnect a listener whose rights have ended."""
         if not session.closing:
-            session.farewell(why, again=False)
+            session.bye(why, again=False)
             self._end(session, self._sockets[session])
 
     def end_guest(self, guest: Guest, why: str) -> None:

@@ -26,7 +26,7 @@ PROXIED = (
     "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Real-IP", "Via",
 )  # fmt: skip
 """Headers that proxies add."""
-BROWSED = ("Origin", "Referer", "Cookie", "Sec-Fetch-Site", "Sec-Fetch-Mode")
+BROWSER_HEADERS = ("Origin", "Referer", "Cookie", "Sec-Fetch-Site", "Sec-Fetch-Mode")
 """Headers that browsers send. Browsers can't use unix sockets, so these requests come through a proxy."""
 ALONE = ("Origin", "Host", "Authorization", "Sec-WebSocket-Protocol")
 """Headers that must not be repeated: two parsers could each trust a different copy."""
@@ -176,7 +176,7 @@ class PrivateGate(Gate):
     """The daemon's own unix socket: its user and root are the owner, unless the request came through a proxy."""
 
     def _known(self, request: web.Request) -> Principal | None:
-        if any(name in request.headers for name in (*PROXIED, *BROWSED)) or request.transport is None:
+        if any(name in request.headers for name in (*PROXIED, *BROWSER_HEADERS)) or request.transport is None:
             return None
         return OWNER if is_ours(peer_uid(request.transport.get_extra_info("socket"))) else None
 

@@ -23,7 +23,7 @@ from millrace.wire.arguments import Arguments
 log = logging.getLogger("millrace.web")
 WATCHER_BYTES = 24 * 1024
 """Memory of a watcher."""
-FAREWELL_S = 5.0
+CLOSE_TIMEOUT_S = 5.0
 UNKNOWN = 'the only message accepted here is {"measure": "GUEST"}, or null in place of the guest'
 BEHIND = 256 * 1024
 """With more bytes queued than this, the initial listing waits."""
@@ -87,7 +87,7 @@ async def hang_up(
 ) -> None:
     """Close a WebSocket with a handshake (RFC 6455, section 7.1.1), but cut it off if the peer does not read."""
     try:
-        async with asyncio.timeout(FAREWELL_S):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await websocket.close(code=code, message=why.encode())
     except TimeoutError:
         cut()

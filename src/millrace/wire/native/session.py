@@ -14,7 +14,7 @@ from millrace.wire.chunk import Chunk
 from millrace.wire.native.messages import FRAME_MAX, HEADER, Hello, Kind, Message, decode, frame
 
 FROM_DAEMON_MIN = 128
-GREET_NS = 10 * NS_PER_S
+HELLO_TIMEOUT_NS = 10 * NS_PER_S
 
 
 class Received(NamedTuple):
@@ -38,8 +38,8 @@ class NativeState:
 
 
 def awaiting_hello(now_ns: HostNs) -> NativeState:
-    """The state of a new connection, whose client must send hello within `GREET_NS`."""
-    return NativeState(hello_by_ns=now_ns + GREET_NS)
+    """The state of a new connection, whose client must send hello within `HELLO_TIMEOUT_NS`."""
+    return NativeState(hello_by_ns=now_ns + HELLO_TIMEOUT_NS)
 
 
 # Bytes and descriptors arrive side by side: the kernel delivers descriptors with or before the last byte of the message

@@ -13,7 +13,6 @@ from millrace.media.audio import AudioPacket
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
     MESSAGE_MAX,
-    Bye,
     FormatChanged,
     FromDaemon,
     FromListener,
@@ -290,8 +289,3 @@ class PeerClient(_Session):
     def send_message(self, message: FromListener) -> None:
         """Queue a control message."""
         self._out.append(encode_message(message))
-
-
-def farewell(reason: str, again: bool) -> str:
-    """An encoded Bye."""
-    return encode_message(Bye(reason, again))
