@@ -133,7 +133,7 @@ def heard(seed: int, freezing: bool) -> tuple[Samples, bytes, bytes, Line, Rig]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_neither_the_client_nor_the_guest_notices(seed: int) -> None:
+def test_sound_and_answers_are_the_same_byte_for_byte(seed: int) -> None:
     whole, frozen = (heard(seed, freezing) for freezing in (False, True))
     assert frozen[3].frozen > 30 and frozen[3].frozen_in_block > 3
     assert frozen[0].any() and np.array_equal(frozen[0], whole[0])
@@ -149,7 +149,7 @@ def frozen(client: RigClient, received: bytes = b"") -> PulseClient:
     return PulseClient(client.rig.door, HANDLERS, read_client(data))
 
 
-def test_a_request_in_progress_is_finished_and_what_follows_goes_along() -> None:
+def test_request_in_progress_is_finished_and_following_bytes_are_kept() -> None:
     rig = Rig()
     client = rig.client()
     client.server.over = lambda: True
@@ -165,7 +165,7 @@ def test_a_request_in_progress_is_finished_and_what_follows_goes_along() -> None
     assert isinstance(answers[1], Reply) and answers[1].fields["host"] == "host"
 
 
-def test_a_change_that_waits_for_the_disk_is_stored_and_answered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_that_waits_for_the_disk_is_made_again_and_answered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
     door, stored = rig.door, list[Callable[[bool], None]]()
     client = rig.client()
@@ -193,7 +193,7 @@ def test_a_change_that_waits_for_the_disk_is_stored_and_answered_once(monkeypatc
     assert rig.sink.gains == pytest.approx((0.125, 0.125))
 
 
-def test_a_grant_that_was_withdrawn_meanwhile_ends_the_recorder() -> None:
+def test_grant_withdrawn_meanwhile_ends_the_recorder() -> None:
     rig = Rig()
     client = rig.client()
     client.ask(Command.CREATE_RECORD_STREAM, **record_fields(SPEC, (1, 2), source_name="millrace.monitor"))
@@ -206,7 +206,7 @@ def test_a_grant_that_was_withdrawn_meanwhile_ends_the_recorder() -> None:
     assert not rig.graph.taps and client.named(Command.RECORD_STREAM_KILLED)
 
 
-def test_a_connection_of_an_unknown_version_is_refused() -> None:
+def test_connection_of_unknown_version_is_refused() -> None:
     data = msgspec.msgpack.encode({"version": VERSIONS.stop, "index": "another layout"})
     with pytest.raises(ConfigError, match=f"a connection was frozen in version {VERSIONS.stop}"):
         read_client(data)

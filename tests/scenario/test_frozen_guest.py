@@ -23,7 +23,7 @@ from millrace.graph.model import Ids, NodeState
 from millrace.guest.config import GuestConfig
 from millrace.guest.guest import Common, Guest
 from millrace.guest.native import NativeStreams, NativeStreamState, Open
-from millrace.guest.state import VERSIONS, GuestState, read_guest
+from millrace.guest.state import VERSIONS, FrozenGuest, GuestState, read_guest
 from millrace.io.listeners import Listeners
 from millrace.media.format import AudioFormat
 from millrace.rights.grants import ANY, Identity, Permission, Subject, Verdict
@@ -93,7 +93,7 @@ class Scene:
         graph.set_gains(graph.streams[self.playing.id], (0.7, 0.4))
 
     def _guest(self, state: GuestState | None) -> Guest:
-        guest = Guest(GuestConfig(name="alice"), self._common, state=state)
+        guest = Guest(GuestConfig(name="alice"), self._common, frozen=state and FrozenGuest(state, {}))
         self.driver.attach(guest.graph)
         return guest
 
@@ -128,7 +128,7 @@ class Scene:
         before, graph = self.alice, self.alice.graph
         held, nodes = graph.budget.held, [(node.key, node.name, node.state) for node in graph.nodes()]
         states = self.streams.freeze()
-        data = [msgspec.msgpack.encode(value) for value in (before.freeze({one.node for one in states}), states)]
+        data = [msgspec.msgpack.encode(value) for value in (before.freeze({one.node for one in states}).state, states)]
         assert not graph.budget.held and graph.next_timeout() is None and not before.native.playback
         state, own = read_guest(data[0]), msgspec.msgpack.decode(data[1], type=list[NativeStreamState])
         for one in own:

@@ -15,12 +15,12 @@ class Lamp(msgspec.Struct):
     lit: bool = False
 
 
-def test_a_version_in_the_range_is_read_and_a_new_field_has_its_default() -> None:
+def test_version_in_range_is_read_with_defaults_of_new_fields() -> None:
     assert read_frozen(msgspec.msgpack.encode({"version": 4, "name": "a"}), Lamp, range(4, 6), "lamp") == Lamp(4, "a")
 
 
 @pytest.mark.parametrize("version", [3, 6])
-def test_another_version_is_refused_whatever_else_it_holds(version: int) -> None:
+def test_other_version_is_refused_whatever_else_it_holds(version: int) -> None:
     said = f"a lamp was frozen in version {version} of its state, and this Millrace continues from 4 to 5 only"
     with pytest.raises(ConfigError, match=said):
         read_frozen(msgspec.msgpack.encode({"version": version, "name": 7}), Lamp, range(4, 6), "lamp")

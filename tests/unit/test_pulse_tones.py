@@ -38,7 +38,7 @@ def test_tone_is_as_exact_after_days_as_in_first_second() -> None:
     # Nothing of it grows with time: what it knows of the past is less than a second of frames.
     for _ in range(10):
         assert np.array_equal(pulled(tone, 48_000), first)
-    assert tone._at == 0
+    assert tone.at == 0
 
 
 def test_tone_belongs_to_module_and_never_underruns() -> None:

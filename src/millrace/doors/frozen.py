@@ -19,16 +19,17 @@ class _Versioned(msgspec.Struct):
 def read_frozen(data: bytes, kind: type[T], versions: range, what: str) -> T:
     """A state of `kind` in one of `versions`; `what` names its subject, for the ConfigError if it can't be read."""
     # Alone, and first: what else an unknown version holds need not be readable.
-    version = _decoded(data, _Versioned, what).version
+    version = decoded(data, _Versioned, what).version
     if version not in versions:
         raise ConfigError(
             f"a {what} was frozen in version {version} of its state, and this Millrace continues from"
             f" {versions[0]} to {versions[-1]} only; start the {what} anew"
         )
-    return _decoded(data, kind, what)
+    return decoded(data, kind, what)
 
 
-def _decoded(data: bytes, kind: type[T], what: str) -> T:
+def decoded(data: bytes, kind: type[T], what: str) -> T:
+    """The same for a part of such a state, which has no version of its own."""
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ from millrace.guest.doors import Doors
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.pulse import PulseServer
-from millrace.guest.state import AdmissionState, GuestState, PulseDoorState
+from millrace.guest.state import AdmissionState, FrozenGuest, GuestState
 from millrace.io.clock import now_ns
 from millrace.io.listeners import Listeners
 from millrace.io.sockets import private_dir
@@ -91,9 +91,10 @@ class Guest:
     """One guest, the unit of isolation."""
 
     def __init__(
-        self, config: GuestConfig, common: Common, memory: Memory | None = None, state: GuestState | None = None
+        self, config: GuestConfig, common: Common, memory: Memory | None = None, frozen: FrozenGuest | None = None
     ) -> None:
-        """A new guest, or one that continues from the state of a guest that was frozen."""
+        """A new guest, or one that continues from another one, whose descriptors it takes over."""
+        state = None if frozen is None else frozen.state
         self.config, self.name = config, config.name
         self._reports = common.reports
         self.report: Report = common.reports.report
@@ -114,14 +115,14 @@ class Guest:
         self.directory = common.runtime / config.name
         self.native_path = self.directory / "native"
         self.id = ids.take() if state is None else state.id
-        self.doors = Doors(self, common.listeners, memory, None if state is None else state.pulse.cookie)
+        self.doors = Doors(self, common.listeners, memory)
         self.native = self.doors.native
         self.outlets = Subscribers(self.graph, now_ns, self._sent_changed)
         self.graph.observers.append(self._graph_changed)
         self.sessions: list[ListenerSession] = []
-        if state is not None:
-            state.admission.give(self.admission)
-            state.pulse.give(self.pulse.door)
+        if frozen is not None:
+            frozen.state.admission.give(self.admission)
+            self.doors.resume(frozen.doors())
 
     @property
     def pulse(self) -> PulseServer:
@@ -245,18 +246,24 @@ class Guest:
             door.open()
         self._driver.attach(self.graph)
 
-    def freeze(self, kept: Container[int]) -> GuestState:
-        """Return the guest as a value, with the streams and recorders whose numbers are in `kept`; nothing is left.
+    async def settle(self) -> None:
+        """It is about to be frozen: its own doors accept, take and send nothing more."""
+        await self.doors.settle()
 
-        Its connections must have been frozen since the last cycle, and its listeners and machines must be gone.
+    def freeze(self, kept: Collection[int]) -> FrozenGuest:
+        """Return the settled guest as a value, with the connections of its own doors; nothing is left.
+
+        Native connections must have been frozen since the last cycle: `kept` are the numbers of their streams and
+        recorders. Listeners and machines must be gone.
         """
         self._driver.detach(self.graph)
+        frozen = self.doors.freeze()
+        nodes = {*kept}.union(*(door.nodes for door in frozen.values()))
         state = GuestState(
-            id=self.id, microphone=self.microphone.id, graph=self.graph.freeze(kept),
-            admission=AdmissionState.of(self.admission), pulse=PulseDoorState.of(self.pulse.door),
+            id=self.id, microphone=self.microphone.id, graph=self.graph.freeze(nodes),
+            admission=AdmissionState.of(self.admission), doors={kind: door.state for kind, door in frozen.items()},
         )  # fmt: skip
-        self.pulse.door.account.close()
-        return state
+        return FrozenGuest(state, {kind: door.fds for kind, door in frozen.items()})
 
     async def stop(self) -> None:
         """Close the sockets. Clients first get a kill for each stream, then the end of the connection."""

@@ -11,19 +11,24 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+import msgspec
+
+from millrace.doors.frozen import decoded
 from millrace.doors.ingress import Program
-from millrace.doors.programs import ProgramDoor
+from millrace.doors.programs import DoorState, FrozenDoor, ProgramDoor
 from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.clients import Client
 from millrace.doors.pulse.door import PulseDoor
+from millrace.doors.pulse.doorstate import PulseDoorState, freeze_door, resume_door
 from millrace.doors.pulse.handlers import HANDLERS
-from millrace.doors.pulse.state import ClientState
+from millrace.doors.pulse.state import ClientState, read_client
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.model import Sink
 from millrace.guest.home import Home
 from millrace.io.clock import wall_ns
+from millrace.io.descriptors import Descriptors
 from millrace.io.listeners import Acceptor, Listeners, Runners, bind_tcp, bind_unix
 from millrace.io.runner import Connection, Released
 from millrace.io.senderidentity import SenderIdentity
@@ -57,26 +62,22 @@ def _user() -> str:
         return str(os.getuid())
 
 
-class Handed(NamedTuple):
-    """A connection that is handed on."""
-
-    state: ClientState
-    sock: socket.socket
+def _encoded(state: PulseDoorState | ClientState) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.msgpack.encode(state))
 
 
 class PulseServer(ProgramDoor):
     """The PulseAudio server of one guest."""
 
-    def __init__(
-        self, guest: Owner, listeners: Listeners, memory: Memory | None = None, cookie: bytes | None = None
-    ) -> None:
-        """`cookie` is None for a new one."""
+    kind = "pulse"
+
+    def __init__(self, guest: Owner, listeners: Listeners, memory: Memory | None = None) -> None:
         self._guest, self._name, self._listeners = guest, guest.name, listeners
         self._whose = f"guest {guest.name}, PulseAudio"
         self.path, self.cookie_path = guest.directory / "pulse", guest.directory / "cookie"
         self.tcp: list[str] = []
         """Its TCP addresses, if any."""
-        cookie = cookie or secrets.token_bytes(COOKIE_BYTES)
+        cookie = secrets.token_bytes(COOKIE_BYTES)
         host = printable(f"{_user()}@{socket.gethostname()}")
         self.door = PulseDoor(guest.graph, guest.admission, self, cookie, host, wall_ns, memory)
         self.acceptors: list[Acceptor] = []
@@ -129,24 +130,38 @@ class PulseServer(ProgramDoor):
             acceptor.close()
         await asyncio.gather(*(runner.settle() for runner in self._connections))
 
-    def freeze(self) -> list[Handed]:
-        """Release the settled connections. Those that are about to end, or whose clients do not read, end here."""
-        out: list[Handed] = []
+    # Connections that are about to end, or whose clients do not read, end here.
+    def freeze(self) -> FrozenDoor:
+        """See `ProgramDoor`."""
+        clients: list[ClientState] = []
+        fds: list[int] = []
         for runner, core in list(self._connections.items()):
             assert isinstance(core, PulseClient)
             released = runner.hand_on()
             if released is not None:
-                out.append(Handed(core.freeze(released.received), released.sock))
-        return out
+                clients.append(core.freeze(released.received))
+                fds.append(released.sock.detach())
+        own = freeze_door(self.door)
+        nodes = own.nodes.union(*(client.playback for client in clients), *(client.records for client in clients))
+        return FrozenDoor(DoorState(_encoded(own), [_encoded(client) for client in clients]), fds, frozenset(nodes))
 
-    def resume(self, handed: Handed) -> None:
-        """Continue a connection. Its streams continue before this returns, its traffic in turns."""
-        state, sock = handed
+    def resume(self, frozen: FrozenDoor) -> None:
+        """See `ProgramDoor`. What its connections have received is processed in turns."""
+        with Descriptors(frozen.fds) as fds:
+            resume_door(self.door, decoded(frozen.state.own, PulseDoorState, "guest"))
+            for data in frozen.state.connections:
+                self._resume(read_client(data), socket.socket(fileno=fds.give()))
+
+    def _resume(self, state: ClientState, sock: socket.socket) -> None:
         received, state.received = state.received, b""
-        client = PulseClient(self.door, HANDLERS, state)
-        self._listeners.resume_core(
-            Released(sock, received), self._guest.turns, client, self._watch, self._whose, self._connections
-        )
+        try:
+            client = PulseClient(self.door, HANDLERS, state)
+        except GraphError as error:
+            log.warning("%s: connection ended: %s", self._whose, error)
+            sock.close()
+            return
+        released = Released(sock, received)
+        self._listeners.resume_core(released, self._guest.turns, client, self._watch, self._whose, self._connections)
 
     # -- what the door needs: see `clients.Host` -----------------------------------------------
 

@@ -1,35 +1,24 @@
 """The state of a guest as a plain value, with which another guest can continue.
 
-Connections are frozen first, with their streams and the requests that wait for a decision. Modules that programs have
-loaded are not part of it yet.
+The connections of the guest's own doors are part of it; their sockets are handed over separately. Those of the native
+protocol are frozen by their servers, which are not the guest's.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from millrace.doors.admission import Admission
-from millrace.doors.frozen import read_frozen
-from millrace.doors.pulse.door import PulseDoor
-from millrace.doors.pulse.samples import Sample
+from millrace.doors.frozen import decoded, read_frozen
+from millrace.doors.programs import DoorState, FrozenDoor
 from millrace.graph.state import GraphState
-from millrace.media.format import AudioFormat
 from millrace.rights.grants import Permission, Verdict
-from millrace.wire.pulse.tagstruct import Props
 
-VERSION = 1
+VERSION = 2
 VERSIONS = range(max(1, VERSION - 1), VERSION + 1)
 """A guest continues from its own version and the one before. New fields have defaults."""
-
-
-class SampleState(msgspec.Struct, frozen=True):
-    """An uploaded sound."""
-
-    index: int
-    name: str
-    format: AudioFormat
-    data: bytes
-    props: Props
 
 
 class AdmissionState(msgspec.Struct):
@@ -51,29 +40,6 @@ class AdmissionState(msgspec.Struct):
         admission.refused_logins, admission.refused_captures = self.refused_logins, self.refused_captures
 
 
-class PulseDoorState(msgspec.Struct):
-    """What the PulseAudio door holds for all its connections."""
-
-    cookie: bytes
-    samples: list[SampleState]
-    default_source: int | None
-    declared: dict[int, AudioFormat]
-
-    @classmethod
-    def of(cls, door: PulseDoor) -> PulseDoorState:
-        """The state of a guest's door."""
-        samples = [SampleState(one.index, one.name, one.format, bytes(one.data), one.props) for one in door.samples]
-        default = door.default_source
-        return cls(door.cookie, samples, None if default is None else default.id, door.declared)
-
-    def give(self, door: PulseDoor) -> None:
-        """Apply it to a new guest's, whose graph has the same nodes."""
-        for one in self.samples:
-            door.samples.store(Sample(one.index, one.name, one.format, one.data, one.props))
-        door.default_source = next((mix for mix in door.graph.mixes() if mix.id == self.default_source), None)
-        door.declared.update(self.declared)
-
-
 class GuestState(msgspec.Struct, kw_only=True):
     """A guest between two cycles."""
 
@@ -82,9 +48,31 @@ class GuestState(msgspec.Struct, kw_only=True):
     microphone: int
     graph: GraphState
     admission: AdmissionState
-    pulse: PulseDoorState
+    doors: dict[str, DoorState] = {}
+    """By the kind of the door."""
+
+
+class FrozenGuest(NamedTuple):
+    """A guest that is handed on, with what can't be put into a value."""
+
+    state: GuestState
+    fds: dict[str, list[int]]
+    """The sockets of its connections, by the kind of the door. Whoever has this owns them."""
+
+    def doors(self) -> dict[str, FrozenDoor]:
+        """Its doors, by kind."""
+        return {kind: FrozenDoor(door, self.fds.get(kind, [])) for kind, door in self.state.doors.items()}
+
+
+class _Version1(msgspec.Struct):
+    """What version 1 had in another place: only this door was part of it, without its connections."""
+
+    pulse: msgspec.Raw
 
 
 def read_guest(data: bytes) -> GuestState:
     """The state of a guest from its encoding; ConfigError if that is damaged or of an unknown version."""
-    return read_frozen(data, GuestState, VERSIONS, "guest")
+    state = read_frozen(data, GuestState, VERSIONS, "guest")
+    if state.version == 1:
+        state.doors["pulse"] = DoorState(decoded(data, _Version1, "guest").pulse)
+    return state

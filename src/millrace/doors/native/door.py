@@ -12,8 +12,10 @@ from millrace.graph.model import Node, Sink
 class NativeDoor(ProgramDoor):
     """Passes the graph's changes on to its streams and recorders: their removal, and a sink that resumes.
 
-    Its sockets are those of `server/native`, as commands come in by them too.
+    Its sockets are those of `server/native`, as commands come in by them too; they are also frozen there.
     """
+
+    kind = "native"
 
     def __init__(self, graph: Graph) -> None:
         self.playback: dict[int, NativePlayback] = {}

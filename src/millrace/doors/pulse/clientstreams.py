@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from millrace.budget import Account
+from millrace.doors.pulse.detached import attach_record, detach_playback, detach_record, resume_playback
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.playback import Owner, PlaybackStream, drain_request
 from millrace.doors.pulse.record import RecordOwner, RecordStream
 from millrace.doors.pulse.samples import Upload
 from millrace.doors.pulse.state import ClientState
-from millrace.graph.model import NOTHING
 from millrace.wire.pulse.constants import Change, Command, Err
 from millrace.wire.pulse.session import Request
 
@@ -126,14 +126,9 @@ class ClientStreams(ABC):
 
     def freeze_streams(self) -> None:
         """Put the states of its streams into its own. Their nodes stay in the graph, silent, until they continue."""
-        for stream in self.streams.values():
-            id_ = stream.node.id
-            self.state.playback[id_], stream.node.feed = stream.freeze(), NOTHING
-            del self.door.playback[id_]
-        for record in self.records.values():
-            id_ = record.node.id
-            self.state.records[id_], record.node.consumer = record.freeze(), NOTHING
-            del self.door.records[id_]
+        door, state = self.door, self.state
+        state.playback = {stream.node.id: detach_playback(door, stream) for stream in self.streams.values()}
+        state.records = {record.node.id: detach_record(door, record) for record in self.records.values()}
         self.streams, self.records = {}, {}
 
     # What the graph did in between no observer has seen, so it is looked for here.
@@ -142,15 +137,12 @@ class ClientStreams(ABC):
         door, state = self.door, self.state
         (playback, state.playback), (records, state.records) = (state.playback, {}), (state.records, {})
         for id_, frozen in playback.items():
-            node = door.graph.streams.get(id_)
-            if node is not None:
-                stream = PlaybackStream(owner, frozen, node, door.graph)
-                door.playback[id_] = self.streams[stream.channel] = node.feed = stream
+            if continued := resume_playback(door, id_, frozen, owner):
+                self.streams[continued.channel] = continued
         for id_, kept in records.items():
-            tap = door.graph.taps.get(id_)
-            if tap is not None:
-                record = RecordStream(owner, kept, tap, door.graph)
-                door.records[id_] = self.records[record.channel] = tap.consumer = record
+            if (tap := door.graph.taps.get(id_)) is not None:
+                record = self.records[kept.channel] = RecordStream(owner, kept, tap, door.graph)
+                attach_record(door, record)
         for id_, frozen in playback.items():
             if id_ not in door.playback:
                 self._sinks.pop(id_, None)

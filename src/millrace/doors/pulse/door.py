@@ -63,6 +63,12 @@ class PulseDoor:
         self.playback: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
         self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}", "Millrace", fixed=True)
+        self.ends: dict[str, Callable[[], None]] = {
+            STREAM_RESTORE: self.rules.stop,
+            "module-device-restore": self.devices.stop,
+            "module-default-device-restore": self.devices.stop_defaults,
+        }
+        """What is undone when a module of that name is unloaded."""
         self.modules = {module.index: module for module in (self.own_module, *self._built_in())}
         self.made_by: dict[int, Module] = {}
         """The owning module of each stream and recorder that a module created, by node ID."""
@@ -74,7 +80,7 @@ class PulseDoor:
         self.account = admission.budget.open("cache")
         """Memory held for the guest rather than for one connection: cached samples and modules."""
         self.samples = SampleCache(self.account, self.publish)
-        self._source_states: dict[int, tuple[bool, bool]] = {}
+        self._source_states = {mix.id: (mix.state is NodeState.SUSPENDED, mix.suspended) for mix in graph.mixes()}
         self._use, self.in_use = DeviceUse(), InUse()
         # A graph that continues from a frozen one has streams and recorders already.
         there: tuple[Stream | Tap, ...] = (*graph.streams.values(), *graph.taps.values())
@@ -85,14 +91,9 @@ class PulseDoor:
 
     def _built_in(self) -> Iterator[Module]:
         """The modules that every guest has loaded from the start."""
-        ends = {
-            STREAM_RESTORE: self.rules.stop,
-            "module-device-restore": self.devices.stop,
-            "module-default-device-restore": self.devices.stop_defaults,
-        }
         for name, text in BUILT_IN.items():
             module = Module(self.graph.ids.take(), name, "", text, fixed=name == "module-native-protocol-unix")
-            module.undo = ends.get(name, module.undo)
+            module.undo = self.ends.get(name, module.undo)
             yield module
 
     # -- lookups -------------------------------------------------------------------------

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from millrace.doors.admission import permission_of
 from millrace.doors.pulse.attrs import MAXLENGTH_MAX, Layout, PlaybackAttr, RecordAttr
+from millrace.doors.pulse.detached import attach_record, detach_playback, detach_record, resume_playback
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
-from millrace.doors.pulse.state import new_playback, new_record
+from millrace.doors.pulse.state import PlaybackState, RecordState, new_playback, new_record
 from millrace.dsp.convert import Samples
 from millrace.graph.model import Sink, Stream, Tap
 from millrace.media.format import AudioFormat
@@ -35,6 +38,19 @@ QUIET_NS: HostNs = 200 * NS_PER_MS
 """After its latency plus this much silence, nothing is passed on, so that an idle graph can suspend."""
 
 
+class LoopbackState(msgspec.Struct, kw_only=True):
+    """A loopback between two cycles. Its nodes belong to the graph."""
+
+    tap: int
+    record: RecordState
+    rests_after: Frames
+    quiet: Frames
+    stream: int
+    playback: PlaybackState
+    source: int | None
+    sink: int | None
+
+
 # A loopback may record its own output when it is loaded (an echo, delayed by the queue), but no later move may bring
 # that about unasked. A move that a client requests is refused beforehand. A move that follows from something else,
 # such as a new default or a removed sink, is noticed afterwards and undone; where it can't be, because the old sink
@@ -48,7 +64,7 @@ class Loopback:
     unread_since_ns: HostNs = 0
 
     def __init__(self, door: PulseDoor, module: Module, subject: Subject) -> None:
-        self._door, self._module, self.subject = door, module, subject
+        self._door, self.module, self.subject = door, module, subject
         self._record: _Heard | None = None
         self._playback: PlaybackStream | None = None
         self._source: Sink | None = None
@@ -87,6 +103,28 @@ class Loopback:
         if record is not None:
             record.remove()
 
+    # -- handing on ------------------------------------------------------------------------------
+
+    def freeze(self) -> LoopbackState:
+        """Detach both streams and return the state."""
+        playback, record, self._playback, self._record = self._playback, self._record, None, None
+        assert playback is not None and record is not None
+        return LoopbackState(
+            tap=record.node.id, record=detach_record(self._door, record), rests_after=record.rests_after,
+            quiet=record.quiet, stream=playback.node.id, playback=detach_playback(self._door, playback),
+            source=_id(self._source), sink=_id(self._sink),
+        )  # fmt: skip
+
+    def resume(self, state: LoopbackState) -> None:
+        """Continue from the state of another one."""
+        door, mixes = self._door, {mix.id: mix for mix in self._door.graph.mixes()}
+        if state.source is not None and state.sink is not None:
+            self._source, self._sink = mixes.get(state.source), mixes.get(state.sink)
+        self._record = _Heard(self, state.record, door.graph.taps[state.tap], door.graph)
+        self._record.rests_after, self._record.quiet = state.rests_after, state.quiet
+        attach_record(door, self._record)
+        self._playback = resume_playback(door, state.stream, state.playback, self)
+
     # -- moves -----------------------------------------------------------------------------------
 
     def demand_no_echo(self, source: Sink | None = None, sink: Sink | None = None) -> None:
@@ -99,7 +137,7 @@ class Loopback:
         if self._playback is None or kind is Change.NEW:
             return
         if kind is Change.REMOVE:
-            self._door.unload(self._module)
+            self._door.unload(self.module)
             return
         if stream.held_back:
             stream.flush()
@@ -112,14 +150,14 @@ class Loopback:
         elif before.id in graph.sinks and before not in graph.leaving:
             graph.move_stream(stream.node, before)
         else:
-            self._door.unload(self._module)
+            self._door.unload(self.module)
 
     def record_changed(self, record: RecordStream, kind: Change) -> None:
         """See `RecordOwner`."""
         if self._record is None or kind is Change.NEW:
             return
         if kind is Change.REMOVE:
-            self._door.unload(self._module)
+            self._door.unload(self.module)
             return
         before, now = self._source, record.node.sink
         if now is None or now is before or before is None:
@@ -128,8 +166,8 @@ class Loopback:
             # If its old source is being removed, moving back is harmless: the module is unloaded with its master.
             self._door.graph.move_tap(record.node, before)
             return
-        self._source, self._module.masters = now, [now]
-        self._module.recorder = permission_of(now), self.subject
+        self._source, self.module.masters = now, [now]
+        self.module.recorder = permission_of(now), self.subject
 
     # -- sound -----------------------------------------------------------------------------------
 
@@ -164,17 +202,21 @@ class _Heard(RecordStream):
     """The loopback's recorder. It keeps the graph running only while recorded sound has yet to be played."""
 
     rests_after: Frames = 0
-    _quiet: Frames = 0
+    quiet: Frames = 0
 
     def consume(self, block: Samples, position: Frames, level: float) -> None:
         """See `Consumer`."""
-        self._quiet = 0 if level > 0.0 else self._quiet + len(block)
-        awake = self._quiet <= self.rests_after
+        self.quiet = 0 if level > 0.0 else self.quiet + len(block)
+        awake = self.quiet <= self.rests_after
         if awake and (level > 0.0 or self.node.clocked):
             super().consume(block, position, level)
         if awake != self.node.clocked and (level > 0.0 or not awake):
             self.node.clocked = awake
             self.graph.touch(self.node)
+
+
+def _id(mix: Sink | None) -> int | None:
+    return None if mix is None else mix.id
 
 
 def _pieces(layout: Layout, latency_ns: HostNs) -> RecordAttr:

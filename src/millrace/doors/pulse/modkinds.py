@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from millrace.doors.pulse.create import DONT_MOVE
+from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.infos import as_props
 from millrace.doors.pulse.loaded import BUILT_IN
 from millrace.doors.pulse.loading import Loading
 from millrace.doors.pulse.loopback import LATENCY_MS, LATENCY_MS_MAX, Loopback
-from millrace.doors.pulse.modargs import wrong
+from millrace.doors.pulse.modargs import Args, wrong
 from millrace.doors.pulse.tones import Sine
 from millrace.dsp.channels import Mapping as ChannelMapping
 from millrace.dsp.channels import Matrix, by_name, mix_matrix
@@ -32,6 +33,7 @@ from millrace.wire.pulse.constants import NO_INDEX
 DESCRIPTION_MAX = 1024
 FREQUENCY = 440
 _SPEC = ("format", "rate", "channels", "channel_map")
+Greet = Callable[[Sink], None]
 _ABSTRACT = {"media.role": "abstract"}
 
 
@@ -248,26 +250,25 @@ def _stream_restore(loading: Loading) -> None:
         raise wrong("fallback_table: programs can't make the daemon open a path; set the rules through the extension")
     rules = loading.door.rules
     rules.restores = frozenset(what for what in RESTORED if loading.args.flag(f"restore_{what}", True))
-    loading.module.undo = rules.stop
 
 
 def _device_restore(loading: Loading) -> None:
     devices = loading.door.devices
     devices.restores = frozenset(what for what in LEVELS if loading.args.flag(f"restore_{what}", True))
-    loading.module.undo = devices.stop
 
 
 def _default_device_restore(loading: Loading) -> None:
-    devices = loading.door.devices
-    devices.keeps_defaults = True
-    loading.module.undo = devices.stop_defaults
+    loading.door.devices.keeps_defaults = True
 
 
 def _switch_on_connect(loading: Loading) -> None:
-    """New devices become the default. Those that a module created count as virtual."""
-    door, virtual = loading.door, not loading.args.flag("ignore_virtual", True)
     if loading.args.text("blacklist") is not None:
         raise wrong("blacklist: patterns from programs are not evaluated; let a policy choose by name")
+
+
+def _switching(door: PulseDoor, args: Args) -> Greet:
+    """New devices become the default. Those that a module created count as virtual."""
+    virtual = not args.flag("ignore_virtual", True)
 
     def greet(mix: Sink) -> None:
         if door.loading and not virtual:
@@ -278,7 +279,7 @@ def _switch_on_connect(loading: Loading) -> None:
             door.graph.set_default(mix)
         door.devices.keep_default(mix, mix.kind, lambda kept: None)
 
-    loading.module.greet = greet
+    return greet
 
 
 def _nothing(loading: Loading) -> None:
@@ -289,13 +290,21 @@ def _nothing(loading: Loading) -> None:
 
 
 class Kind(NamedTuple):
-    """A kind of module. `idle` lists arguments that have no effect here, with the reason."""
+    """A kind of module. `idle` lists arguments that have no effect here, with the reason.
+
+    `greets` makes what is called for every new sink or source.
+    """
 
     description: str
     valid: tuple[str, ...]
     make: Callable[[Loading], None]
     idle: Mapping[str, str] = MappingProxyType({})
     once: bool = False
+    greets: Callable[[PulseDoor, Args], Greet] | None = None
+
+    def args(self, text: str) -> Args:
+        """The arguments of a module of this kind; CommandError if they are not its own."""
+        return Args(text, (*self.valid, *self.idle))
 
 
 _SINK, _SOURCE = ("sink_name", "sink_properties", *_SPEC), ("source_name", "source_properties", *_SPEC)
@@ -347,6 +356,7 @@ KINDS: dict[str, Kind] = {
     "module-switch-on-connect": Kind(
         "When a sink/source is added, switch to it", ("ignore_virtual", "blacklist"), _switch_on_connect,
         {"only_from_unavailable": "sinks have no ports, so none can become unavailable"}, once=True,
+        greets=_switching,
     ),
     "module-native-protocol-unix": Kind(
         BUILT_IN["module-native-protocol-unix"], ("socket", "auth-anonymous", "auth-cookie", "auth-group"),

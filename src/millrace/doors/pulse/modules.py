@@ -13,7 +13,7 @@ from millrace.doors.pulse.door import MODULES_MAX
 from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.loading import Loading
-from millrace.doors.pulse.modargs import Args, wrong
+from millrace.doors.pulse.modargs import wrong
 from millrace.doors.pulse.modkinds import KINDS, NOT_SERVED, Kind
 from millrace.wire.pulse.constants import Command, Err
 from millrace.wire.pulse.session import Request
@@ -49,11 +49,14 @@ def _kind(client: PulseClient, name: str) -> Kind:
 def _loaded(client: PulseClient, name: str, text: str) -> Module:
     """Load a module. If it fails, remove what it has created so far."""
     door, kind = client.door, _kind(client, name)
-    args = Args(text, (*kind.valid, *kind.idle))
+    args = kind.args(text)
     module = Module(door.graph.ids.take(), name, text, kind.description)
     door.loading += 1
     try:
         kind.make(Loading(client, args, module))
+        module.undo = door.ends.get(name, module.undo)
+        if kind.greets is not None:
+            module.greet = kind.greets(door, args)
         door.load(module)
     except REFUSALS:
         door.unmake(module)

@@ -15,16 +15,17 @@ AMPLITUDE = 0.5
 class Sine(Ingress):
     """The `Feed` of a tone. Each frame is computed from its number, so rounding errors don't accumulate."""
 
-    def __init__(self, frequency: int, rate: int) -> None:
-        self._frequency, self._rate = frequency, rate
-        self._at: Frames = 0
+    def __init__(self, frequency: int, rate: int, at: Frames = 0) -> None:
+        """It begins with frame `at` of a second."""
+        self.frequency, self.at = frequency, at
+        self._rate = rate
 
     def pull(self, out: Samples) -> Frames:
         """See `Feed`."""
-        frames = np.arange(self._at, self._at + len(out), dtype=np.int64)
-        phase = (frames * self._frequency % self._rate) / self._rate
+        frames = np.arange(self.at, self.at + len(out), dtype=np.int64)
+        phase = (frames * self.frequency % self._rate) / self._rate
         out[:] = (AMPLITUDE * np.sin(2 * np.pi * phase))[:, None]
-        self._at = (self._at + len(out)) % self._rate
+        self.at = (self.at + len(out)) % self._rate
         return len(out)
 
     def status(self) -> IngressStatus:
