@@ -111,3 +111,17 @@ def test_refused_sign_in_shows_the_servers_reason(chromium: Chromium, bus: Bus) 
         assert "does not match this host; set public_url" in said and "not valid" not in said
 
     in_browser(chromium, bus, test, bus.link().partition("#")[0])
+
+
+@pytest.mark.beside
+def test_page_signed_in_with_a_token_knows_its_rights(chromium: Chromium, bus: Bus) -> None:
+    token = bus.cli("token", "new", "--may", "all").stdout.strip()
+
+    async def test(page: Page) -> None:
+        await page.until("!document.querySelector('#login').hidden")
+        await page.run(f"document.querySelector('#token').value = {token!r}")
+        await page.run("document.querySelector('#login').requestSubmit()")
+        await page.until("!document.querySelector('#rights').hidden")
+        assert (await page.run("millrace.state.you")).startswith("token/")
+
+    in_browser(chromium, bus, test, bus.link().partition("#")[0])

@@ -104,7 +104,7 @@ function signedOut() {
 
 /** Another tab has signed in or out. */
 function changed() {
-  if (kept() === null) { if (!locked) signedOut(); } else if (locked) { unlock(); act(async () => follow()); }
+  if (kept() === null) { if (!locked) signedOut(); } else if (locked) { unlock(); begin(); }
 }
 
 /** A link from `millrace page` has a one-time code in its fragment, which is removed from the browser's history. */
@@ -170,6 +170,9 @@ function follow() {
 function measure() {
   if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ measure: document.hidden || !chosen ? null : chosen }));
 }
+
+/** Show the state, then follow its changes: at the start, and whenever somebody has signed in, who may have other rights. */
+const begin = () => look().then(follow, (error) => locked ? trouble(error) : again(error.message));
 
 function again(text) {
   say(text, true);
@@ -409,7 +412,7 @@ $("login").addEventListener("submit", async (event) => {
   wrong("");
   try {
     const refused = await enter(given);
-    if (!refused) { await act(async () => follow()); return; }
+    if (!refused) { await begin(); return; }
     wrong(refused);
   } catch { wrong("Millrace does not answer. Try again."); }
   $("token").focus();
@@ -419,4 +422,4 @@ watch(changed);
 document.addEventListener("visibilitychange", () => { measure(); soon(); });
 // fill() did not redraw what the user was operating.
 document.addEventListener("focusout", soon);
-entered().then(look).then(follow, (error) => locked ? trouble(error) : again(error.message));
+entered().then(begin);
