@@ -294,3 +294,41 @@ def test_flush_frees_wide_lane_of_paused_stream_too() -> None:
     rig.graph.discard(node)
     assert node.stash is None and node.account.part("lane") == 0
     assert rig.graph.ahead(node) == 0
+
+
+def test_stream_removed_before_its_lane_begins_keeps_its_frames() -> None:
+    pool = LanePool(default_map(1), 64)
+    stream = Stream(1, "tone", default_map(1), feed=Tone(1))
+    stream.stash = np.ones((5, 1), np.float32)
+    pool.add(stream)
+    pool.remove(stream, 100, keep=True)
+    assert stream.stash is not None and len(stream.stash) == 5
+
+
+def test_jump_takes_frames_along_and_not_the_silence_after_them() -> None:
+    pool = LanePool(default_map(1), 64)
+    tone = Tone(1, frames=10)
+    stream = Stream(1, "tone", default_map(1), feed=tone)
+    pool.add(stream)
+    pool.begin(stream.lane, stream, 100)
+    list(pool.service(100, 16))
+    pool.jump(105, 200)
+    assert pool.ahead(stream, 200) == 5
+    tone.left = 64
+    list(pool.service(200, 16))
+    assert pool.data[stream.lane][[pool.at(position) for position in range(200, 216)]].all()
+
+
+def test_position_never_goes_back_when_playback_restarts() -> None:
+    rig = Rig()
+    heard = rig.capture()
+    node = add(rig)
+    rig.run(0.1)
+    rig.graph.deactivate(node, "paused")
+    while rig.graph.running:
+        rig.run(0.001)
+    ahead = rig.graph.position
+    assert ahead > rig.now_ns * rig.graph.rate // NS_PER_S
+    rig.graph.activate(node)
+    rig.run(0.1)
+    assert heard.positions == sorted(set(heard.positions)) and heard.positions[-1] > ahead

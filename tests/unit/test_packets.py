@@ -745,3 +745,31 @@ def test_separate_gap_is_reported_without_jump_in_numbers() -> None:
         track.picture(key=True)
         track.picture(key=True)
         assert [item for item in seen if isinstance(item, Gap)] == [Gap(3, 0)]
+
+
+def test_subscriber_added_during_push_gets_the_packet_once() -> None:
+    source = World().source
+    relayed: list[Item] = []
+    relay, outer = Decoder(), Decoder()
+    relay.begin = relayed.extend  # type: ignore[method-assign]
+    relay.push = relayed.append  # type: ignore[method-assign]
+
+    def push(item: Item) -> None:
+        if not relayed:
+            source.track.join(relay, WATCHER, 0)
+
+    source.track.join(outer, WATCHER, 0)
+    outer.push = push  # type: ignore[method-assign]
+    (packet,) = source.picture(key=True)
+    assert [item for item in relayed if isinstance(item, Packet)] == [packet]
+
+
+def test_new_subscriber_gets_the_parts_of_an_unfinished_still() -> None:
+    cache = Last(Budget("guest", 100_000).open("cache"))
+    flags = (Flags.KEY | Flags.END, Flags.KEY, Flags(0), Flags.END)
+    parts = [Packet(number, 1, 0, 0, 0, 0, flag, b"x") for number, flag in enumerate(flags)]
+    for part in parts[:3]:
+        cache.add(part, starts=bool(part.flags & Flags.KEY))
+    assert cache.packets() == tuple(parts[:3])
+    cache.add(parts[3], starts=False)
+    assert cache.packets() == tuple(parts[1:])

@@ -466,3 +466,28 @@ def test_overlay_across_screen_edge_damages_screen_only() -> None:
         picture = composes.take()
         part = at.common(Rect(0, 0, WIDTH, HEIGHT))
         assert picture is not None and picture.damage == ((part,) if part.area else ())
+
+
+def test_composing_reader_gets_moves_out_of_a_vanishing_overlay_as_damage() -> None:
+    own = painter()
+    composes = Viewer(own.screen.read(WATCHER, leave_out=frozenset({"film"})))
+    film = Overlay("film", Rect(0, 0, 8, 8))
+    own.screen.painted([], 1, overlays=[film])
+    composes.take()
+    own.screen.painted([own.fill(film.at)], 2)
+    composes.take()
+    own.screen.painted([], 3, [own.move(Move(Rect(8, 8, 8, 8), 8, 8))], overlays=[])
+    composes.take()
+    assert composes.taken[-1].moves == () and np.array_equal(composes.canvas, own.picture)
+
+
+def test_picture_is_due_when_a_reader_composes_less_than_before() -> None:
+    own = painter()
+    reads = Viewer(own.screen.read(WATCHER, leave_out=frozenset({"film"})))
+    film = Overlay("film", Rect(0, 0, 8, 8))
+    own.screen.painted([], 1, overlays=[film])
+    own.screen.painted([own.fill(film.at)], 2)
+    reads.take()
+    reads.reader.set_leave_out(frozenset())
+    assert reads.reader.next_timeout() == 0 and reads.take() is not None
+    assert reads.taken[-1].damage == (film.at,) and np.array_equal(reads.canvas, own.picture)
