@@ -52,10 +52,25 @@ def test_lasting_condition_is_one_incident_with_first_and_last_time() -> None:
 
 def test_ring_is_bounded_and_totals_are_kept() -> None:
     made, seen = ring()
-    for n in range(INCIDENTS_MAX + 5):
+    for n in range(INCIDENTS_PER_KIND_MAX + 5):
         made.record("store", "can't write", 2 * n * NS_PER_S)
-    assert len(made) == INCIDENTS_MAX and made.totals()["", "store", "can't write"] == INCIDENTS_MAX + 5
+    assert (
+        len(made) == INCIDENTS_PER_KIND_MAX and made.totals()["", "store", "can't write"] == INCIDENTS_PER_KIND_MAX + 5
+    )
     assert [number for change, number in seen if change == "remove"] == [1, 2, 3, 4, 5]
+    for n in range(2 * INCIDENTS_MAX):
+        stage, cause = list(CAUSES)[n % len(CAUSES)]
+        made.record(stage, cause, n * NS_PER_S, subject=f"{n}")
+    assert len(made) == INCIDENTS_MAX
+
+
+def test_refused_requests_displace_none_of_the_daemons_own_incidents() -> None:
+    made, _ = ring()
+    own = made.record("loop", "busy", 0)
+    for n in range(2 * INCIDENTS_MAX):
+        for cause in ("refused", "malformed", "foreign page"):
+            made.record("rights", cause, 2 * n * NS_PER_S, evidence={"who": f"10.0.{n // 256}.{n % 256}"})
+    assert own in made and len(made) == 3 * INCIDENTS_PER_KIND_MAX + 1
 
 
 def test_guest_displaces_no_incidents_of_others_or_daemon() -> None:
@@ -71,7 +86,11 @@ def test_guest_displaces_no_incidents_of_others_or_daemon() -> None:
     for n in range(2 * INCIDENTS_MAX):
         made.record("store", "can't write", n * NS_PER_S, subject=f"{n}")
     kept = [incident.guest for incident in made]
-    assert (kept.count(""), kept.count("bob"), kept.count("alice")) == (INCIDENTS_MAX, 30, INCIDENTS_MAX - 30)
+    assert (kept.count(""), kept.count("bob"), kept.count("alice")) == (
+        INCIDENTS_PER_KIND_MAX + 1,
+        30,
+        INCIDENTS_MAX - 30,
+    )
     # Another guest that begins late gets as much as the one that was there before.
     for n in range(2 * INCIDENTS_MAX):
         stage, cause = list(CAUSES)[n % len(CAUSES)]

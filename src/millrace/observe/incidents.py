@@ -20,7 +20,8 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 INCIDENTS_MAX = 1000
 """The daemon's own, and as many of all guests. A guest's are displaced by others only if it has the most."""
 INCIDENTS_PER_KIND_MAX = 100
-"""Per guest and kind, so that a flood of one kind does not displace the guest's others."""
+"""Per guest and kind, so that a flood of one kind does not displace the guest's others, nor requests of strangers the
+daemon's own."""
 MERGE_NS = NS_PER_S
 LASTING = frozenset({("cycle", "cut short"), ("requests", "cut short")})
 """Lasting conditions: they are reported repeatedly while they last, with pauses."""
@@ -141,7 +142,7 @@ class Incidents:
         self._of_guest.setdefault(guest, OrderedDict())[made.number] = made
         self._ring[made.number] = own[made.number] = self._latest[stage, cause, guest, subject] = made
         self._changed("new", made)
-        if guest and len(own) > INCIDENTS_PER_KIND_MAX:
+        if len(own) > INCIDENTS_PER_KIND_MAX:
             self._forget(next(iter(own.values())))
         self._bound(guest)
         return made
