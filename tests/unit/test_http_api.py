@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from unittest.mock import Mock
 
@@ -97,6 +97,37 @@ def test_large_answer_is_charged_while_it_is_read() -> None:
         async with client.get("/api/v1/things") as answer:
             assert answer.status == 507 and "no room for this answer" in await answer.text()
         held.close()
+
+    served(test)
+
+
+def test_request_body_is_charged_until_its_command_has_run() -> None:
+    async def test(client: TestClient[Any, Any], commands: Commands, budget: Budget) -> None:
+        size, held, rest = MIB // 3, list[asyncio.Future[Any]](), asyncio.Event()
+
+        async def withheld() -> AsyncIterator[bytes]:
+            yield b" " * (size - 2)
+            await rest.wait()
+            yield b"{}"
+
+        def post() -> asyncio.Future[Any]:
+            headers = {"Content-Length": str(size)}
+            return asyncio.ensure_future(client.post("/api/v1/things/7", data=withheld(), headers=headers))
+
+        held += [post(), post()]
+        while budget.held < 2 * size:
+            await asyncio.sleep(0.001)
+        async with await post() as refused:
+            assert refused.status == 507 and "no room for this request" in await refused.text()
+        async with client.post("/api/v1/things/7", data=b"{}") as answer:
+            assert answer.status == 200, "a small one needs no room"
+        async with client.post("/api/v1/things/7", data=b" " * (MIB + 1)) as refused:
+            assert refused.status == 413
+        rest.set()
+        for answer in await asyncio.gather(*held):
+            assert answer.status == 200
+            answer.release()
+        assert budget.held == 0 and len(commands.ran) == 3
 
     served(test)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from typing import Any
 
 from aiohttp import web
 
+from millrace.budget import CONNECTIONS, Account, Budget
 from millrace.control.plane import Operations
 from millrace.control.table import Command
 from millrace.errors import ConfigError
@@ -20,6 +22,8 @@ ADDRESS = web.RequestKey("address", str)
 """The client address, taking X-Forwarded-For only from trusted proxies."""
 PREFIX = "/api/v1"
 BODY_S = 20.0
+SMALL_BODY = 1024
+"""Bodies up to this size are covered by the cost of the connection."""
 
 
 def principal_of(request: web.Request) -> Principal:
@@ -49,6 +53,17 @@ async def _whole(request: web.Request) -> bytes:
         raise web.HTTPBadRequest(text=f"the body can't be read: {printable(error)}\n") from None
 
 
+# A body that is withheld, or whose command waits for the disk, is memory that a client makes the daemon hold. It is
+# charged as soon as its size is announced.
+def charged(request: web.Request, budget: Budget) -> Account:
+    """An account that holds the request's body; BudgetError if its sender's budget has no room for it."""
+    most = request.client_max_size
+    size = 0 if not request.can_read_body else most if request.content_length is None else request.content_length
+    if size > most:
+        raise web.HTTPRequestEntityTooLarge(most, size)
+    return budget.open("request", {"body": size if size > SMALL_BODY else 0}, CONNECTIONS)
+
+
 class Api:
     """Handlers of /api/v1."""
 
@@ -63,10 +78,12 @@ class Api:
     def _route(self, command: Command) -> web.RouteDef:
         async def handle(request: web.Request) -> web.StreamResponse:
             principal = principal_of(request)
-            result = await self._operations.run(principal, command.name, await arguments_of(request))
+            budget = self._operations.budget_of(principal)
+            with closing(charged(request, budget)):
+                result = await self._operations.run(principal, command.name, await arguments_of(request))
             body = (await as_json(result)).encode()
             headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
-            return await send(request, body, headers, self._operations.budget_of(principal))
+            return await send(request, body, headers, budget)
 
         return web.route(command.method, PREFIX + command.path, handle)
 
