@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from millrace.backends import device
 from millrace.cli import demo
-from millrace.cli.columns import cells, folded, shortened, table
+from millrace.cli.columns import CELL_MAX, LINE_MAX, cells, column, folded, say_folded, shortened, table
 from millrace.cli.look import picture
 from millrace.cli.main import app
 from millrace.client.soundserver import keep_out
@@ -89,6 +89,16 @@ def test_wrapped_text_loses_nothing_and_fits() -> None:
             lines
         )
     assert all(line[:15].isspace() for line in list(folded(text, 15, 80))[1:])
+
+
+def test_long_names_are_cut_in_pipes_as_on_terminals(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "n" * 60_000
+    assert cells(column(name, 16)) == CELL_MAX and column("music", 16) == "music" + " " * 11
+    for width in (None, 300):
+        row = table([("what", "name", "state"), ("stream/1", name, "running")], (1,), width)[1]
+        assert cells(row) == len("stream/1") + 2 + CELL_MAX + 2 + len("running") and row.endswith("  running")
+    say_folded(f"request/1: {name} asks", 4)
+    assert len(capsys.readouterr().out) == LINE_MAX + 1
 
 
 def test_table_shrinks_only_flexible_columns() -> None:

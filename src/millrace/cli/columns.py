@@ -1,6 +1,7 @@
 """Fits text to the terminal's width: folded with a hanging indent, names shortened in the middle.
 
-Output to a file or a pipe is left alone, with one object per line, because programs read it.
+Output to a file or a pipe has one object per line, because programs read it. It is not fitted to any width, but a name
+that a stranger chose is cut there too, generously: JSON has it whole.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from millrace.text import printable
 
 COLUMN_MIN = 8
 """Columns are not made narrower than this."""
+CELL_MAX, LINE_MAX = 64, 2000
+"""A name is not shown wider than this, nor a line of text longer, whatever it is written to."""
 SPACIOUS_CELLS = 100
 """From this width on, columns are two cells apart instead of one."""
 _WORDS = re.compile(r"\s*(?:[+-]?\d[\d.]* (?:ns|us|ms|s|ppm|dB|Hz|kb/s|ch|%)(?!\w)\S*|\S+)")
@@ -62,9 +65,7 @@ def shortened(text: str, room: int) -> str:
 
 def column(text: str, width: int) -> str:
     """An untrusted name as a column: exactly `width` cells wide on a terminal, at least that elsewhere."""
-    shown = printable(text, max(len(text), 1))
-    if terminal_width() is not None:
-        shown = shortened(shown, width)
+    shown = shortened(printable(text, max(len(text), 1)), width if terminal_width() is not None else CELL_MAX)
     return shown + " " * max(0, width - cells(shown))
 
 
@@ -88,15 +89,17 @@ def folded(text: str, indent: int, width: int) -> Iterator[str]:
 
 def say_folded(text: str, indent: int) -> None:
     """Print a line, folded if the terminal is too narrow for it. Programs always get a single line."""
-    width, shown = terminal_width(), printable(text, max(len(text), 1))
+    width, shown = terminal_width(), printable(text, LINE_MAX)
     for line in [shown] if width is None else folded(shown, indent, width):
         say(line)
 
 
 def table(rows: Sequence[Sequence[str]], shrinking: Sequence[int], width: int | None) -> list[str]:
     """Align rows in columns, headings first. If they are too wide, the `shrinking` columns are narrowed and the last
-    column is folded."""
+    column is folded. Those columns contain names."""
     widths = [max(map(cells, column)) for column in zip(*rows, strict=True)][:-1]
+    for number in shrinking:
+        widths[number] = min(widths[number], CELL_MAX)
     gap = "  " if width is None or width >= SPACIOUS_CELLS else " "
     taken = len(gap) * len(widths) + cells(rows[0][-1])
     while width is not None and sum(widths) + taken > width:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from millrace.cli.columns import folded, table
+from millrace.cli.columns import LINE_MAX, folded, table
 from millrace.cli.console import say, say_lines, screen, warn
 from millrace.cli.ls import faults_of, in_use, latency_of
 from millrace.cli.values import decimal
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 HEADS = ("what", "name", "state", "level", "latency", "drift", "kb/s", "faults")
-INCIDENTS, LINE_MAX = 5, 2000
+INCIDENTS = 5
 
 
 def top(
