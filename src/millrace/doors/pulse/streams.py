@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.create import attr_reply, create_playback, create_record, held_by_resampler, shown_props
@@ -42,36 +44,16 @@ def delete_playback(client: PulseClient, request: Request) -> None:
 # A DRAIN is answered exactly once: when its last frame has been played, at once if nothing is left (a corked stream
 # included), with NOENTITY if the stream ends first, with BADSTATE if another DRAIN takes its place. One without an
 # answer hangs paplay, sox and aplay, which wait for it before they exit.
-def cork_playback(client: PulseClient, request: Request) -> None:
-    """CORK_PLAYBACK_STREAM. Like the commands that follow, it applies to a stream and those synchronised with it."""
-    streams = client.group_at(request)
-    client.reply(request)
-    for stream in streams:
-        stream.set_corked(request.fields["cork"])
+def for_group(act: Callable[[PlaybackStream, Request], None]) -> Handler:
+    """A handler that does something with a stream and those synchronised with it."""
 
+    def handler(client: PulseClient, request: Request) -> None:
+        streams = client.group_at(request)
+        client.reply(request)
+        for stream in streams:
+            act(stream, request)
 
-def flush_playback(client: PulseClient, request: Request) -> None:
-    """FLUSH_PLAYBACK_STREAM."""
-    streams = client.group_at(request)
-    client.reply(request)
-    for stream in streams:
-        stream.flush()
-
-
-def trigger_playback(client: PulseClient, request: Request) -> None:
-    """TRIGGER_PLAYBACK_STREAM."""
-    streams = client.group_at(request)
-    client.reply(request)
-    for stream in streams:
-        stream.trigger()
-
-
-def prebuf_playback(client: PulseClient, request: Request) -> None:
-    """PREBUF_PLAYBACK_STREAM."""
-    streams = client.group_at(request)
-    client.reply(request)
-    for stream in streams:
-        stream.prebuf()
+    return handler
 
 
 # A drain asks about one stream. The others of its group are started, so that it is not held back by their
@@ -276,10 +258,10 @@ _C = Command
 HANDLERS: dict[Command, Handler] = {
     _C.CREATE_PLAYBACK_STREAM: create_playback,
     _C.DELETE_PLAYBACK_STREAM: delete_playback,
-    _C.CORK_PLAYBACK_STREAM: cork_playback,
-    _C.FLUSH_PLAYBACK_STREAM: flush_playback,
-    _C.TRIGGER_PLAYBACK_STREAM: trigger_playback,
-    _C.PREBUF_PLAYBACK_STREAM: prebuf_playback,
+    _C.CORK_PLAYBACK_STREAM: for_group(lambda stream, request: stream.set_corked(request.fields["cork"])),
+    _C.FLUSH_PLAYBACK_STREAM: for_group(lambda stream, _: stream.flush()),
+    _C.TRIGGER_PLAYBACK_STREAM: for_group(lambda stream, _: stream.trigger()),
+    _C.PREBUF_PLAYBACK_STREAM: for_group(lambda stream, _: stream.prebuf()),
     _C.DRAIN_PLAYBACK_STREAM: drain_playback,
     _C.GET_PLAYBACK_LATENCY: playback_latency,
     _C.SET_PLAYBACK_STREAM_BUFFER_ATTR: set_playback_attr,
