@@ -15,7 +15,7 @@ import numpy as np
 from millrace.client.fileplayer import FilePlayer
 from millrace.doors.machine import MachineDoor
 from millrace.doors.microphone import MicrophoneStream
-from millrace.doors.qemu.door import KeptVoices, QemuPlayback, QemuRecord
+from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import SessionEvent, VncDoor
 from millrace.dsp.convert import Samples
@@ -187,7 +187,7 @@ def _display(on_bus: bool) -> Take:
 def _audio() -> Take:
     rig = Rig()
     source, peers = rig.graph.add_source("microphone", "Microphone"), [AudioPeer(0), AudioPeer(0)]
-    playback = QemuPlayback(rig.graph, peers[0], "QEMU", KeptVoices())
+    playback = QemuPlayback(rig.graph, peers[0], "QEMU", EndedVoices())
     doors: list[MachineDoor] = [playback, QemuRecord(rig.graph, source, peers[1], "QEMU")]
 
     def take(data: bytes) -> None:

@@ -19,7 +19,7 @@ import pytest
 from millrace.cli.api import refusal
 from millrace.cli.columns import cells
 from millrace.client.pulse import PulsePlayer
-from millrace.control.store import NotKept
+from millrace.control.store import NotSaved
 from millrace.daemon.app import Daemon
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, RightsError
 from millrace.guest.config import GuestConfig
@@ -216,6 +216,6 @@ def test_http_statuses_map_to_exit_codes(status: int, kind: type[Exception]) -> 
     assert refusal(status) is kind
 
 
-@pytest.mark.parametrize("kind", [ConfigError, GraphError, BudgetError, RightsError, NotFound, NotKept])
+@pytest.mark.parametrize("kind", [ConfigError, GraphError, BudgetError, RightsError, NotFound, NotSaved])
 def test_refusal_has_same_exit_code_over_http_and_locally(kind: type[MillraceError]) -> None:
     assert refusal(kind.status).exit_code == kind.exit_code

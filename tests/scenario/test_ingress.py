@@ -18,7 +18,7 @@ from millrace.codec.parameters import CodecParameters
 from millrace.control.publish import Publisher
 from millrace.control.registry import Registry
 from millrace.doors.ingress import recorder_of
-from millrace.doors.qemu.door import KeptVoices, QemuPlayback
+from millrace.doors.qemu.door import EndedVoices, QemuPlayback
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.graph.model import Ids
@@ -205,7 +205,7 @@ class House(Rig):
 
     def _qemu(self, qemu: QemuMachine) -> Callable[[], None]:
         card, peer = FakeQemu("Out"), AudioPeer(0)
-        door = QemuPlayback(self.graph, peer, "QEMU", KeptVoices(), qemu.spec.text)
+        door = QemuPlayback(self.graph, peer, "QEMU", EndedVoices(), qemu.spec.text)
         qemu.doors.append(door)
         tone = encode(SampleFormat.S16LE, sine(20.0, 997, 44_100))
         sent = 0

@@ -238,7 +238,7 @@ def test_change_that_can_not_be_saved_is_not_made(tmp_path: Path) -> None:
         before, objects = await everything(daemon), len(daemon.worker.registry)
         daemon.worker.store._db.execute("PRAGMA query_only=1")
         for method, args in changes:
-            with pytest.raises(ConfigError, match="not kept"):
+            with pytest.raises(ConfigError, match="not saved"):
                 await ask(daemon, method, **args)
             assert await everything(daemon) == before, method
         assert (

@@ -12,7 +12,7 @@ from millrace.codec.opus import OpusDecoder, OpusEncoder
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import CodecSettings
 from millrace.doors.microphone import MicrophoneStream
-from millrace.doors.qemu.door import KeptVoices, QemuPlayback, QemuRecord
+from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat, encode
@@ -46,7 +46,7 @@ class Machine:
         self.heard: Capture = self.rig.capture()
         self.out, self.out_peer = FakeQemu("Out"), AudioPeer(0)
         self.mic, self.mic_peer = FakeQemu("In"), AudioPeer(0)
-        self.playback = QemuPlayback(self.rig.graph, self.out_peer, "QEMU", KeptVoices())
+        self.playback = QemuPlayback(self.rig.graph, self.out_peer, "QEMU", EndedVoices())
         self.record = QemuRecord(self.rig.graph, self.source, self.mic_peer, "QEMU")
         self.rate, self.pace = rate, pace
         self._tone = encode(SampleFormat.S16LE, sine(60.0, hz, rate))

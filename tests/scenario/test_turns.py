@@ -23,7 +23,7 @@ from millrace.graph.model import Stream
 from millrace.graph.share import LIGHT_NS, NO_PROGRESS_NS, SHORT_NS, SLICE_NS, Lag, Share
 from millrace.io.client import ClientConnection
 from millrace.io.runner import RECEIVE_BYTES, StreamRunner
-from millrace.io.turns import Portion, Steps, Turns
+from millrace.io.turns import ChunkSize, Steps, Turns
 from millrace.observe.incidents import INCIDENTS_PER_KIND_MAX, Incidents
 from millrace.rights.grants import Subject
 from millrace.rights.model import OWNER
@@ -177,11 +177,11 @@ def test_awaited_work_is_charged_but_does_not_wait_again() -> None:
 
 
 def test_portion_adapts_to_cost_of_its_bytes() -> None:
-    portion = Portion(64, 4096)
+    chunk_size = ChunkSize(64, 4096)
     sizes = []
     for over in (*[False] * 8, *[True] * 8):
-        portion.processed(over)
-        sizes.append(portion.bytes)
+        chunk_size.processed(over)
+        sizes.append(chunk_size.bytes)
     assert sizes == [128, 256, 512, 1024, 2048, 4096, 4096, 4096, 2048, 1024, 512, 256, 128, 64, 64, 64]
 
 

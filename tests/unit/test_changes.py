@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from millrace.control.store import NotKept
+from millrace.control.store import NotSaved
 from millrace.control.writer import Stopping
 from millrace.errors import GraphError, MillraceError, RightsEnded, RightsError
 from millrace.guest.config import stream_table
@@ -175,7 +175,7 @@ def test_stream_rules_are_deleted_with_their_guest(tmp_path: Path) -> None:
             await hall.worker.remove_guest("bob")
         with pytest.raises(NotFound):
             await hall.worker.learn(bob, stream_table("bob") + GROUP, "{}")
-        with pytest.raises(NotKept):
+        with pytest.raises(NotSaved):
             await streams.learn(stream_table("bob") + GROUP, "{}")
         with pytest.raises(NotFound, match="bob"):
             await hall.ask("remember", key=stream_table("bob") + GROUP, value="{}")

@@ -7,7 +7,7 @@ import pytest
 from millrace import errors
 from millrace.cli.console import OutputClosed
 from millrace.client.endpoint import ending
-from millrace.control.store import NotKept, NotRead
+from millrace.control.store import NotRead, NotSaved
 from millrace.errors import BY_LISTENER_WORD, BY_WORD, MillraceError
 from millrace.guest.notfound import NotFound
 from millrace.rights.tokens import TooManyTries
@@ -15,7 +15,7 @@ from millrace.rights.tokens import TooManyTries
 CALLED = {
     errors.MillraceError: (500, "internal", 1),
     errors.ConfigError: (400, "config", 2),
-    NotKept: (503, "graph", 3),
+    NotSaved: (503, "graph", 3),
     NotRead: (503, "graph", 2),
     errors.GraphError: (409, "graph", 3),
     NotFound: (404, "graph", 3),
@@ -49,7 +49,7 @@ def test_every_error_class_is_listed_here() -> None:
 @pytest.mark.parametrize(
     ("kind", "word"),
     [
-        (errors.ConfigError, "settings"), (NotKept, "settings"), (errors.GraphError, "graph"), (NotFound, "graph"),
+        (errors.ConfigError, "settings"), (NotSaved, "settings"), (errors.GraphError, "graph"), (NotFound, "graph"),
         (errors.BudgetError, "limit"), (errors.RightsError, "protocol"), (errors.RemoteProtocolError, "protocol"),
         (errors.PeerLost, "protocol"), (errors.CodecError, "protocol"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from millrace.doors.qemu.door import ENDED_VOICES_MAX, VOICES_MAX, KeptVoices, QemuPlayback
+from millrace.doors.qemu.door import ENDED_VOICES_MAX, VOICES_MAX, EndedVoices, QemuPlayback
 from millrace.doors.spice.door import SpicePlayback
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat
@@ -97,7 +97,7 @@ def test_any_protocol_may_send_empty_sound(size: int) -> None:
     rig = Rig()
     peer = AudioPeer(0)
     peer._events += [VoiceInit(1, PCM), VoiceWrite(1, bytes(size))]
-    QemuPlayback(rig.graph, peer, "QEMU", KeptVoices()).receive(0)
+    QemuPlayback(rig.graph, peer, "QEMU", EndedVoices()).receive(0)
     wire = VncClient(48_000, 2, "", lambda challenge, password: bytes(16), 0)
     wire._events += [AudioBegin(), AudioData(bytes(size))]
     VncDoor(rig.graph, wire).receive(0)
@@ -119,7 +119,7 @@ def test_volume_has_at_most_the_channels_of_a_voice() -> None:
 
 def test_voices_with_ever_new_numbers_are_forgotten() -> None:
     rig = Rig()
-    peer, kept = AudioPeer(0), KeptVoices()
+    peer, kept = AudioPeer(0), EndedVoices()
     door = QemuPlayback(rig.graph, peer, "QEMU", kept)
     for n in range(2 * ENDED_VOICES_MAX):
         peer._events += [VoiceInit(n, PCM), VoiceVolume(n, False, (255, 255)), VoiceFini(n)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from millrace.doors.machine import MachineDoor
-from millrace.doors.qemu.door import KeptVoices, QemuPlayback, QemuRecord
+from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat
@@ -57,7 +57,7 @@ def spice_record(rig: Rig) -> MachineDoor:
 
 
 PLAYING: dict[str, tuple[Make, int]] = {
-    "QEMU": (lambda rig: QemuPlayback(rig.graph, qemu_peer(), "QEMU", KeptVoices()), 2),
+    "QEMU": (lambda rig: QemuPlayback(rig.graph, qemu_peer(), "QEMU", EndedVoices()), 2),
     "SPICE": (spice_playback, 1),
     "VNC": (vnc, 1),
 }

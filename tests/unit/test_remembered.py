@@ -128,11 +128,11 @@ class Refusing(Store):
 
     def keep_devices(self, *values: object) -> None:
         """See `Store`."""
-        raise ConfigError("not kept")
+        raise ConfigError("not saved")
 
     def remember_all(self, *values: object) -> None:
         """See `Store`."""
-        raise ConfigError("not kept")
+        raise ConfigError("not saved")
 
 
 @pytest.mark.parametrize(("kind", "kept"), [(Store, True), (Refusing, False)])

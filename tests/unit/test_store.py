@@ -19,7 +19,7 @@ import pytest
 
 from millrace.control import store as store_module
 from millrace.control.schema import MIGRATIONS
-from millrace.control.store import NotKept, Store
+from millrace.control.store import NotSaved, Store
 from millrace.control.storefaults import mend_of
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
@@ -199,7 +199,7 @@ def test_file_locked_while_running_refuses_changes_until_released(
     store = Store(tmp_path / "s.db")
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(ConfigError, match=r"not kept: .*locked"):
+        with pytest.raises(ConfigError, match=r"not saved: .*locked"):
             store.keep_sink("alice", "music", "Music")
         with pytest.raises(ConfigError, match=r"^not read: .*locked"):
             store.guest("alice")
@@ -260,7 +260,7 @@ def test_invalid_row_is_reported_and_not_read(where: str, tmp_path: Path) -> Non
 
 def test_invalid_value_is_no_file_error_and_internal_error_is_not_hidden(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.db")
-    with pytest.raises(ConfigError, match=r"^not kept: .*a lone surrogate"):
+    with pytest.raises(ConfigError, match=r"^not saved: .*a lone surrogate"):
         store.keep_sink("alice", "music", "\ud800")
     assert not store.trouble and store.guest("alice").sinks == []
     with pytest.raises(ValueError, match="our own"), store._writing():
@@ -308,7 +308,7 @@ def test_a_change_is_refused_exactly_if_it_is_not_on_disk(instead: str, tmp_path
     store.keep_grant("alice", MONITOR, "before", Verdict.DENY)
     store._db = faulty = Faulty(store._db, instead)  # type: ignore[assignment]
     if instead == "ROLLBACK":
-        with pytest.raises(NotKept, match="disk I/O error"):
+        with pytest.raises(NotSaved, match="disk I/O error"):
             store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
     else:
         store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
@@ -319,7 +319,7 @@ def test_a_change_is_refused_exactly_if_it_is_not_on_disk(instead: str, tmp_path
     assert not store.trouble
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("DELETE FROM grants WHERE program = 'after'")
-    with pytest.raises(NotKept, match=r"another program has .* changed it"):
+    with pytest.raises(NotSaved, match=r"another program has .* changed it"):
         store.keep_grant("alice", MONITOR, "lost", Verdict.DENY)
     store.close()
     again = Store(path)
@@ -369,7 +369,7 @@ def as_nobody(folder: Path, statement: str) -> str:
 def test_store_has_one_daemon_at_a_time_and_crash_releases_lock(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     holding = f"""
-from pathlib import Path; from millrace.control.store import NotKept, Store
+from pathlib import Path; from millrace.control.store import NotSaved, Store
 from millrace.control.storefaults import mend_of
 store = Store(Path({str(path)!r})); print("held", flush=True); input()
 """
@@ -451,7 +451,7 @@ def test_kill_at_any_step_leaves_complete_change_or_none(what: str, tmp_path: Pa
 WRITER = """
 import sys
 from pathlib import Path
-from millrace.control.store import NotKept, Store
+from millrace.control.store import NotSaved, Store
 from millrace.control.storefaults import mend_of
 from millrace.rights.grants import Permission, Verdict
 store = Store(Path(sys.argv[1]))
@@ -496,7 +496,7 @@ def test_full_disk_refuses_changes_completely_and_recovers(full: Path) -> None:
     store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
     fill(full)
     kept = 0
-    with pytest.raises(ConfigError, match="not kept") as refused:
+    with pytest.raises(ConfigError, match="not saved") as refused:
         for n in range(3000):
             store.keep_level("alice", "sink", f"sink{n}" * 30, ((1.0,), False))
             kept += 1
@@ -558,7 +558,7 @@ def test_file_replaced_while_running_refuses_changes(swap: Callable[[Path], None
     store = Store(path)
     swap(path)
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"not kept: .*(moved, removed or changed|not a database|malformed)"):
+        with pytest.raises(ConfigError, match=r"not saved: .*(moved, removed or changed|not a database|malformed)"):
             store.keep_sink("alice", "music", "Music")
     store.close()
 
@@ -582,7 +582,7 @@ def test_file_moved_away_during_change_refuses_it(before: str, tmp_path: Path) -
     path, elsewhere = tmp_path / "state.db", tmp_path / "elsewhere"
     store = Store(path)
     store._db.set_trace_callback(lambda sql: path.rename(elsewhere) if sql.startswith(before) else None)
-    with pytest.raises(NotKept, match="moved"):
+    with pytest.raises(NotSaved, match="moved"):
         store.keep_devices("alice", {("sink", "music"): ((0.5,), False)}, {})
     store._db.set_trace_callback(None)
     elsewhere.rename(path)
@@ -595,6 +595,6 @@ def test_overwritten_file_is_reported_whatever_it_contains(tmp_path: Path) -> No
     path = tmp_path / "state.db"
     store = Store(path)
     overwritten(path)
-    with pytest.raises(NotKept, match="another program has moved, removed or changed it"):
+    with pytest.raises(NotSaved, match="another program has moved, removed or changed it"):
         store.keep_sink("alice", "music", "Music")
     store.close()

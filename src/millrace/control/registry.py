@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from millrace.io.turns import Portion, Steps, Turns
+from millrace.io.turns import ChunkSize, Steps, Turns
 from millrace.rights.model import Principal, Right
 from millrace.text import parse_choice
 from millrace.wire.native.messages import Objects, frame, packed
@@ -149,7 +149,7 @@ class Registry:
         """By guest: the measurements last sent, the same for all watchers that asked."""
         self._of_guest: dict[str, set[int]] = {}
         self._turns = Turns()
-        self._portion = Portion(SLICE_MIN, SLICE)
+        self._chunk_size = ChunkSize(SLICE_MIN, SLICE)
         self._telling = Steps(self._tell, self._turns.over)
 
     def __len__(self) -> int:
@@ -198,14 +198,14 @@ class Registry:
         """Send changes to watchers, slice by slice, a few watchers per step; then measurements."""
         while self._there or self._gone or self._measured:
             if self._there or self._gone:
-                there = _slice(self._there, self._portion.bytes)
+                there = _slice(self._there, self._chunk_size.bytes)
                 gone, self._gone = self._gone, {}
                 self._leaving = gone
                 shown = {entry.id: _shown(entry) for entry in there}
                 yield from self._tell_of(there, shown, gone, list(self._watchers))
                 self._leaving = {}
             else:
-                there = _slice(self._measured, self._portion.bytes)
+                there = _slice(self._measured, self._chunk_size.bytes)
                 shown = {entry.id: _shown(entry) for entry in there}
                 there = [e for e in there if self._last.get(e.guest, {}).get(e.id) != shown[e.id]]
                 for guest in {entry.guest for entry in there}:
@@ -227,7 +227,7 @@ class Registry:
                 seen = [shown[e.id] for e in there if _sees(watcher, e)]
                 lost = [e.id for e in gone.values() if _sees(watcher, e)]
                 data = made[key] = watcher.encode(seen, lost, False) if seen or lost else b""
-                self._portion.processed(len(data) > STEP_BYTES)
+                self._chunk_size.processed(len(data) > STEP_BYTES)
             if data and watcher in self._watchers:
                 watcher.send_objects(data)
             # Encoding is slow, so it takes a step of its own; sending an encoded message is cheap.
@@ -265,15 +265,15 @@ class Registry:
             self._last.pop(guest, None)
 
     def _show(self, watcher: Watcher, look: _Look) -> Iterator[None]:
-        ids, portion = iter(list(self._entries)), Portion(SLICE_MIN, SLICE)
+        ids, chunk_size = iter(list(self._entries)), ChunkSize(SLICE_MIN, SLICE)
         while self._watchers.get(watcher) is look:
-            part = [self._entries.get(id_) for id_ in islice(ids, portion.bytes)]
+            part = [self._entries.get(id_) for id_ in islice(ids, chunk_size.bytes)]
             shown = [_shown(entry) for entry in _seen_by(watcher, part)]
-            over = len(part) < portion.bytes
+            over = len(part) < chunk_size.bytes
             # Not `look.gone - self._entries.keys()`, which goes through all objects.
             gone, look.gone = sorted(id_ for id_ in look.gone if id_ not in self._entries), frozenset()
             made = watcher.encode(shown, gone, over and not look.synced)
-            portion.processed(len(made) > STEP_BYTES)
+            chunk_size.processed(len(made) > STEP_BYTES)
             watcher.send_objects(made)
             if over:
                 look.synced = True

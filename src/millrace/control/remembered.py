@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
-from millrace.control.store import NotKept
+from millrace.control.store import NotSaved
 from millrace.control.writer import Stopping, StoreWriter
 from millrace.errors import ConfigError
 from millrace.guest.config import stream_table
@@ -58,10 +58,10 @@ class GuestWriter:
         """The guest is gone."""
 
     async def write(self, change: Callable[..., T], *args: Any) -> T:
-        """See `StoreWriter.write`; NotKept if the guest is gone when its turn comes."""
+        """See `StoreWriter.write`; NotSaved if the guest is gone when its turn comes."""
         async with self.turn:
             if self.ended:
-                raise NotKept("not kept: the guest was removed")
+                raise NotSaved("not saved: the guest was removed")
             return await self._keeper.write(change, *args)
 
 

@@ -36,13 +36,13 @@ from millrace.text import quoted
 log = logging.getLogger("millrace.store")
 
 
-class NotKept(ConfigError):
+class NotSaved(ConfigError):
     """A change that can't be written, and so was not made."""
 
     status, word, exit_code = 503, "graph", 3
 
 
-class NotRead(NotKept):
+class NotRead(NotSaved):
     """Stored data can't be read."""
 
     # This prevents the daemon from starting, so it is the exit status of `serve`.
@@ -56,7 +56,7 @@ IN_MEMORY = Path(":memory:")
 
 
 @dataclass(frozen=True, slots=True)
-class KeptGuest:
+class StoredGuest:
     """Stored state of one guest."""
 
     sinks: list[tuple[str, str]] = field(default_factory=list)
@@ -193,7 +193,7 @@ class Store:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One change, on disk when the block ends; on failure ConfigError, and nothing is changed."""
-        with self._told("kept", NotKept):
+        with self._told("saved", NotSaved):
             before, trouble = None, ""
             try:
                 with _transaction(self._db) as db:
@@ -237,7 +237,7 @@ class Store:
         return self._told("read", NotRead)
 
     @contextlib.contextmanager
-    def _told(self, what: str, kind: type[NotKept]) -> Iterator[None]:
+    def _told(self, what: str, kind: type[NotSaved]) -> Iterator[None]:
         """Convert database errors to `kind`. Trouble with the file stays in `trouble` until a change succeeds."""
         try:
             yield
@@ -304,13 +304,13 @@ class Store:
         with self._reading(), _understood("a guest"):
             return {name: dict(json.loads(options)) for name, options in self._rows("SELECT name, options FROM guests")}
 
-    def guest(self, name: str) -> KeptGuest:
+    def guest(self, name: str) -> StoredGuest:
         """Stored state of a guest."""
         with self._reading(), _understood(f"a level or a rule of guest {quoted(name)}"):
             sinks = self._rows("SELECT name, description FROM sinks WHERE guest = ?", name)
             levels = self._rows("SELECT kind, name, gains, mute FROM levels WHERE guest = ?", name)
             grants = self._rows("SELECT what, program, allow FROM grants WHERE guest = ?", name)
-            return KeptGuest(
+            return StoredGuest(
                 sinks,
                 {(kind, name): (_gains(gains), bool(mute)) for kind, name, gains, mute in levels},
                 dict(self._rows("SELECT kind, name FROM defaults WHERE guest = ?", name)),

@@ -19,7 +19,7 @@ from millrace.control.publish import GrantPublisher, Publisher, TokenPublisher
 from millrace.control.registry import Registry
 from millrace.control.remembered import Memory
 from millrace.control.results import PolicyView
-from millrace.control.store import KeptGuest, Store
+from millrace.control.store import Store, StoredGuest
 from millrace.control.tokens import Access
 from millrace.control.verbs import Found
 from millrace.control.writer import Stopping, StoreWriter
@@ -247,7 +247,7 @@ class Worker:
         await self._stop_guest(guest, "the guest could not be started")
 
     @staticmethod
-    def _restore(guest: Guest, kept: KeptGuest) -> None:
+    def _restore(guest: Guest, kept: StoredGuest) -> None:
         """Restore a guest's sinks, levels and rules. Stored rules override those of the configuration."""
         defaults = {(DEFAULT, kind): name for kind, name in kept.defaults.items()}
         guest.devices.load({**kept.levels, **defaults})

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from millrace.control.store import NotKept, Store
+from millrace.control.store import NotSaved, Store
 from millrace.errors import ConfigError, MillraceError
 from millrace.io.clock import now_ns
 from millrace.units import HostNs
@@ -23,7 +23,7 @@ log = logging.getLogger("millrace.store")
 T = TypeVar("T")
 
 
-class Stopping(NotKept):
+class Stopping(NotSaved):
     """The daemon is stopping, and makes no more changes."""
 
     word = "busy"

@@ -37,7 +37,7 @@ class CaptureQueue:
         self.node.active = self.node.clocked = False
         self._keep = ns_to_frames(KEEP_NS, rate)
         resampler = resampler_bytes(graph.rate, rate, len(positions), low_delay=True)
-        self.node.asks = {"queue": 2 * self._keep * len(positions) * 4, "resampler": resampler}
+        self.node.charges = {"queue": 2 * self._keep * len(positions) * 4, "resampler": resampler}
         self._resampler: Resampler | None = None
         self._blocks: list[Samples] = []
         self._fill: Frames = 0

@@ -292,6 +292,6 @@ def fitted(gains: tuple[float, ...], channels: int) -> tuple[float, ...]:
 def new_stream(graph: Graph, sink: Sink, name: str, fmt: AudioFormat, props: dict[str, str]) -> Stream:
     """Add a node for a pushed stream to the graph; GraphError if the guest has too many."""
     node = Stream(graph.ids.take(), name, fmt.positions, props)
-    node.asks = {"tape": tape_bytes(fmt.rate, len(fmt.positions), TAPE_S)}
+    node.charges = {"tape": tape_bytes(fmt.rate, len(fmt.positions), TAPE_S)}
     graph.add_stream(node, sink)
     return node

@@ -54,7 +54,7 @@ class NodeAccounts:
         try:
             if others >= limit:
                 raise GraphError(f"guest {self._guest} already has {limit:.0f} {kind}, the maximum")
-            node.account = self._budget.open(node.kind, node.asks | {"node": self.weight(node)}, node.reach)
+            node.account = self._budget.open(node.kind, node.charges | {"node": self.weight(node)}, node.reach)
         except GraphError:
             _turn_away(node)
             raise

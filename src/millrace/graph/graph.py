@@ -210,7 +210,7 @@ class Graph(Nodes):
     def add_stream(self, stream: Stream, sink: Sink) -> None:
         """Add a stream, linked to `sink`, inactive."""
         link = link_to(stream, sink)
-        stream.asks = stream.asks | {"links": bytes_of([link])}
+        stream.charges = stream.charges | {"links": bytes_of([link])}
         self._accounts.admit(stream, len(self.streams))
         stream.links = [link]
         self.streams[stream.id] = stream

@@ -121,7 +121,7 @@ class Node:
     props: dict[str, str] = field(default_factory=dict)
     state: NodeState = NodeState.SUSPENDED
     trace: deque[StateChange] = field(default_factory=lambda: deque(maxlen=TRACE_LENGTH))
-    asks: dict[Hashable, int] = field(default_factory=dict)
+    charges: dict[Hashable, int] = field(default_factory=dict)
     """Bytes that its door needs for it from the start, by part; it is admitted only if they fit."""
     reach: float = PROGRAMS
     """The share of its guest's budget up to which it may be admitted."""

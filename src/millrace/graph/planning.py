@@ -56,9 +56,9 @@ class Planning:
         """Begin a new plan if one is needed, none is being built, and the one in force has been heard."""
         if self.stale and self._steps is None and not self._planner.ahead:
             self.stale = False
-            asks = [stream.latency_ask_ns for stream in streams if stream.active or stream.starved]
-            asks += [tap.latency_ask_ns for tap in taps if tap.active]
-            self._steps = self._make(list(mixes), list(taps), self._quanta.chosen(asks, self.quantum))
+            requested = [stream.latency_ask_ns for stream in streams if stream.active or stream.starved]
+            requested += [tap.latency_ask_ns for tap in taps if tap.active]
+            self._steps = self._make(list(mixes), list(taps), self._quanta.chosen(requested, self.quantum))
 
     def go_on(self, over: Callable[[], bool], position: Frames) -> None:
         """Continue building until `over`. A finished plan comes into force for what is heard from `position` on."""

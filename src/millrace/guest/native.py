@@ -187,7 +187,7 @@ class NativeStreams:
         node = Stream(guest.graph.ids.take(), args.name or "stream", fmt.positions, props)
         node.chosen = ("sink",) if args.at else ()
         capacity = target + target // 4
-        node.asks = _asks(guest, fmt, capacity, target)
+        node.charges = _charges(guest, fmt, capacity, target)
         with Descriptors() as theirs, self._begun(node.id):
             own = self._memory(guest, capacity, fmt, node.id, theirs)
             self._plays(own, node, PlaybackState(fmt, target, self._session.subject.identity.pid))
@@ -216,7 +216,7 @@ class NativeStreams:
         fmt, target = self._checked(args)
         props = _props(args, self._session.name)
         node = Tap(guest.graph.ids.take(), args.name or "recorder", fmt.positions, props, clocked=True)
-        node.asks = _asks(guest, fmt, 2 * target, max(1, target // 4))
+        node.charges = _charges(guest, fmt, 2 * target, max(1, target // 4))
         with Descriptors() as theirs, self._begun(node.id):
             own = self._memory(guest, 2 * target, fmt, node.id, theirs)
             self._records(own, node, RecordState(fmt, max(1, target // 4)))
@@ -414,7 +414,7 @@ def _props(args: Open, client: str) -> dict[str, str]:
     return {"application.name": client, "media.name": args.name} | dict(list(args.props.items())[:PROPS_MAX])
 
 
-def _asks(guest: Guest, fmt: AudioFormat, capacity: Frames, target: Frames) -> dict[Hashable, int]:
+def _charges(guest: Guest, fmt: AudioFormat, capacity: Frames, target: Frames) -> dict[Hashable, int]:
     """What a stream takes from its guest's budget. The ring counts there, whichever side fills it."""
     low_delay = frames_to_ns(target, fmt.rate) < LOW_DELAY_NS
     resampler = resampler_bytes(fmt.rate, guest.graph.rate, len(fmt.positions), low_delay)

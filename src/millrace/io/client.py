@@ -14,7 +14,7 @@ from millrace.io.crypto import tls_trouble
 from millrace.io.lookup import found_below
 from millrace.io.runner import StreamRunner
 from millrace.io.sockets import keep_alive, why_not_unix
-from millrace.io.turns import Portion, Turns
+from millrace.io.turns import ChunkSize, Turns
 from millrace.units import HostNs
 from millrace.wire.contract import Session
 
@@ -25,7 +25,7 @@ UNREAD_MAX = 2 * 1024 * 1024
 """The most bytes that may wait for a machine to read them: a few seconds of microphone sound."""
 GONE_S = 30
 """A machine whose host vanished without closing the connection is detected, and looked for again, after this."""
-PORTION_BYTES_MIN, PORTION_BYTES_MAX = 64, 4096
+CHUNK_BYTES_MIN, CHUNK_BYTES_MAX = 64, 4096
 
 
 class Closed(PeerLost):
@@ -111,7 +111,7 @@ class ClientConnection:
         self._runner = _Runner(self, turns, whose)
         self._transport: asyncio.Transport | None = None
         self._shaking = False
-        self._portion = Portion(PORTION_BYTES_MIN, PORTION_BYTES_MAX)
+        self._chunk_size = ChunkSize(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX)
         self._plain = False
         """Connected over TCP without TLS, and nothing has arrived yet."""
 
@@ -190,13 +190,13 @@ class ClientConnection:
         taken, self._plain = 0, False
         try:
             while taken < len(data):
-                size = self._portion.bytes
+                size = self._chunk_size.bytes
                 self._core.receive(data[taken : taken + size], now_ns)
                 taken += size
                 self._partial(self._core.partial_bytes)
                 self._after(now_ns)
                 over = self.over()
-                self._portion.processed(over)
+                self._chunk_size.processed(over)
                 if over:
                     break
             return min(taken, len(data))

@@ -16,14 +16,14 @@ from millrace.io.clock import now_ns
 from millrace.io.runner import CLOSE_TIMEOUT_S
 from millrace.io.senderidentity import SenderIdentity
 from millrace.io.timer import TimerRunner
-from millrace.io.turns import Portion, Turns
+from millrace.io.turns import ChunkSize, Turns
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import Session
 
 log = logging.getLogger("millrace.io")
 RECEIVE_BYTES = 64 * 1024
-PORTION_BYTES_MIN, PORTION_BYTES_MAX = 256, 4 * 1024
+CHUNK_BYTES_MIN, CHUNK_BYTES_MAX = 256, 4 * 1024
 """How much is read and parsed in one step when other connections share the turns."""
 FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
@@ -82,8 +82,8 @@ class FdStream:
         outgoing: Outgoing | None = None,
     ) -> None:
         self._whose, self._gone = whose, gone
-        self._portion = (
-            Portion(RECEIVE_BYTES, RECEIVE_BYTES) if turns is None else Portion(PORTION_BYTES_MIN, PORTION_BYTES_MAX)
+        self._chunk_size = (
+            ChunkSize(RECEIVE_BYTES, RECEIVE_BYTES) if turns is None else ChunkSize(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX)
         )
         self.turns = turns or Turns()
         """The turns of the guest that is charged for the work."""
@@ -144,7 +144,7 @@ class FdStream:
             if self.sender is not None and self.sender.done:
                 self.sender = None
         self._run(lambda: self._core.receive(self._buffer[:size], now_ns()))
-        self._portion.processed(self.turns.over())
+        self._chunk_size.processed(self.turns.over())
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`: the core's deadline, as long as the stream is read."""
@@ -172,8 +172,8 @@ class FdStream:
 
     def _receive(self) -> int:
         if self._take_fds is None:
-            return self._sock.recv_into(self._buffer, self._portion.bytes)
-        data, fds, _, _ = socket.recv_fds(self._sock, self._portion.bytes, FDS_MAX)
+            return self._sock.recv_into(self._buffer, self._chunk_size.bytes)
+        data, fds, _, _ = socket.recv_fds(self._sock, self._chunk_size.bytes, FDS_MAX)
         self._take_fds(fds)
         self._buffer[: len(data)] = data
         return len(data)

@@ -38,11 +38,11 @@ class Worker(Protocol):
         ...
 
 
-class Portion:
+class ChunkSize:
     """How many bytes a connection processes before it checks whether its turn is over.
 
     The same number of bytes may be a few milliseconds of sound, which take microseconds, or fifty requests for new
-    streams, which take several turns. So the portion is halved whenever one of them has used up a turn by itself, and
+    streams, which take several turns. So the size is halved whenever one of them has used up a turn by itself, and
     doubled whenever one has not.
     """
 

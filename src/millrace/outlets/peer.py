@@ -33,7 +33,7 @@ HOLD_NS = 200 * NS_PER_MS
 QUEUE_PACKETS_MAX, QUEUE_BYTES_MAX = 50, 1024 * 1024
 ENCODER_BYTES = 64 * 1024
 """Memory of an encoder per channel, including its packets."""
-LATENCY_ASKS_NS: dict[str, HostNs] = {"low": 5 * NS_PER_MS, "normal": 40 * NS_PER_MS, "robust": 40 * NS_PER_MS}
+REQUESTED_LATENCY_NS: dict[str, HostNs] = {"low": 5 * NS_PER_MS, "normal": 40 * NS_PER_MS, "robust": 40 * NS_PER_MS}
 
 Message = str | bytes
 Write = Callable[[Sequence[Message]], None]
@@ -148,7 +148,7 @@ class SharedEncoder:
         positions = _layout(sink, settings)
         self.tap = Tap(graph.ids.take(), f"listeners of {sink.name}", positions, consumer=self, reach=LISTENERS)
         low = resampler_bytes(graph.rate, OPUS_RATE, len(positions), low_delay=True)
-        self.tap.asks = {"encoder": ENCODER_BYTES * len(positions), "resampler": low}
+        self.tap.charges = {"encoder": ENCODER_BYTES * len(positions), "resampler": low}
         self._expected_loss = settings.loss
         self._sequence = 0
         self._quiet_frames = 0
@@ -221,8 +221,8 @@ class SharedEncoder:
 
     def update_latency(self) -> None:
         """The graph's quantum follows the most demanding listener."""
-        asks = [LATENCY_ASKS_NS[outlet.latency] for outlet in self.outlets]
-        ask = min(asks, default=LATENCY_ASKS_NS["normal"])
+        requested = [REQUESTED_LATENCY_NS[outlet.latency] for outlet in self.outlets]
+        ask = min(requested, default=REQUESTED_LATENCY_NS["normal"])
         if ask != self.tap.latency_ask_ns:
             self.tap.latency_ask_ns = ask
             self.graph.touch(self.tap)

@@ -155,6 +155,6 @@ class Program:
             except PeerLost:
                 raise
             except MillraceError as error:
-                log.warning("not kept: %s", error)
+                log.warning("not saved: %s", error)
             if self._notes.get(key) is command:
                 del self._notes[key]

@@ -38,7 +38,7 @@ _SHOWN = ("application.name", "application.process.binary", "application.process
 DONT_MOVE = "its client asked for it not to be moved"
 
 
-def shown_props(client: PulseClient, props: Props) -> dict[str, str]:
+def display_props(client: PulseClient, props: Props) -> dict[str, str]:
     """The properties that Millrace itself shows; the stream's take precedence over its client's."""
     merged = client.props | props
     return {key: text for key in _SHOWN if (text := prop_text(merged, key))}
@@ -125,7 +125,7 @@ def _sink_for(client: PulseClient, f: Fields, base: PlaybackStream | None) -> Si
 
 
 def _playback_node(client: PulseClient, f: Fields, fmt: AudioFormat, joins: bool) -> Stream:
-    shown = shown_props(client, client.props | f["props"])
+    shown = display_props(client, client.props | f["props"])
     node = Stream(client.door.graph.ids.take(), stream_name(f["props"], client), fmt.positions, shown)
     if f.get("volume_set", True):
         node.gains = _gains(f, fmt)
@@ -236,7 +236,7 @@ def _record_stream(client: PulseClient, f: Fields, fmt: AudioFormat) -> RecordSt
     early = bool(f.get("early_requests"))
     asked = RecordAttr(f["maxlength"], f["fragsize"])
     attr = fix_record(asked, Layout(fmt.frame_bytes, fmt.rate), f["adjust_latency"], early)
-    node = Tap(graph.ids.take(), stream_name(f["props"], client), fmt.positions, shown_props(client, props))
+    node = Tap(graph.ids.take(), stream_name(f["props"], client), fmt.positions, display_props(client, props))
     node.placed = f["source_index"] != NO_INDEX or bool(f["source_name"])
     node.mapping = _mapping(f)
     node.pinned = DONT_MOVE if f["no_move"] else ""

@@ -79,7 +79,7 @@ class RecordStream(StreamSettings[RecordAttr], Recorder):
         self.apply_attr(state.attr)
         self._begin(state.meter, state.resampler)
         node.records = True
-        node.asks = {"props": size_of(state.props), "resampler": self._resampler_bytes(state.format.rate)}
+        node.charges = {"props": size_of(state.props), "resampler": self._resampler_bytes(state.format.rate)}
 
     def freeze(self) -> RecordState:
         """Its state, from which another stream can continue."""

@@ -84,7 +84,7 @@ class PlaybackSettings(StreamSettings[PlaybackAttr]):
         # The stream's own copies are in use from now on, until it is frozen.
         state.queue, state.resampled = QueueState(0), ResampledState()
         self._ask_graph()
-        node.asks = {
+        node.charges = {
             "paid queue": state.paid_bytes,
             "queue": max(0, self.queue.capacity - state.paid_bytes),
             "props": size_of(state.props),
@@ -118,7 +118,7 @@ class PlaybackSettings(StreamSettings[PlaybackAttr]):
     def pay_for(self, size: int) -> None:
         """Before the stream is added: charge for a queue of this size in advance."""
         self.queue.maxlength = size
-        self.node.asks["paid queue"] = self.state.paid_bytes = capacity_for(size)
+        self.node.charges["paid queue"] = self.state.paid_bytes = capacity_for(size)
 
     def change_attr(self, attr: PlaybackAttr) -> None:
         """Change the buffer attributes; BudgetError if there is no room for them."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from millrace.doors.pulse.attrs import Layout, PlaybackAttr, RecordAttr, fix_playback, fix_record
 from millrace.doors.pulse.client import Handler, PulseClient
-from millrace.doors.pulse.create import attr_reply, create_playback, create_record, held_by_resampler, shown_props
+from millrace.doors.pulse.create import attr_reply, create_playback, create_record, display_props, held_by_resampler
 from millrace.doors.pulse.formats import (
     CommandError,
     checked_rate,
@@ -239,7 +239,7 @@ def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> Playbac
     asked = PlaybackAttr(NO_INDEX, NO_INDEX, NO_INDEX, NO_INDEX)
     named = as_props({"media.name": sample.name, "event.id": sample.name})
     merged = client.props | named | sample.props | props
-    node = Stream(door.graph.ids.take(), sample.name, sample.format.positions, shown_props(client, merged))
+    node = Stream(door.graph.ids.take(), sample.name, sample.format.positions, display_props(client, merged))
     attr = fix_playback(asked, layout, adjust=False, early=False)
     stream = PlaybackStream(NoOwner(), new_playback(0, sample.format, attr, merged), node, door.graph)
     # Treat the end of the sample as a drain, so that the resampler's tail is played.

@@ -76,7 +76,7 @@ class InVoice:
 # The card's own mixer needs this even more. QEMU does not repeat it after a listener has registered: it sends
 # SetVolume only when the guest changes the level, so a new session would play at full level a card that the guest had
 # turned down.
-class KeptVoices:
+class EndedVoices:
     """Remembers voices that have ended, in this session or an earlier one, since they may come back."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class QemuPlayback(PlayingDoor):
     """A machine's playback: QEMU's calls to the out listener, `peer`. `origin` is where the machine was found."""
 
     def __init__(
-        self, graph: Graph, peer: AudioPeer, name: str, kept: KeptVoices, origin: str = UNKNOWN_ORIGIN
+        self, graph: Graph, peer: AudioPeer, name: str, kept: EndedVoices, origin: str = UNKNOWN_ORIGIN
     ) -> None:  # fmt: skip
         self.graph, self.peer, self.name, self._kept, self._origin = graph, peer, name, kept, origin
         self.voices: dict[int, OutVoice] = {}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from millrace.doors.machine import MachineDoor
-from millrace.doors.qemu.door import KeptVoices, QemuPlayback, QemuRecord
+from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.errors import PeerLost
 from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec, bus_path
@@ -44,7 +44,7 @@ class QemuMachine(AttachedMachine):
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self.machine = "QEMU"
-        self._kept = KeptVoices()
+        self._kept = EndedVoices()
         self._streams: list[FdStream] = []
 
     async def _session(self) -> None:
