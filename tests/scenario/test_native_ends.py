@@ -104,6 +104,18 @@ def test_violation_behind_unread_answers_gets_fault(tmp_path: Path, count: int) 
     running(tmp_path, test)
 
 
+def test_call_with_serial_0_is_a_violation(tmp_path: Path) -> None:
+    """A Fault with serial 0 is the last message of a connection, so no call may have that serial."""
+
+    async def test(daemon: Daemon) -> None:
+        client = await at_door(daemon).greet()
+        await client.say([frame(Call(0, "no such method", {}))])
+        (fault,) = await client.rest()
+        assert isinstance(fault, Fault) and (fault.serial, fault.code) == (0, "protocol")
+
+    running(tmp_path, test)
+
+
 def test_answer_filling_the_socket_leaves_room_for_fault(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         server = server_of(daemon)

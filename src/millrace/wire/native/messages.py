@@ -62,7 +62,8 @@ class Call(msgspec.Struct):
 
 
 class _Called(msgspec.Struct):
-    serial: int
+    # 0 stands for the connection in a Fault.
+    serial: Annotated[int, msgspec.Meta(ge=1)]
     method: str
     # 0x80 is an empty map.
     args: msgspec.Raw = msgspec.Raw(b"\x80")
