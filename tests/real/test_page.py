@@ -643,7 +643,8 @@ def test_estimators_match_pythons(chromium: Chromium, bus: Bus) -> None:
     stood = [(x, y + (6_000_000_000 if n > 2_000 else 0)) for n, (x, y) in enumerate(trace(4, 60, 100, 1.0))]
     held = [(x, max(y, trace_y)) for (x, y), trace_y in zip(trace(5, 60, 0, 1.0), _held(60), strict=True)]
     jumped = [(x, y + (30_000_000 if n > 100 else 0)) for n, (x, y) in enumerate(trace(6, 30, 50, 0.2))]
-    traces = [trace(1, 90, 300, 3.0), trace(2, 60, -150, 0.0), trace(3, 60, 0, 10.0), stood, held, jumped]
+    drained = [(x, y - 1_000_000 * min(max(n - 600, 0), 100)) for n, (x, y) in enumerate(trace(7, 40, 50, 0.2))]
+    traces = [trace(1, 90, 300, 3.0), trace(2, 60, -150, 0.0), trace(3, 60, 0, 10.0), stood, held, jumped, drained]
 
     async def test(page: Page) -> None:
         for pairs in traces:

@@ -76,8 +76,11 @@ def test_drift_is_measured_through_one_sided_jitter(ppm: float) -> None:
     est = DriftEstimator()
     assert est.state is Lock.LOST
     observe(est, 9, ppm, late)
-    assert est.state is Lock.LOCKED and est.ppm == pytest.approx(ppm, abs=30)
+    assert est.ppm == pytest.approx(ppm, abs=30)
+    # A rate that few clocks are off by is trusted later.
+    assert est.state is (Lock.LOCKED if abs(ppm) < 500.0 else Lock.ACQUIRE)
     observe(est, 111, ppm, late, 9.0)
+    assert est.state is Lock.LOCKED
     assert est.ppm == pytest.approx(ppm, abs=3)
     true = 120.0 * NS_PER_S
     assert abs(est.y_after(BOOT + true * (1 + ppm * 1e-6), 7) - true) < 60_000
@@ -109,17 +112,59 @@ def test_route_change_shifts_line_and_keeps_rate(step_ms: float) -> None:
     "jumps_ms", [(30.0,), (10.0,) * 3, (3.0,), (-30.0,), (-4.0,) * 20], ids=["one", "three", "small", "down", "falling"]
 )
 @pytest.mark.parametrize("first_s", [0.2, 1.0, 4.5])
-def test_a_jump_in_the_first_seconds_is_not_taken_for_a_rate(jumps_ms: tuple[float, ...], first_s: float) -> None:
+def test_jump_in_the_first_seconds_is_not_taken_for_a_rate(jumps_ms: tuple[float, ...], first_s: float) -> None:
     late = np.random.default_rng(9).exponential(0.2e6, 1000)
     for k, jump in enumerate(jumps_ms):
         late[round(50 * (first_s + 0.4 * k)) :] += jump * NS_PER_MS
     est = DriftEstimator()
     observe(est, 20.0, 50.0, late)
     assert est.state is Lock.LOCKED
-    assert abs(est.ppm - 50.0) < 30.0
+    assert abs(est.ppm - 50.0) < 60.0
 
 
-def test_a_rate_at_the_limit_is_not_trusted() -> None:
+@pytest.mark.parametrize(("depth_ms", "period_s"), [(3, 4), (8, 4), (8, 6), (20, 4), (40, 6)])
+def test_queue_that_fills_again_and_again_is_not_taken_for_a_rate(depth_ms: float, period_s: float) -> None:
+    t = np.arange(6000) * 0.02
+    late = depth_ms * NS_PER_MS * (t % period_s) / period_s + np.random.default_rng(3).exponential(0.15e6, len(t))
+    est = DriftEstimator()
+    observe(est, 20.0, 30.0, late)
+    assert est.state is Lock.LOCKED and abs(est.ppm - 30.0) < 400.0
+
+
+@pytest.mark.parametrize("slope", [-4.0, -2.0, 2.0, 4.0])
+def test_queue_that_drains_or_fills_at_first_is_not_taken_for_a_rate(slope: float) -> None:
+    t = np.arange(3000) * 0.02
+    late = (30.0 + slope * np.minimum(t, 7.0)) * NS_PER_MS + np.random.default_rng(3).exponential(0.15e6, len(t))
+    est = DriftEstimator()
+    observe(est, 30.0, 30.0, late)
+    assert est.state is Lock.LOCKED and abs(est.ppm - 30.0) < 30.0
+
+
+def test_wrong_rate_is_measured_again_and_kept_until_then() -> None:
+    t = np.arange(6000) * 0.02
+    # For 25 s the delay grows as if the clock were off, and then no more.
+    late = 3.0 * NS_PER_MS * np.minimum(t, 25.0)
+    est = DriftEstimator()
+    observe(est, 25.0, 0.0, late)
+    assert est.state is Lock.LOCKED and est.ppm == pytest.approx(-3000.0, rel=0.02)
+    observe(est, 2.5, 0.0, late[1250:], start=25.0)
+    assert est.state is Lock.ACQUIRE and est.ppm == pytest.approx(-3000.0, rel=0.1)
+    observe(est, 20.0, 0.0, late[1375:], start=27.5)
+    assert est.state is Lock.LOCKED and abs(est.ppm) < 10.0
+
+
+def test_rate_is_kept_while_a_queue_drains() -> None:
+    late = np.random.default_rng(3).exponential(0.15e6, 3000)
+    late += 200 * NS_PER_MS * np.clip((24.0 - np.arange(3000) * 0.02) / 4.0, 0.0, 1.0)
+    est, seen = DriftEstimator(), set[float]()
+    for k in range(0, 3000, 50):
+        observe(est, 1.0, 50.0, late[k:], start=k * 0.02)
+        if k > 500:
+            seen.add(round(est.ppm))
+    assert est.state is Lock.LOCKED and seen <= set(range(20, 80))
+
+
+def test_rate_at_the_limit_is_not_trusted() -> None:
     est = DriftEstimator()
     observe(est, 30.0, 20_000.0, np.zeros(1))
     assert est.state is Lock.ACQUIRE

@@ -22,18 +22,23 @@ _WINDOW = 20.0 * NS_PER_S
 """Long enough that the ends of the line rest on rare good packets, short enough to follow a crystal's wander: a rate
 that changes by a per second bends the line by a·window²/8."""
 # A rate is measured over 1.5 s at least: over less, half a millisecond of noise would tilt the line by more than 300
-# ppm. It is trusted once two successive fits over 5 s or more agree within 25 ppm, and the later half of the points has
-# about the same rate by itself. If that differs by much, the edge has jumped (a browser loses 10 ms of output while it
-# loads the page, a route changes), which is not a rate, and only the later half is kept.
+# ppm. It is trusted once two successive fits over 5 s or more agree within 25 ppm. Beyond 500 ppm, which few clocks are
+# off by, it is rather a queue that fills or drains, and trusted only over 15 s; at the limit, where fits always agree,
+# never. If the later half of the points alone gives a rate that is smaller by more than 400 ppm, the edge has jumped in
+# the earlier half (a browser loses 10 ms of output while it loads the page), and only the later half is kept. A larger
+# rate proves nothing: a queue that fills again and again has it most of the time.
 _SPAN_MIN = 1.5 * NS_PER_S
-_SPAN_LOCK = 5.0 * NS_PER_S
-_LOCK_WITHIN = 25e-6
-_HALVES_WITHIN, _HALVES_APART = 200e-6, 400e-6
+_SPAN_LOCK, _SPAN_SURE = 5.0 * NS_PER_S, 15.0 * NS_PER_S
+_LOCK_WITHIN, _USUAL, _SMALLER = 25e-6, 500e-6, 400e-6
 # What moves the edge as a whole. Downward it is believed at once, from 1 ms on: nothing makes a packet early, so one
 # good packet proves a shorter path. Upward it takes more than 2 ms in eight buckets in a row (4 s in lock), because a
 # packet that is late proves nothing.
 _STEP = 1.0 * NS_PER_MS
 _STEP_UP_BUCKETS = 8
+# Several steps in one direction, each soon after the one before, are no steps of the edge: either a queue fills or
+# drains, or the rate was wrong. It is measured again, and stays what it was until then.
+_STEPS_MAX = 4
+_STEPS_WITHIN = 20.0 * NS_PER_S
 # After ten minutes without a pair, or with a pair two seconds early, the other side is another clock or was set anew.
 _LOST_AFTER = 600.0 * NS_PER_S
 _BROKEN = 2.0 * NS_PER_S
@@ -67,9 +72,9 @@ class DriftEstimator:
     """
 
     __slots__ = (
-        "_above", "_best", "_best_d", "_best_u", "_close_at", "_dll", "_dll_u", "_jump_ns", "_line_u", "_locked_at",
-        "_phase", "_points", "_rate", "_rate_max", "_slope_before", "_stall", "_stall_ns", "_x0", "_y0",
-        "state", "steps",
+        "_above", "_alike", "_best", "_best_d", "_best_u", "_close_at", "_dll", "_dll_u", "_jump_ns", "_line_u",
+        "_locked_at", "_measured", "_phase", "_points", "_rate", "_rate_max", "_slope_before", "_stall", "_stall_ns",
+        "_stepped_at", "_x0", "_y0", "state", "steps",
     )  # fmt: skip
 
     def __init__(self, rate_max: float = RATE_MAX, jump_ns: float = _BROKEN, stall_ns: float = _STALL_NS) -> None:
@@ -91,11 +96,14 @@ class DriftEstimator:
         self._slope_before: float | None = None
         self._locked_at = 0.0
         self._above: list[tuple[Point, float]] = []
+        self._alike, self._stepped_at = 0, 0.0
+        """How many steps in a row went the same way (negative: down), and when the last one was."""
         self._stall: tuple[HostNs, float] | None = None
 
     def restart(self) -> None:
         """Start over: the other side is a new one, with a clock of its own."""
-        self._rate = 0.0
+        self._rate, self._measured = 0.0, False
+        """The rate, and whether it has been in lock."""
         self._begin(0, 0)
         self.state = Lock.LOST
 
@@ -179,7 +187,7 @@ class DriftEstimator:
         if self.state is Lock.ACQUIRE:
             # While acquiring, the slope of the fitted line is the rate: a loop this fast would derive it from noise.
             dll.update(measured, dt_s, BANDWIDTH_ACQUIRE_HZ)
-            dll.rate = slope * NS_PER_S
+            dll.rate = (self._rate if self._measured else slope) * NS_PER_S
             self._try_lock(u, slope)
         else:
             steady = u - self._locked_at > _STEADY_AFTER
@@ -190,20 +198,18 @@ class DriftEstimator:
 
     def _try_lock(self, u: float, slope: float) -> None:
         before, self._slope_before = self._slope_before, slope
-        span = u - self._points[0][0]
+        span, size = u - self._points[0][0], abs(slope)
         if span < _SPAN_LOCK:
             return
         later = [point for point in self._points if point[0] >= u - span / 2]
-        apart = abs(line_below(later)[1] - slope)
-        if apart > _HALVES_APART:
+        if size > _SMALLER and abs(line_below(later)[1]) < size - _SMALLER:
             self._points = later
-        # At the limit it is the limit that agrees with itself, and not the fits.
-        elif apart < _HALVES_WITHIN and abs(slope) < self._rate_max and self._agrees(slope, before):
-            self.state, self._locked_at = Lock.LOCKED, u
+        elif before is not None and abs(slope - before) < _LOCK_WITHIN and self._is_likely(size, span):
+            self.state, self._locked_at, self._measured = Lock.LOCKED, u, True
+            self._dll.rate = slope * NS_PER_S
 
-    @staticmethod
-    def _agrees(slope: float, before: float | None) -> bool:
-        return before is not None and abs(slope - before) < _LOCK_WITHIN
+    def _is_likely(self, size: float, span: float) -> bool:
+        return size < _USUAL or (size < self._rate_max and span >= _SPAN_SURE)
 
     def _stands_out(self, point: Point, best: float) -> bool:
         """Set a point far above the line aside, until enough of them show that the edge itself has jumped there.
@@ -211,22 +217,27 @@ class DriftEstimator:
         A jump shifts all kept points by its size, and leaves the rate alone.
         """
         if best < -_STEP:
-            self._shift(best)
+            self._shift(point[0], best)
         if best <= 2 * _STEP:
             self._above.clear()
             return False
         self._above.append((point, best))
         if len(self._above) >= _STEP_UP_BUCKETS:
-            self._shift(min(over for _, over in self._above))
+            self._shift(point[0], min(over for _, over in self._above))
             self._points += [kept for kept, _ in self._above]
             self._above.clear()
         return True
 
-    def _shift(self, by: float) -> None:
-        self._points = [(u, d + by) for u, d in self._points]
+    def _shift(self, u: float, by: float) -> None:
+        self._points = [(at, d + by) for at, d in self._points]
         self._phase += by
         self._dll.phase += by
         self.steps += 1
+        soon = u - self._stepped_at < _STEPS_WITHIN and self._alike * by > 0
+        self._alike = (self._alike if soon else 0) + (1 if by > 0 else -1)
+        self._stepped_at = u
+        if abs(self._alike) >= _STEPS_MAX:
+            self.state, self._points, self._slope_before, self._alike = Lock.ACQUIRE, [], None, 0
 
     # -- what is known -------------------------------------------------------------------------
 

@@ -39,7 +39,8 @@ export class Dll {
 export const LOST = "lost", ACQUIRE = "acquire", LOCKED = "locked";
 const RATE_MAX = 5e-3, STEADY_AFTER = 60 * NS_PER_S;
 const BUCKET_ACQUIRE = 0.1 * NS_PER_S, BUCKET_LOCKED = 0.5 * NS_PER_S, WINDOW = 20 * NS_PER_S;
-const SPAN_MIN = 1.5 * NS_PER_S, SPAN_LOCK = 5 * NS_PER_S, LOCK_WITHIN = 25e-6, HALVES_WITHIN = 2e-4, HALVES_APART = 4e-4, STEP = NS_PER_MS, STEP_UP_BUCKETS = 8;
+const SPAN_MIN = 1.5 * NS_PER_S, SPAN_LOCK = 5 * NS_PER_S, SPAN_SURE = 15 * NS_PER_S;
+const LOCK_WITHIN = 25e-6, USUAL = 5e-4, SMALLER = 4e-4, STEP = NS_PER_MS, STEP_UP_BUCKETS = 8, STEPS_MAX = 4, STEPS_WITHIN = 20 * NS_PER_S;
 const LOST_AFTER = 600 * NS_PER_S, BROKEN = 2 * NS_PER_S;
 const STALL = NS_PER_S, STALL_LATE_MAX = 60 * NS_PER_S, CATCH_UP = 0.1, CARD_JUMP = 0.25 * NS_PER_S;
 const clamp = (value, most) => Math.max(-most, Math.min(most, value));
@@ -55,8 +56,9 @@ export class DriftEstimator {
     this.closeAt = BUCKET_ACQUIRE;
     this.dll = new Dll(0, this.rate * NS_PER_S);
     this.dllU = 0; this.slopeBefore = null; this.lockedAt = 0; this.above = []; this.stall = null;
+    this.alike = 0; this.steppedAt = 0;
   }
-  restart() { this.rate = 0; this.begin(0, 0); this.state = LOST; }
+  restart() { this.rate = 0; this.measured = false; this.begin(0, 0); this.state = LOST; }
   observe(x, y) {
     const u = x - this.x0, d = y - this.y0 - u;
     const late = d - this.phase - this.rate * (u - this.lineU);
@@ -107,36 +109,41 @@ export class DriftEstimator {
     const dt = (u - this.dllU) / NS_PER_S, dll = this.dll;
     if (this.state === ACQUIRE) {
       dll.update(measured, dt, 1);
-      dll.rate = slope * NS_PER_S;
+      dll.rate = (this.measured ? this.rate : slope) * NS_PER_S;
       this.tryLock(u, slope);
     } else dll.update(measured, dt, u - this.lockedAt > STEADY_AFTER ? 0.02 : 0.05);
     this.dllU = u; this.phase = dll.phase; this.lineU = u;
     this.rate = clamp(dll.rate / NS_PER_S, RATE_MAX);
   }
   tryLock(u, slope) {
-    const before = this.slopeBefore, span = u - this.points[0][0];
+    const before = this.slopeBefore, span = u - this.points[0][0], size = Math.abs(slope);
     this.slopeBefore = slope;
     if (span < SPAN_LOCK) return;
-    const later = this.points.filter(([at]) => at >= u - span / 2), apart = Math.abs(lineBelow(later)[1] - slope);
-    if (apart > HALVES_APART) this.points = later;
-    else if (apart < HALVES_WITHIN && before !== null && Math.abs(slope - before) < LOCK_WITHIN && Math.abs(slope) < RATE_MAX) {
-      this.state = LOCKED; this.lockedAt = u;
+    const later = this.points.filter(([at]) => at >= u - span / 2);
+    if (size > SMALLER && Math.abs(lineBelow(later)[1]) < size - SMALLER) this.points = later;
+    else if (before !== null && Math.abs(slope - before) < LOCK_WITHIN && (size < USUAL || (size < RATE_MAX && span >= SPAN_SURE))) {
+      this.state = LOCKED; this.lockedAt = u; this.measured = true;
+      this.dll.rate = slope * NS_PER_S;
     }
   }
   standsOut(point, best) {
-    if (best < -STEP) this.shift(best);
+    if (best < -STEP) this.shift(point[0], best);
     if (best <= 2 * STEP) { this.above = []; return false; }
     this.above.push([point, best]);
     if (this.above.length >= STEP_UP_BUCKETS) {
-      this.shift(Math.min(...this.above.map(([, over]) => over)));
+      this.shift(point[0], Math.min(...this.above.map(([, over]) => over)));
       this.points.push(...this.above.map(([kept]) => kept));
       this.above = [];
     }
     return true;
   }
-  shift(by) {
-    this.points = this.points.map(([u, d]) => [u, d + by]);
+  shift(u, by) {
+    this.points = this.points.map(([at, d]) => [at, d + by]);
     this.phase += by; this.dll.phase += by; this.steps++;
+    const soon = u - this.steppedAt < STEPS_WITHIN && this.alike * by > 0;
+    this.alike = (soon ? this.alike : 0) + (by > 0 ? 1 : -1);
+    this.steppedAt = u;
+    if (Math.abs(this.alike) >= STEPS_MAX) { this.state = ACQUIRE; this.points = []; this.slopeBefore = null; this.alike = 0; }
   }
   get ppm() { return (1 / (1 + this.rate) - 1) * 1e6; }
   yAfter(x, origin) {
