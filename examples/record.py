@@ -15,7 +15,7 @@ RATE = 48_000
 
 
 async def main(path: str, seconds: float, guest: str) -> None:
-    with wave.open(path, "wb") as file:
+    with open(path, "wb") as raw, wave.open(raw, "wb") as file:
         file.setnchannels(2)
         file.setsampwidth(2)
         file.setframerate(RATE)
@@ -36,5 +36,5 @@ if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
         try:
             asyncio.run(main(path, float(seconds), guest))
-        except millrace.MillraceError as error:
+        except (millrace.MillraceError, OSError, ValueError) as error:
             raise SystemExit(str(error)) from None

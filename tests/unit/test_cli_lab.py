@@ -155,7 +155,7 @@ def test_impossible_impairment_is_refused_before_listening(impaired: list[Any], 
 class Proxy:
     """One that counts, and serves nothing."""
 
-    sessions, lost = 2, 5
+    sessions, lost = 1, 5
 
     def __init__(self, url: str, path: Any, seed: int) -> None:
         self.given = url, path, seed
@@ -176,7 +176,7 @@ def test_proxy_prints_how_to_connect_and_what_it_lost(
     asyncio.run(lab._impair("ws://h:1", "127.0.0.1:0", path, 1))
     assert capsys.readouterr().out.splitlines() == [
         "millrace listen ws://127.0.0.1:0/GUEST now goes through a bad line to ws://h:1; Ctrl-C ends it",
-        "2 sessions, 5 messages lost",
+        "1 session, 5 messages lost",
     ]
     (tmp_path / "millrace").mkdir()
     (tmp_path / "millrace" / "key").touch()

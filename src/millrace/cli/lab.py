@@ -209,7 +209,7 @@ async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
     from millrace.io.listeners import bind_tcp
     from millrace.io.paths import KEY_FILE, runtime_dir
     from millrace.lab.impair import Impairment
-    from millrace.text import parse_address, quoted
+    from millrace.text import counted, parse_address, quoted
 
     host, port = parse_address(listen, "--listen", "127.0.0.1:8643")
     if host not in ("127.0.0.1", "localhost", "::1"):
@@ -230,4 +230,4 @@ async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
         raise ConfigError(f"--listen {quoted(listen)}: {error.strerror}") from None
     finally:
         await runner.cleanup()
-        tell(f"{proxy.sessions} sessions, {proxy.lost} messages lost")
+        tell(f"{counted(proxy.sessions, 'session')}, {counted(proxy.lost, 'message')} lost")
