@@ -27,7 +27,7 @@ from typing import Any
 from millrace.errors import ConfigError
 from millrace.io.toml import Table, read_config
 from millrace.rights.grants import Permission
-from millrace.text import checked_number, quoted
+from millrace.text import checked_number, parse_choice, printable, quoted
 
 ANSWERS = ("allow", "deny", "ask")
 ROLES_THAT_DUCK = ("phone", "communication")
@@ -77,8 +77,9 @@ def _parsed(data: dict[str, Any]) -> PolicyConfig:
     table.end()
     on, db = duck.texts("on", ROLES_THAT_DUCK), checked_number(duck.any("db", -20), "duck.db", -96, 0)
     duck.end()
-    if not all(isinstance(sink, str) for sink in roles.values()):
-        raise ConfigError('a role has the name of a sink: music = "sink/music"')
+    for role, sink in roles.items():
+        if not isinstance(sink, str):
+            raise ConfigError(f'roles.{printable(role)} must be the name of a sink, such as "sink/music"')
     return PolicyConfig(remember, tuple(roles.items()), tuple(on), db, tuple(_rule(rule) for rule in rules))
 
 
@@ -91,7 +92,7 @@ def _rule(values: Any) -> Rule:
     table.end()
     known = {permission.value for permission in Permission}
     if answer not in ANSWERS:
-        raise ConfigError(f"rule: answer must be one of {', '.join(ANSWERS)}, not {quoted(answer)}")
-    if not known.issuperset(what):
-        raise ConfigError(f"rule: what must be a list of {', '.join(sorted(known))}")
+        raise ConfigError(f"rule.answer must be one of {', '.join(ANSWERS)}, not {quoted(answer)}")
+    for name in what:
+        parse_choice(name, "rule.what", sorted(known))
     return Rule(answer, what=tuple(what), always=always, **patterns)
