@@ -42,8 +42,8 @@ class ChunkSize:
     """How many bytes a connection processes before it checks whether its turn is over.
 
     The same number of bytes may be a few milliseconds of sound, which take microseconds, or fifty requests for new
-    streams, which take several turns. So the size is halved whenever one of them has used up a turn by itself, and
-    doubled whenever one has not.
+    streams, which take several turns. So the size is halved whenever a chunk has used up a turn by itself, and doubled
+    whenever one has not.
     """
 
     def __init__(self, least: int, most: int) -> None:
@@ -51,7 +51,7 @@ class ChunkSize:
         self._most = most
 
     def processed(self, over: bool) -> None:
-        """One was processed, from the beginning of a turn or of what is left of one, which it used up or did not."""
+        """A chunk was processed, in a turn or the rest of one; `over` says whether it used that up."""
         self.bytes = max(self._least, self.bytes // 2) if over else min(self._most, self.bytes * 2)
 
 
