@@ -209,7 +209,7 @@ OF_VERSION_1 = (Path(__file__).parent / "guest_1.msgpack").read_bytes()
 """A `Scene` after ten steps, with a sample, grants and a default source; only its two native streams were kept."""
 
 
-def test_a_guest_frozen_in_version_1_continues(tmp_path: Path) -> None:
+def test_guest_frozen_in_version_1_continues(tmp_path: Path) -> None:
     async def test() -> None:
         scene = Scene(tmp_path, 48_000)
         alice = scene._guest(read_guest(OF_VERSION_1))
@@ -235,7 +235,7 @@ def test_a_guest_frozen_in_version_1_continues(tmp_path: Path) -> None:
     asyncio.run(test())
 
 
-def test_a_damaged_guest_is_refused() -> None:
+def test_damaged_guest_is_refused() -> None:
     with pytest.raises(ConfigError, match="the state of a frozen guest can't be read"):
         read_guest(OF_VERSION_1[:-1])
 

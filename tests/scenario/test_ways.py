@@ -74,7 +74,7 @@ async def told(events: aiohttp.ClientWebSocketResponse, what: str) -> None:
         continue
 
 
-def test_a_command(tmp_path: Path) -> None:
+def test_path_of_a_command(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with aiohttp.ClientSession(connector=connector(daemon)) as client:
             events = await client.ws_connect("http://localhost/api/v1/events")
@@ -92,7 +92,7 @@ def test_a_command(tmp_path: Path) -> None:
     bus.running(tmp_path, test)
 
 
-def test_an_incident(tmp_path: Path) -> None:
+def test_path_of_an_incident(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async with aiohttp.ClientSession(connector=connector(daemon)) as client:
             events = await client.ws_connect("http://localhost/api/v1/events")
@@ -108,14 +108,14 @@ def test_an_incident(tmp_path: Path) -> None:
     bus.running(tmp_path, test)
 
 
-def test_a_packet() -> None:
+def test_path_of_a_packet() -> None:
     hosts = TwoHosts(1)
     with noted() as called:
         hosts.step(1.0, 0.0)
     assert passes(called, way("A packet")) == []
 
 
-def test_a_way_that_is_drawn_wrongly_is_found() -> None:
+def test_wrongly_documented_path_is_found() -> None:
     called = ["a.py", "b.py", "a.py", "c.py"]
     assert passes(called, ["a.py", "c.py"]) == passes(called, ["b.py", "a.py"]) == []
     assert passes(called, ["c.py", "a.py"]) == ["a.py"] and passes(called, ["a.py", "d.py", "b.py"]) == ["d.py", "b.py"]

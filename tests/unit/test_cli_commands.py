@@ -104,7 +104,7 @@ def test_attach_prints_why_machine_is_not_attached_and_retries(daemon: Daemon, n
     assert len(naps) == 21 and sum(naps) <= 2.5, "two seconds at most"
 
 
-def test_a_script_gets_the_door_alone_on_standard_output(
+def test_script_gets_only_the_door_on_standard_output(
     daemon: Daemon, naps: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for state in (door("waiting", error="no such file"), door("attached", machine="win11")):
@@ -218,7 +218,7 @@ def test_detach_takes_either_name(daemon: Daemon) -> None:
     assert daemon.asked == [("DELETE /api/v1/doors/7", None)] * 2
 
 
-def test_a_sink_is_removed_by_its_name_or_as_it_is_listed(daemon: Daemon) -> None:
+def test_sink_is_removed_by_name_or_as_listed(daemon: Daemon) -> None:
     daemon.answers["DELETE /api/v1/guests/vm%20a/sinks/music"] = {}
     for name in ("music", "sink/music"):
         assert said("sink", "remove", name, "--guest", "vm a") == ""

@@ -621,7 +621,7 @@ def test_plane_exposes_nothing_of_its_worker(tmp_path: Path) -> None:
     with_guests(tmp_path, test)
 
 
-def test_a_plane_and_its_connections_name_guests_by_value() -> None:
+def test_plane_and_its_connections_name_guests_by_value() -> None:
     """Nothing that passes between them, either way, is an object of one process."""
     for interface in (ControlPlane, Program):
         for name in members_of(interface):

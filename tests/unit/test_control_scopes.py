@@ -53,7 +53,7 @@ SCOPES: list[tuple[str, dict[str, Any], Scope, bool]] = [
 ]  # fmt: skip
 
 
-def test_arguments_say_where_a_command_runs_and_whether_it_is_kept(tmp_path: Path) -> None:
+def test_scope_and_persistence_follow_from_arguments(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         table = hall.plane.table
         assert {name for name, *_ in SCOPES} == set(table)
@@ -182,7 +182,7 @@ def seeing(rights: Right, *guests: str) -> Principal:
 
 
 @pytest.mark.parametrize("division", [("abc",), ("ac", "b"), ("b", "ac"), ("c", "ab"), ("c", "b", "a")], ids="-".join)
-def test_several_workers_do_what_one_with_all_guests_does(division: tuple[str, ...], tmp_path: Path) -> None:
+def test_several_workers_answer_like_one_with_all_guests(division: tuple[str, ...], tmp_path: Path) -> None:
     """Above all: the name of a sink that several guests have means that of the first one."""
 
     async def test() -> None:

@@ -114,7 +114,7 @@ def test_unusable_address_is_reported_in_one_sentence() -> None:
 
 
 @pytest.mark.parametrize("given", [{"tls_cert": "c"}, {"tls_key": "k"}, {"client_ca": "ca"}])
-def test_half_of_tls_is_refused_and_not_served_without_it(given: dict[str, str]) -> None:
+def test_certificate_or_key_alone_is_refused(given: dict[str, str]) -> None:
     async def test(made: Serving, acceptors: Acceptors) -> None:
         with pytest.raises(ConfigError, match=r"both a certificate and its key: tls\.cert and tls\.key, or --tls-cert"):
             await made.listen(application())

@@ -134,7 +134,7 @@ def test_related_incidents_are_of_daemon_or_same_object() -> None:
     assert made.near(send, 10 * NS_PER_S, NS_PER_S, "bob", "listener/1") is None
 
 
-def test_related_incident_that_was_reported_late_is_found_by_when_it_happened() -> None:
+def test_related_incident_reported_late_is_found_by_its_time() -> None:
     made, _ = ring()
     first = made.record("loop", "busy", 12 * NS_PER_S, at_ns=10 * NS_PER_S)
     second = made.record("loop", "starved", 13 * NS_PER_S, at_ns=10 * NS_PER_S + 100 * MS)

@@ -82,7 +82,7 @@ def openssl(*words: str) -> None:
     subprocess.run(["openssl", *words], check=True, capture_output=True)
 
 
-def test_a_key_of_another_kind_or_with_a_passphrase_is_named(tmp_path: Path) -> None:
+def test_key_of_wrong_kind_or_with_passphrase_is_reported(tmp_path: Path) -> None:
     (cert, key), other, locked = pair(tmp_path, "a"), str(tmp_path / "other.key"), str(tmp_path / "locked.key")
     openssl("genpkey", "-algorithm", "ED25519", "-out", other)
     with pytest.raises(ConfigError, match=r"other.key does not belong to the certificate \S+/a.pem"):
@@ -92,7 +92,7 @@ def test_a_key_of_another_kind_or_with_a_passphrase_is_named(tmp_path: Path) -> 
         server_tls(cert, locked)
 
 
-def test_authorities_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_ca_certificates_are_named(tmp_path: Path) -> None:
     cert, key = pair(tmp_path, "a")
     for given, why in ((key, "it contains no certificate in PEM format"), (f"{key}.none", "No such file or directory")):
         for load in (client_tls, lambda path: server_tls(cert, key, path)):

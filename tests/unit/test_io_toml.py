@@ -34,7 +34,7 @@ def test_value_of_wrong_type_is_named(value: Any, kind: type, told: str) -> None
     assert str(said.value) == told
 
 
-def test_a_path_may_begin_in_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_may_start_in_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     table = Table({"cert": "~/c.pem", "key": "k.pem"})
     assert [table.path(key) for key in ("cert", "key", "none")] == ["/home/ann/c.pem", "k.pem", ""]

@@ -146,7 +146,7 @@ def test_listing_is_made_in_small_steps_and_waits_for_slow_watcher() -> None:
     run(test)
 
 
-def test_a_change_does_not_wait_for_the_listings_of_another_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_change_does_not_wait_for_listings_of_another_guest(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each step uses up the share.
     monkeypatch.setattr(Turns, "over", lambda turns: True)
 

@@ -302,7 +302,7 @@ class Faulty:
 
 
 @pytest.mark.parametrize("instead", ["COMMIT", "ROLLBACK"])
-def test_a_change_is_refused_exactly_if_it_is_not_on_disk(instead: str, tmp_path: Path) -> None:
+def test_change_is_refused_exactly_if_it_is_not_on_disk(instead: str, tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     store = Store(path)
     store.keep_grant("alice", MONITOR, "before", Verdict.DENY)
@@ -327,7 +327,7 @@ def test_a_change_is_refused_exactly_if_it_is_not_on_disk(instead: str, tmp_path
     again.close()
 
 
-def test_the_advice_is_that_of_the_primary_error_and_there_is_none_for_errors_of_others() -> None:
+def test_advice_follows_primary_error_and_other_errors_have_none() -> None:
     error = sqlite3.OperationalError("disk I/O error")
     assert not mend_of(error) and not mend_of(OSError("no"))
     error.sqlite_errorcode = 1034  # SQLITE_IOERR_FSYNC

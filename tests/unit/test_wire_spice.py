@@ -131,7 +131,7 @@ def test_server_without_spice_is_reported(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(("said", "hint"), [(b"RFB 003.008\n", ": it is a VNC server"), (b"SSH-", ""), (b"RED!", "")])
-def test_another_server_is_recognized_by_its_first_bytes(said: bytes, hint: str) -> None:
+def test_other_server_is_recognized_by_its_first_bytes(said: bytes, hint: str) -> None:
     channel = SpiceChannel(ChannelKind.PLAYBACK, 1, 0, "", lambda key, text: bytes(128), 0)
     channel.receive(b"", 0)
     with pytest.raises(RemoteProtocolError) as told:

@@ -131,7 +131,7 @@ def test_tls_starts_before_password_and_continues_inside() -> None:
 
 
 @pytest.mark.parametrize(("said", "hint"), [(b"", ", or this is not a VNC server"), (VERSION, "")])
-def test_a_silent_server_may_be_no_vnc_server_unless_it_has_begun_as_one(said: bytes, hint: str) -> None:
+def test_silent_server_may_not_be_vnc_unless_it_started_as_one(said: bytes, hint: str) -> None:
     vnc = client()
     vnc.receive(said, 0)
     due = vnc.next_timeout()
