@@ -173,6 +173,18 @@ def test_missing_body_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unread.value.text == "the body can't be read: cut\\x1b short\n"
 
 
+def test_connection_lost_while_the_request_waited_is_no_internal_error() -> None:
+    async def main() -> None:
+        payload = StreamReader(Mock(_reading_paused=False, connected=False), 2**16, loop=asyncio.get_running_loop())
+        request = make_mocked_request("POST", "/x", payload=payload)
+        request.protocol.transport = None
+        with pytest.raises(web.HTTPBadRequest) as lost:
+            await arguments_of(request)
+        assert lost.value.text == "the connection was lost before the body had arrived\n"
+
+    asyncio.run(main())
+
+
 def test_complete_body_becomes_arguments() -> None:
     def whole(payload: StreamReader) -> None:
         payload.feed_data(b'{"a": [1, 2]}')

@@ -44,6 +44,9 @@ async def arguments_of(request: web.Request) -> dict[str, Any]:
 
 async def _whole(request: web.Request) -> bytes:
     """Read the body, with a timeout."""
+    # A request may have waited for a turn longer than its sender; aiohttp answers a read with a bare RuntimeError then.
+    if request.transport is None:
+        raise web.HTTPBadRequest(text="the connection was lost before the body had arrived\n")
     try:
         async with asyncio.timeout(BODY_S):
             return await request.read()
