@@ -1,4 +1,4 @@
-"""What the arguments of a command tell about it: where it has to run, and whether it writes to disk."""
+"""Where a command has to run, and whether it writes to disk: both depend on its arguments."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def everywhere(_: object) -> Scope:
 
 
 def at_host(_: object) -> Scope:
-    """A command on what is kept once."""
+    """A command on what is kept once for the host."""
     return Whole.HOST
 
 

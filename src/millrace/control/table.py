@@ -1,7 +1,7 @@
 """The rows of the command table: what a command is called, what it takes and gives, and where it has to run.
 
-A host may have several workers, each with guests of its own. Which of them a command concerns is told by its arguments,
-so that a router can pass it on without knowing the command. One worker alone runs all commands.
+A host may have several workers, each with guests of its own. The arguments of a command determine which of them it
+concerns, so a router can pass it on without knowing the command. One worker alone runs all commands.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class InGuest:
 
 
 # Numbers are unique on a host, so at most one guest has the object of a key with a number. A sink or a source may also
-# be named by its name, which exists in many guests. Such a key means the first guest that has one, in the order of
-# `ControlPlane.names`, whatever the right in that guest is. This can't be left to the workers: the one that is asked
-# first may have a later guest than another one.
+# be referred to by its name, which exists in many guests. Such a key means the first guest that has one, in the order
+# of `ControlPlane.names`, whatever the right in that guest is. Asking the workers one after the other is not enough:
+# the one that is asked first may have a later guest than another one.
 @dataclass(frozen=True, slots=True)
 class OnObject:
     """The worker of the first guest, of those that the principal may see, that has an object with this key."""
@@ -31,7 +31,7 @@ class OnObject:
 
 
 class Whole(Enum):
-    """Not one guest's worker."""
+    """All workers, or none."""
 
     WORKERS = "workers"
     """All workers. Their results are merged: lists are joined, as are the guests of a `StateView`."""

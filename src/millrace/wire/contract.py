@@ -98,7 +98,7 @@ class AnswerDue(ABC):
 
     @abstractmethod
     def _overdue(self) -> MillraceError:
-        """What did not come, for the user."""
+        """The error, which says what did not arrive."""
 
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
