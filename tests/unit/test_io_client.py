@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -11,6 +12,7 @@ import pytest
 
 from millrace.errors import PeerLost
 from millrace.io.client import ClientConnection, _why_not
+from millrace.io.runner import StreamRunner
 from millrace.io.sockets import why_not_unix
 
 REFUSED = ConnectionRefusedError(111, "Connection refused")
@@ -37,6 +39,31 @@ def test_path_that_is_not_a_socket_is_reported(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))
     assert why_not_unix(REFUSED, str(tmp_path / "s")) == why_not_unix(REFUSED, "\0abstract") == "Connection refused"
+
+
+def test_connection_made_as_its_caller_gives_up_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event loop that is cut off by a timeout after `connection_made` never calls `connection_lost`."""
+
+    async def tried() -> None:
+        ended: list[str] = []
+        one = connect(ended)
+        one._core.next_timeout.return_value = None  # type: ignore[attr-defined]
+        one._core.data_to_send.return_value = b""  # type: ignore[attr-defined]
+
+        async def too_late(factory: Callable[[], StreamRunner], *_: object, **__: object) -> None:
+            factory().connection_made(Mock())
+            raise TimeoutError
+
+        monkeypatch.setattr(
+            type(asyncio.get_running_loop()), "create_connection", lambda loop, *a, **k: too_late(*a, **k)
+        )
+        with pytest.raises(PeerLost, match="no answer at vm7:5901"):
+            await one.connect("vm7", 5901, "", None)
+        assert ended == [] and one._runner._lost
+        one.closed()
+        assert ended == []
+
+    asyncio.run(tried())
 
 
 def test_reset_before_first_byte_suggests_tls() -> None:

@@ -123,10 +123,10 @@ class ClientConnection:
             await self._reached(host, port, path, tls, below)
         except BaseException:
             # An event loop closes a connection that was made just before its caller gave up, without a call of
-            # `connection_lost`; uvloop then refuses every further use of it.
-            self._why = PeerLost("the connection was given up")
-            self._runner.connection_lost(None)
+            # `connection_lost`; uvloop then refuses every further use of it. The caller learns the reason from this
+            # error and not from `ended`, which would report another one.
             self._forget()
+            self._runner.connection_lost(None)
             raise
 
     async def _reached(
