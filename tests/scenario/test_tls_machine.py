@@ -158,7 +158,7 @@ def test_connection_given_up_while_it_is_made(caplog: pytest.LogCaptureFixture) 
                 await connecting
             connection.close()
             await asyncio.sleep(0.02)
-        assert [str(end) for end in ends] == ["the connection was given up"]
+        assert ends == [], "connect itself was cancelled"
         assert not caplog.records
 
     run(test())

@@ -115,8 +115,9 @@ def test_request_body_is_charged_until_its_command_has_run() -> None:
             return asyncio.ensure_future(client.post("/api/v1/things/7", data=withheld(), headers=headers))
 
         held += [post(), post()]
-        while budget.held < 2 * size:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(10):
+            while budget.held < 2 * size:
+                await asyncio.sleep(0.001)
         async with await post() as refused:
             assert refused.status == 507 and "no room for this request" in await refused.text()
         async with client.post("/api/v1/things/7", data=b"{}") as answer:

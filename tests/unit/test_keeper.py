@@ -63,3 +63,25 @@ def test_one_change_runs_at_a_time_and_failure_or_cancellation_starts_next() -> 
         keeper.close()
 
     asyncio.run(main())
+
+
+def test_change_holds_the_turn_until_its_end_whatever_blocks_it_enters() -> None:
+    async def main() -> None:
+        keeper, order = StoreWriter(Store(IN_MEMORY)), list[str]()
+
+        async def first() -> None:
+            async with keeper.turn:
+                order.append("block")
+            await asyncio.sleep(0.001)
+            order.append("end")
+
+        async def second() -> None:
+            order.append("next")
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(keeper.change("a", first))
+            tasks.create_task(keeper.change("b", second))
+        assert order == ["block", "end", "next"]
+        keeper.close()
+
+    asyncio.run(asyncio.wait_for(main(), 10))

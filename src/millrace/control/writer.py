@@ -58,8 +58,8 @@ class Turn:
             raise Stopping
 
     def hand_to(self, task: asyncio.Task[Any]) -> None:
-        """Give the turn that the running task has to another task."""
-        self._holder = task
+        """Give the turn that the running task has to another task, until that leaves."""
+        self._holder, self._depth = task, 1
 
     def leave(self) -> None:
         """Let the next change be made, even inside a block that entered: what is left to do needs no turn."""

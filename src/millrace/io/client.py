@@ -79,8 +79,8 @@ def _free(size: int) -> None:
     """Partial messages are not accounted for."""
 
 
-# Everything that ends the connection leads to one call of `ended`. During a TLS handshake it is `start_tls` that
-# reports, by raising.
+# Everything that ends the connection leads to one call of `ended`. Until it is made it is `connect` that reports, and
+# during a TLS handshake `start_tls`, by raising.
 class ClientConnection:
     """Runs one core on one connection, as a `Connection` for the runner.
 
