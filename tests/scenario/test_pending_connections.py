@@ -13,7 +13,10 @@ import pytest
 
 from millrace.daemon.app import Daemon
 from millrace.guest.config import GuestConfig
+from millrace.io import listeners
+from millrace.io.listeners import Acceptor
 from millrace.io.pending import LOGIN_NS, REST_NS, PendingConnections
+from millrace.io.turns import Turns
 from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.native.messages import HEADER, Call, Hello, frame
 from millrace.wire.pulse.client import PulseClientSession
@@ -271,3 +274,18 @@ def test_listener_whose_timer_fails_ends_alone(tmp_path: Path, monkeypatch: pyte
             await good.close()
 
     running(tmp_path, test)
+
+
+def test_connection_with_a_high_descriptor_displaces_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> list[bool]:
+        door, connections = PendingConnections(), [Connection() for _ in range(4)]
+        for number, connection in enumerate(connections):
+            door.arrive(connection, number)
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as high:
+            acceptor = Acceptor(listener, door, Turns(), lambda sock: None)
+            monkeypatch.setattr(listeners, "descriptors", high.fileno)
+            assert acceptor._room_for(high)
+            acceptor.close()
+        return [connection.gone for connection in connections]
+
+    assert asyncio.run(test()) == [True, True, False, False]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from millrace.dsp.convert import SampleFormat, Samples
 from millrace.errors import ConfigError, OutputLost
 from millrace.io.files import write_whole
 from millrace.io.sockets import own_secret
-from millrace.units import default_map
+from millrace.units import NS_PER_S, default_map
 from tests.places import fill, lack, small_disk
 
 
@@ -220,3 +221,23 @@ def test_device_reopened_while_stopping_is_closed(stopped: bool, monkeypatch: py
     assert (made.closed, back) == ((True, []) if stopped else (False, [True]))
     output._close()
     assert made.closed
+
+
+@pytest.mark.parametrize(
+    ("silent", "lost"), [((True, False, True, False), False), ((True, True), True), ((False, True, True), True)]
+)
+def test_device_is_lost_after_two_checks_without_callback(silent: tuple[bool, ...], lost: bool) -> None:
+    output, lost_at, checks = device.DeviceOutput("", "normal"), list[int](), iter(silent)
+
+    class Checks(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            still = next(checks, None)
+            output._called_ns = time.monotonic_ns() - (device.NO_CALLBACK_NS + NS_PER_S if still else 0)
+            if still is None:
+                output._stopping.set()
+            return False
+
+    output._wake = Checks()
+    output._revive = lost_at.append  # type: ignore[method-assign]
+    output._keep()
+    assert bool(lost_at) is lost

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -485,3 +486,26 @@ def test_protocol_page_names_every_field_as_sent() -> None:
     for message in messages:
         missing = set(message.__struct_encode_fields__) - named[message.__struct_config__.tag]
         assert not missing, (message.__struct_config__.tag, missing)
+
+
+def test_control_messages_stay_queued_when_packets_are_dropped() -> None:
+    listener = FakeListener()
+    outlet = listener.outlet(Rig())
+    listener.open = False
+    outlet.send("format", *(bytes([number]) for number in range(60)))
+    listener.open = True
+    outlet.flush()
+    assert listener.messages == ["format", *(bytes([number]) for number in range(11, 60))]
+    assert outlet.dropped_packets == 11
+
+
+def test_packets_of_discontinuous_transmission_are_not_sent_and_no_loss() -> None:
+    rig, listener = Rig(), FakeListener()
+    outlet = listener.outlet(rig, dtx="on")
+    Subscribers(rig.graph).join(outlet, rig.sink)
+    group = outlet.group
+    assert group is not None
+    payloads = iter([b"sound", b"\x08", b"\x08", b"sound"])
+    group._encoder = SimpleNamespace(encode=lambda block: next(payloads))  # type: ignore[assignment]
+    blocks_of(group, 0, 8)
+    assert [(p.sequence, p.position) for p in listener.packets] == [(0, 0), (1, 3 * 960)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 
 import pytest
 
@@ -58,3 +59,33 @@ def test_bytes_queued_before_look_up_prove_nothing(monkeypatch: pytest.MonkeyPat
         watch.reading()
         watch.read(len(ours.recv(3)))
     assert watch.done and told == [Identity(os.getpid(), os.getuid(), "player")]
+
+
+def test_sender_other_than_the_one_that_connected_is_looked_up_and_has_to_write_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[Identity] = []
+    monkeypatch.setattr(senderidentity, "identity_of", lambda pid, uid: Identity(pid, uid, "player", unproven=True))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch_writers(ours)
+        watch = SenderIdentity(ours.fileno(), replace(CONNECTED, pid=os.getppid()), told.append)
+        for _ in range(2):
+            theirs.send(b"x")
+            watch.reading()
+            watch.read(len(ours.recv(1)))
+    assert [(identity.pid, identity.unproven) for identity in told] == [(os.getpid(), True), (os.getpid(), False)]
+
+
+def test_sender_that_could_not_be_seen_is_not_the_one_before() -> None:
+    told: list[Identity] = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch_writers(ours)
+        watch = SenderIdentity(ours.fileno(), CONNECTED, told.append)
+        theirs.send(b"x")
+        watch.reading()
+        ours.recv(1)
+        watch.reading()
+        watch.read(1)
+    assert watch.done and told == [Identity(0, os.getuid())]
