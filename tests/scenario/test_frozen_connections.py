@@ -193,6 +193,17 @@ def test_change_that_waits_for_the_disk_is_made_again_and_answered_once(monkeypa
     assert rig.sink.gains == pytest.approx((0.125, 0.125))
 
 
+def test_events_not_distributed_yet_are_included(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    client = rig.client()
+    client.ask(Command.SUBSCRIBE, mask=0xFFF)
+    monkeypatch.setattr(rig.door.news, "_spread", lambda: None)
+    sink = rig.graph.add_sink("hall")
+    client.server = frozen(client)
+    client.exchange()
+    assert {"event": 0, "index": sink.id} in client.named(Command.SUBSCRIBE_EVENT)
+
+
 def test_grant_withdrawn_meanwhile_ends_the_recorder() -> None:
     rig = Rig()
     client = rig.client()

@@ -9,14 +9,14 @@ import pytest
 from millrace.doors.pulse.detached import attach_playback, detach_playback, detach_record, resume_playback
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.doorstate import PulseDoorState, freeze_door, resume_door
-from millrace.doors.pulse.loopback import Loopback
+from millrace.doors.pulse.loopback import Heard, Loopback
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.streams import NoOwner
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.model import NOTHING
 from millrace.sim.rig import Rig, RigClient
 from millrace.wire.pulse.client import record_fields
-from millrace.wire.pulse.constants import Command
+from millrace.wire.pulse.constants import Change, Command, Err, Facility
 from millrace.wire.pulse.tagstruct import Spec
 
 SPEC = Spec(SampleFormat.S16LE, 2, 48_000)
@@ -99,6 +99,37 @@ def test_switch_on_connect_still_switches(argument: str) -> None:
     load(rig.client(), "module-null-sink", "sink_name=hall")
     assert rig.sink.name == ("hall" if argument else "millrace")
     assert rig.graph.add_sink("other") is rig.sink
+
+
+def test_loopback_stays_quiet_and_still_refuses_to_hear_itself() -> None:
+    rig = Rig()
+    client = rig.client()
+    load(client, "module-null-sink", "sink_name=hall")
+    load(client, "module-loopback", "source=hall.monitor sink=millrace latency_msec=30")
+    client.play(SPEC, (1, 2), bytes(400_000), sink_name="hall")
+    rig.run(0.1)
+    client.close()
+    (before,) = rig.door.records.values()
+    door = thawed(rig)
+    (after,), (stream,) = door.records.values(), door.playback.values()
+    assert isinstance(before, Heard) and isinstance(after, Heard) and after is not before
+    assert (after.quiet, after.rests_after) == (before.quiet, before.rests_after) and after.quiet
+    hall = next(one for one in rig.graph.sinks.values() if one.name == "hall")
+    move = {"index": stream.node.id, "sink_index": hall.id, "sink_name": None}
+    assert rig.client().error(Command.MOVE_SINK_INPUT, **move) == Err.INVALID
+
+
+def test_only_changes_are_published_after_it_continues() -> None:
+    rig = Rig()
+    rig.client().play(SPEC, (1, 2), bytes(40_000))
+    rig.run(0.05)
+    rig.clients[0].close()
+    thawed(rig)
+    client = rig.client()
+    client.ask(Command.SUBSCRIBE, mask=0xFFF)
+    rig.graph.set_gains(rig.sink, (0.5, 0.5))
+    client.exchange()
+    assert [one["event"] for one in client.named(Command.SUBSCRIBE_EVENT)] == [Facility.SINK | Change.CHANGE]
 
 
 def test_sample_that_is_playing_continues_to_its_end() -> None:

@@ -65,7 +65,7 @@ class Loopback:
 
     def __init__(self, door: PulseDoor, module: Module, subject: Subject) -> None:
         self._door, self.module, self.subject = door, module, subject
-        self._record: _Heard | None = None
+        self._record: Heard | None = None
         self._playback: PlaybackStream | None = None
         self._source: Sink | None = None
         self._sink: Sink | None = None
@@ -81,7 +81,7 @@ class Loopback:
     ) -> None:  # fmt: skip
         """Record `source` through `tap` and play it on `sink` through `stream`; `props` are those of each."""
         graph, layout = self._door.graph, Layout(fmt.frame_bytes, fmt.rate)
-        self._record = _Heard(self, new_record(0, fmt, _pieces(layout, latency_ns), props[0]), tap, graph)
+        self._record = Heard(self, new_record(0, fmt, _pieces(layout, latency_ns), props[0]), tap, graph)
         self._record.rests_after = ns_to_frames(QUIET_NS + latency_ns, graph.rate)
         self._record.state.keeps_awake = False
         self._record.set_active(True)
@@ -120,7 +120,7 @@ class Loopback:
         door, mixes = self._door, {mix.id: mix for mix in self._door.graph.mixes()}
         if state.source is not None and state.sink is not None:
             self._source, self._sink = mixes.get(state.source), mixes.get(state.sink)
-        self._record = _Heard(self, state.record, door.graph.taps[state.tap], door.graph)
+        self._record = Heard(self, state.record, door.graph.taps[state.tap], door.graph)
         self._record.rests_after, self._record.quiet = state.rests_after, state.quiet
         attach_record(door, self._record)
         self._playback = resume_playback(door, state.stream, state.playback, self)
@@ -198,7 +198,7 @@ class Loopback:
 # A loopback that records silence and plays it would keep its graph running for ever. So the recorder rests after the
 # queue between the two streams (its latency) has drained and `QUIET_NS` has passed: it passes nothing on and lets the
 # graph be suspended. Sound itself brings it back, since something else must be running for sound to arrive.
-class _Heard(RecordStream):
+class Heard(RecordStream):
     """The loopback's recorder. It keeps the graph running only while recorded sound has yet to be played."""
 
     rests_after: Frames = 0
