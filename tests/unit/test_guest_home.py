@@ -100,6 +100,27 @@ def test_listener_reports_only_its_own_causes_at_bounded_rate() -> None:
     session.closed()
 
 
+def test_listener_that_was_ended_is_not_greeted_and_plays_nothing() -> None:
+    house = House()
+    now, sent = house.rig.now_ns, list[str | bytes]()
+    session = ListenerSession(house.home, 7, "10.0.0.9", sent.extend, lambda: True, now, OWNER)
+    session.closed()
+    session.receive(encode_message(Hello(name="laptop", microphone=True)), now)
+    session.closed()
+    assert session.outlet.group is None and not house.home.outlets.outlets and not house.rig.graph.taps
+    assert not sent and session.microphone is None
+
+
+def test_tick_raises_error_that_ended_sound_once() -> None:
+    house = House()
+    session = ListenerSession(house.home, 7, "10.0.0.9", lambda messages: None, lambda: True, house.rig.now_ns, OWNER)
+    session.receive(encode_message(Hello()), house.rig.now_ns)
+    session.outlet.fail(RuntimeError("no such socket"))
+    with pytest.raises(RuntimeError, match="no such socket"):
+        session.tick(house.rig.now_ns)
+    session.tick(house.rig.now_ns)
+
+
 class Machined(AttachedMachine):
     """A machine that is there for a moment."""
 

@@ -16,7 +16,8 @@ from millrace.guest.home import Home
 from millrace.guest.notfound import missing_sink
 from millrace.io.clock import now_ns
 from millrace.media.audio import AudioPacket
-from millrace.outlets.peer import Subscriber, Write
+from millrace.outlets.line import Write
+from millrace.outlets.peer import Subscriber
 from millrace.rights.model import Principal
 from millrace.symptoms import LISTENERS_CAUSES, Evidence, Symptom
 from millrace.text import parse_switch
@@ -113,7 +114,9 @@ class ListenerSession:
     # -- the line ----------------------------------------------------------------------------
 
     def receive(self, message: str | bytes, now_ns: HostNs) -> None:
-        """Process one message; RemoteProtocolError ends the session."""
+        """Process one message, unless the session has left; RemoteProtocolError ends it."""
+        if self._left:
+            return
         self.wire.receive(message, now_ns)
         for event in self.wire.events():
             self._handle(event, now_ns)
@@ -135,7 +138,12 @@ class ListenerSession:
         self.flush()
 
     def tick(self, now_ns: HostNs) -> None:
-        """About once a second: update bitrate and lag, and send what the connection had no room for."""
+        """About once a second: update bitrate and lag, and send what the connection had no room for.
+
+        Raises the error that ended the sound, if there was one.
+        """
+        if (error := self.outlet.take_error()) is not None:
+            raise error
         then, sent = self._rate_mark
         if now_ns - then >= NS_PER_S:
             self._bitrate = (self.outlet.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)

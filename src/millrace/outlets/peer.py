@@ -1,14 +1,13 @@
 """The peer outlet: sends a sink's monitor to any number of listeners, encoded once per distinct settings.
 
 `SharedEncoder` is a tap with one encoder. All listeners with the same settings share it and get the same
-packet bytes. Each listener has its own bounded queue: if one can't keep up, its oldest packets are dropped
-whole, and the other listeners are not affected.
+packet bytes. Each listener has its own queue (outlets/line.py), so one that can't keep up does not affect the
+others.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -24,33 +23,26 @@ from millrace.errors import GraphError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Tap
 from millrace.media.packet import WHOLE_KEY, Packet
+from millrace.outlets.line import Line, Write
 from millrace.units import NS_PER_MS, Frames, HostNs, Positions, default_map, frames_to_ns
 from millrace.wire.peer.messages import FormatChanged, Silence, encode_message, pack_media
 from millrace.wire.peer.tracks import SOUND_TRACK, pack_track
 
 HOLD_NS = 200 * NS_PER_MS
 """After this much digital silence, sending stops. By then the codec's tail has been sent."""
-QUEUE_PACKETS_MAX, QUEUE_BYTES_MAX = 50, 1024 * 1024
 ENCODER_BYTES = 64 * 1024
 """Memory of an encoder per channel, including its packets."""
 REQUESTED_LATENCY_NS: dict[str, HostNs] = {"low": 5 * NS_PER_MS, "normal": 40 * NS_PER_MS, "robust": 40 * NS_PER_MS}
 
-Message = str | bytes
-Write = Callable[[Sequence[Message]], None]
 
-
-class Subscriber:
-    """One listener: its settings, queue and counters.
-
-    `write` sends messages on the connection in one write. `room` says whether the connection can take more now, and
-    `may_queue` whether that many bytes may be queued for it (the guest's budget decides). `dropped` is called for
-    every packet dropped from the full queue.
-    """
+class Subscriber(Line):
+    """One listener: its settings, and the line to it."""
 
     def __init__(
         self, id_: int, name: str, write: Write, room: Callable[[], bool],
         may_queue: Callable[[int], bool] = lambda size: True, dropped: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
+        super().__init__(write, room, may_queue, dropped)
         self.id, self.name = id_, name
         self.settings = CodecSettings()
         self.codecs: tuple[str, ...] = ("opus",)
@@ -58,75 +50,14 @@ class Subscriber:
         self.tracks = False
         """Whether it takes media packets in the track layout."""
         self.group: SharedEncoder | None = None
-        self.sent_packets = 0
-        self.sent_bytes = 0
-        self.dropped_packets = 0
         self.loss_percent = 0
-        self._write, self._room, self._may_queue, self._dropped = write, room, may_queue, dropped
-        self._queue: deque[Message] = deque()
-        self._queued_bytes = 0
-
-    def forget(self) -> None:
-        """The connection is over. It is reached through these, and keeps this: a cycle (daemon/collector.py)."""
-        self._write, self._dropped = (lambda messages: None), (lambda: None)
-        self._room, self._may_queue = (lambda: False), (lambda size: False)
+        self.left = False
+        """It never joins a group again."""
 
     @property
     def key(self) -> str:
         """The name users and the API use."""
         return f"listener/{self.id}"
-
-    def send(self, *messages: Message) -> None:
-        """Send, or queue while the connection is full. Beyond the limits, drop the oldest media packets first."""
-        if not self._queue and self._room():
-            self._put(messages)
-            return
-        self._queue.extend(messages)
-        self._queued_bytes += sum(map(len, messages))
-        self.flush()
-        while len(self._queue) > QUEUE_PACKETS_MAX or not self._fits():
-            self._drop_oldest()
-
-    def _fits(self) -> bool:
-        if not self._queue:
-            return self._may_queue(0)
-        return self._queued_bytes <= QUEUE_BYTES_MAX and self._may_queue(self._queued_bytes)
-
-    def _take(self, at: int = 0) -> Message:
-        message = self._queue[at]
-        del self._queue[at]
-        self._queued_bytes -= len(message)
-        return message
-
-    # Control messages are kept as long as possible: media behind a lost `format` could not be decoded.
-    def _drop_oldest(self) -> None:
-        """Drop the oldest media packet; a control message only if no media is queued."""
-        for at, message in enumerate(self._queue):
-            if isinstance(message, bytes):
-                self._take(at)
-                self.dropped_packets += 1
-                self._dropped()
-                return
-        self._take()
-
-    def flush(self) -> None:
-        """Send as much of the queue as the connection takes."""
-        while self._queue and self._room():
-            self._put((self._take(),))
-            if not self._queue:
-                # Give back the room in the budget.
-                self._may_queue(0)
-
-    def _put(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            self.sent_bytes += len(message)
-            self.sent_packets += isinstance(message, bytes)
-        self._write(messages)
-
-    @property
-    def queued(self) -> int:
-        """Messages queued."""
-        return len(self._queue)
 
 
 def _layout(sink: Sink, settings: CodecSettings) -> Positions:
@@ -175,6 +106,8 @@ class SharedEncoder:
         """The same packets in the track layout, while a listener wants them."""
         self.spent_ns: HostNs = 0
         """Time spent in the last cycle."""
+        self.broken = False
+        """It failed: nobody may join it."""
         try:
             graph.add_tap(self.tap, sink)
         except GraphError:
@@ -232,7 +165,14 @@ class SharedEncoder:
     def consume(self, block: Samples, position: Frames, level: float) -> None:
         """See `Consumer.consume`."""
         began = self.clock()
-        self._consume(block, position, level)
+        try:
+            self._consume(block, position, level)
+        except Exception as error:
+            # The graph removes the tap, so these listeners would wait for ever.
+            self.broken = True
+            for outlet in self.outlets:
+                outlet.fail(error)
+            raise
         self.spent_ns = self.clock() - began
 
     def _consume(self, block: Samples, position: Frames, level: float) -> None:
@@ -292,7 +232,7 @@ class SharedEncoder:
             packets, self._packets = self._packets, []
             tracked, self._tracked = self._tracked, []
             for outlet in self.outlets:
-                outlet.send(*(tracked if outlet.tracks else packets))
+                outlet.send_sound(*(tracked if outlet.tracks else packets))
 
     # Positions count what was emitted since the sound began or the graph's position jumped, and times follow from
     # positions: neither depends on how late a cycle was. So nothing may be dropped in between before it is emitted.
@@ -340,7 +280,7 @@ class SharedEncoder:
     def _broadcast_silence(self, position: Frames) -> None:
         text = encode_message(Silence(position))
         for outlet in self.outlets:
-            outlet.send(text)
+            outlet.send_sound(text)
 
 
 def _in_words(group: SharedEncoder | None) -> str:
@@ -373,18 +313,23 @@ class Subscribers:
         return sum(group.spent_ns for group in self._groups)
 
     def join(self, outlet: Subscriber, sink: Sink) -> None:
-        """Start sending `sink` to `outlet`."""
+        """Start sending `sink` to `outlet`, unless its listener has left."""
+        if outlet.left:
+            return
         group = self._group_for(sink, outlet.settings)
         self.outlets[outlet.id] = outlet
         self._enter(outlet, group)
 
     def leave(self, outlet: Subscriber) -> None:
-        """Stop sending to `outlet`: the listener has left."""
+        """Stop sending to `outlet` for good: the listener has left."""
+        outlet.left = True
         self.outlets.pop(outlet.id, None)
         self._exit(outlet)
 
     def move(self, outlet: Subscriber, sink: Sink) -> None:
-        """Send another sink to `outlet`."""
+        """Send another sink to `outlet`; GraphError if it plays none: its listener has left, or said no hello yet."""
+        if outlet.group is None:
+            raise GraphError(f"{outlet.key} is not playing: it has left, or is still connecting")
         self._go_over(outlet, sink, outlet.settings)
 
     def configure(self, outlet: Subscriber, settings: CodecSettings) -> None:
@@ -416,7 +361,8 @@ class Subscribers:
             self._changed(outlet, before, after)
 
     def _find(self, sink: Sink, settings: CodecSettings) -> SharedEncoder | None:
-        return next((g for g in self._groups if g.sink is sink and g.settings == settings), None)
+        same = (g for g in self._groups if g.sink is sink and g.settings == settings and not g.broken)
+        return next(same, None)
 
     def _group_for(self, sink: Sink, settings: CodecSettings) -> SharedEncoder:
         group = self._find(sink, settings)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
@@ -42,6 +41,7 @@ from millrace.server.http.authentication import (
     credential,
 )
 from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket, hang_up, messages
+from millrace.server.http.frames import FrameWriter
 from millrace.server.http.origins import Addresses, parse_host
 from millrace.symptoms import Symptom, refusal, refused_request, violation
 from millrace.text import clean_utf8, printable, quoted
@@ -53,10 +53,6 @@ log = logging.getLogger("millrace.web")
 PROXIES_MAX = 16
 """Untrusted proxies that are reported."""
 REFUSALS = (400, 401, 403, 429)
-UNSENT_BYTES_MAX = 48 * 1024
-"""Bytes buffered in a listener's transport before its own queue, which can drop, takes over."""
-SEND_BUFFER_BYTES = 32 * 1024
-"""Kernel send buffer of a listener: small, so that a backlog builds up where it can be dropped."""
 TICK_S = 1.0
 DEADLINE_GRID_NS = 250 * NS_PER_MS
 """Grid to which listeners' deadlines are rounded up: see `Deadlines`."""
@@ -64,44 +60,6 @@ DEADLINE_GRID_NS = 250 * NS_PER_MS
 FORWARD = "a proxy must forward the Upgrade and Connection headers"
 GATE = web.RequestKey("gate", Gate)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def _frame_header(size: int, opcode: int) -> bytes:
-    """An unmasked, final WebSocket frame header (RFC 6455, section 5.2)."""
-    first = bytes((0x80 | opcode,))
-    if size < 126:
-        return first + bytes((size,))
-    if size < 65536:
-        return first + b"\x7e" + size.to_bytes(2, "big")
-    return first + b"\x7f" + size.to_bytes(8, "big")
-
-
-class FrameWriter:
-    """Writes whole WebSocket frames directly from the audio cycle, without a task.
-
-    aiohttp's `send_bytes` is a coroutine, and waking a task for every packet of every listener costs more than the
-    graph itself. Frames are written to the transport whole, so they never interleave with aiohttp's own.
-    """
-
-    def __init__(self, transport: asyncio.Transport, whole: web.WebSocketResponse) -> None:
-        self._transport, self._whole = transport, whole
-        raw = transport.get_extra_info("socket")
-        if raw is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-
-    def write(self, messages: Sequence[str | bytes]) -> None:
-        """Write messages with one system call. Nothing may follow a Close frame (RFC 6455, section 5.5.1)."""
-        if self._whole.closed or self._transport.is_closing():
-            return
-        parts: list[bytes] = []
-        for message in messages:
-            opcode, data = (1, message.encode()) if isinstance(message, str) else (2, message)
-            parts += (_frame_header(len(data), opcode), data)
-        self._transport.write(b"".join(parts))
-
-    def room(self) -> bool:
-        """Whether more can be written without building up a backlog."""
-        return self._transport.get_write_buffer_size() < UNSENT_BYTES_MAX
 
 
 BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
@@ -391,6 +349,9 @@ class Web:
         websocket = attended.websocket
         timer.rearm()
         async for message in messages(websocket, session.guest.turns):
+            # It may have been ended while this message waited for its turn.
+            if session.closing:
+                break
             try:
                 session.receive(message.data, now_ns())
             except MillraceError as error:

@@ -1,0 +1,52 @@
+"""WebSocket frames of sound, written by the audio cycle."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+from aiohttp import web
+
+UNSENT_BYTES_MAX = 48 * 1024
+"""Bytes buffered in a listener's transport before its own queue, which can drop, takes over."""
+SEND_BUFFER_BYTES = 32 * 1024
+"""Kernel send buffer of a listener: small, so that a backlog builds up where it can be dropped."""
+
+
+def _frame_header(size: int, opcode: int) -> bytes:
+    """An unmasked, final WebSocket frame header (RFC 6455, section 5.2)."""
+    first = bytes((0x80 | opcode,))
+    if size < 126:
+        return first + bytes((size,))
+    if size < 65536:
+        return first + b"\x7e" + size.to_bytes(2, "big")
+    return first + b"\x7f" + size.to_bytes(8, "big")
+
+
+class FrameWriter:
+    """Writes whole WebSocket frames directly from the audio cycle, without a task.
+
+    aiohttp's `send_bytes` is a coroutine, and waking a task for every packet of every listener costs more than the
+    graph itself. Frames are written to the transport whole, so they never interleave with aiohttp's own.
+    """
+
+    def __init__(self, transport: asyncio.Transport, whole: web.WebSocketResponse) -> None:
+        self._transport, self._whole = transport, whole
+        raw = transport.get_extra_info("socket")
+        if raw is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    def write(self, messages: Sequence[str | bytes]) -> None:
+        """Write messages with one system call. Nothing may follow a Close frame (RFC 6455, section 5.5.1)."""
+        if self._whole.closed or self._transport.is_closing():
+            return
+        parts: list[bytes] = []
+        for message in messages:
+            opcode, data = (1, message.encode()) if isinstance(message, str) else (2, message)
+            parts += (_frame_header(len(data), opcode), data)
+        self._transport.write(b"".join(parts))
+
+    def room(self) -> bool:
+        """Whether more can be written without building up a backlog."""
+        return self._transport.get_write_buffer_size() < UNSENT_BYTES_MAX
