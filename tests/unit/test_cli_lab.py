@@ -175,7 +175,7 @@ def test_proxy_prints_how_to_connect_and_what_it_lost(
     path: Any = None
     asyncio.run(lab._impair("ws://h:1", "127.0.0.1:0", path, 1))
     assert capsys.readouterr().out.splitlines() == [
-        "millrace listen ws://127.0.0.1:0/GUEST now goes through a bad line to ws://h:1; Ctrl-C ends it",
+        "millrace listen ws://127.0.0.1:0/GUEST now goes through a bad network to ws://h:1; Ctrl-C ends it",
         "1 session, 5 messages lost",
     ]
     (tmp_path / "millrace").mkdir()

@@ -224,7 +224,7 @@ async def _impair(url: str, listen: str, path: NetPath, seed: int) -> None:
             await web.SockSite(runner, sock).start()
         key = runtime_dir() / KEY_FILE
         token = f" --token-file {key}" if key.exists() else ""
-        tell(f"millrace listen ws://{listen}/GUEST{token} now goes through a bad line to {url}; Ctrl-C ends it")
+        tell(f"millrace listen ws://{listen}/GUEST{token} now goes through a bad network to {url}; Ctrl-C ends it")
         await stopping.wait()
     except OSError as error:
         raise ConfigError(f"--listen {quoted(listen)}: {error.strerror}") from None

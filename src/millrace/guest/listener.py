@@ -111,7 +111,7 @@ class ListenerSession:
         """Bit/s sent recently."""
         return self._bitrate
 
-    # -- the line ----------------------------------------------------------------------------
+    # -- the connection ----------------------------------------------------------------------
 
     def receive(self, message: str | bytes, now_ns: HostNs) -> None:
         """Process one message, unless the session has left; RemoteProtocolError ends it."""

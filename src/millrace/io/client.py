@@ -251,8 +251,8 @@ class ClientConnection:
             ended(self._why)
         return True
 
-    # Whoever serves the session is reached through these, and keeps the line: a cycle, which only a full collection
-    # would free (daemon/collector.py).
+    # Whoever serves the session is reached through these, and keeps the connection: a cycle, which only a full
+    # collection would free (daemon/collector.py).
     def _forget(self) -> None:
         self._after, self._ended, self._may_wait, self._partial = _not_served, _not_told, _all_may, _free
 

@@ -223,7 +223,7 @@ def listener_garbage(scene: Scene) -> int:
     return at
 
 
-def thin(scene: Scene) -> int:
+def slow_network(scene: Scene) -> int:
     """Afterwards the listener's target delay is so high that a repetition would be inaudible, so it is restarted."""
     at = scene.fail("thin 0.6")
     time.sleep(1.5)
@@ -307,11 +307,11 @@ KINDS = (
     Kind("a listener sends nonsense", listener_garbage, "listener", "broke the protocol"),
     Kind("a listener reads nothing", listener_reads_nothing, "send", "line full", also=(("listener", "left"),)),
     Kind("packets are lost", lambda s: s.fail("drop 5"), "network", "packets lost"),
-    Kind("the line stalls", lambda s: s.fail("stall 0.4"), "network", "stalled", "line"),
-    Kind("the line is too thin", thin, "network", "late", "line"),
+    Kind("the network stalls", lambda s: s.fail("stall 0.4"), "network", "stalled", "line"),
+    Kind("the network is too slow", slow_network, "network", "late", "line"),
     Kind("the sound server is stopped (PulseAudio)", server_stopped, "device", "late", "device"),
     Kind("the sound server is killed (PulseAudio)", server_killed, "device", "lost", "device"),
-    Kind("the microphone's line stalls", lambda s: s.fail("upstall 0.4"), "microphone", "late", "microphone"),
+    Kind("the microphone's network stalls", lambda s: s.fail("upstall 0.4"), "microphone", "late", "microphone"),
     Kind("a virtual machine is stopped (QEMU)", machine_stopped, "machine", "late", "machine"),
     Kind("a virtual machine is killed (QEMU)", machine_killed, "machine", "lost", "machine"),
     Kind("a wrong token", wrong_token, "rights", "refused"),

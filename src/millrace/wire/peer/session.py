@@ -133,7 +133,7 @@ class _Session:
         return False
 
 
-# A connection over a slow line buffers seconds of sound that the daemon does not see: in kernels, proxies and routers.
+# On a slow network, seconds of sound are buffered where the daemon does not see them: in kernels, proxies and routers.
 # A probe is a ping that is sent among the sound, so its pong shows that all before it has arrived. Probes wait behind
 # the sound, so they say nothing good about the clocks and stay out of the offset filter. A peer that has never answered
 # a ping is not measured, and a probe without an answer for as long as a silent peer is kept no longer counts.
