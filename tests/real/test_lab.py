@@ -33,7 +33,7 @@ def test_listener_behind_bad_network_plays_and_reports_losses(bus: Bus, tmp_path
         *MILLRACE, "lab", "impair", f"ws://{bus.listen}", "--listen", f"127.0.0.1:{port}",
         "--delay", "20ms", "--jitter", "3ms", "--loss", "5%", stdout=subprocess.PIPE,
     )  # fmt: skip
-    assert proxy.stdout is not None and b"bad line" in proxy.stdout.readline()
+    assert proxy.stdout is not None and b"bad network" in proxy.stdout.readline()
     raw = tmp_path / "heard.raw"
     with raw.open("wb") as out:
         listener = bus.spawn(
@@ -66,7 +66,7 @@ def test_proxy_passes_refusals_on(bus: Bus) -> None:
     proxy = bus.spawn(
         *MILLRACE, "lab", "impair", f"ws://{bus.listen}", "--listen", f"127.0.0.1:{port}", stdout=subprocess.PIPE
     )
-    assert proxy.stdout is not None and b"bad line" in proxy.stdout.readline()
+    assert proxy.stdout is not None and b"bad network" in proxy.stdout.readline()
     there = ("listen", f"ws://127.0.0.1:{port}/nobody", "--to", "null:")
     done = bus.cli(*there, check=False)
     assert done.returncode == 4 and f"{bus.runtime}/millrace/key" in done.stderr

@@ -111,7 +111,7 @@ def test_tone_is_measured_with_requested_settings(monkeypatch: pytest.MonkeyPatc
                      ("ppm50/none", 20.0, {"codec": "opus"}, "low", Path("x.wav"))]  # fmt: skip
 
 
-# -- a bad line ----------------------------------------------------------------------------------
+# -- a bad network -------------------------------------------------------------------------------
 
 
 @pytest.fixture
