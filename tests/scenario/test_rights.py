@@ -29,6 +29,7 @@ from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.tagstruct import Spec
 from tests import bus
+from tests.scenario.test_pulse_sinks import load
 
 Run = Callable[["Rig"], Awaitable[None]]
 
@@ -322,6 +323,30 @@ def test_programs_record_only_what_they_were_granted() -> None:
     assert [record.owner.index for record in rig.door.records.values()] == [allowed.server.index]
     grants.set(Permission.MONITOR, ANY, None)
     assert program(rig, "evil").ask(Command.CREATE_RECORD_STREAM, **source("default.monitor"))
+
+
+@pytest.mark.parametrize("denied", [Permission.MICROPHONE, Permission.MONITOR])
+@pytest.mark.parametrize("remaps", range(4))
+def test_remapped_source_needs_the_permission_of_what_it_records(denied: Permission, remaps: int) -> None:
+    """However often it is remapped: remapped sources are sources, also those that are made from a monitor."""
+    rig = PulseRig()
+    rig.graph.add_source("microphone", "Microphone")
+    protected = "microphone" if denied is Permission.MICROPHONE else "millrace.monitor"
+    grants, loader = rig.admission.grants, program(rig, "mixer")
+    grants.set(denied, ANY, Verdict.DENY)
+    grants.set(denied, "mixer", Verdict.ALLOW)
+    for number in range(1, remaps + 1):
+        load(loader, "module-remap-source", f"source_name=remap{number} master={protected}")
+        protected = f"remap{number}"
+    evil = program(rig, "evil")
+    assert evil.error(Command.CREATE_RECORD_STREAM, **source(protected)) == Err.ACCESS
+    assert evil.error(Command.LOAD_MODULE, name="module-remap-source", argument=f"master={protected}") == Err.ACCESS
+    assert loader.ask(Command.CREATE_RECORD_STREAM, **source(protected))
+    # The other permission is not needed.
+    other = Permission.MONITOR if denied is Permission.MICROPHONE else Permission.MICROPHONE
+    grants.set(denied, ANY, None)
+    grants.set(other, ANY, Verdict.DENY)
+    assert evil.ask(Command.CREATE_RECORD_STREAM, **source(protected))
 
 
 def test_program_can_not_move_or_end_source_streams() -> None:

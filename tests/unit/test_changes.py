@@ -267,6 +267,21 @@ def test_failed_creation_is_not_on_disk_even_if_disk_is_full(tmp_path: Path) -> 
     with_guests(tmp_path, test)
 
 
+@pytest.mark.parametrize(("name", "args"), KEPT_CHANGES, ids=NAMES)
+def test_nothing_changes_in_memory_if_the_disk_is_full(name: str, args: dict[str, Any], tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        given, store, bob = await furnished(hall, args), hall.worker.store, hall.worker.guest("bob")
+        before, gains = on_disk(hall), [sink.gains for sink in bob.graph.sinks.values()]
+        store._db.execute("PRAGMA query_only=1")
+        with pytest.raises(NotSaved):
+            await hall.ask(name, **given)
+        store._db.execute("PRAGMA query_only=0")
+        assert on_disk(hall) == before and [sink.gains for sink in bob.graph.sinks.values()] == gains
+        agree(hall)
+
+    with_guests(tmp_path, test)
+
+
 @pytest.mark.parametrize(("name", "args"), [("set", {"settings": {"volume": "50%"}}), ("sink.remove", {})])
 def test_sink_that_disappears_during_the_write_is_no_error(name: str, args: dict[str, Any], tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from millrace.control.registry import BEHIND_S, NOTHING, SLICE_MIN, STEP_BYTES, Looked, Registry, json_text
+from millrace.control.registry import (
+    BEHIND_S,
+    KINDS,
+    NOTHING,
+    ON_REQUEST,
+    SLICE_MIN,
+    STEP_BYTES,
+    Looked,
+    Registry,
+    json_text,
+)
 from millrace.io.turns import Turns
 from millrace.rights.model import OWNER, Principal, parse_rights
 
@@ -187,6 +197,34 @@ def test_measurements_need_the_right_to_see_the_guest() -> None:
         registry.measure(stranger, "a")
         registry.second()
         assert await told([stranger]) == [[]] and not looks, "unknown watchers are not searched for"
+
+    run(test)
+
+
+@pytest.mark.parametrize("rights", ["see", "hear,speak,control,link", "admin"])
+def test_tokens_and_requests_are_for_administrators_only(rights: str) -> None:
+    class All(Watcher):
+        kinds = frozenset({*KINDS, *ON_REQUEST})  # type: ignore[assignment]
+
+    async def test(registry: Registry) -> None:
+        kinds = [*KINDS, *ON_REQUEST]
+
+        def put(guest: str) -> None:
+            for number, kind in enumerate(kinds):
+                registry.put(number, kind, guest, lambda kind=kind: {"kind": kind})  # type: ignore[misc]
+
+        put("a")
+        watcher = All(registry, Principal("token/1", parse_rights(f"see,{rights}"), frozenset({"a"})))
+        secret = set() if rights == "admin" else {"request", "token"}
+        shown = [{"kind": kind} for kind in kinds if kind not in secret]
+        assert await told([watcher]) == [shown], "the listing"
+        put("a")
+        assert await told([watcher]) == [shown], "changes"
+        for number in range(len(kinds)):
+            registry.drop(number)
+        assert await told([watcher]) == [[n for n, kind in enumerate(kinds) if kind not in secret]], "removals"
+        put("b")
+        assert await told([watcher]) == [[]], "those of another guest"
 
     run(test)
 
