@@ -13,7 +13,7 @@ from millrace.doors.pulse.loopback import Heard, Loopback
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.streams import NoOwner
 from millrace.dsp.convert import SampleFormat
-from millrace.graph.model import NOTHING
+from millrace.graph.model import NOTHING, NodeState
 from millrace.sim.rig import Rig, RigClient
 from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import Change, Command, Err, Facility
@@ -121,9 +121,10 @@ def test_loopback_stays_quiet_and_still_refuses_to_hear_itself() -> None:
 
 def test_only_changes_are_published_after_it_continues() -> None:
     rig = Rig()
-    rig.client().play(SPEC, (1, 2), bytes(40_000))
+    rig.client().play(SPEC, (1, 2), bytes(40_000), tlength=20_000)
     rig.run(0.05)
     rig.clients[0].close()
+    assert rig.sink.state is NodeState.RUNNING
     thawed(rig)
     client = rig.client()
     client.ask(Command.SUBSCRIBE, mask=0xFFF)
