@@ -147,7 +147,7 @@ def shown(graph: Graph) -> list[Any]:
         "source",
         "sink",
         "master",
-        "asks",
+        "charges",
     }
     out: list[Any] = [graph.position, graph.running, graph.default and graph.default.id]
     for node in graph.nodes():
