@@ -89,7 +89,7 @@ class Scene:
             sys.executable, str(HERE / "proxy.py"), port, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert self.proxy.stdout is not None
-        self.near = f"ws://127.0.0.1:{int(self.line.stdout.readline())}/default"
+        self.near = f"ws://127.0.0.1:{int(self.proxy.stdout.readline())}/default"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def _keep(self, name: str, *command: str, **env: str) -> None:
