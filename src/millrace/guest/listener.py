@@ -16,8 +16,8 @@ from millrace.guest.home import Home
 from millrace.guest.notfound import missing_sink
 from millrace.io.clock import now_ns
 from millrace.media.audio import AudioPacket
-from millrace.outlets.line import Write
 from millrace.outlets.peer import Subscriber
+from millrace.outlets.queue import Write
 from millrace.rights.model import Principal
 from millrace.symptoms import LISTENERS_CAUSES, Evidence, Symptom
 from millrace.text import parse_switch

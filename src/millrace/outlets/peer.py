@@ -1,7 +1,7 @@
 """The peer outlet: sends a sink's monitor to any number of listeners, encoded once per distinct settings.
 
 `SharedEncoder` is a tap with one encoder. All listeners with the same settings share it and get the same
-packet bytes. Each listener has its own queue (outlets/line.py), so one that can't keep up does not affect the
+packet bytes. Each listener has its own queue (outlets/queue.py), so one that can't keep up does not affect the
 others.
 """
 
@@ -23,7 +23,7 @@ from millrace.errors import GraphError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Tap
 from millrace.media.packet import WHOLE_KEY, Packet
-from millrace.outlets.line import Line, Write
+from millrace.outlets.queue import SendQueue, Write
 from millrace.units import NS_PER_MS, Frames, HostNs, Positions, default_map, frames_to_ns
 from millrace.wire.peer.messages import FormatChanged, Silence, encode_message, pack_media
 from millrace.wire.peer.tracks import SOUND_TRACK, pack_track
@@ -35,8 +35,8 @@ ENCODER_BYTES = 64 * 1024
 REQUESTED_LATENCY_NS: dict[str, HostNs] = {"low": 5 * NS_PER_MS, "normal": 40 * NS_PER_MS, "robust": 40 * NS_PER_MS}
 
 
-class Subscriber(Line):
-    """One listener: its settings, and the line to it."""
+class Subscriber(SendQueue):
+    """One listener: its settings, and its send queue."""
 
     def __init__(
         self, id_: int, name: str, write: Write, room: Callable[[], bool],

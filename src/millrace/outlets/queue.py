@@ -1,6 +1,6 @@
-"""The line to one listener: a bounded queue in front of its connection, and counters.
+"""The send queue of one listener: bounded, in front of its connection, with counters.
 
-If a listener can't keep up, its oldest packets are dropped whole. An error on one line never reaches the cycle that
+If a listener can't keep up, its oldest packets are dropped whole. An error of one queue never reaches the cycle that
 sends to all of them.
 """
 
@@ -14,7 +14,7 @@ Message = str | bytes
 Write = Callable[[Sequence[Message]], None]
 
 
-class Line:
+class SendQueue:
     """The messages to one listener.
 
     `write` sends messages on the connection in one write. `room` says whether the connection can take more now, and

@@ -1,12 +1,12 @@
-"""The line to a listener: its bounds, its end, and that errors stay on it."""
+"""The send queue of a listener: its limits, its end, and its errors, which affect no other listener."""
 
 from __future__ import annotations
 
 import pytest
 
 from millrace.errors import GraphError
-from millrace.outlets.line import QUEUE_PACKETS_MAX, Line
 from millrace.outlets.peer import Subscriber, Subscribers
+from millrace.outlets.queue import QUEUE_PACKETS_MAX, SendQueue
 from millrace.sim.rig import Rig
 from tests.unit.test_graph import add
 
@@ -16,28 +16,30 @@ def test_full_queue_drops_oldest_packets_and_gives_budget_back_when_empty() -> N
     budget: list[int] = []
     drops: list[None] = []
     open_ = False
-    line = Line(written.extend, lambda: open_, lambda size: budget.append(size) is None, lambda: drops.append(None))
-    line.send("format")
+    queue = SendQueue(
+        written.extend, lambda: open_, lambda size: budget.append(size) is None, lambda: drops.append(None)
+    )
+    queue.send("format")
     for number in range(QUEUE_PACKETS_MAX + 5):
-        line.send(bytes([number]))
-    assert (line.queued, len(drops), line.dropped_packets) == (QUEUE_PACKETS_MAX, 6, 6) and not written
+        queue.send(bytes([number]))
+    assert (queue.queued, len(drops), queue.dropped_packets) == (QUEUE_PACKETS_MAX, 6, 6) and not written
     open_ = True
-    line.flush()
+    queue.flush()
     assert written == ["format", *(bytes([number]) for number in range(6, QUEUE_PACKETS_MAX + 5))]
     assert budget[-1] == 0
 
 
 def test_budget_without_room_empties_queue_and_raises_nothing() -> None:
-    line = Line(lambda messages: None, lambda: False, lambda size: False, lambda: None)
-    line.send(b"packet", "silence")
-    assert line.queued == 0
+    queue = SendQueue(lambda messages: None, lambda: False, lambda size: False, lambda: None)
+    queue.send(b"packet", "silence")
+    assert queue.queued == 0
 
 
 def test_line_of_closed_connection_takes_no_messages() -> None:
-    line = Line(lambda messages: None, lambda: True, lambda size: True, lambda: None)
-    line.forget()
-    line.send(b"packet")
-    assert line.queued == 0 and line.sent_packets == 0
+    queue = SendQueue(lambda messages: None, lambda: True, lambda size: True, lambda: None)
+    queue.forget()
+    queue.send(b"packet")
+    assert queue.queued == 0 and queue.sent_packets == 0
 
 
 def broken(messages: object) -> None:
