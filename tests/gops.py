@@ -164,8 +164,10 @@ class Decoder:
         if self._gap is not None:
             assert self._gap.resume_ns == packet.pts_ns
         if self.packets:
-            missing = packet.number - self.packets[-1].number - 1
-            assert missing == (self._gap.dropped if self._gap else 0), "loss without a gap"
+            before, told = self.packets[-1], self._gap.dropped if self._gap else 0
+            missing = packet.number - before.number - 1
+            # What a source lost stays lost when another continues its numbers.
+            assert missing == told or (missing < told and packet.generation != before.generation), "loss without a gap"
         unit, needs, part, key = _UNIT.unpack_from(packet.payload)
         if self._gap is not None or (self._parts and self._parts[-1][0] != unit):
             assert self._gap is not None or not self._parts, "an access unit without its end"
