@@ -24,6 +24,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ("cycle", "overran"): "mixing took longer than the cycle lasts: too many streams for this processor",
     ("cycle", "cut short"): "mixing for the guest took more than its share of the processor: some sound was dropped",
     ("cycle", "failed"): "an internal error while mixing for the guest: a cycle was skipped; see the daemon's log",
+    ("cycle", "node failed"): "an internal error at a stream or recorder, which ends alone; see the daemon's log",
     ("requests", "cut short"): "programs needed more than their guest's share of the daemon's time and had to wait",
     (
         "encoder",

@@ -305,17 +305,21 @@ def test_stream_removed_before_its_lane_begins_keeps_its_frames() -> None:
     assert stream.stash is not None and len(stream.stash) == 5
 
 
+def raised(stream: Stream, error: Exception) -> None:
+    raise error
+
+
 def test_jump_takes_frames_along_and_not_the_silence_after_them() -> None:
     pool = LanePool(default_map(1), 64)
     tone = Tone(1, frames=10)
     stream = Stream(1, "tone", default_map(1), feed=tone)
     pool.add(stream)
     pool.begin(stream.lane, stream, 100)
-    list(pool.service(100, 16))
+    list(pool.service(100, 16, raised))
     pool.jump(105, 200)
     assert pool.ahead(stream, 200) == 5
     tone.left = 64
-    list(pool.service(200, 16))
+    list(pool.service(200, 16, raised))
     assert pool.data[stream.lane][[pool.at(position) for position in range(200, 216)]].all()
 
 

@@ -59,9 +59,13 @@ def listen(run: SinkRun, positions: Positions = STEREO, **parts: object) -> Capt
     return heard
 
 
+def raised(tap: Tap, error: Exception) -> None:
+    raise error
+
+
 def cycle(*runs: SinkRun, position: int = 0, alone: tuple[StreamTapRun, ...] = ()) -> int:
     """One cycle; returns how many steps it took."""
-    return sum(1 for _ in run_cycle(Plan(sinks=list(runs), stream_taps=list(alone)), position, FRAMES))
+    return sum(1 for _ in run_cycle(Plan(sinks=list(runs), stream_taps=list(alone)), position, FRAMES, raised))
 
 
 def test_lanes_are_summed_by_gain_from_current_position() -> None:
@@ -214,7 +218,7 @@ def test_step_ends_when_a_sink_or_tap_is_complete() -> None:
     )
     heard = [listen(run), listen(run), listen(silent)]
     told = []
-    for _ in run_cycle(Plan(sinks=[run, silent]), 0, FRAMES):
+    for _ in run_cycle(Plan(sinks=[run, silent]), 0, FRAMES, raised):
         told.append(([len(one.blocks) for one in heard], run.sink.level))
     assert told == [
         ([0, 0, 0], 0.5), ([1, 0, 0], 0.5), ([1, 1, 0], 0.5), ([1, 1, 0], 0.5), ([1, 1, 1], 0.5)

@@ -10,6 +10,7 @@ from millrace.errors import BudgetError, GraphError
 from millrace.graph.accounts import link_to
 from millrace.graph.model import Node, Sink, Stream, Tap
 from millrace.graph.nodes import Nodes
+from millrace.graph.reports import UNREPORTED
 from millrace.sim.rig import Capture
 from millrace.units import Positions, default_map
 
@@ -20,11 +21,17 @@ class Paused(Nodes):
     """Nodes without a cycle, which record what they are told to pause."""
 
     def __init__(self, positions: Positions) -> None:
-        super().__init__(positions)
+        super().__init__(positions, UNREPORTED)
         self.paused: list[tuple[str, str]] = []
 
     def deactivate(self, stream: Stream, cause: str, keep: bool = True) -> None:
         self.paused.append((stream.key, cause))
+
+    def remove_stream(self, stream: Stream) -> None:
+        raise NotImplementedError
+
+    def remove_tap(self, tap: Tap) -> None:
+        raise NotImplementedError
 
 
 class Bench:

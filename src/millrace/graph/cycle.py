@@ -6,21 +6,29 @@ come from the plan; only a cycle in which a gain changes allocates small ones, f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from millrace.dsp.channels import Matrix
 from millrace.dsp.convert import Samples
 from millrace.dsp.mix import peak, ramp
-from millrace.graph.plan import LaneMix, Plan, PoolMix, SinkRun
+from millrace.graph.model import Tap
+from millrace.graph.plan import LaneMix, Plan, PoolMix, SinkRun, TapRun
 from millrace.units import Frames
 
 METER_FRAMES = 12_000
 """A sink that nobody hears is mixed only once per this many frames, to keep its level meter alive."""
 
 
-def run_cycle(plan: Plan, position: Frames, frames: Frames) -> Iterator[None]:
-    """Mix [position, position + frames) in every sink and pass it to the taps, one per step."""
+Failed = Callable[[Tap, Exception], None]
+
+
+def run_cycle(plan: Plan, position: Frames, frames: Frames, failed: Failed) -> Iterator[None]:
+    """Mix [position, position + frames) in every sink and pass it to the taps, one per step.
+
+    `failed` is called for a tap whose consumer raises; the others get their sound.
+    """
     # Each sink comes after everything linked into it, so one pass is enough, and `run.buffer` of an upstream sink holds
     # its output of this same cycle. A step ends only when a sink or a tap is complete, so code that looks at the graph
     # between steps never sees half a block.
@@ -36,23 +44,33 @@ def run_cycle(plan: Plan, position: Frames, frames: Frames) -> Iterator[None]:
         run.sink.level, run.sink.latest = level, block
         yield
         for tap in run.taps:
-            if tap.matrix is None:
-                tap.tap.consumer.consume(block, position, level)
-            else:
-                own = tap.scratch[:frames]
-                np.dot(block, tap.matrix, out=own)
-                if tap.before is not None:
-                    own += (1.0 - ramp(frames)) * (block @ (tap.before - tap.matrix))
-                    tap.before = None
+            own = block if tap.matrix is None else _for_tap(tap, tap.matrix, block)
+            try:
                 tap.tap.consumer.consume(own, position, level)
+            except Exception as error:
+                failed(tap.tap, error)
             yield
     for alone in plan.stream_taps:
         own = alone.scratch[:frames]
         own.fill(0.0)
         if alone.lane is not None:
             _add_lane(alone.lane, own, position)
-        alone.tap.consumer.consume(own, position, peak(own.reshape(-1)))
+        level = peak(own.reshape(-1))
+        try:
+            alone.tap.consumer.consume(own, position, level)
+        except Exception as error:
+            failed(alone.tap, error)
         yield
+
+
+def _for_tap(tap: TapRun, matrix: Matrix, block: Samples) -> Samples:
+    """The sink's output in the tap's layout."""
+    own = tap.scratch[: len(block)]
+    np.dot(block, matrix, out=own)
+    if tap.before is not None:
+        own += (1.0 - ramp(len(block))) * (block @ (tap.before - matrix))
+        tap.before = None
+    return own
 
 
 def _mix(run: SinkRun, block: Samples, position: Frames) -> bool:

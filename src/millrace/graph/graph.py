@@ -60,13 +60,12 @@ class Graph(Nodes):
         self, name: str, ids: Ids, rate: int = 48_000, positions: Positions | None = None,
         budget: Budget | None = None, reports: Reports = UNREPORTED,
     ) -> None:  # fmt: skip
-        super().__init__(positions or default_map(2))
+        super().__init__(positions or default_map(2), reports)
         self.name = name
         self.budget = budget or Budget(f"guest {name}")
         """Limits everything that the guest makes the daemon hold, nodes included."""
         self.rate = rate
         self.ids = ids
-        self._reports, self.troubled = reports, reports.troubled
         self.position: Frames = 0
         self.late_cycles = 0
         self.skipped_frames: Frames = 0
@@ -389,11 +388,11 @@ class Graph(Nodes):
         # that was pulled for this cycle is missed.
         while due := [pool for pool in pools if pool.due < self.position + frames]:
             for pool in due:
-                yield from pool.service(self.position, frames)
+                yield from pool.service(self.position, frames, self._fail)
         # A stream that starts after this line begins with the next cycle.
         position, self.position = self.position, self.position + frames
         planning.heard()
-        yield from run_cycle(planning.plan, position, frames)
+        yield from run_cycle(planning.plan, position, frames, self._fail)
         if self._needed:
             self._idle_since_ns = self._now_ns
         elif self._now_ns - self._idle_since_ns > LINGER_NS:
@@ -416,9 +415,12 @@ class Graph(Nodes):
         for sink in self.mixes():
             sink.level = 0.0
             self._enter(sink, NodeState.IDLE, "nothing plays")
-        for tap in self.taps.values():
+        for tap in list(self.taps.values()):
             self._enter(tap, NodeState.IDLE, "nothing plays")
-            tap.consumer.idle(self.position)
+            try:
+                tap.consumer.idle(self.position)
+            except Exception as error:
+                self._fail(tap, error)
 
     def _enter(self, node: Node, state: NodeState, cause: str) -> None:
         if node.state is not state:

@@ -15,7 +15,7 @@ from then on, and the lane of a new stream is silent until a plan is in force th
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -151,19 +151,25 @@ class LanePool:
                 self.valid_until[lane] = self.real_until[lane] = until
         self.due = min(self.valid_until)
 
-    def service(self, position: Frames, frames: Frames) -> Iterator[None]:
-        """Make every lane valid for [position, position + frames), one per step."""
+    def service(self, position: Frames, frames: Frames, failed: Callable[[Stream, Exception], None]) -> Iterator[None]:
+        """Make every lane valid for [position, position + frames), one per step.
+
+        `failed` is called for a stream whose feed raises, and must take its lane away.
+        """
         end = position + frames
         for lane in [lane for lane, until in enumerate(self.valid_until) if until < end]:
             # The stream may have ended while another lane was refilled.
             if self.valid_until[lane] < end:
-                self._refill(lane, position, end)
+                stream = self.owners[lane]
+                assert stream is not None
+                try:
+                    self._refill(lane, stream, position, end)
+                except Exception as error:
+                    failed(stream, error)
                 yield
         self.due = min(self.valid_until)
 
-    def _refill(self, lane: int, position: Frames, end: Frames) -> None:
-        stream = self.owners[lane]
-        assert stream is not None
+    def _refill(self, lane: int, stream: Stream, position: Frames, end: Frames) -> None:
         have = max(self.valid_until[lane], position)
         goal = max(end, min(position + stream.bulk_frames, position + self.capacity))
         pulled_to = self._pull(stream, lane, have, goal)

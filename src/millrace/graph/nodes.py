@@ -10,6 +10,7 @@ from millrace.errors import GraphError
 from millrace.graph.accounts import check_movable, link_to, linked, set_links
 from millrace.graph.model import Levelled, Node, Sink, Stream, Tap
 from millrace.graph.plan import check_loops
+from millrace.graph.reports import Reports
 from millrace.graph.state import (
     GraphState,
     SinkState,
@@ -30,8 +31,9 @@ Observer = Callable[[str, Node], None]
 class Nodes(ABC):
     """The nodes of one graph; `Graph` runs them."""
 
-    def __init__(self, positions: Positions) -> None:
+    def __init__(self, positions: Positions, reports: Reports) -> None:
         self.positions = positions
+        self._reports, self.troubled = reports, reports.troubled
         self.sinks: dict[int, Sink] = {}
         self.sources: dict[int, Sink] = {}
         self.streams: dict[int, Stream] = {}
@@ -103,9 +105,32 @@ class Nodes(ABC):
     def _changed(self, change: str, node: Node) -> None:
         there = self._has(node)
         for observer in list(self.observers):
-            observer(change, node)
+            try:
+                observer(change, node)
+            except Exception as error:
+                # The change has been made, so the others must be told.
+                self._reports.failed(node, error)
             if there and not self._has(node):
                 return
+
+    # Feeds and consumers belong to doors and outlets. The cycle calls them, and must reach the others whatever happens.
+    def _fail(self, node: Stream | Tap, error: Exception) -> None:
+        """The feed of a stream, or the consumer of a tap, has raised: remove that node and nothing else."""
+        if isinstance(node, Stream):
+            self.remove_stream(node)
+        else:
+            self.remove_tap(node)
+        self._reports.failed(node, error)
+
+    @abstractmethod
+    def remove_stream(self, stream: Stream) -> None:
+        """Remove a stream at once."""
+        ...
+
+    @abstractmethod
+    def remove_tap(self, tap: Tap) -> None:
+        """Remove a tap."""
+        ...
 
     def _has(self, node: Node) -> bool:
         return any(node.id in nodes for nodes in (self.streams, self.taps, self.sinks, self.sources))

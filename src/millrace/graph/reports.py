@@ -1,4 +1,4 @@
-"""What a graph reports besides changes of its nodes: audible trouble."""
+"""What a graph reports besides changes of its nodes: audible trouble, and errors of what it calls."""
 
 from __future__ import annotations
 
@@ -22,15 +22,23 @@ class Reports(Protocol):
         """This much sound was skipped; `cut` if that is because its cycles exceeded its share for too long."""
         ...
 
+    def failed(self, node: Node, error: Exception) -> None:
+        """A bug: a node's feed or consumer raised, and the node was removed; or an observer of the node raised."""
+        ...
+
 
 class Unreported:
-    """Discards all reports."""
+    """Discards all reports, but raises errors again."""
 
     def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
         """See `Reports`."""
 
     def left_out(self, left_out_ns: HostNs, cut: bool) -> None:
         """See `Reports`."""
+
+    def failed(self, node: Node, error: Exception) -> None:
+        """See `Reports`."""
+        raise error
 
 
 UNREPORTED = Unreported()

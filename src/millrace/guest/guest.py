@@ -219,6 +219,11 @@ class Guest:
         elif self._driver.overloaded(now_ns()):
             self.report(Symptom("cycle", "overran", evidence=evidence))
 
+    def failed(self, node: Node, error: Exception) -> None:
+        """See `graph.reports.Reports`."""
+        log.error("guest %s, %s: internal error; the guest plays on", self.name, node.key, exc_info=error)
+        self.report(Symptom("cycle", "node failed", self.name, node.key, {"error": type(error).__name__}))
+
     def _kept_waiting(self, waited_ns: HostNs, waiting: int) -> None:
         self.report(kept_waiting(self.name, "", waited_ns, waiting))
 
