@@ -218,7 +218,7 @@ class House(Rig):
 
         def tick() -> None:
             nonlocal sent
-            size = 4 * (221 if sent % 3 else 220)
+            size = 4 * (221 if sent % 2 else 220)
             card.write(tone[:size])
             sent += 1
             exchange()
