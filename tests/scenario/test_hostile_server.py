@@ -112,7 +112,7 @@ def opus(count: int) -> list[bytes]:
         ([stream(positions=["mono"] * 3, streams=1, coupled=1, mapping=[0, 1, 2])], "3 channels from 1 streams"),
         ([stream(positions=["mono"] * 3, streams=2, coupled=1, mapping=[0, 1, 256])], "<= 255"),
         ([stream(codec="mp3\x1b[2J")], "'mp3"),
-        ([stream(lookahead=2**40)], "frames behind"),
+        ([stream(lookahead=2**40)], "look-ahead of"),
         ([stream(order=[0, 0])], "permutation"),
         ([stream(), *[stream(generation=n) for n in range(200)]], "too often"),
         (['{"type":"welcome","x":' + "[" * 60_000], "nested too deeply"),
@@ -120,7 +120,7 @@ def opus(count: int) -> list[bytes]:
         (['{"type":"silence","position":"\\ud800"}'], "not understood"),
         ([b"\1"], "1 bytes"),
         ([{"type": "error", "code": "x", "message": "no more", "fatal": True}], "no more"),
-        ([{"type": "pong", "t": 2**62, "now": 0}], "never sent"),
+        ([{"type": "pong", "t": 2**62, "now": 0}], "no such ping"),
     ],
 )
 def test_unplayable_stream_ends_listener_with_a_sentence(tmp_path: Path, script: list[Any], says: str) -> None:

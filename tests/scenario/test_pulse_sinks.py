@@ -68,6 +68,25 @@ def load(client: RigClient, name: str, argument: str = "") -> int:
     return index
 
 
+def test_event_waits_for_the_list_in_progress() -> None:
+    """Else a list could name an object after the event of its removal."""
+    rig = Rig()
+    client, other = rig.client(), rig.client()
+    loaded = [load(other, "module-null-sink", f"sink_name=s{number}") for number in range(20)]
+    client.ask(Command.SUBSCRIBE, mask=1 << Facility.SINK)
+    client.server.over = lambda: True
+    tag = client.send(Command.GET_SINK_INFO_LIST)
+    assert client.server.unfinished and tag not in client.replies
+    other.ask(Command.UNLOAD_MODULE, index=loaded[-1])
+    client.exchange()
+    assert client.server.unfinished and not client.named(Command.SUBSCRIBE_EVENT)
+    while client.server.unfinished:
+        client.server.receive(b"", rig.now_ns)
+    assert tag not in client.replies
+    client.exchange()
+    assert tag in client.replies and client.named(Command.SUBSCRIBE_EVENT)
+
+
 def sinks_of(client: RigClient) -> dict[str, dict[str, Any]]:
     return {sink["name"]: sink for sink in client.ask_list(Command.GET_SINK_INFO_LIST)}
 

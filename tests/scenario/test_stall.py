@@ -94,6 +94,17 @@ def test_listener_report_before_late_run_is_judged_after_it(house: Stalled) -> N
     assert house.blamed() == [("loop", "not run")] * 2
 
 
+@pytest.mark.parametrize(("after_ms", "explained"), [(0, True), (400, True), (700, False), (5_000, False)])
+def test_stall_explains_what_is_heard_soon_after_it(after_ms: int, explained: bool, house: Stalled) -> None:
+    """Longer than that, no buffer takes to run dry: what comes later has another cause."""
+    node = _node(house)
+    _stall(house, lambda: None)
+    house.now_ns += after_ms * NS_PER_MS
+    house.guest.troubled(node, "late", house.now_ns)
+    house.diagnose()
+    assert house.blamed() == [("loop", "not run"), ("loop", "not run") if explained else ("machine", "late")]
+
+
 def test_corrupted_ring_is_blamed_on_its_client(house: Stalled) -> None:
     node = _node(house)
     _stall(house, lambda: None)

@@ -44,7 +44,7 @@ RIGHT: list[tuple[Verdict, bytes]] = [
     (verdicts.http, answer(503, b'{"ready": false}')),
     (verdicts.websocket, b'\x81\x0e{"type":"bye"}' + closing(1000)),
     (verdicts.websocket, closing(1002)),
-    (verdicts.handed, b'{"error": "that descriptor is not a socket"}\n'),
+    (verdicts.handed, b'{"error": "fd is not a socket"}\n'),
     (verdicts.handed, b'{"id": "door/3", "error": ""}\n'),
 ]
 WRONG: list[tuple[Verdict, bytes]] = [

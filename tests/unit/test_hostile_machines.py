@@ -64,7 +64,7 @@ def test_non_qmp_server_is_reported_in_a_sentence(said: bytes, expected: str) ->
 
 
 def test_signature_branching_at_every_level_fails_fast() -> None:
-    with pytest.raises(RemoteProtocolError, match="broken"):
+    with pytest.raises(RemoteProtocolError, match="malformed D-Bus signature"):
         element("a{s" * 60 + "s" + "}" * 60)
 
 
@@ -113,7 +113,7 @@ def test_any_protocol_may_send_empty_sound(size: int) -> None:
 def test_volume_has_at_most_the_channels_of_a_voice() -> None:
     body = Writer().number("t", 1).number("b", 0).blob(bytes(1_000_000)).bytes()
     message = Message(CALL, 0, 1, {3: "SetVolume", 8: "tbay"}, body)
-    with pytest.raises(RemoteProtocolError, match="volume of 1000000 channels"):
+    with pytest.raises(RemoteProtocolError, match="volume has too many channels: 1000000"):
         AudioPeer._event(message)
 
 
@@ -149,7 +149,7 @@ def test_spice_opus_has_one_or_two_channels() -> None:
         SpiceMessage(102, struct.pack("<IH", 0, 3)),
         SpiceMessage(103, struct.pack("<IHII", 3, 1, 48_000, 0)),
     ]
-    with pytest.raises(RemoteProtocolError, match="3 channels"):
+    with pytest.raises(RemoteProtocolError, match="too many channels for SPICE Opus: 3"):
         door.receive(0)
 
 

@@ -223,6 +223,26 @@ def test_device_reopened_while_stopping_is_closed(stopped: bool, monkeypatch: py
     assert made.closed
 
 
+def test_each_reason_why_a_device_can_not_be_reopened_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(device, "RETRY_S", 0.001)
+    reasons = iter(["no such device", "no such device", "busy", "busy", "busy"])
+
+    class Output(device.DeviceOutput):
+        def _open(self) -> ReopenedDevice:
+            reason = next(reasons, None)
+            if reason is not None:
+                raise ConfigError(reason)
+            return ReopenedDevice()
+
+    output = Output("", "normal")
+    output._watch = Unwatched()
+    output._revive(1)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"the device can't be opened again, retrying: {reason}" for reason in ("no such device", "busy")]
+
+
 @pytest.mark.parametrize(
     ("silent", "lost"), [((True, False, True, False), False), ((True, True), True), ((False, True, True), True)]
 )

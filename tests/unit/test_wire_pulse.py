@@ -87,7 +87,7 @@ def test_every_list_has_a_record_layout() -> None:
 
 
 def test_impossibly_long_list_is_refused() -> None:
-    with pytest.raises(RemoteProtocolError, match="a list of 4294967295 records"):
+    with pytest.raises(RemoteProtocolError, match="list too long: 4294967295 records"):
         answered(Command.GET_CARD_INFO_LIST, number(0) + text("a") + number(0) + text("b") + number(0xFFFFFFFF), 35)
 
 
@@ -152,10 +152,10 @@ def test_lower_version_of_both_sides_is_used() -> None:
     ("header", "why"),
     [
         (HEADER.pack(10, NO_INDEX, 0, 0, 0x80000000), "shared memory"),
-        (HEADER.pack(2 * 1024 * 1024, NO_INDEX, 0, 0, 0), "command of"),
-        (HEADER.pack(0, NO_INDEX, 0, 0, 0), "command of"),
+        (HEADER.pack(2 * 1024 * 1024, NO_INDEX, 0, 0, 0), "command frame"),
+        (HEADER.pack(0, NO_INDEX, 0, 0, 0), "command frame"),
         (HEADER.pack(4, NO_INDEX, 0, 0, 1), "with flags 0x1"),
-        (HEADER.pack(17 * 1024 * 1024, 0, 0, 0, 0), "memory block of"),
+        (HEADER.pack(17 * 1024 * 1024, 0, 0, 0, 0), "memory block too long"),
         (HEADER.pack(4, 0, 0, 0, 9), "seek mode"),
     ],
 )

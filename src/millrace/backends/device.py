@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -18,6 +19,7 @@ from millrace.dsp.convert import Samples
 from millrace.errors import ConfigError, NoDevice
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs, Positions, default_map
 
+log = logging.getLogger("millrace.backends")
 CAPTURE_RATE, CAPTURE_MS = 48_000, 10
 BUFFER_MS = {"low": 10, "normal": 20, "robust": 60}
 NO_CALLBACK_NS: HostNs = NS_PER_S
@@ -135,10 +137,15 @@ class _Device(ABC):
 
         self._watch.device_lost(lost_ns)
         self._close()
+        reason = ""
         while not self._stopping.wait(RETRY_S):
             try:
                 device = self._opened()
-            except (miniaudio.MiniaudioError, ConfigError):
+            except (miniaudio.MiniaudioError, ConfigError) as error:
+                # It is tried again every second: each reason is logged once.
+                if str(error) != reason:
+                    reason = str(error)
+                    log.warning("the device can't be opened again, retrying: %s", reason)
                 continue
             if self._keep_open(device):
                 self._watch.device_back()

@@ -49,13 +49,15 @@ def checked_parameters(fmt: CodecParameters) -> CodecParameters:
     """`fmt` if it is plausible, checked before anything is allocated for it; else RemoteProtocolError."""
     channels = len(fmt.positions)
     if fmt.codec != "opus" and fmt.codec not in PCM_BYTES:
-        raise RemoteProtocolError(f"a stream in {quoted(fmt.codec)}; opus, {', '.join(PCM_BYTES)} can be played")
+        raise RemoteProtocolError(f"unsupported codec: {quoted(fmt.codec)}; opus, {', '.join(PCM_BYTES)} can be played")
     if not RATE_MIN <= fmt.rate <= RATE_MAX or not 1 <= channels <= MAX_CHANNELS:
-        raise RemoteProtocolError(f"a stream of {channels} channels at {fmt.rate} Hz")
+        raise RemoteProtocolError(f"unsupported format: {channels} channels at {fmt.rate} Hz")
     if channels * fmt.rate > SAMPLES_MAX:
-        raise RemoteProtocolError(f"a stream of {channels} channels at {fmt.rate} Hz is more than can be played")
+        raise RemoteProtocolError(
+            f"unsupported format: {channels} channels at {fmt.rate} Hz are more than can be played"
+        )
     if fmt.lookahead * 1000 > fmt.rate * LOOKAHEAD_MAX_MS:
-        raise RemoteProtocolError(f"a codec that is {fmt.lookahead} frames behind")
+        raise RemoteProtocolError(f"codec look-ahead of {fmt.lookahead} frames exceeds {LOOKAHEAD_MAX_MS} ms")
     if fmt.order and sorted(fmt.order) != list(range(channels)):
         raise RemoteProtocolError("the channel order is not a permutation")
     if fmt.codec == "opus":
@@ -66,13 +68,15 @@ def checked_parameters(fmt: CodecParameters) -> CodecParameters:
 def _check_opus(fmt: CodecParameters, channels: int) -> None:
     """RFC 7845, section 5.1.1: a stream decodes to one channel, a coupled one to two; index 255 is silence."""
     if fmt.rate != OPUS_RATE:
-        raise RemoteProtocolError(f"Opus at {fmt.rate} Hz")
+        raise RemoteProtocolError(f"unsupported rate for Opus: {fmt.rate} Hz")
     if channels <= 2:
         return
     decoded = fmt.streams + fmt.coupled
     whole = 1 <= fmt.streams <= MAX_CHANNELS and fmt.coupled <= fmt.streams and len(fmt.mapping) == channels
     if not whole or any(decoded <= index != 255 for index in fmt.mapping):
-        raise RemoteProtocolError(f"Opus of {channels} channels from {fmt.streams} streams, {fmt.coupled} coupled")
+        raise RemoteProtocolError(
+            f"invalid Opus mapping: {channels} channels from {fmt.streams} streams, {fmt.coupled} coupled"
+        )
 
 
 # A packet is judged before it is decoded: a few bytes of Opus can announce any length, and positions and times go into

@@ -49,7 +49,7 @@ class Publisher:
             self._put(node.id, "recorder", lambda: recorder_view(node))
 
     def client_changed(self, change: str, client: Program) -> None:
-        """A PulseAudio client came, changed or went."""
+        """A program's connection came, changed or went."""
         if change == "remove":
             self._registry.drop(client.index)
         else:

@@ -96,7 +96,7 @@ class Daemon:
     def _take_connection(self, request: dict[str, Any], fd: int) -> dict[str, Any]:
         """Take over a QEMU connection that another program opened (`millrace attach qemu --p2p`)."""
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-            raise ConfigError("that descriptor is not a socket")
+            raise ConfigError("fd is not a socket")
         guest = self.worker.guest(str(request.get("guest", "default")))
         copy = socket.socket(fileno=os.dup(fd))
         try:

@@ -54,7 +54,7 @@ class MicrophoneStream(Ingress):
     def set_format(self, fmt: CodecParameters) -> None:
         """The packets that follow have this format; RemoteProtocolError if it is not valid for a microphone."""
         if not 1 <= len(fmt.positions) <= CHANNELS_MAX or not set(fmt.positions) <= set(POSITIONS):
-            raise RemoteProtocolError(f"a microphone has one or two channels, not {len(fmt.positions)}")
+            raise RemoteProtocolError(f"too many microphone channels: {len(fmt.positions)}; one or two are possible")
         # Charged only now: the tape allocates nothing until it is written to.
         self.node.account.hold("tape", tape_bytes(fmt.rate, len(self.playout.positions)), LISTENERS)
         self.playout.set_format(fmt)

@@ -346,7 +346,7 @@ class Tap(Node):
 
 
 class Ids:
-    """Hands out the numbers of a daemon's nodes; never the same one twice."""
+    """Hands out the numbers of a daemon's objects; never the same one twice."""
 
     def __init__(self) -> None:
         self._next = 0

@@ -1,4 +1,4 @@
-"""A guest, assembled: its graph, its PulseAudio door with sockets, its listeners."""
+"""A guest, assembled: its graph, the doors for its programs, its machines and its listeners."""
 
 from __future__ import annotations
 

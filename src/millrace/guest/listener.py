@@ -257,7 +257,9 @@ class ListenerSession:
     # outlet joins, because joining sends the format and may send sound at once.
     def _greet(self, hello: Hello) -> None:
         if hello.version != VERSION:
-            raise RemoteProtocolError(f"peer protocol version {hello.version}; this daemon speaks {VERSION}")
+            raise RemoteProtocolError(
+                f"unsupported version of the peer protocol: {hello.version}; this daemon speaks {VERSION}"
+            )
 
         outlet = self.outlet
         outlet.name = hello.name[:_NAME_MAX] or self.address

@@ -82,8 +82,10 @@ class Program:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            with contextlib.suppress(MillraceError):
+            try:
                 await self._note_all(bus)
+            except MillraceError as error:
+                log.warning("not saved: %s", error)
 
     async def _held(self, bus: Bus) -> str:
         """Who is in charge instead, for the user."""

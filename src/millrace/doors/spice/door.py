@@ -87,7 +87,7 @@ class SpicePlayback(PlayingDoor):
             self._data(event, now_ns)
         elif isinstance(event, Mode):
             if event.mode not in (MODE_RAW, MODE_OPUS):
-                raise RemoteProtocolError(f"SPICE sound in a mode that was not offered: {event.mode}")
+                raise RemoteProtocolError(f"unsupported SPICE audio mode: {event.mode}")
             self._mode = event.mode
         elif isinstance(event, Start):
             self._start(event)
@@ -99,9 +99,9 @@ class SpicePlayback(PlayingDoor):
 
     def _start(self, event: Start) -> None:
         if self._mode == MODE_OPUS and event.rate != OPUS_RATE:
-            raise RemoteProtocolError(f"SPICE Opus at {event.rate} Hz")
+            raise RemoteProtocolError(f"unsupported rate for SPICE Opus: {event.rate} Hz")
         if self._mode == MODE_OPUS and event.channels > 2:
-            raise RemoteProtocolError(f"SPICE Opus of {event.channels} channels")
+            raise RemoteProtocolError(f"too many channels for SPICE Opus: {event.channels}")
         sample, coded = (SampleFormat.F32LE, "opus") if self._mode == MODE_OPUS else (SampleFormat.S16LE, "")
         fmt = AudioFormat(sample, event.rate, default_map(event.channels), coded)
         self._opus = OpusDecoder(event.channels) if self._mode == MODE_OPUS else None
@@ -146,7 +146,7 @@ class SpicePlayback(PlayingDoor):
             try:
                 return self._opus.decode(payload)
             except CodecError as error:
-                raise RemoteProtocolError(f"SPICE Opus that can't be decoded: {error}") from None
+                raise RemoteProtocolError(f"SPICE Opus can't be decoded: {error}") from None
         return fmt.decode(payload)
 
     def _level(self, event: Volume | Mute) -> None:

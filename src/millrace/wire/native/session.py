@@ -80,18 +80,18 @@ class NativeWire:
     # All of the header is checked before the message is waited for.
     def _check(self, size: int, kind: int, fds: int, zero: int) -> None:
         if size > FRAME_MAX:
-            raise RemoteProtocolError(f"a message of {size} bytes; {FRAME_MAX} at most")
+            raise RemoteProtocolError(f"message too long: {size} bytes; {FRAME_MAX} at most")
         if self._daemon and fds:
-            raise RemoteProtocolError("descriptors are not taken from clients")
+            raise RemoteProtocolError("unexpected descriptors: clients may not send any")
         if zero:
             raise RemoteProtocolError("this is not a message of the native protocol")
         if self._daemon == (kind >= FROM_DAEMON_MIN):
-            raise RemoteProtocolError(f"a message of kind {kind}, which only the other side sends")
+            raise RemoteProtocolError(f"unexpected message: only the other side sends kind {kind}")
 
     def _take(self, message: Message | None, count: int) -> None:
         state = self.state
         if len(state.fds) < count:
-            raise RemoteProtocolError("a message arrived without its descriptors")
+            raise RemoteProtocolError("missing descriptors: the message came without them")
         fds = tuple(state.fds.popleft() for _ in range(count))
         if isinstance(message, Hello):
             state.hello_by_ns = None

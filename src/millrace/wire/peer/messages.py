@@ -188,7 +188,7 @@ def pack_media(
 def unpack_media(data: Buffer) -> AudioPacket | None:
     """Decode a media packet; None for an unknown kind, which is to be skipped."""
     if len(data) < HEADER_BYTES:
-        raise RemoteProtocolError(f"a media packet of {len(data)} bytes")
+        raise RemoteProtocolError(f"media packet too short: {len(data)} bytes")
     kind, generation, frames, sequence, position, host_ns = _HEADER.unpack_from(data)
     if kind not in (MEDIA, MEDIA_FOLLOWS):
         return None
@@ -216,5 +216,5 @@ def decode_from_daemon(text: str) -> FromDaemon:
 def sized(text: str) -> str:
     """Returns a control message unchanged; RemoteProtocolError if it is too long."""
     if len(text) > MESSAGE_MAX:
-        raise RemoteProtocolError(f"a message of {len(text)} characters; {MESSAGE_MAX} at most")
+        raise RemoteProtocolError(f"message too long: {len(text)} characters; {MESSAGE_MAX} at most")
     return text

@@ -68,7 +68,7 @@ class Keepalive:
         # The time in a pong is our own, returned. One from the future would become a round trip of negative length, the
         # best of all.
         if pong.t > now_ns:
-            raise RemoteProtocolError("a pong to a ping that was never sent")
+            raise RemoteProtocolError("unexpected pong: no such ping was sent")
         self.clock.add(pong.t, pong.now, now_ns)
 
     def next_timeout(self) -> HostNs:
@@ -200,7 +200,7 @@ class PeerServer(_Session):
             self._offered = parsed.microphone
         elif isinstance(parsed, FormatChanged):
             if not self._offered:
-                raise RemoteProtocolError("a microphone that was not offered in hello")
+                raise RemoteProtocolError("unexpected microphone: it was not offered in hello")
             self._speaks = self._new_format(parsed.format, now_ns)
         self._events.append(parsed)
 
@@ -216,9 +216,9 @@ class PeerServer(_Session):
 
     def _packet(self, message: bytes) -> None:
         if self._speaks is None:
-            raise RemoteProtocolError("media before a format: offer a microphone in hello, then describe its format")
+            raise RemoteProtocolError("unexpected media: offer a microphone in hello, then describe its format")
         if len(message) > MESSAGE_MAX:
-            raise RemoteProtocolError(f"a packet of {len(message)} bytes")
+            raise RemoteProtocolError(f"packet too long: {len(message)} bytes; {MESSAGE_MAX} at most")
         packet = unpack_media(message)
         # Generations travel as 8 bits. Packets of the previous format may still arrive behind the announcement of the
         # next, and are dropped. Formats change 10 times a second at most in the long run, so no packet is on its way
@@ -227,7 +227,7 @@ class PeerServer(_Session):
             return
         if not packet_fits(packet, self._speaks):
             raise RemoteProtocolError(
-                f"a packet of {packet.frames} frames in {len(packet.payload)} bytes of {self._speaks.codec}"
+                f"wrong packet length: {packet.frames} frames in {len(packet.payload)} bytes of {self._speaks.codec}"
             )
         self._events.append(packet)
 

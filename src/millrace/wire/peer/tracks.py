@@ -62,12 +62,12 @@ def pack_track(track: int, packet: Packet, follows: bool = False) -> bytes:
 def unpack_track(data: Buffer, now_ns: HostNs) -> Tracked | None:
     """Decode a packet; None for an unknown kind or flag."""
     if len(data) < TRACK_HEADER_BYTES:
-        raise RemoteProtocolError(f"a packet of a track in {len(data)} bytes")
+        raise RemoteProtocolError(f"track packet too short: {len(data)} bytes")
     kind, flags, track, generation, number, pts_ns, duration_us = _HEADER.unpack_from(data)
     if kind != TRACK or flags & ~_KNOWN:
         return None
     if number > INT_MAX:
-        raise RemoteProtocolError(f"a packet with the number {number}")
+        raise RemoteProtocolError(f"invalid packet number: {number}")
     dts_ns, region, at = _optional(data, flags, pts_ns)
     packet = Packet(
         number, generation, pts_ns, dts_ns, duration_us * NS_PER_US, now_ns, Flags(flags & _MEDIA_FLAGS),
@@ -81,7 +81,7 @@ def _optional(data: Buffer, flags: int, pts_ns: int) -> tuple[int, Rect | None, 
     at, dts_ns, region = TRACK_HEADER_BYTES, pts_ns, None
     needed = at + bool(flags & _HAS_DTS) * _DTS.size + bool(flags & _HAS_REGION) * _REGION.size
     if len(data) < needed:
-        raise RemoteProtocolError(f"a packet of a track in {len(data)} bytes, and its header needs {needed}")
+        raise RemoteProtocolError(f"track packet too short: {len(data)} bytes; its header needs {needed}")
     if flags & _HAS_DTS:
         (dts_ns,) = _DTS.unpack_from(data, at)
         at += _DTS.size

@@ -131,7 +131,7 @@ class PulseClientSession(Untimed):
         while len(self._in) >= HEADER.size:
             length, channel, *_ = HEADER.unpack_from(self._in)
             if length > FRAME_MAX:
-                raise bad(f"a frame of {length} bytes")
+                raise bad(f"frame too long: {length} bytes; {FRAME_MAX} at most")
             end = HEADER.size + length
             if len(self._in) < end:
                 return
@@ -158,7 +158,7 @@ class PulseClientSession(Untimed):
     def _asked(self, tag: int) -> Command:
         command = self._waiting.pop(tag, None)
         if command is None:
-            raise RemoteProtocolError(f"an answer to request {tag}, which was never sent")
+            raise RemoteProtocolError(f"unexpected reply: no request {tag} was sent")
         return command
 
     def _reply(self, reader: Reader, tag: int) -> Reply:

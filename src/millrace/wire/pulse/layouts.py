@@ -244,7 +244,7 @@ def _read_value(kind: str, reader: Reader, version: int) -> Any:
         return READ[kind](reader)
     count = reader.u32()
     if count > PROPS_MAX:
-        raise bad(f"a list of {count} records")
+        raise bad(f"list too long: {count} records; {PROPS_MAX} at most")
     return [_read_record(RECORDS[kind], reader, version) for _ in range(count)]
 
 

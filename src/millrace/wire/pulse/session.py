@@ -196,10 +196,10 @@ class PulseSession(Untimed):
             raise bad("shared memory was declined, but a block refers to it")
         if channel == NO_INDEX:
             if flags or not 0 < length <= COMMAND_MAX:
-                raise bad(f"a command of {length} bytes with flags {flags:#x}")
+                raise bad(f"invalid command frame: {length} bytes with flags {flags:#x}")
             state.partial_bytes = length
         elif not 0 <= length <= FRAME_MAX:
-            raise bad(f"a memory block of {length} bytes")
+            raise bad(f"memory block too long: {length} bytes; {FRAME_MAX} at most")
         state.left = length
         state.seek, state.offset = flags & _SEEK_MASK, (high << 32) | low
         if state.seek > _SEEK_LAST:

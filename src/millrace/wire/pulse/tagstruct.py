@@ -146,7 +146,7 @@ class Reader:
     def _channels(self) -> int:
         count = self._take(1)[0]
         if count > MAX_CHANNELS:
-            raise bad(f"{count} channels; {MAX_CHANNELS} at most")
+            raise bad(f"invalid number of channels: {count}; {MAX_CHANNELS} at most")
         return count
 
     def volume(self) -> int:

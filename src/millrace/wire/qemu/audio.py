@@ -148,7 +148,7 @@ class AudioPeer(Untimed):
         if member == "SetVolume":
             id_, mute, volume = message.values("tbay")
             if len(volume) > CHANNELS_MAX:
-                raise RemoteProtocolError(f"a volume of {len(volume)} channels; {CHANNELS_MAX} at most")
+                raise RemoteProtocolError(f"volume has too many channels: {len(volume)}; {CHANNELS_MAX} at most")
             return VoiceVolume(id_, bool(mute), tuple(volume))
         if member == "Fini":
             return VoiceFini(*message.values("t"))

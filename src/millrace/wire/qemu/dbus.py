@@ -79,7 +79,7 @@ class Message:
         """The body's values; RemoteProtocolError if the signature is not the expected one."""
         if expected is not None and self.signature != expected:
             raise RemoteProtocolError(
-                f"{printable(self.member)}: arguments {quoted(self.signature)}, {expected!r} expected"
+                f"{printable(self.member)}: unexpected arguments {quoted(self.signature)}; {expected!r} expected"
             )
         return Reader(self.body, self.order).values(self.signature)
 
@@ -145,7 +145,7 @@ class DBusWire(Untimed):
         head = _HEADER_BYTES + fields_size + -fields_size % 8
         # Before waiting for the rest, so that what is buffered is bounded by what was announced.
         if head + body_size > MESSAGE_MAX:
-            raise RemoteProtocolError(f"a D-Bus message of {head + body_size} bytes; {MESSAGE_MAX} at most")
+            raise RemoteProtocolError(f"D-Bus message too long: {head + body_size} bytes; {MESSAGE_MAX} at most")
         if len(self._buffer) < head + body_size:
             return False
         raw = bytes(self._buffer[: head + body_size])
@@ -155,7 +155,7 @@ class DBusWire(Untimed):
         fields = dict(reader.value("a(yv)"))
         for code, kind_of in ((_PATH, str), (_MEMBER, str), (_SIGNATURE, str), (_REPLY_TO, int)):
             if not isinstance(fields.get(code, kind_of()), kind_of):
-                raise RemoteProtocolError("a D-Bus header field of the wrong type")
+                raise RemoteProtocolError("wrong type of a D-Bus header field")
         self._events.append(Message(kind, flags, serial, fields, raw[head:], order))
         return True
 

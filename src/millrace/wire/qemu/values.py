@@ -43,12 +43,12 @@ def _end(signature: str, at: int, depth: int) -> int:
     if end >= len(signature) or count == 0:
         raise _broken(signature)
     if code == "{" and (signature[at - 1 : at] != "a" or signature[at + 1] not in _KEYS or count != 2):
-        raise RemoteProtocolError(f"D-Bus signature {quoted(signature)} has a malformed dictionary")
+        raise RemoteProtocolError(f"malformed dictionary in D-Bus signature {quoted(signature)}")
     return end + 1
 
 
 def _broken(signature: str) -> RemoteProtocolError:
-    return RemoteProtocolError(f"D-Bus signature {quoted(signature)} is broken")
+    return RemoteProtocolError(f"malformed D-Bus signature: {quoted(signature)}")
 
 
 def elements(signature: str) -> list[str]:
@@ -79,7 +79,7 @@ class Reader:
     def _take(self, size: int) -> bytes:
         end = self._at + size
         if end > len(self._data):
-            raise RemoteProtocolError(f"a D-Bus value of {size} bytes where {len(self._data) - self._at} are left")
+            raise RemoteProtocolError(f"truncated D-Bus value: {len(self._data) - self._at} of {size} bytes")
         part, self._at = self._data[self._at : end], end
         return part
 
@@ -114,7 +114,7 @@ class Reader:
         try:
             return raw[:-1].decode()
         except UnicodeDecodeError:
-            raise RemoteProtocolError("a D-Bus string that is not UTF-8") from None
+            raise RemoteProtocolError("D-Bus string is not UTF-8") from None
 
     def _array(self, kind: str, depth: int) -> Any:
         size = self.value("u")
@@ -123,7 +123,7 @@ class Reader:
         self.align(_ALIGN[kind[0]])
         end = self._at + size
         if end > len(self._data):
-            raise RemoteProtocolError(f"a D-Bus array of {size} bytes is longer than its message")
+            raise RemoteProtocolError(f"D-Bus array of {size} bytes is longer than its message")
         out = []
         # Ends: every value takes at least one byte, since a type without content is refused with its signature.
         while self._at < end:

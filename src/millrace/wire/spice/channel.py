@@ -116,7 +116,7 @@ class SpiceChannel(AnswerDue):
         major, _, size = struct.unpack("<4xIII", head)
         # 178 bytes hold the error, the key and the three counts that are read below.
         if major != 2 or not 178 <= size <= LINK_MAX:
-            raise RemoteProtocolError(f"SPICE version {major} with a link reply of {size} bytes")
+            raise RemoteProtocolError(f"unsupported SPICE link: version {major}, reply of {size} bytes")
         self._reply_bytes = size
         self._step = SpiceChannel._reply
         return True
@@ -165,7 +165,7 @@ class SpiceChannel(AnswerDue):
             return False
         kind, size = struct.unpack_from("<HI", self._buffer)
         if size > MESSAGE_MAX:
-            raise RemoteProtocolError(f"a SPICE message of {size} bytes; {MESSAGE_MAX} at most")
+            raise RemoteProtocolError(f"SPICE message too long: {size} bytes; {MESSAGE_MAX} at most")
         if len(self._buffer) < 6 + size:
             return False
         body = bytes(self._buffer[6 : 6 + size])
@@ -186,7 +186,7 @@ class SpiceChannel(AnswerDue):
                 self.send_message(_ACK)
         if kind == _PING:
             if len(body) < 12:
-                raise RemoteProtocolError("a truncated SPICE ping")
+                raise RemoteProtocolError("truncated SPICE ping")
             self.send_message(_PONG, body[:12])
         elif kind > 100:
             self._events.append(SpiceMessage(kind, body))
@@ -214,5 +214,5 @@ class SpiceChannel(AnswerDue):
 def unpack(form: str, body: bytes, at: int = 0) -> tuple[int, ...]:
     """Like struct.unpack_from, but raises RemoteProtocolError if the message is too short."""
     if len(body) < at + struct.calcsize(form):
-        raise RemoteProtocolError(f"a SPICE message of {len(body)} bytes, truncated")
+        raise RemoteProtocolError(f"truncated SPICE message: {len(body)} bytes")
     return struct.unpack_from(form, body, at)

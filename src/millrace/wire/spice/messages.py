@@ -97,7 +97,7 @@ def main_event(message: SpiceMessage) -> MainEvent | None:
     if message.kind == 104:
         (count,) = unpack("<I", body)
         if count > 256:
-            raise RemoteProtocolError(f"a SPICE server with {count} channels")
+            raise RemoteProtocolError(f"too many SPICE channels: {count}")
         flat = unpack(f"<{2 * count}B", body, 4)
         return ChannelsList(tuple(zip(flat[::2], flat[1::2], strict=True)))
     if message.kind == 106:
@@ -107,7 +107,7 @@ def main_event(message: SpiceMessage) -> MainEvent | None:
 
 def _start(channels: int, form: int, rate: int) -> Start:
     if form != _FORMAT_S16 or not 1 <= channels <= _CHANNELS_MAX or not 8_000 <= rate <= 192_000:
-        raise RemoteProtocolError(f"SPICE sound of {channels} channels, format {form}, {rate} Hz")
+        raise RemoteProtocolError(f"unsupported SPICE audio format: {channels} channels, format {form}, {rate} Hz")
     return Start(channels, rate)
 
 

@@ -160,7 +160,7 @@ class VncClient(AnswerDue):
 
     def _vencrypt_version(self, part: bytes) -> None:
         if part < b"\0\2":
-            raise RemoteProtocolError(f"VeNCrypt {part[0]}.{part[1]}; 0.2 is needed")
+            raise RemoteProtocolError(f"unsupported VeNCrypt version: {part[0]}.{part[1]}; 0.2 is needed")
         self._out += b"\0\2"
         self._then(2, VncClient._vencrypt_types)
 
@@ -231,7 +231,7 @@ class VncClient(AnswerDue):
         self.joining = False
         size = struct.unpack(">20xI", part)[0]
         if size > NAME_MAX:
-            raise RemoteProtocolError(f"a desktop name of {size} bytes")
+            raise RemoteProtocolError(f"desktop name too long: {size} bytes")
         self._then(size, VncClient._named)
         if size == 0:
             self._named(b"")
@@ -253,7 +253,7 @@ class VncClient(AnswerDue):
         if part[0] == 2:
             return
         if part[0] not in following:
-            raise RemoteProtocolError(f"a VNC message {part[0]} that was not requested")
+            raise RemoteProtocolError(f"unexpected VNC message type {part[0]}")
         self._then(*following[part[0]])
 
     def _update(self, part: bytes) -> None:
@@ -267,7 +267,7 @@ class VncClient(AnswerDue):
     # length is not known here.
     def _rectangle(self, part: bytes) -> None:
         if struct.unpack(">8xi", part)[0] != AUDIO_ENCODING:
-            raise RemoteProtocolError("a picture that was not requested")
+            raise RemoteProtocolError("unexpected picture: none was requested")
         self._rectangles -= 1
         # This pseudo-rectangle announces sound: set the format, then enable it.
         if self._waits:
@@ -286,7 +286,7 @@ class VncClient(AnswerDue):
 
     def _skip(self, size: int) -> None:
         if size > TEXT_MAX:
-            raise RemoteProtocolError(f"a VNC message of {size} bytes")
+            raise RemoteProtocolError(f"VNC message too long: {size} bytes")
         self._then(size, VncClient._skipped)
         if size == 0:
             self._skipped(b"")
@@ -298,7 +298,7 @@ class VncClient(AnswerDue):
     def _audio(self, part: bytes) -> None:
         kind, operation = struct.unpack(">BH", part)
         if kind != 1 or operation > 2:
-            raise RemoteProtocolError(f"a QEMU message {kind}/{operation} that was not requested")
+            raise RemoteProtocolError(f"unexpected QEMU message type {kind}/{operation}")
         if operation == 2:
             self._then(4, VncClient._data_size)
             return
@@ -308,7 +308,7 @@ class VncClient(AnswerDue):
     def _data_size(self, part: bytes) -> None:
         size = struct.unpack(">I", part)[0]
         if size > DATA_MAX:
-            raise RemoteProtocolError(f"a VNC audio message of {size} bytes; {DATA_MAX} at most")
+            raise RemoteProtocolError(f"VNC audio message too long: {size} bytes; {DATA_MAX} at most")
         self._then(size, VncClient._data)
         if size == 0:
             self._data(b"")
