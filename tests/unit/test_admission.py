@@ -56,6 +56,28 @@ def test_refusal_is_counted_and_reported_once(what: Permission) -> None:
     assert len(rig.told) == 2
 
 
+def test_answer_that_raises_leaves_others_answered_and_rule_enforced(caplog: pytest.LogCaptureFixture) -> None:
+    rig, first, second = Rig(), Asker("first"), Asker("second")
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)
+
+    def fail(allow: bool) -> None:
+        raise OSError(24, "Too many open files")
+
+    assert not rig.admission.authorize(Permission.MICROPHONE, first, 0, fail)
+    assert not rig.authorize(Permission.MICROPHONE, first) and not rig.authorize(Permission.MICROPHONE, second)
+    ended: list[str] = []
+
+    class Door:
+        def end_forbidden(self) -> None:
+            ended.append("here")
+
+    rig.admission.doors += [Door()]
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    rig.admission.enforce()
+    assert (first.answers, second.answers, ended) == ([False], [False], ["here"])
+    assert "Too many open files" in caplog.text
+
+
 def test_prompted_program_waits_for_answer_or_for_rule() -> None:
     rig, first, second = Rig(), Asker("first"), Asker("second")
     rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.PROMPT)

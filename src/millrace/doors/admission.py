@@ -144,9 +144,11 @@ class Admission:
     # again: that a recorder was allowed when it began says nothing about now.
     def enforce(self) -> None:
         """The grants have changed: answer the prompts they now decide, and end what they now forbid."""
-        self.prompts.answer_decided(self.guest, self.grants)
-        for door in self.doors:
-            door.end_forbidden()
+        try:
+            self.prompts.answer_decided(self.guest, self.grants)
+        finally:
+            for door in self.doors:
+                door.end_forbidden()
 
     # -- by identity -------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from millrace.doors.native.record import NativeRecord
 from millrace.doors.native.state import PlaybackState, RecordState
 from millrace.dsp.convert import BY_NAME, SampleFormat
 from millrace.dsp.resample import resampler_bytes
-from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.graph.model import Node, Sink, Stream, Tap
 from millrace.guest.find import find_mix, parse_volume
 from millrace.guest.guest import Guest
@@ -209,8 +209,11 @@ class NativeStreams:
             if not allow:
                 raise RightsError("no grant allows it")
             self._record(serial, args)
-        except (GraphError, ConfigError, RightsError) as error:
+        except Exception as error:
+            # Nothing else answers this call. Anything but a refusal (no descriptors) is for the log, too.
             self._session.refuse(serial, error)
+            if not isinstance(error, MillraceError):
+                raise
 
     def _begin_record(self, serial: int, args: Open, guest: Guest, source: Sink) -> None:
         fmt, target = self._checked(args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ import msgspec
 from millrace.rights.grants import Grants, Pending, Permission, Subject, Verdict
 from millrace.units import NS_PER_S, HostNs
 
+log = logging.getLogger("millrace.rights")
 PROMPT_TIMEOUT_NS: HostNs = 25 * NS_PER_S
 """libpulse gives up after 30 s; the denial must arrive before that."""
 PROMPTS_MAX = 64
@@ -119,7 +121,11 @@ class Prompts:
         subject.once[prompt.what] = allow
         self._changed("remove", prompt)
         for answer in prompt.answers:
-            answer(allow)
+            try:
+                answer(allow)
+            except Exception:
+                # It is one connection's error: the others wait for their answers, and the rules still apply.
+                log.exception("guest %s: internal error after the answer to %s", prompt.guest, prompt.key)
 
     def forget(self, subject: Subject) -> None:
         """A client has disconnected, or continues elsewhere: drop its requests."""

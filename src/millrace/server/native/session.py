@@ -393,7 +393,7 @@ class NativeSession:
         if isinstance(error, RightsError) and not isinstance(error, Refused):
             guest = self.server.guest
             self._plane.report(refusal(guest.name if guest else "", str(self.subject.identity), str(error)))
-        self.send(Fault(serial, code_of(error), str(error)))
+        self.send(Fault(serial, code_of(error), str(error) if isinstance(error, MillraceError) else INTERNAL))
 
     # -- calls -----------------------------------------------------------------------------------
 
