@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from millrace.clock.allowance import Allowances
 from millrace.codec.parameters import CodecParameters
 from millrace.doors.admission import Admission
 from millrace.errors import PeerLost
@@ -21,8 +23,8 @@ from millrace.outlets.peer import Subscribers
 from millrace.rights.model import OWNER
 from millrace.sim.rig import Rig
 from millrace.symptoms import CAUSES, LISTENERS_CAUSES, Symptom
-from millrace.units import NS_PER_MS
-from millrace.wire.peer.messages import FormatChanged, Hello, Report, Trouble, encode_message
+from millrace.units import NS_PER_MS, NS_PER_S
+from millrace.wire.peer.messages import FormatChanged, Hello, Pong, Report, Trouble, encode_message
 from tests.bare import bare, members_of
 from tests.unit.test_graph import add
 
@@ -39,7 +41,7 @@ class House:
         self.home: Home = bare(
             Home, name="alice", config=GuestConfig("alice"), graph=graph, outlets=Subscribers(graph),
             admission=Admission("alice", graph.budget, self.rig.prompts, self.symptoms.append),
-            microphone=graph.add_source("microphone", "Microphone"), turns=Turns(lambda: 0),
+            microphone=graph.add_source("microphone", "Microphone"), troubles=Allowances(), turns=Turns(lambda: 0),
             report=self.symptoms.append, recording=False, latency_changed=self._latency_changed,
             machine_changed=lambda change, machine: self.machines.append((change, machine)),
         )  # fmt: skip
@@ -98,6 +100,36 @@ def test_listener_reports_only_its_own_causes_at_bounded_rate() -> None:
         session.receive(encode_message(Trouble("hole", "network", "late")), now + n * NS_PER_MS)
     assert len(house.symptoms) == 110
     session.closed()
+    # Another connection of the same principal has what is left, one of another principal has its own.
+    at = now + 1_100 * NS_PER_MS
+    for principal in (OWNER, replace(OWNER, key="token/2")):
+        session = ListenerSession(house.home, 8, "10.0.0.9", lambda message: True, lambda: True, at, principal)
+        session.receive(encode_message(Hello(name="laptop")), at)
+        for _ in range(1000):
+            session.receive(encode_message(Trouble("hole", "network", "late")), at)
+        session.closed()
+    assert len(house.symptoms) == 211
+
+
+def test_allowance_is_kept_by_name_until_it_is_full_again() -> None:
+    allowances = Allowances()
+    assert [allowances.take("alice", 6 * NS_PER_S, NS_PER_S) for _ in range(2)] == [True, False]
+    assert allowances.take("bob", 6 * NS_PER_S, NS_PER_S) and len(allowances) == 2
+    assert not allowances.take("alice", 6 * NS_PER_S, 2 * NS_PER_S)
+    assert allowances.take("carol", 1, 60 * NS_PER_S) and len(allowances) == 1
+
+
+def test_listener_is_not_blamed_for_stall_of_daemon() -> None:
+    house = House()
+    now, room = house.rig.now_ns, True
+    session = ListenerSession(house.home, 7, "10.0.0.9", lambda messages: None, lambda: room, now, OWNER)
+    session.receive(encode_message(Hello()), now)
+    session.receive(encode_message(Pong(now, now)), now)
+    session.outlet.send(b"packet")
+    session.tick(now + NS_PER_S)
+    for stopped_ns, has_room in ((4 * NS_PER_S, True), (5 * NS_PER_S, False)):
+        session.tick(now + stopped_ns)
+        assert session._room_for() is has_room
 
 
 def test_listener_that_was_ended_is_not_greeted_and_plays_nothing() -> None:

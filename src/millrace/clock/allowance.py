@@ -33,3 +33,27 @@ class Allowance:
             return False
         self._left -= ns
         return True
+
+    def is_full(self, now_ns: HostNs) -> bool:
+        """Whether it is as a new one."""
+        self.passed(now_ns)
+        return self._left >= self._most
+
+
+class Allowances:
+    """An allowance per name, which outlives whatever has that name now."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Allowance] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def take(self, name: str, ns: HostNs, now_ns: HostNs) -> bool:
+        """Take `ns` if that name has so much left."""
+        own = self._of.get(name)
+        if own is None:
+            self._of = {other: one for other, one in self._of.items() if not one.is_full(now_ns)}
+            own = self._of[name] = Allowance()
+        own.passed(now_ns)
+        return own.take(ns)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from millrace.budget import MIB, Budget
+from millrace.clock.allowance import Allowances
 from millrace.doors.admission import Admission
 from millrace.doors.ingress import Program
 from millrace.graph.driver import TimerDriver
@@ -102,6 +103,8 @@ class Guest:
         self.turns = Turns(kept_waiting=self._kept_waiting)
         """Its programs' share of the daemon's time."""
         self.observers: list[Observer] = []
+        self.troubles = Allowances()
+        """How many dropouts its listeners may report, by principal."""
         ids, budget = common.ids, Budget(f"guest {config.name}", config.memory, self._no_memory)
         self.admission = Admission(config.name, budget, common.prompts, self.report, config.rights)
         self.graph = Graph(config.name, ids, config.rate, default_map(config.channels), budget, self)

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from millrace.clock.allowance import Allowances
 from millrace.doors.admission import Admission
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
@@ -60,6 +61,8 @@ class Home(Protocol):
     microphone: Sink
     turns: Turns
     report: Report
+    troubles: Allowances
+    """How many dropouts listeners may report, by principal."""
 
     @property
     def recording(self) -> bool:

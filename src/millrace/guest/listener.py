@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from millrace.budget import LISTENERS
-from millrace.clock.allowance import Allowance
 from millrace.clock.jitter import asked_of_daemon
 from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.doors.microphone import MicrophoneStream
@@ -46,9 +45,11 @@ BREAKDOWN = ("path", "network", "codec", "jitter", "late", "period", "device")
 """The known components of a listener's latency; others in a report are dropped."""
 TROUBLE_AGE_MAX_NS = 60 * NS_PER_S
 TROUBLE_NS = 100 * NS_PER_MS
-"""The sound that a dropout is worth: a listener may report 10 a second, and 100 at once."""
+"""The sound that a dropout is worth: all listeners of one principal may report 10 a second, and 100 at once."""
 HEARD_EVERY_NS = NS_PER_S
 """A playing listener sends reports more often than this."""
+TICK_MAX_NS = 1_500 * NS_PER_MS
+"""With longer than this between two ticks, the daemon was stopped."""
 LOSS_PACKETS = 250
 """Packets over which loss is measured: 5 s of 20 ms frames."""
 
@@ -88,6 +89,7 @@ class ListenerSession:
         self._codec_reason = ""
         self._rate_mark: tuple[HostNs, int] = (now_ns, 0)
         self._bitrate = 0
+        self._ticked_ns = now_ns
         self._loss_mark: tuple[int, int | None] = (0, None)
         self.microphone: MicrophoneStream | None = None
         self.may_speak = True
@@ -95,7 +97,6 @@ class ListenerSession:
         """The latency profile, or fixed latency, that the listener uses."""
         self._offered = False
         self._told: tuple[bool, bool] | None = None
-        self._troubles = Allowance()
 
     @property
     def rtt_ns(self) -> HostNs | None:
@@ -148,7 +149,12 @@ class ListenerSession:
         if now_ns - then >= NS_PER_S:
             self._bitrate = (self.outlet.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
             self._rate_mark = (now_ns, self.outlet.sent_bytes)
-        self._measure(now_ns)
+        # If the daemon itself was stopped, the answers to its probes lie unread and say nothing about the listener.
+        stalled, self._ticked_ns = now_ns - self._ticked_ns > TICK_MAX_NS, now_ns
+        if stalled:
+            self.flush()
+        else:
+            self._measure(now_ns)
 
     def _room_for(self) -> bool:
         return self._behind_ns < BEHIND_MAX_NS and self._room()
@@ -221,8 +227,10 @@ class ListenerSession:
 
         Causes that it can't know of are ignored (it may be newer), and so are reports beyond any rate of dropouts.
         """
-        self._troubles.passed(now_ns)
-        if (told.stage, told.cause) not in LISTENERS_CAUSES or not self._troubles.take(TROUBLE_NS):
+        allowed = self.guest.troubles
+        if (told.stage, told.cause) not in LISTENERS_CAUSES:
+            return
+        if not allowed.take(self.principal.key, TROUBLE_NS, now_ns):
             return
         at = min(now_ns, max(told.at_ns, now_ns - TROUBLE_AGE_MAX_NS)) if told.at_ns else now_ns
         evidence = {key[:40]: value for key, value in list(told.evidence.items())[:8]} | {"heard": told.what[:20]}
