@@ -494,7 +494,7 @@ def test_flood_of_one_kind_of_message_does_not_flood_the_log() -> None:
     assert rated.filter(later) and later.getMessage() == f"ended: 7 ({1000 - SAME_MAX} more like this were left out)"
 
 
-def test_log_limit_is_per_guest_and_survives_clock_changes() -> None:
+def test_log_limit_is_per_guest_and_principal_and_survives_clock_changes() -> None:
     now = 100 * NS_PER_S
     rated = Rated(lambda: now)
 
@@ -506,6 +506,8 @@ def test_log_limit_is_per_guest_and_survives_clock_changes() -> None:
     for form, alice, bob in (
         ("%s: connection ended: %s", "guest alice, native", "guest bob, native"),
         ("guest %s: %s", "alice", "bob"),
+        ("principal %s: %s", "token/1", "token/2"),
+        ("%s: connection ended: %s", "principal token/1, web", "principal token/2, web"),
     ):
         assert sum(passes(form, alice) for _ in range(1000)) == SAME_MAX
         assert passes(form, bob) and not passes(form, alice)

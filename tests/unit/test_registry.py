@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from millrace.control.registry import (
+    BEHIND_MAX_S,
     BEHIND_S,
     KINDS,
     NOTHING,
@@ -18,6 +19,7 @@ from millrace.control.registry import (
     STEP_BYTES,
     Looked,
     Registry,
+    _Showing,
     json_text,
 )
 from millrace.io.turns import Turns
@@ -146,7 +148,7 @@ def test_listing_is_made_in_small_steps_and_waits_for_slow_watcher() -> None:
         slow = Slow(registry)
         assert len((await told([slow]))[0]) <= SLICE_MIN, "a message being sent does not count as backlog"
         slow.behind = False
-        await asyncio.sleep(3 * BEHIND_S)
+        await asyncio.sleep(BEHIND_MAX_S + BEHIND_S)
         assert len((await told([slow]))[0]) >= 196
         assert slow.largest < 2 * STEP_BYTES + 12_000
         for number in range(200):
@@ -303,3 +305,32 @@ def test_object_being_removed_counts_as_seen(monkeypatch: pytest.MonkeyPatch) ->
         assert not last.heard and registry.looked(last) == Looked(frozenset({1}), synced=True)
 
     run(test)
+
+
+def test_listing_asks_watcher_that_reads_nothing_more_and_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    class Loop:
+        def call_later(self, pause_s: float, *_: object) -> None:
+            pauses.append(pause_s)
+
+        def call_soon(self, *_: object) -> None:
+            """A round of turns."""
+
+    class Stuck(Watcher):
+        behind = True
+
+        def is_behind(self) -> bool:
+            return self.behind
+
+    monkeypatch.setattr(asyncio, "get_running_loop", Loop)
+    registry = Registry()
+    watcher = Stuck(registry)
+    showing = _Showing(watcher, iter([None] * 20), Turns(lambda: 0))
+    for _ in range(8):
+        assert showing.work()
+    assert pauses == [BEHIND_S * 2**n for n in range(6)] + [BEHIND_MAX_S] * 2
+    watcher.behind = False
+    assert showing.work()
+    watcher.behind, showing._steps = True, iter([None])
+    assert showing.work() and pauses[-1] == BEHIND_S

@@ -15,8 +15,8 @@ MESSAGE_MAX = 4000
 KINDS_MAX = 1000
 SAME_MAX, SAME_NS = 20, 10 * NS_PER_S
 """At most SAME_MAX messages of one kind are written in SAME_NS, so that no client can fill the log."""
-_LABEL = re.compile(r"guest ([^ ,:]+), ")
-"""How the label of a guest's connection begins."""
+_LABEL = re.compile(r"((?:guest|principal) [^ ,:]+), ")
+"""How the label of a guest's or principal's connection begins."""
 FORMS = ("text", "json")
 
 
@@ -42,8 +42,9 @@ class JsonLines(logging.Formatter):
 
 
 # The kind of a message is its format string, not its text, so a client that varies its name does not get a new
-# allowance with every line. Each guest has an allowance of its own: messages about a guest begin with "guest NAME",
-# which is the format's first argument or in it, and is chosen by the daemon. The table of kinds is bounded as well:
+# allowance with every line. Each guest has an allowance of its own, and so has each principal: messages about one begin
+# with "guest NAME" or "principal KEY", which is the format's first argument or in it, and is chosen by the daemon. The
+# table of kinds is bounded as well:
 # when it is full it is emptied, which at worst lets some messages through again. Time is monotonic, since a wall clock
 # that is set back would keep everything out until it has caught up.
 class Rated(logging.Filter):
@@ -56,7 +57,7 @@ class Rated(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter`."""
-        now, kind = self._now_ns(), (record.name, record.levelno, str(record.msg), _guest_of(record))
+        now, kind = self._now_ns(), (record.name, record.levelno, str(record.msg), _subject_of(record))
         since, count = self._kinds.get(kind, (now, 0))
         if now - since > SAME_NS:
             left_out = count - SAME_MAX
@@ -69,13 +70,14 @@ class Rated(logging.Filter):
         return count < SAME_MAX
 
 
-def _guest_of(record: logging.LogRecord) -> str:
-    """The guest that a message is about; empty if none."""
+def _subject_of(record: logging.LogRecord) -> str:
+    """The guest or principal that a message is about; empty if none."""
     first = record.args[0] if isinstance(record.args, tuple) and record.args else None
     if not isinstance(first, str):
         return ""
-    if str(record.msg).startswith("guest %s"):
-        return first
+    for kind in ("guest", "principal"):
+        if str(record.msg).startswith(f"{kind} %s"):
+            return f"{kind} {first}"
     label = _LABEL.match(first)
     return label[1] if label else ""
 

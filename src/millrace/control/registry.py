@@ -31,8 +31,9 @@ MEASURED = frozenset({"sink", "source", "stream", "listener", "door"})
 SLICE_MIN, SLICE = 4, 50
 """Objects encoded in one step: halved when a step made more than `STEP_BYTES`."""
 STEP_BYTES = 64 * 1024
-BEHIND_S = 0.02
-"""How long an initial listing waits for a watcher that is behind, before it looks again."""
+BEHIND_S, BEHIND_MAX_S = 0.02, 1.0
+"""How long an initial listing waits for a watcher that is behind, before it looks again: twice as long each time, up to
+BEHIND_MAX_S."""
 SENDS_A_STEP = 20
 """Watchers that get an already encoded message in one step."""
 FRAME_BYTES = 256 * 1024
@@ -103,13 +104,16 @@ class _Showing:
 
     def __init__(self, watcher: Watcher, steps: Iterator[None], turns: Turns) -> None:
         self._watcher, self._steps, self._turns = watcher, steps, turns
+        self._pause_s = BEHIND_S
 
     def work(self) -> bool:
         """See `Worker`."""
         for _ in self._steps:
             if self._watcher.is_behind():
-                asyncio.get_running_loop().call_later(BEHIND_S, self._turns.wait, self)
+                asyncio.get_running_loop().call_later(self._pause_s, self._turns.wait, self)
+                self._pause_s = min(2 * self._pause_s, BEHIND_MAX_S)
                 return True
+            self._pause_s = BEHIND_S
             if self._turns.over():
                 return False
         return True

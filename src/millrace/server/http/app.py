@@ -216,7 +216,7 @@ class Web:
         except RightsError as error:
             self._plane.forbidden()
             self._plane.report(refusal("", principal_of(request).key, f"{request.method} {request.path}"))
-            log.warning("%s: %s %s", error, request.method, request.path)
+            log.warning("principal %s: %s: %s %s", principal_of(request).key, error, request.method, request.path)
             headers = INVALID if isinstance(error, RightsEnded) else None
             return web.json_response({"error": str(error)}, status=error.status, headers=headers)
         except (ConfigError, GraphError) as error:
