@@ -22,14 +22,14 @@ _WINDOW = 20.0 * NS_PER_S
 """Long enough that the ends of the line rest on rare good packets, short enough to follow a crystal's wander: a rate
 that changes by a per second bends the line by a·window²/8."""
 # A rate is measured over 1.5 s at least: over less, half a millisecond of noise would tilt the line by more than 300
-# ppm. It is trusted once two successive fits over 5 s or more agree within 25 ppm. Beyond 500 ppm, which few clocks are
+# ppm. It is trusted once two successive fits over 5 s or more agree within 25 ppm. Beyond 750 ppm, which few clocks are
 # off by, it is rather a queue that fills or drains, and trusted only over 15 s; at the limit, where fits always agree,
 # never. If the later half of the points alone gives a rate that is smaller by more than 400 ppm, the edge has jumped in
 # the earlier half (a browser loses 10 ms of output while it loads the page), and only the later half is kept. A larger
 # rate proves nothing: a queue that fills again and again has it most of the time.
 _SPAN_MIN = 1.5 * NS_PER_S
 _SPAN_LOCK, _SPAN_SURE = 5.0 * NS_PER_S, 15.0 * NS_PER_S
-_LOCK_WITHIN, _USUAL, _SMALLER = 25e-6, 500e-6, 400e-6
+_LOCK_WITHIN, _USUAL, _SMALLER = 25e-6, 750e-6, 400e-6
 # What moves the edge as a whole. Downward it is believed at once, from 1 ms on: nothing makes a packet early, so one
 # good packet proves a shorter path. Upward it takes more than 2 ms in eight buckets in a row (4 s in lock), because a
 # packet that is late proves nothing.

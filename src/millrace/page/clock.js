@@ -40,7 +40,7 @@ export const LOST = "lost", ACQUIRE = "acquire", LOCKED = "locked";
 const RATE_MAX = 5e-3, STEADY_AFTER = 60 * NS_PER_S;
 const BUCKET_ACQUIRE = 0.1 * NS_PER_S, BUCKET_LOCKED = 0.5 * NS_PER_S, WINDOW = 20 * NS_PER_S;
 const SPAN_MIN = 1.5 * NS_PER_S, SPAN_LOCK = 5 * NS_PER_S, SPAN_SURE = 15 * NS_PER_S;
-const LOCK_WITHIN = 25e-6, USUAL = 5e-4, SMALLER = 4e-4, STEP = NS_PER_MS, STEP_UP_BUCKETS = 8, STEPS_MAX = 4, STEPS_WITHIN = 20 * NS_PER_S;
+const LOCK_WITHIN = 25e-6, USUAL = 7.5e-4, SMALLER = 4e-4, STEP = NS_PER_MS, STEP_UP_BUCKETS = 8, STEPS_MAX = 4, STEPS_WITHIN = 20 * NS_PER_S;
 const LOST_AFTER = 600 * NS_PER_S, BROKEN = 2 * NS_PER_S;
 const STALL = NS_PER_S, STALL_LATE_MAX = 60 * NS_PER_S, CATCH_UP = 0.1, CARD_JUMP = 0.25 * NS_PER_S;
 const clamp = (value, most) => Math.max(-most, Math.min(most, value));
