@@ -31,8 +31,8 @@ PROCESSORS = os.cpu_count() or 1
 SOURCES = ["src", "tests", "bench", "examples"]
 COMPUTING = ["tests/unit", "tests/test_layers.py", "tests/scenario/test_time.py", "tests/scenario/test_machines.py"]
 OTHERS = [f"--ignore={path}" for path in COMPUTING]
-SOUNDING, BESIDE = max(1, min(3, PROCESSORS)), max(1, min(3, PROCESSORS // 4))
-"""How many tests of each kind run at a time."""
+SOUNDING, BESIDE = max(1, min(3, PROCESSORS)), max(2, min(3, PROCESSORS // 4))
+"""How many tests of each kind run at a time. With one at a time, those beside would go on long after the others."""
 AGAIN_MAX = 40
 """More failures than this were not caused by the tests beside them, so they are not repeated."""
 IDLY = ["chrt", "--idle", "0"] if shutil.which("chrt") else ["nice", "-n", "19"]
