@@ -135,11 +135,11 @@ def test_browser_without_opus_uses_webassembly_decoder(chromium: Chromium, bus: 
     in_browser(chromium, bus, test, bus.link().replace("#", "?decoder=wasm#"))
 
 
-ASKED = """(() => { const page = AudioContext.prototype, had = Object.getOwnPropertyDescriptor(page, 'outputLatency');
-globalThis.asked = [];
-page.getOutputTimestamp = () => { globalThis.asked.push(-1); return {}; };
-const get = function () { globalThis.asked.push(this.currentTime); return had.get.call(this); };
-Object.defineProperty(page, 'outputLatency', { get });
+ASKED = """(() => { const context = AudioContext.prototype;
+globalThis.asked = 0;
+const get = () => { globalThis.asked++; return 0; };
+context.getOutputTimestamp = () => { globalThis.asked++; return {}; };
+Object.defineProperty(context, 'outputLatency', { get });
 return true; })()"""
 
 
@@ -159,11 +159,8 @@ def test_firefox_plays_the_tone_too(bus: Bus, tmp_path: Path) -> None:
             await judged(page)
             listener = bus.guest()["listeners"][0]
             assert listener["output"] == "browser" and listener["settings"]["codec"] == "opus"
-            await asyncio.to_thread(
-                wait_for, lambda: bus.guest()["listeners"][0]["ledger_ms"]["device"] > 0, 30, "the device's part"
-            )
-            # Firefox deadlocks on either call while the device starts.
-            assert [at > 5.0 for at in await page.run("asked")] == [True]
+            # Either call can freeze Firefox for good.
+            assert await page.run("asked") == 0
             assert not page.errors
 
     asyncio.run(main())

@@ -4,11 +4,10 @@ import { NS_PER_S } from "./clock.js";
 const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6, PERIOD_MIN = 128e9 / 48000, OPENED_S = 0.03;
 const TOUCHES = ["pointerdown", "keydown"];
 /**
- * In Gecko only the context's time and a constant, `outputLatency`, tell when a frame is heard, and the first read of that constant queries
- * the device. On PulseAudio a query during the start of the device deadlocks: it holds a lock that the callback needs, and the start waits
- * for the callback. So it is read once, well after the start.
+ * Gecko would tell when a frame is heard only by `outputLatency`, whose first read queries the device. On PulseAudio that can deadlock, and
+ * with it the tab for good, however long after the device's start it is read. So it is not read, and the latency shown lacks the device.
  */
-const GECKO = /Gecko\/\d/.test(navigator.userAgent), STARTED_MS = 10000;
+const GECKO = /Gecko\/\d/.test(navigator.userAgent);
 
 // Who owns what: the main thread has the audio context, its clock and the microphone's permission, because only it may; a worker has the
 // connection and the decoders; the worklet has the sound. They are joined by message ports, so a main thread that is busy delays neither
@@ -18,7 +17,7 @@ export class Listener {
   constructor(url, { protocols = [], name, latency, settings, microphone, wasm, on }) {
     Object.assign(this, { url, protocols, name, latency, settings, microphone, wasm, on });
     this.lags = []; this.lag = 0; this.period = 0; this.stats = null;
-    this.still = false; this.from = OPENED_S; this.lastCard = 0; this.device = 0; this.ran = null;
+    this.still = false; this.from = OPENED_S; this.lastCard = 0;
   }
 
   /** Start playing. Browsers require this to be called from a click. */
@@ -88,16 +87,8 @@ export class Listener {
     this.on(what, detail);
   }
 
-  /** The browser's output timestamp; none in Gecko, whose constant becomes part of the displayed latency instead. */
-  heard() {
-    if (!GECKO) return this.context.getOutputTimestamp?.() ?? {};
-    this.ran ??= performance.now();
-    if (!this.device && performance.now() - this.ran > STARTED_MS) {
-      this.device = this.context.outputLatency * NS_PER_S;
-      this.ran = performance.now();
-    }
-    return {};
-  }
+  /** The browser's output timestamp; none in Gecko. */
+  heard() { return (GECKO ? null : this.context.getOutputTimestamp?.()) ?? {}; }
 
   /**
    * Report the audio clock by the time at which its frames leave the device. That is accurate to 0.1 ms, whereas `currentTime` jumps by
@@ -118,6 +109,6 @@ export class Listener {
       if (Math.abs(least - this.lag) > LAG_MOVED || this.period === 0) { this.lag = least; this.period = Math.max(PERIOD_MIN, Math.min(most - least, PERIOD_MAX)); }
       this.lags = [];
     }
-    if (this.period) this.node.port.postMessage({ what: "clock", card, now: heard, lag: this.lag, period: this.period, device: this.device });
+    if (this.period) this.node.port.postMessage({ what: "clock", card, now: heard, lag: this.lag, period: this.period });
   }
 }

@@ -16,7 +16,7 @@ class Player extends AudioWorkletProcessor {
   constructor(options) {
     super();
     this.pace = new RateController(sampleRate, profileOf(options.processorOptions.profile));
-    this.since = 0; this.peak = [0, 0]; this.squares = [0, 0]; this.holes = 0; this.device = 0;
+    this.since = 0; this.peak = [0, 0]; this.squares = [0, 0]; this.holes = 0;
     this.format({ rate: sampleRate, channels: 2, codec: 0 });
     this.port.onmessage = ({ data }) => this[data.what](data);
   }
@@ -34,7 +34,7 @@ class Player extends AudioWorkletProcessor {
     if (tally) this.link.tally = tally;
   }
   profile({ name }) { this.pace.jitter.change(profileOf(name)); }
-  clock({ card, now, lag, period, device }) { this.device = device; this.pace.observed(card, now, lag, period); }
+  clock({ card, now, lag, period }) { this.pace.observed(card, now, lag, period); }
   arrived({ media, length, now, follows }) { this.pace.arrived(media, length, now, follows); }
   block({ media, planes }) {
     const { link, voice } = this, frames = planes[0].length;
@@ -76,7 +76,7 @@ class Player extends AudioWorkletProcessor {
     this.worker?.postMessage({
       state: link.state, now, age: link.state === PLAYING ? now - link.head : null, late: link.late, targetDelay: pace.targetDelay,
       jitter: pace.jitter.targetDelay + pace.moved, pull: pace.pull, codec: pace.codec, fill: voice.fill * NS_PER_S / this.rate,
-      ppm: (1 / pace.ratio - 1) * 1e6, locked: pace.locked, lag: pace.lag + this.device, mediaRate: pace.media.rate, path: pace.media.yAfter(now, now),
+      ppm: (1 / pace.ratio - 1) * 1e6, locked: pace.locked, lag: pace.lag, mediaRate: pace.media.rate, path: pace.media.yAfter(now, now),
       peak: this.peak, rms: this.squares.map((sum) => Math.sqrt(sum / STATS_FRAMES)), ...link.tally, overrun: voice.overrun,
     });
     this.peak = [0, 0]; this.squares = [0, 0];
