@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -189,6 +190,31 @@ def test_signals_ignored_by_parent_stay_ignored() -> None:
 
     run.run(main())
     assert stopped == ["stop"]
+
+
+AS_THE_LOOP_BEGINS = """
+import asyncio, os, signal, threading
+from millrace.cli.run import main_of, run
+due = []
+
+def ident(thread):
+    if due:
+        os.kill(os.getpid(), due.pop())
+        for _ in range(100): pass
+    return threading.get_ident()
+
+def app():
+    due.append(signal.SIGINT)
+    run(asyncio.sleep(20))
+
+threading._MainThread.ident = property(ident)  # uvloop asks for it as it begins to run
+main_of(app, "x")
+"""
+
+
+def test_signal_as_the_loop_begins_ends_the_command_cleanly() -> None:
+    done = subprocess.run([sys.executable, "-c", AS_THE_LOOP_BEGINS], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_uvloop_is_used_and_result_is_returned() -> None:

@@ -87,7 +87,18 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(main)
     import uvloop
 
-    return uvloop.run(main)
+    # A loop that an exception interrupts as it begins to run can't be closed, so stop signals wait until it runs.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+    async def begun() -> T:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return await main
+
+    try:
+        return uvloop.run(begun())
+    finally:
+        main.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_until_stopped(main: Coroutine[Any, Any, None]) -> None:
