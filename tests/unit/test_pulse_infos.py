@@ -18,6 +18,7 @@ from millrace.units import NS_PER_MS, default_map
 from millrace.version import __version__
 from millrace.wire.pulse.constants import NO_INDEX, PROTOCOL_VERSION, Command, DeviceState, Encoding
 from millrace.wire.pulse.layouts import REPLIES, read_fields, write_fields
+from millrace.wire.pulse.session import HEADER
 from millrace.wire.pulse.tagstruct import Reader, Spec, Writer
 from tests.caller import Caller
 from tests.unit.test_graph import Tone
@@ -275,3 +276,15 @@ def test_texts_are_truncated_for_display_only() -> None:
     sink = next(sink for sink in rig.graph.sinks.values() if sink.name == "long")
     whole = text(infos.sink_info(rig.door, sink, rig.now_ns), "device.description")
     assert len(sink.description) == 200 and len(whole) == 9000
+
+
+def test_buffered_time_of_a_stream_that_seeks_far_ahead_fits_into_the_reply() -> None:
+    rig = Rig()
+    client = rig.client()
+    client.play(Spec(SampleFormat.U8, 1, 1), (0,), b"\x80" * 4)
+    rig.run(0.02)
+    (stream,) = client.server.streams.values()
+    client.server.receive(HEADER.pack(1, stream.channel, 0x7FFFFFFF, 0xFFFFFF00, 1) + b"\x80", rig.now_ns)
+    assert stream.queue.length > 2**62
+    shown = infos.sink_input_info(client.server.door, stream.node.id, rig.now_ns)
+    assert shown is not None and shown["buffer_usec"] == stream.attr.maxlength * 1_000_000

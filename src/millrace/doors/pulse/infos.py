@@ -122,8 +122,10 @@ def _stream_name(node: Stream | Tap, props: Props) -> str:
     return prop_text(props, "media.name") or node.name
 
 
+# A client may seek to any 64-bit index. What lies beyond the buffer's capacity is no sound, and at a low rate its
+# duration would not fit into the reply.
 def _buffer_usec(stream: PlaybackStream | None) -> int:
-    return stream.layout.to_ns(stream.queue.length) // 1000 if stream else 0
+    return stream.layout.to_ns(min(stream.queue.length, stream.attr.maxlength)) // 1000 if stream else 0
 
 
 def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
