@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,6 +239,25 @@ def test_internal_error_ends_with_a_fault(
 
     running(tmp_path, test)
     assert "internal error" in caplog.text
+
+
+def test_error_in_cleanup_leaves_nothing_of_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(daemon: Daemon) -> None:
+        client, server = await at_door(daemon).greet(), server_of(daemon)
+        (session,), failed = server.sessions, list[dict[str, Any]]()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, what: failed.append(what))
+
+        def fail() -> None:
+            raise AssertionError("an error in the daemon")
+
+        monkeypatch.setattr(session.streams, "close", fail)
+        released = list[object]()
+        monkeypatch.setattr(daemon.plane, "release", released.append)
+        client.sock.close()
+        await until(lambda: not server.sessions)
+        assert released == [session] and session.account.held == 0 and len(failed) == 1
+
+    running(tmp_path, test)
 
 
 def test_answer_too_large_for_a_message_is_refused_and_connection_continues(tmp_path: Path) -> None:

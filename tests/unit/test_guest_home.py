@@ -84,6 +84,22 @@ def test_listener_is_served_from_hello_to_end() -> None:
     assert not home.microphone.taps and not any(stream.feeds_source for stream in rig.graph.streams.values())
 
 
+def test_listener_leaves_its_outlet_though_its_microphone_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House()
+    now = house.rig.now_ns
+    session = ListenerSession(house.home, 7, "10.0.0.9", lambda message: True, lambda: True, now, OWNER)
+    session.receive(encode_message(Hello(name="laptop", microphone=True)), now)
+    assert session.microphone is not None and house.home.outlets.outlets
+
+    def fail() -> None:
+        raise AssertionError("an error in the daemon")
+
+    monkeypatch.setattr(session.microphone, "remove", fail)
+    with pytest.raises(AssertionError, match="an error in the daemon"):
+        session.closed()
+    assert not house.home.outlets.outlets and session.account.held == 0
+
+
 def test_listener_reports_only_its_own_causes_at_bounded_rate() -> None:
     house = House()
     now = house.rig.now_ns

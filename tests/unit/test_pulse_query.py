@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.query import HANDLERS
 from millrace.doors.pulse.samples import Sample
 from millrace.dsp.convert import SampleFormat
@@ -15,6 +17,7 @@ from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.units import default_map
 from millrace.version import __version__
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
+from millrace.wire.pulse.session import Request
 from millrace.wire.pulse.tagstruct import Spec
 from tests.caller import Caller, Furnished
 
@@ -136,6 +139,22 @@ def test_object_removed_during_listing_is_skipped(command: Command) -> None:
 
     scene.caller.over = end_all
     assert len(scene.ask(command)) <= rows + 1 and (ended or not rows)
+
+
+def test_error_in_unfinished_request_leaves_nothing_of_its_client(caplog: pytest.LogCaptureFixture) -> None:
+    scene = Scene()
+
+    def listing(client: PulseClient, request: Request) -> Iterator[None]:
+        yield
+        raise AssertionError("an error in the daemon")
+
+    caller = Caller(scene, {Command.GET_SINK_INFO_LIST: listing})
+    caller.over = lambda: True
+    caller.send(Command.GET_SINK_INFO_LIST)
+    assert caller.unfinished and caller.account.held
+    assert caller.closed()
+    assert caller.account.held == 0 and caller.index not in scene.door.clients
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def test_forbidden_microphone_is_not_listed() -> None:

@@ -176,11 +176,13 @@ class ListenerSession:
             return
         self._left = True
         self.account.close()
-        if self.microphone is not None:
-            self.microphone.remove()
-            self.microphone = None
-        self.guest.outlets.leave(self.outlet)
-        self.guest.latency_changed()
+        microphone, self.microphone = self.microphone, None
+        try:
+            if microphone is not None:
+                microphone.remove()
+        finally:
+            self.guest.outlets.leave(self.outlet)
+            self.guest.latency_changed()
 
     # -- events ------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ from millrace.wire.pulse.constants import (
 )
 from millrace.wire.pulse.session import Block, PulseSession, RecordsReply, Refused, Request
 
+log = logging.getLogger("millrace.pulse")
 Handler = Callable[["PulseClient", Request], Iterator[None] | None]
 """A handler that takes long returns an iterator. Its steps are completed before the client's next request is read."""
 CLIENT_BYTES = {"itself": 10 * 1024, "paid props": 6 * 1024}
@@ -198,8 +200,13 @@ class PulseClient(ClientStreams):
     # stream, which the next turn removes.
     def closed(self) -> bool:
         """The connection has ended: finish the request in progress, then remove as many streams as the turn allows."""
-        if not self._go_on():
-            return False
+        try:
+            if not self._go_on():
+                return False
+        except Exception:
+            # A bug in a request must not keep its client's streams and memory for ever.
+            log.exception("guest %s: a request of client/%d failed", self.door.graph.name, self.index)
+            self._begun = None
         self.account.close()
         self.uploads.clear()
         self.subscription.close()

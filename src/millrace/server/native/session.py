@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -264,15 +265,19 @@ class NativeSession:
         self.state.calls.clear()
 
     def _leave_all(self) -> None:
-        self._leave()
-        self.server.listeners.pending.left(self)
-        self.streams.close()
-        self._plane.release(self)
+        # Each is done whatever becomes of the others, the last named first.
+        with ExitStack() as leaving:
+            leaving.callback(self._plane.release, self)
+            leaving.callback(self.streams.close)
+            leaving.callback(self.server.listeners.pending.left, self)
+            leaving.callback(self._leave)
 
     def _gone(self) -> None:
         """The socket is closed: release what is left."""
-        self._cease()
-        self._forgotten()
+        try:
+            self._cease()
+        finally:
+            self._forgotten()
 
     def _forgotten(self) -> None:
         self.account.close()
