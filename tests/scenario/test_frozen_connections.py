@@ -27,7 +27,7 @@ QUIET = 0x8000
 """A volume of one eighth."""
 
 
-class Line(RigClient):
+class FrozenClient(RigClient):
     """A connection whose bytes arrive in pieces, by `seed`. With `freezing` it is frozen now and then."""
 
     def __init__(self, rig: Rig, seed: int, freezing: bool) -> None:
@@ -80,9 +80,9 @@ class Line(RigClient):
         self._take()
 
 
-def conversation(rig: Rig, seed: int, freezing: bool) -> tuple[Line, list[Player]]:
+def conversation(rig: Rig, seed: int, freezing: bool) -> tuple[FrozenClient, list[Player]]:
     """A program plays, records, uploads and asks while another changes what it hears."""
-    line = Line(rig, seed, freezing)
+    line = FrozenClient(rig, seed, freezing)
     line.ask(Command.AUTH, version=PROTOCOL_VERSION, cookie=bytes(256))
     line.ask(Command.SET_CLIENT_NAME, props={"application.name": b"recorder\0"})
     line.ask(Command.SUBSCRIBE, mask=0xFFF)
@@ -124,7 +124,7 @@ def conversation(rig: Rig, seed: int, freezing: bool) -> tuple[Line, list[Player
     return line, players
 
 
-def heard(seed: int, freezing: bool) -> tuple[Samples, bytes, bytes, Line, Rig]:
+def heard(seed: int, freezing: bool) -> tuple[Samples, bytes, bytes, FrozenClient, Rig]:
     rig = Rig()
     monitor = rig.capture()
     line, _ = conversation(rig, seed, freezing)

@@ -14,9 +14,16 @@ from types import FrameType
 
 import aiohttp
 import msgspec
+import pytest
 
 import millrace
+from millrace.client.listener import Listener
+from millrace.client.options import ListenerOptions
+from millrace.client.outputs import make_output
+from millrace.client.pulse import PulsePlayer
 from millrace.daemon.app import Daemon
+from millrace.graph.share import Share
+from millrace.sim.signals import sine
 from millrace.wire.peer.messages import Hello, Trouble
 from tests import bus
 from tests.scenario.test_ports import TwoHosts
@@ -55,6 +62,33 @@ def noted() -> Iterator[list[str]]:
         threading.setprofile(None)  # type: ignore[arg-type]
 
 
+class Episodes:
+    """For some files, what each call of one of their functions called in turn, until it returned."""
+
+    def __init__(self, firsts: set[str]) -> None:
+        self.of: dict[str, list[list[str]]] = {first: [] for first in firsts}
+        self._depth = dict.fromkeys(firsts, 0)
+
+    def note(self, frame: FrameType, event: str, _: object) -> None:
+        file = Path(frame.f_code.co_filename)
+        name = str(file.relative_to(SRC)) if file.is_relative_to(SRC) else ""
+        for first, depth in self._depth.items():
+            if event == "call" and (depth or name == first):
+                if not depth:
+                    self.of[first].append([])
+                if name:
+                    self.of[first][-1].append(name)
+                self._depth[first] += 1
+            elif event == "return" and depth:
+                self._depth[first] -= 1
+
+
+def steps(name: str) -> list[list[str]]:
+    """The files of each step of the way that begins with this name, without those of other processes."""
+    (text,) = [way for way in DRAWN.split("\n## Four ways\n")[1].split("\n- **")[1:] if way.startswith(name)]
+    return [re.findall(r"`(\S+\.py)`", step) for step in text.split("\n## ")[0].split("\n  - ")[1:]]
+
+
 def passes(called: list[str], files: list[str]) -> list[str]:
     """The rest of `files` that was not called in this order."""
     calls = iter(called)
@@ -90,6 +124,31 @@ def test_path_of_a_command(tmp_path: Path) -> None:
             assert answer.status == 200 and ANSWERS in called and passes(called, way("A command")) == []
 
     bus.running(tmp_path, test)
+
+
+def test_path_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step of it but the last, which needs a sound card, is one call and what that calls in turn."""
+    # The profile takes much of the share of time, and a cycle that is cut short is finished by another call.
+    monkeypatch.setattr(Share, "over", lambda self: False)
+    parts = steps("A sample")[:-1]
+    episodes = Episodes({files[0] for files in parts})
+
+    async def test(daemon: Daemon) -> None:
+        options = ListenerOptions(socket=daemon.config.runtime / "api.sock")
+        listener = Listener("ws://localhost/alice", make_output("null:", "normal"), options)
+        heard = asyncio.create_task(listener.run())
+        player = await PulsePlayer.connect(daemon.config.runtime / "alice" / "pulse", "player")
+        sys.setprofile(episodes.note)
+        try:
+            await player.play(sine(0.5, 440, 44_100, channels=2), 44_100)
+        finally:
+            sys.setprofile(None)
+        listener.stop()
+        await heard
+
+    bus.running(tmp_path, test)
+    for first, *rest in parts:
+        assert min((passes(called, rest) for called in episodes.of[first]), key=len) == [], first
 
 
 def test_path_of_an_incident(tmp_path: Path) -> None:

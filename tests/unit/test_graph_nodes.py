@@ -28,10 +28,10 @@ class Paused(Nodes):
         self.paused.append((stream.key, cause))
 
     def remove_stream(self, stream: Stream) -> None:
-        raise NotImplementedError
+        raise AssertionError("not reached here")
 
     def remove_tap(self, tap: Tap) -> None:
-        raise NotImplementedError
+        raise AssertionError("not reached here")
 
 
 class Bench:

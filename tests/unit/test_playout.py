@@ -21,7 +21,7 @@ PACKET: Frames = 480
 TONE: Samples = sine(1.0, 440, 48_000, channels=1)
 
 
-class Line:
+class Link:
     """A packet of 10 ms and two pulls of 5 ms in turn; `lost` packets are left out, and nothing is spliced."""
 
     def __init__(self, codec: str) -> None:
@@ -60,7 +60,7 @@ class Line:
 
 @pytest.mark.parametrize("codec", ["s16", "opus"])
 def test_lost_packet_is_not_concealed_twice(codec: str) -> None:
-    line = Line(codec)
+    line = Link(codec)
     line.run(0, 40)
     head_ns, now_ns = line.playout.head_ns, line.now_ns
     line.dry(1)
@@ -72,7 +72,7 @@ def test_lost_packet_is_not_concealed_twice(codec: str) -> None:
 
 
 def test_two_short_delays_are_two_concealments_and_no_underrun() -> None:
-    line = Line("s16")
+    line = Link("s16")
     line.run(0, 40)
     for number, count in ((40, 1), (42, 2)):
         line.dry(count)
@@ -84,7 +84,7 @@ def test_two_short_delays_are_two_concealments_and_no_underrun() -> None:
 
 
 def test_losses_are_counted_across_formats() -> None:
-    line = Line("s16")
+    line = Link("s16")
     for begin in (0, 20, 40):
         line.run(begin, begin + 20, lost=(begin + 10,))
         line.playout.set_format(line.format)
