@@ -125,6 +125,13 @@ def test_drain_of_corked_empty_stream_ends_when_uncorked() -> None:
     assert scene.told == ["drained"]
 
 
+def test_drain_with_nothing_queued_ends_though_its_sink_is_suspended() -> None:
+    scene = Scene()
+    scene.graph.suspend(scene.sink, True)
+    scene.stream.drain()
+    assert scene.told == ["drained"]
+
+
 def test_drain_after_underrun_plays_the_resamplers_tail() -> None:
     scene = Scene(PlaybackState(AudioFormat(SampleFormat.F32LE, 44_100, default_map(2)), TARGET))
     scene.write(4800)

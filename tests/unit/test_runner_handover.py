@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from millrace.io.runner import Connection, Released, StreamRunner
 from millrace.io.turns import Turns
@@ -72,14 +73,14 @@ def deliver(runner: StreamRunner, data: bytes) -> None:
     runner.buffer_updated(len(data))
 
 
-def run(test: Callable[[Scene], Awaitable[None]]) -> None:
+def run(test: Callable[[Scene], Awaitable[None]], loop: Callable[[Any], None] = asyncio.run) -> None:
     async def main() -> None:
         scene = Scene()
         await test(scene)
         scene.peer.close()
         await asyncio.sleep(0)
 
-    asyncio.run(main())
+    loop(main())
 
 
 async def settled(runner: StreamRunner) -> Any:
@@ -131,6 +132,27 @@ def test_output_of_a_settled_connection_stays_with_its_core() -> None:
         assert scene.peer.recv(100) == b"answer"
 
     run(test)
+
+
+@pytest.mark.parametrize("loop", [asyncio.run, uvloop.run])
+def test_half_closed_connection_that_does_not_read_is_closed_at_once(loop: Callable[[Any], None]) -> None:
+    async def test(scene: Scene) -> None:
+        scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await scene.start()
+        scene.core.out = bytes(1 << 20)
+        scene.core.wake()
+        await asyncio.sleep(0.01)
+        scene.peer.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(10):
+            while not scene.core.over_now:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
+            heard = 0
+            while data := await asyncio.get_running_loop().sock_recv(scene.peer, 1 << 20):
+                heard += len(data)
+        assert 0 < heard < 1 << 20 and not scene.among
+
+    run(test, loop)
 
 
 def test_closing_connection_sends_its_last_word_and_ends() -> None:

@@ -47,6 +47,11 @@ class Outgoing:
 # and the rest follows without them. A message begun must be completed, whatever is dropped behind it: the peer parses a
 # byte stream and would take the next message for its missing part.
 #
+# libuv reports an error of a socket once and then stops watching it; uvloop calls the reader that one time and never
+# again. A peer that leaves with our output unread causes such an error, though what it sent before may fill more than
+# one read, and its end is yet to come. So after each read the error is asked for, which also clears it, and the reader
+# is added anew in a later round.
+#
 # `ended` is called once at most: not after `finish` or `close`, which are the owner's own decision, and not again when
 # a connection that is being closed with a last word breaks.
 class FdStream:
@@ -111,9 +116,13 @@ class FdStream:
             with self.turns:
                 self._read()
         else:
-            self._paused = True
-            self._loop.remove_reader(self._sock)
-            self.turns.wait(self)
+            self._pause()
+
+    def _pause(self) -> None:
+        """Read on at the guest's next turn."""
+        self._paused = True
+        self._loop.remove_reader(self._sock)
+        self.turns.wait(self)
 
     def work(self) -> bool:
         """See `Worker`."""
@@ -145,6 +154,8 @@ class FdStream:
                 self.sender = None
         self._run(lambda: self._core.receive(self._buffer[:size], now_ns()))
         self._chunk_size.processed(self.turns.over())
+        if self._sock.fileno() >= 0 and self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self._pause()
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`: the core's deadline, as long as the stream is read."""

@@ -312,9 +312,14 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._make = _nothing
         self._among.pop(self, None)
 
+    # A peer that has closed its side but does not read would keep the rest of the output, which nobody is charged for
+    # any more. What the kernel has already taken still reaches it.
     def eof_received(self) -> bool:
         """See asyncio, which reports the loss a round later: others would see the streams until then."""
+        transport = self._transport
         self._end()
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()
         return False
 
     def pause_writing(self) -> None:

@@ -105,7 +105,7 @@ class NativePlayback(Ingress):
     def resume(self) -> None:
         """Look at the ring, and let the graph pull if there is something to play and nothing holds it back."""
         state, node = self.state, self.node
-        if node.active or state.corked or not node.links or node.sink.suspended:
+        if node.active or state.corked or not node.links:
             return
         self.ring.reader_waits = True
         fill = self.fill
@@ -118,6 +118,8 @@ class NativePlayback(Ingress):
             return
         inside = self._resampled.held_ns if state.draining else self._resampled.pending
         if fill or inside or self.graph.ahead(node):
+            if node.sink.suspended:
+                return
             # The ring was not checked while the stream was inactive, so earlier times can't date what was written.
             state.looked_ns = state.woken_ns = 0
             self.ring.reader_waits = False

@@ -94,9 +94,15 @@ class PulseClient(ClientStreams):
         self._asking: Request | None = None
         self._begun: tuple[Request, Iterator[None]] | None = None
         self._storing: dict[int, Request] = {}
-        self._hold_partial()
+        try:
+            self._hold_partial()
+            if state.ready:
+                weigh_props(self.account, self.props)
+        except BudgetError:
+            self.account.close()
+            self.subscription.close()
+            raise
         if state.ready:
-            weigh_props(self.account, self.props)
             self._enter()
             self.resume_streams(self)
             door.end_forbidden_of(self)

@@ -13,6 +13,8 @@ from millrace.dsp.convert import Buffer
 from millrace.wire.pulse.constants import Seek
 
 _CAPACITY_MIN = 16 * 1024
+INDEX_MAX = 1 << 62
+"""Seeks end here: the protocol has positions of 64 bits."""
 
 
 def capacity_for(size: int) -> int:
@@ -84,14 +86,14 @@ class ByteQueue:
         self.read_index = self.write_index = self._high = index
 
     def seek(self, mode: int, offset: int) -> None:
-        """Move the write index."""
+        """Move the write index, as far as positions of 64 bits go."""
         base = {
             Seek.RELATIVE: self.write_index,
             Seek.ABSOLUTE: 0,
             Seek.RELATIVE_ON_READ: self.read_index,
             Seek.RELATIVE_END: self._high,
         }[Seek(mode)]
-        self.write_index = base + offset
+        self.write_index = max(-INDEX_MAX, min(INDEX_MAX, base + offset))
 
     def write(self, data: Buffer) -> bool:
         """Write `data` at the write index and advance it; False if it did not fit and was dropped.

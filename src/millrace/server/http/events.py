@@ -153,7 +153,7 @@ class EventStream:
 
     async def serve(self, websocket: web.WebSocketResponse) -> None:
         """Serve the watcher until it leaves."""
-        sending = asyncio.create_task(self._turns.do(self._send(websocket)))
+        sending = self._turns.task(lambda: self._send(websocket))
         self._objects.watch(self)
         try:
             async for message in messages(websocket, self._turns):
