@@ -13,7 +13,7 @@ from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.handlers import HANDLERS
 from millrace.doors.pulse.state import VERSIONS, read_client
 from millrace.dsp.convert import SampleFormat, Samples, encode
-from millrace.errors import ConfigError
+from millrace.errors import BudgetError, ConfigError
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.sim.rig import Player, Rig, RigClient
 from millrace.wire.pulse.client import Failed, Reply, record_fields
@@ -223,3 +223,17 @@ def test_connection_of_unknown_version_is_refused() -> None:
         read_client(data)
     with pytest.raises(ConfigError, match="the state of a frozen connection can't be read"):
         read_client(data[:-1])
+
+
+def test_connection_that_has_no_room_to_continue_leaves_nothing() -> None:
+    rig = Rig()
+    client = FrozenClient(rig, 0, False)
+    client.ask(Command.AUTH, version=PROTOCOL_VERSION, cookie=bytes(256))
+    client.ask(Command.SET_CLIENT_NAME, props={"application.name": b"client\0", "large": bytes(200_000)})
+    client.ask(Command.SUBSCRIBE, mask=0xFFF)
+    budget = rig.admission.budget
+    state = client.server.freeze()
+    budget.limit, before = budget.held, budget.held
+    with pytest.raises(BudgetError):
+        PulseClient(rig.door, HANDLERS, state)
+    assert budget.held == before and not rig.door.clients and not rig.door.news.subscriptions

@@ -13,7 +13,7 @@ from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
 from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of, prop_text
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.rights import NEEDS, OF_INPUT, OF_OUTPUT
-from millrace.doors.pulse.state import ClientState, weigh_props
+from millrace.doors.pulse.state import ClientState, weights
 from millrace.doors.pulse.subscriptions import Subscription
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, GraphError, MillraceError, RemoteProtocolError
@@ -37,8 +37,6 @@ from millrace.wire.pulse.session import Block, PulseSession, RecordsReply, Refus
 log = logging.getLogger("millrace.pulse")
 Handler = Callable[["PulseClient", Request], Iterator[None] | None]
 """A handler that takes long returns an iterator. Its steps are completed before the client's next request is read."""
-CLIENT_BYTES = {"itself": 10 * 1024, "paid props": 6 * 1024}
-"""Memory of a connection, including its socket and the properties that clients usually set."""
 ASKED_FACTOR = 16
 """Memory of a request that waits for a prompt, per byte on the wire: a short property becomes several objects."""
 ANSWERS_MAX = 8 * MIB
@@ -78,7 +76,7 @@ class PulseClient(ClientStreams):
     def __init__(self, door: PulseDoor, handlers: Mapping[Command, Handler], state: ClientState) -> None:
         if len(door.clients) >= CLIENTS_MAX:
             raise GraphError(f"guest {door.graph.name} already has {CLIENTS_MAX} connections, the maximum")
-        super().__init__(door, door.admission.account(CLIENT_BYTES), state)
+        super().__init__(door, door.admission.account(weights(state)), state)
         self.index, self.props, self.extensions = state.index, state.props, state.extensions
         self.subject = self.program = state.subject
         self.closing = False
@@ -90,18 +88,10 @@ class PulseClient(ClientStreams):
         self.subscription = Subscription(door.news, self.index, lambda: self.wake(), state.subscribed)
         self._handlers = handlers
         self._wire = PulseSession(state.wire)
-        self._partial_bytes = 0
+        self._partial_bytes = state.wire.partial_bytes
         self._asking: Request | None = None
         self._begun: tuple[Request, Iterator[None]] | None = None
         self._storing: dict[int, Request] = {}
-        try:
-            self._hold_partial()
-            if state.ready:
-                weigh_props(self.account, self.props)
-        except BudgetError:
-            self.account.close()
-            self.subscription.close()
-            raise
         if state.ready:
             self._enter()
             self.resume_streams(self)

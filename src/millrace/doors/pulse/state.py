@@ -26,11 +26,19 @@ Attr = TypeVar("Attr", PlaybackAttr, RecordAttr)
 VERSION = 1
 VERSIONS = range(max(1, VERSION - 1), VERSION + 1)
 """A connection continues from its own version and the one before. New fields have defaults."""
+CLIENT_BYTES = {"itself": 10 * 1024, "paid props": 6 * 1024}
+"""Memory of a connection, including its socket and the properties that clients usually set."""
 
 
 def weigh_props(account: Account, props: Props) -> None:
     """Charge for properties beyond those paid with the connection, which let a client in a full guest name itself."""
     account.hold("props", max(0, size_of(props) - account.part("paid props")))
+
+
+def weights(state: ClientState) -> dict[str, int]:
+    """What the connection holds: itself, its properties, and a partial command."""
+    props = max(0, size_of(state.props) - CLIENT_BYTES["paid props"])
+    return CLIENT_BYTES | {"props": props, "command": state.wire.partial_bytes}
 
 
 @dataclass(slots=True)

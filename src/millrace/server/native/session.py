@@ -111,8 +111,6 @@ class NativeSession:
         except MillraceError as error:
             self.end(str(error), code_of(error))
 
-    # -- handing on ------------------------------------------------------------------------------
-
     def _go_on(self) -> None:
         """Continue from `state`. Calls that were waiting for a permission ask for it again, ahead of queued ones."""
         state = self.state
@@ -274,10 +272,8 @@ class NativeSession:
 
     def _gone(self) -> None:
         """The socket is closed: release what is left."""
-        try:
-            self._cease()
-        finally:
-            self._forgotten()
+        self._forgotten()
+        self._cease()
 
     def _forgotten(self) -> None:
         self.account.close()
@@ -414,8 +410,7 @@ class NativeSession:
             self.send(Fault(call.serial, "limit", f"arguments of {size} bytes; {ARGS_BYTES_MAX} at most"))
             return
         if not self.account.fits(("call", self.state.called), CALL_BYTES + size):
-            why = f"no room for this call: {self.account.held} bytes are already pending"
-            self.send(Fault(call.serial, "limit", why))
+            self.send(Fault(call.serial, "limit", f"no room for this call: {self.account.held} bytes are pending"))
             return
         self.state.calls.append((self.state.called, call))
         self.state.called += 1
