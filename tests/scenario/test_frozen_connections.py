@@ -229,7 +229,7 @@ def test_connection_that_has_no_room_to_continue_leaves_nothing() -> None:
     rig = Rig()
     client = FrozenClient(rig, 0, False)
     client.ask(Command.AUTH, version=PROTOCOL_VERSION, cookie=bytes(256))
-    client.ask(Command.SET_CLIENT_NAME, props={"application.name": b"client\0", "large": bytes(200_000)})
+    client.ask(Command.SET_CLIENT_NAME, props={f"large.{n}": bytes(30_000) for n in range(6)})
     client.ask(Command.SUBSCRIBE, mask=0xFFF)
     budget = rig.admission.budget
     state = client.server.freeze()
