@@ -13,6 +13,8 @@ from millrace.clock.allowance import Allowances
 from millrace.codec.parameters import CodecParameters
 from millrace.doors.admission import Admission
 from millrace.errors import PeerLost
+from millrace.graph.model import Ids
+from millrace.graph.screens import Screens
 from millrace.guest.config import GuestConfig
 from millrace.guest.home import Home, Machine
 from millrace.guest.listener import ListenerSession
@@ -40,6 +42,7 @@ class House:
         graph = self.rig.graph
         self.home: Home = bare(
             Home, name="alice", config=GuestConfig("alice"), graph=graph, outlets=Subscribers(graph),
+            screens=Screens("alice", Ids(), graph.budget),
             admission=Admission("alice", graph.budget, self.rig.prompts, self.symptoms.append),
             microphone=graph.add_source("microphone", "Microphone"), troubles=Allowances(), turns=Turns(lambda: 0),
             report=self.symptoms.append, recording=False, latency_changed=self._latency_changed,

@@ -367,10 +367,12 @@ def test_plain_watcher_may_request_key_frames_but_not_seek() -> None:
     assert [(event, who) for event, who, _ in source.asked if who] == [(Seek(5), WATCHER)]
 
 
-def test_keyboard_requires_right_to_control() -> None:
+def test_keyboard_requires_right_to_type() -> None:
     seat = Seat("default")
-    with pytest.raises(RightsError, match="may not control"):
-        seat.take(Watcher("listener/3", Principal("token/1", Right.SEE | Right.HEAR, frozenset({"default"}))))
+    with pytest.raises(RightsError, match="may not type"):
+        seat.take(
+            Watcher("listener/3", Principal("token/1", Right.SEE | Right.HEAR | Right.CONTROL, frozenset({"default"})))
+        )
     assert seat.who is None
 
 

@@ -24,7 +24,7 @@ from millrace.control.storefaults import mend_of
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Permission, Verdict
-from millrace.rights.model import Right
+from millrace.rights.model import EVERYTHING, Right
 from millrace.rights.tokens import Token, digest_of
 from tests.places import fill, lack, small_disk
 
@@ -158,6 +158,18 @@ def test_versions_are_migrated_one_by_one_and_failure_changes_nothing(
     monkeypatch.undo()
     with pytest.raises(ConfigError, match="newer"):
         Store(path)
+
+
+def test_tokens_of_admins_get_new_rights_and_others_keep_theirs(tmp_path: Path) -> None:
+    path, kept = tmp_path / "s.db", Right.SEE | Right.HEAR | Right.CONTROL
+    Store(path).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA user_version=3")
+        for number, rights in enumerate((63, kept.value)):
+            db.execute("INSERT INTO tokens VALUES (?, '', ?, ?, '[]', 0, 0)", (number, bytes([number]), rights))
+    store = Store(path)
+    assert [token.rights for token in store.tokens()] == [EVERYTHING, kept]
+    store.close()
 
 
 # -- a temporary error destroys nothing ------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`millrace ls`: guests, streams, listeners."""
+"""`millrace ls`: guests, streams, listeners, screens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from millrace.text import counted, quoted
 
 
 def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show guests, sinks, streams and listeners.
+    """Show guests, sinks, streams, listeners and screens.
 
     Examples:
 
@@ -67,6 +67,8 @@ def _guest(guest: dict[str, Any]) -> None:
         _row(recorder["id"], recorder["name"], f"of {recorder['sink']}")
     for listener in guest["listeners"]:
         _row(listener["id"], listener["name"], _listener(listener))
+    for screen in guest.get("screens", []):
+        _row(screen["id"], screen["name"], f"{screen['state']:<9} {_screen(screen)}")
 
 
 def in_use(guest: dict[str, Any]) -> set[str]:
@@ -97,6 +99,18 @@ def _kind_of(door: str) -> str:
 def _door(door: dict[str, Any]) -> str:
     parts = [door["door"], "records" if door["recording"] else "", door["error"] or door["hint"]]
     return ", ".join(part for part in parts if part)
+
+
+def _screen(screen: dict[str, Any]) -> str:
+    parts = [f"{screen['width']}×{screen['height']}"] if screen["width"] else []
+    parts.append(f"of {screen['door']}")
+    if screen["viewers"]:
+        parts.append(counted(screen["viewers"], "viewer"))
+    if screen["fps"]:
+        parts.append(f"{screen['fps']:.0f}/s")
+    if screen["keyboard"]:
+        parts.append(f"keyboard {screen['keyboard']}")
+    return ", ".join(parts)
 
 
 def _label(stream: dict[str, Any]) -> str:

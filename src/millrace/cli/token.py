@@ -28,7 +28,8 @@ _TOKEN = Annotated[str, typer.Argument(help="token/N as `millrace token list` sh
 @app.command("new")
 def new(
     may: Annotated[
-        str, typer.Option(metavar="RIGHTS", help="Comma-separated: see hear speak control link admin; or all.")
+        str,
+        typer.Option(metavar="RIGHTS", help="Comma-separated: see hear speak watch type control link admin; or all."),
     ] = "hear",
     guest: Annotated[
         list[str] | None, typer.Option(help="Valid in this guest; can be repeated. Default: all guests.")
@@ -38,8 +39,9 @@ def new(
 ) -> None:
     """Make a token and print it. It is shown this once; only a hash of it is kept.
 
-    hear: listen. speak: send a microphone. control: volumes, moves, settings. link: sinks and links. admin: all that,
-    and machines, guests and tokens. Each of them includes see.
+    hear: listen. speak: send a microphone. watch: see the screens. type: use keyboard and pointer; includes watch.
+    control: volumes, moves, settings. link: sinks and links. admin: all that, and machines, guests and tokens. Each of
+    them includes see.
 
     Examples:
 

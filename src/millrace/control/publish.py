@@ -11,8 +11,17 @@ from millrace.control.results import GrantView
 from millrace.control.tokens import token_view
 from millrace.doors.ingress import Program, recorder_of
 from millrace.graph.model import Node, Sink, Stream, Tap
+from millrace.graph.screens import Listed
 from millrace.guest.guest import Guest
-from millrace.observe.views import client_view, guest_summary, listener_view, recorder_view, sink_view, stream_view
+from millrace.observe.views import (
+    client_view,
+    guest_summary,
+    listener_view,
+    recorder_view,
+    screen_view,
+    sink_view,
+    stream_view,
+)
 from millrace.rights.grants import Grants, Permission, Verdict
 from millrace.rights.tokens import Token
 
@@ -68,6 +77,13 @@ class Publisher:
             self._registry.drop(door.id)
         else:
             self._put(door.id, "door", door.view)
+
+    def screen_changed(self, change: str, listed: Listed) -> None:
+        """A screen came, changed or went."""
+        if change == "remove":
+            self._registry.drop(listed.id)
+        else:
+            self._put(listed.id, "screen", lambda: screen_view(self._guest, listed))
 
 
 def grant_view(guest: str, what: Permission, program: str, verdict: Verdict) -> GrantView:

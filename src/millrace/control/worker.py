@@ -129,7 +129,10 @@ class Worker:
         self.registry.second()
         guests = list(self.guests.values())
         for at in range(0, len(guests), FLIGHT_GUESTS):
-            self.flight.note(guests[at : at + FLIGHT_GUESTS], now)
+            part = guests[at : at + FLIGHT_GUESTS]
+            self.flight.note(part, now)
+            for guest in part:
+                guest.screens.second(now)
             await asyncio.sleep(0)
 
     async def end_changes(self) -> None:

@@ -194,12 +194,23 @@ class Reader:
 class Screen:
     """One screen of a guest."""
 
-    def __init__(self, key: str, source: ScreenSource, seat: Seat, budget: Budget, by: Convert = convert) -> None:
-        self.key, self.convert = key, by
+    def __init__(
+        self,
+        key: str,
+        source: ScreenSource,
+        seat: Seat,
+        budget: Budget,
+        by: Convert = convert,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`changed` is called when the mode or the number of readers has changed."""
+        self.key, self.convert, self._changed = key, by, changed
         self.memory: Memory | None = None
         self.serial = 0
         self.painted_ns: HostNs = 0
         self.cursor = Cursor()
+        self.relative = False
+        """The machine has only a mouse: it takes movements of the pointer, and no positions."""
         self.overlays: tuple[Overlay, ...] = ()
         self.readers: list[Reader] = []
         self._source, self._seat, self._budget = source, seat, budget
@@ -230,6 +241,8 @@ class Screen:
         for reader in self.readers:
             reader.all_changed(mode.whole)
         self.tell_paint()
+        if before is None or before.mode != mode:
+            self._changed()
 
     def painted(
         self,
@@ -274,6 +287,12 @@ class Screen:
         if cursor != self.cursor:
             self.cursor = cursor
 
+    def set_relative(self, relative: bool) -> None:
+        """Whether the machine takes movements of the pointer instead of positions."""
+        if relative != self.relative:
+            self.relative = relative
+            self._changed()
+
     def define_shape(self, shape: Shape) -> None:
         """Define what a cursor looks like, for readers to request by its number."""
         check_shape(shape)
@@ -314,15 +333,18 @@ class Screen:
         if self.memory is not None:
             reader.all_changed(self.memory.mode.whole)
         self.readers.append(reader)
-        self.tell_watched()
-        self.tell_paint()
+        self._readers_changed()
         return reader
 
     def leave(self, reader: Reader) -> None:
         """For readers: remove one."""
         self.readers.remove(reader)
+        self._readers_changed()
+
+    def _readers_changed(self) -> None:
         self.tell_watched()
         self.tell_paint()
+        self._changed()
 
     def controlled(self, who: Watcher, what: str) -> ScreenSource:
         """The source, for the holder of the keyboard; RightsError for others."""

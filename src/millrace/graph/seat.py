@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from millrace.errors import RightsError
@@ -16,13 +17,14 @@ class Watcher:
     principal: Principal
 
 
-# Taking the keyboard needs the right to control, having it needs nothing more: code that ends that right has to make
+# Taking the keyboard needs the right to type, having it needs nothing more: code that ends that right has to make
 # the holder `leave`. It is an identity and not a key, so a second session of the same person does not type along.
 class Seat:
     """One guest's keyboard, and what goes with it: the pointer, the screen's size, seeking in what plays."""
 
-    def __init__(self, guest: str) -> None:
-        self._guest = guest
+    def __init__(self, guest: str, changed: Callable[[], None] = lambda: None) -> None:
+        """`changed` is called when another watcher, or nobody, has it."""
+        self._guest, self._changed = guest, changed
         self._who: Watcher | None = None
 
     @property
@@ -31,14 +33,19 @@ class Seat:
         return self._who
 
     def take(self, who: Watcher) -> None:
-        """Give it to `who`, whoever had it before; RightsError unless `who` may control the guest."""
-        who.principal.demand(Right.CONTROL, self._guest)
-        self._who = who
+        """Give it to `who`, whoever had it before; RightsError unless `who` may type in the guest."""
+        who.principal.demand(Right.TYPE, self._guest)
+        self._give(who)
 
     def leave(self, who: Watcher) -> None:
         """Take it away from `who`, if `who` has it."""
         if self._who is who:
-            self._who = None
+            self._give(None)
+
+    def _give(self, who: Watcher | None) -> None:
+        before, self._who = self._who, who
+        if who is not before:
+            self._changed()
 
     def demand(self, who: Watcher, what: str) -> None:
         """RightsError unless `who` has it."""

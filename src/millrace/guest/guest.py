@@ -16,6 +16,7 @@ from millrace.doors.ingress import Program
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
+from millrace.graph.screens import Listed, Screens
 from millrace.guest.config import GuestConfig
 from millrace.guest.doors import Doors
 from millrace.guest.home import Machine
@@ -75,6 +76,10 @@ class Observer(Protocol):
         """A machine's door."""
         ...
 
+    def screen_changed(self, change: str, listed: Listed) -> None:
+        """A screen."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Common:
@@ -115,6 +120,7 @@ class Guest:
             self.graph.resume(state.graph)
             self.microphone = self.graph.sources[state.microphone]
         self.machines: list[Machine] = []
+        self.screens = Screens(config.name, ids, budget, self._screen_changed)
         self.directory = common.runtime / config.name
         self.native_path = self.directory / "native"
         self.id = ids.take() if state is None else state.id
@@ -174,6 +180,10 @@ class Guest:
             self.machines.remove(machine)
         for observer in self.observers:
             observer.door_changed(change, machine)
+
+    def _screen_changed(self, change: str, listed: Listed) -> None:
+        for observer in self.observers:
+            observer.screen_changed(change, listed)
 
     # -- observers ---------------------------------------------------------------------------
 
@@ -278,6 +288,7 @@ class Guest:
         self._driver.detach(self.graph)
         for machine in list(self.machines):
             await machine.stop()
+        self.screens.close()
         for stream in list(self.graph.streams.values()):
             self.graph.remove_stream(stream)
         for door in self.doors:

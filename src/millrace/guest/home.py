@@ -11,6 +11,7 @@ from millrace.clock.allowance import Allowances
 from millrace.doors.admission import Admission
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
+from millrace.graph.screens import Screens
 from millrace.guest.config import GuestConfig
 from millrace.io.turns import Turns
 from millrace.outlets.peer import Subscribers
@@ -57,6 +58,7 @@ class Home(Protocol):
     config: GuestConfig
     admission: Admission
     graph: Graph
+    screens: Screens
     outlets: Subscribers
     microphone: Sink
     turns: Turns

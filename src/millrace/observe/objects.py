@@ -131,6 +131,20 @@ class RecorderView(msgspec.Struct, frozen=True):
     application: str
 
 
+class ScreenView(msgspec.Struct, frozen=True):
+    """A screen. Before its first picture it has no size; `fps` are the pictures painted a second."""
+
+    id: str
+    name: str
+    door: str
+    width: int
+    height: int
+    state: str
+    viewers: int
+    keyboard: str | None
+    fps: float
+
+
 class ClientView(msgspec.Struct, frozen=True):
     """A program's connection."""
 
@@ -184,3 +198,4 @@ class GuestView(msgspec.Struct, frozen=True):
     streams: list[StreamView]
     recorders: list[RecorderView]
     listeners: list[ListenerView]
+    screens: list[ScreenView]

@@ -11,6 +11,7 @@ from millrace.doors.ingress import IngressStatus, PlayoutStatus, Program, record
 from millrace.dsp.mix import gain_to_cubic
 from millrace.graph.graph import Graph
 from millrace.graph.model import Levelled, Sink, Stream, Tap
+from millrace.graph.screens import Listed
 from millrace.guest.config import stream_table
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
@@ -23,6 +24,7 @@ from millrace.observe.objects import (
     MicrophoneView,
     RecorderView,
     RememberedView,
+    ScreenView,
     SinkView,
     StreamView,
 )
@@ -144,6 +146,17 @@ def recorder_view(node: Tap) -> RecorderView:
     )  # fmt: skip
 
 
+def screen_view(guest: Guest, listed: Listed) -> ScreenView:
+    """One screen."""
+    memory, holder = listed.screen.memory, guest.screens.seat.who
+    return ScreenView(
+        id=listed.key, name=listed.label, door=listed.door,
+        width=memory.mode.width if memory else 0, height=memory.mode.height if memory else 0,
+        state=listed.state, viewers=len(listed.screen.readers),
+        keyboard=holder.key if holder else None, fps=round(listed.fps, 1),
+    )  # fmt: skip
+
+
 def client_view(client: Program) -> ClientView:
     """One program's connection."""
     identity = client.subject.identity
@@ -205,4 +218,5 @@ def guest_view(guest: Guest) -> Generator[None, None, GuestView]:
         )),
         recorders=(yield from _all(recorder_view, _recorders(guest.graph))),
         listeners=(yield from _all(listener_view, guest.sessions)),
+        screens=[screen_view(guest, listed) for listed in guest.screens],
     )  # fmt: skip

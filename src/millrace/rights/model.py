@@ -1,14 +1,15 @@
 """Rights: who may do what, and where. One function decides.
 
 A principal has rights in guests. `see` covers a guest's existence and state, `hear` its sound, `speak` sending sound
-to its source, `control` volumes, moves and settings, `link` the graph's links. `admin` covers everything, including
-guests and tokens themselves. A principal has no rights in guests that it does not list.
+to its source, `watch` its screens, `type` its keyboard and pointer, `control` volumes, moves and settings, `link` the
+graph's links. `admin` covers everything, including guests and tokens themselves. A principal has no rights in guests
+that it does not list.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from enum import Enum, Flag, auto
+from enum import Enum, Flag
 
 from millrace.errors import ConfigError, RightsError
 from millrace.text import quoted
@@ -16,24 +17,35 @@ from millrace.text import quoted
 ALL_GUESTS = "*"
 
 
+# In the order in which they are listed. The numbers are those of stored tokens, so none is ever changed.
 class Right(Flag):
     """A right, or a set of them."""
 
     NONE = 0
-    SEE = auto()
-    HEAR = auto()
-    SPEAK = auto()
-    CONTROL = auto()
-    LINK = auto()
-    ADMIN = auto()
+    SEE = 1
+    HEAR = 2
+    SPEAK = 4
+    WATCH = 64
+    TYPE = 128
+    CONTROL = 8
+    LINK = 16
+    ADMIN = 32
 
 
-EVERYTHING = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK | Right.ADMIN
+EVERYTHING = ~Right.NONE
 GUEST_RIGHTS = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK
-"""Default rights of a guest's own programs within it: what PulseAudio allows."""
+"""Default rights of a guest's own programs within it: what PulseAudio allows. They have no part in its screens, which
+other programs, and whoever sits before them, use too."""
 NAMES = {right.name.lower(): right for right in Right if right.name}
 # A right that needs another to be of use contains it: a principal can't hear a guest whose sinks it may not list.
-_IMPLIED = {Right.HEAR: Right.SEE, Right.SPEAK: Right.SEE, Right.CONTROL: Right.SEE, Right.LINK: Right.SEE}
+_IMPLIED = {
+    Right.HEAR: Right.SEE,
+    Right.SPEAK: Right.SEE,
+    Right.WATCH: Right.SEE,
+    Right.TYPE: Right.WATCH | Right.SEE,
+    Right.CONTROL: Right.SEE,
+    Right.LINK: Right.SEE,
+}
 
 
 def parse_rights(text: str) -> Right:

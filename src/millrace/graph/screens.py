@@ -1,0 +1,123 @@
+"""The screens of one guest, which share one keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from millrace.budget import Budget
+from millrace.errors import GraphError
+from millrace.graph.model import Ids
+from millrace.graph.pictures import ScreenSource
+from millrace.graph.screen import Screen
+from millrace.graph.seat import Seat
+from millrace.pixels.convert import Convert, convert
+from millrace.text import LABEL_MAX, printable
+from millrace.units import NS_PER_S, HostNs
+
+SCREENS_MAX = 32
+"""Screens of one guest: a machine may have several cards, and a card several heads."""
+
+
+@dataclass(eq=False, slots=True)
+class Listed:
+    """A screen with what it is listed as."""
+
+    id: int
+    screen: Screen
+    label: str
+    door: str
+    """The door it comes from, as in the key of a machine: door/7."""
+    fps: float = 0.0
+    """Pictures painted a second, over the last second."""
+    counted: int = 0
+    """The serial when they were last counted."""
+
+    @property
+    def key(self) -> str:
+        """Its name for users and the API."""
+        return self.screen.key
+
+    @property
+    def state(self) -> str:
+        """running: somebody watches; idle: nobody does; blank: it has shown nothing yet."""
+        if self.screen.memory is None:
+            return "blank"
+        return "running" if self.screen.readers else "idle"
+
+
+class Screens:
+    """All screens of one guest.
+
+    `changed` is called with new, change or remove, for what a list of screens shows: not for every picture.
+    """
+
+    def __init__(
+        self,
+        guest: str,
+        ids: Ids,
+        budget: Budget,
+        changed: Callable[[str, Listed], None] = lambda change, listed: None,
+        by: Convert = convert,
+    ) -> None:
+        self._guest, self._ids, self._budget, self._changed, self._by = guest, ids, budget, changed, by
+        self.seat = Seat(guest, self._seat_changed)
+        self._listed: dict[str, Listed] = {}
+        self._counted_ns: HostNs | None = None
+
+    def __iter__(self) -> Iterator[Listed]:
+        """In order of appearance. The list may change meanwhile."""
+        return iter(list(self._listed.values()))
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def find(self, key: str) -> Listed | None:
+        """A screen by its key, screen/N."""
+        return self._listed.get(key)
+
+    @property
+    def first(self) -> Listed | None:
+        """The one that is there for longest."""
+        return next(iter(self._listed.values()), None)
+
+    def add(self, source: ScreenSource, label: str, door: str) -> Screen:
+        """A new screen that `source` paints; GraphError, and no screen, if there is no room."""
+        if len(self._listed) >= SCREENS_MAX:
+            raise GraphError(f"guest {self._guest} has {SCREENS_MAX} screens, the maximum; detach a machine")
+        id_ = self._ids.take()
+        key = f"screen/{id_}"
+        screen = Screen(key, source, self.seat, self._budget, self._by, lambda: self._tell(key))
+        listed = self._listed[key] = Listed(id_, screen, printable(label, LABEL_MAX), door)
+        self._changed("new", listed)
+        return screen
+
+    def remove(self, screen: Screen) -> None:
+        """End a screen. A second call does nothing."""
+        listed = self._listed.pop(screen.key, None)
+        screen.end()
+        if listed is not None:
+            self._changed("remove", listed)
+
+    def second(self, now_ns: HostNs) -> None:
+        """Once a second: count what was painted."""
+        before_ns, self._counted_ns = self._counted_ns, now_ns
+        if before_ns is None or now_ns <= before_ns:
+            return
+        for listed in self._listed.values():
+            listed.fps = (listed.screen.serial - listed.counted) * NS_PER_S / (now_ns - before_ns)
+            listed.counted = listed.screen.serial
+
+    def close(self) -> None:
+        """The guest ends: end all screens."""
+        for listed in self:
+            self.remove(listed.screen)
+
+    def _tell(self, key: str) -> None:
+        listed = self._listed.get(key)
+        if listed is not None:
+            self._changed("change", listed)
+
+    def _seat_changed(self) -> None:
+        for listed in self:
+            self._changed("change", listed)

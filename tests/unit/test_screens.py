@@ -1,0 +1,156 @@
+"""The screens of a guest: their list, their keyboard, and the rights to watch and to type."""
+
+from __future__ import annotations
+
+import pytest
+
+from millrace.budget import Budget
+from millrace.errors import BudgetError, GraphError, RightsError
+from millrace.graph.model import Ids
+from millrace.graph.pictures import Mode
+from millrace.graph.screen import SCREEN_BYTES, Screen
+from millrace.graph.screens import SCREENS_MAX, Listed, Screens
+from millrace.graph.seat import Watcher
+from millrace.pixels.rects import Point, Rect, Size
+from millrace.rights.model import EVERYTHING, GUEST_RIGHTS, Principal, Right, parse_rights, show_rights
+from millrace.units import NS_PER_S
+
+MODE = Mode(8, 4, 32)
+
+
+class Source:
+    def key(self, code: int, down: bool) -> None: ...
+
+    def pointer(self, at: Point, buttons: int, relative: bool) -> None: ...
+
+    def size_wish(self, size: Size) -> None: ...
+
+    def paint(self, tracks: frozenset[str]) -> None: ...
+
+    def watched(self, interval_ns: int | None) -> None: ...
+
+
+class Rig:
+    def __init__(self, limit: int = 1024 * 1024) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.budget = Budget(limit=limit)
+        self.screens = Screens("alice", Ids(), self.budget, self.changed)
+
+    def changed(self, change: str, listed: Listed) -> None:
+        self.told.append((change, listed.key))
+
+    def add(self, label: str = "VGA") -> Screen:
+        return self.screens.add(Source(), label, "door/7")
+
+    def news(self) -> list[tuple[str, str]]:
+        told, self.told = self.told, []
+        return told
+
+
+def watcher(may: str, key: str = "viewer/1") -> Watcher:
+    return Watcher(key, Principal("token/1", parse_rights(may), frozenset({"alice"})))
+
+
+def show(screen: Screen, mode: Mode = MODE) -> None:
+    screen.set_mode(mode, memoryview(bytearray(mode.bytes)), 0)
+
+
+def test_screens_are_listed_in_order_of_appearance_until_they_are_removed() -> None:
+    rig = Rig()
+    assert rig.screens.first is None and rig.screens.find("screen/0") is None
+    first, second = rig.add("VGA"), rig.add("a\x1b[31m")
+    assert [(one.key, one.label, one.door) for one in rig.screens] == [
+        ("screen/0", "VGA", "door/7"), ("screen/1", "a\\x1b[31m", "door/7"),
+    ]  # fmt: skip
+    assert rig.screens.first is not None and rig.screens.first.screen is first
+    rig.screens.remove(first)
+    rig.screens.remove(first)
+    assert rig.screens.first.screen is second
+    assert rig.news() == [("new", "screen/0"), ("new", "screen/1"), ("remove", "screen/0")]
+    with pytest.raises(GraphError, match="has ended"):
+        show(first)
+    rig.screens.close()
+    assert len(rig.screens) == 0 and rig.budget.held == 0
+
+
+def test_list_changes_with_mode_readers_and_keyboard_but_not_with_each_picture() -> None:
+    rig = Rig()
+    screen = rig.add()
+    listed = rig.screens.find(screen.key)
+    assert listed is not None and listed.state == "blank"
+    rig.news()
+    show(screen)
+    assert listed.state == "idle" and rig.news() == [("change", "screen/0")]
+    screen.painted([Rect(0, 0, 2, 2)], 5)
+    show(screen)
+    screen.set_relative(False)
+    assert rig.news() == []
+    screen.set_relative(True)
+    assert screen.relative and rig.news() == [("change", "screen/0")]
+    show(screen, Mode(4, 4, 16))
+    reader = screen.read(watcher("watch"))
+    assert listed.state == "running"
+    reader.end()
+    assert listed.state == "idle" and rig.news() == [("change", "screen/0")] * 3
+    who = watcher("type")
+    for _ in range(2):
+        rig.screens.seat.take(who)
+    rig.screens.seat.leave(watcher("type"))
+    assert rig.news() == [("change", "screen/0")]
+    rig.screens.seat.leave(who)
+    assert rig.screens.seat.who is None and rig.news() == [("change", "screen/0")]
+
+
+def test_screen_without_room_is_refused_and_leaves_nothing() -> None:
+    rig = Rig(limit=2 * SCREEN_BYTES)
+    rig.add()
+    with pytest.raises(BudgetError):
+        rig.add()
+    assert len(rig.screens) == 1 and rig.budget.held == SCREEN_BYTES
+    rig = Rig()
+    for _ in range(SCREENS_MAX):
+        rig.add()
+    with pytest.raises(GraphError, match=f"{SCREENS_MAX} screens, the maximum"):
+        rig.add()
+    assert len(rig.screens) == SCREENS_MAX
+
+
+def test_pictures_are_counted_over_the_last_second() -> None:
+    rig = Rig()
+    screen = rig.add()
+    listed = rig.screens.first
+    assert listed is not None
+    show(screen)
+    rig.screens.second(0)
+    assert listed.fps == 0
+    rig.screens.second(NS_PER_S)
+    for n in range(30):
+        screen.painted([Rect(n % 8, 0, 1, 1)], n)
+    rig.screens.second(NS_PER_S * 5 // 2)
+    assert listed.fps == 20
+    rig.screens.second(NS_PER_S * 5 // 2)
+    assert listed.fps == 20
+    rig.screens.second(NS_PER_S * 7 // 2)
+    assert listed.fps == 0
+
+
+def test_typing_implies_watching_and_watching_implies_seeing() -> None:
+    assert show_rights(parse_rights("watch")) == ["see", "watch"]
+    assert show_rights(parse_rights("type")) == ["see", "watch", "type"]
+    assert show_rights(parse_rights("control")) == ["see", "control"]
+    assert show_rights(EVERYTHING) == ["see", "hear", "speak", "watch", "type", "control", "link", "admin"]
+    assert not GUEST_RIGHTS & (Right.WATCH | Right.TYPE), "a guest's own programs have no part in its screens"
+
+
+def test_only_the_right_to_type_takes_the_keyboard() -> None:
+    rig = Rig()
+    for may in ("hear,speak,control,link", "watch"):
+        with pytest.raises(RightsError, match="token/1 may not type in guest alice"):
+            rig.screens.seat.take(watcher(may))
+    assert rig.screens.seat.who is None
+    rig.screens.seat.take(watcher("all"))
+
+
+def test_numbers_of_stored_rights_never_change() -> None:
+    numbers = {"SEE": 1, "HEAR": 2, "SPEAK": 4, "CONTROL": 8, "LINK": 16, "ADMIN": 32, "WATCH": 64, "TYPE": 128}
+    assert {right.name: right.value for right in Right} == numbers
