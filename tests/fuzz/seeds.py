@@ -280,7 +280,7 @@ def viewer() -> list[Session]:
     told = [
         watch, peer.Ping(5), view.TakeKeyboard(True), *typed, view.SizeWish(800, 600), view.Text("ä"),
         view.Shown(0, 5, 7, None, 1), view.Refresh("decoder failed"), view.Hidden(True), view.Hidden(False),
-        peer.Configure({"picture": "2M", "scale": "0.5"}), view.TakeKeyboard(False),
+        view.ChangeView({"picture": "2M", "scale": "0.5"}, 7), view.Taken(0, 2), view.TakeKeyboard(False),
         peer.Trouble("late", "network", "stalled", 5, {"late_ms": 3.0}), peer.Bye("done"),
     ]  # fmt: skip
     return [[_told(message) for message in told], [_told(view.Watch(keyboard=True)), _told(view.Shown(0))]]

@@ -26,6 +26,7 @@ from millrace.wire.peer.pictures import (
     PartType,
     Piece,
     Shown,
+    Taken,
     Text,
     Watch,
     Watching,
@@ -166,8 +167,29 @@ def test_times_of_shown_are_on_the_daemons_clock() -> None:
 def test_picture_that_was_not_sent_can_not_be_acknowledged() -> None:
     server, _ = ends()
     server.send_piece(pack_parts((RAW,)), 5, last=False)
-    with pytest.raises(RemoteProtocolError, match="picture 1 was not sent"):
+    with pytest.raises(RemoteProtocolError, match="picture 1 is acknowledged, but was not sent"):
         server.receive(encode_picture_message(Shown(1)), 0)
+
+
+def test_picture_that_waits_for_the_sound_is_acknowledged() -> None:
+    server, client = ends()
+    server.send_piece(pack_parts((RAW,)), 5)
+    client.send_message(Taken(1, 4))
+    carry(client, server)
+    assert server.shown == 1 and server.events() == [Taken(1, 4)]
+
+
+def test_pointer_becomes_relative_without_a_new_picture() -> None:
+    server, client = ends()
+    server.send_piece(pack_parts((RAW,)), 5, last=False)
+    server.send_relative(True)
+    server.send_relative(True)
+    server.send_piece(pack_parts((RAW,)), 5)
+    carry(server, client)
+    kinds = [(type(event), getattr(event, "relative", None)) for event in client.events()]
+    assert kinds == [(Piece, None), (ModeChanged, True), (Piece, None)]
+    with pytest.raises(RemoteProtocolError, match="another size"):
+        client.receive(encode_picture_message(ModeChanged(9, 9, server.generation)), 0)
 
 
 def test_new_mode_ends_an_unfinished_picture() -> None:

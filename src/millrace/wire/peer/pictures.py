@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
@@ -23,7 +24,6 @@ from millrace.wire.decoding import understood
 from millrace.wire.peer.messages import (
     SETTINGS_MAX,
     Bye,
-    Configure,
     Configured,
     Fault,
     Ping,
@@ -76,6 +76,13 @@ class Watch(msgspec.Struct, tag="watch", tag_field="type"):
     keyboard: bool = False
 
 
+class ChangeView(msgspec.Struct, tag="set", tag_field="type"):
+    """The viewer changes its settings, or says which is its sound listener now; null for none."""
+
+    settings: Wishes = {}
+    listener: Count | UnsetType | None = UNSET
+
+
 class Key(msgspec.Struct, tag="key", tag_field="type"):
     """A key was pressed or released: its XT scan code (set 1), with 0x80 added if it is an extended one."""
 
@@ -125,6 +132,16 @@ class Shown(msgspec.Struct, tag="shown", tag_field="type"):
     queue: Count = 0
 
 
+class Taken(msgspec.Struct, tag="taken", tag_field="type"):
+    """A picture has arrived whole, and waits for the sound of its moment; `shown` follows when it is drawn.
+
+    It acknowledges the picture as `shown` does. A viewer that draws on arrival need not send it.
+    """
+
+    serial: Serial
+    queue: Count = 0
+
+
 class Refresh(msgspec.Struct, tag="refresh", tag_field="type"):
     """The viewer needs a key picture: its decoder failed."""
 
@@ -154,11 +171,16 @@ class Watching(msgspec.Struct, tag="watching", tag_field="type"):
 
 
 class ModeChanged(msgspec.Struct, tag="mode", tag_field="type"):
-    """The following pieces are of pictures of this size and generation. What was shown before is void."""
+    """The following pieces are of pictures of this size and generation. What was shown before is void.
+
+    With `relative` the machine has only a mouse, which takes movements of the pointer instead of positions. A mode of
+    the generation that is in force changes only this.
+    """
 
     width: Side
     height: Side
     generation: Generation
+    relative: bool = False
 
 
 class CursorChanged(msgspec.Struct, tag="cursor", tag_field="type"):
@@ -201,7 +223,7 @@ class Screens(msgspec.Struct, tag="screens", tag_field="type"):
 
 
 FromViewer: TypeAlias = (
-    Watch | Configure | Key | Pointer | SizeWish | Text | TakeKeyboard | Shown | Refresh | Hidden | Trouble
+    Watch | ChangeView | Key | Pointer | SizeWish | Text | TakeKeyboard | Shown | Taken | Refresh | Hidden | Trouble
     | Ping | Pong | Bye
 )  # fmt: skip
 ToViewer: TypeAlias = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import msgspec
+
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.rects import Rect
 from millrace.units import HostNs
@@ -15,6 +17,7 @@ from millrace.wire.peer.pictures import (
     PartType,
     Piece,
     Shown,
+    Taken,
     ToViewer,
     Watch,
     Watching,
@@ -45,6 +48,7 @@ class ViewServer(KeptSession):
         """The serial of the picture sent last, or being sent."""
         self.shown = 0
         """The latest serial that the viewer has acknowledged."""
+        self._mode: ModeChanged | None = None
         self._unfinished = False
         self._events: list[FromViewer] = []
 
@@ -62,13 +66,13 @@ class ViewServer(KeptSession):
         if isinstance(parsed, Watch):
             self._hello_by_ns = None
             self.keepalive.rest_until(now_ns)
-        elif isinstance(parsed, Shown):
+        elif isinstance(parsed, Shown | Taken):
             self._acknowledged(parsed)
         self._events.append(parsed)
 
-    def _acknowledged(self, shown: Shown) -> None:
+    def _acknowledged(self, shown: Shown | Taken) -> None:
         if shown.serial > self.sent or (shown.serial == self.sent and self._unfinished):
-            raise RemoteProtocolError(f"unexpected shown: picture {shown.serial} was not sent")
+            raise RemoteProtocolError(f"picture {shown.serial} is acknowledged, but was not sent")
         self.shown = max(self.shown, shown.serial)
 
     def events(self) -> list[FromViewer]:
@@ -80,11 +84,18 @@ class ViewServer(KeptSession):
         """Queue a control message; for a mode, see `send_mode`."""
         self._out.append(encode_picture_message(message))
 
-    def send_mode(self, width: int, height: int) -> None:
+    def send_mode(self, width: int, height: int, relative: bool = False) -> None:
         """Queue a mode: what is sent from here on belongs to it."""
         self._unfinished = False
         self.generation = self.generation + 1 & 0xFFFF
-        self.send_message(ModeChanged(width, height, self.generation))
+        self._mode = ModeChanged(width, height, self.generation, relative)
+        self.send_message(self._mode)
+
+    def send_relative(self, relative: bool) -> None:
+        """Queue that the pointer takes movements, or positions, if there is a mode and that has changed."""
+        if self._mode is not None and self._mode.relative != relative:
+            self._mode = msgspec.structs.replace(self._mode, relative=relative)
+            self.send_message(self._mode)
 
     # The parts come as bytes, because they are the same for all viewers of an encoder; only the header is this viewer's
     # own. Serials count the pictures sent to this viewer, so it notices if one is missing.
@@ -142,7 +153,11 @@ class ViewClient(KeptSession):
     def _set_mode(self, mode: ModeChanged) -> None:
         if mode.width * mode.height > PIXELS_MAX:
             raise RemoteProtocolError(f"a picture of {mode.width} × {mode.height}; {PIXELS_MAX} pixels at most")
-        self.mode, self._whole, self._unfinished = mode, Rect(0, 0, mode.width, mode.height), False
+        if self.mode is None or mode.generation != self.mode.generation:
+            self._whole, self._unfinished = Rect(0, 0, mode.width, mode.height), False
+        elif (mode.width, mode.height) != (self.mode.width, self.mode.height):
+            raise RemoteProtocolError("a mode of another size with the same generation")
+        self.mode = mode
 
     def _piece(self, message: bytes) -> None:
         piece = unpack_piece(message)
