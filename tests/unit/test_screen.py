@@ -491,3 +491,17 @@ def test_picture_is_due_when_a_reader_composes_less_than_before() -> None:
     reads.reader.set_leave_out(frozenset())
     assert reads.reader.next_timeout() == 0 and reads.take() is not None
     assert reads.taken[-1].damage == (film.at,) and np.array_equal(reads.canvas, own.picture)
+
+
+def test_readers_are_woken_when_a_picture_may_be_due() -> None:
+    own, woken = painter(), []
+    reader = own.screen.read(WATCHER, wake=lambda: woken.append(reader.next_timeout()))
+    assert not woken and Viewer(reader).take()
+    own.screen.painted([own.fill(Rect(0, 0, 2, 2))], 1)
+    Viewer(reader).take()
+    own.screen.define_shape(Shape(1, Size(1, 1), bytes(4)))
+    own.screen.set_cursor(Cursor(1, shown=True))
+    own.mode()
+    assert [due is not None for due in woken] == [True, True, True]
+    own.screen.end()
+    assert woken[-1] is None and reader.ended

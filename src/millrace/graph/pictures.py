@@ -12,6 +12,7 @@ from millrace.budget import Account
 from millrace.errors import GraphError
 from millrace.pixels.convert import Convert, PixelFormat, Plane, Planes, blank
 from millrace.pixels.rects import EMPTY, Damage, Point, Rect, Size
+from millrace.pixels.rects import Move as Move
 from millrace.units import HostNs
 
 PIXEL_BYTES = 4
@@ -36,14 +37,6 @@ class Mode(msgspec.Struct, frozen=True):
     def bytes(self) -> int:
         """Bytes of memory."""
         return self.stride * self.height
-
-
-class Move(msgspec.Struct, frozen=True):
-    """The content of `to` was copied from the same screen, from `dx` and `dy` before it."""
-
-    to: Rect
-    dx: int
-    dy: int
 
 
 class Overlay(msgspec.Struct, frozen=True):

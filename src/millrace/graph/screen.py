@@ -48,6 +48,10 @@ SHAPES_MAX = 64
 """Cursors kept; beyond that, the one shown longest ago is discarded."""
 
 
+def _untold() -> None:
+    """Nobody waits for a picture."""
+
+
 class Picture:
     """A lease of the newest picture, and what changed since this reader's last."""
 
@@ -81,13 +85,16 @@ class Reader:
     """Takes pictures at its own pace, with its own damage."""
 
     def __init__(
-        self, screen: Screen, who: Watcher, account: Account, interval_ns: HostNs, leave_out: frozenset[str]
-    ) -> None:
+        self, screen: Screen, who: Watcher, account: Account, interval_ns: HostNs, leave_out: frozenset[str],
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
         self.screen, self.who = screen, who
         self.interval_ns = interval_ns
         """The shortest time between two pictures; 0: as soon as there is one."""
         self.leave_out = leave_out
         """Tracks of overlays that its viewer composes."""
+        self.wake = wake
+        """Called when a picture may be due, or the screen has ended; not the place to take one."""
         self.held: Picture | None = None
         self.ended = False
         self._account = account
@@ -189,6 +196,7 @@ class Reader:
             self.ended = True
             self._account.close()
             self.screen.leave(self)
+            self.wake()
 
 
 class Screen:
@@ -243,6 +251,7 @@ class Screen:
         self.tell_paint()
         if before is None or before.mode != mode:
             self._changed()
+        self._wake()
 
     def painted(
         self,
@@ -272,6 +281,11 @@ class Screen:
             reader.uncovered(gone)
         if lying != before:
             self.tell_paint()
+        self._wake()
+
+    def _wake(self) -> None:
+        for reader in list(self.readers):
+            reader.wake()
 
     def _next_serial(self, now_ns: HostNs) -> None:
         self.serial += 1
@@ -286,6 +300,7 @@ class Screen:
             self._shapes[cursor.shape] = self._shapes.pop(cursor.shape)
         if cursor != self.cursor:
             self.cursor = cursor
+            self._wake()
 
     def set_relative(self, relative: bool) -> None:
         """Whether the machine takes movements of the pointer instead of positions."""
@@ -322,14 +337,17 @@ class Screen:
 
     # -- the readers' side -----------------------------------------------------------------------
 
-    def read(self, who: Watcher, interval_ns: HostNs = 0, leave_out: frozenset[str] = frozenset()) -> Reader:
+    def read(
+        self, who: Watcher, interval_ns: HostNs = 0, leave_out: frozenset[str] = frozenset(),
+        wake: Callable[[], None] = _untold,
+    ) -> Reader:  # fmt: skip
         """Add a reader; if there is no room, raise GraphError and change nothing."""
         if self._ended:
             raise GraphError(f"{self.key} has ended")
         if len(self.readers) >= READERS_MAX:
             raise GraphError(f"{self.key} already has {READERS_MAX} readers, the maximum")
         account = self._budget.open("reader", {"reader": READER_BYTES})
-        reader = Reader(self, who, account, interval_ns, leave_out)
+        reader = Reader(self, who, account, interval_ns, leave_out, wake)
         if self.memory is not None:
             reader.all_changed(self.memory.mode.whole)
         self.readers.append(reader)

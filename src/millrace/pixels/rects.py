@@ -75,6 +75,19 @@ class Rect(msgspec.Struct, frozen=True):
 EMPTY = Rect(0, 0, 0, 0)
 
 
+class Move(msgspec.Struct, frozen=True):
+    """The content of `to` was copied from the same screen, from `dx` and `dy` before it."""
+
+    to: Rect
+    dx: int
+    dy: int
+
+    @property
+    def origin(self) -> Rect:
+        """Where the content comes from."""
+        return self.to.moved(-self.dx, -self.dy)
+
+
 # Damage too large costs bytes, damage too small leaves a wrong picture on the screen for good. So wherever something
 # has to be simplified, the result covers more.
 class Damage:

@@ -1,0 +1,162 @@
+"""What really changed between two pictures of one size.
+
+A source may report more damage than there is. The comparison works on pairs of pixels (u64) and sums up cells of 16 by
+16 pixels; neighbouring cells are joined into rectangles, which are then cut to the pixels that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millrace.pixels.convert import Plane
+from millrace.pixels.rects import RECTS_MAX, Damage, Rect, Size
+
+CELL = 16
+"""The side of a cell in pixels: that of a macroblock."""
+GAP = 3
+"""Rectangles at most this many cells apart are joined: one more costs more than the pixels between them."""
+RUNS_MAX = 192
+"""Beyond this many runs of changed cells, more distant ones are joined."""
+WASTE = 0.25
+"""Rows of cells are joined while at most this share of the union did not change."""
+
+Cells: TypeAlias = NDArray[np.bool_]
+"""One flag for each cell of a picture: (rows, columns)."""
+
+
+def cells_of(size: Size) -> tuple[int, int]:
+    """Rows and columns of the cells that cover a picture."""
+    return -(-size.height // CELL), -(-size.width // CELL)
+
+
+def in_cells(rect: Rect) -> tuple[slice, slice]:
+    """The cells that a rectangle touches, as an index."""
+    return slice(rect.y // CELL, -(-rect.bottom // CELL)), slice(rect.x // CELL, -(-rect.right // CELL))
+
+
+def part_of(picture: Plane, rect: Rect) -> Plane:
+    """The pixels of a rectangle, not copied."""
+    return picture[rect.y : rect.bottom, rect.x : rect.right]
+
+
+class Difference:
+    """Compares pictures of one size; it keeps buffers, so it belongs to one thread at a time."""
+
+    def __init__(self, size: Size) -> None:
+        self.whole = Rect(0, 0, size.width, size.height)
+        self._rows, self._columns = cells_of(size)
+        # Two pixels at a time, which needs rows of an even number of them.
+        self._unit: type[np.unsignedinteger[Any]] = np.uint32 if size.width % 2 else np.uint64
+        self._pixels = 1 if size.width % 2 else 2
+        self._units = CELL // self._pixels
+        self._differs: Cells = np.zeros((self._rows * CELL, self._columns * self._units), np.bool_)
+        self._used: list[tuple[slice, slice]] = []
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its buffers."""
+        return self._differs.nbytes
+
+    def cells(self, old: Plane, new: Plane, rects: Iterable[Rect]) -> Cells:
+        """The cells that differ, among those that `rects` touch."""
+        for used in self._used:
+            self._differs[used] = False
+        found: Cells = np.zeros((self._rows, self._columns), np.bool_)
+        self._used = []
+        before, after = self._by_unit(old), self._by_unit(new)
+        for rect in rects:
+            if (rect := rect.common(self.whole)).area:
+                rows, columns = in_cells(rect)
+                found[rows, columns] |= self._compared(before, after, rows, columns)
+        return found
+
+    def _by_unit(self, picture: Plane) -> NDArray[Any]:
+        return picture.reshape(len(picture), -1).view(self._unit)
+
+    def _compared(self, old: NDArray[Any], new: NDArray[Any], rows: slice, columns: slice) -> Cells:
+        where = (
+            slice(rows.start * CELL, rows.stop * CELL),
+            slice(columns.start * self._units, columns.stop * self._units),
+        )
+        self._used.append(where)
+        part, first = self._differs[where], old[where]
+        # The last row and column of cells may reach beyond the picture, where nothing is ever set.
+        np.not_equal(first, new[where], out=part[: first.shape[0], : first.shape[1]])
+        # Eight flags are one u64, so a row of a cell is one or two of them.
+        words = part.view(np.uint64).reshape(rows.stop - rows.start, CELL, -1)
+        lines = np.bitwise_or.reduce(words, axis=1)
+        cells: Cells = lines.reshape(len(lines), columns.stop - columns.start, -1).any(axis=2)
+        return cells
+
+    def boxes(self, old: Plane, new: Plane, rects: Iterable[Rect]) -> list[Rect]:
+        """Rectangles that cover all pixels within `rects` that differ, each cut to such pixels."""
+        return [self._cut(old, new, rect) for rect in joined(self.cells(old, new, rects))]
+
+    def _cut(self, old: Plane, new: Plane, cells: Rect) -> Rect:
+        """The smallest rectangle around what differs within those cells, of which at least one does."""
+        part = self._differs[cells.y * CELL : cells.bottom * CELL, cells.x * self._units : cells.right * self._units]
+        # Eight flags at a time: numpy's own `any` along the first axis takes several times as long.
+        words = part.view(np.uint64)
+        rows = np.flatnonzero(np.bitwise_or.reduce(words, axis=1))
+        columns = np.flatnonzero(np.bitwise_or.reduce(words, axis=0).view(np.bool_))
+        y, bottom = cells.y * CELL + int(rows[0]), cells.y * CELL + int(rows[-1]) + 1
+        x = cells.x * CELL + int(columns[0]) * self._pixels
+        right = cells.x * CELL + (int(columns[-1]) + 1) * self._pixels
+        if self._pixels == 2:
+            x += bool(np.array_equal(old[y:bottom, x], new[y:bottom, x]))
+            right -= bool(np.array_equal(old[y:bottom, right - 1], new[y:bottom, right - 1]))
+        return Rect(x, y, right - x, bottom - y)
+
+
+def joined(cells: Cells, gap: int = GAP) -> tuple[Rect, ...]:
+    """A few rectangles that cover all these cells, in cells."""
+    rects: list[Rect] = []
+    for apart in (gap, 4 * gap, cells.shape[1]):
+        starts, ends = _runs(cells, apart)
+        # With the last gap there is one run a row at most.
+        if len(starts) > RUNS_MAX and apart < cells.shape[1]:
+            continue
+        rects = _stacked(starts, ends, gap)
+        if len(rects) <= RECTS_MAX:
+            break
+    return Damage(rects).rects
+
+
+def _stacked(starts: list[list[int]], ends: list[list[int]], gap: int) -> list[Rect]:
+    """Runs below each other, joined to rectangles."""
+    open_: list[Rect] = []
+    done: list[Rect] = []
+    for (y, x), (_, right) in zip(starts, ends, strict=True):
+        if open_ and open_[0].bottom + gap < y:
+            done += [rect for rect in open_ if rect.bottom + gap < y]
+            open_ = [rect for rect in open_ if rect.bottom + gap >= y]
+        _take(open_, Rect(x, y, right - x, 1))
+    return done + open_
+
+
+def _runs(cells: Cells, gap: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Where runs of cells begin and end, as (row, column), joined over gaps."""
+    edges = np.diff(np.pad(cells, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    starts, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
+    apart = (starts[1:, 0] != ends[:-1, 0]) | (starts[1:, 1] - ends[:-1, 1] > gap)
+    first, last = np.append(True, apart), np.append(apart, True)
+    return (starts[first].tolist(), ends[last].tolist()) if len(starts) else ([], [])
+
+
+def _take(open_: list[Rect], run: Rect) -> None:
+    """Add a run to the rectangle above that it fits, or begin one."""
+    for index, rect in enumerate(open_):
+        union = rect.around(run)
+        if rect.x <= run.right and run.x <= rect.right and union.area - rect.area - run.area <= WASTE * union.area:
+            open_[index] = union
+            return
+    open_.append(run)
+
+
+def from_cells(rects: Sequence[Rect], whole: Rect) -> list[Rect]:
+    """Rectangles of cells as pixels within a picture."""
+    return [Rect(r.x * CELL, r.y * CELL, r.width * CELL, r.height * CELL).common(whole) for r in rects]
