@@ -50,7 +50,8 @@ from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command
 from millrace.wire.pulse.tagstruct import Spec
 from millrace.wire.qemu.audio import AudioPeer
-from millrace.wire.vnc.client import AudioBegin, AudioData, Ready, VncClient, VncEvent
+from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.messages import AudioBegin, AudioData, Ready, VncEvent
 
 GOLDEN = Path(__file__).with_name("ingress.json")
 """Rewritten with MILLRACE_GOLDEN=1."""

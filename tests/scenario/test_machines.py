@@ -28,7 +28,8 @@ from millrace.wire.peer.session import PeerServer
 from millrace.wire.qemu.audio import AudioPeer
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from millrace.wire.spice.messages import OPUS_CAP
-from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, VncClient, VncEvent
+from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.messages import AudioBegin, AudioData, AudioEnd, Ready, VncEvent
 
 CHUNK = 480
 TICK_S = 0.005

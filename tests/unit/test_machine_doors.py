@@ -20,7 +20,8 @@ from millrace.sim.rig import Rig
 from millrace.units import default_map
 from millrace.wire.qemu.audio import AudioPeer, VoiceEnabled, VoiceInit
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
-from millrace.wire.vnc.client import AudioBegin, VncClient
+from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.messages import AudioBegin
 
 Make = Callable[[Rig], MachineDoor]
 PCM = AudioFormat(SampleFormat.S16LE, 44_100, default_map(2))

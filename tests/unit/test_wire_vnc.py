@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 
 from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
 from millrace.io.crypto import vnc_answer
-from millrace.units import NS_PER_S
-from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, TlsWanted, VncClient
+from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.messages import (
+    COMPRESSED,
+    PLAIN,
+    AudioBegin,
+    AudioData,
+    AudioEnd,
+    Ready,
+    SoundOffered,
+    TlsWanted,
+)
 from tests.fuzz import seeds
 
 VERSION = b"RFB 003.008\n"
@@ -27,7 +36,7 @@ def client(password: str = "") -> VncClient:
 def ready() -> VncClient:
     vnc = client()
     vnc.receive(VERSION + b"\x01\x01" + bytes(4) + INIT + ACK, 0)
-    assert vnc.events() == [Ready("vm")]
+    assert vnc.events() == [Ready("vm"), SoundOffered()] and vnc.sound
     vnc.data_to_send()
     return vnc
 
@@ -36,7 +45,7 @@ def test_sound_and_its_format_are_requested_without_password() -> None:
     vnc = client()
     for byte in VERSION + b"\x02\x01\x05" + bytes(4) + INIT + ACK:
         vnc.receive(bytes((byte,)), 0)
-    assert vnc.events() == [Ready("vm")]
+    assert vnc.events() == [Ready("vm"), SoundOffered()] and vnc.sound
     set_encodings = struct.pack(">BxHi", 2, 1, -259)
     assert vnc.data_to_send() == VERSION + b"\x01" + b"\x01" + set_encodings + FORMAT_AND_ENABLE
 
@@ -141,13 +150,28 @@ def test_silent_server_may_not_be_vnc_unless_it_started_as_one(said: bytes, hint
     assert str(told.value) == f"the VNC server does not answer; it may be stopped{hint}"
 
 
-def test_server_without_sound_is_given_up_with_hint() -> None:
+def test_server_without_sound_stays_for_its_picture() -> None:
     vnc = client()
     vnc.receive(VERSION + b"\x01\x01" + bytes(4) + INIT, 5)
-    assert vnc.next_timeout() == 5 + 5 * NS_PER_S
-    vnc.handle_timeout(4 * NS_PER_S)
-    with pytest.raises(RemoteProtocolError, match="audiodev"):
-        vnc.handle_timeout(6 * NS_PER_S)
+    assert vnc.events() == [Ready("vm")] and not vnc.sound and vnc.next_timeout() is None
+
+
+@pytest.mark.parametrize("pictures", [PLAIN, COMPRESSED])
+def test_pictures_are_wanted_in_one_format_and_best_encoding_first(pictures: tuple[int, ...]) -> None:
+    vnc = VncClient(48_000, 2, "", lambda challenge, text: b"", 0, pictures)
+    vnc.receive(VERSION + b"\x01\x01" + bytes(4) + INIT, 0)
+    out = vnc.data_to_send().removeprefix(VERSION + b"\x01\x01")
+    assert out[:4] == bytes(4) and out[4:8] == bytes((32, 24, 0, 1)) and out[14:17] == bytes((16, 8, 0))
+    count = struct.unpack(">xxH", out[20:24])[0]
+    wanted = struct.unpack(f">{count}i", out[24:])
+    assert wanted[: len(pictures)] == pictures and wanted[-1] == -259 and {-239, -308, -258} < set(wanted)
+
+
+def test_login_without_tls_is_found_inside_vencrypt() -> None:
+    """TigerVNC lists it there, beside TLS without certificates."""
+    vnc = client("geheim")
+    vnc.receive(VERSION + b"\x01\x13" + b"\0\2" + b"\0\x02" + struct.pack(">II", 258, 2) + bytes(16), 0)
+    assert vnc.data_to_send().endswith(struct.pack(">I", 2) + b"geheim".ljust(16, b"."))
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,11 @@ class Core(Session[Buffer, bytes], Protocol):
         """Bytes received of a message that is still incomplete."""
         ...
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has more to do with what it has received: `receive` is then called again, without bytes."""
+        ...
+
 
 def _why_not(error: OSError, host: str, port: int, path: str) -> str:
     """Why nothing was reached, and a likely mistake."""
@@ -189,8 +194,8 @@ class ClientConnection:
         """See `Connection`."""
         taken, self._plain = 0, False
         try:
-            while taken < len(data):
-                size = self._chunk_size.bytes
+            while taken < len(data) or self._core.unfinished:
+                size = 0 if self._core.unfinished else self._chunk_size.bytes
                 self._core.receive(data[taken : taken + size], now_ns)
                 taken += size
                 self._partial(self._core.partial_bytes)
@@ -199,6 +204,7 @@ class ClientConnection:
                 self._chunk_size.processed(over)
                 if over:
                     break
+            self.unfinished = self._core.unfinished
             return min(taken, len(data))
         except RemoteProtocolError as error:
             self._why = error

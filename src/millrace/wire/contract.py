@@ -72,6 +72,8 @@ class Untimed:
     """A protocol without deadlines."""
 
     __slots__ = ()
+    unfinished = False
+    """Whether it has more to do with what it has received: `receive` is then called again, without bytes."""
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`: never."""
@@ -83,6 +85,11 @@ class Untimed:
 
 class AnswerDue(ABC):
     """A protocol whose peer has to answer in time."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has more to do with what it has received: `receive` is then called again, without bytes."""
+        return False
 
     _answer_by_ns: HostNs | None
     """None once it has answered."""

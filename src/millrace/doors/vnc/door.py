@@ -1,4 +1,4 @@
-"""A machine's VNC sound in a guest's graph. VNC has no microphone."""
+"""A machine's VNC sound in a guest's graph, and its screen. VNC has no microphone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,27 @@ from millrace.clock.jitter import JitterProfile
 from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PROFILE, PushedStream, new_stream
+from millrace.doors.vnc.screen import VncScreen
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
 from millrace.media.format import AudioFormat
 from millrace.units import HostNs, default_map
-from millrace.wire.vnc.client import AudioBegin, AudioData, AudioEnd, Ready, TlsWanted, VncClient, VncEvent
+from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.messages import (
+    AudioBegin,
+    AudioData,
+    AudioEnd,
+    CursorAt,
+    CursorShape,
+    Ready,
+    Resized,
+    SoundOffered,
+    TlsWanted,
+    Update,
+    VncEvent,
+)
 
-SessionEvent: TypeAlias = Ready | TlsWanted
+SessionEvent: TypeAlias = Ready | SoundOffered | TlsWanted
 
 
 def _untold(event: SessionEvent) -> None:
@@ -23,15 +37,19 @@ def _untold(event: SessionEvent) -> None:
 
 
 class VncDoor(PlayingDoor):
-    """One VNC connection's stream. `told` is called with session events: login accepted, or TLS requested."""
+    """One VNC connection's stream and screen. `told` is called with session events.
+
+    They are: the server has let us in, or it offers sound, or it expects TLS. Without a `screen`, pictures are ignored.
+    """
 
     def __init__(
         self, graph: Graph, wire: VncClient, told: Callable[[SessionEvent], None] = _untold,
-        profile: JitterProfile = PROFILE, origin: str = UNKNOWN_ORIGIN,
+        profile: JitterProfile = PROFILE, origin: str = UNKNOWN_ORIGIN, screen: VncScreen | None = None,
     ) -> None:  # fmt: skip
         self.graph, self.wire, self._origin = graph, wire, origin
         self.name = "VNC"
         self.stream: PushedStream | None = None
+        self.screen = screen
         self._profile, self._told = profile, told
 
     @property
@@ -45,10 +63,12 @@ class VncDoor(PlayingDoor):
             self._handle(event, now_ns)
 
     def _handle(self, event: VncEvent, now_ns: HostNs) -> None:
-        if isinstance(event, AudioData):
+        if isinstance(event, Update | Resized | CursorShape | CursorAt):
+            self._show(event, now_ns)
+        elif isinstance(event, AudioData):
             if self.stream is not None:
                 self.stream.write(self.stream.format.decode(event.payload), now_ns)
-        elif isinstance(event, Ready | TlsWanted):
+        elif isinstance(event, Ready | SoundOffered | TlsWanted):
             if isinstance(event, Ready):
                 self.name = event.name or "VNC"
             self._told(event)
@@ -56,6 +76,19 @@ class VncDoor(PlayingDoor):
             self._begin()
         elif isinstance(event, AudioEnd) and self.stream is not None:
             self.stream.stop()
+
+    def _show(self, event: Update | Resized | CursorShape | CursorAt, now_ns: HostNs) -> None:
+        screen = self.screen
+        if screen is None:
+            return
+        if isinstance(event, Update):
+            screen.updated(event, now_ns)
+        elif isinstance(event, Resized):
+            screen.resized(event, self.name, now_ns)
+        elif isinstance(event, CursorShape):
+            screen.cursor_shaped(event)
+        else:
+            screen.cursor_moved(event)
 
     # The format is the one that this side asked for when it enabled sound (`VncClient`), so it never changes and one
     # stream serves the whole connection. An End only pauses it.
@@ -75,3 +108,6 @@ class VncDoor(PlayingDoor):
         if self.stream is not None:
             self.stream.remove()
             self.stream = None
+        if self.screen is not None:
+            self.screen.close()
+            self.screen = None

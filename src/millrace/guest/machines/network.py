@@ -15,6 +15,7 @@ from millrace.clock.jitter import JitterProfile
 from millrace.doors.pushed import PROFILE, REMOTE_PROFILE
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import SessionEvent, VncDoor
+from millrace.doors.vnc.screen import VncScreen
 from millrace.dsp.convert import Buffer
 from millrace.errors import PasswordRefused, PeerLost
 from millrace.guest.home import Home
@@ -28,7 +29,8 @@ from millrace.wire.contract import Untimed
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
 from millrace.wire.spice.main import SpiceMain
 from millrace.wire.spice.messages import OPUS_CAP, PLAYBACK_CAPS, RECORD_CAPS, ChannelsList, MainInit
-from millrace.wire.vnc.client import TlsWanted, VncClient
+from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.messages import COMPRESSED, PLAIN, SoundOffered, TlsWanted
 
 CLOSE_TOGETHER_S = 0.3
 """Connections that a server closes together close within this time."""
@@ -257,20 +259,30 @@ class SpiceProbe(Untimed):
 
 
 class VncMachine(NetworkMachine):
-    """A machine over VNC."""
+    """A machine over VNC: its screen, and its sound if it is QEMU's."""
+
+    def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
+        super().__init__(id_, guest, spec)
+        self._wire: VncClient | None = None
 
     async def _serve(self) -> None:
-        wire = VncClient(self.guest.graph.rate, self.spec.channels, self.password, vnc_answer, now_ns())
+        pictures = COMPRESSED if self.profile is REMOTE_PROFILE else PLAIN
+        rate, channels = self.guest.graph.rate, self.spec.channels
+        self._wire = wire = VncClient(rate, channels, self.password, vnc_answer, now_ns(), pictures)
 
         def told(event: SessionEvent) -> None:
             if isinstance(event, TlsWanted):
                 self._later(partial(self._into_tls, wire, connection))
                 return
+            if isinstance(event, SoundOffered):
+                self.guest.machine_changed("change", self)
+                return
             self.machine = door.name
             if not self.ready.done():
                 self.ready.set_result(None)
 
-        door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text)
+        screen = VncScreen(self.guest.screens, wire, self.key, lambda: connection.wake())
+        door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text, screen)
         self.doors.append(door)
         connection = self._new_connection(wire, door.receive, self._end)
         await self._open(connection, None)
@@ -290,3 +302,9 @@ class VncMachine(NetworkMachine):
         wire.tls_begins()
         await connection.start_tls(context, self.spec.host or "localhost")
         wire.tls_ready()
+
+    def hint(self) -> str:
+        """See `AttachedMachine`."""
+        if self.state == "attached" and self._wire is not None and not self._wire.sound:
+            return "this VNC server has a picture but no sound; QEMU has sound with -vnc …,audiodev=ID"
+        return super().hint()

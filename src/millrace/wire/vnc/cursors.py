@@ -1,0 +1,61 @@
+"""The pointer's shape in RFB's three encodings, as B, G, R and straight alpha.
+
+rfbproto, "Cursor", "X Cursor" and "Cursor With Alpha Pseudo-encoding".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millrace.errors import RemoteProtocolError
+from millrace.pixels.rects import Size
+
+SIDE_MAX = 512
+
+
+def check_cursor(size: Size) -> None:
+    """RemoteProtocolError for a cursor larger than any screen shows."""
+    if max(size.width, size.height) > SIDE_MAX:
+        raise RemoteProtocolError(f"the VNC server sent a cursor of {size.width} × {size.height}; {SIDE_MAX} at most")
+
+
+def mask_bytes(size: Size) -> int:
+    """Bytes of one bit a pixel, each row padded."""
+    return (size.width + 7) // 8 * size.height
+
+
+def _bits(mask: bytes, size: Size) -> NDArray[np.bool_]:
+    rows = np.frombuffer(mask, np.uint8).reshape(size.height, -1)
+    return np.unpackbits(rows, axis=1)[:, : size.width].astype(bool)
+
+
+def _shown(pixels: NDArray[np.uint8], mask: bytes, size: Size) -> bytes:
+    """The pixels where the mask is set, and nothing elsewhere."""
+    shown = _bits(mask, size)
+    pixels[:, :, 3] = 255
+    pixels[~shown] = 0
+    return pixels.tobytes()
+
+
+def masked(data: bytes, size: Size) -> bytes:
+    """Pixels, then a mask."""
+    count = size.width * size.height * 4
+    pixels = np.frombuffer(data[:count], np.uint8).reshape(size.height, size.width, 4).copy()
+    return _shown(pixels, data[count:], size)
+
+
+def two_coloured(data: bytes, size: Size) -> bytes:
+    """A foreground and a background of R, G, B; then which pixels are of the foreground, and a mask."""
+    colours = np.zeros((2, 4), np.uint8)
+    colours[1, :3], colours[0, :3] = list(data[2::-1]), list(data[5:2:-1])
+    middle = 6 + mask_bytes(size)
+    return _shown(colours[_bits(data[6:middle], size).astype(np.uint8)], data[middle:], size)
+
+
+def straight(data: bytes, size: Size) -> bytes:
+    """R, G, B and alpha, by which the colours were multiplied."""
+    rgba = np.frombuffer(data, np.uint8).reshape(size.height, size.width, 4).astype(np.uint16)
+    alpha = rgba[:, :, 3:]
+    colours = np.minimum(255, (rgba[:, :, 2::-1] * 255 + alpha // 2) // np.maximum(alpha, 1))
+    return np.concatenate((colours, alpha), axis=2).astype(np.uint8).tobytes()

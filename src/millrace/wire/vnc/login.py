@@ -1,0 +1,182 @@
+"""The client's side of an RFB login, up to the server's description of its screen, sans-IO.
+
+RFC 6143 for RFB 3.8; "rfbproto" (the community's RFB specification) for VeNCrypt.
+"""
+
+from __future__ import annotations
+
+import struct
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from millrace.errors import PasswordRefused, RemoteProtocolError
+from millrace.text import printable
+from millrace.wire.contract import AnswerDue
+from millrace.wire.vnc.messages import TlsWanted, VncEvent
+
+NAME_MAX = 4096
+_NONE, _VNC, _VENCRYPT = 1, 2, 19
+_X509_NONE, _X509_VNC = 260, 261
+_ANONYMOUS_TLS = frozenset({257, 258, 259, 263})
+Respond = Callable[[bytes, str], bytes]
+"""(16-byte challenge, password) to the 16-byte answer."""
+Step = Callable[[Any, bytes], None]
+
+
+# Each step is called with exactly the bytes it asked for (`_then`) and sets the next one. A step that expects no bytes
+# is called at once by the one before it.
+#
+# version → security → [VeNCrypt → TLS] → [challenge] → result → ServerInit → name → `_entered`
+#
+# Once the server has accepted the VeNCrypt type, nothing may be parsed until the TLS handshake is done: bytes that
+# arrive there in plain text could have been injected by anyone on the path.
+class VncLogin(AnswerDue):
+    """One connection until it is let in."""
+
+    def __init__(self, password: str, respond: Respond) -> None:
+        self.name = ""
+        self._password, self._respond = password, respond
+        self._buffer = bytearray()
+        self._out = bytearray()
+        self._events: list[VncEvent] = []
+        self._need = 12
+        # The bare function: a bound method would be a cycle, which keeps the buffer until a full collection.
+        self._step: Step = VncLogin._version
+        self._paused = self._shaking = False
+        self._answered = False
+        self._size = (0, 0)
+        self.joining = False
+        """Authenticated, and waiting for ServerInit. A server closes the connection here if another viewer has
+        exclusive access."""
+
+    @abstractmethod
+    def _entered(self, width: int, height: int) -> None:
+        """The server has described its screen."""
+
+    def _then(self, need: int, step: Step) -> None:
+        self._need, self._step = need, step
+
+    def _version(self, part: bytes) -> None:
+        if not part.startswith(b"RFB "):
+            raise RemoteProtocolError("this is not a VNC server")
+        if part < b"RFB 003.008\n":
+            raise RemoteProtocolError(f"this VNC server speaks {printable(part[4:11])}; 3.8 is needed")
+        self._out += b"RFB 003.008\n"
+        self._then(1, VncLogin._security_count)
+
+    def _security_count(self, part: bytes) -> None:
+        if part[0] == 0:
+            self._then(4, VncLogin._reason_size)
+        else:
+            self._then(part[0], VncLogin._security)
+
+    def _security(self, part: bytes) -> None:
+        if _VENCRYPT in part:
+            self._out += bytes((_VENCRYPT,))
+            self._then(2, VncLogin._vencrypt_version)
+        elif _VNC in part:
+            self._out += bytes((_VNC,))
+            self._then(16, VncLogin._challenge)
+        elif _NONE in part:
+            self._out += bytes((_NONE,))
+            self._then(4, VncLogin._result)
+        else:
+            raise RemoteProtocolError(f"this VNC server offers no supported authentication: {list(part)}")
+
+    def _challenge(self, part: bytes) -> None:
+        if not self._password:
+            raise RemoteProtocolError("this VNC server needs a password: --password-file")
+        self._out += self._respond(part, self._password)
+        self._answered = True
+        self._then(4, VncLogin._result)
+
+    def _vencrypt_version(self, part: bytes) -> None:
+        if part < b"\0\2":
+            raise RemoteProtocolError(f"unsupported VeNCrypt version: {part[0]}.{part[1]}; 0.2 is needed")
+        self._out += b"\0\2"
+        self._then(2, VncLogin._vencrypt_types)
+
+    def _vencrypt_types(self, part: bytes) -> None:
+        if part[0] != 0 or part[1] == 0:
+            raise RemoteProtocolError("this VNC server refused VeNCrypt 0.2")
+        self._then(4 * part[1], VncLogin._vencrypt_choice)
+
+    def _vencrypt_choice(self, part: bytes) -> None:
+        offered = struct.unpack(f">{len(part) // 4}I", part)
+        # Some servers (TigerVNC) list what they offer without VeNCrypt, too.
+        chosen = next((kind for kind in (_X509_VNC, _X509_NONE, _VNC, _NONE) if kind in offered), None)
+        if chosen is None:
+            what = "anonymous TLS only: give QEMU certificates (tls-creds-x509)"
+            raise RemoteProtocolError(
+                f"this VNC server offers {what if _ANONYMOUS_TLS & set(offered) else f'VeNCrypt {list(offered)} only'}"
+            )
+        self._out += struct.pack(">I", chosen)
+        self._then(*_AFTER[chosen])
+
+    def _tls_vnc(self, part: bytes) -> None:
+        self._start_tls(part)
+        self._then(16, VncLogin._challenge)
+
+    def _tls_none(self, part: bytes) -> None:
+        self._start_tls(part)
+        self._then(4, VncLogin._result)
+
+    def _start_tls(self, part: bytes) -> None:
+        if part != b"\1":
+            raise RemoteProtocolError("this VNC server refused TLS")
+        # Plaintext that arrived ahead of the handshake must never be taken for data inside TLS.
+        if self._buffer:
+            raise RemoteProtocolError("this VNC server sent data before the TLS handshake")
+        self._paused = True
+        self._events.append(TlsWanted())
+
+    def tls_begins(self) -> None:
+        """The handshake begins: everything received from here on was inside TLS. Anything earlier could be forged."""
+        self._shaking = True
+
+    def tls_ready(self) -> None:
+        """The handshake is complete."""
+        self._paused = False
+
+    def _result(self, part: bytes) -> None:
+        if part != bytes(4):
+            self._then(4, VncLogin._reason_size)
+            return
+        self._out += b"\1"
+        self.joining = True
+        self._then(24, VncLogin._server_init)
+
+    def _reason_size(self, part: bytes) -> None:
+        size = struct.unpack(">I", part)[0]
+        if size > NAME_MAX:
+            raise RemoteProtocolError("the VNC server refused with an oversized reason")
+        self._then(size, VncLogin._reason)
+        if size == 0:
+            self._reason(b"")
+
+    def _reason(self, part: bytes) -> None:
+        text = printable(part.decode("utf-8", "replace").strip())
+        if self._answered:
+            raise PasswordRefused(f"the VNC server rejected the password{f' ({text})' if text else ''}")
+        raise RemoteProtocolError(f"the VNC server refused: {text or 'it gives no reason'}")
+
+    def _server_init(self, part: bytes) -> None:
+        self.joining = False
+        self._size = struct.unpack(">HH", part[:4])
+        size = struct.unpack(">20xI", part)[0]
+        if size > NAME_MAX:
+            raise RemoteProtocolError(f"desktop name too long: {size} bytes")
+        self._then(size, VncLogin._named)
+        if size == 0:
+            self._named(b"")
+
+    def _named(self, part: bytes) -> None:
+        self.name = part.decode("utf-8", "replace").removeprefix("QEMU (").removesuffix(")")
+        self._entered(*self._size)
+
+
+_AFTER: dict[int, tuple[int, Step]] = {
+    _X509_VNC: (1, VncLogin._tls_vnc), _X509_NONE: (1, VncLogin._tls_none),
+    _VNC: (16, VncLogin._challenge), _NONE: (4, VncLogin._result),
+}  # fmt: skip

@@ -1,0 +1,272 @@
+"""The rectangles of a VNC server's updates, sans-IO.
+
+RFC 6143, 7.6 to 7.8; rfbproto for Tight, QEMU's pseudo-encodings and the sizes of desktops.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeAlias
+
+from millrace.errors import RemoteProtocolError
+from millrace.pixels.rects import Point, Rect, Size
+from millrace.wire.vnc import cursors
+from millrace.wire.vnc.inflate import Inflater
+from millrace.wire.vnc.messages import (
+    Copied,
+    CursorAt,
+    CursorShape,
+    Encoding,
+    Filled,
+    Painted,
+    Part,
+    Resized,
+    SoundOffered,
+    Update,
+    VncEvent,
+)
+from millrace.wire.vnc.tight import Tight
+from millrace.wire.vnc.zrle import Tiles, inflated_max
+
+Parse: TypeAlias = Generator[int, bytes, None]
+"""Yields how many bytes it needs next, and is sent them. 0: it could go on, and has done some work."""
+PIXEL = 4
+BAND_BYTES = 1024 * 1024
+"""Rows that are taken in one piece."""
+SIZE_MAX, PIXELS_MAX = 16_384, 40_000_000
+"""The largest screen: 8K, or long and narrow."""
+HELD_MAX = 36 * 1024 * 1024
+"""The most bytes of pixels that an update may hold, or paint, before it is passed on in part: one picture in 4K."""
+PART_BYTES = 256
+ENDLESS = 0xFFFF
+SLOW, SLOWER = 4, 16
+"""How much longer than copying a pixel it takes to inflate one, and to find its run."""
+
+
+# An update is passed on as a whole when it is complete: until then, what is on the screen is still the picture before,
+# of which the server's copies are true. Every rectangle's place and every length is checked before anything is
+# allocated for it.
+class Pictures:
+    """Parses updates. `size` is the screen's; `work` grows by about one for each pixel that was copied."""
+
+    def __init__(self) -> None:
+        self.size = Size(0, 0)
+        self.work = 0
+        self.relative = self.extended_keys = False
+        """The server wants the pointer's movement instead of its position; it knows scan codes."""
+        self.leds: int | None = None
+        """Lights of the keyboard: 1 scroll lock, 2 num lock, 4 caps lock; None: the server has not told."""
+        self.head: tuple[int, int] | None = None
+        """The first screen's number and flags; None: the server can't be asked for another size."""
+        self.asked = False
+        """Whether pictures were ever asked for: until then, a rectangle of one is not expected."""
+        self._held_bytes = self._inflating_bytes = self._painted_bytes = 0
+        self._parts: list[Part] = []
+        self._events: list[VncEvent] = []
+        self._zlib, self._zrle, self._tight = Inflater(), Inflater(), Tight()
+
+    def events(self) -> list[VncEvent]:
+        """The events since the last call."""
+        out, self._events = self._events, []
+        return out
+
+    def resize(self, width: int, height: int) -> None:
+        """The screen has this size now; RemoteProtocolError if that is too large."""
+        if max(width, height) > SIZE_MAX or width * height > PIXELS_MAX:
+            raise RemoteProtocolError(f"the VNC server's screen is too large: {width} × {height}")
+        self._pass_on()
+        self.size = Size(width, height)
+        if width and height:
+            self._events.append(Resized(self.size))
+
+    def update(self) -> Parse:
+        """Parse one FramebufferUpdate, after its type."""
+        count = int.from_bytes((yield 3)[1:], "big")
+        read = 0
+        while count == ENDLESS or read < count:
+            x, y, width, height, encoding = struct.unpack(">HHHHi", (yield 12))
+            if encoding == Encoding.LAST_RECT:
+                break
+            yield from self._rectangle(Rect(x, y, width, height), encoding)
+            read += 1
+            if max(self._held_bytes, self._painted_bytes) > HELD_MAX:
+                self._pass_on()
+        self._pass_on()
+
+    def _rectangle(self, rect: Rect, encoding: int) -> Parse:
+        if encoding in _PSEUDO:
+            yield from _PSEUDO[encoding](self, rect)
+            return
+        if encoding not in _ENCODINGS or not self.asked:
+            what = f"in an unknown encoding {encoding}" if self.asked else "that nobody asked for"
+            raise RemoteProtocolError(f"the VNC server sent a picture {what}")
+        self._within(rect)
+        if encoding in (Encoding.RAW, Encoding.COPY_RECT):
+            yield from _ENCODINGS[encoding](self, rect)
+            return
+        if not rect.area:
+            raise RemoteProtocolError("the VNC server sent an empty rectangle, compressed")
+        # What it takes to inflate it is booked before its bytes arrive.
+        self._inflating_bytes = 2 * rect.area * PIXEL
+        yield from _ENCODINGS[encoding](self, rect)
+        self._inflating_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of what is not passed on yet."""
+        return self._held_bytes + self._inflating_bytes
+
+    def _within(self, rect: Rect) -> None:
+        if rect.right > self.size.width or rect.bottom > self.size.height:
+            raise RemoteProtocolError(
+                f"the VNC server painted {rect.width} × {rect.height} at {rect.x}, {rect.y}, beyond its screen of"
+                f" {self.size.width} × {self.size.height}"
+            )
+
+    def _pass_on(self) -> None:
+        if self._parts:
+            self._events.append(Update(tuple(self._parts)))
+        self._parts, self._held_bytes, self._painted_bytes = [], 0, 0
+
+    def _add(self, part: Part, held: int = 0) -> None:
+        if part.rect.area:
+            self._parts.append(part)
+            self._held_bytes += held + PART_BYTES
+            self._painted_bytes += part.rect.area * PIXEL + PART_BYTES
+            self.work += part.rect.area
+
+    # -- pictures --------------------------------------------------------------------------------
+
+    def _raw(self, rect: Rect) -> Parse:
+        for band in bands(rect):
+            self._add(Painted(band, (yield band.area * PIXEL)), band.area * PIXEL)
+
+    def _copy(self, rect: Rect) -> Parse:
+        x, y = struct.unpack(">HH", (yield 4))
+        self._within(Rect(x, y, rect.width, rect.height))
+        self._add(Copied(rect, Point(x, y)))
+
+    def _inflate(self, rect: Rect) -> Parse:
+        yield from self._compressed(self._zlib, rect.area * PIXEL)
+        for band in bands(rect):
+            self._add(Painted(band, self._zlib.read(band.area * PIXEL)), band.area * PIXEL)
+            self.work += SLOW * band.area
+            yield 0
+        self._zlib.end()
+
+    def _compressed(self, stream: Inflater, most: int) -> Parse:
+        """Read the length and the bytes of what inflates to `most` bytes at most."""
+        size = int.from_bytes((yield 4), "big")
+        if size > compressed_max(most):
+            raise RemoteProtocolError(f"the VNC server sent {size} compressed bytes for {most}")
+        stream.feed((yield size))
+
+    def _tiles(self, rect: Rect) -> Parse:
+        most = inflated_max(rect.width, rect.height)
+        yield from self._compressed(self._zrle, most)
+        data = bytearray()
+        while part := self._zrle.read_up_to(BAND_BYTES):
+            data += part
+            if len(data) > most:
+                raise RemoteProtocolError("a ZRLE rectangle of the VNC server is too long")
+            self.work += len(part)
+            yield 0
+        tiles = Tiles(rect.width, rect.height, bytes(data))
+        for tile in tiles:
+            self.work += SLOWER * tile.area
+            yield 0
+        self._add(Painted(rect, tiles.picture.data.cast("B")), rect.area * PIXEL)
+
+    def _tightly(self, rect: Rect) -> Parse:
+        pixels = yield from self._tight.rectangle(rect.width, rect.height)
+        self.work += SLOW * rect.area
+        if len(pixels) == PIXEL:
+            self._add(Filled(rect, bytes(pixels)))
+        else:
+            self._add(Painted(rect, pixels), rect.area * PIXEL)
+
+    # -- pseudo-encodings ------------------------------------------------------------------------
+
+    def _sound(self, rect: Rect) -> Parse:
+        self._events.append(SoundOffered())
+        yield from ()
+
+    def _resized(self, rect: Rect) -> Parse:
+        self.resize(rect.width, rect.height)
+        yield from ()
+
+    # x is the reason and y the result of what a client asked for; only a size that is in force comes with result 0.
+    def _extended_size(self, rect: Rect) -> Parse:
+        count = (yield 4)[0]
+        heads = yield 16 * count
+        if count:
+            self.head = struct.unpack(">I8xI", heads[:16])
+        else:
+            self.head = (0, 0)
+        if rect.y == 0 and (rect.width, rect.height) != (self.size.width, self.size.height):
+            self.resize(rect.width, rect.height)
+
+    def _cursor(self, rect: Rect) -> Parse:
+        size = Size(rect.width, rect.height)
+        cursors.check_cursor(size)
+        data = yield rect.area * PIXEL + cursors.mask_bytes(size)
+        self._shape(rect, cursors.masked(data, size) if rect.area else b"")
+
+    def _two_coloured_cursor(self, rect: Rect) -> Parse:
+        size = Size(rect.width, rect.height)
+        cursors.check_cursor(size)
+        data = (yield 6 + 2 * cursors.mask_bytes(size)) if rect.area else b""
+        self._shape(rect, cursors.two_coloured(data, size) if rect.area else b"")
+
+    def _alpha_cursor(self, rect: Rect) -> Parse:
+        size = Size(rect.width, rect.height)
+        cursors.check_cursor(size)
+        if (yield 4) != bytes(4):
+            raise RemoteProtocolError("the VNC server sent a cursor in an encoding that was not asked for")
+        data = yield rect.area * PIXEL
+        self._shape(rect, cursors.straight(data, size) if rect.area else b"")
+
+    def _shape(self, rect: Rect, pixels: bytes) -> None:
+        size = Size(rect.width, rect.height) if rect.area else Size(0, 0)
+        self._events.append(CursorShape(Point(rect.x, rect.y), size, pixels))
+
+    def _pointer_at(self, rect: Rect) -> Parse:
+        self._events.append(CursorAt(Point(rect.x, rect.y)))
+        yield from ()
+
+    def _lights(self, rect: Rect) -> Parse:
+        self.leds = (yield 1)[0]
+
+    def _pointer_type(self, rect: Rect) -> Parse:
+        self.relative = rect.x == 0
+        yield from ()
+
+    def _scan_codes(self, rect: Rect) -> Parse:
+        self.extended_keys = True
+        yield from ()
+
+
+_ENCODINGS: dict[int, Callable[[Pictures, Rect], Parse]] = {
+    Encoding.RAW: Pictures._raw, Encoding.COPY_RECT: Pictures._copy, Encoding.ZLIB: Pictures._inflate,
+    Encoding.TIGHT: Pictures._tightly, Encoding.ZRLE: Pictures._tiles,
+}  # fmt: skip
+_PSEUDO: dict[int, Callable[[Pictures, Rect], Parse]] = {
+    Encoding.AUDIO: Pictures._sound, Encoding.DESKTOP_SIZE: Pictures._resized,
+    Encoding.EXTENDED_DESKTOP_SIZE: Pictures._extended_size, Encoding.CURSOR: Pictures._cursor,
+    Encoding.X_CURSOR: Pictures._two_coloured_cursor, Encoding.ALPHA_CURSOR: Pictures._alpha_cursor,
+    Encoding.POINTER_POS: Pictures._pointer_at, Encoding.LEDS: Pictures._lights,
+    Encoding.POINTER_TYPE: Pictures._pointer_type, Encoding.EXTENDED_KEYS: Pictures._scan_codes,
+}  # fmt: skip
+
+
+def bands(rect: Rect) -> Iterator[Rect]:
+    """The rectangle in bands of whole rows."""
+    rows = max(1, BAND_BYTES // max(1, rect.width * PIXEL))
+    for y in range(rect.y, rect.bottom, rows):
+        yield Rect(rect.x, y, rect.width, min(rows, rect.bottom - y))
+
+
+def compressed_max(size: int) -> int:
+    """The most bytes that deflate may take for `size`: what it can't compress grows a little."""
+    return size + size // 64 + 4096

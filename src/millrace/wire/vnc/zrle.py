@@ -1,0 +1,117 @@
+"""The tiles of ZRLE: RFC 6143, 7.7.6. Each has 64 by 64 pixels, or fewer at the edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millrace.errors import RemoteProtocolError
+from millrace.pixels.rects import Rect
+
+SIDE = 64
+PIXEL = 3
+"""Bytes of a pixel: B, G, R."""
+_RAW, _SOLID, _PALETTE_MAX, _RLE, _RLE_PALETTE = 0, 1, 16, 128, 130
+Pixels = NDArray[np.uint32]
+
+
+def inflated_max(width: int, height: int) -> int:
+    """The most bytes that the tiles of such a rectangle can take: one run a pixel, and a palette in each."""
+    tiles = -(-width // SIDE) * -(-height // SIDE)
+    return width * height * (PIXEL + 1) + tiles * (1 + 127 * PIXEL)
+
+
+def whole_pixels(data: bytes) -> Pixels:
+    """Pixels of three bytes, as B, G, R and 0."""
+    out = np.zeros((len(data) // PIXEL, 4), np.uint8)
+    out[:, :PIXEL] = np.frombuffer(data, np.uint8).reshape(-1, PIXEL)
+    return out.view("<u4").reshape(-1)
+
+
+class Tiles:
+    """Reads the tiles of one rectangle from its inflated bytes."""
+
+    def __init__(self, width: int, height: int, data: bytes) -> None:
+        self.picture: Pixels = np.zeros((height, width), "<u4")
+        self._data, self._at = data, 0
+
+    def __iter__(self) -> Iterator[Rect]:
+        """Decode tile by tile; RemoteProtocolError if the bytes are wrong."""
+        high, wide = self.picture.shape
+        for y in range(0, high, SIDE):
+            for x in range(0, wide, SIDE):
+                tile = Rect(x, y, min(SIDE, wide - x), min(SIDE, high - y))
+                part = self.picture[y : tile.bottom, x : tile.right]
+                try:
+                    part[:] = self._tile(tile).reshape(part.shape)
+                except (IndexError, ValueError):
+                    # Beyond the last byte, beyond a palette, or a run that goes on into the next tile.
+                    raise RemoteProtocolError("a ZRLE tile of the VNC server is wrong") from None
+                yield tile
+        if self._at != len(self._data):
+            raise RemoteProtocolError("a ZRLE rectangle of the VNC server is too long")
+
+    def _take(self, size: int) -> bytes:
+        part = self._data[self._at : self._at + size]
+        self._at += size
+        if len(part) < size:
+            raise IndexError
+        return part
+
+    def _tile(self, tile: Rect) -> Pixels:
+        kind = self._take(1)[0]
+        if kind == _RAW:
+            return whole_pixels(self._take(tile.area * PIXEL))
+        if kind == _SOLID:
+            return np.repeat(whole_pixels(self._take(PIXEL)), tile.area)
+        if kind <= _PALETTE_MAX:
+            return self._packed(kind, tile)
+        if kind == _RLE:
+            return self._runs(tile.area)
+        if kind < _RLE_PALETTE:
+            raise IndexError
+        return self._palette_runs(kind - _RLE, tile.area)
+
+    def _packed(self, colours: int, tile: Rect) -> Pixels:
+        palette = whole_pixels(self._take(colours * PIXEL))
+        bits = 1 if colours == 2 else 2 if colours <= 4 else 4
+        row = -(-tile.width * bits // 8)
+        packed = np.frombuffer(self._take(row * tile.height), np.uint8).reshape(tile.height, row, 1)
+        shifts = np.arange(8 - bits, -1, -bits, dtype=np.uint8)
+        indices = (packed >> shifts & (1 << bits) - 1).reshape(tile.height, -1)[:, : tile.width]
+        return np.take(palette, indices)
+
+    def _runs(self, area: int) -> Pixels:
+        colours, lengths, at = [], [], self._at
+        while area > 0:
+            colours.append(self._data[at : at + PIXEL])
+            length, at = self._length(at + PIXEL, area)
+            lengths.append(length)
+            area -= length
+        self._at = at
+        return np.repeat(whole_pixels(b"".join(colours)), lengths)
+
+    def _palette_runs(self, colours: int, area: int) -> Pixels:
+        palette = whole_pixels(self._take(colours * PIXEL))
+        indices, lengths, at = [], [], self._at
+        while area > 0:
+            index, length, at = self._data[at], 1, at + 1
+            if index >= _RLE:
+                length, at = self._length(at, area)
+            indices.append(index & 127)
+            lengths.append(length)
+            area -= length
+        self._at = at
+        return np.repeat(palette[indices], lengths)
+
+    def _length(self, at: int, most: int) -> tuple[int, int]:
+        """A run's length, from `at` on, and where it ends: bytes of 255, then one that is less."""
+        length, data = 1, self._data
+        while data[at] == 255 and length <= most:
+            length, at = length + 255, at + 1
+        length += data[at]
+        if length > most:
+            raise IndexError
+        return length, at + 1

@@ -1,0 +1,293 @@
+"""Real VNC servers (QEMU, TigerVNC, x11vnc): the screen is what the server itself shows, and keys arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.daemon.app import Daemon
+from millrace.graph.screen import Reader, Screen
+from millrace.guest.machines import network
+from millrace.guest.machines.address import parse_door
+from millrace.pixels.rects import Point, Size
+from millrace.wire.keys import BY_KEYSYM, BY_NAME
+from millrace.wire.vnc.messages import Encoding
+from tests.bus import daemon_in
+from tests.gops import WATCHER
+
+from .conftest import need
+from .xserver import Picture, XServer
+
+pytestmark = [pytest.mark.real, pytest.mark.beside]
+ENCODINGS = (Encoding.RAW, Encoding.TIGHT, Encoding.ZRLE, Encoding.ZLIB)
+CONNECT_S, PAINT_S = 20, 20
+ECHO = bytes.fromhex("30e4cd16b40e31dbcd10ebf4")
+"""Instructions of a boot sector: wait for a key, write it on the screen, again."""
+BEEP = bytes.fromhex("b0b6e643b0a9e642b004e642e4610c03e661")
+"""The speaker is on."""
+
+
+class Watched:
+    """A screen with somebody who watches it and has the keyboard."""
+
+    def __init__(self, daemon: Daemon, screen: Screen) -> None:
+        self.guest = daemon.worker.guests["alice"]
+        self.screen = screen
+        self.reader: Reader = screen.read(WATCHER)
+        self.guest.screens.seat.take(WATCHER)
+
+    @property
+    def picture(self) -> Picture:
+        assert self.screen.memory is not None
+        return self.screen.memory.picture[:, :, :3]
+
+    async def until(self, told: Callable[[], bool], what: str, seconds: float = PAINT_S) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while not told():
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"{what}: not within {seconds} s") from None
+
+    async def shows(self, server: Callable[[], Picture]) -> None:
+        """Wait until the screen is, pixel by pixel, what the server shows; a cursor that blinks makes it wait."""
+
+        def same() -> bool:
+            shown, own = self.picture, server()
+            return shown.shape == own.shape and np.array_equal(shown, own)
+
+        try:
+            async with asyncio.timeout(PAINT_S):
+                while not await asyncio.to_thread(same):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            own = server()
+            if self.picture.shape != own.shape:
+                raise AssertionError(f"{self.picture.shape} instead of {own.shape}") from None
+            wrong = np.argwhere((self.picture != own).any(axis=2))
+            raise AssertionError(
+                f"{len(wrong)} pixels differ, from {wrong.min(axis=0)} to {wrong.max(axis=0)}: the first is"
+                f" {self.picture[tuple(wrong[0])]} instead of {own[tuple(wrong[0])]}"
+            ) from None
+
+    def type(self, text: str) -> None:
+        for char in text:
+            key = BY_NAME["Enter"] if char == "\n" else BY_KEYSYM[ord(char)]
+            shift = key.shifted == ord(char) != key.keysym
+            keys = [BY_NAME["ShiftLeft"].code] * shift + [key.code]
+            for code in keys:
+                self.reader.key(code, True)
+            for code in reversed(keys):
+                self.reader.key(code, False)
+
+
+@asynccontextmanager
+async def watching(folder: Path, door: str) -> AsyncIterator[Watched]:
+    async with daemon_in(folder) as daemon:
+        guest = daemon.worker.guests["alice"]
+        machine = daemon.worker.attach(guest, parse_door(door))
+        async with asyncio.timeout(CONNECT_S):
+            while (listed := guest.screens.first) is None:
+                assert machine.state in ("waiting", "attached")
+                await asyncio.sleep(0.02)
+        yield Watched(daemon, listed.screen)
+
+
+@pytest.fixture
+def wanted(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Encoding:
+    """The encoding to ask for, first."""
+    encoding: Encoding = request.param
+    monkeypatch.setattr(network, "PLAIN", (Encoding.COPY_RECT, encoding, Encoding.RAW))
+    return encoding
+
+
+each = pytest.mark.parametrize("wanted", ENCODINGS, indirect=True, ids=lambda encoding: encoding.name)
+
+
+def coloured_text(x: XServer) -> None:
+    """A terminal full of colours, which then writes down what is typed."""
+    colours = "for n in $(seq 0 255); do printf '\\033[48;5;%dm%03d ' $n $n; done; printf '\\033[0m\\n'"
+    x.terminal(f'{colours}; read line; echo "$line" > {x.folder}/typed; exec sleep 1000')
+
+
+@contextmanager
+def tigervnc(folder: Path, *args: str):  # type: ignore[no-untyped-def]
+    need("Xvnc", "xterm", "xwd")
+    args = args or ("-SecurityTypes", "None")
+    x = XServer(folder, "Xvnc", "{}", "-geometry", "640x480", "-depth", "24", "-rfbport", "-1",
+                "-rfbunixpath", f"{folder}/vnc", *args)  # fmt: skip
+    try:
+        yield x
+    finally:
+        x.close()
+
+
+@each
+def test_tigervnc_is_shown_and_typed_into(tmp_path: Path, wanted: Encoding) -> None:
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"vnc+unix://{tmp_path}/vnc") as one:
+            coloured_text(x)
+            await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 200, "the text is there")
+            one.reader.pointer(Point(100, 100), 0, False)
+            one.reader.pointer(Point(639, 479), 0, False)
+            await one.shows(x.picture)
+            one.reader.pointer(Point(100, 100), 0, False)
+            one.type("Hello, World 42_\n")
+            await one.until((tmp_path / "typed").exists, "it was typed")
+            await one.until(lambda: (tmp_path / "typed").read_text() == "Hello, World 42_\n", "it is what was typed")
+            assert one.guest.machines[0].view().hint.startswith("this VNC server has a picture but no sound")
+
+    with tigervnc(tmp_path) as x:
+        asyncio.run(test(x))
+
+
+def test_tigervnc_changes_its_size_and_has_a_cursor(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"vnc+unix://{tmp_path}/vnc") as one:
+            coloured_text(x)
+            await one.until(lambda: one.picture.any(), "something is painted")
+            # Until a viewer points, this server paints the pointer into the picture.
+            one.reader.pointer(Point(100, 100), 0, False)
+            await one.until(lambda: one.screen.cursor.shown, "it has a cursor")
+            one.reader.wish_size(Size(800, 500))
+            await one.until(lambda: one.picture.shape[:2] == (500, 800), "it has the size that was asked for")
+            await one.shows(x.picture)
+            one.reader.end()
+            serial = one.screen.serial
+            x.run("xdotool", "mousemove", "50", "50")
+            for colour in ("#804020", "#204080", "#408020"):
+                x.run("xsetroot", "-solid", colour)
+                await asyncio.sleep(0.3)
+            assert one.screen.serial <= serial + 1, "nobody watches: only what was asked for before may come"
+            one.reader = one.screen.read(WATCHER)
+            await one.shows(x.picture)
+
+    need("xdotool", "xsetroot")
+    with tigervnc(tmp_path) as x:
+        asyncio.run(test(x))
+
+
+def test_tigervnc_lets_a_password_in_beside_tls_without_certificates(tmp_path: Path) -> None:
+    need("vncpasswd")
+    secret = subprocess.run(["vncpasswd", "-f"], input=b"geheim\n", capture_output=True, check=True).stdout
+    (tmp_path / "passwd").write_bytes(secret)
+    (tmp_path / "own").write_text("geheim\n")
+    (tmp_path / "own").chmod(0o600)
+
+    async def test() -> None:
+        async with daemon_in(tmp_path) as daemon:
+            guest = daemon.worker.guests["alice"]
+            door = parse_door(f"vnc+unix://{tmp_path}/vnc", password="geheim")
+            machine = daemon.worker.attach(guest, door)
+            async with asyncio.timeout(CONNECT_S):
+                while machine.state != "attached":
+                    await asyncio.sleep(0.02)
+
+    with tigervnc(tmp_path, "-SecurityTypes", "TLSVnc,VncAuth", "-PasswordFile", f"{tmp_path}/passwd"):
+        asyncio.run(test())
+
+
+@each
+def test_x11vnc_is_shown_and_typed_into(tmp_path: Path, wanted: Encoding) -> None:
+    need("Xvfb", "x11vnc", "xterm", "xwd", "xdotool")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"vnc://127.0.0.1:{port}") as one:
+            coloured_text(x)
+            await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 200, "the text is there")
+            await one.shows(x.picture)
+            one.reader.pointer(Point(100, 100), 0, False)
+            await one.until(lambda: "x:100 y:100" in x.run("xdotool", "getmouselocation"), "the pointer is there")
+            one.type("Hello, World 42_\n")
+            await one.until((tmp_path / "typed").exists, "it was typed")
+            await one.until(lambda: (tmp_path / "typed").read_text() == "Hello, World 42_\n", "it is what was typed")
+
+    x = XServer(tmp_path, "Xvfb", "{}", "-screen", "0", "640x480x24")
+    try:
+        x.start("x11vnc", "-display", x.display, "-rfbport", str(port), "-localhost", "-forever", "-nopw", "-quiet")
+        asyncio.run(test(x))
+    finally:
+        x.close()
+
+
+# -- QEMU ------------------------------------------------------------------------------------------
+
+
+class Qemu:
+    """A guest that beeps and writes what is typed, and QEMU's own view of it."""
+
+    def __init__(self, folder: Path) -> None:
+        need("qemu-system-x86_64")
+        self.folder = folder
+        image = folder / "boot.img"
+        image.write_bytes((BEEP + ECHO).ljust(510, b"\0") + b"\x55\xaa")
+        self.process = subprocess.Popen(
+            ["qemu-system-x86_64", "-M", "pc,pcspk-audiodev=a", "-audiodev", "none,id=a", "-nodefaults", "-vga", "std",
+             "-drive", f"format=raw,file={image}", "-qmp", f"unix:{folder}/qmp,server=on,wait=off",
+             "-vnc", f"unix:{folder}/vnc,audiodev=a"],
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def ask(self, command: str, **arguments: str) -> object:
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(10)
+            line.connect(f"{self.folder}/qmp")
+            file = line.makefile("rw")
+            file.readline()
+            for one in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
+                file.write(json.dumps(one))
+                file.flush()
+                while "return" not in (answer := json.loads(file.readline())):
+                    assert "error" not in answer, answer
+        return answer["return"]
+
+    def picture(self) -> Picture:
+        path = self.folder / "dump.ppm"
+        self.ask("screendump", filename=str(path))
+        kind, size, _, pixels = path.read_bytes().split(b"\n", 3)
+        assert kind == b"P6"
+        width, height = map(int, size.split())
+        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)[:, :, ::-1]
+
+    def text(self) -> str:
+        """The characters in the card's text memory."""
+        told = self.ask("human-monitor-command", **{"command-line": "xp /4000bx 0xb8000"})
+        numbers = [int(word, 16) for line in str(told).splitlines() for word in line.split(":")[1].split()]
+        return bytes(numbers[::2]).decode("latin-1")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+@each
+def test_qemu_is_shown_heard_and_typed_into(tmp_path: Path, wanted: Encoding) -> None:
+    async def test() -> None:
+        async with watching(tmp_path, f"vnc+unix://{tmp_path}/vnc") as one:
+            await one.until(lambda: "Booting" in vm.text(), "it has started")
+            await one.until(lambda: any(s.node.active for s in one.guest.machines[0].streams()), "it beeps")
+            await one.shows(vm.picture)
+            # A real person's keys have some milliseconds between them; the BIOS has room for 15.
+            for char in "Hello, World 42_":
+                one.type(char)
+                await asyncio.sleep(0.05)
+            await one.until(lambda: "Hello, World 42_" in vm.text(), "it was typed")
+            await one.shows(vm.picture)
+            assert one.guest.machines[0].view().hint == ""
+
+    vm = Qemu(tmp_path)
+    try:
+        asyncio.run(test())
+    finally:
+        vm.close()

@@ -1,0 +1,140 @@
+"""A VNC server's screen in its guest: pictures, moves, the cursor, and what its readers send back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from millrace.budget import Budget
+from millrace.doors.vnc.door import VncDoor
+from millrace.doors.vnc.screen import VncScreen, few
+from millrace.errors import BudgetError
+from millrace.graph.model import Ids
+from millrace.graph.pictures import Move
+from millrace.graph.screens import Screens
+from millrace.pixels.convert import Plane
+from millrace.pixels.rects import RECTS_MAX, Point, Rect, Size
+from millrace.sim.rig import Rig
+from millrace.wire.vnc.client import VncClient
+from tests.fuzz import vncserver
+from tests.fuzz.vncserver import noise, update
+from tests.gops import WATCHER
+from tests.unit.test_vnc_pictures import CHANGES, HEIGHT, WHOLE, WIDTH, client, said
+
+PHOTO = noise(90, 70)
+
+
+class Hall:
+    """A guest with one VNC server, which has just let us in."""
+
+    def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
+        self.rig, self.budget = Rig(), Budget(limit=limit)
+        self.screens = Screens("alice", Ids(), self.budget)
+        self.wire: VncClient = client()
+        self.woken = 0
+        self.door = VncDoor(self.rig.graph, self.wire, screen=VncScreen(self.screens, self.wire, "door/3", self._wake))
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def says(self, *rects: bytes, now_ns: int = 0) -> None:
+        said(self.wire, update(*rects))
+        self.door.receive(now_ns)
+
+    @property
+    def shown(self) -> Plane:
+        listed = self.screens.first
+        assert listed is not None and listed.screen.memory is not None
+        return listed.screen.memory.picture
+
+
+def hall(limit: int = 64 * 1024 * 1024) -> Hall:
+    one = Hall(limit)
+    one.says(vncserver.rect(0, 0, WIDTH, HEIGHT, -223))
+    return one
+
+
+def test_screen_is_there_with_the_servers_size_and_goes_with_the_session() -> None:
+    one = hall()
+    listed = one.screens.first
+    assert listed is not None and (listed.label, listed.door) == ("VNC", "door/3")
+    assert one.shown.shape == (HEIGHT, WIDTH, 4)
+    one.says(vncserver.rect(0, 0, 64, 48, -223))
+    assert one.shown.shape == (48, 64, 4) and len(one.screens) == 1
+    one.door.close()
+    one.door.close()
+    assert len(one.screens) == 0 and one.budget.held == 0
+
+
+def test_update_is_one_picture_and_leading_copies_are_moves() -> None:
+    one = hall()
+    listed = one.screens.first
+    assert listed is not None
+    reader = listed.screen.read(WATCHER)
+    one.says(vncserver.raw(0, 0, PHOTO), now_ns=7)
+    picture = reader.take(7)
+    assert picture is not None and picture.painted_ns == 7 and np.array_equal(one.shown[:70, :90], PHOTO)
+    picture.release()
+    one.says(vncserver.copied(10, 5, 80, 60, 0, 0), vncserver.raw(0, 0, PHOTO), vncserver.copied(200, 0, 9, 9, 1, 1))
+    picture = reader.take(8)
+    assert picture is not None and picture.moves == (Move(Rect(10, 5, 80, 60), 10, 5),)
+    assert set(picture.damage) == {Rect(0, 0, 90, 70), Rect(200, 0, 9, 9)}
+    assert np.array_equal(one.shown[:9, 200:209], PHOTO[1:10, 1:10])
+
+
+def test_overlapping_copy_takes_what_was_there_before() -> None:
+    one = hall()
+    one.says(vncserver.raw(0, 0, PHOTO))
+    one.says(vncserver.copied(0, 3, 90, 60, 0, 0))
+    assert np.array_equal(one.shown[3:63, :90], PHOTO[:60])
+
+
+def test_cursor_is_shown_where_the_pointer_was_sent() -> None:
+    one = hall()
+    listed = one.screens.first
+    assert listed is not None
+    screen, shape = listed.screen, noise(8, 2)
+    one.says(vncserver.cursor(shape, b"\xff\xff"))
+    assert screen.cursor.shown and screen.cursor.hot == Point(1, 2)
+    known = screen.shape(screen.cursor.shape)
+    assert known is not None and known.size == Size(8, 2)
+    reader = screen.read(WATCHER)
+    one.screens.seat.take(WATCHER)
+    reader.pointer(Point(30, 40), 1, False)
+    assert screen.cursor.at == Point(30, 40) and one.woken == 2
+    one.says(vncserver.rect(9, 8, 0, 0, -232))
+    assert screen.cursor.at == Point(9, 8) and screen.cursor.shown
+    one.says(vncserver.rect(0, 0, 0, 0, -239))
+    assert not screen.cursor.shown
+
+
+def test_readers_decide_whether_pictures_are_asked_for_and_type() -> None:
+    one = hall()
+    listed = one.screens.first
+    assert listed is not None
+    one.wire.data_to_send()
+    reader = listed.screen.read(WATCHER)
+    assert one.wire.data_to_send() == WHOLE and one.woken == 1
+    one.says()
+    assert one.wire.data_to_send() == CHANGES
+    one.screens.seat.take(WATCHER)
+    reader.key(0x1E, True)
+    assert one.wire.data_to_send()[-1:] == b"a"
+    reader.wish_size(Size(320, 200))
+    assert one.wire.data_to_send() == b"", "this server can't be asked"
+    reader.end()
+    one.says()
+    assert one.wire.data_to_send() == b""
+
+
+def test_size_without_room_ends_the_session() -> None:
+    one = hall(limit=2_000_000)
+    with pytest.raises(BudgetError):
+        one.says(vncserver.rect(0, 0, 4000, 4000, -223))
+
+
+def test_many_rectangles_are_covered_by_few() -> None:
+    rects = [Rect(n % 40, n // 40, 1, 1) for n in range(1200)]
+    joined = few(rects)
+    assert len(joined) <= RECTS_MAX and all(any(one.holds(rect) for one in joined) for rect in rects)
+    assert few(rects[:5]) == rects[:5] and sum(rect.area for rect in joined) < 3 * 1200
