@@ -29,7 +29,9 @@ from millrace.sim.rig import Rig
 from millrace.units import NS_PER_MS, Frames, Positions, default_map
 from millrace.wire.native.session import NativeWire
 from millrace.wire.peer.messages import FormatChanged, Hello, Silence
+from millrace.wire.peer.pictures import Watch
 from millrace.wire.peer.session import PeerClient, PeerServer
+from millrace.wire.peer.viewing import ViewClient, ViewServer
 from millrace.wire.pulse.client import PulseClientSession
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient
 from millrace.wire.qemu.qmp import QmpHandover
@@ -165,6 +167,15 @@ def _peer_client() -> Take:
     return take
 
 
+def _viewing(wire: ViewServer | ViewClient) -> Take:
+    def take(data: bytes) -> None:
+        wire.receive(_message(data), STEP_NS)
+        wire.events()
+        wire.data_to_send()
+
+    return take
+
+
 def _qmp() -> Take:
     core = QmpHandover(3, 0)
 
@@ -291,6 +302,8 @@ WIRES = (
     Wire("native: daemon to client", seeds.native, lambda: _native(False), repair_at(0, "<I", 8)),
     Wire("peer: listener to daemon", seeds.peer_listener, _peer_server),
     Wire("peer: daemon to listener", seeds.peer_daemon, _peer_client),
+    Wire("peer: viewer to daemon", seeds.viewer, lambda: _viewing(ViewServer(0))),
+    Wire("peer: daemon to viewer", seeds.view_daemon, lambda: _viewing(ViewClient(Watch(), 0))),
     Wire("qmp: machine to daemon", seeds.qmp, _qmp, repair_line),
     Wire("dbus: bus to daemon", lambda: seeds.dbus_display(True), lambda: _display(True), DBUS),
     Wire("dbus: machine to daemon", lambda: seeds.dbus_display(False), lambda: _display(False), DBUS),

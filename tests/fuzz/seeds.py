@@ -22,6 +22,8 @@ from millrace.units import NS_PER_MS
 from millrace.wire.native.messages import HEADER as NATIVE_HEADER
 from millrace.wire.native.messages import Call, Hello, frame
 from millrace.wire.peer import messages as peer
+from millrace.wire.peer import pictures as view
+from millrace.wire.peer.pictures import Part, PartType, Piece, encode_picture_message, pack_piece
 from millrace.wire.peer.tracks import SOUND_TRACK, pack_track
 from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
@@ -33,6 +35,8 @@ from millrace.wire.qemu.values import Writer
 from tests.fuzz import vncserver
 
 Session = list[bytes]
+ZSTD_FRAME = bytes.fromhex("28b52ffd2018c10000") + bytes(24)
+"""24 zero bytes, as a raw block (RFC 8878, section 3.1.1)."""
 RECORDED = Path(__file__).parent / "seeds"
 
 
@@ -263,6 +267,52 @@ def peer_daemon() -> list[Session]:
         [welcome, _text(peer.FormatChanged(surround)), *_media(_opus(5, 2))],
         [welcome, _text(peer.FormatChanged(CodecParameters(1, "s16", 48_000, stereo))), *_tracks([bytes(3840)] * 20)],
     ]
+
+
+def _told(message: view.FromViewer | view.ToViewer) -> bytes:
+    return encode_picture_message(message).encode()
+
+
+@lru_cache(maxsize=1)
+def viewer() -> list[Session]:
+    """Viewer to daemon."""
+    watch = view.Watch(name="seed", codecs=["avc1"], formats=["zstd", "png"], settings={"fps": "30"}, listener=7)
+    typed = [view.Key(0x1E, True), view.Key(0x1E, False), view.Pointer(5, 7, 1), view.Pointer(-3, 0, 0, True)]
+    told = [
+        watch, peer.Ping(5), view.TakeKeyboard(True), *typed, view.SizeWish(800, 600), view.Text("ä"),
+        view.Shown(0, 5, 7, None, 1), view.Refresh("decoder failed"), view.Hidden(True), view.Hidden(False),
+        view.ChangeView({"picture": "2M", "scale": "0.5"}, 7), view.Taken(0, 2), view.TakeKeyboard(False),
+        peer.Trouble("late", "network", "stalled", 5, {"late_ms": 3.0}), peer.Bye("done"),
+    ]  # fmt: skip
+    return [[_told(message) for message in told], [_told(view.Watch(keyboard=True)), _told(view.Shown(0))]]
+
+
+# A picture of each type of part, whole and in two pieces, before and after a change of mode.
+@lru_cache(maxsize=1)
+def view_daemon() -> list[Session]:
+    """Daemon to viewer."""
+    at, whole = Rect(2, 1, 3, 2), Rect(0, 0, 8, 6)
+    drawn = (
+        Part(PartType.RAW, at, bytes(24)), Part(PartType.ZSTD, at, ZSTD_FRAME), Part(PartType.MOVE, at, dx=-2, dy=1),
+        Part(PartType.JPEG, at, b"\xff\xd8"), Part(PartType.PNG, at, b"\x89PNG"), Part(PartType.VIDEO, at, b"\0\0\1"),
+        Part(PartType.DRAW, whole),
+    )  # fmt: skip
+    shape = pack_piece(Piece(0, 1, (Part(PartType.SHAPE, Rect(1, 1, 2, 2), bytes(16), 7),)))
+    watching = _told(view.Watching(3, "g", "screen/1", "QEMU", {"picture": "auto"}, True))
+    screens = _told(view.Screens([view.ScreenNamed("screen/1", "QEMU", 8, 6)]))
+    return [
+        [
+            watching, screens, _told(view.ModeChanged(8, 6, 1)), shape, _told(view.CursorChanged(7, 1, 2, 1, 1)),
+            pack_piece(Piece(1, 1, drawn, key=True, painted_ns=5, sent_ns=9, encode_us=3, wait_us=4)),
+            _told(view.KeyboardHeld(False, "viewer/4")), _told(peer.Configured({"picture": "2M"})),
+            pack_piece(Piece(2, 1, drawn[:2], last=False)), pack_piece(Piece(2, 1, drawn[2:])),
+            _told(peer.Ping(5)), _told(peer.Fault("settings", "no")), _told(view.Gone("left")), _told(peer.Bye()),
+        ],
+        [
+            watching, _told(view.ModeChanged(8, 6, 1)), pack_piece(Piece(1, 1, drawn[:1], last=False)),
+            _told(view.ModeChanged(8, 6, 2)), pack_piece(Piece(2, 2, drawn[:1], key=True)),
+        ],
+    ]  # fmt: skip
 
 
 # -- machines -----------------------------------------------------------------------------------

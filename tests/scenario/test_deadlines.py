@@ -120,7 +120,7 @@ def test_listener_sends_pings_and_answers_immediately(monkeypatch: pytest.Monkey
 
 
 def test_daemon_without_welcome_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.wire.peer.session.HELLO_MAX_NS", TIMEOUT_NS)
+    monkeypatch.setattr("millrace.wire.peer.keepalive.HELLO_MAX_NS", TIMEOUT_NS)
 
     async def test(wire: PeerClient, runner: MessageRunner, sock: FakeSocket) -> None:
         error = await first(sock.ends)

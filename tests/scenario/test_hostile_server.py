@@ -24,8 +24,9 @@ from millrace.server.http import assets as page
 from millrace.sim.signals import sine
 from millrace.text import SHOWN_MAX
 from millrace.units import NS_PER_MS
+from millrace.wire.peer.keepalive import ANSWERS_MAX, HELLO_MAX_NS
 from millrace.wire.peer.messages import Hello, Ping, encode_message, pack_media
-from millrace.wire.peer.session import ANSWERS_MAX, HELLO_MAX_NS, PeerClient
+from millrace.wire.peer.session import PeerClient
 from tests import virtual
 
 Speak = Callable[[web.WebSocketResponse], Awaitable[None]]

@@ -10,6 +10,7 @@ from tests.fuzz.parsers import WIRES, Wire, one_session
 SESSIONS = 40
 HONEST = (
     "pulse: client to daemon", "native: client to daemon", "peer: listener to daemon", "peer: daemon to listener",
+    "peer: viewer to daemon", "peer: daemon to viewer",
     "dbus: bus to daemon", "dbus: sound",
 )  # fmt: skip
 

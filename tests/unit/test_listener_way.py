@@ -7,9 +7,11 @@ import socket
 from unittest.mock import Mock
 
 import aiohttp
+import aiohttp.web
 import pytest
 
 import millrace
+from millrace.client.dialler import Dialler, pause
 from millrace.client.endpoint import demand_welcome, hindrance
 from millrace.client.options import ListenerOptions
 from millrace.errors import GraphError, RightsError
@@ -76,3 +78,27 @@ def test_tls_port_reached_without_tls_is_named(error: aiohttp.ClientError) -> No
     said = "if the server uses TLS, connect with wss://"
     assert said in hindrance(ListenerOptions(), "ws://127.0.0.1/default", error)
     assert said not in hindrance(ListenerOptions(), "wss://127.0.0.1/default", error)
+
+
+def test_a_dialler_offers_its_protocol_and_does_not_wait_once_it_is_to_stop() -> None:
+    offered: list[str] = []
+
+    async def taken(request: aiohttp.web.BaseRequest) -> aiohttp.web.StreamResponse:
+        offered.append(request.headers["Sec-WebSocket-Protocol"])
+        return aiohttp.web.Response(status=404)
+
+    async def main() -> None:
+        server = await asyncio.get_running_loop().create_server(aiohttp.web.Server(taken), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        one = Dialler(f"ws://127.0.0.1:{port}/default", ListenerOptions(token="t"), ("millrace-screen.1",))
+        async with server:
+            with pytest.raises(GraphError, match="no such guest"):
+                async with one.connected():
+                    pass
+        stopping = asyncio.Event()
+        stopping.set()
+        async with asyncio.timeout(0.05):
+            await pause(stopping, 1000)
+
+    asyncio.run(main())
+    assert offered == ["millrace-screen.1"]

@@ -20,7 +20,9 @@ from millrace.units import NS_PER_S
 from millrace.wire.native.messages import HEADER, Fault, Reply, frame
 from millrace.wire.native.session import NativeWire, awaiting_hello
 from millrace.wire.peer.messages import Hello
+from millrace.wire.peer.pictures import Watch
 from millrace.wire.peer.session import PeerClient, PeerServer
+from millrace.wire.peer.viewing import ViewClient, ViewServer
 from millrace.wire.pulse.client import PulseClientSession, playback_fields
 from millrace.wire.pulse.constants import COOKIE_BYTES, Command, Seek
 from millrace.wire.pulse.session import Block, PulseSession
@@ -97,6 +99,8 @@ CASES = (
     Case("VncClient", lambda: VncClient(48_000, 2, "x", lambda asked, text: bytes(16), NOW, COMPRESSED), seeds.vnc),
     Case("PeerServer", lambda: PeerServer(NOW), seeds.peer_listener),
     Case("PeerClient", lambda: PeerClient(Hello(microphone=True), NOW), seeds.peer_daemon),
+    Case("ViewServer", lambda: ViewServer(NOW), seeds.viewer),
+    Case("ViewClient", lambda: ViewClient(Watch(), NOW), seeds.view_daemon),
 )
 MESSAGES = {kind.__name__ for kind in OVER_MESSAGES}
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from millrace.codec.parameters import CodecParameters
 from millrace.dsp.convert import Samples
 from millrace.errors import OutputLost
+from millrace.media.audio import AudioPacket
 from millrace.units import Frames, HostNs, Positions
 
 Pull = Callable[[Samples], None]
@@ -75,4 +77,28 @@ class FileOutput(Protocol):
 
     def close(self) -> None:
         """Finish the file."""
+        ...
+
+
+class PacketOutput(Protocol):
+    """Takes a listener's packets as they come, undecoded."""
+
+    name: str
+    lost_packets: int
+    played_frames: Frames
+
+    def set_format(self, fmt: CodecParameters) -> None:
+        """The following packets have this format; ConfigError if they can't be taken."""
+        ...
+
+    def push(self, packet: AudioPacket, now_ns: HostNs) -> None:
+        """A packet has arrived."""
+        ...
+
+    def silence(self) -> None:
+        """A pause follows."""
+        ...
+
+    def close(self) -> None:
+        """There will be no more."""
         ...

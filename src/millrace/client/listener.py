@@ -7,19 +7,16 @@ await listener.run()
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import cast
-from urllib.parse import urlsplit
 
 import aiohttp
 
-from millrace.backends.base import ClockedOutput, FileOutput
-from millrace.client import endpoint
+from millrace.backends.base import ClockedOutput, FileOutput, PacketOutput
+from millrace.client import dialler, endpoint
 from millrace.client.blame import Verdict
 from millrace.client.dropouts import PULSE_NS, Dropouts
 from millrace.client.fileplayer import FilePlayer
@@ -27,6 +24,7 @@ from millrace.client.micuplink import MicrophoneUplink
 from millrace.client.notices import NoticeLimiter
 from millrace.client.options import ListenerOptions
 from millrace.client.outputs import InLoop
+from millrace.clock.heard import HeardClock
 from millrace.clock.jitter import profile_of
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import show_settings
@@ -42,9 +40,8 @@ from millrace.media.audio import AudioPacket
 from millrace.playout.adaptive import State
 from millrace.playout.playout import Playout
 from millrace.text import printable, quoted, show_measured
-from millrace.units import NS_PER_S, HostNs
+from millrace.units import NS_PER_S, HostNs, MediaNs
 from millrace.wire.peer.messages import (
-    MEDIA_MAX,
     Bye,
     Configure,
     Configured,
@@ -62,12 +59,6 @@ from millrace.wire.peer.session import ListenerEvent, PeerClient
 
 log = logging.getLogger("millrace.listener")
 
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 0.5
-"""Short enough to play again within a second of the server's return; the random factor in `_pause` keeps a fleet of
-listeners from reconnecting all at once."""
-HANDSHAKE_S = 10.0
-BACKOFF_LONG_S, FAST_TRIES_MAX = 5.0, 120
-"""After more than FAST_TRIES_MAX failed attempts in a row, the delay grows to BACKOFF_LONG_S."""
 REPORT_S = 0.5
 REPORT_QUIET_S = 5.0
 """How often an unchanged report is sent: a thousand idle listeners should cost nothing."""
@@ -82,7 +73,9 @@ class Ended(Exception):
 class Listener:
     """One listener of one guest."""
 
-    def __init__(self, url: str, output: ClockedOutput | FileOutput, options: ListenerOptions | None = None) -> None:
+    def __init__(
+        self, url: str, output: ClockedOutput | FileOutput | PacketOutput, options: ListenerOptions | None = None
+    ) -> None:
         self.url, self.output = url, output
         self.options = options or ListenerOptions()
         if not endpoint.is_listeners(url):
@@ -96,9 +89,13 @@ class Listener:
         self._lock = threading.Lock()
         self._playout: Playout | None = None
         self._clocked = cast(ClockedOutput, output) if hasattr(output, "start") else None
-        self._file = None if self._clocked else FilePlayer(cast(FileOutput, output))
+        self._file: FilePlayer | PacketOutput | None = None
+        if not self._clocked:
+            packets = hasattr(output, "set_format")
+            self._file = cast(PacketOutput, output) if packets else FilePlayer(cast(FileOutput, output))
         self._output_lost: OutputLost | None = None
         self._output_latency_ns: HostNs = 0
+        self._heard = HeardClock()
         self._age_ns = 0.0
         """The age of the next frame at the output's last pull, without the offset between the clocks."""
         self._joined = ""
@@ -106,7 +103,7 @@ class Listener:
         self._dropouts, self._notices = Dropouts(), NoticeLimiter()
         self._wire: PeerClient | None = None
         self._runner: MessageRunner | None = None
-        self._by_socket = False
+        self._dialler = dialler.Dialler(url, self.options)
         self._stopping = asyncio.Event()
         self._uplink = MicrophoneUplink(self.options.microphone) if self.options.microphone else None
 
@@ -138,7 +135,7 @@ class Listener:
                     if self.connections != before or tries == 0:
                         self.on_event("lost", endpoint.hindrance(self.options, self.url, error))
                 tries = 0 if self.connections != before else tries + 1
-                await self._pause(tries)
+                await dialler.pause(self._stopping, tries)
         finally:
             if self._uplink is not None:
                 self._uplink.stop()
@@ -151,40 +148,9 @@ class Listener:
         self._output_lost = why
         self.stop()
 
-    async def _pause(self, tries: int) -> None:
-        top = BACKOFF_LONG_S if tries > FAST_TRIES_MAX else BACKOFF_MAX_S
-        delay = min(top, BACKOFF_FIRST_S * 2 ** min(tries, 10)) * random.uniform(0.8, 1.2)
-        try:
-            await asyncio.wait_for(self._stopping.wait(), delay)
-        except TimeoutError:
-            return
-
     async def _session(self) -> None:
-        (url, connector), tls = await self._way(), endpoint.tls_of(self.url, self.options)
-        async with endpoint.session(self.options, connector) as http:
-            try:
-                async with asyncio.timeout(HANDSHAKE_S):
-                    websocket = await http.ws_connect(url, max_msg_size=MEDIA_MAX, ssl=tls, compress=0)
-            except aiohttp.WSServerHandshakeError as error:
-                endpoint.demand_welcome(self.url, self.options, error)
-                raise
-            except aiohttp.ClientConnectorCertificateError as error:
-                raise endpoint.untrusted(self.url, error) from None
-            async with endpoint.parting(websocket):
-                await self._talk(websocket)
-
-    async def _way(self) -> tuple[str, aiohttp.BaseConnector | None]:
-        """Where to connect: to this user's own daemon through its private socket, which needs no token."""
-        if self.options.socket is not None:
-            return self.url, aiohttp.UnixConnector(str(self.options.socket))
-        own = None if self.options.token or self.options.cert else await endpoint.own_socket(self.url)
-        if own is not None:
-            self._by_socket = True
-            return f"ws://localhost{urlsplit(self.url).path}", aiohttp.UnixConnector(str(own))
-        # Probably a restart: try again later. Over TCP, without a token, the daemon would refuse, which is final.
-        if self._by_socket:
-            raise PeerLost("the daemon has exited")
-        return self.url, None
+        async with self._dialler.connected() as websocket:
+            await self._talk(websocket)
 
     async def _talk(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
         opts = self.options
@@ -197,8 +163,8 @@ class Listener:
         )
         wire = self._wire = PeerClient(hello, now_ns())
         lost = asyncio.Event()
-        runner = self._runner = MessageRunner(wire, partial(_write, websocket), lambda error: lost.set())
-        closing = [_closing(websocket, due) for due in (self._stopping, lost)]
+        runner = self._runner = MessageRunner(wire, partial(dialler.write, websocket), lambda error: lost.set())
+        closing = [dialler.closing(websocket, due) for due in (self._stopping, lost)]
         work = [runner.run(), self._reports(wire), self._pulse(), *closing]
         if self._uplink is not None:
             work.append(self._uplink.send_on(websocket))
@@ -338,7 +304,16 @@ class Listener:
                 return
             now = now_ns()
             self._age_ns = now - playout.head_ns
+            if playout.state is State.PLAYING:
+                self._heard.pulled(now, playout.head_ns, self._output_latency_ns)
+            else:
+                self._heard.silence()
             self._dropouts.pull(playout, out, now)
+
+    def heard_ns(self, now: HostNs) -> MediaNs | None:
+        """The capture time, on the daemon's clock, of the sound that is heard now; None in silence, and for files."""
+        with self._lock:
+            return self._heard.at(now)
 
     def device_lost(self, at_ns: HostNs) -> None:
         """See `OutputWatch`; in the loop."""
@@ -431,17 +406,6 @@ class Listener:
             return 0.0
         rate = player.rate if isinstance(player, Playout) else self.format.rate
         return player.played_frames / rate
-
-
-async def _write(websocket: aiohttp.ClientWebSocketResponse, message: str | bytes) -> None:
-    # The reading side notices that the connection has ended.
-    with contextlib.suppress(ConnectionError):
-        await (websocket.send_str(message) if isinstance(message, str) else websocket.send_bytes(message))
-
-
-async def _closing(websocket: aiohttp.ClientWebSocketResponse, due: asyncio.Event) -> None:
-    await due.wait()
-    await websocket.close()
 
 
 __all__ = ["NS_PER_S", "Listener", "ListenerOptions"]

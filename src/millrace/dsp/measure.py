@@ -69,3 +69,19 @@ def tone_snr_db(signal: Samples, rate: int) -> tuple[float, float]:
     fit = basis @ np.linalg.lstsq(basis, x, rcond=None)[0]
     noise = float(np.mean((x - fit) ** 2))
     return 10 * math.log10(float(np.mean(fit**2)) / max(noise, 1e-30)), hz
+
+
+def tone_onsets(signal: Samples, rate: int, tone_hz: float, length: int, threshold: float = 0.5) -> NDArray[np.int64]:
+    """The first frames of short bursts of `tone_hz`, each `length` frames long and faded in and out, in a mono signal.
+
+    A matched filter finds them below other sound. Bursts weaker than `threshold` times the strongest don't count.
+    """
+    if len(signal) < length:
+        return np.zeros(0, np.int64)
+    pattern = np.hanning(length) * np.exp(2j * math.pi * tone_hz * np.arange(length) / rate)
+    power = np.abs(np.convolve(signal.astype(np.float64), pattern[::-1], "valid"))
+    top = float(power.max())
+    loud = power > max(threshold * top, 1e-9)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], loud.astype(np.int8), [0]))))
+    runs = zip(edges[::2], edges[1::2], strict=True)
+    return np.array([a + int(np.argmax(power[a:b])) for a, b in runs], np.int64)

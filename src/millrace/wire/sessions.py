@@ -7,6 +7,7 @@ from typing import TypeAlias
 from millrace.wire.contract import ByteWire, ChunkWire, MessageWire
 from millrace.wire.native.session import NativeWire
 from millrace.wire.peer.session import PeerClient, PeerServer
+from millrace.wire.peer.viewing import ViewClient, ViewServer
 from millrace.wire.pulse.client import PulseClientSession
 from millrace.wire.pulse.session import PulseSession
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient
@@ -21,5 +22,5 @@ OVER_BYTES: tuple[type[ByteWire[object]], ...] = (
     PulseSession, PulseClientSession, SpiceMain, SpiceChannel, VncClient,
 )  # fmt: skip
 OVER_CHUNKS: tuple[type[ChunkWire[object]], ...] = (NativeWire, DBusWire, AudioPeer, DisplayClient, QmpHandover)
-OVER_MESSAGES: tuple[type[MessageWire[object]], ...] = (PeerServer, PeerClient)
+OVER_MESSAGES: tuple[type[MessageWire[object]], ...] = (PeerServer, PeerClient, ViewServer, ViewClient)
 EVERY: tuple[type[AnyWire], ...] = (*OVER_BYTES, *OVER_CHUNKS, *OVER_MESSAGES)

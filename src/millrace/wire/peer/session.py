@@ -1,16 +1,16 @@
-"""Both ends of a peer session, sans-IO, with keepalive."""
+"""Both ends of a peer session, sans-IO."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from millrace.clock.allowance import Allowance
-from millrace.clock.sync import OffsetFilter
 from millrace.codec.parameters import CodecParameters, checked_parameters, packet_fits
-from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.errors import RemoteProtocolError
 from millrace.media.audio import AudioPacket
 from millrace.units import NS_PER_S, HostNs
+from millrace.wire.peer.keepalive import HELLO_MAX_NS, PING_NS, SILENT_MAX_NS, KeptSession
 from millrace.wire.peer.messages import (
     MESSAGE_MAX,
     FormatChanged,
@@ -27,110 +27,14 @@ from millrace.wire.peer.messages import (
 )
 from millrace.wire.peer.tracks import TRACK, sound_of, unpack_track
 
-PING_NS = 2 * NS_PER_S
-SILENT_MAX_NS = 15 * NS_PER_S
 PROBE_NS = NS_PER_S
 BEHIND_MAX_NS = 2 * NS_PER_S
 """How much later than it was sent sound may reach a listener: beyond this, no more is written to its connection."""
-HELLO_MAX_NS = 10 * NS_PER_S
-ANSWERS_MAX = 64
-"""The most messages that may wait to be sent before pings go unanswered: a peer may keep pinging without reading."""
 FORMAT_EVERY_NS = NS_PER_S // 10
 """Each new format creates a decoder and its buffers, so formats may change no more often than this on average."""
 
 
 _TRACK_KIND = bytes([TRACK])
-
-
-# Anything received counts as a sign of life, not only pongs. Both sides ping, because each measures the offset of the
-# other's clock for itself: the listener every 2 s, for playback, the daemon every 8 s. A peer is given up after 15 s,
-# which is several pings of the listener and nearly two of the daemon.
-class Keepalive:
-    """Sends pings, detects a silent peer, and measures the clock offset from the pongs."""
-
-    def __init__(self, ping_ns: HostNs, now_ns: HostNs) -> None:
-        self._ping_ns = ping_ns
-        self.heard_ns = now_ns
-        """When something was last received."""
-        self._next_ping_ns = now_ns
-        self.clock = OffsetFilter()
-
-    def rest_until(self, now_ns: HostNs) -> None:
-        """Don't ping before `now_ns`."""
-        self._next_ping_ns = now_ns
-
-    def heard(self, now_ns: HostNs) -> None:
-        """Something has been received."""
-        self.heard_ns = now_ns
-
-    def pong(self, pong: Pong, now_ns: HostNs) -> None:
-        """Take the answer to a ping."""
-        # The time in a pong is our own, returned. One from the future would become a round trip of negative length, the
-        # best of all.
-        if pong.t > now_ns:
-            raise RemoteProtocolError("unexpected pong: no such ping was sent")
-        self.clock.add(pong.t, pong.now, now_ns)
-
-    def next_timeout(self) -> HostNs:
-        """The next deadline."""
-        return min(self._next_ping_ns, self.heard_ns + SILENT_MAX_NS)
-
-    def due(self, now_ns: HostNs) -> bool:
-        """Whether to send a ping now. Raises PeerLost if the peer has been silent for too long."""
-        if now_ns - self.heard_ns >= SILENT_MAX_NS:
-            raise PeerLost(f"nothing received for {SILENT_MAX_NS // NS_PER_S} s")
-        if now_ns < self._next_ping_ns:
-            return False
-        self._next_ping_ns = now_ns + self._ping_ns
-        return True
-
-
-class _Session:
-    """What both ends have in common."""
-
-    _first: ClassVar[str]
-    """The peer's first message, for the error text."""
-
-    def __init__(self, now_ns: HostNs, ping_ns: HostNs) -> None:
-        self.keepalive = Keepalive(ping_ns, now_ns)
-        self._hello_by_ns: HostNs | None = now_ns + HELLO_MAX_NS
-        """Deadline for the peer's first message; None once it has arrived."""
-        self._formats = Allowance()
-        self._out: list[str | bytes] = []
-
-    def next_timeout(self) -> HostNs | None:
-        """The next deadline."""
-        deadline = self.keepalive.next_timeout()
-        return deadline if self._hello_by_ns is None else min(deadline, self._hello_by_ns)
-
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """Ping if it is time. Raises PeerLost if the peer is silent, or its first message is overdue."""
-        if self._hello_by_ns is not None and now_ns >= self._hello_by_ns:
-            raise PeerLost(f"no {self._first}")
-        if self.keepalive.due(now_ns):
-            self._out.append(encode_message(Ping(now_ns)))
-
-    def data_to_send(self) -> list[str | bytes]:
-        """See `Sender`."""
-        out, self._out = self._out, []
-        return out
-
-    def _new_format(self, fmt: CodecParameters, now_ns: HostNs) -> CodecParameters:
-        self._formats.passed(now_ns)
-        if not self._formats.take(FORMAT_EVERY_NS):
-            raise RemoteProtocolError("the format of the sound changes too often")
-        return checked_parameters(fmt)
-
-    def _answered(self, message: object, now_ns: HostNs) -> bool:
-        """Handle pings and pongs, for both ends."""
-        if isinstance(message, Ping):
-            if len(self._out) < ANSWERS_MAX:
-                self._out.append(encode_message(Pong(message.t, now_ns)))
-            return True
-        if isinstance(message, Pong):
-            self.keepalive.pong(message, now_ns)
-            return True
-        return False
 
 
 # On a slow network, seconds of sound are buffered where the daemon does not see them: in kernels, proxies and routers.
@@ -166,6 +70,20 @@ class Probes:
         while self._sent and now_ns - self._sent[0] >= SILENT_MAX_NS:
             self._sent.popleft()
         return now_ns - self._sent[0] if self._sent and self._answers else 0
+
+
+class _Session(KeptSession):
+    """What both ends have in common."""
+
+    def __init__(self, now_ns: HostNs, ping_ns: HostNs) -> None:
+        super().__init__(now_ns, ping_ns)
+        self._formats = Allowance()
+
+    def _new_format(self, fmt: CodecParameters, now_ns: HostNs) -> CodecParameters:
+        self._formats.passed(now_ns)
+        if not self._formats.take(FORMAT_EVERY_NS):
+            raise RemoteProtocolError("the format of the sound changes too often")
+        return checked_parameters(fmt)
 
 
 class PeerServer(_Session):

@@ -1,0 +1,82 @@
+"""Keys and buttons of a window, as a machine gets them."""
+
+from __future__ import annotations
+
+from millrace.client.pressed import LEFT, RIGHT, WHEEL_DOWN, WHEEL_UP, Pressed
+from millrace.pixels.rects import Point
+from millrace.wire.usbkeys import CODES, LETTERS
+
+A, C, F, Q, DELETE, RIGHT_CONTROL = 0x04, 0x06, 0x09, 0x14, 0x63, 0xE4
+CONTROL, ALT, UP = 0xE0, 0xE2, 0x52
+KEYBOARD = "qwertyuiop|asdfghjkl|zxcvbnm"
+
+
+class Machine:
+    def __init__(self) -> None:
+        self.keys: list[tuple[int, bool]] = []
+        self.pointers: list[tuple[Point, int, bool]] = []
+        self.commands: list[str] = []
+        self.pressed = Pressed(
+            lambda code, down: self.keys.append((code, down)),
+            lambda at, buttons, relative: self.pointers.append((at, buttons, relative)),
+            self.commands.append,
+        )
+
+
+def test_rows_of_the_keyboard_are_rows_of_codes() -> None:
+    """XT codes count along the rows of the original keyboard."""
+    for first, row in zip((0x10, 0x1E, 0x2C), KEYBOARD.split("|"), strict=True):
+        assert [CODES[0x04 + LETTERS.index(letter)] for letter in row] == list(range(first, first + len(row)))
+    assert [CODES[0x1E + digit] for digit in range(10)] == list(range(2, 12))
+    assert CODES[UP] == 0xC8 and CODES[0xE3] == 0xDB and CODES[0x65] == 0xDD
+    doubled = {code for code in CODES.values() if list(CODES.values()).count(code) > 1}
+    assert doubled == {0x2B} and all(0 < code < 256 for code in CODES.values())
+
+
+def test_keys_are_passed_on_once_and_released_when_the_window_loses_them() -> None:
+    machine = Machine()
+    for usage, down in ((CONTROL, True), (C, True), (C, True), (C, False), (0xFFF, True), (A, True), (A, False)):
+        machine.pressed.key(usage, down)
+    assert machine.keys == [(0x1D, True), (0x2E, True), (0x2E, False), (0x1E, True), (0x1E, False)]
+    machine.keys.clear()
+    machine.pressed.button(LEFT, True)
+    machine.pressed.release()
+    machine.pressed.release()
+    assert machine.keys == [(0x1D, False)] and [one[1] for one in machine.pointers] == [LEFT, 0]
+    machine.pressed.key(CONTROL, False)
+    assert machine.keys == [(0x1D, False)]
+
+
+def test_the_viewers_own_keys_do_not_reach_the_machine() -> None:
+    machine = Machine()
+    for usage, down in ((CONTROL, True), (ALT, True), (F, True), (F, False), (ALT, False), (CONTROL, False)):
+        machine.pressed.key(usage, down)
+    assert machine.commands == ["full screen"]
+    assert machine.keys == [(0x1D, True), (0x38, True), (0x1D, False), (0x38, False)]
+    machine.pressed.key(RIGHT_CONTROL, True)
+    machine.pressed.key(ALT, True)
+    machine.pressed.key(Q, True)
+    assert machine.commands == ["full screen"] and machine.keys[-1] == (0x10, True)
+
+
+def test_secure_attention_is_a_chord() -> None:
+    machine = Machine()
+    for usage in (CONTROL, ALT, DELETE):
+        machine.pressed.key(usage, True)
+    assert machine.keys[4:] == [(c, True) for c in (0x1D, 0x38, 0xD3)] + [(c, False) for c in (0xD3, 0x38, 0x1D)]
+    assert machine.commands == []
+
+
+def test_a_notch_is_set_once_and_cleared() -> None:
+    machine = Machine()
+    machine.pressed.moved(Point(5, 6))
+    machine.pressed.button(RIGHT, True)
+    machine.pressed.wheel(-2)
+    machine.pressed.wheel(1)
+    machine.pressed.moved(Point(-3, 2), True)
+    down, up = WHEEL_DOWN | RIGHT, WHEEL_UP | RIGHT
+    assert [one[1] for one in machine.pointers] == [0, RIGHT, down, RIGHT, down, RIGHT, up, RIGHT, RIGHT]
+    assert {one[0] for one in machine.pointers[:-1]} == {Point(5, 6)}
+    assert machine.pointers[-1] == (Point(-3, 2), RIGHT, True)
+    machine.pressed.wheel(1_000)
+    assert len(machine.pointers) == 9 + 16
