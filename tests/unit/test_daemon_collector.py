@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from millrace.budget import MIB
 from millrace.daemon import collector
 from millrace.daemon.collector import EVERY_S, FORCED_EVERY_S, MIDDLE, NEVER, QUIET_S, YOUNG
+from millrace.io.load import resident_bytes
 
 
 class Collector:
@@ -50,7 +52,10 @@ def test_full_collection_unfreezes_and_freezes_again(gc: Collector) -> None:
     assert gc.did == ["unfreeze", "collect", "freeze"]
 
 
-def collections(monkeypatch: pytest.MonkeyPatch, quiet: Callable[[float], bool], hours: float) -> list[float]:
+def collections(
+    monkeypatch: pytest.MonkeyPatch, quiet: Callable[[float], bool], hours: float,
+    resident: Callable[[float], int] = lambda now: 0,
+) -> list[float]:  # fmt: skip
     """The times of full collections, in seconds, on a simulated clock."""
     now, at = 0.0, list[float]()
 
@@ -64,7 +69,7 @@ def collections(monkeypatch: pytest.MonkeyPatch, quiet: Callable[[float], bool],
     monkeypatch.setattr(collector.asyncio, "sleep", sleep)
     monkeypatch.setattr(collector, "collect", lambda: at.append(now))
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(collector.keep_calm(lambda: quiet(now)))
+        asyncio.run(collector.keep_calm(lambda: quiet(now), lambda: resident(now)))
     return at
 
 
@@ -76,3 +81,16 @@ def test_full_collections_run_periodically_while_idle(monkeypatch: pytest.Monkey
 
 def test_full_collection_runs_daily_even_while_playing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert collections(monkeypatch, lambda now: False, 49) == [FORCED_EVERY_S, 2 * FORCED_EVERY_S]
+
+
+def test_full_collection_runs_when_memory_has_grown_while_playing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mebibyte a second from 100 MiB on: beyond 278, but not before QUIET_S, and, with 400 then, beyond 728."""
+    at = collections(monkeypatch, lambda now: False, 0.25, lambda now: int(100 + now) * MIB)
+    assert at == [300, 660]
+    assert collections(monkeypatch, lambda now: False, 2, lambda now: 200 * MIB if now else 100 * MIB) == []
+
+
+def test_resident_memory_is_what_the_system_says() -> None:
+    before, large = resident_bytes(), bytearray(64 * MIB)
+    large[::4096] = bytes(len(large) // 4096)
+    assert 60 * MIB < resident_bytes() - before < 80 * MIB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from millrace.units import HostNs
@@ -13,6 +14,14 @@ def run_delay_ns() -> HostNs:
     """How long this thread has waited for a processor (proc(5), schedstat); 0 if unknown."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def resident_bytes() -> int:
+    """This process's resident memory (proc(5), statm); 0 if unknown."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return 0
 
