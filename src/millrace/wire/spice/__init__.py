@@ -1,1 +1,1 @@
-"""The client's side of SPICE's main, playback and record channels, sans-IO."""
+"""The client's side of SPICE's channels, sans-IO: main, playback and record, display, cursor and inputs."""

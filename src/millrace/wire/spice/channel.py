@@ -17,6 +17,8 @@ from millrace.units import NS_PER_S, HostNs
 from millrace.wire.contract import AnswerDue
 
 MESSAGE_MAX = 1024 * 1024
+PICTURE_MAX = 64 * 1024 * 1024
+"""On the display channel: an uncompressed picture of 4096 × 4096."""
 LINK_MAX = 4096
 ANSWER_NS = 10 * NS_PER_S
 KEY_BYTES, TICKET_BYTES = 162, 128
@@ -39,6 +41,9 @@ class ChannelKind(IntEnum):
     """The channel types used here."""
 
     MAIN = 1
+    DISPLAY = 2
+    INPUTS = 3
+    CURSOR = 4
     PLAYBACK = 5
     RECORD = 6
 
@@ -64,13 +69,23 @@ class SpiceChannel(AnswerDue):
     """Bytes ⇄ messages of one channel."""
 
     def __init__(
-        self, kind: ChannelKind, session: int, caps: int, password: str, encrypt: Encrypt, now_ns: HostNs
+        self,
+        kind: ChannelKind,
+        session: int,
+        caps: int,
+        password: str,
+        encrypt: Encrypt,
+        now_ns: HostNs,
+        number: int = 0,
     ) -> None:
+        """`number` tells channels of the same type apart."""
         self.kind = kind
         self._answer_by_ns = now_ns + ANSWER_NS
         """When the link must have been accepted."""
         self.open = False
         self.caps: tuple[int, ...] = ()
+        self.specific: tuple[int, ...] = ()
+        """The server's capabilities that belong to this type of channel, 32 a word."""
         self._password, self._encrypt = password, encrypt
         self._buffer = bytearray()
         # The bare function: a bound method would be a cycle, which keeps the buffer until a full collection.
@@ -78,7 +93,7 @@ class SpiceChannel(AnswerDue):
         self._reply_bytes = 0
         self._window = self._left = 0
         self._events: list[SpiceMessage] = []
-        body = struct.pack("<IBBIII", session, kind, 0, 1, 1, 18) + struct.pack(
+        body = struct.pack("<IBBIII", session, kind, number, 1, 1, 18) + struct.pack(
             "<II", _AUTH_SELECTION | _AUTH_SPICE | _MINI_HEADER, caps
         )
         self._out = bytearray(MAGIC + struct.pack("<III", 2, 2, len(body)) + body)
@@ -130,7 +145,7 @@ class SpiceChannel(AnswerDue):
         if common + specific > 64 or offset + 4 * (common + specific) > len(reply):
             raise RemoteProtocolError("SPICE capabilities exceed their message")
         self.caps = struct.unpack_from(f"<{common + specific}I", reply, offset)
-        shared = self.caps[0] if common else 0
+        shared, self.specific = self.caps[0] if common else 0, self.caps[common:]
         # Messages have the mini header only if both sides can read it; the long one is not implemented.
         if not shared & _MINI_HEADER:
             raise RemoteProtocolError("this SPICE server is too old: it has no mini headers; update spice-server")
@@ -164,11 +179,14 @@ class SpiceChannel(AnswerDue):
         if len(self._buffer) < 6:
             return False
         kind, size = struct.unpack_from("<HI", self._buffer)
-        if size > MESSAGE_MAX:
-            raise RemoteProtocolError(f"SPICE message too long: {size} bytes; {MESSAGE_MAX} at most")
+        most = PICTURE_MAX if self.kind is ChannelKind.DISPLAY else MESSAGE_MAX
+        if size > most:
+            raise RemoteProtocolError(f"SPICE message too long: {size} bytes; {most} at most")
         if len(self._buffer) < 6 + size:
             return False
-        body = bytes(self._buffer[6 : 6 + size])
+        # A view first: a slice of the bytearray would be copied twice, and a picture has megabytes.
+        with memoryview(self._buffer) as whole:
+            body = bytes(whole[6 : 6 + size])
         del self._buffer[: 6 + size]
         self._common(kind, body)
         return True
@@ -200,6 +218,10 @@ class SpiceChannel(AnswerDue):
         return PeerLost(f"the SPICE server does not accept the {self.kind.name.lower()} channel")
 
     # -- out -------------------------------------------------------------------------------------
+
+    def offers(self, cap: int) -> bool:
+        """Whether the server has a capability of this type of channel."""
+        return any(word >> (cap - 32 * n) & 1 for n, word in enumerate(self.specific) if 0 <= cap - 32 * n < 32)
 
     def send_message(self, kind: int, body: bytes = b"") -> None:
         """Queue a message."""

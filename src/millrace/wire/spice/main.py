@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import struct
+
 from millrace.dsp.convert import Buffer
 from millrace.errors import PeerLost
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.contract import AnswerDue
 from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel
-from millrace.wire.spice.messages import ATTACH_CHANNELS, ChannelsList, MainEvent, MainInit, main_event
+from millrace.wire.spice.messages import (
+    ATTACH_CHANNELS,
+    MOUSE_ABSOLUTE,
+    REQUEST_MOUSE_MODE,
+    ChannelsList,
+    MainEvent,
+    MainInit,
+    MouseMode,
+    main_event,
+)
 
 ANSWER_NS = 10 * NS_PER_S
 
@@ -31,10 +42,18 @@ class SpiceMain(AnswerDue):
                 continue
             if isinstance(event, MainInit):
                 self._channel.send_message(ATTACH_CHANNELS)
+                self._prefer_absolute(event.mouse)
+            elif isinstance(event, MouseMode):
+                self._prefer_absolute(event)
             # It comes again, with the new channel alone, when QEMU opens a sound card late.
             elif isinstance(event, ChannelsList):
                 self._answer_by_ns = None
             self._events.append(event)
+
+    # A machine gets its tablet when its driver has started, and begins with a mouse.
+    def _prefer_absolute(self, mouse: MouseMode) -> None:
+        if mouse.possible & MOUSE_ABSOLUTE and mouse.current != MOUSE_ABSOLUTE:
+            self._channel.send_message(REQUEST_MOUSE_MODE, struct.pack("<H", MOUSE_ABSOLUTE))
 
     @property
     def partial_bytes(self) -> int:

@@ -14,18 +14,29 @@ MODE_RAW, MODE_OPUS = 1, 3
 PLAYBACK_CAPS = 0b0110
 OPUS_CAP = 0b1000
 RECORD_CAPS = 0b0010
-ATTACH_CHANNELS = 104
+ATTACH_CHANNELS, REQUEST_MOUSE_MODE = 104, 105
+MOUSE_RELATIVE, MOUSE_ABSOLUTE = 1, 2
+"""Mouse modes: of a machine that has only a mouse, and of one with a tablet or an agent."""
 RECORD_DATA, RECORD_MODE, RECORD_START_MARK = 101, 102, 103
 _FORMAT_S16 = 1
 _CHANNELS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
+class MouseMode:
+    """How the machine takes the pointer: the possible modes, and the current one."""
+
+    possible: int = 0
+    current: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class MainInit:
-    """The session ID, and the server's multimedia time in ms."""
+    """The session ID, the server's multimedia time in ms, and how the machine takes the pointer."""
 
     session: int
     mm_time: int
+    mouse: MouseMode = MouseMode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,7 @@ class Mute:
     mute: bool
 
 
-MainEvent: TypeAlias = MainInit | ChannelsList | MmTime
+MainEvent: TypeAlias = MainInit | ChannelsList | MmTime | MouseMode
 SoundEvent: TypeAlias = Mode | Start | Stop | Data | Volume | Mute
 
 
@@ -92,14 +103,16 @@ def main_event(message: SpiceMessage) -> MainEvent | None:
     """Decode a main channel's message; None if it is not needed here."""
     body = message.body
     if message.kind == 103:
-        session, _, _, _, _, _, mm_time, _ = unpack("<8I", body)
-        return MainInit(session, mm_time)
+        session, _, possible, current, _, _, mm_time, _ = unpack("<8I", body)
+        return MainInit(session, mm_time, MouseMode(possible, current))
     if message.kind == 104:
         (count,) = unpack("<I", body)
         if count > 256:
             raise RemoteProtocolError(f"too many SPICE channels: {count}")
         flat = unpack(f"<{2 * count}B", body, 4)
         return ChannelsList(tuple(zip(flat[::2], flat[1::2], strict=True)))
+    if message.kind == 105:
+        return MouseMode(*unpack("<HH", body))
     if message.kind == 106:
         return MmTime(unpack("<I", body)[0])
     return None
