@@ -74,8 +74,9 @@ def spice(key: bytes) -> Callable[[socket.socket, Mutator], None]:
 
     def serve(sock: socket.socket, mutator: Mutator) -> None:
         link = sock.recv(4096)
-        main = len(link) > 20 and link[20] == 1
-        sessions = seeds.spice_main() if main else seeds.spice_sound()
+        sessions = {
+            1: seeds.spice_main, 2: seeds.spice_display, 3: seeds.spice_inputs, 4: seeds.spice_cursor
+        }.get(link[20] if len(link) > 20 else 0, seeds.spice_sound)()  # fmt: skip
         begin = [seeds.spice_reply(key), bytes(4)]
         if mutator.random.random() < 0.2:
             begin = [mutator.message(part) for part in begin]

@@ -17,14 +17,21 @@ from millrace.doors.machine import MachineDoor
 from millrace.doors.microphone import MicrophoneStream
 from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
+from millrace.doors.spice.screen import Controls, SpiceScreen
 from millrace.doors.vnc.door import SessionEvent, VncDoor
 from millrace.doors.vnc.screen import VncScreen
 from millrace.dsp.convert import Samples
 from millrace.errors import MillraceError
 from millrace.graph.model import Ids
+from millrace.graph.screen import Reader
 from millrace.graph.screens import Screens
+from millrace.graph.seat import Watcher
+from millrace.graph.tracks import Tracks
 from millrace.media.audio import AudioPacket
+from millrace.media.packet import Kind
+from millrace.pixels.rects import Point
 from millrace.playout.playout import Playout
+from millrace.rights.model import OWNER
 from millrace.sim.rig import Rig
 from millrace.units import NS_PER_MS, Frames, Positions, default_map
 from millrace.wire.native.session import NativeWire
@@ -36,10 +43,13 @@ from millrace.wire.pulse.client import PulseClientSession
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
+from millrace.wire.spice.cursor import SpiceCursor
+from millrace.wire.spice.display import SpiceDisplay
+from millrace.wire.spice.inputs import SpiceInputs
 from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, TlsWanted
-from tests.fuzz import seeds
+from tests.fuzz import seeds, spiceserver
 from tests.fuzz.mutate import Mutator, Repair, repair_at, repair_line
 
 Take = Callable[[bytes], None]
@@ -259,6 +269,68 @@ def _spice_record() -> Take:
     return take
 
 
+# The screen is looked at all the time, so that video is decoded too.
+def _spice_display() -> Take:
+    rig, ticket = Rig(), bytes(128)
+    budget, ids = rig.graph.budget, Ids()
+    screens = Screens("alice", ids, budget)
+    tracks = Tracks("alice", ids, screens.seat, budget)
+    wire = SpiceDisplay(7, 0, "", lambda key, password: ticket, rig.now_ns)
+    account = budget.open("connection")
+    door = SpiceScreen(screens, wire, Controls(), account, "SPICE", "door/1", 0, lambda: tracks.add(Kind.VIDEO))
+    readers: list[Reader] = []
+
+    def take(data: bytes) -> None:
+        wire.receive(data, rig.now_ns)
+        account.hold("partial", wire.partial_bytes)
+        rig.run(0.01)
+        wire.handle_timeout(rig.now_ns)
+        door.receive(rig.now_ns)
+        if door.screen is not None and not readers:
+            readers.append(door.screen.read(Watcher("viewer/1", OWNER)))
+        for reader in readers:
+            picture = reader.take(rig.now_ns)
+            if picture is not None:
+                assert all(picture.mode.whole.holds(part) for part in picture.damage)
+                picture.release()
+        wire.data_to_send()
+
+    return take
+
+
+def _spice_cursor() -> Take:
+    wire = SpiceCursor(7, 0, "", lambda key, password: bytes(128), 0)
+    budget = Rig().graph.budget
+    display = SpiceDisplay(7, 0, "", lambda key, password: bytes(128), 0)
+    door = SpiceScreen(
+        Screens("alice", Ids(), budget), display, Controls(), budget.open("connection"), "SPICE", "door/1"
+    )
+    for part in _linked([[spiceserver.surface(64, 48)]])[0]:
+        display.receive(part, 0)
+    display.handle_timeout(display.next_timeout() or 0)
+    door.receive(0)
+
+    def take(data: bytes) -> None:
+        wire.receive(data, 0)
+        door.receive_cursor(wire)
+        wire.data_to_send()
+
+    return take
+
+
+def _spice_inputs() -> Take:
+    wire = SpiceInputs(7, "", lambda key, password: bytes(128), 0)
+
+    def take(data: bytes) -> None:
+        wire.receive(data, 0)
+        wire.send_pointer(Point(len(data), 5), len(data) & 7, False)
+        wire.send_key(0x1E, True)
+        wire.events()
+        wire.data_to_send()
+
+    return take
+
+
 PARTIAL_MAX = 16_000_000
 """More than a whole picture of 640 by 480, inflated, and the longest text."""
 
@@ -311,6 +383,9 @@ WIRES = (
     Wire("spice: main", lambda: _linked(seeds.spice_main()), _spice_main, SPICE),
     Wire("spice: playback", lambda: _linked(seeds.spice_sound()), _spice_playback, SPICE),
     Wire("spice: record", lambda: _linked(seeds.spice_sound()), _spice_record, SPICE),
+    Wire("spice: display", lambda: _linked(seeds.spice_display()), _spice_display, SPICE),
+    Wire("spice: cursor", lambda: _linked(seeds.spice_cursor()), _spice_cursor, SPICE),
+    Wire("spice: inputs", lambda: _linked(seeds.spice_inputs()), _spice_inputs, SPICE),
     Wire("vnc: machine to daemon", seeds.vnc, _vnc),
 )
 

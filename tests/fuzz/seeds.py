@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from millrace.codec.opus import OpusEncoder
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import CodecSettings
@@ -32,7 +34,7 @@ from millrace.wire.pulse.tagstruct import Spec
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient
 from millrace.wire.qemu.dbus import Message
 from millrace.wire.qemu.values import Writer
-from tests.fuzz import vncserver
+from tests.fuzz import spiceserver, vncserver
 
 Session = list[bytes]
 ZSTD_FRAME = bytes.fromhex("28b52ffd2018c10000") + bytes(24)
@@ -401,7 +403,7 @@ def _spice(kind: int, body: bytes) -> bytes:
 def spice_main() -> list[Session]:
     """A server's main channel, after the link."""
     init = _spice(103, struct.pack("<8I", 7, 1, 0, 0, 0, 0, 5, 6))
-    channels = _spice(104, struct.pack("<I6B", 3, 1, 0, 5, 0, 6, 0))
+    channels = _spice(104, struct.pack("<I12B", 6, 1, 0, 5, 0, 6, 0, 2, 0, 3, 0, 4, 0))
     return [
         [
             _spice(3, struct.pack("<II", 1, 2)),
@@ -427,6 +429,54 @@ def spice_sound() -> list[Session]:
         [_spice(102, struct.pack("<IH", 0, 3)), start, *opus, _spice(104, b"")],
         [_spice(101, struct.pack("<IHI", 2, 1, 48_000)), _spice(103, struct.pack("<B2H", 2, 1, 2)), _spice(102, b"")],
     ]
+
+
+def spice_display() -> list[Session]:
+    """A server's display channel, after the link: pictures, and video of both kinds."""
+    picture = np.random.default_rng(1).integers(0, 4, (24, 32, 4), np.uint8) * 60
+    whole, part = Rect(0, 0, 64, 48), Rect(8, 8, 32, 24)
+    begin = [
+        _spice(3, struct.pack("<II", 1, 20)),
+        spiceserver.surface(64, 48),
+        spiceserver.heads(whole),
+        _spice(102, b""),
+    ]
+    drawn = [
+        spiceserver.draw_copy(part, spiceserver.lz_image(picture, name=5, flags=1)),
+        spiceserver.draw_copy(part.moved(9, 9), spiceserver.image(103, 32, 24, name=5), parts=[Rect(20, 20, 9, 9)]),
+        spiceserver.draw_copy(part, spiceserver.bitmap(picture, top_down=False)),
+        spiceserver.draw_fill(part, 0x336699), spiceserver.plain(308, whole), spiceserver.copy_bits(part, 0, 3),
+        spiceserver.surface(40, 30, 2), _spice(102, b""),
+        spiceserver.draw_copy(part, spiceserver.image(104, 40, 30, struct.pack("<I", 2))),
+        _spice(105, struct.pack("<HBQ", 1, 1, 5)), spiceserver.draw_copy(part, spiceserver.image(1, 32, 24, bytes(30))),
+        spiceserver.destroy(2), spiceserver.destroy(), spiceserver.surface(32, 24),
+    ]  # fmt: skip
+    video = [
+        spiceserver.stream_create(1, part, 1), spiceserver.stream_create(2, part, 2, [Rect(8, 8, 9, 9)]),
+        _spice(319, struct.pack("<4I", 2, 9, 2, 1000)),
+        *(spiceserver.stream_data(1, n * 40, spiceserver.jpeg(picture)) for n in range(2)),
+        *(spiceserver.stream_data(2, n * 40, frame) for n, frame in enumerate(spiceserver.vp8(picture, 5))),
+        spiceserver.stream_data_sized(1, 99, part, Rect(0, 0, 32, 24), spiceserver.jpeg(picture)),
+        _spice(124, struct.pack("<I", 2) + spiceserver.clip(None)),
+        _spice(125, struct.pack("<I", 1)), _spice(126, b""),
+    ]  # fmt: skip
+    return [[*begin, *drawn], [*begin, *video], [*begin, *drawn[:3], *video, *drawn[3:]]]
+
+
+def spice_cursor() -> list[Session]:
+    """A server's cursor channel, after the link."""
+    init = _spice(101, struct.pack("<hhHHBH", 1, 2, 0, 0, 1, 1))
+    colour = spiceserver.cursor_set(5, 6, bytes(range(64)), 4, 4, flags=2, name=9)
+    mono = spiceserver.cursor_set(5, 6, bytes(range(32)), 16, 8, kind=1)
+    again = spiceserver.cursor_set(5, 6, b"", 0, 0, flags=4, name=9)
+    return [
+        [init, colour, mono, _spice(104, struct.pack("<hh", 7, 8)), again, _spice(105, b""), _spice(108, b""), again]
+    ]
+
+
+def spice_inputs() -> list[Session]:
+    """A server's inputs channel, after the link."""
+    return [[_spice(101, b"\0\0"), _spice(102, b"\1\0"), _spice(111, b""), _spice(111, b"")]]
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from millrace.budget import CONNECTIONS, GUEST_BYTES_MIN
 from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import parse_door
-from millrace.guest.machines.network import SpiceMachine
+from millrace.guest.machines.spice import SpiceMachine
 from millrace.io import crypto
 from millrace.io.client import GONE_S, UNREAD_MAX, ClientConnection
 from millrace.io.listeners import Joining, Listeners

@@ -15,6 +15,8 @@ from millrace.doors.admission import Admission
 from millrace.errors import PeerLost
 from millrace.graph.model import Ids
 from millrace.graph.screens import Screens
+from millrace.graph.seat import Seat
+from millrace.graph.tracks import Tracks
 from millrace.guest.config import GuestConfig
 from millrace.guest.home import Home, Machine
 from millrace.guest.listener import ListenerSession
@@ -43,6 +45,7 @@ class House:
         self.home: Home = bare(
             Home, name="alice", config=GuestConfig("alice"), graph=graph, outlets=Subscribers(graph),
             screens=Screens("alice", Ids(), graph.budget),
+            tracks=Tracks("alice", Ids(), Seat("alice"), graph.budget),
             admission=Admission("alice", graph.budget, self.rig.prompts, self.symptoms.append),
             microphone=graph.add_source("microphone", "Microphone"), troubles=Allowances(), turns=Turns(lambda: 0),
             report=self.symptoms.append, recording=False, latency_changed=self._latency_changed,

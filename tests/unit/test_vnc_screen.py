@@ -7,13 +7,13 @@ import pytest
 
 from millrace.budget import Budget
 from millrace.doors.vnc.door import VncDoor
-from millrace.doors.vnc.screen import VncScreen, few
+from millrace.doors.vnc.screen import VncScreen
 from millrace.errors import BudgetError
 from millrace.graph.model import Ids
 from millrace.graph.pictures import Move
 from millrace.graph.screens import Screens
 from millrace.pixels.convert import Plane
-from millrace.pixels.rects import RECTS_MAX, Point, Rect, Size
+from millrace.pixels.rects import RECTS_MAX, Point, Rect, Size, few
 from millrace.sim.rig import Rig
 from millrace.wire.vnc.client import VncClient
 from tests.fuzz import vncserver

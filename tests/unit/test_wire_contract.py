@@ -32,6 +32,9 @@ from millrace.wire.qemu.dbus import DBusWire
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.sessions import EVERY, OVER_MESSAGES
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
+from millrace.wire.spice.cursor import SpiceCursor
+from millrace.wire.spice.display import SpiceDisplay
+from millrace.wire.spice.inputs import SpiceInputs
 from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, TlsWanted
@@ -81,6 +84,10 @@ def spice(kind: ChannelKind) -> SpiceChannel:
     return SpiceChannel(kind, 7, 0b0110, "", lambda key, password: bytes(128), 0)
 
 
+def ticket(key: bytes, password: str) -> bytes:
+    return bytes(128)
+
+
 def linked(sessions: list[seeds.Session]) -> list[seeds.Session]:
     return [session if session[0].startswith(b"REDQ") else [*LINK, *session] for session in sessions]
 
@@ -97,6 +104,9 @@ CASES = (
     Case("SpiceMain", lambda: SpiceMain("", lambda key, password: bytes(128), NOW), lambda: linked(seeds.spice_main())),
     Case("SpiceChannel", lambda: spice(ChannelKind.PLAYBACK), lambda: linked(seeds.spice_sound())),
     Case("VncClient", lambda: VncClient(48_000, 2, "x", lambda asked, text: bytes(16), NOW, COMPRESSED), seeds.vnc),
+    Case("SpiceDisplay", lambda: SpiceDisplay(7, 0, "", ticket, NOW), lambda: linked(seeds.spice_display())),
+    Case("SpiceCursor", lambda: SpiceCursor(7, 0, "", ticket, NOW), lambda: linked(seeds.spice_cursor())),
+    Case("SpiceInputs", lambda: SpiceInputs(7, "", ticket, NOW), lambda: linked(seeds.spice_inputs())),
     Case("PeerServer", lambda: PeerServer(NOW), seeds.peer_listener),
     Case("PeerClient", lambda: PeerClient(Hello(microphone=True), NOW), seeds.peer_daemon),
     Case("ViewServer", lambda: ViewServer(NOW), seeds.viewer),
@@ -136,6 +146,10 @@ def heard(wire: Any, came: Iterator[Any]) -> list[Any]:
                     wire.tls_ready()
                 block = isinstance(event, Block)
                 out.append([event.channel, event.seek, event.offset, bytes(event.data)] if block else event)
+        if isinstance(wire, SpiceDisplay):
+            # It tells a picture when nothing more has come for a while.
+            wire.handle_timeout(wire.next_timeout() or NOW)
+            out += wire.events()
     except MillraceError as error:
         out.append((type(error), str(error)))
     return joined(out)

@@ -6,6 +6,7 @@ The size in the data is checked before a decoder sees it: the memory and the tim
 from __future__ import annotations
 
 import struct
+from typing import cast
 
 import av
 import numpy as np
@@ -57,7 +58,7 @@ class PictureDecoder:
     def __init__(self, codec: str, pixels_max: int) -> None:
         """`codec` is jpeg or vp8."""
         self.codec, self._pixels_max = codec, pixels_max
-        self._decoder: VideoCodecContext = av.CodecContext.create(_NAMES[codec], "r")
+        self._decoder = cast(VideoCodecContext, av.CodecContext.create(_NAMES[codec], "r"))
         self._decoder.thread_count = 1
 
     def decode(self, data: bytes) -> Pixels | None:
@@ -65,7 +66,7 @@ class PictureDecoder:
         self._check(data)
         try:
             frames = self._decoder.decode(av.Packet(data))
-            pixels = frames[-1].to_ndarray(format="bgra") if frames else None
+            pixels = cast(Pixels, frames[-1].to_ndarray(format="bgra")) if frames else None
         except (av.error.FFmpegError, ValueError) as error:
             raise CodecError(f"{self.codec}: {error}") from None
         if pixels is not None and pixels.shape[0] * pixels.shape[1] > self._pixels_max:

@@ -17,6 +17,7 @@ from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.graph.screens import Listed, Screens
+from millrace.graph.tracks import Tracks
 from millrace.guest.config import GuestConfig
 from millrace.guest.doors import Doors
 from millrace.guest.home import Machine
@@ -121,6 +122,7 @@ class Guest:
             self.microphone = self.graph.sources[state.microphone]
         self.machines: list[Machine] = []
         self.screens = Screens(config.name, ids, budget, self._screen_changed)
+        self.tracks = Tracks(config.name, ids, self.screens.seat, budget)
         self.directory = common.runtime / config.name
         self.native_path = self.directory / "native"
         self.id = ids.take() if state is None else state.id

@@ -12,6 +12,7 @@ from millrace.doors.admission import Admission
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
 from millrace.graph.screens import Screens
+from millrace.graph.tracks import Tracks
 from millrace.guest.config import GuestConfig
 from millrace.io.turns import Turns
 from millrace.outlets.peer import Subscribers
@@ -59,6 +60,7 @@ class Home(Protocol):
     admission: Admission
     graph: Graph
     screens: Screens
+    tracks: Tracks
     outlets: Subscribers
     microphone: Sink
     turns: Turns

@@ -230,10 +230,9 @@ class ClientConnection:
         """See `Connection`."""
         try:
             self._core.handle_timeout(now_ns)
+            self._after(now_ns)
         except MillraceError as error:
             self._why, self.closing = error, True
-        else:
-            self._after(now_ns)
 
     def may_wait(self, waiting_bytes: int) -> bool:
         """See `Connection`."""

@@ -132,3 +132,17 @@ class Damage:
         """What changed since the last call."""
         rects, self._rects = self._rects, []
         return tuple(rects)
+
+
+def few(rects: list[Rect]) -> list[Rect]:
+    """At most as many rectangles as a damage keeps, which cover these."""
+    if len(rects) <= RECTS_MAX:
+        return rects
+    each = -(-len(rects) // RECTS_MAX)
+    out = []
+    for first in range(0, len(rects), each):
+        joined = EMPTY
+        for rect in rects[first : first + each]:
+            joined = joined.around(rect) if joined.area else rect
+        out.append(joined)
+    return out

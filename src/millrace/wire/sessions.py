@@ -14,12 +14,15 @@ from millrace.wire.qemu.audio import AudioPeer, DisplayClient
 from millrace.wire.qemu.dbus import DBusWire
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.spice.channel import SpiceChannel
+from millrace.wire.spice.cursor import SpiceCursor
+from millrace.wire.spice.display import SpiceDisplay
+from millrace.wire.spice.inputs import SpiceInputs
 from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import VncClient
 
 AnyWire: TypeAlias = ByteWire[object] | ChunkWire[object] | MessageWire[object]
 OVER_BYTES: tuple[type[ByteWire[object]], ...] = (
-    PulseSession, PulseClientSession, SpiceMain, SpiceChannel, VncClient,
+    PulseSession, PulseClientSession, SpiceMain, SpiceChannel, SpiceDisplay, SpiceCursor, SpiceInputs, VncClient,
 )  # fmt: skip
 OVER_CHUNKS: tuple[type[ChunkWire[object]], ...] = (NativeWire, DBusWire, AudioPeer, DisplayClient, QmpHandover)
 OVER_MESSAGES: tuple[type[MessageWire[object]], ...] = (PeerServer, PeerClient, ViewServer, ViewClient)

@@ -156,11 +156,8 @@ class Canvas:
             source = there
             if pixels is not None and drawing.source is not None:
                 source = stretched(pixels, drawing.source, base.box, part)
-            simple = {SOURCE: source, PATTERN: colour, 0x00: 0, 0xFF: 255}.get(rop3)
-            if simple is not None:
-                there[:] = simple
-            elif rop3 != THERE:
-                there[:] = raster(rop3, colour, source, there)
+            simple: dict[int, Pixels] = {SOURCE: source, PATTERN: colour, THERE: there}
+            there[:] = simple[rop3] if rop3 in simple else raster(rop3, colour, source, there)
         return parts
 
     def _copied(self, drawing: Copied) -> list[Rect]:

@@ -14,7 +14,7 @@ from millrace.doors.spice.streams import NewTrack, Streams
 from millrace.graph.pictures import PIXEL_BYTES, Cursor, Mode, Move, Overlay, Shape
 from millrace.graph.screen import MOVES_MAX, Screen
 from millrace.graph.screens import Screens
-from millrace.pixels.rects import EMPTY, Point, Rect, Size
+from millrace.pixels.rects import EMPTY, Point, Rect, Size, few
 from millrace.units import HostNs
 from millrace.wire.spice.cursor import CursorHide, CursorMove, Look, SpiceCursor
 from millrace.wire.spice.display import (
@@ -121,7 +121,8 @@ class SpiceScreen:
         self.display = display
         self.screen: Screen | None = None
         self._screens, self._controls, self._account = screens, controls, account
-        self._label, self._door, self._number, self._missed = label, door, number, missed
+        self._label, self._door, self._number = label, door, number
+        self._new_track, self._missed = new_track, missed
         self._canvas = Canvas(account)
         self._videos = Streams(self._canvas, account, new_track, display.send_report)
         self._heads: tuple[Rect, ...] = ()
@@ -132,22 +133,34 @@ class SpiceScreen:
         self._numbers = 0
         self._at, self._shown = Point(0, 0), False
 
+    def restart(self, display: SpiceDisplay) -> None:
+        """The channel was opened anew. The screen stays as it is, until the server has sent it again."""
+        self._clear()
+        self.display = display
+        self._videos = Streams(self._canvas, self._account, self._new_track, display.send_report)
+
+    def _clear(self) -> None:
+        self._videos.destroy(None)
+        self._canvas.close()
+        self._heads, self._view = (), EMPTY
+
     # -- the machine's side --------------------------------------------------------------------------
 
     def receive(self, now_ns: HostNs) -> None:
         """See `MachineDoor`."""
+        del now_ns
         painting = Painting()
         for event in self.display.events():
             if isinstance(event, SurfaceCreate | SurfaceDestroy | Heads):
                 # A picture belongs to one mode.
                 self._publish(painting)
                 painting = Painting()
-            self._event(event, painting, now_ns)
+            self._event(event, painting)
         self._publish(painting)
 
-    def _event(self, event: DisplayEvent, painting: Painting, now_ns: HostNs) -> None:
+    def _event(self, event: DisplayEvent, painting: Painting) -> None:
         if isinstance(event, StreamData):
-            surface, parts = self._videos.data(event, now_ns)
+            surface, parts = self._videos.data(event, self.display.arrived_ns)
             painting.rects += parts if surface == 0 else ()
         elif isinstance(event, SurfaceCreate):
             self._create(event)
@@ -228,7 +241,7 @@ class SpiceScreen:
         if self.screen is None or self.screen.memory is None:
             return
         dx, dy = -self._view.x, -self._view.y
-        rects = [rect.moved(dx, dy) for rect in painting.rects]
+        rects = [rect.moved(dx, dy) for rect in few(painting.rects)]
         moves = [Move(move.to.moved(dx, dy), move.dx, move.dy) for move in painting.moves]
         overlays = [_lying(overlay, dx, dy) for overlay in self._videos.overlays]
         self.screen.painted(rects, self.display.arrived_ns, moves, overlays)
@@ -303,11 +316,11 @@ class SpiceScreen:
 
     def close(self) -> None:
         """See `MachineDoor`."""
-        self._videos.destroy(None)
-        self._canvas.close()
+        self._clear()
         if self.screen is not None:
             self._screens.remove(self.screen)
             self.screen = None
+        self._account.close()
 
 
 def _lying(overlay: Overlay, dx: int, dy: int) -> Overlay:

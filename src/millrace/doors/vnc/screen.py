@@ -10,7 +10,7 @@ from millrace.graph.pictures import Cursor, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
 from millrace.pixels.convert import Plane
-from millrace.pixels.rects import EMPTY, RECTS_MAX, Point, Rect, Size
+from millrace.pixels.rects import Point, Rect, Size, few
 from millrace.units import HostNs
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import Copied, CursorAt, CursorShape, Filled, Painted, Part, Resized, Update
@@ -124,15 +124,3 @@ class VncScreen:
 
 
 # A damage joins rectangles in quadratic time. An update has its own from top to bottom, so neighbours are close.
-def few(rects: list[Rect]) -> list[Rect]:
-    """At most as many rectangles as a damage keeps, which cover these."""
-    if len(rects) <= RECTS_MAX:
-        return rects
-    each = -(-len(rects) // RECTS_MAX)
-    out = []
-    for first in range(0, len(rects), each):
-        joined = EMPTY
-        for rect in rects[first : first + each]:
-            joined = joined.around(rect) if joined.area else rect
-        out.append(joined)
-    return out

@@ -23,7 +23,7 @@ def _qemu() -> type[AttachedMachine]:
 
 
 def _spice() -> type[AttachedMachine]:
-    from millrace.guest.machines.network import SpiceMachine
+    from millrace.guest.machines.spice import SpiceMachine
 
     return SpiceMachine
 

@@ -1,4 +1,4 @@
-"""Machines reached by a network protocol: SPICE and VNC."""
+"""Machines reached by a network protocol: what SPICE and VNC share, and VNC."""
 
 from __future__ import annotations
 
@@ -13,30 +13,18 @@ from typing import Any
 
 from millrace.clock.jitter import JitterProfile
 from millrace.doors.pushed import PROFILE, REMOTE_PROFILE
-from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import SessionEvent, VncDoor
 from millrace.doors.vnc.screen import VncScreen
-from millrace.dsp.convert import Buffer
 from millrace.errors import PasswordRefused, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attached import AttachedMachine, Displaced
 from millrace.io.client import ClientConnection, Closed, Core
 from millrace.io.clock import now_ns
-from millrace.io.crypto import spice_ticket, trusting, vnc_answer
-from millrace.units import NS_PER_S, HostNs
-from millrace.wire.contract import Untimed
-from millrace.wire.spice.channel import ChannelKind, SpiceChannel
-from millrace.wire.spice.main import SpiceMain
-from millrace.wire.spice.messages import OPUS_CAP, PLAYBACK_CAPS, RECORD_CAPS, ChannelsList, MainInit
+from millrace.io.crypto import trusting, vnc_answer
+from millrace.units import HostNs
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, PLAIN, SoundOffered, TlsWanted
-
-CLOSE_TOGETHER_S = 0.3
-"""Connections that a server closes together close within this time."""
-HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
-"""Backoff after a SPICE server ended a session, to leave it to the viewer that may have displaced us."""
-LOOK_S = 2.0
 
 
 # A session consists of several connections and tasks, any of which may fail first. `ended` gets the first failure,
@@ -145,117 +133,6 @@ class NetworkMachine(AttachedMachine):
         except ValueError:
             near = False
         return PROFILE if near else REMOTE_PROFILE
-
-
-class SpiceMachine(NetworkMachine):
-    """A machine over SPICE. A SPICE server serves one viewer at a time: a later one displaces the earlier one.
-
-    spice-server (0.15) does not tell the displaced viewer. It closes all of that viewer's channels cleanly, within
-    milliseconds, and keeps running. On exactly that pattern we back off for a while, because reconnecting would
-    displace the other viewer, and then try again regardless. A channel that is reset, or that closes alone, is treated
-    as an ordinary lost connection.
-    """
-
-    def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
-        super().__init__(id_, guest, spec)
-        self.machine = "SPICE"
-        self._let_go = False
-        self._hold_s = HOLD_FIRST_S
-
-    async def _serve(self) -> None:
-        self._channels: set[ChannelKind] = set()
-        self._number = 0
-        tls = await asyncio.to_thread(trusting, self.spec.ca_file) if self.spec.tls else None
-        main = SpiceMain(self.password, spice_ticket, now_ns())
-        main_end: list[Exception] = []
-
-        def after(now: HostNs) -> None:
-            del now
-            for event in main.events():
-                if isinstance(event, MainInit):
-                    self._number = event.session
-                elif isinstance(event, ChannelsList):
-                    self._list(event, tls)
-                    if not self.ready.done():
-                        self.ready.set_result(None)
-
-        def main_ended(why: Exception) -> None:
-            main_end.append(why)
-            self._end(why)
-
-        await self._open(self._new_connection(main, after, main_ended), tls)
-        began = now_ns()
-        try:
-            await self._until_ended()
-        except PeerLost:
-            if self.ready.done():
-                await asyncio.sleep(CLOSE_TOGETHER_S)
-                # Only the main channel must close cleanly: the others are reset if they had unread data.
-                closed = bool(main_end) and isinstance(main_end[0], Closed)
-                self._let_go = closed and len(self.ends) == len(self.connections)
-                if now_ns() - began > self._hold_s * NS_PER_S:
-                    self._hold_s = HOLD_FIRST_S
-            raise
-
-    async def _until_due(self) -> None:
-        """Back off for a while, until the server goes away, or until somebody attaches it again."""
-        if not self._let_go:
-            return
-        self._let_go = False
-        hold_s, self._hold_s = self._hold_s, min(self._hold_s * HOLD_FACTOR, HOLD_MAX_S)
-        until = now_ns() + round(hold_s * NS_PER_S)
-        while now_ns() < until:
-            # The probe sends nothing, so it displaces nobody. PeerLost if the server is gone.
-            probe = ClientConnection(SpiceProbe(), lambda now: None, lambda why: None)
-            await self._connect(probe, None)
-            probe.close()
-            self._show(
-                "displaced",
-                "the SPICE server closed all channels at once and still answers, as it does when another viewer"
-                f" connects (it allows one at a time); retrying after {hold_s:.0f} s, or at once if you attach again."
-                " To allow both, run QEMU with SPICE_DEBUG_ALLOW_MC=1",
-            )
-            if await self._asked_within(LOOK_S):
-                return
-
-    def _channel(self, kind: ChannelKind, session: int, caps: int) -> SpiceChannel:
-        return SpiceChannel(kind, session, caps, self.password, spice_ticket, now_ns())
-
-    # A server lists its channels when the main channel opens, and sends a list of the new ones alone when a card
-    # appears later, so a list adds channels and never takes any away.
-    def _list(self, event: ChannelsList, tls: ssl.SSLContext | None) -> None:
-        for kind in (ChannelKind.PLAYBACK, ChannelKind.RECORD):
-            if (kind, 0) in event.channels and kind not in self._channels:
-                self._channels.add(kind)
-                self._later(partial(self._playback if kind is ChannelKind.PLAYBACK else self._record, tls))
-
-    async def _playback(self, tls: ssl.SSLContext | None) -> None:
-        # Opus costs CPU and saves nothing on the same host; over a network it saves bandwidth.
-        caps = PLAYBACK_CAPS | (OPUS_CAP if self.profile is REMOTE_PROFILE else 0)
-        channel = self._channel(ChannelKind.PLAYBACK, self._number, caps)
-        door = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile, self.spec.text)
-        self.doors.append(door)
-        await self._open(self._new_connection(channel, door.receive, self._end), tls)
-
-    async def _record(self, tls: ssl.SSLContext | None) -> None:
-        channel = self._channel(ChannelKind.RECORD, self._number, RECORD_CAPS)
-        door = SpiceRecord(self.guest.graph, self.guest.microphone, channel, "SPICE", lambda: connection.wake())
-        connection = self._new_connection(channel, door.receive, self._end)
-        self.doors.append(door)
-        await self._open(connection, tls)
-
-
-class SpiceProbe(Untimed):
-    """Connects without sending: shows that the server is still there, and displaces no viewer."""
-
-    partial_bytes = 0
-
-    def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Ignore anything received."""
-
-    def data_to_send(self) -> bytes:
-        """Send nothing."""
-        return b""
 
 
 class VncMachine(NetworkMachine):

@@ -58,6 +58,8 @@ CursorEvent: TypeAlias = CursorSet | CursorMove | CursorHide
 class SpiceCursor:
     """The cursor channel; it keeps the cursors that the server may refer to by name."""
 
+    unfinished = False
+
     def __init__(self, session: int, number: int, password: str, encrypt: Encrypt, now_ns: HostNs) -> None:
         self._channel = SpiceChannel(ChannelKind.CURSOR, session, 0, password, encrypt, now_ns, number)
         self._kept: dict[int, Look] = {}
@@ -163,7 +165,7 @@ def cursor_pixels(kind: int, size: Size, data: bytes) -> bytes:
         out[:, :, :3] = np.where(lit, 255, 0)[:, :, None]
     else:
         out[:, :, :3] = _colours(data, depth, size)
-        stays, lit = _bits(data[width * height * depth :], size), out.any(axis=2)
+        stays, lit = _bits(data[width * height * depth :], size), (out != 0).max(axis=2)
     out[:, :, 3] = np.where(stays & ~lit, 0, 255)
     return out.tobytes()
 

@@ -141,7 +141,7 @@ class ReportWanted:
 
 @dataclass(frozen=True, slots=True)
 class StreamReport:
-    """How a stream's pictures arrived: the first's and the last's time in ms, their number, and the last one's delay."""
+    """How pictures arrived: the times of the first and the last in ms, their number, and the delay of the last."""
 
     stream: int
     unique: int
@@ -162,6 +162,8 @@ DisplayEvent: TypeAlias = (
 # relative to the whole picture before. What is withheld counts as a partial message, and so is charged to the guest.
 class SpiceDisplay:
     """The display channel: initialises it, and gathers what comes into pictures."""
+
+    unfinished = False
 
     def __init__(
         self, session: int, number: int, password: str, encrypt: Encrypt, now_ns: HostNs, near: bool = False

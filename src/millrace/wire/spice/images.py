@@ -1,4 +1,4 @@
-"""Images in the messages of SPICE's display channel, up to their compressed bytes (spice-protocol: enums.h, `ImageType`).
+"""Images in the messages of SPICE's display channel, up to their compressed bytes (spice-protocol: enums.h, draw.h).
 
 An image is referred to by its offset in the message's body; 0 is none. It begins with its descriptor: a 64-bit name, a
 type, flags (1: keep it for later, under this name), width and height. The type says what follows.

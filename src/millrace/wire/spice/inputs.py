@@ -6,15 +6,16 @@ Keys are scan codes of set 1, as they come from a keyboard: an extended one afte
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 from millrace.dsp.convert import Buffer
 from millrace.pixels.rects import Point
 from millrace.units import HostNs
-from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel
+from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel, unpack
 
 _KEY_DOWN, _KEY_UP = 101, 102
 _MOTION, _POSITION, _PRESS, _RELEASE = 111, 112, 113, 114
-_MOTION_ACK = 111
+_MOTION_ACK, _LIGHTS = 111, (101, 102)
 ACKNOWLEDGED = 4
 """The server acknowledges every fourth movement."""
 UNACKNOWLEDGED_MAX = 16
@@ -23,8 +24,19 @@ BUTTONS = 7
 _LIMIT = (1 << 31) - 1
 
 
+@dataclass(frozen=True, slots=True)
+class Lights:
+    """The keyboard's lights, as the machine has set them."""
+
+    scroll_lock: bool
+    num_lock: bool
+    caps_lock: bool
+
+
 class SpiceInputs:
     """The inputs channel. What is sent before the link is accepted is dropped: nobody saw a picture yet."""
+
+    unfinished = False
 
     def __init__(self, session: int, password: str, encrypt: Encrypt, now_ns: HostNs) -> None:
         self._channel = SpiceChannel(ChannelKind.INPUTS, session, 0, password, encrypt, now_ns)
@@ -32,6 +44,7 @@ class SpiceInputs:
         self._unacknowledged = 0
         self._joined: tuple[Point, bool, int] | None = None
         self._at: tuple[Point, int] | None = None
+        self._events: list[Lights] = []
 
     @property
     def partial_bytes(self) -> int:
@@ -45,10 +58,14 @@ class SpiceInputs:
             if message.kind == _MOTION_ACK:
                 self._unacknowledged = max(0, self._unacknowledged - ACKNOWLEDGED)
                 self._send_joined()
+            elif message.kind in _LIGHTS:
+                (bits,) = unpack("<H", message.body)
+                self._events.append(Lights(bool(bits & 1), bool(bits & 2), bool(bits & 4)))
 
-    def events(self) -> list[None]:
-        """Nothing: the state of the keyboard's lights is not needed here."""
-        return []
+    def events(self) -> list[Lights]:
+        """The events since the last call."""
+        out, self._events = self._events, []
+        return out
 
     def send_key(self, code: int, down: bool) -> None:
         """Queue a key: a scan code of set 1, with 0x80 added for an extended one."""

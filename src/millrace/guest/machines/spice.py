@@ -1,0 +1,297 @@
+"""A machine reached by SPICE: its sound, its screens, its keyboard and pointer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+from millrace.doors.pushed import REMOTE_PROFILE
+from millrace.doors.spice.door import SpicePlayback, SpiceRecord
+from millrace.doors.spice.screen import Controls, SpiceScreen
+from millrace.dsp.convert import Buffer
+from millrace.errors import GraphError, PasswordRefused, PeerLost, RemoteProtocolError
+from millrace.guest.home import Home
+from millrace.guest.machines.address import DoorSpec
+from millrace.guest.machines.network import NetworkMachine
+from millrace.io.client import ClientConnection, Closed, Core
+from millrace.io.clock import now_ns
+from millrace.io.crypto import spice_ticket, trusting
+from millrace.media.packet import Kind
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.contract import Untimed
+from millrace.wire.spice.channel import ChannelKind, SpiceChannel
+from millrace.wire.spice.cursor import SpiceCursor
+from millrace.wire.spice.display import SpiceDisplay
+from millrace.wire.spice.inputs import SpiceInputs
+from millrace.wire.spice.main import SpiceMain
+from millrace.wire.spice.messages import (
+    MOUSE_ABSOLUTE,
+    OPUS_CAP,
+    PLAYBACK_CAPS,
+    RECORD_CAPS,
+    ChannelsList,
+    MainInit,
+    MouseMode,
+)
+
+log = logging.getLogger("millrace.attach")
+CLOSE_TOGETHER_S = 0.3
+"""Connections that a server closes together close within this time."""
+HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
+"""Backoff after a SPICE server ended a session, to leave it to the viewer that may have displaced us."""
+LOOK_S = 2.0
+DISPLAYS_MAX = 4
+"""Display channels of one machine: one for each card."""
+AGAIN_FIRST_S, AGAIN_MAX_S = 2.0, 120.0
+"""Backoff before a display channel is opened again, because part of its picture was not understood."""
+SCREEN_BYTES = 64 * 1024
+"""What a display channel takes besides its pixels."""
+TOLD_MAX = 16
+Serve = Callable[[ssl.SSLContext | None], Coroutine[Any, Any, None]]
+
+
+class SpiceMachine(NetworkMachine):
+    """A machine over SPICE. A SPICE server serves one viewer at a time: a later one displaces the earlier one.
+
+    spice-server (0.15) does not tell the displaced viewer. It closes all of that viewer's channels cleanly, within
+    milliseconds, and keeps running. On exactly that pattern we back off for a while, because reconnecting would
+    displace the other viewer, and then try again regardless. A channel that is reset, or that closes alone, is treated
+    as an ordinary lost connection.
+    """
+
+    def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
+        super().__init__(id_, guest, spec)
+        self.machine = "SPICE"
+        self._let_go = False
+        self._hold_s = HOLD_FIRST_S
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._channels: set[tuple[int, int]] = set()
+        self._number = 0
+        self._controls = Controls()
+        self._screens: dict[int, SpiceScreen] = {}
+        self._displays: dict[int, ClientConnection] = {}
+        self._due: set[int] = set()
+        self._wait_s: dict[int, float] = {}
+        self._told: set[str] = set()
+        self.untold = ""
+        """What is wrong with the picture."""
+
+    async def _serve(self) -> None:
+        tls = await asyncio.to_thread(trusting, self.spec.ca_file) if self.spec.tls else None
+        main = SpiceMain(self.password, spice_ticket, now_ns())
+        main_end: list[Exception] = []
+
+        def after(now: HostNs) -> None:
+            del now
+            for event in main.events():
+                if isinstance(event, MainInit):
+                    self._number = event.session
+                    self._pointed(event.mouse)
+                elif isinstance(event, MouseMode):
+                    self._pointed(event)
+                elif isinstance(event, ChannelsList):
+                    self._list(event, tls)
+                    if not self.ready.done():
+                        self.ready.set_result(None)
+
+        def main_ended(why: Exception) -> None:
+            main_end.append(why)
+            self._end(why)
+
+        await self._open(self._new_connection(main, after, main_ended), tls)
+        began = now_ns()
+        try:
+            await self._until_ended()
+        except PeerLost:
+            if self.ready.done():
+                await asyncio.sleep(CLOSE_TOGETHER_S)
+                # Only the main channel must close cleanly: the others are reset if they had unread data.
+                closed = bool(main_end) and isinstance(main_end[0], Closed)
+                self._let_go = closed and len(self.ends) == len(self.connections)
+                if now_ns() - began > self._hold_s * NS_PER_S:
+                    self._hold_s = HOLD_FIRST_S
+            raise
+
+    async def _until_due(self) -> None:
+        """Back off for a while, until the server goes away, or until somebody attaches it again."""
+        if not self._let_go:
+            return
+        self._let_go = False
+        hold_s, self._hold_s = self._hold_s, min(self._hold_s * HOLD_FACTOR, HOLD_MAX_S)
+        until = now_ns() + round(hold_s * NS_PER_S)
+        while now_ns() < until:
+            # The probe sends nothing, so it displaces nobody. PeerLost if the server is gone.
+            probe = ClientConnection(SpiceProbe(), lambda now: None, lambda why: None)
+            await self._connect(probe, None)
+            probe.close()
+            self._show(
+                "displaced",
+                "the SPICE server closed all channels at once and still answers, as it does when another viewer"
+                f" connects (it allows one at a time); retrying after {hold_s:.0f} s, or at once if you attach again."
+                " To allow both, run QEMU with SPICE_DEBUG_ALLOW_MC=1",
+            )
+            if await self._asked_within(LOOK_S):
+                return
+
+    def _gone(self) -> None:
+        self._controls.close()
+        super()._gone()
+
+    def hint(self) -> str:
+        """See `AttachedMachine`."""
+        return self.untold or super().hint()
+
+    def _pointed(self, mouse: MouseMode) -> None:
+        self._controls.relative = mouse.current != MOUSE_ABSOLUTE
+        for screen in self._screens.values():
+            screen.set_relative()
+
+    # -- its channels --------------------------------------------------------------------------------
+
+    # A server lists its channels when the main channel opens, and sends a list of the new ones alone when a card
+    # appears later, so a list adds channels and never takes any away.
+    def _list(self, event: ChannelsList, tls: ssl.SSLContext | None) -> None:
+        for kind, number in event.channels:
+            serve = self._server(kind, number)
+            if serve is not None and (kind, number) not in self._channels:
+                self._channels.add((kind, number))
+                self._later(partial(serve, tls))
+
+    def _server(self, kind: int, number: int) -> Serve | None:
+        """What serves a channel; None if it is not needed."""
+        if number < DISPLAYS_MAX and kind in (ChannelKind.DISPLAY, ChannelKind.CURSOR):
+            return partial(self._display if kind == ChannelKind.DISPLAY else self._cursor, number)
+        single: dict[int, Serve] = {
+            ChannelKind.PLAYBACK: self._playback, ChannelKind.RECORD: self._record, ChannelKind.INPUTS: self._inputs,
+        }  # fmt: skip
+        return None if number else single.get(kind)
+
+    def _channel(self, kind: ChannelKind, caps: int) -> SpiceChannel:
+        return SpiceChannel(kind, self._number, caps, self.password, spice_ticket, now_ns())
+
+    async def _playback(self, tls: ssl.SSLContext | None) -> None:
+        # Opus costs CPU and saves nothing on the same host; over a network it saves bandwidth.
+        caps = PLAYBACK_CAPS | (OPUS_CAP if self.profile is REMOTE_PROFILE else 0)
+        channel = self._channel(ChannelKind.PLAYBACK, caps)
+        door = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile, self.spec.text)
+        self.doors.append(door)
+        await self._open(self._new_connection(channel, door.receive, self._end), tls)
+
+    async def _record(self, tls: ssl.SSLContext | None) -> None:
+        channel = self._channel(ChannelKind.RECORD, RECORD_CAPS)
+        door = SpiceRecord(self.guest.graph, self.guest.microphone, channel, "SPICE", lambda: connection.wake())
+        connection = self._new_connection(channel, door.receive, self._end)
+        self.doors.append(door)
+        await self._open(connection, tls)
+
+    # -- its screens ---------------------------------------------------------------------------------
+
+    async def _display(self, number: int, tls: ssl.SSLContext | None) -> None:
+        near = self.profile is not REMOTE_PROFILE
+        wire = SpiceDisplay(self._number, number, self.password, spice_ticket, now_ns(), near)
+        screen = self._screens.get(number)
+        if screen is None:
+            account = self.guest.admission.account({"itself": SCREEN_BYTES})
+            screen = self._screens[number] = SpiceScreen(
+                self.guest.screens, wire, self._controls, account, f"SPICE {number}" if number else "SPICE", self.key,
+                number, lambda: self.guest.tracks.add(Kind.VIDEO), lambda why: self._missed(number, tls, why),
+            )  # fmt: skip
+            self.doors.append(screen)
+        else:
+            screen.restart(wire)
+        self._displays[number] = await self._picture(
+            f"screen {number}", wire, screen.receive, lambda: self._again(number, tls), tls
+        )
+
+    async def _cursor(self, number: int, tls: ssl.SSLContext | None) -> None:
+        wire = SpiceCursor(self._number, number, self.password, spice_ticket, now_ns())
+
+        def after(now: HostNs) -> None:
+            # The display channel is listed and opened on its own.
+            if number in self._screens:
+                self._screens[number].receive_cursor(wire)
+
+        await self._picture(f"cursor {number}", wire, after, _nothing, tls)
+
+    async def _inputs(self, tls: ssl.SSLContext | None) -> None:
+        wire = SpiceInputs(self._number, self.password, spice_ticket, now_ns())
+        connection = await self._picture("keyboard", wire, lambda now: None, self._controls.close, tls)
+        self._controls.connect(wire, lambda: connection.wake())
+
+    # What a channel of the picture sends may be wrong, or too large for the guest. That costs this channel and leaves
+    # the sound alone. Any other end is that of the whole session, of which the sound's channels know as well.
+    async def _picture(
+        self, what: str, wire: Core, after: Callable[[HostNs], None], failed: Callable[[], None],
+        tls: ssl.SSLContext | None,
+    ) -> ClientConnection:  # fmt: skip
+        """Connect a channel of the picture."""
+
+        def ended(why: Exception) -> None:
+            if connection not in self.connections:
+                return
+            if not isinstance(why, RemoteProtocolError | GraphError) or isinstance(why, PasswordRefused):
+                self._end(why)
+                return
+            self.connections.remove(connection)
+            self._tell(f"{what}: {why}")
+            failed()
+
+        connection = self._new_connection(wire, after, ended)
+        await self._open(connection, tls)
+        return connection
+
+    def _missed(self, number: int, tls: ssl.SSLContext | None, why: str) -> None:
+        """Part of a picture was not understood. The server sends all of it to a display channel that is opened anew."""
+        self._tell(
+            f"screen {number}: {why}, which the machine draws with, are not understood; the picture is asked for again"
+        )
+        self._again(number, tls)
+
+    def _again(self, number: int, tls: ssl.SSLContext | None) -> None:
+        if number not in self._due:
+            self._due.add(number)
+            self._later(partial(self._reopen, number, tls))
+
+    async def _reopen(self, number: int, tls: ssl.SSLContext | None) -> None:
+        wait_s = self._wait_s.get(number, AGAIN_FIRST_S)
+        self._wait_s[number] = min(wait_s * 2, AGAIN_MAX_S)
+        await asyncio.sleep(wait_s)
+        self._due.discard(number)
+        old = self._displays.pop(number, None)
+        if old is not None and old in self.connections:
+            # Removed first: this end is not the session's.
+            self.connections.remove(old)
+            old.close()
+        self.untold = ""
+        await self._display(number, tls)
+
+    def _tell(self, text: str) -> None:
+        """Show what is wrong with the picture, and log it once a session."""
+        self.untold = text
+        self.guest.machine_changed("change", self)
+        if text not in self._told and len(self._told) < TOLD_MAX:
+            self._told.add(text)
+            log.warning("%s: %s", self.label, text)
+
+
+def _nothing() -> None:
+    """The channel is not opened again."""
+
+
+class SpiceProbe(Untimed):
+    """Connects without sending: shows that the server is still there, and displaces no viewer."""
+
+    partial_bytes = 0
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Ignore anything received."""
+
+    def data_to_send(self) -> bytes:
+        """Send nothing."""
+        return b""

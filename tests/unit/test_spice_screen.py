@@ -1,0 +1,522 @@
+"""A SPICE screen: what its server draws is what readers get, and what viewers do reaches the server."""
+
+from __future__ import annotations
+
+import random
+import struct
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.budget import Budget
+from millrace.doors.machine import MachineDoor
+from millrace.doors.spice.canvas import raster
+from millrace.doors.spice.screen import LOOKS_MAX, Controls, SpiceScreen
+from millrace.doors.spice.streams import StampMap
+from millrace.errors import BudgetError, GraphError, RemoteProtocolError
+from millrace.graph.model import Ids
+from millrace.graph.pictures import Move
+from millrace.graph.screen import Reader
+from millrace.graph.screens import Screens
+from millrace.graph.tracks import TRACKS_MAX, Tracks
+from millrace.media.format import VideoFormat
+from millrace.media.packet import End, Item, Kind, Packet, Parameters
+from millrace.pixels.rects import Point, Rect, Size
+from millrace.units import NS_PER_MS, NS_PER_S
+from millrace.wire.spice.cursor import SpiceCursor
+from millrace.wire.spice.display import SETTLED_NS, SpiceDisplay
+from millrace.wire.spice.inputs import SpiceInputs
+from tests.fuzz import seeds
+from tests.fuzz import spiceserver as server
+from tests.gops import WATCHER
+from tests.unit.test_wire_spice_display import linked, noise, sent, ticket
+
+WIDTH, HEIGHT = 96, 64
+WHOLE = Rect(0, 0, WIDTH, HEIGHT)
+LIMIT = 64 * 1024 * 1024
+
+
+class Sink:
+    """Keeps what a track gives it."""
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+
+    def begin(self, items: tuple[Item, ...]) -> None:
+        self.items += items
+
+    def push(self, item: Item) -> None:
+        self.items.append(item)
+
+
+class Machine:
+    """A SPICE server's screen with the door that shows it, and a viewer that applies what it gets."""
+
+    def __init__(self, limit: int = LIMIT, tracks: bool = True) -> None:
+        self.budget, ids = Budget(limit=limit), Ids()
+        self.changed: list[tuple[str, str]] = []
+        self.screens = Screens(
+            "alice", ids, self.budget, lambda change, listed: self.changed.append((change, listed.key))
+        )
+        self.tracks = Tracks("alice", ids, self.screens.seat, self.budget)
+        self.inputs: SpiceInputs = linked(SpiceInputs(7, "", ticket, 0))
+        self.cursor: SpiceCursor = linked(SpiceCursor(7, 0, "", ticket, 0))
+        self.wire: SpiceDisplay = linked(SpiceDisplay(7, 0, "", ticket, 0))
+        self.controls, self.missed, self.woken = Controls(), list[str](), 0
+        self.controls.connect(self.inputs, self._woken)
+        new_track = (lambda: self.tracks.add(Kind.VIDEO)) if tracks else None
+        account = self.budget.open("connection")
+        self.door = SpiceScreen(
+            self.screens, self.wire, self.controls, account, "SPICE", "door/1", 0, new_track, self.missed.append
+        )
+        self.now_ns = 10 * NS_PER_S
+        self.reader: Reader | None = None
+        self.canvas = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+        self.moves: tuple[Move, ...] = ()
+        sent(self.wire), sent(self.inputs)
+
+    def _woken(self) -> None:
+        self.woken += 1
+
+    def says(self, *messages: bytes) -> None:
+        """The server sends these at once, and then nothing for a while."""
+        self.now_ns += 20 * NS_PER_MS
+        self.wire.receive(b"".join(messages), self.now_ns)
+        self.now_ns += SETTLED_NS
+        self.wire.handle_timeout(self.now_ns)
+        self.door.receive(self.now_ns)
+
+    def points(self, *messages: bytes) -> None:
+        self.cursor.receive(b"".join(messages), self.now_ns)
+        self.door.receive_cursor(self.cursor)
+
+    @property
+    def painted(self) -> server.Pixels:
+        """The picture in the screen's memory."""
+        assert self.door.screen is not None and self.door.screen.memory is not None
+        return self.door.screen.memory.picture.copy()
+
+    def watch(self) -> server.Pixels:
+        """What a viewer has after the next picture."""
+        assert self.door.screen is not None
+        if self.reader is None:
+            self.reader = self.door.screen.read(WATCHER)
+        picture = self.reader.take(self.now_ns)
+        if picture is not None:
+            mode = picture.mode
+            rows = np.ndarray((mode.height, mode.width, 4), np.uint8, picture.pixels, strides=(mode.stride, 4, 1))
+            if self.canvas.shape != rows.shape:
+                self.canvas = np.zeros((mode.height, mode.width, 4), np.uint8)
+            self.moves = picture.moves
+            for move in picture.moves:
+                origin = move.to.moved(-move.dx, -move.dy)
+                self.canvas[move.to.y : move.to.bottom, move.to.x : move.to.right] = self.canvas[
+                    origin.y : origin.bottom, origin.x : origin.right
+                ].copy()
+            for part in picture.damage:
+                self.canvas[part.y : part.bottom, part.x : part.right] = rows[part.y : part.bottom, part.x : part.right]
+            picture.release()
+        return self.canvas
+
+
+def machine(**options: Any) -> Machine:
+    made = Machine(**options)
+    made.says(server.surface(WIDTH, HEIGHT), server.draw_copy(WHOLE, server.bitmap(noise(WIDTH, HEIGHT))))
+    return made
+
+
+def test_screen_appears_with_its_surface_and_goes_with_its_door() -> None:
+    made = Machine()
+    door: MachineDoor = made.door
+    assert not door.streams and not door.recording and not len(made.screens)
+    held = made.budget.held
+    made.says(server.surface(WIDTH, HEIGHT), server.draw_copy(WHOLE, server.bitmap(noise(WIDTH, HEIGHT))))
+    (listed,) = made.screens
+    assert (listed.label, listed.door, listed.screen) == ("SPICE", "door/1", made.door.screen)
+    assert (made.watch() == noise(WIDTH, HEIGHT)).all() and made.budget.held > held + WIDTH * HEIGHT * 4
+    for _ in range(2):
+        door.close()
+        assert not len(made.screens) and made.budget.held == held and made.door.screen is None
+
+
+def test_columns_of_a_picture_are_one_picture() -> None:
+    made, picture = machine(), noise(WIDTH, HEIGHT, 7)
+    made.watch()
+    assert made.door.screen is not None
+    serial = made.door.screen.serial
+    columns = [Rect(x, 0, 32, HEIGHT) for x in range(0, WIDTH, 32)]
+    made.says(*(server.draw_copy(at, server.lz_image(picture[:, at.x : at.right])) for at in columns))
+    assert made.door.screen.serial == serial + 1 and (made.watch() == picture).all()
+    assert made.door.screen.painted_ns == made.now_ns - SETTLED_NS
+
+
+def test_what_a_server_draws_is_what_is_seen() -> None:
+    made, rng, at = machine(), random.Random(8), Rect(10, 6, 40, 30)
+    part = (slice(6, 36), slice(10, 50))
+    wanted, picture = made.watch().copy(), noise(40, 30, 3)
+    clip = [Rect(0, 0, 20, 10), Rect(30, 20, 500, 500)]
+    made.says(server.draw_copy(at, server.bitmap(picture), parts=clip))
+    wanted[6:10, 10:20], wanted[20:36, 30:50] = picture[:4, :10], picture[14:, 20:]
+    assert (made.watch() == wanted).all()
+    made.says(server.draw_fill(at, 0x112233, parts=[Rect(10, 6, 3, 3)]))
+    wanted[6:9, 10:13] = (0x33, 0x22, 0x11, 0)
+    assert (made.watch()[:, :, :3] == wanted[:, :, :3]).all()
+    for rop, does in ((64, np.bitwise_xor), (16, np.bitwise_or), (32, np.bitwise_and)):
+        made.says(server.draw_copy(at, server.bitmap(picture), rop=rop))
+        wanted[part] = does(wanted[part], picture)
+        assert (made.watch()[:, :, :3] == wanted[:, :, :3]).all()
+    made.says(*(server.plain(kind, Rect(x, 0, 9, 9)) for kind, x in ((308, 0), (307, 20), (306, 60))))
+    wanted[:9, :9] ^= 255
+    wanted[:9, 20:29], wanted[:9, 60:69] = 255, 0
+    assert (made.watch()[:, :, :3] == wanted[:, :, :3]).all()
+    twice = picture.repeat(2, axis=0).repeat(2, axis=1)[: HEIGHT - 10, : WIDTH - 20]
+    made.says(server.draw_copy(Rect(20, 10, 80, 60), server.bitmap(picture), Rect(0, 0, 40, 30)))
+    wanted[10:, 20:] = twice
+    assert (made.watch()[:, :, :3] == wanted[:, :, :3]).all()
+    keyed = picture.copy()
+    keyed[rng.randrange(30), :, :3] = (3, 2, 1)
+    made.says(server.draw_keyed(at, server.bitmap(keyed), 0x010203))
+    stays = (keyed[:, :, :3] == (3, 2, 1)).all(axis=2)
+    wanted[part] = np.where(stays[:, :, None], wanted[part], keyed)
+    assert (made.watch()[:, :, :3] == wanted[:, :, :3]).all()
+
+
+def test_pictures_with_alpha_are_laid_over() -> None:
+    made = machine()
+    made.says(server.draw_fill(WHOLE, 0x808080))
+    half = np.full((30, 40, 4), 64, np.uint8)
+    half[:, :, 3] = 128
+    made.says(server.draw_blended(Rect(0, 0, 40, 30), server.bitmap(half), 255))
+    assert abs(int(made.painted[5, 5, 0]) - (64 + 128 * 127 // 255)) <= 1 and made.painted[40, 5, 0] == 128
+
+
+def test_truth_tables_are_those_of_their_operands() -> None:
+    rng = np.random.default_rng(1)
+    pattern, source, there = (rng.integers(0, 256, (5, 5, 4), np.uint8) for _ in range(3))
+    assert (raster(0xCC, pattern, source, there) == source).all()
+    assert (raster(0xF0, pattern, source, there) == pattern).all()
+    assert (raster(0xAA, pattern, source, there) == there).all()
+    assert (raster(0xB8, pattern, source, there) == ((pattern ^ there) & source ^ pattern)).all()
+
+
+def test_scroll_is_a_move_and_later_ones_are_damage() -> None:
+    made = machine()
+    wanted = made.watch().copy()
+    line = noise(WIDTH, 8, 5)
+    scroll = server.copy_bits(Rect(0, 0, WIDTH, HEIGHT - 8), 0, 8)
+    for _ in range(3):
+        made.says(scroll, server.draw_copy(Rect(0, HEIGHT - 8, WIDTH, 8), server.bitmap(line)))
+        wanted[: HEIGHT - 8] = wanted[8:].copy()
+        wanted[HEIGHT - 8 :] = line
+        assert (made.watch() == wanted).all() and made.moves == (Move(Rect(0, 0, WIDTH, HEIGHT - 8), 0, -8),)
+    made.says(scroll, scroll, server.draw_fill(Rect(0, 0, 5, 5), 0xFFFFFF), scroll)
+    assert (made.watch() == made.painted).all() and len(made.moves) == 2
+    with pytest.raises(RemoteProtocolError, match="outside its surface"):
+        made.says(server.copy_bits(Rect(0, 0, WIDTH, HEIGHT), 0, 8))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_drawings_reach_a_viewer_that_looks_now_and_then(seed: int) -> None:
+    made, rng = machine(), random.Random(seed)
+    for _ in range(60):
+        drawn = []
+        for _ in range(rng.randint(1, 4)):
+            at = Rect(rng.randrange(WIDTH - 9), rng.randrange(HEIGHT - 9), rng.randint(1, 9), rng.randint(1, 9))
+            x, y = rng.randrange(WIDTH - 9), rng.randrange(HEIGHT - 9)
+            picture = server.bitmap(noise(at.width, at.height, rng.randrange(99)))
+            drawn.append(
+                rng.choice((server.copy_bits(at, x, y), server.draw_copy(at, picture), server.draw_fill(at, seed)))
+            )
+        made.says(*drawn)
+        if rng.random() < 0.6:
+            assert (made.watch() == made.painted).all()
+
+
+def test_images_are_kept_until_they_are_to_be_forgotten() -> None:
+    made, picture, at = machine(), noise(20, 10, 6), Rect(0, 0, 20, 10)
+    made.says(server.draw_copy(at, server.lz_image(picture, name=77, flags=1)))
+    again = server.draw_copy(at.moved(30, 20), server.image(103, 20, 10, name=77))
+    made.says(again)
+    assert (made.painted[20:30, 30:50] == picture).all() and not made.missed
+    with pytest.raises(RemoteProtocolError, match="another size"):
+        made.says(server.draw_copy(at, server.image(103, 20, 20, name=77), Rect(0, 0, 20, 10)))
+    made.says(server.message(105, struct.pack("<HBQ", 1, 1, 77)), again)
+    assert made.missed == ["images that were sent before"]
+
+
+def test_other_surfaces_are_drawn_on_and_from() -> None:
+    made, picture = machine(), noise(20, 10, 6)
+    before = made.budget.held
+    made.says(server.surface(20, 10, 3), server.draw_copy(Rect(0, 0, 20, 10), server.bitmap(picture), surface=3))
+    assert made.budget.held == before + 800
+    made.says(server.draw_copy(Rect(5, 5, 20, 10), server.image(104, 20, 10, struct.pack("<I", 3))))
+    assert (made.painted[5:15, 5:25] == picture).all()
+    made.says(server.destroy(3))
+    assert made.budget.held == before
+    with pytest.raises(RemoteProtocolError, match="does not exist"):
+        made.says(server.draw_fill(WHOLE.moved(0, 0), 1)[:6] + struct.pack("<I", 3) + server.draw_fill(WHOLE, 1)[10:])
+
+
+def test_what_is_not_understood_is_told_and_changes_nothing() -> None:
+    made = machine()
+    before = made.painted
+    made.says(
+        server.draw_copy(WHOLE, server.image(1, WIDTH, HEIGHT, bytes(99))), server.message(311, server.base(WHOLE))
+    )
+    assert made.missed == ["images compressed as QUIC", "text"] and (made.painted == before).all()
+
+
+def test_mode_changes_and_a_channel_that_is_opened_anew() -> None:
+    made = machine()
+    made.watch()
+    held = made.budget.held
+    picture = noise(50, 40, 9)
+    made.says(server.destroy(), server.surface(50, 40), server.draw_copy(Rect(0, 0, 50, 40), server.bitmap(picture)))
+    assert (made.watch() == picture).all() and made.budget.held == held - WIDTH * HEIGHT * 4 + 50 * 40 * 4
+    screen, made.wire = made.door.screen, linked(SpiceDisplay(7, 0, "", ticket, 0))
+    made.door.restart(made.wire)
+    assert (made.watch() == picture).all() and made.door.screen is screen
+    made.says(server.surface(50, 40), server.draw_copy(Rect(0, 0, 50, 40), server.bitmap(picture[::-1])))
+    assert (made.watch() == picture[::-1]).all() and len(made.screens) == 1
+
+
+def test_only_what_monitors_show_is_the_screen() -> None:
+    made = machine()
+    picture = made.painted
+    made.says(server.heads(Rect(16, 8, 40, 30)))
+    assert (made.watch() == picture[8:38, 16:56]).all()
+    made.says(server.copy_bits(Rect(16, 8, 40, 20), 16, 18), server.draw_fill(Rect(16, 8, 4, 4), 0x010203))
+    assert (made.watch() == made.painted).all() and made.painted[0, 0].tolist()[:3] == [3, 2, 1]
+    assert made.moves == (Move(Rect(0, 0, 40, 20), 0, -10),)
+    made.watch()
+    assert made.reader is not None
+    made.screens.seat.take(WATCHER)
+    made.controls.relative = False
+    made.reader.pointer(Point(2, 3), 0, False)
+    assert sent(made.inputs) == [(112, struct.pack("<IIHB", 18, 11, 0, 0))]
+    made.says(server.heads(Rect(500, 500, 40, 30)))
+    assert made.painted.shape == (HEIGHT, WIDTH, 4)
+
+
+def test_screens_and_surfaces_are_charged_to_the_guest() -> None:
+    made = Machine(limit=1 << 20)
+    with pytest.raises(BudgetError):
+        made.says(server.surface(1024, 1024))
+    made = Machine(limit=1 << 20)
+    with pytest.raises(BudgetError):
+        made.says(server.surface(64, 64), server.surface(1024, 1024, 4))
+    made.door.close()
+    with pytest.raises(RemoteProtocolError, match="surfaces"):
+        Machine().says(*(server.surface(1, 1, number) for number in range(1, 1100)))
+
+
+# -- video -----------------------------------------------------------------------------------------
+
+
+def smooth(seed: int = 0) -> server.Pixels:
+    """A picture that survives 4:2:0."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(40, 216, (4, 6, 4), np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+    return np.ascontiguousarray(coarse)
+
+
+def close_to(one: server.Pixels, other: server.Pixels) -> bool:
+    return float(np.abs(one[:, :, :3].astype(int) - other[:, :, :3]).mean()) < 8
+
+
+def test_mjpeg_is_decoded_into_the_screen() -> None:
+    made, picture = machine(), smooth()
+    made.watch()
+    clip = [Rect(0, 0, WIDTH, 32)]
+    made.says(server.stream_create(4, WHOLE, 1, clip), server.stream_data(4, 1000, server.jpeg(picture)))
+    assert close_to(made.watch()[:32], picture[:32]) and not close_to(made.watch()[32:], picture[32:])
+    made.says(
+        server.message(124, struct.pack("<I", 4) + server.clip(None)), server.stream_data(4, 1040, server.jpeg(picture))
+    )
+    assert close_to(made.watch(), picture) and made.door.screen is not None and not made.door.screen.overlays
+    half = Rect(0, 0, 48, 32)
+    made.says(server.stream_data_sized(4, 1080, half, Rect(0, 0, WIDTH, HEIGHT), server.jpeg(picture)))
+    assert close_to(made.watch()[:32, :48], picture[::2, ::2])
+    made.says(server.message(125, struct.pack("<I", 4)), server.stream_data(4, 1120, b"of no stream any more"))
+    for data in (b"", b"no jpeg", server.jpeg(picture)[:40], server.jpeg(noise(200, 200))):
+        with pytest.raises(RemoteProtocolError, match="SPICE video can't be decoded"):
+            made.says(server.stream_create(4, WHOLE, 1), server.stream_data(4, 1160, data))
+
+
+def test_vp8_passes_through_as_a_track_below_an_overlay() -> None:
+    made, frames = machine(), server.vp8(smooth(), 6)
+    made.watch()
+    assert made.door.screen is not None and made.reader is not None
+    at = Rect(8, 4, WIDTH - 16, HEIGHT - 8)
+    made.says(server.stream_create(4, at, 2, size=WHOLE), server.stream_data(4, 5000, frames[0]))
+    (track,) = made.tracks
+    (lying,) = made.door.screen.overlays
+    assert lying.track == track.info.key and lying.at == at and made.tracks.find(lying.track) is track
+    made.reader.set_leave_out(frozenset({lying.track}))
+    sink, painted = Sink(), made.painted
+    track.join(sink, WATCHER, made.now_ns)
+    for n, frame in enumerate(frames[1:]):
+        made.says(server.stream_data(4, 5040 + 40 * n, frame))
+    assert isinstance(sink.items[0], Parameters) and sink.items[0].format == VideoFormat(WIDTH, HEIGHT)
+    packets = [item for item in sink.items if isinstance(item, Packet)]
+    assert [packet.payload for packet in packets] == frames and (made.painted == painted).all()
+    assert all(packet.pts_ns < later.pts_ns <= packet.pts_ns + 40 * NS_PER_MS for packet, later in pairwise(packets))
+    made.says(server.message(124, struct.pack("<I", 4) + server.clip([Rect(0, 0, 40, 40)])))
+    assert made.door.screen.overlays[0].clip == (Rect(8, 4, 32, 36),)
+    made.says(server.message(126))
+    assert not made.door.screen.overlays and not list(made.tracks) and made.tracks.find(lying.track) is None
+    assert isinstance(sink.items[-1], End)
+
+
+@pytest.mark.parametrize("tracks", [True, False])
+def test_vp8_is_decoded_for_a_viewer_that_cannot_compose_it(tracks: bool) -> None:
+    made, picture = machine(tracks=tracks), smooth()
+    frames = server.vp8(picture, 30)
+    made.says(server.stream_create(4, WHOLE, 2), *(server.stream_data(4, 40 * n, frames[n]) for n in range(10)))
+    if tracks:
+        assert not close_to(made.painted, np.roll(picture, 9, axis=1)), "nobody looks"
+    made.watch()
+    for n in range(10, 14):
+        made.says(server.stream_data(4, 40 * n, frames[n]))
+    assert close_to(made.watch(), np.roll(picture, 13, axis=1))
+    held = made.budget.held
+    made.door.close()
+    assert made.budget.held < held
+
+
+def test_frames_for_the_decoder_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, frames = machine(), server.vp8(noise(WIDTH, HEIGHT), 12)
+    limit = len(frames[0]) + len(frames[1])
+    monkeypatch.setattr("millrace.doors.spice.streams.UNDECODED_BYTES", limit)
+    made.says(server.stream_create(4, WHOLE, 2))
+    held = []
+    for n, frame in enumerate(frames):
+        made.says(server.stream_data(4, 40 * n, frame))
+        held.append(made.budget.shares().get("connection", 0))
+    assert held[1] == limit < sum(map(len, frames)) and held[2:] == [0] * 10
+    before = made.painted
+    made.watch()
+    made.says(server.stream_data(4, 600, frames[3]))
+    assert (made.painted == before).all(), "without its key it waits for the next one"
+    made.says(server.stream_data(4, 640, frames[0]))
+    assert not (made.painted == before).all()
+
+
+def test_impossible_streams_are_refused() -> None:
+    for messages in (
+        [server.stream_create(1, WHOLE, 3)], [server.stream_create(n, WHOLE, 1) for n in range(70)],
+        [server.stream_create(1, WHOLE, 2), server.stream_data(1, 0, b"\1abc")],
+    ):  # fmt: skip
+        made = machine(tracks=False)
+        with pytest.raises(RemoteProtocolError):
+            made.says(*messages)
+
+
+def test_server_gets_the_reports_that_it_asked_for() -> None:
+    made, frame = machine(), server.jpeg(smooth())
+    made.says(server.stream_create(4, WHOLE, 1), server.message(319, struct.pack("<4I", 4, 99, 3, 1000)))
+    sent(made.wire)
+    for n in range(3):
+        made.says(server.stream_data(4, 1000 + 22 * n, frame))
+    ((kind, body),) = sent(made.wire)
+    assert kind == 102 and struct.unpack("<IIIIIIiI", body) == (4, 99, 1000, 1044, 3, 0, 400, 0xFFFFFFFF)
+    made.now_ns += 2 * NS_PER_S
+    made.says(server.stream_data(4, 3000, frame))
+    assert not sent(made.wire)
+
+
+def test_stamps_are_mapped_to_host_time_less_what_waited() -> None:
+    stamps, begin = StampMap(), 100 * NS_PER_S
+    first = (1 << 32) - 60
+    made = [
+        stamps.host_ns((first + 40 * n) % (1 << 32), begin + (40 * n + late) * NS_PER_MS)
+        for n, late in enumerate((0, 30, 5, 0, 12))
+    ]
+    assert [later - before for before, later in pairwise(made)] == [40 * NS_PER_MS] * 4
+    assert made[0] == begin
+    faster = stamps.host_ns((first + 200) % (1 << 32), begin + 195 * NS_PER_MS)
+    assert made[-1] < faster == begin + 195 * NS_PER_MS
+    jumped = stamps.host_ns(77_000_000, begin + 500 * NS_PER_MS)
+    assert jumped == begin + 500 * NS_PER_MS
+
+
+def test_tracks_of_a_guest_are_bounded() -> None:
+    made = Machine()
+    for _ in range(TRACKS_MAX):
+        made.tracks.add(Kind.VIDEO)
+    with pytest.raises(GraphError, match="the maximum"):
+        made.tracks.add(Kind.VIDEO)
+
+
+# -- the cursor --------------------------------------------------------------------------------------
+
+
+def test_cursor_is_shown_where_it_is_and_defined_once() -> None:
+    made, pixels = Machine(), bytes(range(64))
+    made.points(server.cursor_set(3, 4, pixels, 4, 4))
+    made.says(server.surface(WIDTH, HEIGHT))
+    screen = made.door.screen
+    assert screen is not None and screen.cursor.shown and screen.cursor.at == Point(3, 4)
+    shape = screen.shape(screen.cursor.shape)
+    assert shape is not None and (shape.size, shape.pixels, screen.cursor.hot) == (Size(4, 4), pixels, Point(1, 2))
+    made.points(server.message(104, struct.pack("<hh", 7, 8)))
+    assert screen.cursor.at == Point(7, 8) and screen.cursor.shape == shape.number
+    made.points(server.message(105))
+    assert not screen.cursor.shown
+    made.points(server.cursor_set(1, 1, pixels, 4, 4))
+    assert screen.cursor.shown and screen.cursor.shape == shape.number
+    for n in range(2 * LOOKS_MAX):
+        made.points(server.cursor_set(1, 1, n.to_bytes(64, "little"), 4, 4))
+    made.points(server.cursor_set(1, 1, pixels, 4, 4))
+    assert screen.cursor.shape > shape.number and screen.shape(screen.cursor.shape) is not None
+
+
+# -- keys and pointer --------------------------------------------------------------------------------
+
+
+def test_keys_and_pointer_reach_the_machine_that_takes_them() -> None:
+    made = machine()
+    made.points(server.cursor_set(3, 4, bytes(64), 4, 4))
+    made.watch()
+    made.screens.seat.take(WATCHER)
+    assert made.reader is not None and made.door.screen is not None and made.door.screen.relative
+    made.reader.key(0x1E, True)
+    made.reader.pointer(Point(2, 2), 0, True)
+    made.reader.pointer(Point(50, 60), 0, False)
+    assert sent(made.inputs) == [(101, b"\x1e\0\0\0"), (111, struct.pack("<iiH", 2, 2, 0))] and made.woken == 3
+    made.controls.relative = False
+    made.door.set_relative()
+    assert not made.door.screen.relative
+    made.reader.pointer(Point(50, 60), 1, False)
+    made.reader.pointer(Point(50, 60), 0, False)
+    assert [kind for kind, _ in sent(made.inputs)] == [112, 113, 114]
+    assert made.door.screen.cursor.at == Point(50, 60)
+    made.reader.wish_size(Size(800, 600))
+    assert not sent(made.inputs)
+
+
+def test_pressed_keys_are_released_when_nobody_looks_any_more() -> None:
+    made = machine()
+    made.watch()
+    made.screens.seat.take(WATCHER)
+    assert made.reader is not None
+    for code, down in ((0x1D, True), (0x1E, True), (0x1E, False)):
+        made.reader.key(code, down)
+    sent(made.inputs)
+    made.reader.end()
+    assert sent(made.inputs) == [(102, b"\x9d\0\0\0")]
+    made.controls.close()
+    made.controls.key(0x1E, True)
+    made.controls.pointer(Point(1, 1), 0, False, 0)
+    assert not sent(made.inputs)
+
+
+def test_a_whole_session_of_the_seeds_is_shown() -> None:
+    for session in seeds.spice_display():
+        made = Machine()
+        for part in session:
+            made.says(part)
+        assert made.door.screen is not None and set(made.missed) <= {"images compressed as QUIC"}
+        made.watch()

@@ -1,0 +1,524 @@
+"""SPICE's display, cursor and inputs channels: what is understood, refused, or said to be unknown."""
+
+from __future__ import annotations
+
+import random
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from millrace.errors import CodecError, PeerLost, RemoteProtocolError
+from millrace.pixels.rects import Point, Rect, Size
+from millrace.units import NS_PER_MS
+from millrace.wire.spice.channel import ANSWER_NS, PICTURE_MAX, ChannelKind, SpiceChannel, SpiceMessage
+from millrace.wire.spice.cursor import CursorHide, CursorMove, CursorSet, Look, SpiceCursor
+from millrace.wire.spice.display import (
+    PICTURE_NS,
+    SETTLED_NS,
+    Forget,
+    Heads,
+    Mark,
+    ReportWanted,
+    SpiceDisplay,
+    StreamClip,
+    StreamCreate,
+    StreamData,
+    StreamDestroy,
+    StreamReport,
+    SurfaceCreate,
+    SurfaceDestroy,
+    display_event,
+)
+from millrace.wire.spice.draws import PATTERN, SOURCE, THERE, Blended, Copied, Keyed, Raster, Unknown, rop3_of
+from millrace.wire.spice.images import NotUnderstood, decoded, read_image
+from millrace.wire.spice.inputs import UNACKNOWLEDGED_MAX, Lights, SpiceInputs
+from millrace.wire.spice.lz import decode_lz
+from millrace.wire.spice.main import SpiceMain
+from tests.fuzz import seeds
+from tests.fuzz import spiceserver as server
+
+KEY = bytes(162)
+BOX = Rect(3, 5, 40, 20)
+
+
+def ticket(key: bytes, password: str) -> bytes:
+    return bytes(128)
+
+
+def reply(specific: int = 0b1_0000_0101_0010) -> bytes:
+    body = struct.pack("<I", 0) + KEY + struct.pack("<IIIII", 1, 1, 178, 0b1011, specific)
+    return b"REDQ" + struct.pack("<III", 2, 2, len(body)) + body
+
+
+def linked(wire: Any, specific: int = 0b1_0000_0101_0010) -> Any:
+    wire.receive(reply(specific) + bytes(4), 0)
+    return wire
+
+
+def display(**options: Any) -> SpiceDisplay:
+    made: SpiceDisplay = linked(SpiceDisplay(7, 0, "", ticket, 0, **options))
+    return made
+
+
+def sent(wire: Any) -> list[tuple[int, bytes]]:
+    """The messages that a channel has to send after its ticket."""
+    data, out = wire.data_to_send(), []
+    if data[:4] == b"REDQ":
+        data = data[16 + struct.unpack_from("<I", data, 12)[0] + 4 + 128 :]
+    while data:
+        kind, size = struct.unpack_from("<HI", data)
+        out.append((kind, data[6 : 6 + size]))
+        data = data[6 + size :]
+    return out
+
+
+def noise(width: int, height: int, seed: int = 0, levels: int = 256) -> server.Pixels:
+    made = np.random.default_rng(seed).integers(0, levels, (height, width, 4), np.uint8)
+    made[:, :, 3] = 0
+    return made
+
+
+def event_of(data: bytes) -> Any:
+    return display_event(SpiceMessage(struct.unpack_from("<H", data)[0], data[6:]))
+
+
+# -- LZ ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4, 256])
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("top_down", [False, True])
+def test_lz_pictures_are_decoded(levels: int, alpha: bool, top_down: bool) -> None:
+    picture = noise(61, 23, levels, levels)
+    if alpha:
+        picture[:, :, 3] = np.arange(61)
+    assert (decode_lz(server.lz(picture, alpha, top_down), 61, 23) == picture).all()
+
+
+def test_lz_matches_of_every_length_and_distance_are_decoded() -> None:
+    rng = random.Random(4)
+    first = noise(20_000, 1, 5)
+    pixels = [bytes(pixel[:3]) for pixel in first[0]]
+    codes = bytearray(server.packed(pixels, 1))
+    for length, back in ((0, 0), (5, 1), (6, 2), (260, 0), (261, 8190), (516, 8191), (3, 19_000), (1000, 255 << 5)):
+        codes += server.match(length, back)
+        begin = len(pixels) - back - 1
+        for n in range(length + 1):
+            pixels.append(pixels[begin + n])
+    pixels += [bytes(rng.randrange(256) for _ in range(3)) for _ in range(7)]
+    codes += bytes((6,)) + b"".join(pixels[-7:])
+    head = struct.pack(">7I", 0x20205A4C, 0x10001, 8, len(pixels), 1, 0, 1)
+    out = decode_lz(head + bytes(codes), len(pixels), 1)
+    assert out[0, :, :3].tobytes() == b"".join(pixels)
+
+
+@pytest.mark.parametrize(
+    ("codes", "why"),
+    [
+        (b"", "truncated"),
+        (b"\x03" + bytes(11), "truncated|fewer"),
+        (b"\x20\x00", "outside of it"),
+        (b"\x00abc\x20\x01", "outside of it"),
+        (b"\x00abc\xe0" + b"\xff" * 8, "truncated"),
+        (b"\x00abc\xe0\xff\xff\x00\x00", "outside of it"),
+        (b"\x0f" + bytes(48), "more pixels"),
+    ],
+)
+def test_lz_pictures_that_are_damaged_are_refused(codes: bytes, why: str) -> None:
+    head = struct.pack(">7I", 0x20205A4C, 0x10001, 8, 4, 2, 16, 1)
+    with pytest.raises(RemoteProtocolError, match=why):
+        decode_lz(head + codes, 4, 2)
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, 1), (4, 2), (8, 5), (12, 5), (16, 3)])
+def test_lz_header_is_checked(at: int, value: int) -> None:
+    data = bytearray(server.lz(noise(4, 2)))
+    struct.pack_into(">I", data, at, value)
+    with pytest.raises(RemoteProtocolError):
+        decode_lz(bytes(data), 4, 2)
+    with pytest.raises(RemoteProtocolError, match="truncated"):
+        decode_lz(bytes(data[:20]), 4, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=200), st.integers(1, 9), st.integers(1, 9))
+def test_any_lz_codes_are_decoded_or_refused(codes: bytes, width: int, height: int) -> None:
+    head = struct.pack(">7I", 0x20205A4C, 0x10001, random.Random(len(codes)).choice((7, 8, 9)), width, height, 0, 1)
+    try:
+        assert decode_lz(head + codes, width, height).shape == (height, width, 4)
+    except RemoteProtocolError:
+        return
+
+
+# -- images ----------------------------------------------------------------------------------------
+
+
+def image_of(data: bytes) -> server.Pixels:
+    image = read_image(b"\0" + data, 1)
+    assert image is not None
+    return decoded(image)
+
+
+def test_bitmaps_of_every_depth_are_decoded() -> None:
+    colours = (0x112233, 0x445566, 0x778899, 0xAABBCC)
+    picture = noise(6, 3)
+    assert (image_of(server.bitmap(picture)) == picture).all()
+    assert (image_of(server.bitmap(picture, top_down=False)) == picture).all()
+    for form, rows in (
+        (1, bytes((0b0000_0010, 0b1))), (2, bytes((0b0100_0000, 0b1000_0000))),
+        (3, bytes((0x10, 0x00, 0x01, 0x00))), (4, bytes((0x01, 0x00, 0x10, 0x00))),
+        (5, bytes((0, 1, 0, 0, 1, 0, 0, 0))),
+    ):  # fmt: skip
+        out = image_of(server.paletted(form, rows, 4, 2, len(rows) // 2, colours, 1))
+        wanted = np.array([[0, 1, 0, 0], [1, 0, 0, 0]])
+        assert (out[:, :, 0] == np.where(wanted, 0x66, 0x33)).all() and (
+            out[:, :, 2] == np.where(wanted, 0x44, 0x11)
+        ).all()
+    deep = struct.pack("<BBIIII", 7, 4, 2, 1, 6, 0) + b"abcdef"
+    assert image_of(server.image(0, 2, 1, deep))[0, :, :3].tobytes() == b"abcdef"
+    words = struct.pack("<BBIIII", 6, 4, 2, 1, 4, 0) + struct.pack("<HH", 0x7FFF, 0x7C00)
+    assert image_of(server.image(0, 2, 1, words))[0, :, :3].tolist() == [[255, 255, 255], [0, 0, 255]]
+    mask = struct.pack("<BBIIII", 10, 4, 2, 1, 2, 0) + b"\x07\x08"
+    assert image_of(server.image(0, 2, 1, mask))[0, :, 3].tolist() == [7, 8]
+
+
+def test_images_that_are_not_implemented_are_named_and_damaged_ones_refused() -> None:
+    for kind, name in ((1, "QUIC"), (102, "GLZ_RGB"), (109, "LZ4"), (55, "55")):
+        with pytest.raises(NotUnderstood, match=f"compressed as {name}"):
+            image_of(server.image(kind, 2, 2, bytes(20)))
+    kept = struct.pack("<BBIIIQ", 5, 6, 2, 1, 2, 9) + b"\0\1"
+    with pytest.raises(NotUnderstood, match="palette"):
+        image_of(server.image(0, 2, 1, kept))
+    whole = server.bitmap(noise(6, 3))
+    for damaged in (
+        whole[:10], whole[:-1], server.image(0, 0, 5), server.image(0, 1 << 20, 1 << 20),
+        server.image(101, 2, 2, b"\xff" * 4),
+        server.image(0, 6, 3, struct.pack("<BBIIII", 8, 4, 6, 3, 23, 0) + bytes(999)),
+        server.image(0, 6, 3, struct.pack("<BBIIII", 99, 4, 6, 3, 24, 0) + bytes(999)),
+    ):  # fmt: skip
+        with pytest.raises(RemoteProtocolError):
+            image_of(damaged)
+
+
+# -- drawings --------------------------------------------------------------------------------------
+
+
+def test_drawings_are_understood() -> None:
+    picture = noise(40, 20)
+    copy = event_of(server.draw_copy(BOX, server.bitmap(picture), parts=[Rect(0, 0, 10, 10), Rect(30, 10, 50, 50)]))
+    assert isinstance(copy, Raster) and copy.rop3 == SOURCE and copy.base.box == BOX
+    assert copy.base.parts == (Rect(3, 5, 7, 5), Rect(30, 10, 13, 15))
+    assert copy.image is not None and (decoded(copy.image) == picture).all()
+    fill = event_of(server.draw_fill(BOX, 0x112233))
+    assert isinstance(fill, Raster) and (fill.rop3, fill.colour, fill.image) == (PATTERN, 0x112233, None)
+    assert [event_of(server.plain(kind, BOX)).rop3 for kind in (306, 307, 308)] == [0x00, 0xFF, 0x55]
+    moved = event_of(server.copy_bits(BOX, 3, 9))
+    assert isinstance(moved, Copied) and moved.origin == Point(3, 9)
+    over = event_of(server.draw_blended(BOX, server.bitmap(picture), 128))
+    assert isinstance(over, Blended) and over.alpha == 128
+    seen = event_of(server.draw_keyed(BOX, server.bitmap(picture), 0x123456))
+    assert isinstance(seen, Keyed) and seen.colour == 0x123456
+
+
+def test_rop_descriptors_become_truth_tables() -> None:
+    """Those that Windows has names for: SRCPAINT, SRCAND, SRCINVERT, NOTSRCCOPY, SRCERASE, MERGEPAINT and others."""
+    known = {16: 0xEE, 32: 0x88, 64: 0x66, 8 | 1: 0x33, 32 | 4: 0x44, 16 | 1: 0xBB, 128: 0x00, 256: 0xFF, 512: 0x55}
+    for descriptor, table in known.items():
+        assert rop3_of(descriptor, SOURCE, THERE) == table
+    assert rop3_of(64, PATTERN, THERE) == 0x5A and rop3_of(8 | 1024, PATTERN, THERE) == 0x0F
+    assert rop3_of(64, PATTERN, SOURCE) == PATTERN ^ SOURCE
+
+
+def test_drawings_that_are_not_implemented_say_what_they_are() -> None:
+    picture = server.bitmap(noise(40, 20))
+    pattern = server.base(BOX) + b"\2" + bytes(40)
+    masked = bytearray(server.draw_copy(BOX, picture)[6:])
+    struct.pack_into("<I", masked, 21 + 4 + 16 + 3 + 9, 21)
+    for data, why in (
+        (server.message(311, server.base(BOX) + bytes(80)), "text"), (server.message(310, server.base(BOX)), "lines"),
+        (server.message(302, pattern), "pattern"), (server.message(304, bytes(masked)), "mask"),
+        (server.draw_copy(BOX, picture, rop=0), "rop descriptor"),
+    ):  # fmt: skip
+        event = event_of(data)
+        assert isinstance(event, Unknown) and why in event.why and event.base is not None and event.base.box == BOX
+
+
+def test_invalid_drawings_are_refused() -> None:
+    picture = server.bitmap(noise(40, 20))
+    for data in (
+        server.draw_copy(BOX, picture, Rect(1, 0, 40, 20)), server.draw_copy(BOX, picture, Rect(0, 0, 0, 20)),
+        server.draw_copy(BOX, picture)[:-3201], server.draw_copy(BOX, b""), server.draw_fill(BOX, 0, parts=[BOX, BOX]),
+        server.message(304, server.base(BOX)[:-1] + b"\7"),
+        server.message(302, server.base(BOX)[:-1] + b"\1\xff\xff\xff\xff"),
+    ):  # fmt: skip
+        with pytest.raises(RemoteProtocolError):
+            event_of(data)
+
+
+# -- the display channel ---------------------------------------------------------------------------
+
+
+def test_near_server_is_asked_for_plain_pictures_and_a_remote_one_for_lz() -> None:
+    for near, asked in ((True, 1), (False, 6)):
+        first, codecs, init = sent(display(near=near))
+        assert first == (103, bytes((asked,))) and codecs == (105, bytes((2, 2, 1)))
+        assert init[0] == 101 and len(init[1]) == 14
+    assert [kind for kind, _ in sent(linked(SpiceDisplay(7, 0, "", ticket, 0), 0))] == [101]
+
+
+def test_link_names_the_display_and_what_it_can_do() -> None:
+    link = SpiceDisplay(7, 2, "", ticket, 0).data_to_send()
+    assert struct.unpack_from("<IBB", link, 16) == (7, 2, 2)
+    caps = struct.unpack_from("<I", link, 38)[0]
+    assert caps >> 10 & 1 and caps >> 12 & 1 and not caps >> 2 & 0b11, "VP8, preferred codecs; no composition, no alpha"
+
+
+def test_events_wait_until_nothing_more_comes() -> None:
+    wire = display()
+    wire.receive(server.surface(64, 32), 1_000)
+    wire.receive(server.draw_copy(BOX, server.bitmap(noise(40, 20))), 2_000)
+    assert not wire.events() and wire.partial_bytes > 40 * 20 * 4
+    assert wire.next_timeout() == 2_000 + SETTLED_NS
+    wire.handle_timeout(1_999 + SETTLED_NS)
+    assert not wire.events()
+    wire.handle_timeout(2_000 + SETTLED_NS)
+    created, drawn = wire.events()
+    assert isinstance(created, SurfaceCreate) and created.primary and isinstance(drawn, Raster)
+    assert wire.next_timeout() is None and not wire.partial_bytes and wire.arrived_ns == 2_000
+    for n in range(20):
+        wire.receive(server.draw_fill(BOX, n), n * NS_PER_MS)
+        due_ns = wire.next_timeout()
+        assert due_ns is not None and due_ns <= PICTURE_NS
+    large = server.draw_copy(Rect(0, 0, 2000, 2100), server.bitmap(np.zeros((2100, 2000, 4), np.uint8)))
+    wire.receive(large, 20 * NS_PER_MS)
+    assert len(wire.events()) == 21, "much is not withheld"
+
+
+def test_other_messages_of_a_display_are_understood() -> None:
+    place = Rect(8, 4, 32, 16)
+    assert event_of(server.destroy(3)) == SurfaceDestroy(3)
+    assert event_of(server.heads(Rect(0, 0, 640, 480), place)) == Heads((Rect(0, 0, 640, 480), place))
+    assert event_of(server.message(102)) == Mark()
+    assert event_of(server.message(105, struct.pack("<HBQBQ", 2, 1, 77, 1, 78))) == Forget((77, 78))
+    assert event_of(server.message(106, bytes(1))) == Forget(None)
+    made = event_of(server.stream_create(5, place, 2, [Rect(0, 0, 20, 8)], Rect(0, 0, 64, 32)))
+    assert made == StreamCreate(5, 0, 2, True, 64, 32, place, (Rect(8, 4, 12, 4),))
+    assert event_of(server.stream_data(5, 9, b"abc")) == StreamData(5, 9, b"abc")
+    sized = event_of(server.stream_data_sized(5, 9, place, Rect(0, 0, 64, 32), b"abc"))
+    assert sized == StreamData(5, 9, b"abc", 64, 32, place)
+    assert event_of(server.message(124, struct.pack("<I", 5) + server.clip(None))) == StreamClip(5, None)
+    assert event_of(server.message(124, struct.pack("<I", 5) + server.clip([place]))) == StreamClip(5, (place,))
+    assert event_of(server.message(125, struct.pack("<I", 5))) == StreamDestroy(5)
+    assert event_of(server.message(126)) == StreamDestroy(None)
+    assert event_of(server.message(319, struct.pack("<4I", 5, 6, 7, 8))) == ReportWanted(5, 6, 7, 8)
+    assert event_of(server.message(320)) is None
+    wire = display()
+    sent(wire)
+    wire.send_report(StreamReport(5, 6, 100, 200, 7, 0, -3))
+    assert sent(wire) == [(102, struct.pack("<IIIIIIiI", 5, 6, 100, 200, 7, 0, -3, 0xFFFFFFFF))]
+
+
+def test_impossible_surfaces_and_streams_are_refused() -> None:
+    for data in (
+        server.surface(0, 5), server.surface(1 << 16, 1 << 16), server.message(317, struct.pack("<HH", 99, 99)),
+        server.stream_create(1, BOX, size=Rect(0, 0, 1 << 16, 1 << 16)), server.stream_data(1, 0, b"abc")[:-1],
+        server.message(123, struct.pack("<III", 1, 0, 99)), server.message(105, b"\xff\xff"),
+        server.stream_data_sized(1, 0, BOX, Rect(0, 0, 0, 9), b""),
+    ):  # fmt: skip
+        with pytest.raises(RemoteProtocolError):
+            event_of(data)
+    assert isinstance(event_of(server.surface(4, 4, 1, 16)), Unknown)
+    with pytest.raises(RemoteProtocolError, match="at most"):
+        display().receive(struct.pack("<HI", 304, PICTURE_MAX + 1), 0)
+
+
+def test_link_must_be_accepted_in_time() -> None:
+    for wire in (
+        SpiceDisplay(7, 0, "", ticket, 5), SpiceCursor(7, 0, "", ticket, 5), SpiceInputs(7, "", ticket, 5)
+    ):  # fmt: skip
+        assert wire.next_timeout() == 5 + ANSWER_NS
+        with pytest.raises(PeerLost):
+            wire.handle_timeout(5 + ANSWER_NS)
+        assert linked(wire).next_timeout() is None
+
+
+def test_offered_capabilities_are_those_of_the_channel() -> None:
+    channel = SpiceChannel(ChannelKind.DISPLAY, 1, 0, "", ticket, 0)
+    channel.receive(reply(1 << 6), 0)
+    assert channel.offers(6) and not channel.offers(0) and not channel.offers(38)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from((*range(101, 127), *range(302, 320))), st.binary(max_size=120))
+def test_any_display_message_is_understood_skipped_or_refused(kind: int, body: bytes) -> None:
+    try:
+        event = display_event(SpiceMessage(kind, body))
+        if isinstance(event, Raster) and event.image is not None:
+            decoded(event.image)
+    except (RemoteProtocolError, NotUnderstood):
+        return
+
+
+# -- the cursor --------------------------------------------------------------------------------------
+
+
+def cursor() -> SpiceCursor:
+    made: SpiceCursor = linked(SpiceCursor(7, 0, "", ticket, 0))
+    return made
+
+
+def test_cursor_is_set_moved_hidden_and_kept() -> None:
+    wire, pixels = cursor(), bytes(range(64))
+    wire.receive(server.cursor_set(3, -4, pixels, 4, 4, flags=2, name=9), 0)
+    look = Look(Size(4, 4), Point(1, 2), pixels)
+    assert wire.events() == [CursorSet(Point(3, -4), True, look)] and wire.partial_bytes == 64
+    wire.receive(server.message(104, struct.pack("<hh", 7, 8)) + server.message(105), 0)
+    assert wire.events() == [CursorMove(Point(7, 8)), CursorHide()]
+    wire.receive(server.cursor_set(0, 0, b"", 0, 0, flags=4, name=9), 0)
+    wire.receive(server.message(107, struct.pack("<Q", 9)) + server.cursor_set(0, 0, b"", 0, 0, flags=4, name=9), 0)
+    known, gone = wire.events()
+    assert known == CursorSet(Point(0, 0), True, look) and gone == CursorSet(Point(0, 0), True, None)
+    wire.receive(server.message(101, struct.pack("<hhHHBH", 1, 2, 0, 0, 1, 1)), 0)
+    assert wire.events() == [CursorSet(Point(1, 2), True, None)] and not wire.partial_bytes
+
+
+def test_cursors_without_alpha_get_it_from_their_mask() -> None:
+    wire = cursor()
+    # Four pixels: black, white, transparent, inverting.
+    wire.receive(server.cursor_set(0, 0, bytes((0b0011_0000, 0b0101_0000)), 4, 1, kind=1), 0)
+    (mono,) = wire.events()
+    assert isinstance(mono, CursorSet) and mono.look is not None
+    black, white, clear = b"\0\0\0\xff", b"\xff\xff\xff\xff", bytes(4)
+    assert mono.look.pixels == black + white + clear + white
+    for kind, colours in (
+        (6, b"\1\2\3\0" + bytes(4)), (5, b"\1\2\3" + bytes(3)), (4, struct.pack("<HH", 1 << 10 | 1 << 5 | 1, 0))
+    ):  # fmt: skip
+        wire.receive(server.cursor_set(0, 0, colours + bytes((0b0100_0000,)), 2, 1, kind=kind), 0)
+        (deep,) = wire.events()
+        assert isinstance(deep, CursorSet) and deep.look is not None
+        assert deep.look.pixels == (b"\1\2\3\xff" if kind != 4 else b"\x08\x08\x08\xff") + clear
+    wire.receive(server.cursor_set(0, 0, b"", 16, 16, kind=2), 0)
+    (unknown,) = wire.events()
+    assert isinstance(unknown, CursorSet) and unknown.look is not None and len(unknown.look.pixels) == 1024
+
+
+def test_kept_cursors_are_bounded_and_damaged_ones_refused() -> None:
+    wire = cursor()
+    for name in range(20):
+        wire.receive(server.cursor_set(0, 0, bytes(500 * 500 * 4), 500, 500, flags=2, name=name), 0)
+        wire.events()
+    assert wire.partial_bytes <= 4 << 20
+    for data in (
+        server.cursor_set(0, 0, bytes(63), 4, 4), server.cursor_set(0, 0, b"", 513, 1),
+        server.cursor_set(0, 0, b"", 0, 1),
+        server.message(103, b"abc"), server.message(104), server.message(107),
+    ):  # fmt: skip
+        with pytest.raises(RemoteProtocolError):
+            cursor().receive(data, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(101, 108), st.binary(max_size=60))
+def test_any_cursor_message_is_understood_or_refused(kind: int, body: bytes) -> None:
+    try:
+        cursor().receive(server.message(kind, body), 0)
+    except RemoteProtocolError:
+        return
+
+
+# -- keys and pointer --------------------------------------------------------------------------------
+
+
+def inputs() -> SpiceInputs:
+    made: SpiceInputs = linked(SpiceInputs(7, "", ticket, 0))
+    sent(made)
+    return made
+
+
+def test_keys_are_sent_as_scan_codes() -> None:
+    wire = inputs()
+    wire.send_key(0x1E, True)
+    wire.send_key(0x1E, False)
+    wire.send_key(0xC8, True)
+    wire.send_key(0xC8, False)
+    assert sent(wire) == [
+        (101, b"\x1e\0\0\0"), (102, b"\x9e\0\0\0"), (101, b"\xe0\x48\0\0"), (102, b"\xe0\xc8\0\0")
+    ]  # fmt: skip
+    closed = SpiceInputs(7, "", ticket, 0)
+    closed.data_to_send()
+    closed.send_key(0x1E, True)
+    closed.send_pointer(Point(1, 1), 1, False)
+    assert not closed.data_to_send()
+
+
+def test_pointer_goes_to_a_place_or_moves_and_presses() -> None:
+    wire = inputs()
+    wire.send_pointer(Point(10, 20), 0, False, 1)
+    wire.send_pointer(Point(10, 20), 0, False, 1)
+    wire.send_pointer(Point(-5, 20), 0b1001, False, 1)
+    wire.send_pointer(Point(-5, 20), 0b0001, False, 1)
+    assert sent(wire) == [
+        (112, struct.pack("<IIHB", 10, 20, 0, 1)), (112, struct.pack("<IIHB", 0, 20, 0, 1)),
+        (113, struct.pack("<BH", 1, 1)), (113, struct.pack("<BH", 4, 9)), (114, struct.pack("<BH", 4, 1)),
+    ]  # fmt: skip
+    wire.send_pointer(Point(-3, 4), 1, True)
+    wire.send_pointer(Point(0, 0), 0, True)
+    assert sent(wire) == [(111, struct.pack("<iiH", -3, 4, 1)), (114, struct.pack("<BH", 1, 0))]
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_movements_that_the_server_has_not_taken_are_joined(relative: bool) -> None:
+    wire = inputs()
+    for n in range(UNACKNOWLEDGED_MAX + 10):
+        wire.send_pointer(Point(1 if relative else n + 1, 0), 0, relative)
+    assert len(sent(wire)) == UNACKNOWLEDGED_MAX
+    wire.receive(server.message(111), 0)
+    kind, body = sent(wire)[0]
+    assert (kind, body[:4]) == ((111, struct.pack("<i", 10)) if relative else (112, struct.pack("<I", 26)))
+    wire.send_pointer(Point(1 if relative else 99, 0), 1, relative)
+    assert [kind for kind, _ in sent(wire)] == [111 if relative else 112, 113], "a click is not held back"
+    wire.receive(server.message(102, b"\6\0"), 0)
+    assert wire.events() == [Lights(False, True, True)] and not wire.events() and not wire.partial_bytes
+
+
+def test_a_machine_with_a_tablet_is_asked_for_absolute_places() -> None:
+    main = SpiceMain("", ticket, 0)
+    linked(main)
+    sent(main)
+    main.receive(server.message(103, struct.pack("<8I", 7, 0, 1, 1, 0, 0, 0, 0)), 0)
+    assert [kind for kind, _ in sent(main)] == [104]
+    main.receive(server.message(105, struct.pack("<HH", 3, 1)), 0)
+    assert sent(main) == [(105, struct.pack("<H", 2))]
+    main.receive(server.message(105, struct.pack("<HH", 3, 2)), 0)
+    assert not sent(main) and len(main.events()) == 3
+
+
+def test_codec_names_what_is_no_picture() -> None:
+    from millrace.codec.video import PictureDecoder, jpeg_size, vp8_key, vp8_size
+
+    for data in (b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00", b"GIF89a", b"\xff\xd8\xff\xe0\0\2" * 3):
+        with pytest.raises(CodecError):
+            jpeg_size(data)
+    assert vp8_key(bytes(1)) and not vp8_key(b"\1") and not vp8_key(b"")
+    assert vp8_size(b"\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 640, 360 | 1 << 14)) == (640, 360)
+    with pytest.raises(CodecError):
+        vp8_size(bytes(10))
+    large = b"\xff\xd8\xff\xff\xc0\0\x11\x08" + struct.pack(">HH", 65_500, 65_500) + bytes(9)
+    with pytest.raises(CodecError, match="pixels at most"):
+        PictureDecoder("jpeg", 1 << 20).decode(large)
+    with pytest.raises(CodecError, match="empty"):
+        PictureDecoder("vp8", 1 << 20).decode(b"")
+    with pytest.raises(CodecError, match="vp8"):
+        PictureDecoder("vp8", 1 << 20).decode(b"\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 64, 64) + b"\xff" * 3)
+
+
+def test_seeds_of_a_server_are_understood() -> None:
+    for session in seeds.spice_display():
+        wire = display()
+        for part in session:
+            wire.receive(part, 0)
+        assert wire.next_timeout() is not None
