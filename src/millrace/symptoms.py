@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from millrace.units import NS_PER_MS, HostNs
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
 # A symptom must have its key here (an assertion holds that). Listeners and metrics use the names too, so they are not
 # renamed.
@@ -97,6 +97,21 @@ class Symptom:
     at_ns: HostNs | None = None
     inferred: bool = False
     """The reporter can't see stalls of the daemon itself: if there was one at that time, it is the real cause."""
+
+
+HEARD_EVERY_NS = NS_PER_S
+"""A listener or viewer in use says something more often than this."""
+
+
+# A listener that has gone is noticed when something runs out: the keepalive, or the room to send. The trouble began
+# when it was last heard, and an incident has to say so, or its cause would appear to be younger than its effect.
+def last_heard(
+    stage: str, cause: str, guest: str, key: str, evidence: Evidence, heard_ns: HostNs, now_ns: HostNs
+) -> Symptom:
+    """A symptom of a listener or viewer, dated back to its last message, if that is long ago."""
+    at = heard_ns if now_ns - heard_ns > HEARD_EVERY_NS else now_ns
+    evidence = {**evidence, "last_heard_ms_before": round((now_ns - heard_ns) / NS_PER_MS, 1)}
+    return Symptom(stage, cause, guest, key, evidence, at)
 
 
 TEXT_MAX = 200

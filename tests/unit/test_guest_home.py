@@ -41,6 +41,7 @@ class House:
         self.latencies = 0
         self.machines: list[tuple[str, Any]] = []
         self.symptoms: list[Symptom] = []
+        self.listeners: set[tuple[str, str]] = set()
         graph = self.rig.graph
         self.home: Home = bare(
             Home, name="alice", config=GuestConfig("alice"), graph=graph, outlets=Subscribers(graph),
@@ -48,7 +49,9 @@ class House:
             tracks=Tracks("alice", Ids(), Seat("alice"), graph.budget),
             admission=Admission("alice", graph.budget, self.rig.prompts, self.symptoms.append),
             microphone=graph.add_source("microphone", "Microphone"), troubles=Allowances(), turns=Turns(lambda: 0),
-            report=self.symptoms.append, recording=False, latency_changed=self._latency_changed,
+            report=self.symptoms.append, recording=False, machines=[],
+            has_listener=lambda key, principal: (key, principal.key) in self.listeners,
+            latency_changed=self._latency_changed,
             machine_changed=lambda change, machine: self.machines.append((change, machine)),
         )  # fmt: skip
 

@@ -21,6 +21,7 @@ from millrace.observe.views import (
     screen_view,
     sink_view,
     stream_view,
+    viewer_view,
 )
 from millrace.rights.grants import Grants, Permission, Verdict
 from millrace.rights.tokens import Token
@@ -28,6 +29,7 @@ from millrace.rights.tokens import Token
 if TYPE_CHECKING:
     from millrace.guest.home import Machine
     from millrace.guest.listener import ListenerSession
+    from millrace.guest.viewer import ViewerSession
 
 
 # What is passed to the registry is not the object's state but a function that makes it, called when the state is
@@ -84,6 +86,13 @@ class Publisher:
             self._registry.drop(listed.id)
         else:
             self._put(listed.id, "screen", lambda: screen_view(self._guest, listed))
+
+    def viewer_changed(self, change: str, session: ViewerSession) -> None:
+        """A viewer came, changed or went."""
+        if change == "remove":
+            self._registry.drop(session.id)
+        else:
+            self._put(session.id, "viewer", lambda: viewer_view(session))
 
 
 def grant_view(guest: str, what: Permission, program: str, verdict: Verdict) -> GrantView:

@@ -22,11 +22,14 @@ from millrace.rights.model import Principal, Right
 from millrace.text import parse_choice
 from millrace.wire.native.messages import Objects, frame, packed
 
-KINDS = ("guest", "sink", "source", "stream", "recorder", "client", "listener", "door", "screen", "request", "incident")
+KINDS = (
+    "guest", "sink", "source", "stream", "recorder", "client", "listener", "door", "screen", "viewer", "request",
+    "incident",
+)  # fmt: skip
 """Kinds that are watched by default."""
 ON_REQUEST = ("grant", "token")
 """Kinds that are watched only if asked for."""
-MEASURED = frozenset({"sink", "source", "stream", "listener", "door", "screen"})
+MEASURED = frozenset({"sink", "source", "stream", "listener", "door", "screen", "viewer"})
 """Kinds that have measurements."""
 SLICE_MIN, SLICE = 4, 50
 """Objects encoded in one step: halved when a step made more than `STEP_BYTES`."""

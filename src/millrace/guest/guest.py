@@ -24,6 +24,8 @@ from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.pulse import PulseServer
 from millrace.guest.state import AdmissionState, FrozenGuest, GuestState
+from millrace.guest.viewer import ViewerSession
+from millrace.guest.viewers import Viewers
 from millrace.io.clock import now_ns
 from millrace.io.listeners import Listeners
 from millrace.io.sockets import private_dir
@@ -32,6 +34,7 @@ from millrace.outlets.peer import Subscriber, Subscribers
 from millrace.remembered.devices import Devices
 from millrace.remembered.memory import Memory
 from millrace.remembered.streams import Rules
+from millrace.rights.model import Principal
 from millrace.rights.prompts import Prompts
 from millrace.symptoms import Evidence, Report, Symptom, kept_waiting
 from millrace.units import NS_PER_MS, HostNs, default_map
@@ -81,6 +84,10 @@ class Observer(Protocol):
         """A screen."""
         ...
 
+    def viewer_changed(self, change: str, session: ViewerSession) -> None:
+        """A viewer of a screen."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Common:
@@ -123,6 +130,7 @@ class Guest:
         self.machines: list[Machine] = []
         self.screens = Screens(config.name, ids, budget, self._screen_changed)
         self.tracks = Tracks(config.name, ids, self.screens.seat, budget)
+        self.viewers = Viewers(self, changed=self._viewer_changed)
         self.directory = common.runtime / config.name
         self.native_path = self.directory / "native"
         self.id = ids.take() if state is None else state.id
@@ -164,6 +172,10 @@ class Guest:
         """Whether anything in the guest records the microphone."""
         return _recorded(self.microphone, lambda id_: any(door.made(id_) for door in self.doors))
 
+    def has_listener(self, key: str, principal: Principal) -> bool:
+        """See `Home`."""
+        return any(one.outlet.key == key and one.principal.key == principal.key for one in self.sessions)
+
     def latency_changed(self) -> None:
         """Update the latency that players query from a sink: that of its slowest listener."""
         reports: dict[int, HostNs] = {}
@@ -184,8 +196,13 @@ class Guest:
             observer.door_changed(change, machine)
 
     def _screen_changed(self, change: str, listed: Listed) -> None:
+        self.viewers.screen_changed(change, listed)
         for observer in self.observers:
             observer.screen_changed(change, listed)
+
+    def _viewer_changed(self, change: str, session: ViewerSession) -> None:
+        for observer in self.observers:
+            observer.viewer_changed(change, session)
 
     # -- observers ---------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from millrace.graph.tracks import Tracks
 from millrace.guest.config import GuestConfig
 from millrace.io.turns import Turns
 from millrace.outlets.peer import Subscribers
+from millrace.rights.model import Principal
 from millrace.symptoms import Report
 
 
@@ -68,9 +69,15 @@ class Home(Protocol):
     troubles: Allowances
     """How many dropouts listeners may report, by principal."""
 
+    machines: list[Machine]
+
     @property
     def recording(self) -> bool:
         """Whether anything in the guest records the microphone."""
+        ...
+
+    def has_listener(self, key: str, principal: Principal) -> bool:
+        """Whether it has this listener, and that is the same principal's."""
         ...
 
     def latency_changed(self) -> None:

@@ -18,7 +18,7 @@ from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import Subscriber
 from millrace.outlets.queue import Write
 from millrace.rights.model import Principal
-from millrace.symptoms import LISTENERS_CAUSES, Evidence, Symptom
+from millrace.symptoms import LISTENERS_CAUSES, Evidence, Symptom, last_heard
 from millrace.text import parse_switch
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
@@ -46,8 +46,6 @@ BREAKDOWN = ("path", "network", "codec", "jitter", "late", "period", "device")
 TROUBLE_AGE_MAX_NS = 60 * NS_PER_S
 TROUBLE_NS = 100 * NS_PER_MS
 """The sound that a dropout is worth: all listeners of one principal may report 10 a second, and 100 at once."""
-HEARD_EVERY_NS = NS_PER_S
-"""A playing listener sends reports more often than this."""
 TICK_MAX_NS = 1_500 * NS_PER_MS
 """With longer than this between two ticks, the daemon was stopped."""
 LOSS_PACKETS = 250
@@ -239,14 +237,9 @@ class ListenerSession:
         key = self.outlet.key
         self.guest.report(Symptom(told.stage, told.cause, self.guest.name, key, evidence, at, inferred=True))
 
-    # A listener that has gone is noticed when something runs out: the keepalive, or the room to send. The trouble
-    # began when it was last heard, and an incident has to say so, or its cause would appear to be younger than its
-    # effect.
     def silent(self, stage: str, cause: str, evidence: Evidence, now_ns: HostNs) -> Symptom:
         """A symptom dated back to the listener's last message, if that is long ago."""
-        at = self.heard_ns if now_ns - self.heard_ns > HEARD_EVERY_NS else now_ns
-        evidence = {**evidence, "last_heard_ms_before": round((now_ns - self.heard_ns) / NS_PER_MS, 1)}
-        return Symptom(stage, cause, self.guest.name, self.outlet.key, evidence, at)
+        return last_heard(stage, cause, self.guest.name, self.outlet.key, evidence, self.heard_ns, now_ns)
 
     # Loss is measured over at least `LOSS_PACKETS` packets: the listener's own count of those lost, over those sent.
     # In a shorter interval a single lost packet would look like heavy loss, and the encoder would spend its bits on

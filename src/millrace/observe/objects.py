@@ -145,6 +145,36 @@ class ScreenView(msgspec.Struct, frozen=True):
     fps: float
 
 
+class ViewerView(msgspec.Struct, frozen=True, gc=False):
+    """A viewer of a screen. Times and rates are of the last pictures; null until they are known.
+
+    `breakdown_ms` are the parts of `latency_ms`: wait (for the encoder), encode, queue (for the socket), network (to
+    the decoded picture), draw. `skew_ms` is how much later the picture is seen than its sound is heard.
+    """
+
+    id: str
+    name: str
+    address: str
+    by: str
+    screen: str | None
+    listener: str | None
+    settings: dict[str, str | int | bool]
+    codecs: list[str]
+    keyboard: bool
+    hidden: bool
+    bitrate: int
+    line_rate: int | None
+    fps: float
+    latency_ms: float | None
+    breakdown_ms: dict[str, float]
+    skew_ms: float | None
+    sent: int
+    shown: int
+    on_way: int
+    refreshed: int
+    rtt_ms: float | None
+
+
 class ClientView(msgspec.Struct, frozen=True):
     """A program's connection."""
 
@@ -199,3 +229,4 @@ class GuestView(msgspec.Struct, frozen=True):
     recorders: list[RecorderView]
     listeners: list[ListenerView]
     screens: list[ScreenView]
+    viewers: list[ViewerView]

@@ -15,6 +15,7 @@ from millrace.graph.screens import Listed
 from millrace.guest.config import stream_table
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
+from millrace.guest.viewer import ViewerSession
 from millrace.observe.objects import (
     ClientView,
     GuestSummary,
@@ -27,6 +28,7 @@ from millrace.observe.objects import (
     ScreenView,
     SinkView,
     StreamView,
+    ViewerView,
 )
 
 T = TypeVar("T")
@@ -157,6 +159,25 @@ def screen_view(guest: Guest, listed: Listed) -> ScreenView:
     )  # fmt: skip
 
 
+def _ms(ns: float | None) -> float | None:
+    return None if ns is None else round(ns / 1e6, 2)
+
+
+def viewer_view(session: ViewerSession) -> ViewerView:
+    """One viewer."""
+    times, flow = session.times, session.flow
+    return ViewerView(
+        id=session.key, name=session.name, address=session.address, by=session.principal.key,
+        screen=session.listed.key if session.listed else None, listener=session.listener,
+        settings=session.settings.as_dict(), codecs=sorted(session.codecs),
+        keyboard=session.has_keyboard, hidden=session.hidden, bitrate=session.bitrate, line_rate=flow.rate,
+        fps=round(session.fps, 1), latency_ms=_ms(times.latency_ns),
+        breakdown_ms={name: round(ns / 1e6, 2) for name, ns in times.breakdown.items()}, skew_ms=_ms(times.skew_ns),
+        sent=session.sent_pictures, shown=times.shown, on_way=flow.pictures, refreshed=session.refreshed,
+        rtt_ms=_ms(session.rtt_ns),
+    )  # fmt: skip
+
+
 def client_view(client: Program) -> ClientView:
     """One program's connection."""
     identity = client.subject.identity
@@ -219,4 +240,5 @@ def guest_view(guest: Guest) -> Generator[None, None, GuestView]:
         recorders=(yield from _all(recorder_view, _recorders(guest.graph))),
         listeners=(yield from _all(listener_view, guest.sessions)),
         screens=[screen_view(guest, listed) for listed in guest.screens],
+        viewers=(yield from _all(viewer_view, guest.viewers.sessions)),
     )  # fmt: skip

@@ -1,0 +1,542 @@
+"""A viewer's session in the daemon: the picture protocol on one side, an encoder and the keyboard on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
+
+from msgspec import UNSET
+
+from millrace.budget import LISTENERS
+from millrace.codec.picturesettings import PictureSettings, changed_picture
+from millrace.errors import (
+    BudgetError,
+    ConfigError,
+    GraphError,
+    MillraceError,
+    PeerLost,
+    RemoteProtocolError,
+    RightsError,
+)
+from millrace.graph.hands import Hands
+from millrace.graph.pictures import Cursor, ScreenSource, Shape
+from millrace.graph.screen import SHAPES_MAX
+from millrace.graph.screens import Listed
+from millrace.graph.seat import Watcher
+from millrace.guest.home import Home
+from millrace.outlets.encoded import EncodedPicture
+from millrace.outlets.pictureflow import PictureFlow
+from millrace.outlets.picturetimes import PictureTimes
+from millrace.outlets.queue import Write
+from millrace.pixels.rects import Point, Rect, Size
+from millrace.rights.model import Principal, Right
+from millrace.symptoms import Evidence, Symptom, last_heard
+from millrace.units import NS_PER_MS, NS_PER_S, NS_PER_US, HostNs
+from millrace.wire.peer.messages import Bye, Configured, Fault
+from millrace.wire.peer.pictures import (
+    PART_HEAD_BYTES,
+    PARTS_MAX,
+    PICTURE_VERSION,
+    SIDE_MAX,
+    ChangeView,
+    CursorChanged,
+    FromViewer,
+    Gone,
+    Hidden,
+    Key,
+    KeyboardHeld,
+    Part,
+    PartType,
+    Pointer,
+    Refresh,
+    ScreenNamed,
+    Screens,
+    Shown,
+    SizeWish,
+    TakeKeyboard,
+    Taken,
+    Text,
+    ToViewer,
+    Watch,
+    Watching,
+    pack_parts,
+)
+from millrace.wire.peer.viewing import ViewServer
+
+NAME_MAX = 100
+VIEWER_BYTES = 96 * 1024
+"""Memory of a viewer: its connection, its send buffer and its state."""
+PIECE_BYTES = 256 * 1024
+"""A larger picture is sent in several pieces, so that decoding begins before all of it has arrived."""
+CURSOR_NS = 15 * NS_PER_MS
+"""A pointer that moves faster is sent no more often than this."""
+UNSENT_MAX = 64
+"""Messages that may wait because the viewer does not read; with more, it is given up."""
+HIDDEN_NS = 5 * NS_PER_S
+"""A viewer that is hidden for longer leaves its encoder."""
+
+
+class Company(Protocol):
+    """All viewers of a guest, as one of them sees them: see viewers.py."""
+
+    guest: Home
+    clock: Callable[[], HostNs]
+
+    def find(self, screen: str | None) -> Listed | None:
+        """The screen that it asks for."""
+        ...
+
+    def join(self, session: ViewerSession) -> None:
+        """It has said what it wants."""
+        ...
+
+    def leave(self, session: ViewerSession) -> None:
+        """It has left."""
+        ...
+
+    def regroup(self, session: ViewerSession) -> None:
+        """What it wants has changed."""
+        ...
+
+    def ready(self, session: ViewerSession) -> None:
+        """It may have room again."""
+        ...
+
+    def refresh(self, session: ViewerSession) -> None:
+        """It needs a key picture."""
+        ...
+
+    def take_keyboard(self, session: ViewerSession) -> None:
+        """It wants the keyboard."""
+        ...
+
+    def leave_keyboard(self, session: ViewerSession) -> None:
+        """It gives the keyboard up."""
+        ...
+
+
+# What is written can't be dropped any more, so everything is left out before: a picture is encoded for a viewer only
+# while it is `ready`, the pointer is sent in its newest state only, and other messages are few. Messages and pictures
+# go through `_put` in one order, which is part of the protocol: a mode precedes its pictures.
+class ViewerSession:
+    """One connected viewer. `write` sends messages; `room` says whether the connection can take more."""
+
+    def __init__(
+        self, viewers: Company, id_: int, address: str, write: Write, room: Callable[[], bool], now_ns: HostNs,
+        principal: Principal,
+    ) -> None:  # fmt: skip
+        self.viewers, self.guest = viewers, viewers.guest
+        self.id, self.address, self.principal = id_, address, principal
+        self.name = address
+        self.who = Watcher(self.key, principal)
+        self.account = self.guest.admission.budget.open("viewer", {"itself": VIEWER_BYTES}, LISTENERS)
+        self.wire = ViewServer(now_ns)
+        self.closing = False
+        self.settings = PictureSettings()
+        self.codecs: frozenset[str] = frozenset()
+        self.formats: frozenset[str] = frozenset()
+        self.listener: str | None = None
+        """The key of its own sound listener."""
+        self.hidden = self.long_hidden = False
+        self._hidden_ns: HostNs = 0
+        self.listed: Listed | None = None
+        """The screen that it sees."""
+        self.encoding = False
+        """Whether it shares an encoder now."""
+        self.flow, self.times = PictureFlow(), PictureTimes()
+        self.hands = Hands()
+        self.sent_bytes = self.sent_pictures = self.skipped = self.refreshed = 0
+        self.bitrate, self.fps = 0, 0.0
+        self._write, self._room = write, room
+        self._left = self._joined = self._any = False
+        self._like = ("", "")
+        """The door and the label of the screen that it saw last."""
+        self._told = ""
+        self._unsent: list[str | bytes] = []
+        self._error: MillraceError | None = None
+        self._size = Size(1, 1)
+        """Of the pictures sent."""
+        self._cursor: Cursor | None = None
+        self._cursor_ns: HostNs = 0
+        self._shapes: dict[int, Shape] = {}
+        self._held: tuple[bool, str] | None = None
+        self._named: list[ScreenNamed] | None = None
+        self._mark: tuple[HostNs, int, int] = (now_ns, 0, 0)
+
+    @property
+    def key(self) -> str:
+        """Its name for users and the API."""
+        return f"viewer/{self.id}"
+
+    @property
+    def rtt_ns(self) -> HostNs | None:
+        """Round-trip time to the viewer."""
+        return self.wire.keepalive.clock.rtt_ns
+
+    @property
+    def has_keyboard(self) -> bool:
+        """Whether it has the keyboard of its guest."""
+        return self.guest.screens.seat.who is self.who
+
+    @property
+    def may_type(self) -> bool:
+        """Whether it may take the keyboard."""
+        return self.principal.may(Right.TYPE, self.guest.name)
+
+    @property
+    def wants_pictures(self) -> bool:
+        """Whether it is to be sent pictures at all."""
+        return self._joined and not self._left and self.settings.picture != "off"
+
+    # -- the connection --------------------------------------------------------------------------
+
+    def receive(self, message: str | bytes, now_ns: HostNs) -> None:
+        """Process one message, unless the session has left; RemoteProtocolError ends it."""
+        if self._left:
+            return
+        self.wire.receive(message, now_ns)
+        for event in self.wire.events():
+            self._handle(event, now_ns)
+        self.flush()
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`."""
+        return self.wire.next_timeout()
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`; PeerLost if the peer is gone."""
+        self.wire.handle_timeout(now_ns)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending, as far as the connection has room."""
+        self._unsent += self.wire.data_to_send()
+        if not self._unsent or self._left:
+            return
+        if self._room():
+            unsent, self._unsent = self._unsent, []
+            self.sent_bytes += sum(map(len, unsent))
+            self._write(unsent)
+        elif len(self._unsent) > UNSENT_MAX:
+            self._fail(PeerLost(f"the viewer left {len(self._unsent)} messages unread"))
+
+    def tick(self, now_ns: HostNs) -> None:
+        """About once a second: measure, and follow the line. Raises the error that ended the pictures, if any."""
+        if self._error is not None:
+            raise self._error
+        then, sent, pictures = self._mark
+        if now_ns > then:
+            self.bitrate = (self.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
+            self.fps = (self.sent_pictures - pictures) * NS_PER_S / (now_ns - then)
+        self._mark = now_ns, self.sent_bytes, self.sent_pictures
+        self.long_hidden = self.hidden and now_ns - self._hidden_ns > HIDDEN_NS
+        self.flush()
+        self.regroup()
+
+    def fault(self, error: MillraceError) -> None:
+        """Tell the viewer why the session ends."""
+        self.send(Fault(error.listener_word, str(error), fatal=True))
+
+    def bye(self, reason: str, again: bool) -> None:
+        """Tell the viewer that the session ends."""
+        self.send(Bye(reason, again))
+
+    def closed(self) -> None:
+        """The connection or its rights are gone."""
+        if self._left:
+            return
+        try:
+            self.viewers.leave(self)
+        finally:
+            self._left = True
+            self.account.close()
+            self._unsent.clear()
+
+    def forget(self) -> None:
+        """The connection is over. It is reached through these, and keeps this: a cycle (daemon/collector.py)."""
+        self._write, self._room = (lambda messages: None), (lambda: False)
+
+    def silent(self, stage: str, cause: str, evidence: Evidence, now_ns: HostNs) -> Symptom:
+        """A symptom dated back to the viewer's last message, if that is long ago."""
+        return last_heard(stage, cause, self.guest.name, self.key, evidence, self.wire.keepalive.heard_ns, now_ns)
+
+    def send(self, message: ToViewer) -> None:
+        """Send a control message."""
+        self.wire.send_message(message)
+        self.flush()
+
+    def _fail(self, error: MillraceError) -> None:
+        """End the session at the next tick, because of `error`; until then it is sent nothing."""
+        self._error = self._error or error
+        self._room = lambda: False
+
+    # -- events ----------------------------------------------------------------------------------
+
+    def _handle(self, event: FromViewer, now_ns: HostNs) -> None:
+        if isinstance(event, Watch):
+            self._greet(event)
+        elif isinstance(event, Shown | Taken):
+            self._acknowledged(event, now_ns)
+        elif isinstance(event, Key | Pointer | SizeWish | Text):
+            self._control(event)
+        elif isinstance(event, TakeKeyboard):
+            self._take(event.take)
+        elif isinstance(event, ChangeView):
+            self._change(event)
+        elif isinstance(event, Hidden):
+            self._hide(event.hidden, now_ns)
+        elif isinstance(event, Refresh):
+            self.refreshed += 1
+            self.viewers.refresh(self)
+        elif isinstance(event, Bye):
+            self.closing = True
+
+    def _hide(self, hidden: bool, now_ns: HostNs) -> None:
+        self.hidden, self._hidden_ns = hidden, now_ns
+        self.long_hidden = self.long_hidden and hidden
+        self.flow.reset()
+        self.regroup()
+        self.viewers.ready(self)
+
+    def regroup(self) -> None:
+        """Share the encoder that fits now, if there is room; otherwise it is told, and goes on as before."""
+        try:
+            self.viewers.regroup(self)
+        except GraphError as error:
+            if str(error) != self._told:
+                self._told = str(error)
+                self.send(Fault(error.listener_word, self._told))
+
+    # What the viewer asks for is checked before Watching, which precedes everything else.
+    def _greet(self, watch: Watch) -> None:
+        if watch.version != PICTURE_VERSION:
+            raise RemoteProtocolError(
+                f"unsupported version of the picture protocol: {watch.version}; this daemon speaks {PICTURE_VERSION}"
+            )
+        self.name = watch.name[:NAME_MAX] or self.address
+        self.codecs, self.formats = frozenset(watch.codecs), frozenset(watch.formats)
+        self.settings = changed_picture(self.settings, watch.settings)
+        listed = self.viewers.find(watch.screen)
+        self._any, self._joined = watch.screen is None, True
+        self.see(listed)
+        self._pair(watch.listener)
+        self.viewers.join(self)
+        if watch.keyboard and self.may_type and self.guest.screens.seat.who is None:
+            self.viewers.take_keyboard(self)
+
+    def see(self, listed: Listed | None) -> None:
+        """Tell it which screen it sees from now on."""
+        self.listed = listed
+        key, label = (listed.key, listed.label) if listed else (None, "")
+        self._like = (listed.door, label) if listed else self._like
+        self.send(Watching(self.id, self.guest.name, key, label, self.settings.as_dict(), self.may_type))
+
+    def accepts(self, listed: Listed) -> bool:
+        """Whether a new screen takes the place of the one that it saw: after a machine has come back."""
+        return self._joined and (self._any or self._like == (listed.door, listed.label))
+
+    def _pair(self, number: int | None) -> None:
+        """Its sound listener is this one: of the same guest and principal."""
+        key = None if number is None else f"listener/{number}"
+        if key is not None and not self.guest.has_listener(key, self.principal):
+            self.send(Fault("settings", f"listener: you have no {key} in guest {self.guest.name}"))
+            key = None
+        self.listener = key
+
+    def _change(self, change: ChangeView) -> None:
+        if change.listener is not UNSET:
+            self._pair(change.listener)
+        if change.settings:
+            try:
+                self.configure(change.settings)
+            except (ConfigError, GraphError) as error:
+                self.send(Fault(error.listener_word, str(error)))
+
+    def configure(self, changes: Mapping[str, str]) -> PictureSettings:
+        """Change settings; ConfigError says what is wrong. If it is refused, nothing has changed."""
+        before, self.settings = self.settings, changed_picture(self.settings, changes)
+        try:
+            self.viewers.regroup(self)
+        except MillraceError:
+            self.settings = before
+            raise
+        self.send(Configured(self.settings.as_dict()))
+        return self.settings
+
+    # -- the keyboard ----------------------------------------------------------------------------
+
+    def _take(self, take: bool) -> None:
+        try:
+            if take:
+                self.viewers.take_keyboard(self)
+            else:
+                self.viewers.leave_keyboard(self)
+        except RightsError as error:
+            self.send(Fault("rights", str(error)))
+
+    def _control(self, event: Key | Pointer | SizeWish | Text) -> None:
+        """Pass on what it types and points at, if it has the keyboard."""
+        listed = self.listed
+        if listed is None:
+            return
+        try:
+            source = listed.screen.controlled(self.who, "typing" if isinstance(event, Key | Text) else "pointing")
+        except RightsError as error:
+            self.send(Fault("rights", str(error)))
+            return
+        if isinstance(event, Key):
+            self.hands.key(source, event.code, event.down)
+        elif isinstance(event, Pointer):
+            self._point(listed, source, event)
+        elif isinstance(event, SizeWish):
+            source.size_wish(Size(event.width, event.height))
+        else:
+            self.send(Fault("settings", "this screen takes keys only: type the text as keys"))
+
+    def _point(self, listed: Listed, source: ScreenSource, event: Pointer) -> None:
+        memory = listed.screen.memory
+        if memory is None or (listed.screen.relative and not event.relative):
+            return
+        at = Point(event.x, event.y)
+        if not event.relative:
+            wide, high = memory.mode.width, memory.mode.height
+            x, y = event.x * wide // self._size.width, event.y * high // self._size.height
+            at = Point(max(0, min(wide - 1, x)), max(0, min(high - 1, y)))
+        self.hands.pointer(source, at, event.buttons, event.relative)
+
+    def release_keys(self) -> None:
+        """Release what it holds down; called while it still has the keyboard."""
+        if self.has_keyboard and self.listed is not None:
+            self.hands.release(self.listed.screen.controlled(self.who, "typing"))
+        self.hands.forget()
+
+    def tell_keyboard(self, holder: str) -> None:
+        """Tell it who has the keyboard, if that has changed."""
+        held = self.has_keyboard, holder
+        if self._joined and held != self._held:
+            self._held = held
+            self.send(KeyboardHeld(*held))
+
+    # -- the screen ------------------------------------------------------------------------------
+
+    def tell_screens(self, named: list[ScreenNamed]) -> None:
+        """Tell it which screens there are, if that has changed."""
+        if self._joined and named != self._named:
+            self._named = named
+            self.send(Screens(named))
+
+    def tell_gone(self, why: str) -> None:
+        """Its screen is gone: it waits for another."""
+        self.listed = None
+        self.hands.forget()
+        self._cursor = None
+        self._shapes.clear()
+        self.send(Gone(why))
+
+    def tell_relative(self) -> None:
+        """Whether the pointer takes movements may have changed."""
+        if self.listed is not None:
+            self.wire.send_relative(self.listed.screen.relative)
+            self.flush()
+
+    def cursor_due(self) -> HostNs | None:
+        """When the pointer can be sent; None if it is as it was."""
+        moved = self.listed is not None and self.encoding and self.listed.screen.cursor is not self._cursor
+        return self._cursor_ns + CURSOR_NS if moved and self._sees() else None
+
+    def send_cursor(self, now_ns: HostNs) -> None:
+        """Send the pointer, and its shape if that is new, if it is time and there is room."""
+        due_ns = self.cursor_due()
+        if due_ns is None or now_ns < due_ns or self.listed is None:
+            return
+        screen = self.listed.screen
+        self._cursor, self._cursor_ns = screen.cursor, now_ns
+        cursor, shape = screen.cursor, screen.shape(screen.cursor.shape)
+        if cursor.shown and shape is not None and self._shapes.get(shape.number) is not shape:
+            self._define(shape, cursor, now_ns)
+        across, down = self._scaled()
+        self.send(
+            CursorChanged(
+                cursor.shape & 0xFFFF, _bounded(cursor.at.x * across), _bounded(cursor.at.y * down),
+                _bounded(cursor.hot.x), _bounded(cursor.hot.y), cursor.shown,
+            )
+        )  # fmt: skip
+
+    def _define(self, shape: Shape, cursor: Cursor, now_ns: HostNs) -> None:
+        self._shapes.pop(shape.number, None)
+        self._shapes[shape.number] = shape
+        while len(self._shapes) > SHAPES_MAX:
+            del self._shapes[next(iter(self._shapes))]
+        hot = max(0, min(SIDE_MAX, cursor.hot.x)), max(0, min(SIDE_MAX, cursor.hot.y))
+        at = Rect(*hot, shape.size.width, shape.size.height)
+        self.wire.send_shape(Part(PartType.SHAPE, at, shape.pixels, shape.number), now_ns)
+
+    def _scaled(self) -> tuple[float, float]:
+        """The size of the picture over that of the screen."""
+        memory = self.listed.screen.memory if self.listed is not None else None
+        if memory is None:
+            return 1.0, 1.0
+        return self._size.width / memory.mode.width, self._size.height / memory.mode.height
+
+    def _sees(self) -> bool:
+        return not self.hidden and not self._unsent and self._error is None and self._room()
+
+    # -- pictures: see `PictureSink` -------------------------------------------------------------
+
+    def ready(self, now_ns: HostNs) -> bool:
+        """See `PictureSink`."""
+        return self._sees() and self.flow.ready(self.rtt_ns)
+
+    def resized(self, size: Size) -> None:
+        """See `PictureSink`."""
+        self._size, self._cursor = size, None
+        self.wire.send_mode(size.width, size.height, self.listed is not None and self.listed.screen.relative)
+        self.flush()
+
+    def push(self, picture: EncodedPicture) -> None:
+        """See `PictureSink`."""
+        if self._left or self._error is not None:
+            return
+        if not self.account.fits("sending", self.flow.bytes_on_way + picture.size, LISTENERS):
+            self._fail(BudgetError(f"guest {self.guest.name} has no memory left for this picture"))
+            return
+        now, serial = self.viewers.clock(), 0
+        pieces = list(cut_pieces(picture.parts))
+        for at, parts in enumerate(pieces, 1):
+            serial = self.wire.send_piece(
+                pack_parts(parts), now, at == len(pieces), picture.key, picture.painted_ns,
+                picture.encode_ns // NS_PER_US, picture.wait_ns // NS_PER_US,
+            )  # fmt: skip
+        self.sent_pictures += 1
+        self.flow.sent(serial, picture.size, now)
+        self.times.sent(serial, picture, now)
+        self.flush()
+
+    # When a picture arrived is known best from the viewer, if its clock is: its answer also waited for the drawing.
+    def _acknowledged(self, event: Shown | Taken, now_ns: HostNs) -> None:
+        arrived_ns, rtt_ns = now_ns, self.rtt_ns
+        if isinstance(event, Shown):
+            if event.decoded_ns:
+                arrived_ns = min(now_ns, event.decoded_ns + (rtt_ns or 0) // 2)
+            self.times.drawn(event.serial, event.decoded_ns, event.drawn_ns, event.skew_ns, now_ns)
+        self.flow.acknowledged(event.serial, arrived_ns, rtt_ns)
+        self.account.hold("sending", self.flow.bytes_on_way, LISTENERS)
+        self.viewers.ready(self)
+
+
+def _bounded(number: float) -> int:
+    return max(-SIDE_MAX, min(SIDE_MAX, round(number)))
+
+
+def cut_pieces(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Parts in order, as many in each piece as it may have."""
+    piece: list[Part] = []
+    size = 0
+    for part in parts:
+        more = PART_HEAD_BYTES + len(part.data)
+        if piece and (size + more > PIECE_BYTES or len(piece) == PARTS_MAX):
+            yield piece
+            piece, size = [], 0
+        piece.append(part)
+        size += more
+    yield piece

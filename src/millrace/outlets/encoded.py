@@ -1,0 +1,101 @@
+"""What lies between an encoder of pictures and the viewers that share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+from millrace.codec.picturesettings import PictureSettings
+from millrace.graph.screen import Screen
+from millrace.graph.seat import Watcher
+from millrace.pixels.rects import Size
+from millrace.units import HostNs
+from millrace.wire.peer.pictures import PART_HEAD_BYTES, PARTS_MAX, Part
+
+PIECE_BYTES = 256 * 1024
+"""A larger picture is sent in several pieces, so that decoding begins before all of it has arrived."""
+
+
+class EncodedPicture(NamedTuple):
+    """One picture as all viewers of an encoder get it. `serial` is the encoder's own, and rises.
+
+    `encode_ns` is how long it took to encode, `wait_ns` how long the change had waited before.
+    """
+
+    serial: int
+    painted_ns: HostNs
+    parts: tuple[Part, ...]
+    key: bool
+    size: int
+    """Bytes of the parts."""
+    encode_ns: HostNs = 0
+    wait_ns: HostNs = 0
+
+
+class PictureSink(Protocol):
+    """A viewer, as its encoder sees it."""
+
+    def ready(self, now_ns: HostNs) -> bool:
+        """Whether there is room for a picture now."""
+        ...
+
+    def push(self, picture: EncodedPicture) -> None:
+        """Send a picture; never blocks."""
+        ...
+
+    def resized(self, size: Size) -> None:
+        """The pictures have this size from now on, and what was sent before is void. Called after joining too."""
+        ...
+
+
+class Pictures(Protocol):
+    """An encoder of one screen with one set of settings, shared by viewers.
+
+    A viewer that was not ready when a picture went out is sent what it lacks from a newer one.
+    """
+
+    def join(self, sink: PictureSink) -> None:
+        """Send to `sink` from now on, first a key picture."""
+        ...
+
+    def leave(self, sink: PictureSink) -> None:
+        """Send nothing more to `sink`."""
+        ...
+
+    def refresh(self, sink: PictureSink) -> None:
+        """`sink` needs a key picture."""
+        ...
+
+    def set_rate(self, rate: int | None) -> None:
+        """How many bit/s the pictures may have; None: no bound."""
+        ...
+
+    def next_timeout(self) -> HostNs | None:
+        """When `handle_timeout` is due."""
+        ...
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """Encode and send what is due. Also to be called when a sink has become ready."""
+        ...
+
+    def close(self) -> None:
+        """End."""
+        ...
+
+
+MakePictures = Callable[[Screen, PictureSettings, Watcher, Callable[[], None]], Pictures]
+"""Makes an encoder of a screen, for a watcher; the last one is called whenever its deadline may have changed."""
+
+
+def cut_pieces(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Parts in order, as many in each piece as it may have."""
+    piece: list[Part] = []
+    size = 0
+    for part in parts:
+        more = PART_HEAD_BYTES + len(part.data)
+        if piece and (size + more > PIECE_BYTES or len(piece) == PARTS_MAX):
+            yield piece
+            piece, size = [], 0
+        piece.append(part)
+        size += more
+    yield piece

@@ -1,0 +1,138 @@
+"""How much picture may be on its way to one viewer, and how fast its line is. Pure: time is an argument.
+
+What was written can't be taken back: it waits in kernels, proxies and routers, and everything newer behind it. So a
+picture is written only while little is on its way, and what does not fit is left out before it is encoded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+
+QUEUE_NS = 33 * NS_PER_MS
+"""How much may wait on the line beyond what its round trip holds."""
+PICTURES_MAX = 16
+"""Pictures on their way: each takes a place in the viewer's decoder."""
+FIRST_PICTURES = 2
+"""Pictures on their way before anything is known of the line."""
+SAMPLE_BYTES, SAMPLE_NS = 48 * 1024, 40 * NS_PER_MS
+"""A transfer says how fast the line is if it had so many bytes, or took so long beyond the round trip."""
+EASY_NS = 15 * NS_PER_MS
+"""A transfer that takes no longer than this beyond the round trip has met no queue."""
+PROBE_NS = 2 * NS_PER_S
+GROWTH = 1.25
+RATE_MIN, RATE_MAX = 50_000, 1_000_000_000
+"""Bit/s."""
+
+
+class OnItsWay(NamedTuple):
+    """A picture that was sent and not acknowledged."""
+
+    serial: int
+    size: int
+    sent_ns: HostNs
+
+
+class PictureFlow:
+    """The pictures on their way to one viewer."""
+
+    def __init__(self) -> None:
+        self.rate: int | None = None
+        """Estimated bit/s of the line; None while nothing is known, and nothing had to wait."""
+        self.bytes_on_way = 0
+        self.waited_ns: HostNs = 0
+        """How long the last picture took beyond the round trip."""
+        self._on_way: deque[OnItsWay] = deque()
+        self._acked_ns: HostNs = 0
+        self._easy_since_ns: HostNs | None = None
+        self._easy_bytes = 0
+
+    @property
+    def pictures(self) -> int:
+        """Pictures on their way."""
+        return len(self._on_way)
+
+    def ready(self, rtt_ns: HostNs | None) -> bool:
+        """Whether another picture may be sent now: what is on its way is no more than the line holds."""
+        if not self._on_way:
+            return True
+        if self.rate is None or rtt_ns is None:
+            return len(self._on_way) < FIRST_PICTURES
+        holds = self.rate * (rtt_ns + QUEUE_NS) // (8 * NS_PER_S)
+        return len(self._on_way) < PICTURES_MAX and self.bytes_on_way <= holds
+
+    def sent(self, serial: int, size: int, now_ns: HostNs) -> None:
+        """A picture of `size` bytes was written."""
+        self._on_way.append(OnItsWay(serial, size, now_ns))
+        self.bytes_on_way += size
+
+    # A picture's transfer begins when it was sent, or when the one before it had arrived, whichever is later. The round
+    # trip comes off only in the first case: in the second, the line was busy all the time.
+    def acknowledged(self, serial: int, arrived_ns: HostNs, rtt_ns: HostNs | None) -> None:
+        """All pictures up to `serial` have arrived at about `arrived_ns`."""
+        size, first = 0, None
+        while self._on_way and self._on_way[0].serial <= serial:
+            one = self._on_way.popleft()
+            size, first = size + one.size, first or one
+        if first is None:
+            return
+        self.bytes_on_way -= size
+        rtt = rtt_ns or 0
+        idle = first.sent_ns >= self._acked_ns
+        began_ns = first.sent_ns + rtt if idle else max(self._acked_ns, first.sent_ns)
+        self.waited_ns = max(0, arrived_ns - first.sent_ns - rtt)
+        self._acked_ns = arrived_ns
+        self._learn(size, max(NS_PER_MS, arrived_ns - began_ns), arrived_ns)
+
+    def reset(self) -> None:
+        """The viewer was hidden or stopped: times since then say nothing about the line."""
+        self._easy_since_ns, self._easy_bytes = None, 0
+
+    def _learn(self, size: int, took_ns: HostNs, now_ns: HostNs) -> None:
+        if size >= SAMPLE_BYTES or took_ns >= SAMPLE_NS:
+            sample = max(RATE_MIN, min(RATE_MAX, size * 8 * NS_PER_S // took_ns))
+            if self.rate is None:
+                self.rate = sample
+            else:
+                # Down slowly, because a single stall is no slow line; up at once, because it was that fast.
+                self.rate += round((sample - self.rate) * (0.5 if sample > self.rate else 0.25))
+        if self.waited_ns > EASY_NS:
+            self._easy_since_ns, self._easy_bytes = None, 0
+        else:
+            self._grow(size, now_ns)
+
+    # An encoder that keeps to the estimate never makes pictures that would show that the line has become faster. So
+    # while they pass without waiting, and use most of the estimate, it is raised.
+    def _grow(self, size: int, now_ns: HostNs) -> None:
+        if self.rate is None:
+            return
+        if self._easy_since_ns is None:
+            self._easy_since_ns = now_ns
+        self._easy_bytes += size
+        since_ns = now_ns - self._easy_since_ns
+        if since_ns >= PROBE_NS:
+            if self._easy_bytes * 8 * NS_PER_S > self.rate * since_ns // 2:
+                self.rate = min(RATE_MAX, round(self.rate * GROWTH))
+            self._easy_since_ns, self._easy_bytes = now_ns, 0
+
+
+RATE_STEPS = (250_000, 500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 16_000_000, 32_000_000)
+"""Bit/s of encoders that viewers on slow lines share; beyond the last, an encoder has no bound."""
+
+
+def rate_step(rate: int | None, now: int | None) -> int | None:
+    """The encoder's rate for a viewer whose line has this rate, and has had an encoder of rate `now`; None: no bound.
+
+    A change of encoder costs the viewer a key picture, so a step is left only when the line is clearly of another one.
+    """
+    if rate is None:
+        return None
+    step = next((step for step in reversed(RATE_STEPS) if step <= rate * 0.85), RATE_STEPS[0])
+    if rate > RATE_STEPS[-1] * 1.3 or (now is None and rate > RATE_STEPS[-1]):
+        return None
+    # Up only if there is some reserve, down only if the line is slower than what is sent.
+    up = now is not None and step > now and rate < 1.2 * step
+    keeps = now is not None and (up or (step < now and rate >= now))
+    return now if keeps else step

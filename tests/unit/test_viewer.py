@@ -1,0 +1,399 @@
+"""A viewer's session: its greeting, pictures, pointer, keyboard, settings and end, in virtual time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from millrace.budget import MIB
+from millrace.errors import BudgetError, ConfigError, GraphError, PeerLost, RemoteProtocolError
+from millrace.guest.notfound import NotFound
+from millrace.guest.viewer import HIDDEN_NS, PIECE_BYTES, cut_pieces
+from millrace.guest.viewers import VIEWERS_MAX
+from millrace.pixels.rects import Rect
+from millrace.rights.model import Principal, Right, implied
+from millrace.sim.net import Path
+from millrace.units import NS_PER_MS
+from millrace.wire.peer.messages import Bye, Configured, Fault
+from millrace.wire.peer.pictures import (
+    ChangeView,
+    CursorChanged,
+    Hidden,
+    Key,
+    ModeChanged,
+    Part,
+    PartType,
+    Pointer,
+    Refresh,
+    Screens,
+    SizeWish,
+    TakeKeyboard,
+    Taken,
+    Text,
+    Watch,
+    Watching,
+)
+from tests.watch import Desk, Remote
+
+WATCHES = Principal("token/1", implied(Right.WATCH), frozenset({"alice"}))
+TYPES = Principal("token/2", implied(Right.TYPE), frozenset({"alice"}))
+SPOT = Rect(3, 4, 10, 8)
+
+
+def test_viewer_is_greeted_and_sees_the_screen_and_its_changes() -> None:
+    desk = Desk()
+    screen = desk.add()
+    screen.fill(SPOT, 200, desk.now_ns)
+    remote = Remote(desk, Watch(name="phone", formats=["raw"]))
+    desk.run(50)
+    first = [type(one).__name__ for one in remote.told]
+    assert first[:4] == ["Watching", "Screens", "KeyboardHeld", "ModeChanged"]
+    (watching,) = remote.news(Watching)
+    assert (watching.viewer, watching.guest, watching.label, watching.may_type) == (101, "alice", "VGA", True)
+    assert watching.screen == screen.screen.key and watching.settings["picture"] == "auto"
+    assert np.array_equal(remote.canvas, screen.pixels) and remote.pieces[-1].key
+    screen.fill(Rect(0, 0, 2, 2), 90, desk.now_ns)
+    desk.run(50)
+    assert np.array_equal(remote.canvas, screen.pixels)
+    assert not remote.pieces[-1].key and remote.pieces[-1].parts[0].at == Rect(0, 0, 2, 2)
+    assert next(change for change, key in desk.changes if key == "viewer/101") == "new"
+    assert screen.interval_ns == 1_000 * NS_PER_MS // 30
+
+
+def test_scaled_picture_and_pointer() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk, Watch(settings={"scale": "0.5"}, keyboard=True))
+    desk.run(30)
+    screen.fill(SPOT, 200, desk.now_ns)
+    desk.run(50)
+    assert remote.canvas.shape == (24, 32, 4) and np.array_equal(remote.canvas, screen.pixels[::2, ::2])
+    remote.say(Pointer(31, 0, 1))
+    remote.say(Pointer(500, -3, 0))
+    assert screen.typed == [(62, 0, 1, False), (63, 0, 0, False)]
+    screen.point(20, 10)
+    desk.run(30)
+    assert (remote.cursor.x, remote.cursor.y, remote.cursor.hot_x) == (10, 5, 1)
+
+
+def test_new_size_of_the_screen_is_a_new_mode() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk)
+    desk.run(30)
+    screen.show(100, 30, desk.now_ns)
+    screen.fill(SPOT, 7, desk.now_ns)
+    desk.run(50)
+    modes = remote.news(ModeChanged)
+    assert [(one.width, one.height) for one in modes] == [(64, 48), (100, 30)]
+    assert modes[0].generation != modes[1].generation and np.array_equal(remote.canvas, screen.pixels)
+    assert remote.news(Screens)[-1].screens[0].width == 100
+
+
+def test_pointer_is_sent_in_its_newest_state_with_each_shape_once() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk)
+    desk.run(30)
+    for x in range(40):
+        screen.point(x, 9)
+    desk.run(30)
+    assert len(remote.news(CursorChanged)) <= 2 and remote.cursor.x == 39 and remote.shapes == {1: b"\1" * 16}
+    screen.point(3, 3, 2)
+    desk.run(30)
+    screen.point(4, 3, 1)
+    desk.run(30)
+    assert remote.cursor.shape == 1 and sum(piece.serial == 0 for piece in remote.pieces) == 2
+
+
+def test_pointer_kind_is_told() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk, Watch(keyboard=True))
+    desk.run(30)
+    screen.screen.set_relative(True)
+    desk.run(30)
+    assert [one.relative for one in remote.news(ModeChanged)] == [False, True]
+    remote.say(Pointer(5, 5))
+    remote.say(Pointer(-2, 3, 0, True))
+    assert screen.typed == [(-2, 3, 0, True)]
+
+
+# -- the keyboard --------------------------------------------------------------------------------
+
+
+def test_keyboard_is_taken_over_and_everybody_is_told() -> None:
+    desk = Desk()
+    screen = desk.add()
+    anna, ben = Remote(desk, Watch(name="anna", keyboard=True)), Remote(desk, Watch(name="ben", keyboard=True))
+    desk.run(30)
+    assert anna.keyboard == (True, "anna") and ben.keyboard == (False, "anna")
+    anna.say(Key(0x1D, True))
+    anna.say(Key(0x1E, True))
+    anna.say(Pointer(5, 5, 0b01001))
+    ben.say(TakeKeyboard(True))
+    # What she held down is released while she still has it, and the pointer stays where it is.
+    assert screen.typed[3:] == [(0x1E, False), (0x1D, False), (5, 5, 0, False)]
+    desk.run(30)
+    assert anna.keyboard == (False, "ben") and ben.keyboard == (True, "ben")
+    anna.say(Key(0x1E, True))
+    desk.run(30)
+    assert len(screen.typed) == 6 and anna.news(Fault)[-1].code == "rights"
+    ben.say(SizeWish(800, 600))
+    assert screen.typed[-1] == (800, 600)
+    ben.say(TakeKeyboard(False))
+    desk.run(30)
+    assert anna.keyboard == (False, "") and desk.home.screens.seat.who is None
+
+
+def test_keys_are_released_when_their_viewer_leaves() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote, other = Remote(desk, Watch(name="anna", keyboard=True)), Remote(desk)
+    desk.run(30)
+    remote.say(Key(0x38, True))
+    remote.leave()
+    assert screen.typed == [(0x38, True), (0x38, False)]
+    desk.run(30)
+    assert other.keyboard == (False, "") and not remote.session.account.held
+    assert ("remove", "viewer/101") in desk.changes
+
+
+def test_watching_needs_no_right_to_type_and_gives_none() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk, Watch(keyboard=True), principal=WATCHES)
+    desk.run(30)
+    assert remote.news(Watching)[0].may_type is False and remote.keyboard == (False, "")
+    remote.say(TakeKeyboard(True))
+    remote.say(Key(0x1E, True))
+    desk.run(30)
+    assert [one.code for one in remote.news(Fault)] == ["rights", "rights"] and not screen.typed
+    assert Remote(desk, Watch(keyboard=True), principal=TYPES).session.may_type
+
+
+def test_text_is_refused_where_only_keys_are_taken() -> None:
+    desk = Desk()
+    desk.add()
+    remote = Remote(desk, Watch(keyboard=True))
+    desk.run(30)
+    remote.say(Text("hello"))
+    desk.run(30)
+    assert "as keys" in remote.news(Fault)[0].message
+
+
+# -- the machine ---------------------------------------------------------------------------------
+
+
+def test_viewer_stays_when_the_machine_is_lost_and_goes_on_when_it_is_back() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk, Watch(screen=screen.screen.key, keyboard=True))
+    desk.run(30)
+    remote.say(Key(0x1E, True))
+    desk.remove(screen)
+    desk.run(30)
+    assert remote.gone == ["VGA is gone"] and remote.ended is None and remote.session.listed is None
+    remote.say(Key(0x1E, False))
+    # Another machine's screen isn't what it asked for.
+    desk.add("other", "door/8")
+    desk.run(30)
+    assert remote.session.listed is None
+    back = desk.add()
+    back.fill(SPOT, 77, desk.now_ns)
+    desk.run(60)
+    assert np.array_equal(remote.canvas, back.pixels) and remote.news(Watching)[-1].screen == back.screen.key
+    remote.say(Key(0x30, True))
+    assert back.typed == [(0x30, True)]
+
+
+def test_viewer_waits_for_the_first_screen() -> None:
+    desk = Desk()
+    remote = Remote(desk)
+    desk.run(30)
+    assert remote.news(Watching)[0].screen is None and not remote.pieces
+    screen = desk.add(width=0)
+    desk.run(30)
+    assert remote.news(Screens)[-1].screens[0].width == 0 and not remote.pieces
+    screen.show(20, 10, desk.now_ns)
+    screen.fill(SPOT, 5, desk.now_ns)
+    desk.run(60)
+    assert np.array_equal(remote.canvas, screen.pixels)
+
+
+def test_screen_that_does_not_exist_is_refused() -> None:
+    desk = Desk()
+    desk.add()
+    remote = Remote(desk, Watch(screen="screen/99"))
+    desk.run(30)
+    assert isinstance(remote.ended, NotFound)
+    assert isinstance(_refused(desk, Watch(version=2)), RemoteProtocolError)
+    assert isinstance(_refused(desk, Watch(settings={"fps": "0"})), ConfigError)
+
+
+def _refused(desk: Desk, watch: Watch) -> Exception | None:
+    remote = Remote(desk, watch)
+    desk.run(30)
+    return remote.ended
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+def test_settings_change_during_watching() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk)
+    desk.run(30)
+    remote.say(ChangeView({"picture": "2M", "fps": "10"}))
+    desk.run(30)
+    assert remote.news(Configured)[0].settings == {"picture": "2M", "fps": 10, "scale": "1"}
+    assert screen.interval_ns == 100 * NS_PER_MS
+    for wrong in ({"picture": "fine"}, {"scale": "2"}, {"colour": "no"}):
+        remote.say(ChangeView(wrong))
+    desk.run(30)
+    assert [one.code for one in remote.news(Fault)] == ["settings"] * 3 and remote.session.settings.fps == 10
+    remote.say(ChangeView({"picture": "off"}))
+    sent = len(remote.pieces)
+    screen.fill(SPOT, 1, desk.now_ns)
+    desk.run(300)
+    assert len(remote.pieces) == sent and screen.interval_ns is None
+    remote.session.configure({"picture": "auto"})
+    desk.run(60)
+    assert np.array_equal(remote.canvas, screen.pixels)
+
+
+def test_sound_listener_must_be_its_own() -> None:
+    desk = Desk()
+    desk.add()
+    desk.house.listeners = {("listener/7", "owner"), ("listener/8", "token/1")}
+    remote = Remote(desk, Watch(listener=7))
+    desk.run(30)
+    assert remote.session.listener == "listener/7" and desk.viewers.of_listener("listener/7") == [remote.session]
+    remote.say(ChangeView(listener=8))
+    desk.run(30)
+    assert remote.session.listener is None and "no listener/8" in remote.news(Fault)[0].message
+    remote.say(ChangeView({"fps": "5"}))
+    remote.say(ChangeView(listener=7))
+    remote.say(ChangeView({"fps": "6"}))
+    assert remote.session.listener == "listener/7"
+
+
+# -- flow ----------------------------------------------------------------------------------------
+
+
+def test_hidden_viewer_is_sent_nothing_and_then_only_what_it_lacks() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk)
+    desk.run(30)
+    remote.say(Hidden(True))
+    screen.fill(SPOT, 1, desk.now_ns)
+    screen.point(1, 1)
+    desk.run(300)
+    assert len(remote.pieces) == 1 and not remote.cursor.shown
+    remote.say(Hidden(False))
+    desk.run(30)
+    assert np.array_equal(remote.canvas, screen.pixels) and not remote.pieces[-1].key and remote.cursor.x == 1
+    remote.say(Hidden(True))
+    desk.run(HIDDEN_NS // NS_PER_MS + 1_100)
+    assert screen.interval_ns is None and not screen.screen.readers
+    screen.fill(SPOT, 9, desk.now_ns)
+    remote.say(Hidden(False))
+    desk.run(60)
+    assert np.array_equal(remote.canvas, screen.pixels) and remote.pieces[-1].key
+
+
+def test_refresh_brings_a_key_picture() -> None:
+    desk = Desk()
+    desk.add()
+    remote = Remote(desk)
+    desk.run(30)
+    remote.say(Refresh("decoder failed"))
+    desk.run(50)
+    assert [piece.key for piece in remote.pieces] == [True, True]
+
+
+def test_pictures_that_wait_for_the_sound_hold_nothing_up() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk, acks=False)
+    desk.run(30)
+    for colour in range(20):
+        screen.fill(SPOT, colour, desk.now_ns)
+        desk.run(40)
+        remote.say(Taken(remote.pieces[-1].serial, 3))
+    assert np.array_equal(remote.canvas, screen.pixels) and len(remote.pieces) >= 20
+
+
+def test_line_is_never_filled_and_the_newest_picture_wins() -> None:
+    desk = Desk()
+    screen = desk.add(width=320, height=200)
+    remote = Remote(desk, path=Path(20 * NS_PER_MS, rate_bps=8_000_000))
+    for colour in range(200):
+        screen.fill(Rect(0, 0, 320, 200), colour, desk.now_ns)
+        desk.run(30)
+    # A picture takes 256 ms on this line: what arrives is never older than the one before it and itself.
+    assert max(remote.ages[2:]) < 2 * 256 * NS_PER_MS + 100 * NS_PER_MS
+    assert len(remote.ages) >= 6_000 / 256 * 0.8
+    assert 6_000_000 < (remote.session.flow.rate or 0) < 10_000_000
+    desk.run(800)
+    assert np.array_equal(remote.canvas, screen.pixels)
+
+
+def test_viewer_without_memory_left_ends_and_others_go_on() -> None:
+    desk = Desk()
+    screen = desk.add(width=800, height=600)
+    one = Remote(desk)
+    desk.run(100)
+    budget = desk.home.admission.budget
+    budget.limit = budget.held + MIB
+    two = Remote(desk)
+    desk.run(1_100)
+    assert isinstance(two.ended, BudgetError) and one.ended is None
+    screen.fill(SPOT, 50, desk.now_ns)
+    desk.run(50)
+    assert np.array_equal(one.canvas, screen.pixels)
+
+
+def test_viewer_that_reads_nothing_is_given_up() -> None:
+    desk = Desk()
+    screen = desk.add(width=320, height=200)
+    remote = Remote(desk)
+    remote.reads = False
+    desk.run(100)
+    for width in range(1, 101):
+        screen.show(width, 5, desk.now_ns)
+        desk.run(20)
+        remote.session.wire.keepalive.heard(desk.now_ns)
+    desk.run(1_100)
+    assert isinstance(remote.ended, PeerLost) and "unread" in str(remote.ended)
+    assert remote.bytes < 400_000 and not remote.session.account.held
+
+
+def test_viewers_are_limited() -> None:
+    desk = Desk()
+    remote = Remote(desk)
+    desk.viewers.sessions += [remote.session] * VIEWERS_MAX
+    desk.run(10)
+    assert isinstance(remote.ended, GraphError)
+
+
+def test_bye_ends_the_session() -> None:
+    desk = Desk()
+    desk.add()
+    remote = Remote(desk)
+    desk.run(30)
+    remote.say(Bye("done"))
+    assert remote.session.closing
+    remote.session.closed()
+    remote.session.closed()
+    remote.session.forget()
+    assert not desk.viewers.sessions and not desk.home.screens.first.screen.readers  # type: ignore[union-attr]
+
+
+def test_large_picture_is_cut_into_pieces() -> None:
+    parts = [Part(PartType.RAW, Rect(0, n, 1, 1), bytes(100_000)) for n in range(7)]
+    pieces = list(cut_pieces(parts))
+    assert [part for piece in pieces for part in piece] == parts and len(pieces) == 4
+    assert all(sum(len(part.data) for part in piece) <= PIECE_BYTES for piece in pieces)
+    assert list(cut_pieces([])) == [[]]

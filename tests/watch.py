@@ -1,0 +1,261 @@
+"""A guest with screens and its viewers, in virtual time: what each viewer sees, and what the machine is typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from millrace.errors import MillraceError
+from millrace.graph.pictures import Cursor, Mode, Shape
+from millrace.graph.screen import Screen
+from millrace.graph.screens import Listed, Screens
+from millrace.guest.viewer import ViewerSession
+from millrace.guest.viewers import Group, Viewers
+from millrace.outlets.encoded import MakePictures
+from millrace.outlets.plainpictures import PlainPictures
+from millrace.pixels.rects import Point, Rect, Size
+from millrace.rights.model import OWNER, Principal
+from millrace.sim.net import NetEmulator, Path
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+from millrace.wire.peer.pictures import (
+    FromViewer,
+    Gone,
+    KeyboardHeld,
+    ModeChanged,
+    PartType,
+    Piece,
+    ToViewer,
+    Watch,
+    encode_picture_message,
+)
+from millrace.wire.peer.viewing import ViewClient
+from tests.unit.test_guest_home import House
+
+STEP_NS = 5 * NS_PER_MS
+FAST = Path(delay_ns=NS_PER_MS)
+UNSENT_MAX = 48 * 1024
+
+
+class Painter:
+    """A machine's screen that is painted in one colour a rectangle."""
+
+    def __init__(self) -> None:
+        self.typed: list[Any] = []
+        self.interval_ns: HostNs | None = None
+        self.screen: Screen
+
+    def key(self, code: int, down: bool) -> None:
+        self.typed.append((code, down))
+
+    def pointer(self, at: Point, buttons: int, relative: bool) -> None:
+        self.typed.append((at.x, at.y, buttons, relative))
+
+    def size_wish(self, size: Size) -> None:
+        self.typed.append((size.width, size.height))
+
+    def paint(self, tracks: frozenset[str]) -> None:
+        pass
+
+    def watched(self, interval_ns: HostNs | None) -> None:
+        self.interval_ns = interval_ns
+
+    def show(self, width: int, height: int, now_ns: HostNs) -> None:
+        """Another size, black."""
+        memory = bytearray(width * height * 4)
+        self.pixels = np.frombuffer(memory, np.uint8).reshape(height, width, 4)
+        self.screen.set_mode(Mode(width, height, width * 4), memoryview(memory), now_ns)
+
+    def fill(self, rect: Rect, colour: int, now_ns: HostNs) -> None:
+        """Paint a rectangle."""
+        self.pixels[rect.y : rect.bottom, rect.x : rect.right] = (colour, colour // 2, 255 - colour, 0)
+        self.screen.painted([rect], now_ns)
+
+    def point(self, x: int, y: int, number: int = 1) -> None:
+        """Move the pointer; it is a small square."""
+        if self.screen.shape(number) is None:
+            self.screen.define_shape(Shape(number, Size(2, 2), bytes([number] * 16)))
+        self.screen.set_cursor(Cursor(number, Point(1, 1), Point(x, y), True))
+
+
+class Remote:
+    """A viewer at the end of a line; `acks` pictures when they have arrived."""
+
+    def __init__(
+        self, desk: Desk, watch: Watch | None = None, path: Path = FAST, principal: Principal = OWNER, acks: bool = True
+    ) -> None:
+        self.desk, self.acks = desk, acks
+        self.wire = ViewClient(watch or Watch(formats=["raw"]), desk.now_ns)
+        self.down: NetEmulator[str | bytes] = NetEmulator(path, 1, lambda message: False)
+        self.up: NetEmulator[str | bytes] = NetEmulator(Path(path.delay_ns), 1, lambda message: False)
+        self.reads = True
+        self.told: list[ToViewer] = []
+        self.pieces: list[Piece] = []
+        self.ages: list[HostNs] = []
+        self.bytes = 0
+        self.canvas = np.zeros((1, 1, 4), np.uint8)
+        self.shapes: dict[int, bytes] = {}
+        self.cursor: Any = None
+        self.ended: MillraceError | None = None
+        desk.id += 1
+        self.session = ViewerSession(
+            desk.viewers, desk.id, f"10.0.0.{desk.id}", self._write, self._room, desk.now_ns, principal
+        )
+        self.unread = 0
+        desk.remotes.append(self)
+        self.pump()
+
+    def _write(self, messages: Sequence[str | bytes]) -> None:
+        for message in messages:
+            self.bytes += len(message)
+            self.unread += len(message)
+            self.down.send(message, self.desk.now_ns, len(message))
+
+    def _room(self) -> bool:
+        return self.reads or self.unread < UNSENT_MAX
+
+    def say(self, message: FromViewer) -> None:
+        """Send a message, which arrives at once."""
+        self.session.receive(encode_picture_message(message), self.desk.now_ns)
+
+    def leave(self) -> None:
+        """Close the connection."""
+        self.session.closed()
+        self.desk.remotes.remove(self)
+
+    def pump(self) -> None:
+        """What has arrived by now, both ways."""
+        now = self.desk.now_ns
+        for message in self.wire.data_to_send():
+            self.up.send(message, now, len(message))
+        try:
+            for message in self.up.receive(now):
+                self.session.receive(message, now)
+            due = self.session.next_timeout()
+            if due is not None and due <= now and not self.session.closing:
+                self.session.handle_timeout(now)
+        except MillraceError as error:
+            self.ended = error
+            self.session.closed()
+        for message in self.down.receive(now) if self.reads else ():
+            self.unread = 0
+            self.wire.receive(message, now)
+            for event in self.wire.events():
+                self._take(event, now)
+        due = self.wire.next_timeout()
+        if due is not None and due <= now and self.reads:
+            self.wire.handle_timeout(now)
+
+    def _take(self, event: ToViewer | Piece, now: HostNs) -> None:
+        if isinstance(event, Piece):
+            self._draw(event, now)
+            return
+        self.told.append(event)
+        if isinstance(event, ModeChanged) and event.generation != getattr(self, "generation", None):
+            self.generation = event.generation
+            self.canvas = np.zeros((event.height, event.width, 4), np.uint8)
+        if type(event).__name__ == "CursorChanged":
+            self.cursor = event
+
+    def _draw(self, piece: Piece, now: HostNs) -> None:
+        self.pieces.append(piece)
+        for part in piece.parts:
+            at = part.at
+            if part.type == PartType.SHAPE:
+                self.shapes[part.dx] = bytes(part.data)
+                continue
+            assert part.type == PartType.RAW
+            rows = np.frombuffer(part.data, np.uint8).reshape(at.height, at.width, 4)
+            self.canvas[at.y : at.bottom, at.x : at.right] = rows
+        if piece.last and piece.serial:
+            self.ages.append(now - piece.painted_ns)
+            if self.acks:
+                self.wire.send_shown(piece.serial, now, now)
+
+    def news(self, kind: type) -> list[Any]:
+        """The messages of a kind since the last call of this."""
+        found = [one for one in self.told if isinstance(one, kind)]
+        self.told = [one for one in self.told if not isinstance(one, kind)]
+        return found
+
+    @property
+    def keyboard(self) -> tuple[bool, str] | None:
+        """The last that it was told of the keyboard."""
+        held = [one for one in self.told if isinstance(one, KeyboardHeld)]
+        return (held[-1].mine, held[-1].who) if held else None
+
+    @property
+    def gone(self) -> list[str]:
+        """Why screens have gone."""
+        return [one.why for one in self.told if isinstance(one, Gone)]
+
+
+class _Untimed:
+    def rearm(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+class Desk:
+    """A guest's screens and viewers."""
+
+    def __init__(self, make: MakePictures = PlainPictures, limit: int | None = None) -> None:
+        self.house = House()
+        self.now_ns: HostNs = 5 * NS_PER_S
+        self.id = 100
+        self.home = self.house.home
+        if limit is not None:
+            self.home.admission.budget.limit = limit
+        self.remotes: list[Remote] = []
+        self.groups: list[Group] = []
+        self.changes: list[tuple[str, str]] = []
+        self.home.screens = Screens("alice", self.house.rig.graph.ids, self.home.admission.budget, self._screen_changed)
+        self.viewers = Viewers(
+            self.home, make, self._timer, lambda change, session: self.changes.append((change, session.key)),
+            lambda: self.now_ns,
+        )  # fmt: skip
+
+    def _screen_changed(self, change: str, listed: Listed) -> None:
+        self.viewers.screen_changed(change, listed)
+
+    def _timer(self, group: Group) -> _Untimed:
+        self.groups.append(group)
+        return _Untimed()
+
+    def add(self, label: str = "VGA", door: str = "door/7", width: int = 64, height: int = 48) -> Painter:
+        """A machine's screen."""
+        painter = Painter()
+        painter.screen = self.home.screens.add(painter, label, door)
+        if width:
+            painter.show(width, height, self.now_ns)
+        return painter
+
+    def remove(self, painter: Painter) -> None:
+        """The machine is lost."""
+        self.home.screens.remove(painter.screen)
+
+    def run(self, ms: int) -> None:
+        """Let time pass."""
+        end = self.now_ns + ms * NS_PER_MS
+        while self.now_ns < end:
+            self.now_ns += STEP_NS
+            for remote in list(self.remotes):
+                remote.pump()
+            for group in self.groups:
+                due = group.next_timeout() if group.sessions else None
+                if due is not None and due <= self.now_ns:
+                    group.handle_timeout(self.now_ns)
+            if self.now_ns % NS_PER_S < STEP_NS:
+                self._tick()
+
+    def _tick(self) -> None:
+        for remote in list(self.remotes):
+            try:
+                if remote.ended is None:
+                    remote.session.tick(self.now_ns)
+            except MillraceError as error:
+                remote.ended = error
+                remote.session.closed()
