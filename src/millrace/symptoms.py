@@ -55,6 +55,8 @@ CAUSES: dict[tuple[str, str], str] = {
     ("listener", "not run"): "the listener did not get to run: stopped, suspended or overloaded",
     ("listener", "broke the protocol"): "the listener violated its protocol and was disconnected",
     ("listener", "left"): "the listener's connection was lost without a close",
+    ("viewer", "broke the protocol"): "the viewer violated its protocol and was disconnected",
+    ("viewer", "left"): "the viewer's connection was lost without a close",
     ("device", "late"): "the listener's sound device asked late, then for more at once",
     ("device", "lost"): "the listener's sound device is gone",
     ("microphone", "late"): "the microphone's sound arrived too late",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from millrace.guest.listener import ListenerSession
-from millrace.server.http.app import DEADLINE_GRID_NS, Deadlines
+from millrace.server.http.attend import DEADLINE_GRID_NS, Deadlines
 from millrace.units import NS_PER_MS, NS_PER_S
 
 

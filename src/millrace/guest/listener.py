@@ -35,6 +35,7 @@ from millrace.wire.peer.messages import (
     Silence,
     Trouble,
     Welcome,
+    encode_message,
 )
 from millrace.wire.peer.session import BEHIND_MAX_NS, PeerServer
 
@@ -95,6 +96,11 @@ class ListenerSession:
         """The latency profile, or fixed latency, that the listener uses."""
         self._offered = False
         self._told: tuple[bool, bool] | None = None
+
+    @property
+    def key(self) -> str:
+        """The name users and the API use."""
+        return self.outlet.key
 
     @property
     def rtt_ns(self) -> HostNs | None:
@@ -371,6 +377,14 @@ class ListenerSession:
         if self._codec_reason:
             shown["reason"] = self._codec_reason
         return shown
+
+    def fault(self, error: MillraceError) -> None:
+        """Tell the listener which error ends the session."""
+        self.outlet.send(encode_message(Fault(error.listener_word, str(error), fatal=True)))
+
+    def forget(self) -> None:
+        """Let go of the connection."""
+        self.outlet.forget()
 
     def bye(self, reason: str, again: bool) -> None:
         """Tell the listener that the session ends."""

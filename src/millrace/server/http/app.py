@@ -6,31 +6,26 @@ right it needs. Objects that a principal may not see are reported as missing.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
-from typing import NamedTuple
 
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from millrace.budget import CONNECTIONS
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.control.registry import parse_kinds
-from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RightsEnded, RightsError
+from millrace.errors import ConfigError, GraphError, RightsEnded, RightsError
 from millrace.guest.guest import Guest
-from millrace.guest.listener import ListenerSession
-from millrace.guest.notfound import NotFound
-from millrace.io.clock import now_ns
 from millrace.io.listeners import Listeners
 from millrace.io.metered import charge
-from millrace.io.timer import TimerRunner
-from millrace.rights.model import Certificate, Principal, Right
+from millrace.rights.model import Certificate, Principal
 from millrace.server.http import assets as page
 from millrace.server.http.answers import send
 from millrace.server.http.api import ADDRESS, PREFIX, PRINCIPAL, Api, principal_of
+from millrace.server.http.attend import LISTENER, VIEWER, Attendants
 from millrace.server.http.authentication import (
     INVALID,
     SUBPROTOCOL,
@@ -40,60 +35,21 @@ from millrace.server.http.authentication import (
     PrivateGate,
     credential,
 )
-from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket, hang_up, messages
-from millrace.server.http.frames import FrameWriter
+from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket
 from millrace.server.http.origins import Addresses, parse_host
-from millrace.symptoms import Symptom, refusal, refused_request, violation
+from millrace.symptoms import Symptom, refusal, refused_request
 from millrace.text import clean_utf8, printable, quoted
-from millrace.units import NS_PER_MS, HostNs
-from millrace.wire.peer.messages import MESSAGE_MAX, Fault, encode_message
+from millrace.wire.peer.messages import MESSAGE_MAX
 
 log = logging.getLogger("millrace.web")
 
 PROXIES_MAX = 16
 """Untrusted proxies that are reported."""
 REFUSALS = (400, 401, 403, 429)
-TICK_S = 1.0
-DEADLINE_GRID_NS = 250 * NS_PER_MS
-"""Grid to which listeners' deadlines are rounded up: see `Deadlines`."""
 
 FORWARD = "a proxy must forward the Upgrade and Connection headers"
 GATE = web.RequestKey("gate", Gate)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
-"""Close codes of a connection that ended without a Close frame (RFC 6455, section 7.1.5)."""
-
-
-class Attended(NamedTuple):
-    """A listener's WebSocket, and a function that aborts its connection."""
-
-    websocket: web.WebSocketResponse
-    cut: Callable[[], None]
-
-
-class Deadlines:
-    """A listener's deadlines, in the form that timers use; a silent listener is lost.
-
-    They need no millisecond accuracy, so they are rounded up to a grid shared by all listeners: a thousand idle
-    listeners with keepalives wake the daemon four times a second instead of 125 times.
-    """
-
-    def __init__(self, session: ListenerSession, lost: Callable[[PeerLost], None]) -> None:
-        self._session, self._lost = session, lost
-
-    def next_timeout(self) -> HostNs | None:
-        """See `Timed`."""
-        deadline = None if self._session.closing else self._session.next_timeout()
-        return None if deadline is None else -(-deadline // DEADLINE_GRID_NS) * DEADLINE_GRID_NS
-
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """See `Timed`."""
-        try:
-            self._session.handle_timeout(now_ns)
-        except PeerLost as error:
-            self._lost(error)
 
 
 def _check_headers(request: web.Request) -> None:
@@ -115,8 +71,7 @@ def _no_command(request: web.Request) -> str:
 # page's files, the two health checks and signing in, which authenticates by itself. From then on the principal's
 # share of time is charged, and each route demands the right it needs.
 #
-# A listener's connection leaves this path: its request lasts as long as the listener. Its rights may end before that,
-# so it registers with the plane (`enter`) and is ended from there.
+# A listener's or viewer's connection leaves this path: see attend.py.
 class Web:
     """The daemon's HTTP server."""
 
@@ -124,13 +79,11 @@ class Web:
         self, plane: ControlPlane, guests: LocalGuests, listeners: Listeners, addresses: Addresses,
         certificates: Sequence[Certificate],
     ) -> None:  # fmt: skip
-        self._plane, self._guests, self._listeners = plane, guests, listeners
+        self._plane, self._listeners = plane, listeners
         self._private = PrivateGate(plane, addresses)
         self._network = NetworkGate(plane, addresses, certificates)
         self._api = Api(plane)
-        self._sockets: dict[ListenerSession, Attended] = {}
-        self._ticker: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._attendants = Attendants(plane, guests)
         self._proxies: set[str] = set()
         """Untrusted proxies that have been reported."""
 
@@ -155,7 +108,7 @@ class Web:
             web.get("/health", self._health), web.get("/ready", self._ready),
             web.get("/", page.serve), web.get("/page/{name}", page.serve),
             web.post("/session", self._session), web.delete("/session", self._sign_out),
-            web.get("/{guest}", self._listen),
+            web.get("/{guest}", self._listen), web.get("/{guest}/screen", self._watch),
         ]  # fmt: skip
         app.add_routes([*self._api.routes(), *mine])
         return app
@@ -291,120 +244,14 @@ class Web:
         ready = self._plane.ready
         return web.json_response({"ready": ready}, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
-    # -- listeners ---------------------------------------------------------------------------
+    # -- listeners and viewers -----------------------------------------------------------------
 
     async def _listen(self, request: web.Request) -> web.StreamResponse:
-        principal = principal_of(request)
-        guest = self._guests.guest(principal, request.match_info["guest"], Right.HEAR)
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            way = f"millrace listen {self._plane.place.url}/{guest.name}"
-            raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
-        websocket = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=(SUBPROTOCOL,))
-        transport = request.transport
-        if transport is None:
-            # The client disconnected while the request waited for its turn; nobody reads this response.
-            raise web.HTTPBadRequest(text="the connection is gone\n")
-        charge(transport, guest.turns)
-        writer = FrameWriter(transport, websocket)
-        address = request[ADDRESS]
-        id_ = self._guests.take_id()
-        session = ListenerSession(guest, id_, address, writer.write, writer.room, now_ns(), principal)
-        try:
-            await websocket.prepare(request)
-            await self._attend(guest, session, Attended(websocket, transport.abort))
-        finally:
-            session.closed()
-            session.outlet.forget()
-        return websocket
+        return await self._attendants.serve(request, LISTENER, principal_of(request), request[ADDRESS])
 
-    # Leaving undoes the steps of arriving in reverse order; `closed` may already have been called when the session
-    # was ended from elsewhere.
-    async def _attend(self, guest: Guest, session: ListenerSession, attended: Attended) -> None:
-        """Serve a listener from its arrival until it leaves."""
-        try:
-            # The handshake may have taken seconds: the guest may be gone by now, or the listener's rights.
-            if self._guests.guest(session.principal, guest.name, Right.HEAR) is not guest:
-                raise NotFound(f"guest {guest.name} was removed")
-            leave = self._plane.enter(session.principal, lambda why: self._dismiss(session, why), lambda guest: None)
-        except MillraceError as error:
-            session.outlet.send(encode_message(Fault(error.listener_word, str(error), fatal=True)))
-            await hang_up(*attended)
-            return
-        guest.listener_changed("new", session)
-        self._sockets[session] = attended
-        if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().create_task(self._tick())
-        deadlines = Deadlines(session, lambda error: self._lost(session, attended, error))
-        timer = TimerRunner(deadlines, asyncio.get_running_loop())
-        try:
-            await guest.turns.do(self._serve(session, attended, timer))
-        finally:
-            timer.stop()
-            leave()
-            del self._sockets[session]
-            guest.listener_changed("remove", session)
-            session.closed()
-
-    async def _serve(self, session: ListenerSession, attended: Attended, timer: TimerRunner) -> None:
-        websocket = attended.websocket
-        timer.rearm()
-        async for message in messages(websocket, session.guest.turns):
-            # It may have been ended while this message waited for its turn.
-            if session.closing:
-                break
-            try:
-                session.receive(message.data, now_ns())
-            except MillraceError as error:
-                log.warning("guest %s, listener %s: %s", session.guest.name, session.address, error)
-                if error.listener_word not in ("settings", "graph"):
-                    self._plane.report(violation(session.guest.name, session.outlet.key, error, "listener"))
-                session.outlet.send(encode_message(Fault(error.listener_word, str(error), fatal=True)))
-                session.closing = True
-            timer.rearm()
-            if session.closing:
-                break
-        if websocket.close_code in BROKEN_OFF and not session.closing:
-            self._plane.report(Symptom("listener", "left", session.guest.name, session.outlet.key))
-        await hang_up(*attended)
-
-    def _dismiss(self, session: ListenerSession, why: str) -> None:
-        """Disconnect a listener whose rights have ended."""
-        if not session.closing:
-            session.bye(why, again=False)
-            self._end(session, self._sockets[session])
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        return await self._attendants.serve(request, VIEWER, principal_of(request), request[ADDRESS])
 
     def end_guest(self, guest: Guest, why: str) -> None:
-        """A guest is gone: disconnect its listeners."""
-        for session in [session for session in self._sockets if session.guest is guest]:
-            self._dismiss(session, why)
-
-    def _end(self, session: ListenerSession, attended: Attended) -> None:
-        """Stop the listener's sound now, and close its WebSocket in the background."""
-        session.closing = True
-        session.closed()
-        closing = asyncio.get_running_loop().create_task(session.guest.turns.do(hang_up(*attended)))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
-
-    def _lost(self, session: ListenerSession, attended: Attended, error: PeerLost) -> None:
-        """A listener has disappeared without closing."""
-        log.info("guest %s, listener %s: %s", session.guest.name, session.address, error)
-        if not session.closing:
-            self._plane.report(session.silent("network", "gone silent", {"error": str(error)}, now_ns()))
-            self._end(session, attended)
-
-    async def _tick(self) -> None:
-        """One task for all listeners, as long as there are any: the once-a-second `tick` of each."""
-        while self._sockets:
-            await asyncio.sleep(TICK_S)
-            now = now_ns()
-            for session, attended in list(self._sockets.items()):
-                try:
-                    session.tick(now)
-                except Exception:
-                    # An internal error must end at most this one session.
-                    who = f"guest {session.guest.name}, listener {session.address}"
-                    log.exception("%s: ended because of an internal error", who)
-                    if not session.closing:
-                        self._end(session, attended)
-        self._ticker = None
+        """A guest is gone: disconnect its listeners and viewers."""
+        self._attendants.end_guest(guest, why)

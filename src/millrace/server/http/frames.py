@@ -1,4 +1,4 @@
-"""WebSocket frames of sound, written by the audio cycle."""
+"""WebSocket frames of sound and pictures, written without a task."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ class FrameWriter:
     graph itself. Frames are written to the transport whole, so they never interleave with aiohttp's own.
     """
 
-    def __init__(self, transport: asyncio.Transport, whole: web.WebSocketResponse) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, whole: web.WebSocketResponse, send_buffer: int | None = SEND_BUFFER_BYTES
+    ) -> None:
+        """`send_buffer` is the kernel's, in bytes; None: as large as the kernel makes it."""
         self._transport, self._whole = transport, whole
         raw = transport.get_extra_info("socket")
-        if raw is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        if raw is not None and send_buffer is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
 
     def write(self, messages: Sequence[str | bytes]) -> None:
         """Write messages with one system call. Nothing may follow a Close frame (RFC 6455, section 5.5.1)."""

@@ -1,0 +1,277 @@
+"""Connections that last: listeners and viewers, from their handshake until they leave or their rights end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from aiohttp import WSCloseCode, web
+
+from millrace.control.plane import ControlPlane, LocalGuests
+from millrace.errors import MillraceError, PeerLost
+from millrace.guest.guest import Guest
+from millrace.guest.home import Home
+from millrace.guest.listener import ListenerSession
+from millrace.guest.notfound import NotFound
+from millrace.guest.viewer import ViewerSession
+from millrace.io.clock import now_ns
+from millrace.io.metered import charge
+from millrace.io.timer import TimerRunner
+from millrace.rights.model import Principal, Right
+from millrace.server.http.authentication import SUBPROTOCOL
+from millrace.server.http.events import WebSocket, hang_up, messages
+from millrace.server.http.frames import SEND_BUFFER_BYTES, FrameWriter
+from millrace.symptoms import Evidence, Symptom, violation
+from millrace.units import NS_PER_MS, HostNs
+from millrace.wire.peer.messages import MESSAGE_MAX
+from millrace.wire.peer.pictures import SCREEN_SUBPROTOCOL
+
+log = logging.getLogger("millrace.web")
+
+TICK_S = 1.0
+DEADLINE_GRID_NS = 250 * NS_PER_MS
+"""Grid to which deadlines are rounded up: see `Deadlines`."""
+BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
+"""Close codes of a connection that ended without a Close frame (RFC 6455, section 7.1.5)."""
+
+
+class Attendee(Protocol):
+    """The session of a listener or a viewer."""
+
+    principal: Principal
+    address: str
+    closing: bool
+
+    @property
+    def guest(self) -> Home:
+        """Its guest."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Its name for users and the API."""
+        ...
+
+    def receive(self, message: str | bytes, now_ns: HostNs) -> None:
+        """Process one message; a MillraceError ends the session."""
+        ...
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`."""
+        ...
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`; PeerLost if the peer is gone."""
+        ...
+
+    def tick(self, now_ns: HostNs) -> None:
+        """Called about once a second; an error ends the session."""
+        ...
+
+    def bye(self, reason: str, again: bool) -> None:
+        """Tell the peer that the session ends."""
+        ...
+
+    def fault(self, error: MillraceError) -> None:
+        """Tell the peer which error ends the session."""
+        ...
+
+    def silent(self, stage: str, cause: str, evidence: Evidence, now_ns: HostNs) -> Symptom:
+        """A symptom dated back to the peer's last message."""
+        ...
+
+    def closed(self) -> None:
+        """The connection or its rights are gone."""
+        ...
+
+    def forget(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+class Kind(NamedTuple):
+    """A kind of connection: what it is called, the right it needs, and the command that makes one."""
+
+    name: str
+    right: Right
+    protocols: tuple[str, ...]
+    send_buffer: int | None
+    """Of the kernel; None: as large as the kernel makes it. What is acknowledged can't build up a backlog there."""
+    command: str
+
+
+LISTENER = Kind("listener", Right.HEAR, (SUBPROTOCOL,), SEND_BUFFER_BYTES, "millrace listen {url}/{guest}")
+VIEWER = Kind("viewer", Right.WATCH, (SCREEN_SUBPROTOCOL, SUBPROTOCOL), None, "millrace view {url}/{guest}")
+
+
+class Attended(NamedTuple):
+    """A WebSocket, a function that aborts its connection, and the kind of its session."""
+
+    websocket: web.WebSocketResponse
+    cut: Callable[[], None]
+    kind: Kind
+
+
+class Deadlines:
+    """A session's deadlines, in the form that timers use; a silent peer is lost.
+
+    They need no millisecond accuracy, so they are rounded up to a grid shared by all sessions: a thousand idle
+    listeners with keepalives wake the daemon four times a second instead of 125 times.
+    """
+
+    def __init__(self, session: Attendee, lost: Callable[[PeerLost], None]) -> None:
+        self._session, self._lost = session, lost
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`."""
+        deadline = None if self._session.closing else self._session.next_timeout()
+        return None if deadline is None else -(-deadline // DEADLINE_GRID_NS) * DEADLINE_GRID_NS
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`."""
+        try:
+            self._session.handle_timeout(now_ns)
+        except PeerLost as error:
+            self._lost(error)
+
+
+# A request of a listener or viewer lasts as long as its session. Its rights may end before that, so it registers with
+# the plane (`enter`) and is ended from there.
+class Attendants:
+    """All listeners and viewers of the server."""
+
+    def __init__(self, plane: ControlPlane, guests: LocalGuests) -> None:
+        self._plane, self._guests = plane, guests
+        self._sockets: dict[Attendee, Attended] = {}
+        self._ticker: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def serve(self, request: web.Request, kind: Kind, principal: Principal, address: str) -> web.StreamResponse:
+        """Serve one connection of that kind, from its handshake to its end."""
+        guest = self._guests.guest(principal, request.match_info["guest"], kind.right)
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            way = kind.command.format(url=self._plane.place.url, guest=guest.name)
+            raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
+        websocket = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=kind.protocols)
+        transport = request.transport
+        if transport is None:
+            # The client disconnected while the request waited for its turn; nobody reads this response.
+            raise web.HTTPBadRequest(text="the connection is gone\n")
+        charge(transport, guest.turns)
+        writer = FrameWriter(transport, websocket, kind.send_buffer)
+        session = self._session(kind, guest, principal, address, writer)
+        try:
+            await websocket.prepare(request)
+            await self._attend(guest, session, Attended(websocket, transport.abort, kind))
+        finally:
+            session.closed()
+            session.forget()
+        return websocket
+
+    def _session(self, kind: Kind, guest: Guest, principal: Principal, address: str, writer: FrameWriter) -> Attendee:
+        id_, now = self._guests.take_id(), now_ns()
+        if kind is VIEWER:
+            return ViewerSession(guest.viewers, id_, address, writer.write, writer.room, now, principal)
+        return ListenerSession(guest, id_, address, writer.write, writer.room, now, principal)
+
+    # Leaving undoes the steps of arriving in reverse order; `closed` may already have been called when the session
+    # was ended from elsewhere.
+    async def _attend(self, guest: Guest, session: Attendee, attended: Attended) -> None:
+        """Serve a session from its arrival until it leaves."""
+        try:
+            # The handshake may have taken seconds: the guest may be gone by now, or the rights.
+            if self._guests.guest(session.principal, guest.name, attended.kind.right) is not guest:
+                raise NotFound(f"guest {guest.name} was removed")
+            leave = self._plane.enter(session.principal, lambda why: self._dismiss(session, why), lambda guest: None)
+        except MillraceError as error:
+            session.fault(error)
+            await hang_up(attended.websocket, attended.cut)
+            return
+        if isinstance(session, ListenerSession):
+            guest.listener_changed("new", session)
+        self._sockets[session] = attended
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        deadlines = Deadlines(session, lambda error: self._lost(session, attended, error))
+        timer = TimerRunner(deadlines, asyncio.get_running_loop())
+        try:
+            await guest.turns.do(self._serve(session, attended, timer))
+        finally:
+            timer.stop()
+            leave()
+            del self._sockets[session]
+            if isinstance(session, ListenerSession):
+                guest.listener_changed("remove", session)
+            session.closed()
+
+    async def _serve(self, session: Attendee, attended: Attended, timer: TimerRunner) -> None:
+        websocket, name = attended.websocket, attended.kind.name
+        timer.rearm()
+        async for message in messages(websocket, session.guest.turns):
+            # It may have been ended while this message waited for its turn.
+            if session.closing:
+                break
+            try:
+                session.receive(message.data, now_ns())
+            except MillraceError as error:
+                log.warning("guest %s, %s %s: %s", session.guest.name, name, session.address, error)
+                if error.listener_word not in ("settings", "graph"):
+                    self._plane.report(violation(session.guest.name, session.key, error, name))
+                session.fault(error)
+                session.closing = True
+            timer.rearm()
+            if session.closing:
+                break
+        if websocket.close_code in BROKEN_OFF and not session.closing:
+            self._plane.report(Symptom(name, "left", session.guest.name, session.key))
+        await hang_up(websocket, attended.cut)
+
+    def _dismiss(self, session: Attendee, why: str) -> None:
+        """Disconnect one whose rights have ended."""
+        if not session.closing:
+            session.bye(why, again=False)
+            self._end(session, self._sockets[session])
+
+    def end_guest(self, guest: Guest, why: str) -> None:
+        """A guest is gone: disconnect its listeners and viewers."""
+        for session in [session for session in self._sockets if session.guest is guest]:
+            self._dismiss(session, why)
+
+    def _end(self, session: Attendee, attended: Attended) -> None:
+        """Stop the sound or picture now, and close the WebSocket in the background."""
+        session.closing = True
+        session.closed()
+        hanging_up = hang_up(attended.websocket, attended.cut)
+        closing = asyncio.get_running_loop().create_task(session.guest.turns.do(hanging_up))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    def _lost(self, session: Attendee, attended: Attended, error: PeerLost) -> None:
+        """A peer has disappeared without closing."""
+        log.info("guest %s, %s %s: %s", session.guest.name, attended.kind.name, session.address, error)
+        if not session.closing:
+            self._plane.report(session.silent("network", "gone silent", {"error": str(error)}, now_ns()))
+            self._end(session, attended)
+
+    async def _tick(self) -> None:
+        """One task for all sessions, as long as there are any: the once-a-second `tick` of each."""
+        while self._sockets:
+            await asyncio.sleep(TICK_S)
+            now = now_ns()
+            for session, attended in list(self._sockets.items()):
+                try:
+                    session.tick(now)
+                except PeerLost as error:
+                    self._lost(session, attended, error)
+                except Exception as error:
+                    # An internal error must end at most this one session.
+                    who = f"guest {session.guest.name}, {attended.kind.name} {session.address}"
+                    if isinstance(error, MillraceError):
+                        log.warning("%s: ended: %s", who, error)
+                    else:
+                        log.exception("%s: ended because of an internal error", who)
+                    if not session.closing:
+                        self._end(session, attended)
+        self._ticker = None
