@@ -17,11 +17,11 @@ _GUEST = Annotated[
 
 
 def set_(
-    target: Annotated[str, typer.Argument(help="stream/N, sink/NAME or listener/N.")],
+    target: Annotated[str, typer.Argument(help="stream/N, sink/NAME, listener/N or viewer/N.")],
     settings: Annotated[list[str], typer.Argument(metavar="NAME=VALUE", help="Settings to change.")],
     guest: _GUEST = None,
 ) -> None:
-    """Change volume and mute, or a listener's codec settings.
+    """Change volume and mute, or the settings of a listener or viewer.
 
     Streams, sinks and sources have volume (50%, -6dB, or one value per channel: 40%,60%) and mute (on, off).
 
@@ -29,11 +29,16 @@ def set_(
     frame (auto 2.5ms 5ms 10ms 20ms 40ms 60ms), fec, loss (0 to 100), dtx, bandwidth, application, channels,
     latency (low, normal, robust, 30ms) and mic (on, off).
 
+    Viewers have picture (auto, off, lossless, or a bit rate such as 2M), fps (1 to 60) and scale (0.1 to 1). Set of a
+    listener, they change at its viewers.
+
     Examples:
 
       millrace set stream/7 volume=50% mute=off
 
       millrace set listener/3 bitrate=32k frame=20ms complexity=5 fec=on dtx=on
+
+      millrace set viewer/4 picture=2M fps=30 scale=0.5
     """
     from millrace.cli.api import call
     from millrace.cli.listen import parse_settings

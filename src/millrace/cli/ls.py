@@ -1,4 +1,4 @@
-"""`millrace ls`: guests, streams, listeners, screens."""
+"""`millrace ls`: guests, streams, listeners, screens, viewers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from millrace.text import counted, quoted
 
 
 def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show guests, sinks, streams, listeners and screens.
+    """Show guests, sinks, streams, listeners, screens and viewers.
 
     Examples:
 
@@ -69,6 +69,8 @@ def _guest(guest: dict[str, Any]) -> None:
         _row(listener["id"], listener["name"], _listener(listener))
     for screen in guest.get("screens", []):
         _row(screen["id"], screen["name"], f"{screen['state']:<9} {_screen(screen)}")
+    for viewer in guest.get("viewers", []):
+        _row(viewer["id"], viewer["name"], _viewer(viewer))
 
 
 def in_use(guest: dict[str, Any]) -> set[str]:
@@ -110,6 +112,20 @@ def _screen(screen: dict[str, Any]) -> str:
         parts.append(f"{screen['fps']:.0f}/s")
     if screen["keyboard"]:
         parts.append(f"keyboard {screen['keyboard']}")
+    return ", ".join(parts)
+
+
+def _viewer(viewer: dict[str, Any]) -> str:
+    settings = viewer["settings"]
+    parts = [f"of {viewer['screen'] or 'no screen'}", f"picture {settings['picture']}"]
+    if settings["scale"] != "1":
+        parts.append(f"scale {settings['scale']}")
+    parts.append(f"{viewer['bitrate'] / 1000:.0f} kbit/s, {viewer['fps']:.0f}/s")
+    if viewer["latency_ms"] is not None:
+        parts.append(f"latency {viewer['latency_ms']:.0f} ms")
+    if viewer["skew_ms"] is not None:
+        parts.append(f"{viewer['skew_ms']:+.0f} ms to its sound")
+    parts += [word for word in ("keyboard", "hidden") if viewer[word]]
     return ", ".join(parts)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from millrace.codec.picturesettings import PICTURE_SETTING_NAMES, changed_picture
 from millrace.doors.ingress import RecorderStatus, recorder_of
 from millrace.dsp.channels import Matrix
 from millrace.errors import ConfigError, GraphError
@@ -15,6 +16,7 @@ from millrace.guest.guest import Guest
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.notfound import missing, missing_sink
+from millrace.guest.viewer import ViewerSession
 from millrace.text import literal, parse_name, parse_switch, printable, quoted
 from millrace.units import MAX_CHANNELS
 
@@ -30,21 +32,25 @@ class Found(NamedTuple):
     """The object that a key names, its guest, and the key as requested."""
 
     guest: Guest
-    thing: Levelled | ListenerSession
+    thing: Levelled | ListenerSession | ViewerSession
     key: str
 
     @property
     def node(self) -> Stream | Sink:
-        """The stream or sink; NotFound for a listener, which is not a graph node."""
+        """The stream or sink; NotFound for a listener or viewer, which are no graph nodes."""
         if isinstance(self.thing, Stream | Sink):
             return self.thing
         raise missing(self.key)
 
 
 def find(guest: Guest, kind: str, name: str) -> Found | None:
-    """Find a stream, sink, source or listener in a guest; None if there is none."""
+    """Find a stream, sink, source, listener or viewer in a guest; None if there is none."""
     key = f"{kind}/{name}"
-    thing = _listener(guest, key) if kind == "listener" else node_of(guest, kind, name)
+    thing: Levelled | ListenerSession | ViewerSession | None
+    if kind == "viewer":
+        thing = next((session for session in guest.viewers.sessions if session.key == key), None)
+    else:
+        thing = _listener(guest, key) if kind == "listener" else node_of(guest, kind, name)
     return None if thing is None else Found(guest, thing, key)
 
 
@@ -84,6 +90,26 @@ def _gains(node: Levelled, text: str) -> tuple[float, ...]:
     if len(gains) not in (1, len(node.positions)):
         raise GraphError(f"volume: {len(gains)} volumes for the {len(node.positions)} channels of {node.key}")
     return gains if len(gains) > 1 else gains * len(node.positions)
+
+
+# A listener and its viewers are one person before one screen, so what is set of the listener reaches both. The viewers'
+# part is checked before anything is changed, because it can't be taken back.
+def configure(guest: Guest, session: ListenerSession | ViewerSession, settings: dict[str, str]) -> None:
+    """Change the settings of a viewer or listener; a listener's of pictures are changed at its viewers."""
+    if isinstance(session, ViewerSession):
+        session.configure(settings)
+        return
+    pictures = {name: text for name, text in settings.items() if name in PICTURE_SETTING_NAMES}
+    viewers = guest.viewers.of_listener(session.key) if pictures else []
+    if pictures and not viewers:
+        raise ConfigError(f"{', '.join(pictures)}: {session.key} has no viewer; `millrace ls` lists viewers")
+    for viewer in viewers:
+        changed_picture(viewer.settings, pictures)
+    sound = {name: text for name, text in settings.items() if name not in pictures}
+    if sound:
+        session.configure(sound)
+    for viewer in viewers:
+        viewer.configure(pictures)
 
 
 def set_level(guest: Guest, node: Levelled, gains: tuple[float, ...] | None, mute: bool | None) -> None:

@@ -33,6 +33,7 @@ from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attach import attach
 from millrace.guest.notfound import NotFound, missing_guest
+from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns, wall_ns, worked_ns
 from millrace.io.listeners import Listeners
 from millrace.io.load import is_stopped, run_delay_ns
@@ -414,10 +415,10 @@ class Worker:
             guest.graph.remove_sink(sink)
 
     async def set(self, found: Found, settings: dict[str, str]) -> None:
-        """Change a listener's settings, or a level. Levels of sinks and sources survive restarts."""
+        """Change a listener's or viewer's settings, or a level. Levels of sinks and sources survive restarts."""
         guest, thing, _ = found
-        if isinstance(thing, ListenerSession):
-            thing.configure(settings)
+        if isinstance(thing, ListenerSession | ViewerSession):
+            verbs.configure(guest, thing, settings)
             return
         gains, mute = verbs.parse_level(thing, settings)
         if isinstance(thing, Sink):

@@ -203,6 +203,8 @@ class Guest:
     def _viewer_changed(self, change: str, session: ViewerSession) -> None:
         for observer in self.observers:
             observer.viewer_changed(change, session)
+            if session.listed is not None:
+                observer.screen_changed("change", session.listed)
 
     # -- observers ---------------------------------------------------------------------------
 

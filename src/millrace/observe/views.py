@@ -154,7 +154,7 @@ def screen_view(guest: Guest, listed: Listed) -> ScreenView:
     return ScreenView(
         id=listed.key, name=listed.label, door=listed.door,
         width=memory.mode.width if memory else 0, height=memory.mode.height if memory else 0,
-        state=listed.state, viewers=len(listed.screen.readers),
+        state=listed.state, viewers=sum(session.listed is listed for session in guest.viewers.sessions),
         keyboard=holder.key if holder else None, fps=round(listed.fps, 1),
     )  # fmt: skip
 

@@ -1,0 +1,340 @@
+"""Viewers of screens against each other and against the daemon: no pixel, key or delay of one reaches another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+
+from millrace.guest.machines.address import parse_door
+from millrace.io.clock import now_ns
+from millrace.outlets.plainpictures import PlainPictures
+from millrace.pixels.rects import Rect
+from millrace.sim.net import Path as Line
+from millrace.units import NS_PER_MS
+from millrace.wire.peer.messages import Bye, Fault, Hello, encode_message
+from millrace.wire.peer.pictures import (
+    SCREEN_SUBPROTOCOL,
+    Gone,
+    Key,
+    KeyboardHeld,
+    Part,
+    Piece,
+    TakeKeyboard,
+    Watch,
+    Watching,
+)
+from millrace.wire.peer.viewing import ViewClient
+from tests.scenario.test_rights import Rig, running
+from tests.watch import Desk, Painter, Remote
+
+WHOLE = Rect(0, 0, 320, 200)
+
+
+# -- in virtual time -----------------------------------------------------------------------------
+
+
+def test_fifty_viewers_that_join_at_once_share_one_key_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, made = Desk(), []
+    screen = desk.add(width=320, height=200)
+    screen.fill(WHOLE, 9, desk.now_ns)
+    encode = PlainPictures._encode
+
+    def counted(self: Any, *args: Any) -> Any:
+        made.append(args)
+        return encode(self, *args)
+
+    monkeypatch.setattr(PlainPictures, "_encode", counted)
+    remotes = [Remote(desk) for _ in range(50)]
+    desk.run(100)
+    assert all(np.array_equal(remote.canvas, screen.pixels) for remote in remotes)
+    assert len(made) == 1 and len(desk.groups) == 1 and len(screen.screen.readers) == 1
+    bodies: set[tuple[Part, ...]] = {remote.pieces[0].parts for remote in remotes}
+    assert len(bodies) == 1
+
+
+def test_viewer_that_never_acknowledges_costs_little_and_nobody_else_anything() -> None:
+    alone, beside = _ages(0), _ages(5)
+    assert alone == beside
+
+
+def _ages(silent: int) -> list[int]:
+    """How old pictures are at one viewer, beside others that never acknowledge any."""
+    desk = Desk()
+    screen = desk.add(width=320, height=200)
+    one = Remote(desk)
+    others = [Remote(desk, acks=False) for _ in range(silent)]
+    desk.run(100)
+    before = desk.home.admission.budget.held
+    for colour in range(100):
+        screen.fill(WHOLE, colour, desk.now_ns)
+        desk.run(35)
+    assert np.array_equal(one.canvas, screen.pixels)
+    for other in others:
+        # Two pictures on their way, and then nothing.
+        assert len(other.ages) == 2 and other.ended is None and other.session.flow.pictures == 2
+    assert desk.home.admission.budget.held - before < 300_000 * (silent + 1)
+    return one.ages
+
+
+def test_slow_viewer_gets_an_encoder_of_its_own_rate_and_others_keep_theirs() -> None:
+    desk = Desk()
+    screen = desk.add(width=320, height=200)
+    fast, slow = Remote(desk), Remote(desk, path=Line(10 * NS_PER_MS, rate_bps=4_000_000))
+    for colour in range(150):
+        screen.fill(WHOLE, colour, desk.now_ns)
+        desk.run(35)
+    rates = {group.sort.rate for group in desk.groups if group.sessions}
+    assert None in rates and rates & {1_000_000, 2_000_000, 4_000_000} and len(rates) == 2
+    assert max(fast.ages) < 60 * NS_PER_MS
+    desk.run(1_000)
+    assert np.array_equal(slow.canvas, screen.pixels)
+
+
+# -- against a daemon ----------------------------------------------------------------------------
+
+
+class Watcher:
+    """A viewer over a WebSocket."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, watch: Watch) -> None:
+        self.socket, self.wire = socket, ViewClient(watch, now_ns())
+        self.told: list[Any] = []
+        self.canvas = np.zeros((1, 1, 4), np.uint8)
+        self.seen: set[int] = set()
+        """All colours that were ever in a picture."""
+
+    async def until(self, kind: type, within_s: float = 10) -> Any:
+        """Go on until there is a message of that kind, and return it."""
+        async with asyncio.timeout(within_s):
+            while True:
+                for at, event in enumerate(self.told):
+                    if isinstance(event, kind):
+                        del self.told[: at + 1]
+                        return event
+                await self._step()
+
+    async def shows(self, painter: Painter) -> None:
+        """Go on until the picture is the machine's."""
+        async with asyncio.timeout(10):
+            while not (self.canvas.shape == painter.pixels.shape and np.array_equal(self.canvas, painter.pixels)):
+                await self._step()
+
+    async def ends(self) -> Any:
+        """Go on until the daemon closes."""
+        async with asyncio.timeout(10):
+            while not self.socket.closed:
+                await self._step()
+
+    async def say(self, message: Any) -> None:
+        self.wire.send_message(message)
+        await self._write()
+
+    async def _write(self) -> None:
+        for message in self.wire.data_to_send():
+            await self.socket.send_str(str(message))
+
+    async def _step(self) -> None:
+        await self._write()
+        message = await self.socket.receive()
+        if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+            self.wire.receive(message.data, now_ns())
+        for event in self.wire.events():
+            self.told.append(event)
+            if isinstance(event, Piece):
+                self._draw(event)
+        await self._write()
+
+    def _draw(self, piece: Piece) -> None:
+        mode = self.wire.mode
+        assert mode is not None
+        if self.canvas.shape != (mode.height, mode.width, 4):
+            self.canvas = np.zeros((mode.height, mode.width, 4), np.uint8)
+        for part in piece.parts:
+            at = part.at
+            rows = np.frombuffer(part.data, np.uint8).reshape(at.height, at.width, 4)
+            self.seen |= set(np.unique(rows[:, :, 0]).tolist())
+            self.canvas[at.y : at.bottom, at.x : at.right] = rows
+        if piece.last:
+            self.wire.send_shown(piece.serial, now_ns(), now_ns())
+
+
+def painter_of(rig: Rig, guest: str, colour: int, door: str = "door/0") -> Painter:
+    """A screen in one colour."""
+    painter = Painter()
+    painter.screen = rig.daemon.worker.guest(guest).screens.add(painter, "VGA", door)
+    painter.show(64, 48, now_ns())
+    painter.fill(Rect(0, 0, 64, 48), colour, now_ns())
+    return painter
+
+
+async def watching(rig: Rig, secret: str = "", guest: str = "alice", **watch: Any) -> Watcher:
+    """A viewer that has been greeted."""
+    headers = {"Authorization": f"Bearer {secret or rig.daemon.worker.access.key}"}
+    url = f"ws://{rig.daemon.serving.address}/{guest}/screen"
+    socket = await rig.http.ws_connect(url, headers=headers, protocols=(SCREEN_SUBPROTOCOL,))
+    assert socket.protocol == SCREEN_SUBPROTOCOL
+    watcher = Watcher(socket, Watch(**({"formats": ["raw"]} | watch)))
+    await watcher.until(Watching)
+    return watcher
+
+
+def test_pixels_of_one_guest_never_reach_anothers_viewer(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice, bob = painter_of(rig, "alice", 11), painter_of(rig, "bob", 200)
+        secret = await rig.token("alices", "type", ["alice"])
+        one, other = await watching(rig, secret), await watching(rig, guest="bob")
+        await asyncio.gather(one.shows(alice), other.shows(bob))
+        for step in range(1, 20):
+            alice.fill(Rect(step, 0, 5, 5), 11 + step, now_ns())
+            bob.fill(Rect(0, step, 5, 5), 200 + step, now_ns())
+            await asyncio.gather(one.shows(alice), other.shows(bob))
+        assert max(one.seen) < 100 < min(other.seen)
+        # Its screens, and even that they exist, are none of a stranger's business.
+        for path in ("/bob/screen", "/nobody/screen"):
+            status, text = await rig.ask("GET", path, secret)
+            assert status == 404 and "VGA" not in text
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await watching(rig, secret, "bob")
+        assert refused.value.status == 404
+        taken = await watching(rig, secret, screen=None)
+        await taken.say(TakeKeyboard(True))
+        await taken.say(Key(0x1E, True))
+        await taken.until(KeyboardHeld)
+        listed = json.loads((await rig.ask("GET", "/api/v1/state?guest=bob", ""))[1])["guests"][0]
+        assert [view["screen"] for view in listed["viewers"]] == [bob.screen.key] and not bob.typed
+
+    running(tmp_path, test)
+
+
+def test_screen_of_another_guest_can_not_be_asked_for(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        painter_of(rig, "alice", 11)
+        bob = painter_of(rig, "bob", 200)
+        headers = {"Authorization": f"Bearer {await rig.token('alices', 'watch', ['alice'])}"}
+        socket = await rig.http.ws_connect(f"ws://{rig.daemon.serving.address}/alice/screen", headers=headers)
+        watcher = Watcher(socket, Watch(screen=bob.screen.key))
+        fault = await watcher.until(Fault)
+        assert fault.fatal and "screen" in fault.message
+        await watcher.ends()
+
+    running(tmp_path, test)
+
+
+def test_rights_that_end_while_watching_and_typing_end_both_at_once(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice = painter_of(rig, "alice", 11)
+        secret = await rig.token("typist", "type", ["alice"])
+        typist, other = await watching(rig, secret, keyboard=True), await watching(rig)
+        await typist.shows(alice)
+        await typist.say(Key(0x1D, True))
+        while not alice.typed:
+            await asyncio.sleep(0.01)
+        token = next(token for token in rig.daemon.worker.access.tokens if token.name == "typist")
+        assert await rig.daemon.worker.access.revoke(token.id)
+        # At once, what it held down is released and it is watched no more.
+        assert alice.typed == [(0x1D, True), (0x1D, False)]
+        guest = rig.daemon.worker.guest("alice")
+        assert [view.key for view in guest.viewers.sessions] == [f"viewer/{other.wire.watching.viewer}"]  # type: ignore[union-attr]
+        assert guest.screens.seat.who is None
+        bye = await typist.until(Bye)
+        assert not bye.again
+        await typist.ends()
+        alice.fill(Rect(0, 0, 9, 9), 77, now_ns())
+        await other.shows(alice)
+        assert 77 not in typist.seen
+
+    running(tmp_path, test)
+
+
+@pytest.mark.parametrize("may", ["see", "hear", "speak", "control"])
+def test_watching_needs_its_right(tmp_path: Path, may: str) -> None:
+    async def test(rig: Rig) -> None:
+        painter_of(rig, "alice", 11)
+        secret = await rig.token(may, may, ["alice"])
+        assert (await rig.ask("GET", "/alice/screen", secret))[0] == 403
+        assert (await rig.ask("GET", "/alice/screen", await rig.token("watch", "watch", ["alice"])))[0] == 426
+
+    running(tmp_path, test)
+
+
+def test_viewer_is_listed_and_set_by_itself_or_by_its_listener(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        painter_of(rig, "alice", 11)
+        key = {"Authorization": f"Bearer {rig.daemon.worker.access.key}"}
+        sound = await rig.http.ws_connect(f"ws://{rig.daemon.serving.address}/alice", headers=key)
+        await sound.send_str(encode_message(Hello()))
+        welcome = json.loads((await sound.receive()).data)
+        watcher = await watching(rig, name="phone", listener=welcome["listener"], keyboard=True)
+        await watcher.until(KeyboardHeld)
+        number = watcher.wire.watching.viewer  # type: ignore[union-attr]
+        (view,) = await views(rig)
+        assert (view["id"], view["name"], view["by"], view["keyboard"]) == (f"viewer/{number}", "phone", "owner", True)
+        assert view["listener"] == f"listener/{welcome['listener']}" and view["settings"]["picture"] == "auto"
+        for target, settings, expected in (
+            (f"viewer/{number}", {"picture": "2M", "fps": 10}, 200),
+            (f"viewer/{number}", {"picture": "best"}, 400),
+            (f"viewer/{number}", {"volume": "5%"}, 400),
+            (f"listener/{welcome['listener']}", {"scale": 0.5, "bitrate": "64k"}, 200),
+            (f"listener/{welcome['listener']}", {"scale": "7", "bitrate": "32k"}, 400),
+            ("viewer/1", {"fps": 5}, 404),
+        ):
+            status, text = await rig.ask("POST", "/api/v1/set", "", {"target": target, "settings": settings})
+            assert status == expected, (target, settings, text)
+        (view,) = await views(rig)
+        assert view["settings"] == {"picture": "2M", "fps": 10, "scale": "0.5"}
+        (listener,) = (await state(rig))["listeners"]
+        assert listener["settings"]["bitrate"] == 64_000
+        await sound.close()
+
+    running(tmp_path, test)
+
+
+async def state(rig: Rig) -> Any:
+    return json.loads((await rig.ask("GET", "/api/v1/state?guest=alice", ""))[1])["guests"][0]
+
+
+async def views(rig: Rig) -> Any:
+    return (await state(rig))["viewers"]
+
+
+def test_viewer_is_told_why_its_machine_is_gone_and_removing_the_guest_ends_it(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        guest = rig.daemon.worker.guest("alice")
+        machine = rig.daemon.worker.attach(guest, parse_door("qmp:/nowhere"))
+        alice = painter_of(rig, "alice", 11, machine.key)
+        watcher = await watching(rig)
+        await watcher.shows(alice)
+        while not machine.view().error:
+            await asyncio.sleep(0.01)
+        guest.screens.remove(alice.screen)
+        gone = await watcher.until(Gone)
+        assert machine.view().error in gone.why
+        back = painter_of(rig, "alice", 60, machine.key)
+        await watcher.shows(back)
+        await rig.daemon.worker.remove_guest("alice")
+        assert not (await watcher.until(Bye)).again
+        await watcher.ends()
+
+    running(tmp_path, test)
+
+
+def test_bad_message_ends_only_its_sender(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alice = painter_of(rig, "alice", 11)
+        bad, good = await watching(rig), await watching(rig)
+        await bad.socket.send_str('{"type":"key","code":9999,"down":true}')
+        fault = await bad.until(Fault)
+        assert fault.fatal and fault.code == "protocol"
+        await bad.ends()
+        alice.fill(Rect(0, 0, 9, 9), 99, now_ns())
+        await good.shows(alice)
+        causes = [(one.stage, one.cause) for one in rig.daemon.worker.diagnosis.incidents]
+        assert ("viewer", "broke the protocol") in causes
+
+    running(tmp_path, test)
