@@ -6,10 +6,13 @@ import numpy as np
 
 from millrace.budget import MIB
 from millrace.errors import BudgetError, ConfigError, GraphError, PeerLost, RemoteProtocolError
+from millrace.guest.company import Company
+from millrace.guest.cursor import CURSOR_NS, SentCursor
 from millrace.guest.notfound import NotFound
-from millrace.guest.viewer import HIDDEN_NS, PIECE_BYTES, cut_pieces
-from millrace.guest.viewers import VIEWERS_MAX
-from millrace.pixels.rects import Rect
+from millrace.guest.viewer import HIDDEN_NS
+from millrace.guest.viewers import VIEWERS_MAX, Viewers
+from millrace.outlets.encoded import PIECE_BYTES, cut_pieces
+from millrace.pixels.rects import Rect, Size
 from millrace.rights.model import Principal, Right, implied
 from millrace.sim.net import Path
 from millrace.units import NS_PER_MS
@@ -32,6 +35,7 @@ from millrace.wire.peer.pictures import (
     Watch,
     Watching,
 )
+from tests.bare import members_of
 from tests.watch import Desk, Remote
 
 WATCHES = Principal("token/1", implied(Right.WATCH), frozenset({"alice"}))
@@ -103,6 +107,16 @@ def test_pointer_is_sent_in_its_newest_state_with_each_shape_once() -> None:
     screen.point(4, 3, 1)
     desk.run(30)
     assert remote.cursor.shape == 1 and sum(piece.serial == 0 for piece in remote.pieces) == 2
+
+
+def test_pointer_is_due_once_for_each_state_and_again_in_a_new_picture() -> None:
+    desk = Desk()
+    screen, sent = desk.add(), SentCursor()
+    assert sent.due(screen.screen) is not None
+    sent.send(screen.screen, Size(64, 48), Remote(desk).session.wire, desk.now_ns)
+    assert sent.due(screen.screen) is None
+    sent.again()
+    assert sent.due(screen.screen) == desk.now_ns + CURSOR_NS
 
 
 def test_pointer_kind_is_told() -> None:
@@ -376,6 +390,10 @@ def test_viewers_are_limited() -> None:
     desk.viewers.sessions += [remote.session] * VIEWERS_MAX
     desk.run(10)
     assert isinstance(remote.ended, GraphError)
+
+
+def test_session_uses_nothing_else_of_the_other_viewers() -> None:
+    assert {"guest", "clock"} < members_of(Company) <= {*dir(Viewers), "guest", "clock"}
 
 
 def test_bye_ends_the_session() -> None:

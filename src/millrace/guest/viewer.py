@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 from msgspec import UNSET
 
@@ -18,35 +17,28 @@ from millrace.errors import (
     RemoteProtocolError,
     RightsError,
 )
-from millrace.graph.hands import Hands
-from millrace.graph.pictures import Cursor, ScreenSource, Shape
-from millrace.graph.screen import SHAPES_MAX
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
-from millrace.guest.home import Home
-from millrace.outlets.encoded import EncodedPicture
+from millrace.guest.company import Company
+from millrace.guest.cursor import SentCursor
+from millrace.guest.hands import Hands
+from millrace.outlets.encoded import EncodedPicture, cut_pieces
 from millrace.outlets.pictureflow import PictureFlow
 from millrace.outlets.picturetimes import PictureTimes
 from millrace.outlets.queue import Write
-from millrace.pixels.rects import Point, Rect, Size
+from millrace.pixels.rects import Size
 from millrace.rights.model import Principal, Right
 from millrace.symptoms import Evidence, Symptom, last_heard
-from millrace.units import NS_PER_MS, NS_PER_S, NS_PER_US, HostNs
+from millrace.units import NS_PER_S, NS_PER_US, HostNs
 from millrace.wire.peer.messages import Bye, Configured, Fault
 from millrace.wire.peer.pictures import (
-    PART_HEAD_BYTES,
-    PARTS_MAX,
     PICTURE_VERSION,
-    SIDE_MAX,
     ChangeView,
-    CursorChanged,
     FromViewer,
     Gone,
     Hidden,
     Key,
     KeyboardHeld,
-    Part,
-    PartType,
     Pointer,
     Refresh,
     ScreenNamed,
@@ -66,53 +58,10 @@ from millrace.wire.peer.viewing import ViewServer
 NAME_MAX = 100
 VIEWER_BYTES = 96 * 1024
 """Memory of a viewer: its connection, its send buffer and its state."""
-PIECE_BYTES = 256 * 1024
-"""A larger picture is sent in several pieces, so that decoding begins before all of it has arrived."""
-CURSOR_NS = 15 * NS_PER_MS
-"""A pointer that moves faster is sent no more often than this."""
 UNSENT_MAX = 64
 """Messages that may wait because the viewer does not read; with more, it is given up."""
 HIDDEN_NS = 5 * NS_PER_S
 """A viewer that is hidden for longer leaves its encoder."""
-
-
-class Company(Protocol):
-    """All viewers of a guest, as one of them sees them: see viewers.py."""
-
-    guest: Home
-    clock: Callable[[], HostNs]
-
-    def find(self, screen: str | None) -> Listed | None:
-        """The screen that it asks for."""
-        ...
-
-    def join(self, session: ViewerSession) -> None:
-        """It has said what it wants."""
-        ...
-
-    def leave(self, session: ViewerSession) -> None:
-        """It has left."""
-        ...
-
-    def regroup(self, session: ViewerSession) -> None:
-        """What it wants has changed."""
-        ...
-
-    def ready(self, session: ViewerSession) -> None:
-        """It may have room again."""
-        ...
-
-    def refresh(self, session: ViewerSession) -> None:
-        """It needs a key picture."""
-        ...
-
-    def take_keyboard(self, session: ViewerSession) -> None:
-        """It wants the keyboard."""
-        ...
-
-    def leave_keyboard(self, session: ViewerSession) -> None:
-        """It gives the keyboard up."""
-        ...
 
 
 # What is written can't be dropped any more, so everything is left out before: a picture is encoded for a viewer only
@@ -122,7 +71,7 @@ class ViewerSession:
     """One connected viewer. `write` sends messages; `room` says whether the connection can take more."""
 
     def __init__(
-        self, viewers: Company, id_: int, address: str, write: Write, room: Callable[[], bool], now_ns: HostNs,
+        self, viewers: Company[ViewerSession], id_: int, address: str, write: Write, room: Callable[[], bool], now_ns: HostNs,
         principal: Principal,
     ) -> None:  # fmt: skip
         self.viewers, self.guest = viewers, viewers.guest
@@ -156,9 +105,7 @@ class ViewerSession:
         self._error: MillraceError | None = None
         self._size = Size(1, 1)
         """Of the pictures sent."""
-        self._cursor: Cursor | None = None
-        self._cursor_ns: HostNs = 0
-        self._shapes: dict[int, Shape] = {}
+        self._cursor = SentCursor()
         self._held: tuple[bool, str] | None = None
         self._named: list[ScreenNamed] | None = None
         self._mark: tuple[HostNs, int, int] = (now_ns, 0, 0)
@@ -376,33 +323,14 @@ class ViewerSession:
 
     def _control(self, event: Key | Pointer | SizeWish | Text) -> None:
         """Pass on what it types and points at, if it has the keyboard."""
-        listed = self.listed
-        if listed is None:
+        if self.listed is None:
             return
         try:
-            source = listed.screen.controlled(self.who, "typing" if isinstance(event, Key | Text) else "pointing")
+            self.hands.control(event, self.who, self.listed.screen, self._size)
         except RightsError as error:
             self.send(Fault("rights", str(error)))
-            return
-        if isinstance(event, Key):
-            self.hands.key(source, event.code, event.down)
-        elif isinstance(event, Pointer):
-            self._point(listed, source, event)
-        elif isinstance(event, SizeWish):
-            source.size_wish(Size(event.width, event.height))
-        else:
-            self.send(Fault("settings", "this screen takes keys only: type the text as keys"))
-
-    def _point(self, listed: Listed, source: ScreenSource, event: Pointer) -> None:
-        memory = listed.screen.memory
-        if memory is None or (listed.screen.relative and not event.relative):
-            return
-        at = Point(event.x, event.y)
-        if not event.relative:
-            wide, high = memory.mode.width, memory.mode.height
-            x, y = event.x * wide // self._size.width, event.y * high // self._size.height
-            at = Point(max(0, min(wide - 1, x)), max(0, min(high - 1, y)))
-        self.hands.pointer(source, at, event.buttons, event.relative)
+        except ConfigError as error:
+            self.send(Fault("settings", str(error)))
 
     def release_keys(self) -> None:
         """Release what it holds down; called while it still has the keyboard."""
@@ -429,8 +357,7 @@ class ViewerSession:
         """Its screen is gone: it waits for another."""
         self.listed = None
         self.hands.forget()
-        self._cursor = None
-        self._shapes.clear()
+        self._cursor = SentCursor()
         self.send(Gone(why))
 
     def tell_relative(self) -> None:
@@ -441,42 +368,15 @@ class ViewerSession:
 
     def cursor_due(self) -> HostNs | None:
         """When the pointer can be sent; None if it is as it was."""
-        moved = self.listed is not None and self.encoding and self.listed.screen.cursor is not self._cursor
-        return self._cursor_ns + CURSOR_NS if moved and self._sees() else None
+        sees = self.listed is not None and self.encoding and self._sees()
+        return self._cursor.due(self.listed.screen) if sees and self.listed is not None else None
 
     def send_cursor(self, now_ns: HostNs) -> None:
-        """Send the pointer, and its shape if that is new, if it is time and there is room."""
+        """Send the pointer, if it is time and there is room."""
         due_ns = self.cursor_due()
-        if due_ns is None or now_ns < due_ns or self.listed is None:
-            return
-        screen = self.listed.screen
-        self._cursor, self._cursor_ns = screen.cursor, now_ns
-        cursor, shape = screen.cursor, screen.shape(screen.cursor.shape)
-        if cursor.shown and shape is not None and self._shapes.get(shape.number) is not shape:
-            self._define(shape, cursor, now_ns)
-        across, down = self._scaled()
-        self.send(
-            CursorChanged(
-                cursor.shape & 0xFFFF, _bounded(cursor.at.x * across), _bounded(cursor.at.y * down),
-                _bounded(cursor.hot.x), _bounded(cursor.hot.y), cursor.shown,
-            )
-        )  # fmt: skip
-
-    def _define(self, shape: Shape, cursor: Cursor, now_ns: HostNs) -> None:
-        self._shapes.pop(shape.number, None)
-        self._shapes[shape.number] = shape
-        while len(self._shapes) > SHAPES_MAX:
-            del self._shapes[next(iter(self._shapes))]
-        hot = max(0, min(SIDE_MAX, cursor.hot.x)), max(0, min(SIDE_MAX, cursor.hot.y))
-        at = Rect(*hot, shape.size.width, shape.size.height)
-        self.wire.send_shape(Part(PartType.SHAPE, at, shape.pixels, shape.number), now_ns)
-
-    def _scaled(self) -> tuple[float, float]:
-        """The size of the picture over that of the screen."""
-        memory = self.listed.screen.memory if self.listed is not None else None
-        if memory is None:
-            return 1.0, 1.0
-        return self._size.width / memory.mode.width, self._size.height / memory.mode.height
+        if due_ns is not None and now_ns >= due_ns and self.listed is not None:
+            self._cursor.send(self.listed.screen, self._size, self.wire, now_ns)
+            self.flush()
 
     def _sees(self) -> bool:
         return not self.hidden and not self._unsent and self._error is None and self._room()
@@ -489,7 +389,8 @@ class ViewerSession:
 
     def resized(self, size: Size) -> None:
         """See `PictureSink`."""
-        self._size, self._cursor = size, None
+        self._size = size
+        self._cursor.again()
         self.wire.send_mode(size.width, size.height, self.listed is not None and self.listed.screen.relative)
         self.flush()
 
@@ -522,21 +423,3 @@ class ViewerSession:
         self.flow.acknowledged(event.serial, arrived_ns, rtt_ns)
         self.account.hold("sending", self.flow.bytes_on_way, LISTENERS)
         self.viewers.ready(self)
-
-
-def _bounded(number: float) -> int:
-    return max(-SIDE_MAX, min(SIDE_MAX, round(number)))
-
-
-def cut_pieces(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    """Parts in order, as many in each piece as it may have."""
-    piece: list[Part] = []
-    size = 0
-    for part in parts:
-        more = PART_HEAD_BYTES + len(part.data)
-        if piece and (size + more > PIECE_BYTES or len(piece) == PARTS_MAX):
-            yield piece
-            piece, size = [], 0
-        piece.append(part)
-        size += more
-    yield piece

@@ -1,0 +1,51 @@
+"""What one viewer needs of all viewers of its guest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from millrace.graph.screens import Listed
+from millrace.guest.home import Home
+from millrace.units import HostNs
+
+Viewer = TypeVar("Viewer", contravariant=True)
+
+
+class Company(Protocol[Viewer]):
+    """All viewers of a guest, as one of them sees them: `Viewers` is this."""
+
+    guest: Home
+    clock: Callable[[], HostNs]
+
+    def find(self, screen: str | None) -> Listed | None:
+        """The screen that it asks for."""
+        ...
+
+    def join(self, session: Viewer) -> None:
+        """It has said what it wants."""
+        ...
+
+    def leave(self, session: Viewer) -> None:
+        """It has left."""
+        ...
+
+    def regroup(self, session: Viewer) -> None:
+        """What it wants has changed."""
+        ...
+
+    def ready(self, session: Viewer) -> None:
+        """It may have room again."""
+        ...
+
+    def refresh(self, session: Viewer) -> None:
+        """It needs a key picture."""
+        ...
+
+    def take_keyboard(self, session: Viewer) -> None:
+        """It wants the keyboard."""
+        ...
+
+    def leave_keyboard(self, session: Viewer) -> None:
+        """It gives the keyboard up."""
+        ...
