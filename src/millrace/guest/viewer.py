@@ -71,8 +71,8 @@ class ViewerSession:
     """One connected viewer. `write` sends messages; `room` says whether the connection can take more."""
 
     def __init__(
-        self, viewers: Company[ViewerSession], id_: int, address: str, write: Write, room: Callable[[], bool], now_ns: HostNs,
-        principal: Principal,
+        self, viewers: Company[ViewerSession], id_: int, address: str, write: Write, room: Callable[[], bool],
+        now_ns: HostNs, principal: Principal,
     ) -> None:  # fmt: skip
         self.viewers, self.guest = viewers, viewers.guest
         self.id, self.address, self.principal = id_, address, principal
