@@ -94,10 +94,10 @@ class Difference:
 
     def boxes(self, old: Plane, new: Plane, rects: Iterable[Rect]) -> list[Rect]:
         """Rectangles that cover all pixels within `rects` that differ, each cut to such pixels."""
-        return [self._cut(old, new, rect) for rect in joined(self.cells(old, new, rects))]
+        return [self.cut(old, new, rect) for rect in joined(self.cells(old, new, rects))]
 
-    def _cut(self, old: Plane, new: Plane, cells: Rect) -> Rect:
-        """The smallest rectangle around what differs within those cells, of which at least one does."""
+    def cut(self, old: Plane, new: Plane, cells: Rect) -> Rect:
+        """The smallest rectangle, in pixels, around what differs in those cells of the last comparison; some must."""
         part = self._differs[cells.y * CELL : cells.bottom * CELL, cells.x * self._units : cells.right * self._units]
         # Eight flags at a time: numpy's own `any` along the first axis takes several times as long.
         words = part.view(np.uint64)
@@ -126,35 +126,49 @@ def joined(cells: Cells, gap: int = GAP) -> tuple[Rect, ...]:
     return Damage(rects).rects
 
 
+# Runs as plain numbers: with a thousand of them, objects would take longer than the comparison of the pixels.
 def _stacked(starts: list[list[int]], ends: list[list[int]], gap: int) -> list[Rect]:
     """Runs below each other, joined to rectangles."""
-    open_: list[Rect] = []
-    done: list[Rect] = []
+    open_: list[list[int]] = []
+    done: list[list[int]] = []
+    last = -1
     for (y, x), (_, right) in zip(starts, ends, strict=True):
-        if open_ and open_[0].bottom + gap < y:
-            done += [rect for rect in open_ if rect.bottom + gap < y]
-            open_ = [rect for rect in open_ if rect.bottom + gap >= y]
-        _take(open_, Rect(x, y, right - x, 1))
-    return done + open_
+        if y != last:
+            done += [box for box in open_ if box[3] + gap < y]
+            open_ = [box for box in open_ if box[3] + gap >= y]
+            last = y
+        _take(open_, x, y, right)
+    return [Rect(x, y, right - x, bottom - y) for x, y, right, bottom in done + open_]
+
+
+def _take(open_: list[list[int]], x: int, y: int, right: int) -> None:
+    """Add a run to the rectangle above that it fits, or begin one."""
+    for box in open_:
+        if box[0] > right or x > box[2]:
+            continue
+        wide = max(box[2], right) - min(box[0], x)
+        union = wide * (max(box[3], y + 1) - box[1])
+        if union - (box[2] - box[0]) * (box[3] - box[1]) - (right - x) <= WASTE * union:
+            box[0], box[2], box[3] = min(box[0], x), max(box[2], right), max(box[3], y + 1)
+            return
+    open_.append([x, y, right, y + 1])
 
 
 def _runs(cells: Cells, gap: int) -> tuple[list[list[int]], list[list[int]]]:
     """Where runs of cells begin and end, as (row, column), joined over gaps."""
-    edges = np.diff(np.pad(cells, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows = np.flatnonzero(cells.any(axis=1))
+    if not len(rows):
+        return [], []
+    first, last = int(rows[0]), int(rows[-1]) + 1
+    padded = np.zeros((last - first, cells.shape[1] + 2), np.int8)
+    padded[:, 1:-1] = cells[first:last]
+    edges = padded[:, 1:] - padded[:, :-1]
     starts, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
     apart = (starts[1:, 0] != ends[:-1, 0]) | (starts[1:, 1] - ends[:-1, 1] > gap)
-    first, last = np.append(True, apart), np.append(apart, True)
-    return (starts[first].tolist(), ends[last].tolist()) if len(starts) else ([], [])
-
-
-def _take(open_: list[Rect], run: Rect) -> None:
-    """Add a run to the rectangle above that it fits, or begin one."""
-    for index, rect in enumerate(open_):
-        union = rect.around(run)
-        if rect.x <= run.right and run.x <= rect.right and union.area - rect.area - run.area <= WASTE * union.area:
-            open_[index] = union
-            return
-    open_.append(run)
+    starts[:, 0] += first
+    ends[:, 0] += first
+    begins, stops = np.append(True, apart), np.append(apart, True)
+    return starts[begins].tolist(), ends[stops].tolist()
 
 
 def from_cells(rects: Sequence[Rect], whole: Rect) -> list[Rect]:
