@@ -1,0 +1,139 @@
+"""Work for other threads: a few of them, below the priority of everything that has a deadline.
+
+Compression and colour conversion release the GIL, so they may run beside the event loop. Their threads are nice, each
+by itself, as Linux allows: on a machine with few cores the loop, which plays sound, goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from millrace.errors import Busy
+
+T = TypeVar("T")
+log = logging.getLogger("millrace.io")
+NICE = 10
+THREADS_MAX = 4
+QUEUE_MAX = 256
+"""Work that waits. Each user has one piece under way, so this limits the users."""
+
+
+# The laws of the pool:
+#
+# - A lane has one piece of work at a time, which is why the owners of lanes need no locks.
+# - `done` is called on the event loop, exactly once for each piece of work that was accepted, unless the lane or the
+#   pool was closed first: then it is not called at all, and the work may or may not have run.
+# - `close` returns when no thread runs anymore, so nothing that work refers to is in use afterwards.
+class Offload:
+    """The pool of one worker. It must be created and used on a single event loop."""
+
+    def __init__(self, threads: int = 0, nice: int = NICE) -> None:
+        """`threads` 0: one fewer than there are cores, 4 at most."""
+        self._limit = threads or max(1, min(THREADS_MAX, len(os.sched_getaffinity(0)) - 1))
+        self._nice = nice
+        self._loop = asyncio.get_running_loop()
+        self._work: deque[tuple[Lane, Callable[[], Any]] | None] = deque()
+        self._wake = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._closed = False
+
+    def lane(self) -> Lane:
+        """For one user."""
+        return Lane(self)
+
+    # Threads are started when they are needed: a daemon without pictures has none.
+    def submit(self, lane: Lane, work: Callable[[], Any]) -> None:
+        """For lanes: queue work; Busy if too much waits, or the pool is closed."""
+        with self._wake:
+            if self._closed or len(self._work) >= QUEUE_MAX:
+                raise Busy("the daemon is shutting down" if self._closed else "too many pictures wait to be encoded")
+            self._work.append((lane, work))
+            if not self._idle and len(self._threads) < self._limit:
+                thread = threading.Thread(target=self._run, name=f"millrace-offload-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._wake.notify()
+
+    def _run(self) -> None:
+        # Linux: a thread has a niceness of its own. Elsewhere this fails, or is for the whole process and must not be.
+        if os.uname().sysname == "Linux":
+            own = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, own, max(self._nice, os.getpriority(os.PRIO_PROCESS, own)))
+        while (item := self._next()) is not None:
+            lane, work = item
+            try:
+                result: Any = work()
+            except Exception as error:
+                result = error
+            self._tell(lane, result)
+            # Otherwise this frame would keep a picture until the next one.
+            del item, lane, work, result
+
+    def _next(self) -> tuple[Lane, Callable[[], Any]] | None:
+        with self._wake:
+            self._idle += 1
+            while not self._work:
+                self._wake.wait()
+            self._idle -= 1
+            return self._work.popleft()
+
+    def _tell(self, lane: Lane, result: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(lane.finished, result)
+        except RuntimeError:
+            # The loop has ended: nobody is left to be told.
+            log.debug("work finished after the event loop had ended")
+
+    def close(self) -> None:
+        """Discard what waits, and return when what runs has finished. A second call does nothing."""
+        with self._wake:
+            if self._closed:
+                return
+            self._closed = True
+            self._work.clear()
+            self._work.extend([None] * len(self._threads))
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+
+class Lane:
+    """One user's way into the pool: calling it runs `work` in a thread, and `done` with its result or exception."""
+
+    def __init__(self, pool: Offload) -> None:
+        self._pool = pool
+        self._done: Callable[[Any], None] | None = None
+        self._closed = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether work is under way."""
+        return self._done is not None
+
+    def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
+        """Start work; Busy if the pool is full or closed."""
+        assert self._done is None, "one piece of work at a time"
+        self._pool.submit(self, work)
+        self._done = done
+
+    def finished(self, result: Any) -> None:
+        """For the pool: the work is done."""
+        done, self._done = self._done, None
+        if done is not None and not self._closed and not self._pool.closed:
+            done(result)
+
+    def close(self) -> None:
+        """Its user has ended: `done` is not called anymore."""
+        self._closed = True

@@ -1,0 +1,136 @@
+"""Work in other threads: its results come back on the loop, once, and nothing runs after the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from millrace.errors import Busy
+from millrace.io import offload
+from millrace.io.offload import Lane, Offload
+
+
+def run(main: Any) -> None:
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+async def result_of(lane: Lane, work: Any) -> Any:
+    come: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    lane(work, come.set_result)
+    return await come
+
+
+def test_results_and_errors_come_back_on_the_loop() -> None:
+    async def main() -> None:
+        pool = Offload(2)
+        lane, here = pool.lane(), threading.get_ident()
+        assert await result_of(lane, lambda: threading.get_ident()) != here
+        error = await result_of(lane, lambda: 1 // 0)
+        assert isinstance(error, ZeroDivisionError)
+        told: list[int] = []
+        lane(lambda: 1, lambda _: told.append(threading.get_ident()))
+        while not told:
+            await asyncio.sleep(0.001)
+        assert told == [here] and not lane.busy
+        pool.close()
+        pool.close()
+
+    run(main)
+
+
+def test_its_threads_yield_to_the_loop() -> None:
+    async def main() -> None:
+        before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        pool = Offload(1, nice=15)
+        nice = await result_of(pool.lane(), lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        assert nice == max(15, own) and own == before
+        pool.close()
+
+    run(main)
+
+
+def test_lanes_wait_for_each_other_but_threads_do_not_multiply() -> None:
+    async def main() -> None:
+        pool, going = Offload(2), threading.Event()
+        lanes = [pool.lane() for _ in range(6)]
+        results = [asyncio.ensure_future(result_of(lane, lambda: (going.wait(5), threading.get_ident())[1]))
+                   for lane in lanes]  # fmt: skip
+        await asyncio.sleep(0)
+        assert all(lane.busy for lane in lanes)
+        with pytest.raises(AssertionError, match="one piece of work"):
+            lanes[0](int, print)
+        going.set()
+        assert len(set(await asyncio.gather(*results))) <= 2
+        pool.close()
+
+    run(main)
+
+
+def test_end_waits_for_what_runs_and_discards_the_rest() -> None:
+    async def main() -> None:
+        pool, started, ended, told = Offload(1), threading.Event(), threading.Event(), []
+
+        def work() -> None:
+            started.set()
+            ended.wait(0.05)
+            ended.set()
+
+        first, second = pool.lane(), pool.lane()
+        first(work, told.append)
+        second(lambda: told.append("ran"), told.append)
+        started.wait(5)
+        pool.close()
+        assert ended.is_set()
+        await asyncio.sleep(0.01)
+        assert told == [] and not [t for t in threading.enumerate() if t.name.startswith("millrace-offload")]
+        with pytest.raises(Busy, match="shutting down"):
+            first(int, print)
+
+    run(main)
+
+
+def test_closed_lane_is_told_nothing_and_others_are() -> None:
+    async def main() -> None:
+        pool, told = Offload(1), []
+        gone, stays = pool.lane(), pool.lane()
+        gone(int, told.append)
+        gone.close()
+        assert await result_of(stays, lambda: 5) == 5 and told == []
+        pool.close()
+
+    run(main)
+
+
+def test_too_much_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "QUEUE_MAX", 2)
+
+    async def main() -> None:
+        pool, going, started = Offload(1), threading.Event(), threading.Event()
+        pool.lane()(lambda: (started.set(), going.wait(5)), lambda _: None)
+        started.wait(5)
+        for _ in range(2):
+            pool.lane()(int, lambda _: None)
+        with pytest.raises(Busy, match="too many pictures"):
+            pool.lane()(int, lambda _: None)
+        going.set()
+        pool.close()
+
+    run(main)
+
+
+def test_work_that_outlives_the_loop_is_harmless() -> None:
+    pools: list[Offload] = []
+    going = threading.Event()
+
+    async def main() -> None:
+        pools.append(Offload(1))
+        pools[0].lane()(lambda: going.wait(5), lambda _: None)
+
+    run(main)
+    going.set()
+    pools[0].close()
