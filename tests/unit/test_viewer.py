@@ -185,14 +185,17 @@ def test_watching_needs_no_right_to_type_and_gives_none() -> None:
     assert Remote(desk, Watch(keyboard=True), principal=TYPES).session.may_type
 
 
-def test_text_is_refused_where_only_keys_are_taken() -> None:
+def test_text_is_typed_as_keys_of_a_us_keyboard_or_not_at_all() -> None:
     desk = Desk()
-    desk.add()
+    screen = desk.add()
     remote = Remote(desk, Watch(keyboard=True))
     desk.run(30)
-    remote.say(Text("hello"))
+    remote.say(Text("aB\n"))
+    down = [(0x1E, True), (0x1E, False), (0x2A, True), (0x30, True), (0x30, False), (0x2A, False)]
+    assert screen.typed == [*down, (0x1C, True), (0x1C, False)]
+    remote.say(Text("aä日"))
     desk.run(30)
-    assert "as keys" in remote.news(Fault)[0].message
+    assert len(screen.typed) == 8 and "no key for 'ä'" in remote.news(Fault)[0].message
 
 
 # -- the machine ---------------------------------------------------------------------------------

@@ -7,10 +7,16 @@ from millrace.graph.pictures import Mode, ScreenSource
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
 from millrace.pixels.rects import Point, Size
+from millrace.text import quoted
+from millrace.wire.keys import BY_KEYSYM
 from millrace.wire.peer.pictures import Key, Pointer, SizeWish, Text
 
 WHEEL = 0b11000
 """Notches of the wheel, which are no buttons that can be held."""
+
+SHIFT = 0x2A
+SYMBOLS = {"\n": 0xFF0D, "\r": 0xFF0D, "\t": 0xFF09, "\b": 0xFF08}
+"""Keysyms of characters that are not their own."""
 
 
 class Hands:
@@ -50,11 +56,21 @@ class Hands:
         elif isinstance(event, SizeWish):
             source.size_wish(Size(event.width, event.height))
         elif isinstance(event, Text):
-            raise ConfigError("this screen takes keys only: type the text as keys")
+            for code, shifted in _keys_of(event.text):
+                self._type(source, code, shifted)
         elif event.relative:
             self.pointer(source, Point(event.x, event.y), event.buttons, True)
         elif screen.memory is not None and not screen.relative:
             self.pointer(source, _on_screen(event, screen.memory.mode, size), event.buttons, False)
+
+    def _type(self, source: ScreenSource, code: int, shifted: bool) -> None:
+        """Press and release a key, with shift if it takes that."""
+        if shifted:
+            source.key(SHIFT, True)
+        source.key(code, True)
+        source.key(code, False)
+        if shifted:
+            source.key(SHIFT, False)
 
     # The pointer stays where it is: a movement of nothing, or the position that was last.
     def release(self, source: ScreenSource) -> None:
@@ -70,6 +86,20 @@ class Hands:
         """The screen is gone, and with it what was held down there."""
         self._keys.clear()
         self._buttons = 0
+
+
+# A machine takes keys, and what they mean depends on its keyboard layout, which nobody tells us. US is what most have
+# before anybody has chosen another.
+def _keys_of(text: str) -> list[tuple[int, bool]]:
+    """The scan codes that type a text on a US keyboard, and whether with shift; ConfigError if it has no such key."""
+    out = []
+    for char in text.replace("\r\n", "\n"):
+        symbol = SYMBOLS.get(char, ord(char))
+        key = BY_KEYSYM.get(symbol)
+        if key is None or (char not in SYMBOLS and not char.isprintable()):
+            raise ConfigError(f"text: the machine's keyboard has no key for {quoted(char)}; type it there")
+        out.append((key.code, symbol != key.keysym))
+    return out
 
 
 def _on_screen(event: Pointer, mode: Mode, size: Size) -> Point:
