@@ -80,12 +80,13 @@ class Painter:
 
 
 class Remote:
-    """A viewer at the end of a line; `acks` pictures when they have arrived."""
+    """A viewer at the end of a line; `acks` pictures when they have arrived, and `speaks` by itself."""
 
     def __init__(
-        self, desk: Desk, watch: Watch | None = None, path: Path = FAST, principal: Principal = OWNER, acks: bool = True
-    ) -> None:
-        self.desk, self.acks = desk, acks
+        self, desk: Desk, watch: Watch | None = None, path: Path = FAST, principal: Principal = OWNER,
+        acks: bool = True, speaks: bool = True,
+    ) -> None:  # fmt: skip
+        self.desk, self.acks, self.speaks = desk, acks, speaks
         self.wire = ViewClient(watch or Watch(formats=["raw"]), desk.now_ns)
         self.down: NetEmulator[str | bytes] = NetEmulator(path, 1, lambda message: False)
         self.up: NetEmulator[str | bytes] = NetEmulator(Path(path.delay_ns), 1, lambda message: False)
@@ -128,7 +129,8 @@ class Remote:
         """What has arrived by now, both ways."""
         now = self.desk.now_ns
         for message in self.wire.data_to_send():
-            self.up.send(message, now, len(message))
+            if self.speaks:
+                self.up.send(message, now, len(message))
         try:
             for message in self.up.receive(now):
                 self.session.receive(message, now)

@@ -161,10 +161,14 @@ class Http(Attacker):
 class WebSocket(Http):
     """The peer protocol, over a handshake that is mostly valid."""
 
+    path = b"/victim"
+    sessions = staticmethod(seeds.peer_listener)
+
     def session(self, sock: socket.socket) -> None:
         """See `Attacker`."""
         rng = self.mutator.random
         (upgrade,) = next(s for s in seeds.http(self.token) if s[0].startswith(b"GET /victim"))
+        upgrade = upgrade.replace(b"/victim", self.path, 1)
         sock.sendall(upgrade if rng.random() < 0.9 else self.mutator.message(upgrade))
         begun = Heard()
         self.hear(sock, begun, TIMEOUT_S)
@@ -173,7 +177,7 @@ class WebSocket(Http):
             self.counts[f"not upgraded: {head[9:12].decode('ascii', 'replace') or 'no answer'}"] += 1
             self.judge(verdicts.http(begun))
             return
-        frames = [masked(rng.randbytes(4), one) for one in self.mutator.session(seeds.peer_listener())]
+        frames = [masked(rng.randbytes(4), one) for one in self.mutator.session(self.sessions())]
         if rng.random() < 0.2:
             frames = [self.mutator.message(frame) if rng.random() < 0.2 else frame for frame in frames]
         heard = self.exchange(sock, frames)
@@ -181,6 +185,13 @@ class WebSocket(Http):
         if heard.ended:
             self.counts["last word"] += any(kind == verdicts.CLOSE for kind, _ in verdicts.frames(bytes(heard.data)))
         self.judge(verdicts.websocket(heard))
+
+
+class View(WebSocket):
+    """The picture protocol, likewise."""
+
+    path = b"/victim/screen"
+    sessions = staticmethod(seeds.viewer)
 
 
 def masked(mask: bytes, payload: bytes) -> bytes:

@@ -25,7 +25,7 @@ import numpy as np
 from millrace.client.pulse import PulsePlayer
 from millrace.errors import MillraceError
 from tests.fuzz import verdicts
-from tests.fuzz.attackers import Attacker, Handing, Http, Native, Pulse, WebSocket, tcp, unix
+from tests.fuzz.attackers import Attacker, Handing, Http, Native, Pulse, View, WebSocket, tcp, unix
 from tests.fuzz.farends import FarEnds
 
 MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
@@ -34,7 +34,7 @@ GROWTH_MAX_KIB = 384 * 1024
 ANSWER_MAX_S = 10.0
 AFTERWARDS_S = 30.0
 """By then nothing may be left of clients that have disconnected."""
-THEIRS = ("connection", "listener", "watcher", "answer")
+THEIRS = ("connection", "listener", "viewer", "watcher", "answer")
 """Memory that is freed with its client; sinks, samples and modules stay."""
 DESCRIPTORS_MORE_MAX = 60
 """Descriptors of the innocent guest and of the machines, which go on."""
@@ -114,7 +114,8 @@ class Bench:
         """A hostile client for each door."""
         host, _, port = self.address.rpartition(":")
         web = tcp(host, int(port))
-        token = self._cli("token", "new", "--guest", "victim", "--may", "see,hear,speak,control,link", "--name", "fuzz")
+        may = "see,hear,speak,watch,type,control,link"
+        token = self._cli("token", "new", "--guest", "victim", "--may", may, "--name", "fuzz")
         pulse_port = int(re.findall(r"127.0.0.1:(\d+)\"\]", (self.folder / "config.toml").read_text())[0])
         seed, victim = self.outcome.seed, self.runtime / "victim"
         made: list[Attacker] = [
@@ -123,6 +124,7 @@ class Bench:
             Native("native", unix(victim / "native"), seed + 2, stop),
             Http("http", web, seed + 3, stop),
             WebSocket("websocket", web, seed + 4, stop),
+            View("viewer", web, seed + 5, stop),
             Handing("attach.sock", unix(self.runtime / "attach.sock"), seed + 6, stop),
         ]
         for one in made:

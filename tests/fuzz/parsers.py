@@ -29,7 +29,7 @@ from millrace.graph.seat import Watcher
 from millrace.graph.tracks import Tracks
 from millrace.media.audio import AudioPacket
 from millrace.media.packet import Kind
-from millrace.pixels.rects import Point
+from millrace.pixels.rects import Point, Rect
 from millrace.playout.playout import Playout
 from millrace.rights.model import OWNER
 from millrace.sim.rig import Rig
@@ -38,7 +38,7 @@ from millrace.wire.native.session import NativeWire
 from millrace.wire.peer.messages import FormatChanged, Hello, Silence
 from millrace.wire.peer.pictures import Watch
 from millrace.wire.peer.session import PeerClient, PeerServer
-from millrace.wire.peer.viewing import ViewClient, ViewServer
+from millrace.wire.peer.viewing import ViewClient
 from millrace.wire.pulse.client import PulseClientSession
 from millrace.wire.qemu.audio import AudioPeer, DisplayClient
 from millrace.wire.qemu.qmp import QmpHandover
@@ -51,6 +51,7 @@ from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, TlsWanted
 from tests.fuzz import seeds, spiceserver
 from tests.fuzz.mutate import Mutator, Repair, repair_at, repair_line
+from tests.watch import Desk, Remote
 
 Take = Callable[[bytes], None]
 """Takes one message."""
@@ -177,7 +178,22 @@ def _peer_client() -> Take:
     return take
 
 
-def _viewing(wire: ViewServer | ViewClient) -> Take:
+def _viewer_session() -> Take:
+    desk = Desk()
+    desk.add().fill(Rect(1, 1, 9, 9), 5, desk.now_ns)
+    session = Remote(desk, speaks=False).session
+
+    def take(data: bytes) -> None:
+        session.receive(_message(data), desk.now_ns)
+        desk.run(5)
+        assert not session.closing or session.viewers
+
+    return take
+
+
+def _view_client() -> Take:
+    wire = ViewClient(Watch(), 0)
+
     def take(data: bytes) -> None:
         wire.receive(_message(data), STEP_NS)
         wire.events()
@@ -374,8 +390,8 @@ WIRES = (
     Wire("native: daemon to client", seeds.native, lambda: _native(False), repair_at(0, "<I", 8)),
     Wire("peer: listener to daemon", seeds.peer_listener, _peer_server),
     Wire("peer: daemon to listener", seeds.peer_daemon, _peer_client),
-    Wire("peer: viewer to daemon", seeds.viewer, lambda: _viewing(ViewServer(0))),
-    Wire("peer: daemon to viewer", seeds.view_daemon, lambda: _viewing(ViewClient(Watch(), 0))),
+    Wire("peer: viewer to daemon", seeds.viewer, _viewer_session),
+    Wire("peer: daemon to viewer", seeds.view_daemon, _view_client),
     Wire("qmp: machine to daemon", seeds.qmp, _qmp, repair_line),
     Wire("dbus: bus to daemon", lambda: seeds.dbus_display(True), lambda: _display(True), DBUS),
     Wire("dbus: machine to daemon", lambda: seeds.dbus_display(False), lambda: _display(False), DBUS),
