@@ -21,6 +21,7 @@ NAMES = (
     "neighbours",
     "memory",
     "packets",
+    "encode",
 )
 
 

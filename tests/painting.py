@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import av
 import numpy as np
 from backports.zstd import decompress
+from numpy.typing import NDArray
 from PIL import Image
 
 from millrace.pixels.convert import Plane
@@ -15,6 +17,9 @@ from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Move, Rect, Size
 from millrace.pixels.scroll import apply_move
 from millrace.wire.peer.pictures import Part, PartType
+
+PANS = 300
+"""Pixels by which a photo pans before it begins anew."""
 
 
 def blank_screen(size: Size, level: int = 230) -> Plane:
@@ -38,16 +43,23 @@ def glyphs(picture: Plane, rect: Rect, seed: int, cell: int = 9, line: int = 18)
     return rect
 
 
+@lru_cache(maxsize=16)
+def _waves(size: Size) -> NDArray[np.int16]:
+    y, x = np.mgrid[0 : size.height, 0 : size.width + PANS].astype(np.float32)
+    waves = [np.sin(x / (23 + 7 * c) + c) * np.cos(y / (31 - 5 * c)) * 70 for c in range(3)]
+    return (np.stack(waves, 2) + (((x // 90 + y // 70) % 2) * 50 + 90)[:, :, None]).astype(np.int16)
+
+
+@lru_cache(maxsize=64)
+def _grain(size: Size, seed: int) -> NDArray[np.int16]:
+    return np.random.default_rng(seed).integers(-6, 7, (size.height, size.width, 3), np.int16)
+
+
 def photo(picture: Plane, rect: Rect, seed: int, step: int = 0) -> Rect:
     """Paint a rectangle as a photo that pans by `step`: waves, edges and grain."""
-    random = np.random.default_rng((seed, step))
-    y, x = np.mgrid[0 : rect.height, 0 : rect.width].astype(np.float32)
-    x += 3 * step
-    waves = [
-        np.sin(x / (23 + 7 * c) + c) * np.cos(y / (31 - 5 * c)) * 70 + ((x // 90 + y // 70) % 2) * 50 for c in range(3)
-    ]
-    grain = random.integers(-6, 7, (rect.height, rect.width, 3))
-    part_of(picture, rect)[:, :, :3] = np.clip(np.stack(waves, 2) + 90 + grain, 0, 255).astype(np.uint8)
+    size, shift = Size(rect.width, rect.height), (101 * seed + 3 * step) % PANS
+    pixels = _waves(size)[:, shift : shift + rect.width] + _grain(size, (seed + step) % 5)
+    part_of(picture, rect)[:, :, :3] = np.clip(pixels, 0, 255)
     return rect
 
 
@@ -111,8 +123,9 @@ def steps(kind: str, picture: Plane, seed: int, number: int) -> Iterator[list[Re
     size = Size(picture.shape[1], picture.shape[0])
     page = Rect(size.width // 8, size.height // 8, size.width * 5 // 8, size.height * 3 // 4)
     film = Rect(size.width // 4 & ~1, size.height // 4 & ~1, size.width // 3 & ~1, size.height // 3 & ~1)
-    paper = blank_screen(Size(page.width, page.height * 4), 255)
-    glyphs(paper, Rect(0, 0, page.width, page.height * 4), seed)
+    paper = blank_screen(Size(page.width, page.height + 54 * number), 255)
+    if kind == "scroll":
+        glyphs(paper, Rect(0, 0, page.width, page.height + 54 * number), seed)
     window, at = picture.copy(), film
     for step in range(number):
         if kind == "caret":
@@ -122,8 +135,7 @@ def steps(kind: str, picture: Plane, seed: int, number: int) -> Iterator[list[Re
             place = Rect(page.x + step * 9 % (page.width - 9), page.y + step * 9 // (page.width - 9) * 18, 9, 18)
             yield [glyphs(picture, place, seed + step)]
         elif kind == "scroll":
-            top = step * 54 % (3 * page.height)
-            part_of(picture, page)[:] = paper[top : top + page.height]
+            part_of(picture, page)[:] = paper[step * 54 : step * 54 + page.height]
             yield [page]
         elif kind == "drag":
             was, at = at, film.moved(step * 12 % (size.width - film.right), step * 5 % (size.height - film.bottom))

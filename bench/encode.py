@@ -1,0 +1,115 @@
+"""What a picture costs the encoder, beside bare x264 with swscale on the same pictures in the same run.
+
+1920 × 1080, thirty pictures a second, three kinds of desktop and a film. CPU time is that of the encoding thread, with
+comparison and colour conversion; the bare encoder codes whole pictures (ultrafast, zerolatency, crf 23) by PyAV.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from fractions import Fraction
+
+import av
+import numpy as np
+from tests.painting import Canvas, blank_screen, glyphs, photo, steps
+
+from millrace.codec.x264 import libx264
+from millrace.codec.yuv import libyuv
+from millrace.outlets.line import LAN_RATE
+from millrace.outlets.picturechoice import Formats
+from millrace.outlets.picturework import Lacking, PictureWork, Task
+from millrace.pixels.convert import Plane
+from millrace.pixels.rects import Rect, Size
+from millrace.units import NS_PER_S
+from millrace.wire.peer.pictures import Part, PartType
+
+SIZE = Size(1920, 1080)
+WHOLE = Rect(0, 0, 1920, 1080)
+KINDS = ("caret", "typing", "scroll", "drag", "film")
+PICTURES, SKIPPED = 60, 15
+STEP_NS = NS_PER_S // 30
+Encode = Callable[[Plane, list[Rect]], tuple[Part, ...]]
+
+
+def desktop() -> Plane:
+    """Three windows of text over a photo."""
+    picture = blank_screen(SIZE)
+    photo(picture, WHOLE, 1)
+    for number, place in enumerate((Rect(60, 60, 900, 700), Rect(700, 300, 900, 700), Rect(1300, 40, 560, 500))):
+        glyphs(picture, place, number)
+    return picture
+
+
+def millrace(first: Plane) -> tuple[Encode, Canvas]:
+    """The encoder as it is used, on a fast line."""
+    work = PictureWork(SIZE, 1, Formats(), False, LAN_RATE, time.monotonic_ns)
+    canvas, now_ns = Canvas(SIZE), NS_PER_S
+    made = work.make(Task(now_ns, first, (WHOLE,), lacking=(Lacking((WHOLE,), ()),)))
+    while made.given:
+        canvas.apply(made.given[0].parts)
+        left = made.given[0].left
+        made = work.make(Task(now_ns, lacking=(left,) if left.missing or left.rough else ()))
+
+    def encode(picture: Plane, rects: list[Rect]) -> tuple[Part, ...]:
+        nonlocal now_ns
+        now_ns += STEP_NS
+        return work.make(Task(now_ns, picture, tuple(rects))).parts
+
+    return encode, canvas
+
+
+def bare() -> Encode:
+    """Whole pictures by PyAV."""
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.thread_count = SIZE.width, SIZE.height, "yuv420p", 1
+    encoder.time_base = Fraction(1, 30)
+    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "crf": "23", "g": "999999"}
+
+    def encode(picture: Plane, rects: list[Rect]) -> tuple[Part, ...]:
+        frame = av.VideoFrame.from_ndarray(picture, format="bgra").reformat(format="yuv420p")
+        return tuple(Part(PartType.VIDEO, WHOLE, bytes(packet)) for packet in encoder.encode(frame))
+
+    return encode
+
+
+def timed(encode: Encode, picture: Plane, rects: list[Rect]) -> tuple[float, int, tuple[Part, ...]]:
+    """CPU ms, bytes and parts of one picture."""
+    began_ns = time.thread_time_ns()
+    parts = encode(picture, rects)
+    return (time.thread_time_ns() - began_ns) / 1e6, sum(len(part.data) for part in parts), parts
+
+
+def measured(kind: str) -> str:
+    """One row: both encoders take each picture in turn."""
+    picture = desktop()
+    ours, canvas = millrace(picture)
+    theirs = bare()
+    theirs(picture, [WHOLE])
+    rows: list[tuple[float, ...]] = []
+    errors = []
+    for rects in steps(kind, picture, 1, PICTURES):
+        *mine, parts = timed(ours, picture, rects)
+        canvas.apply(parts)
+        *other, _ = timed(theirs, picture, rects)
+        rows.append((*mine, *other))
+        errors.append(canvas.error(picture) if len(rows) % 15 == 0 else 99.0)
+    cpu, sent, bare_cpu, whole = np.array(rows[SKIPPED:]).T
+    quality = "exact" if min(errors[SKIPPED:]) == 99 else f"{min(errors[SKIPPED:]):.0f} dB"
+    return (
+        f"| {kind} | {np.median(cpu):.2f} / {np.percentile(cpu, 99):.1f} | {sent.mean() * 0.24:,.0f} | {quality} "
+        f"| {np.median(bare_cpu):.1f} / {np.percentile(bare_cpu, 99):.1f} | {whole.mean() * 0.24:,.0f} |"
+    )
+
+
+def main() -> None:
+    """Entry point."""
+    print(f"x264 by {'ctypes' if libx264() else 'PyAV'}, colours by {'libyuv' if libyuv() else 'swscale'}")
+    print("| 1920 × 1080, 30/s | CPU ms a picture, median / p99 | kbit/s | whole screen | bare x264: CPU ms | kbit/s |")
+    print("|---|---|---|---|---|---|")
+    for kind in KINDS:
+        print(measured(kind), flush=True)
+
+
+if __name__ == "__main__":
+    main()

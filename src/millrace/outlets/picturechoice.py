@@ -1,0 +1,86 @@
+"""How a changed rectangle is sent. Pure: sizes, counts and what is left of the line go in, a choice comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from millrace.outlets.cells import PHOTO
+from millrace.pixels.difference import CELL
+from millrace.pixels.rects import Rect
+
+TILE_WIDTH = 512
+TILE_PIXELS = 65_536
+TILE_PIXELS_MIN = 2_048
+SMALL = 4_096
+"""Rectangles up to this many pixels are text, a cursor or a button: too small to be worth a judgement."""
+ONCE_SHARES = 3
+"""What changed once may take this many pictures' shares of the line: 100 ms."""
+SHARPEN_SHARES = 1.2
+"""What is sharpened in one picture, in shares."""
+
+
+class How(Enum):
+    """How to send a rectangle."""
+
+    LOSSLESS = "lossless"
+    VIDEO = "video"
+    JPEG = "jpeg"
+    LATER = "later"
+    """It doesn't fit now, and is sent with one of the next pictures."""
+
+
+class Formats(NamedTuple):
+    """What viewers can show; viewers that share an encoder can show the same."""
+
+    video: str | None = "avc1"
+    jpeg: bool = True
+    zstd: bool = True
+
+
+class Room(NamedTuple):
+    """What is left of the line for one picture, in bytes: of its share, and of 100 ms."""
+
+    share: int
+    once: int
+
+    def less(self, size: int) -> Room:
+        """After so many bytes."""
+        return Room(self.share - size, self.once - size)
+
+
+# 4:2:0 shows coloured text with 26 to 29 dB whatever its QP, so text is sent losslessly if it fits at all, and what is
+# sent as video is sent again when it is still. A photo that keeps changing is film.
+def choice(size: float, pixels: int, often: bool, room: Room, formats: Formats, lossless: bool) -> How:
+    """For a rectangle of so many pixels, that takes `size` bytes losslessly."""
+    fits = size <= room.once
+    if lossless:
+        return How.LOSSLESS if fits else How.LATER
+    film = often and size > PHOTO * pixels and pixels > SMALL
+    if not film and size <= (room.share if often and pixels > SMALL else room.once):
+        return How.LOSSLESS
+    if formats.video is not None:
+        return How.VIDEO
+    if formats.jpeg and room.once > 0:
+        return How.JPEG
+    return How.LOSSLESS if fits else How.LATER
+
+
+def tiles(rect: Rect, pixels: int = TILE_PIXELS) -> Iterator[Rect]:
+    """A rectangle in pieces of at most about so many pixels, at edges of cells."""
+    if rect.area <= pixels and rect.width <= 4 * TILE_WIDTH:
+        yield rect
+        return
+    columns = -(-rect.width // TILE_WIDTH)
+    wide = max(CELL, -(-rect.width // columns // CELL) * CELL)
+    high = max(CELL, pixels // wide // CELL * CELL)
+    x = rect.x
+    while x < rect.right:
+        right = min(rect.right, (x + wide) // CELL * CELL)
+        y = rect.y
+        while y < rect.bottom:
+            bottom = min(rect.bottom, (y + high) // CELL * CELL)
+            yield Rect(x, y, right - x, bottom - y)
+            y = bottom
+        x = right

@@ -1,0 +1,349 @@
+"""The picture outlet: encodes a screen once for all viewers with equal settings, for those that are ready.
+
+A viewer that was ready for each picture has all that was sent. One that was not lacks what those pictures touched; that
+is its own damage, and it gets it from the newest picture when it is ready again, not the pictures that it missed. If it
+missed a picture of the video, it is not drawn any more of it before a key picture. Key pictures are made when somebody
+lacks the video and there is video to send, for all who wait, and at most twice a second.
+
+The work itself runs elsewhere (`Offload`), one picture at a time; so a picture is begun only when the one before is
+done, and damage collects meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from millrace.budget import LISTENERS, Budget
+from millrace.codec.picturesettings import PictureSettings
+from millrace.errors import MillraceError
+from millrace.graph.pictures import PIXEL_BYTES, Memory, Mode
+from millrace.graph.screen import Picture, Screen
+from millrace.graph.seat import Watcher
+from millrace.outlets.encoded import EncodedPicture, PictureSink
+from millrace.outlets.line import LAN_RATE, QUEUED_MAX_NS, Line
+from millrace.outlets.picturechoice import Formats
+from millrace.outlets.picturework import Given, Lacking, Made, PictureWork, Task
+from millrace.pixels.rects import Damage, Rect, Size
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.peer.pictures import Part, PartType
+
+T = TypeVar("T")
+KEY_INTERVAL_NS: HostNs = NS_PER_S // 2
+"""The least time between two key pictures."""
+RATE_MIN = 50_000
+VIEWER_BYTES = 8 * 1024
+_VIDEO = (PartType.VIDEO, PartType.DRAW)
+
+
+class Offload(Protocol):
+    """Runs work in another thread, and calls `done` with its result or exception where the encoder lives."""
+
+    def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
+        """Begin; an exception if there is no room for it."""
+        ...
+
+
+class _Viewer:
+    """One viewer: what it lacks, and how full its line is."""
+
+    def __init__(self, sink: PictureSink, rate: int) -> None:
+        self.sink, self.line = sink, Line(rate)
+        self.missing, self.rough = Damage(), Damage()
+        self.video = False
+        """Whether its decoder has the last picture of the video."""
+        self.asleep = False
+        """It was not ready when it was asked; it says when it is."""
+        self.left = False
+
+    def voided(self, size: Size) -> None:
+        """It has nothing of pictures of this size yet."""
+        self.missing, self.rough, self.video = Damage([Rect(0, 0, size.width, size.height)]), Damage(), False
+
+    def ready(self, now_ns: HostNs) -> bool:
+        """Whether it should be sent a picture now."""
+        self.asleep = not self.sink.ready(now_ns)
+        return not self.asleep and self.line.queued_ns(now_ns) <= QUEUED_MAX_NS
+
+    def lacking(self) -> Lacking:
+        """What it lacks, to compare with other viewers."""
+        return Lacking(self.missing.rects, self.rough.rects)
+
+    def moved(self, parts: Sequence[Part]) -> None:
+        """These moves take what it sees roughly elsewhere."""
+        for part in parts:
+            origin = part.at.moved(-part.dx, -part.dy)
+            if part.type == PartType.MOVE and any(rect.common(origin).area for rect in self.rough.rects):
+                self.rough.add(part.at)
+
+    def missed(self, rects: Sequence[Rect], video: bool) -> None:
+        """It was not sent these."""
+        for rect in rects:
+            self.missing.add(rect)
+        self.video = self.video and not video
+
+
+class _Job:
+    """What is being encoded, and for whom."""
+
+    def __init__(self, picture: Picture | None, begun_ns: HostNs, viewers: list[_Viewer]) -> None:
+        self.picture, self.begun_ns, self.viewers = picture, begun_ns, viewers
+        self.catching: list[tuple[Lacking, list[_Viewer]]] = []
+
+    def lacks(self, viewer: _Viewer, refine: bool) -> None:
+        """Bring this viewer up to date with the same parts as others that lack the same."""
+        lacking = viewer.lacking()
+        if not lacking.missing and not (refine and lacking.rough):
+            return
+        for known, viewers in self.catching:
+            if known == lacking:
+                viewers.append(viewer)
+                return
+        self.catching.append((lacking, [viewer]))
+
+
+class PictureEncoder:
+    """Encodes one screen with one set of settings; `outlets.encoded.Pictures`."""
+
+    def __init__(
+        self, screen: Screen, settings: PictureSettings, who: Watcher, wake: Callable[[], None], *,
+        lane: Offload, clock: Callable[[], HostNs], budget: Budget, formats: Formats,
+        failed: Callable[[Exception], None],
+    ) -> None:  # fmt: skip
+        """`wake` is called when a deadline may have changed, `failed` when no more pictures will come, and why."""
+        self.screen, self.settings, self.formats = screen, settings, formats
+        self._wake, self._lane, self._clock, self._failed = wake, lane, clock, failed
+        self._account = budget.open("picture encoder", {"viewers": VIEWER_BYTES}, LISTENERS)
+        self._interval_ns = NS_PER_S // settings.fps
+        self._reader = screen.read(who, self._interval_ns, wake=self._woken)
+        self.rate = settings.picture if isinstance(settings.picture, int) else LAN_RATE
+        self._viewers: list[_Viewer] = []
+        self._work: PictureWork | None = None
+        self._of: tuple[Mode, Memory] | None = None
+        self._job: _Job | None = None
+        self._serial = 0
+        self._due_ns: HostNs | None = None
+        self._last_ns: HostNs | None = None
+        self._key_ns: HostNs | None = None
+        self._painted_ns: HostNs = 0
+        self._closed = False
+
+    # -- viewers ---------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> Size | None:
+        """Of the pictures; None before the first."""
+        return None if self._work is None else self._work.size
+
+    def join(self, sink: PictureSink) -> None:
+        """Send to `sink` from now on, first the whole picture."""
+        viewer = _Viewer(sink, self.rate)
+        self._viewers.append(viewer)
+        self._account.hold("viewers", VIEWER_BYTES * (1 + len(self._viewers)), LISTENERS)
+        if self.size is not None:
+            viewer.voided(self.size)
+            sink.resized(self.size)
+        self._wake()
+
+    def leave(self, sink: PictureSink) -> None:
+        """Send nothing more to `sink`. A second call does nothing."""
+        for viewer in self._viewers:
+            viewer.left = viewer.left or viewer.sink is sink
+        self._viewers = [viewer for viewer in self._viewers if not viewer.left]
+
+    def refresh(self, sink: PictureSink) -> None:
+        """What `sink` shows is wrong, or its decoder has failed: send all of it again."""
+        for viewer in self._viewers:
+            if viewer.sink is sink and self.size is not None:
+                viewer.voided(self.size)
+        self._wake()
+
+    def set_rate(self, rate: int | None) -> None:
+        """How many bit/s each viewer's line takes; None: any number."""
+        self.rate = LAN_RATE if rate is None else max(RATE_MIN, rate)
+        for viewer in self._viewers:
+            viewer.line.rate = self.rate
+
+    def _woken(self) -> None:
+        if not self._closed:
+            self._wake()
+
+    # -- when ------------------------------------------------------------------------------------
+
+    def next_timeout(self) -> HostNs | None:
+        """When `handle_timeout` is due; None: when something is painted, or a viewer becomes ready or joins."""
+        awake = [viewer for viewer in self._viewers if not viewer.asleep]
+        if self._closed or self._job is not None or not awake:
+            return None
+        dues = [due for due in (self._reader.next_timeout(), self._own_due_ns(awake)) if due is not None]
+        if not dues:
+            return None
+        return max(min(dues), min(viewer.line.free_ns() for viewer in awake))
+
+    def _own_due_ns(self, awake: list[_Viewer]) -> HostNs | None:
+        """When there is something to send although nothing was painted."""
+        if self._work is None or self._last_ns is None:
+            return None
+        if any(viewer.missing or viewer.rough for viewer in awake):
+            return self._last_ns + self._interval_ns
+        return None if self._due_ns is None else max(self._due_ns, self._last_ns + self._interval_ns)
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """Begin a picture if one is due. Also to be called when a sink has become ready."""
+        for viewer in self._viewers:
+            viewer.asleep = False
+        due_ns = self.next_timeout()
+        if due_ns is None or now_ns < due_ns:
+            return
+        ready = [viewer for viewer in self._viewers if viewer.ready(now_ns)]
+        if not ready:
+            return
+        picture = self._reader.take(now_ns)
+        try:
+            self._begin(picture, ready, now_ns)
+        except MillraceError as error:
+            self._job = None
+            if picture is not None:
+                picture.release()
+            self._end(error)
+
+    def _begin(self, picture: Picture | None, ready: list[_Viewer], now_ns: HostNs) -> None:
+        if picture is not None:
+            self._painted_ns = picture.painted_ns
+            self._fit(picture)
+        if (work := self._work) is None:
+            return
+        job = _Job(picture, now_ns, ready)
+        for viewer in ready:
+            job.lacks(viewer, refine=picture is None)
+        lacking = tuple(lacking for lacking, _ in job.catching)
+        wants_key = any(not viewer.video for viewer in ready)
+        key = wants_key and (self._key_ns is None or now_ns - self._key_ns >= KEY_INTERVAL_NS)
+        task = Task(now_ns, key=key, lacking=lacking)
+        if picture is not None:
+            task = task._replace(picture=_pixels(picture), damage=picture.damage, moves=picture.moves)
+        rate = self.rate
+        self._job, self._last_ns = job, now_ns
+        self._lane(lambda: _made(work, task, rate), self._done)
+
+    def _fit(self, picture: Picture) -> None:
+        """Begin anew for another mode, of which all viewers lack everything."""
+        memory = self.screen.memory
+        assert memory is not None
+        if self._of is not None and self._of[1] is memory:
+            return
+        mode, lossless = picture.mode, self.settings.picture == "lossless"
+        size = Size(mode.width, mode.height)
+        work = PictureWork(size, self.settings.scale, self.formats, lossless, self.rate, self._clock)
+        self._account.hold("encoder", work.bytes, LISTENERS)
+        before, self._work, self._of, self._due_ns = self._work, work, (mode, memory), None
+        for viewer in self._viewers:
+            viewer.voided(work.size)
+            if before is None or before.size != work.size:
+                viewer.sink.resized(work.size)
+        if before is not None:
+            before.close()
+
+    # -- what was made ---------------------------------------------------------------------------
+
+    def _done(self, made: Made | Exception) -> None:
+        job, self._job = self._job, None
+        assert job is not None
+        if job.picture is not None:
+            job.picture.release()
+        if self._closed:
+            self._free()
+        elif isinstance(made, Exception):
+            self._end(made)
+        else:
+            self._send(made, job)
+            self._wake()
+
+    def _send(self, made: Made, job: _Job) -> None:
+        now_ns = self._clock()
+        self._due_ns = made.due_ns
+        if made.key:
+            self._key_ns = now_ns
+        caught = {id(viewer): given for (_, viewers), given in zip(job.catching, made.given, strict=True)
+                  for viewer in viewers}  # fmt: skip
+        common = self._picture(made.parts, made, job)
+        still = tuple(part for part in made.parts if part.type not in _VIDEO)
+        partial = common if len(still) == len(made.parts) else self._picture(still, made, job)
+        for viewer in self._viewers:
+            if (given := caught.get(id(viewer))) is not None and not (viewer.missing.rects and not given.parts):
+                self._catch_up(viewer, given, made, job, now_ns)
+            elif viewer not in job.viewers or viewer.missing:
+                viewer.missed(made.touched, bool(made.video))
+            elif viewer.video or made.key or not made.video:
+                self._push(viewer, common, now_ns)
+                viewer.video = viewer.video or made.key
+            else:
+                self._push(viewer, partial, now_ns)
+                viewer.missed(made.video, True)
+
+    def _catch_up(self, viewer: _Viewer, given: Given, made: Made, job: _Job, now_ns: HostNs) -> None:
+        """Send what it lacked. What it saw roughly is all that it may lack besides the common parts."""
+        if not viewer.missing:
+            in_video = viewer.video or made.key or not made.video
+            parts = made.parts if in_video else tuple(part for part in made.parts if part.type not in _VIDEO)
+            viewer.rough = Damage(given.left.rough)
+            self._push(viewer, self._picture((*parts, *given.parts), made, job), now_ns)
+            viewer.video = viewer.video or made.key
+            if not in_video:
+                viewer.missed(made.video, True)
+            return
+        viewer.missing, viewer.rough = Damage(given.left.missing), Damage(given.left.rough)
+        viewer.video = made.key or (viewer.video and not made.video)
+        self._push(viewer, self._picture(given.parts, made, job), now_ns)
+
+    def _picture(self, parts: tuple[Part, ...], made: Made, job: _Job) -> EncodedPicture:
+        size = sum(len(part.data) for part in parts)
+        wait_ns = max(0, job.begun_ns - self._painted_ns) if job.picture is not None else 0
+        return EncodedPicture(0, self._painted_ns, parts, made.key, size, made.encode_ns, wait_ns)
+
+    def _push(self, viewer: _Viewer, picture: EncodedPicture, now_ns: HostNs) -> None:
+        if not picture.parts or viewer.left:
+            return
+        self._serial += 1
+        viewer.moved(picture.parts)
+        viewer.line.sent(picture.size, now_ns)
+        viewer.sink.push(picture._replace(serial=self._serial))
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _end(self, error: Exception) -> None:
+        if not self._closed:
+            self.close()
+            self._failed(error)
+
+    # While work is under way, its memory is in use: both are given back when it is done.
+    def close(self) -> None:
+        """End. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._viewers = []
+        self._reader.end()
+        if self._job is None:
+            self._free()
+
+    def _free(self) -> None:
+        if self._work is not None:
+            self._work.close()
+        self._work = self._of = None
+        self._account.close()
+
+
+def _made(work: PictureWork, task: Task, rate: int) -> Made:
+    if rate != work.rate:
+        work.set_rate(rate)
+    return work.make(task)
+
+
+def _pixels(picture: Picture) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    mode = picture.mode
+    return np.ndarray(
+        (mode.height, mode.width, PIXEL_BYTES), np.uint8, picture.pixels, strides=(mode.stride, PIXEL_BYTES, 1)
+    )

@@ -1,0 +1,398 @@
+"""Encodes the pictures of one screen: the heavy part, which runs in another thread.
+
+`PictureWork` keeps a copy of what was sent, the reference. What is encoded is read from the reference only, so that it
+does not matter what the source paints meanwhile. A picture is made in this order:
+
+1. What really changed is found, and what scrolled. The reference is brought up to date.
+2. Each changed rectangle is sent losslessly, as video, or later (`picturechoice`).
+3. What viewers see less than exactly and is still by now is sent again, as far as the line and 5 ms allow.
+4. Viewers that lack something are sent that from the reference, those that lack the same together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from millrace.codec import yuv
+from millrace.codec.avvideo import video_encoder
+from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
+from millrace.codec.videoencoder import VideoEncoder
+from millrace.outlets.cells import EXACT, FAIR, LOSSY, PHOTO, STALE, UNKNOWN, CellMap
+from millrace.outlets.line import LAN_RATE
+from millrace.outlets.picturechoice import (
+    ONCE_SHARES,
+    SHARPEN_SHARES,
+    TILE_PIXELS,
+    TILE_PIXELS_MIN,
+    Formats,
+    How,
+    Room,
+    choice,
+    tiles,
+)
+from millrace.pixels.convert import Plane
+from millrace.pixels.difference import Cells, Difference, from_cells, in_cells, joined, part_of
+from millrace.pixels.rects import Damage, Move, Rect, Size
+from millrace.pixels.scroll import SCROLL_PIXELS_MIN, apply_move, grouped, scrolled
+from millrace.units import NS_PER_MS, HostNs
+from millrace.wire.peer.pictures import Part, PartType
+
+SHARPEN_NS: HostNs = 5 * NS_PER_MS
+"""Sharpening takes no longer than this in one picture; new paint would have to wait for it."""
+WORK_NS: HostNs = 25 * NS_PER_MS
+"""After this, what is left of a picture is sent with the next one."""
+PROBED_ROWS = 16
+VIDEO_KEY = 1
+"""Flag of a VIDEO part that needs nothing before it."""
+VIDEO_RECTS_MAX = 16
+
+
+class Lacking(NamedTuple):
+    """What some viewers lack: rectangles that are old or missing, and rectangles that they see less than exactly."""
+
+    missing: tuple[Rect, ...]
+    rough: tuple[Rect, ...]
+
+
+class Task(NamedTuple):
+    """What to encode: a picture, or nothing new; `key`: some viewer lacks the video so far."""
+
+    now_ns: HostNs
+    picture: Plane | None = None
+    damage: tuple[Rect, ...] = ()
+    moves: tuple[Move, ...] = ()
+    key: bool = False
+    lacking: tuple[Lacking, ...] = ()
+
+
+class Given(NamedTuple):
+    """The answer to a `Lacking`: parts, and what is still lacking after them."""
+
+    parts: tuple[Part, ...]
+    left: Lacking
+
+
+class Made(NamedTuple):
+    """An encoded picture. `touched` is what changed by it; `video` are the rectangles to draw from its video."""
+
+    parts: tuple[Part, ...]
+    touched: tuple[Rect, ...]
+    video: tuple[Rect, ...]
+    key: bool
+    given: tuple[Given, ...]
+    due_ns: HostNs | None
+    """When there will be something to sharpen."""
+    encode_ns: HostNs
+
+
+class PictureWork:
+    """The state of one screen's encoder. It belongs to one thread at a time."""
+
+    def __init__(
+        self, size: Size, scale: float, formats: Formats, lossless: bool, rate: int, clock: Callable[[], HostNs]
+    ) -> None:
+        wide, high = (max(1, round(side * scale)) for side in (size.width, size.height))
+        self.size, self._scale, self.formats = Size(wide, high), scale, formats
+        self._lossless, self._clock = lossless, clock
+        self.rate = rate
+        self.whole = Rect(0, 0, wide, high)
+        self.cells = CellMap(self.size)
+        self.reference: Plane = np.zeros((high, wide, 4), np.uint8)
+        self._scaled: Plane | None = np.zeros_like(self.reference) if scale != 1 else None
+        self._difference = Difference(self.size)
+        self._zstd = ZstdStills()
+        self._video: VideoEncoder | None = None
+        self._fresh = True
+        self._began_ns: HostNs = 0
+
+    @property
+    def bytes(self) -> int:
+        """Approximate memory, that of a video encoder included."""
+        video = 12 * self.whole.area if self.formats.video is not None else 0
+        return self.reference.nbytes * (1 if self._scaled is None else 2) + self._difference.bytes + video
+
+    @property
+    def _share(self) -> int:
+        return self.rate // 240
+
+    def make(self, task: Task) -> Made:
+        """Encode what the task asks for."""
+        self._began_ns = self._clock()
+        moves, boxes = self._taken(task)
+        room = Room(self._share, ONCE_SHARES * self._share)
+        stills, film = self._divided(boxes, room)
+        shown, video = self._as_video(film, task)
+        spent = sum(len(part.data) for part in (*stills, *shown))
+        sharp = self._sharpened(task.now_ns, round(SHARPEN_SHARES * self._share) - spent)
+        touched = tuple(move.to for move in moves) + tuple(boxes) + video + tuple(part.at for part in sharp)
+        parts = (*(Part(PartType.MOVE, move.to, dx=move.dx, dy=move.dy) for move in moves), *shown, *stills, *sharp)
+        key = bool(shown and shown[0].flags & VIDEO_KEY)
+        given = tuple(self._given(one, touched, shown if key else (), task.now_ns) for one in task.lacking)
+        due_ns = self.cells.due_ns()
+        return Made(parts, touched, video, key, given, due_ns, self._clock() - self._began_ns)
+
+    def close(self) -> None:
+        """Free the video encoder."""
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+    # -- what changed ----------------------------------------------------------------------------
+
+    def _taken(self, task: Task) -> tuple[list[Move], list[Rect]]:
+        """Bring the reference up to date: the moves and rectangles that lead there from what it was."""
+        if task.picture is None:
+            return [], []
+        source, damage = self._source(task.picture), list(task.damage)
+        if self._fresh:
+            # Nobody has seen anything yet: every viewer lacks the whole picture.
+            self._fresh = False
+            self.reference[:] = source
+            return [], []
+        moves = list(task.moves) if self._scaled is None else []
+        damage += [move.to for move in task.moves]
+        for move in moves:
+            apply_move(self.reference, move)
+            self.cells.moved(move)
+        found = self._difference.cells(self.reference, source, self._at_scale(damage))
+        boxes = [self._difference.cut(self.reference, source, rect) for rect in joined(found)]
+        moves += self._scrolled(source, boxes)
+        for box in boxes:
+            part_of(self.reference, box)[:] = part_of(source, box)
+        for move in moves:
+            found[in_cells(move.to)] = True
+        self.cells.changed(found, task.now_ns)
+        return moves, boxes
+
+    def _source(self, picture: Plane) -> Plane:
+        if self._scaled is None:
+            return picture
+        yuv.scale(picture, self._scaled)
+        return self._scaled
+
+    def _at_scale(self, rects: Iterable[Rect]) -> list[Rect]:
+        """What rectangles of the screen may have changed of the picture."""
+        if self._scaled is None:
+            return list(rects)
+        out = []
+        for rect in rects:
+            x, y = int(rect.x * self._scale) - 2, int(rect.y * self._scale) - 2
+            right, bottom = int(rect.right * self._scale) + 3, int(rect.bottom * self._scale) + 3
+            out.append(Rect(x, y, right - x, bottom - y).common(self.whole))
+        return out
+
+    def _scrolled(self, source: Plane, boxes: list[Rect]) -> list[Move]:
+        """Moves within large changes; the boxes become what is left after them."""
+        moves = []
+        for group in grouped(boxes):
+            if group.area < SCROLL_PIXELS_MIN:
+                continue
+            move = scrolled(self.reference, source, group)
+            if move is None:
+                continue
+            apply_move(self.reference, move)
+            self.cells.moved(move)
+            moves.append(move)
+            boxes[:] = [box for box in boxes if not group.holds(box)]
+            boxes += self._difference.boxes(self.reference, source, [group])
+        return moves
+
+    # -- how it is sent --------------------------------------------------------------------------
+
+    def _divided(self, boxes: Sequence[Rect], room: Room) -> tuple[list[Part], list[Rect]]:
+        """Stills, and the rectangles that are to be video."""
+        stills: list[Part] = []
+        film: list[Rect] = []
+        for box in sorted(boxes, key=lambda box: box.area):
+            video: list[Rect] = []
+            for tile in tiles(box):
+                part = self._still_or(tile, room, video)
+                if part is not None:
+                    room = room.less(len(part.data))
+                    stills.append(part)
+            film += [box] if sum(tile.area for tile in video) > 0.9 * box.area else video
+        return stills, film
+
+    def _still_or(self, tile: Rect, room: Room, video: list[Rect]) -> Part | None:
+        """A tile as a still; None if it becomes video, or has to wait."""
+        often, size = self.cells.often(tile), self._guess(tile)
+        how = self._chosen(size, tile, often, room)
+        if how is How.LOSSLESS or (how is not How.LATER and size < 2 * room.once and self._unsure(tile, often)):
+            part = self._exactly(tile)
+            how = self._chosen(len(part.data), tile, often, room)
+            if how is How.LOSSLESS:
+                self.cells.sent(tile, EXACT)
+                return part
+        if how is How.VIDEO:
+            video.append(tile)
+        elif how is How.JPEG:
+            return self._jpeg(tile, ROUGH, LOSSY)
+        else:
+            self.cells.sent(tile, STALE)
+        return None
+
+    def _chosen(self, size: float, tile: Rect, often: bool, room: Room) -> How:
+        if self._clock() - self._began_ns > WORK_NS:
+            return How.LATER
+        return choice(size, tile.area, often, room, self.formats, self._lossless)
+
+    def _unsure(self, tile: Rect, often: bool) -> bool:
+        """Whether a guess might be wrong by as much as matters. That film is film was measured a moment ago."""
+        density = self.cells.known_density(tile)
+        return density is None or not (often and density > PHOTO)
+
+    def _guess(self, tile: Rect) -> float:
+        """Bytes that a tile takes losslessly: what it took before, or from a few of its rows."""
+        density = self.cells.known_density(tile)
+        if density is None and tile.area > TILE_PIXELS_MIN * 4:
+            y = tile.y + (tile.height - PROBED_ROWS) // 2
+            band = Rect(tile.x, y, tile.width, PROBED_ROWS).common(tile)
+            density = len(self._zstd.encode(part_of(self.reference, band))) / band.area
+        return (UNKNOWN if density is None else density) * tile.area
+
+    def _exactly(self, tile: Rect) -> Part:
+        pixels = part_of(self.reference, tile)
+        if not self.formats.zstd:
+            return Part(PartType.RAW, tile, pixels.tobytes())
+        data = self._zstd.encode(pixels)
+        self.cells.measured(tile, len(data))
+        return Part(PartType.ZSTD, tile, data)
+
+    def _jpeg(self, tile: Rect, quality: int, level: int) -> Part:
+        self.cells.sent(tile, level)
+        return Part(PartType.JPEG, tile, encode_jpeg(part_of(self.reference, tile), quality))
+
+    # -- video -----------------------------------------------------------------------------------
+
+    def _as_video(self, film: list[Rect], task: Task) -> tuple[tuple[Part, ...], tuple[Rect, ...]]:
+        """One picture of video, and the rectangles to draw from it."""
+        if not film or self.formats.video is None:
+            return (), ()
+        video = self._video = self._video or self._opened(self.formats.video)
+        if task.key:
+            # Viewers that wait for this picture lack all that is shown as video.
+            film = film + from_cells(joined(self.cells.levels == LOSSY, 0), self.whole)
+        rects = list(Damage(film).rects)
+        while len(rects) > VIDEO_RECTS_MAX:
+            rects = _merged(rects)
+        made = video.encode(self.reference, rects, task.key)
+        for rect in rects:
+            self.cells.sent(rect, LOSSY)
+        first = Part(PartType.VIDEO, rects[0], made.data, flags=VIDEO_KEY if made.key else 0)
+        return (first, *(Part(PartType.DRAW, rect) for rect in rects[1:])), tuple(rects)
+
+    def _opened(self, codec: str) -> VideoEncoder:
+        return video_encoder(codec, self.size, None if self.rate >= LAN_RATE else self.rate, yuv.convert)
+
+    def set_rate(self, rate: int) -> None:
+        """Keep to another rate in bit/s. From one of a LAN to a lower one, video begins anew with a key picture."""
+        self.rate = rate
+        if self._video is None:
+            return
+        if (self._video.rate is None) == (rate >= LAN_RATE):
+            self._video.set_rate(rate)
+        else:
+            self.close()
+
+    # -- sharpening ------------------------------------------------------------------------------
+
+    def _sharpened(self, now_ns: HostNs, room: int) -> list[Part]:
+        """Send again what is still by now, text first, within so many bytes."""
+        parts: list[Part] = []
+        if room <= 0:
+            return parts
+        deadline_ns, whole_room = self._clock() + SHARPEN_NS, room
+        for tile in self._unsharp_tiles(self.cells.unsharp(now_ns)):
+            if self._clock() > deadline_ns:
+                break
+            part = self._sharper(tile)
+            # A tile that alone is too large for a slow line is sent all the same, or it never would be.
+            if len(part.data) > room and (parts or room < whole_room):
+                break
+            parts.append(part)
+            room -= len(part.data)
+        for part in parts:
+            self.cells.sent(part.at, FAIR if part.type == PartType.JPEG else EXACT)
+        return parts
+
+    def _unsharp_tiles(self, cells: Cells) -> list[Rect]:
+        """Old places first, then text, then photos."""
+        if not cells.any():
+            return []
+        pixels = max(TILE_PIXELS_MIN, min(TILE_PIXELS, self._share))
+        found = [tile for rect in from_cells(joined(cells, 0), self.whole) for tile in tiles(rect, pixels)]
+        levels = self.cells.levels
+        found = [tile for tile in found if cells[in_cells(tile)].any()]
+        return sorted(found, key=lambda tile: (levels[in_cells(tile)].max() != STALE, self._density(tile)))
+
+    def _density(self, tile: Rect) -> float:
+        density = self.cells.known_density(tile)
+        return UNKNOWN if density is None else density
+
+    def _sharper(self, tile: Rect) -> Part:
+        level = self.cells.levels[in_cells(tile)].max()
+        photo = self.formats.jpeg and not self._lossless and level == LOSSY
+        if photo and self._density(tile) > PHOTO:
+            return Part(PartType.JPEG, tile, encode_jpeg(part_of(self.reference, tile), GOOD))
+        part = self._exactly(tile)
+        if photo and len(part.data) > PHOTO * tile.area:
+            return Part(PartType.JPEG, tile, encode_jpeg(part_of(self.reference, tile), GOOD))
+        return part
+
+    # -- viewers that lack something -------------------------------------------------------------
+
+    def _given(self, lacking: Lacking, touched: tuple[Rect, ...], key: tuple[Part, ...], now_ns: HostNs) -> Given:
+        """What brings such viewers up to date with the reference, as far as there is room."""
+        missing = Damage((*lacking.missing, *(rect for rect in touched if lacking.missing)))
+        if not missing:
+            return self._refined(lacking)
+        drawn = [part.at for part in key]
+        if key:
+            missing = Damage(rect for rect in missing.rects if not any(held.holds(rect) for held in drawn))
+        hot = self.cells.hot(now_ns) if self.formats.video is not None and not key else np.zeros((0, 0), np.bool_)
+        found = [tile for rect in missing.rects for tile in tiles(rect)]
+        waiting = [tile for tile in found if hot.size and hot[in_cells(tile)].mean() > 0.5]
+        found = [tile for tile in found if tile not in waiting]
+        rough = [*lacking.rough, *drawn]
+        parts, left = self._filled(found, rough)
+        return Given((*key, *parts), Lacking((*waiting, *left), tuple(rough)))
+
+    def _filled(self, found: list[Rect], rough: list[Rect]) -> tuple[list[Part], list[Rect]]:
+        """Parts for what is missing, and what did not fit; if all of it fits losslessly, it is sent so."""
+        room = ONCE_SHARES * self._share
+        jpeg = self.formats.jpeg and not self._lossless and sum(map(self._guess, found)) > room
+        parts: list[Part] = []
+        for index, tile in enumerate(found):
+            late = self._clock() - self._began_ns > 2 * WORK_NS
+            if parts and (room <= 0 or late):
+                return parts, found[index:]
+            if jpeg:
+                rough.append(tile)
+                part = Part(PartType.JPEG, tile, encode_jpeg(part_of(self.reference, tile), ROUGH))
+            else:
+                part = self._exactly(tile)
+            parts.append(part)
+            room -= len(part.data)
+        return parts, []
+
+    def _refined(self, lacking: Lacking) -> Given:
+        """Send exactly what such viewers see roughly, while there is nothing else to do."""
+        pixels = max(TILE_PIXELS_MIN, min(TILE_PIXELS, self._share))
+        found = [tile for rect in Damage(lacking.rough).rects for tile in tiles(rect, pixels)]
+        parts: list[Part] = []
+        room, deadline_ns = round(SHARPEN_SHARES * self._share), self._clock() + SHARPEN_NS
+        while found and (not parts or (room > 0 and self._clock() < deadline_ns)):
+            parts.append(self._exactly(found.pop(0)))
+            room -= len(parts[-1].data)
+        return Given(tuple(parts), Lacking((), Damage(found).rects))
+
+
+def _merged(rects: list[Rect]) -> list[Rect]:
+    """One rectangle fewer: the last joined with the one that grows least by it."""
+    last = rects[-1]
+    costs = [rect.around(last).area - rect.area for rect in rects[:-1]]
+    index = costs.index(min(costs))
+    return [*rects[:index], rects[index].around(last), *rects[index + 1 : -1]]
