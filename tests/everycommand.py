@@ -28,11 +28,18 @@ VALUES = {"settings": "volume=50%", "to": "sink/none", "target": "stream/999", "
 OPTIONS: dict[str, list[str]] = {
     "demo": ["--seconds", "0.4", "--to", "null:", "--no-stay"], "matrix": ["--cards", "none"],
     "lab run": ["--hours", "0.001"], "lab sound": ["--seconds", "10"], "listen": ["--to", "null:", "--no-reconnect"],
+    "view": ["--to", "null:", "--no-reconnect"],
     "attach qemu": ["--qmp", "/nowhere"], "attach vnc": [], "latency": ["stream/999"], "top": ["--every", "0.2"],
     "report": ["--to", "/nowhere/report.tar.gz"], "lab impair": ["--listen", "127.0.0.1:0"],
 }  # fmt: skip
 DAEMON = ["the daemon"]
-LASTING = {"listen --to null: --no-reconnect", "prompts", "top --every 0.2", "lab impair --listen 127.0.0.1:0"}
+LASTING = {
+    "listen --to null: --no-reconnect",
+    "view --to null: --no-reconnect",
+    "prompts",
+    "top --every 0.2",
+    "lab impair --listen 127.0.0.1:0",
+}
 LASTING_S, LIMIT_S = 0.7, 40.0
 """After how long a command that runs until it is stopped gets SIGINT, and any command counts as hanging."""
 

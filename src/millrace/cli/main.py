@@ -10,7 +10,22 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import typer
 
-from millrace.cli import attach, control, demo, grants, incidents, lab, listen, look, ls, matrix, page, serve, token
+from millrace.cli import (
+    attach,
+    control,
+    demo,
+    grants,
+    incidents,
+    lab,
+    listen,
+    look,
+    ls,
+    matrix,
+    page,
+    serve,
+    token,
+    view,
+)
 from millrace.cli import latency as why
 from millrace.cli.console import say
 from millrace.cli.group import App
@@ -20,6 +35,7 @@ from millrace.version import __version__
 app = App(
     "millrace serve                          # the daemon; it prints how to go on",
     "millrace listen                         # hear its guest `default`",
+    "millrace view                           # see and use its screen",
     "millrace ls                             # what plays, under which number",
     "millrace set stream/5 volume=50%        # change it",
     "millrace explain stream/5               # why it sounds as it does",
@@ -34,6 +50,7 @@ app = App(
 )
 app.command("serve")(serve.serve)
 app.command("listen")(listen.listen)
+app.command("view")(view.view)
 app.command("page")(page.page)
 app.command("ls")(ls.ls)
 app.add_typer(attach.app, name="attach")

@@ -1,0 +1,396 @@
+"""The viewer as a library: connect, decode, show in time with the sound, acknowledge, reconnect.
+
+viewer = Viewer("ws://127.0.0.1:8642/default", window, ViewerOptions(), heard=listener.heard_ns)
+await viewer.run()
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import aiohttp
+
+from millrace.client import dialler, endpoint
+from millrace.client.canvas import CODECS, FORMATS, Canvas, Decoder, Step, Undecodable, step_bytes
+from millrace.client.faces import Face
+from millrace.client.figures import Figures
+from millrace.client.notices import NoticeLimiter
+from millrace.client.options import ListenerOptions
+from millrace.errors import ConfigError, PeerLost, RemoteProtocolError
+from millrace.io.clock import now_ns
+from millrace.io.messages import MessageRunner
+from millrace.pixels.rects import Point, Size
+from millrace.playout.presentation import Presentation, Waiting
+from millrace.text import printable, quoted
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs, MediaNs
+from millrace.wire.peer.messages import Bye, Configured, Fault
+from millrace.wire.peer.pictures import (
+    SCREEN_SUBPROTOCOL,
+    ChangeView,
+    CursorChanged,
+    FromViewer,
+    Gone,
+    Hidden,
+    Key,
+    KeyboardHeld,
+    ModeChanged,
+    Part,
+    Piece,
+    Pointer,
+    Refresh,
+    Screens,
+    SizeWish,
+    TakeKeyboard,
+    Taken,
+    Text,
+    Watch,
+    Watching,
+)
+from millrace.wire.peer.viewing import ViewClient, ViewerEvent
+
+UNDECODED_MAX = 64 * 1024 * 1024
+"""The most bytes that may wait to be decoded. A daemon waits for acknowledgements long before."""
+LEAD_MAX_NS: HostNs = 30 * NS_PER_MS
+SMOOTHING = 0.1
+
+
+@dataclass
+class ViewerOptions(ListenerOptions):
+    """A viewer's options; `settings` are those of pictures."""
+
+    screen: str | None = None
+    """Its key, screen/N; None for the first."""
+    keyboard: bool = False
+    """Take the keyboard if nobody has it."""
+
+
+class _Whole(NamedTuple):
+    """A picture all of whose pieces are there."""
+
+    last: Piece
+    parts: tuple[Part, ...]
+
+
+class _Decoded(NamedTuple):
+    """A picture that can be shown; without steps if it was left out."""
+
+    piece: Piece
+    steps: list[Step]
+    decoded_ns: HostNs
+
+
+class Viewer:
+    """One viewer of one screen of a guest. `heard` tells the capture time of the sound that is heard now."""
+
+    def __init__(
+        self,
+        url: str,
+        face: Face,
+        options: ViewerOptions | None = None,
+        heard: Callable[[HostNs], MediaNs | None] = lambda now: None,
+        listener: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        if not endpoint.is_listeners(url):
+            raise ConfigError(f"{quoted(url)}: viewers connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
+        self.url, self.face, self.options = url, face, options or ViewerOptions()
+        self.canvas, self.figures = Canvas(), Figures()
+        self.watching: Watching | None = None
+        self.cursor: CursorChanged | None = None
+        self.keyboard = KeyboardHeld(False)
+        self.relative = False
+        """The machine takes movements of the pointer, not positions."""
+        self.connections = 0
+        self.on_event: Callable[[str, str], None] = lambda kind, text: None
+        self._heard, self._listener = heard, listener
+        self._dialler = dialler.Dialler(f"{url.rstrip('/')}/screen", self.options, (SCREEN_SUBPROTOCOL,))
+        self._notices = NoticeLimiter()
+        self.ended = False
+        """The daemon has ended the session for good."""
+        self._stopping = asyncio.Event()
+        self._pool = ThreadPoolExecutor(1, "decoder")
+        self._wire: ViewClient | None = None
+        self._runner: MessageRunner | None = None
+        self._timer: asyncio.Handle | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what belongs to a connection."""
+        self._decoder = Decoder()
+        self._presentation: Presentation[_Decoded] = Presentation()
+        self._queue: asyncio.Queue[_Whole | ModeChanged | CursorChanged] = asyncio.Queue()
+        self._undecoded = 0
+        self._parts: tuple[Part, ...] = ()
+        self._broken = False
+        self._generation: int | None = None
+
+    # -- running -------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Make `run` return soon."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Show until `stop`, or until the daemon ends the session for good. Reconnects by itself.
+
+        Raises RightsError if access is denied, GraphError if there is no such guest or screen, OutputLost if the face
+        takes no more, and RemoteProtocolError if the other side is not Millrace.
+        """
+        tries = 0
+        try:
+            while not self._stopping.is_set() and not self.ended:
+                before = self.connections
+                try:
+                    async with self._dialler.connected() as websocket:
+                        await self._talk(websocket)
+                except (TimeoutError, aiohttp.ClientError, OSError, PeerLost) as error:
+                    self._lost(error, first=self.connections != before or tries == 0)
+                tries = 0 if self.connections != before else tries + 1
+                if not self.ended:
+                    await dialler.pause(self._stopping, tries)
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _lost(self, error: Exception, first: bool) -> None:
+        if not self.options.reconnect:
+            raise endpoint.given_up(self.url, self.options, error, self.connections > 0) from None
+        why = endpoint.hindrance(self.options, self.url, error)
+        self.face.old(why)
+        if first:
+            self.on_event("lost", why)
+
+    async def _talk(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
+        self._begin()
+        wire = self._wire = ViewClient(self._watch(), now_ns())
+        lost = asyncio.Event()
+        runner = self._runner = MessageRunner(wire, partial(dialler.write, websocket), lambda error: lost.set())
+        closings = [dialler.closing(websocket, due) for due in (self._stopping, lost)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(work) for work in (runner.run(), self._decoding(), *closings)]
+                try:
+                    await self._read(websocket, wire, runner)
+                finally:
+                    for task in tasks:
+                        task.cancel()
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._wire = self._runner = None
+            self._disarm()
+        if not self._stopping.is_set() and not self.ended:
+            raise PeerLost("the connection ended")
+
+    async def _read(self, websocket: aiohttp.ClientWebSocketResponse, wire: ViewClient, runner: MessageRunner) -> None:
+        async for message in websocket:
+            if message.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
+                break
+            wire.receive(message.data, now_ns())
+            for event in wire.events():
+                self._take(event)
+            runner.flush()
+
+    def _watch(self) -> Watch:
+        options = self.options
+        return Watch(
+            name=options.name, screen=options.screen, codecs=list(CODECS), formats=list(FORMATS),
+            settings=options.settings, listener=self._listener(), keyboard=options.keyboard,
+        )  # fmt: skip
+
+    # -- incoming --------------------------------------------------------------------------------
+
+    def _take(self, event: ViewerEvent) -> None:
+        if isinstance(event, Piece):
+            self._piece(event)
+        elif isinstance(event, ModeChanged | CursorChanged):
+            # In order with the pictures, which may wait to be decoded.
+            self._queue.put_nowait(event)
+        elif isinstance(event, Watching):
+            self._joined(event)
+        elif isinstance(event, KeyboardHeld):
+            self.keyboard = event
+            self.face.keyboard(event)
+            self._notices(self.on_event, "keyboard", "yours" if event.mine else event.who or "nobody's")
+        elif isinstance(event, Configured):
+            self._notices(self.on_event, "settings", ", ".join(f"{k}={v}" for k, v in event.settings.items()))
+        elif isinstance(event, Gone):
+            self.face.old(printable(event.why))
+            self._notices(self.on_event, "gone", event.why)
+        elif isinstance(event, Screens):
+            self._notices(self.on_event, "screens", ", ".join(f"{one.key} {one.label}" for one in event.screens))
+        elif isinstance(event, Fault):
+            self._fault(event)
+        elif isinstance(event, Bye):
+            self._bye(event)
+
+    def _joined(self, watching: Watching) -> None:
+        self.watching = watching
+        self.connections += 1
+        what = f"{watching.screen} {watching.label}".strip() if watching.screen else "no screen yet"
+        self.on_event("joined", f"viewer/{watching.viewer} sees {watching.guest}, {what}")
+
+    def _fault(self, fault: Fault) -> None:
+        if fault.fatal:
+            raise endpoint.ending(fault.code, fault.message)
+        self._notices(self.on_event, "error", fault.message)
+
+    def _bye(self, bye: Bye) -> None:
+        if not bye.again:
+            # Not rate-limited: the user must see why it ended.
+            self.on_event("ended", printable(bye.reason))
+            self.ended = True
+            self.stop()
+
+    def _piece(self, piece: Piece) -> None:
+        self._parts += piece.parts
+        self._undecoded += sum(len(part.data) for part in piece.parts)
+        if self._undecoded > UNDECODED_MAX:
+            raise RemoteProtocolError(f"{self._undecoded} bytes of pictures at once; {UNDECODED_MAX} at most")
+        if piece.last:
+            self._queue.put_nowait(_Whole(piece, self._parts))
+            self._parts = ()
+
+    # -- decoding --------------------------------------------------------------------------------
+
+    async def _decoding(self) -> None:
+        """Decode what arrives, one picture after the other, outside the loop."""
+        while True:
+            item = await self._queue.get()
+            if isinstance(item, ModeChanged):
+                self._set_mode(item)
+            elif isinstance(item, CursorChanged):
+                self._set_cursor(item)
+            else:
+                await self._decode(item)
+                self._undecoded -= sum(len(part.data) for part in item.parts)
+
+    async def _decode(self, whole: _Whole) -> None:
+        piece, began = whole.last, now_ns()
+        if piece.key:
+            self._broken = False
+        steps: list[Step] = []
+        if not self._broken:
+            try:
+                steps = await asyncio.get_running_loop().run_in_executor(self._pool, self._decoder.steps, whole.parts)
+            except Undecodable as error:
+                self._broken = True
+                self.figures.refreshes += 1
+                self._say(Refresh(str(error)))
+        now = now_ns()
+        if not piece.serial:
+            # Shapes of cursors, which no picture waits for.
+            self.canvas.apply(steps)
+            return
+        self.figures.decoded(now - began)
+        self._presentation.push(_Decoded(piece, steps, now), piece.painted_ns, now, step_bytes(steps))
+        self._present()
+        if len(self._presentation):
+            # It waits for its sound, and the next one may come meanwhile.
+            self._say(Taken(piece.serial, len(self._presentation)))
+
+    def _set_mode(self, mode: ModeChanged) -> None:
+        self.relative, before = mode.relative, self._generation
+        self._generation = mode.generation
+        if before == mode.generation:
+            return
+        size = Size(mode.width, mode.height)
+        self._show(self._presentation.due(now_ns(), None))
+        self._decoder.resize(size)
+        self.canvas.resize(size)
+        self._broken = False
+        self.face.old("")
+        self.face.resized(self.canvas)
+
+    def _set_cursor(self, cursor: CursorChanged) -> None:
+        self.cursor = cursor
+        self.face.cursor(self.canvas, cursor)
+
+    # -- showing ---------------------------------------------------------------------------------
+
+    def daemon_ns(self) -> HostNs:
+        """The time on the daemon's clock; 0 while that is not known."""
+        return 0 if self._wire is None else self._wire.on_daemons_clock(now_ns())
+
+    def _present(self) -> None:
+        """Show what is due, and come back for the rest."""
+        self._disarm()
+        now = now_ns()
+        heard = self._heard(now)
+        self._show(self._presentation.due(now, heard))
+        due = self._presentation.next_timeout(now, heard)
+        if due is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(0, due - now_ns()) / NS_PER_S, self._present)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _show(self, pictures: list[Waiting[_Decoded]]) -> None:
+        if not pictures:
+            return
+        began = now_ns()
+        changed = [rect for one in pictures for rect in self.canvas.apply(one.picture.steps)]
+        if changed:
+            self.face.draw(self.canvas, changed, pictures[-1].painted_ns)
+        now = now_ns()
+        if self._heard(now) is not None:
+            lead = self._presentation.lead_ns
+            self._presentation.lead_ns = round(min(LEAD_MAX_NS, lead + SMOOTHING * (now - began - lead)))
+        for one in pictures:
+            self._acknowledge(one, now, one is pictures[-1])
+
+    def _acknowledge(self, one: Waiting[_Decoded], now: HostNs, drawn: bool) -> None:
+        heard = self._heard(now)
+        skew = None if heard is None else heard - one.painted_ns
+        wire = self._wire
+        if wire is None or self._runner is None:
+            return
+        offset = wire.keepalive.clock.offset_ns(now)
+        self.figures.shown(drawn, None if offset is None else now + offset - one.painted_ns, skew)
+        wire.send_shown(one.picture.piece.serial, one.picture.decoded_ns, now, skew, len(self._presentation))
+        self._runner.flush()
+
+    # -- outgoing --------------------------------------------------------------------------------
+
+    def _say(self, message: FromViewer) -> None:
+        if self._wire is not None and self._runner is not None and self.watching is not None:
+            self._wire.send_message(message)
+            self._runner.flush()
+
+    def configure(self, changes: dict[str, str]) -> None:
+        """Change settings while watching."""
+        self.options.settings.update(changes)
+        self._say(ChangeView(changes))
+
+    def key(self, code: int, down: bool) -> None:
+        """Press or release a key, by its XT scan code."""
+        self._say(Key(code, down))
+
+    def pointer(self, at: Point, buttons: int, relative: bool = False) -> None:
+        """Move the pointer, with these buttons down."""
+        self._say(Pointer(at.x, at.y, buttons, relative))
+
+    def type_text(self, text: str) -> None:
+        """Type characters that an input method composed."""
+        self._say(Text(text))
+
+    def wish_size(self, size: Size) -> None:
+        """Wish for another size of the screen."""
+        self._say(SizeWish(size.width, size.height))
+
+    def hide(self, hidden: bool) -> None:
+        """Nobody sees the picture, or somebody does again."""
+        self._say(Hidden(hidden))
+
+    def hear(self, listener: int | None) -> None:
+        """The viewer's sound is that of this listener from now on."""
+        self._say(ChangeView(listener=listener))
+
+    def take_keyboard(self, take: bool = True) -> None:
+        """Take the keyboard and the pointer, or give them up."""
+        self._say(TakeKeyboard(take))

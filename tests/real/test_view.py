@@ -1,0 +1,289 @@
+"""`millrace view` as users run it: in a window of a real X server, and into files that FFmpeg reads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from millrace.io.clock import now_ns
+from millrace.pixels.blockcode import Stamp, read
+from millrace.pixels.rects import Size
+from millrace.sim.desktop import CODE, Desktop
+from millrace.wire.peer.pictures import Gone, Key, KeyboardHeld, Pointer, TakeKeyboard
+
+from ..pictures import PictureDaemon, Session
+from ..places import small_disk
+from .conftest import MILLRACE, need
+
+pytestmark = [pytest.mark.real, pytest.mark.beside]
+SIZE = Size(720, 520)
+LIMIT_S = 60
+
+
+class Display:
+    """An X server without a window manager: a window lies where it wishes."""
+
+    def __init__(self, number: str) -> None:
+        self.env = os.environ | {"DISPLAY": number}
+
+    async def run(self, *command: str) -> bytes:
+        process = await asyncio.create_subprocess_exec(*command, env=self.env, stdout=subprocess.PIPE)
+        out, _ = await process.communicate()
+        return out
+
+    async def pixels(self) -> np.ndarray:
+        """What the server shows: rows, columns, B, G and R."""
+        grab = ("-f", "x11grab", "-draw_mouse", "0", "-video_size", "1024x768", "-i", self.env["DISPLAY"])
+        data = await self.run(
+            "ffmpeg", "-v", "error", *grab, "-frames:v", "1", "-f", "rawvideo", "-pix_fmt", "bgr0", "-"
+        )
+        return np.frombuffer(data, np.uint8).reshape(768, 1024, 4)[:, :, :3]
+
+    async def title(self) -> str:
+        return (await self.run("xwininfo", "-root", "-tree")).decode()
+
+
+@contextlib.asynccontextmanager
+async def display() -> AsyncIterator[Display]:
+    reader, writer = os.pipe()
+    server = await asyncio.create_subprocess_exec(
+        "Xvfb", "-displayfd", str(writer), "-screen", "0", "1024x768x24", pass_fds=(writer,), stderr=subprocess.DEVNULL
+    )
+    os.close(writer)
+    try:
+        with os.fdopen(reader) as numbers:
+            yield Display(f":{(await asyncio.to_thread(numbers.readline)).strip()}")
+    finally:
+        server.kill()
+        await server.wait()
+
+
+@contextlib.asynccontextmanager
+async def view(url: str, *words: str, env: dict[str, str] | None = None, **options: Any) -> AsyncIterator[Any]:
+    """`millrace view`, killed at the end unless it has ended."""
+    command = [*MILLRACE, "view", url, *words]
+    process = await asyncio.create_subprocess_exec(
+        *command, env=env or dict(os.environ), stderr=subprocess.PIPE, **options
+    )
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def until(check: Any, what: str) -> Any:
+    for _ in range(300):
+        if found := await check():
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not within 15 s: {what}")
+
+
+async def painted(session: Session, desktop: Desktop, count: int) -> None:
+    for _ in range(count):
+        now = now_ns()
+        await session.until_shown(await session.picture(desktop.picture, desktop.paint(now), now))
+        await asyncio.sleep(0.02)
+
+
+def placed(desktop: Desktop) -> tuple[slice, slice]:
+    left, top = (1024 - desktop.size.width) // 2, (768 - desktop.size.height) // 2
+    return slice(top, top + desktop.size.height), slice(left, left + desktop.size.width)
+
+
+def test_window_shows_exactly_what_is_painted_and_sends_what_is_typed() -> None:
+    need("Xvfb", "ffmpeg", "xdotool", "xwininfo")
+
+    async def main() -> None:
+        daemon, desktop = PictureDaemon(), Desktop(SIZE, "typing")
+        async with display() as x, daemon.on_tcp() as url, view(url, "--sound", "off", env=x.env) as viewer:
+            session = await daemon.sessions.get()
+            assert session.watch.keyboard
+            await session.mode(desktop.picture)
+            await session.say(KeyboardHeld(True))
+            await painted(session, desktop, 20)
+            place = placed(desktop)
+            assert np.array_equal((await x.pixels())[place], desktop.picture[:, :, :3])
+            left, top = place[1].start, place[0].start
+            words = f"mousemove {left + 100} {top + 50} click 1 key a click 4"
+            await x.run("xdotool", *words.split(), "keydown", "Right")
+            came = session.came
+
+            async def typed() -> bool:
+                return Key(0xCD, True) in came
+
+            await until(typed, "keys")
+            keys = [one for one in came if isinstance(one, Key)]
+            assert keys == [Key(0x1E, True), Key(0x1E, False), Key(0xCD, True)]
+            points = [one for one in came if isinstance(one, Pointer) and (one.x, one.y) == (100, 50)]
+            assert [one.buttons for one in points][-5:] == [0, 1, 0, 8, 0]
+            await x.run("xdotool", "keyup", "Right", "keydown", "Control_L", "keydown", "Alt_L", "key", "k")
+
+            async def gives_up() -> bool:
+                return TakeKeyboard(False) in came
+
+            await until(gives_up, "the keyboard is given up")
+            await x.run("xdotool", "keyup", "Alt_L", "keyup", "Control_L")
+            before = len([one for one in came if isinstance(one, Key)])
+            await session.say(KeyboardHeld(False, "alice"))
+            await x.run("xdotool", "key", "b")
+
+            async def titled() -> bool:
+                return "alice has the keyboard" in await x.title()
+
+            await until(titled, "the title says who")
+            assert len([one for one in came if isinstance(one, Key)]) == before
+            viewer.send_signal(signal.SIGINT)
+            assert await viewer.wait() == 0
+
+    asyncio.run(main())
+
+
+def test_window_greys_the_picture_says_why_and_goes_on() -> None:
+    need("Xvfb", "ffmpeg", "xdotool", "xwininfo")
+
+    async def main() -> None:
+        daemon, desktop = PictureDaemon(), Desktop(SIZE, "still")
+        async with display() as x, daemon.on_tcp() as url, view(url, "--sound", "off", env=x.env):
+            session, place = await daemon.sessions.get(), placed(desktop)
+            await session.mode(desktop.picture)
+            await painted(session, desktop, 1)
+            await session.say(Gone("the machine is off"))
+
+            async def grey() -> bool:
+                pixels = (await x.pixels())[place]
+                return bool((pixels == desktop.picture[:, :, :3] // 3 + 40).all())
+
+            await until(grey, "the picture is grey")
+            assert "the machine is off" in await x.title()
+            await session.websocket.close()
+            again = await daemon.sessions.get()
+            await again.mode(desktop.picture)
+            await painted(again, desktop, 1)
+            assert np.array_equal((await x.pixels())[place], desktop.picture[:, :, :3])
+            assert "the machine is off" not in await x.title()
+
+    asyncio.run(main())
+
+
+def test_png_is_the_exact_picture(tmp_path: Path) -> None:
+    async def main() -> None:
+        daemon, desktop = PictureDaemon(), Desktop(SIZE, "scroll")
+        async with daemon.on_tcp() as url, view(url, "--to", str(tmp_path / "a.png")) as viewer:
+            session = await daemon.sessions.get()
+            assert session.watch.settings == {"picture": "lossless"} and not session.watch.keyboard
+            await session.mode(desktop.picture)
+            assert await viewer.wait() == 0
+            assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), desktop.picture[:, :, 2::-1])
+
+    asyncio.run(main())
+
+
+def stamps(path: Path) -> list[Stamp | None]:
+    """The codes of all pictures that ffmpeg decodes."""
+    done = subprocess.run(
+        ["ffmpeg", "-v", "error", "-i", str(path), "-vsync", "0", "-f", "rawvideo", "-pix_fmt", "gray", "-"],
+        capture_output=True, timeout=60,
+    )  # fmt: skip
+    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, SIZE.height, SIZE.width)
+    return [read(frame, CODE) for frame in frames]
+
+
+def test_killed_recording_lacks_only_its_last_moment(tmp_path: Path) -> None:
+    need("ffmpeg", "ffprobe")
+
+    async def main() -> None:
+        daemon, desktop = PictureDaemon(), Desktop(SIZE, "typing")
+        words = ("--to", str(tmp_path / "a.mkv"), "--sound", "off")
+        async with daemon.on_tcp() as url, view(url, *words) as viewer:
+            session = await daemon.sessions.get()
+            await session.mode(desktop.picture)
+            await painted(session, desktop, 60)
+            await asyncio.sleep(1.5)
+            viewer.kill()
+            await viewer.wait()
+        found = [stamp.number for stamp in stamps(tmp_path / "a.mkv") if stamp]
+        assert found == sorted(found) and found[-1] >= 60 and len(found) >= 30
+
+    asyncio.run(main())
+
+
+def test_recording_ends_whole_and_with_a_sentence_on_a_full_disk(tmp_path: Path) -> None:
+    need("ffmpeg", "ffprobe")
+
+    async def main() -> None:
+        daemon, desktop = PictureDaemon(), Desktop(SIZE, "typing")
+        words = ("--to", str(tmp_path / "a.mkv"), "--sound", "off")
+        async with daemon.on_tcp() as url, view(url, *words) as viewer:
+            session = await daemon.sessions.get()
+            await session.mode(desktop.picture)
+            await painted(session, desktop, 20)
+            viewer.send_signal(signal.SIGTERM)
+            assert await viewer.wait() == 0
+        found = stamps(tmp_path / "a.mkv")
+        assert all(found[1:]) and found[-1] is not None and found[-1].number == 20
+        noise = np.random.default_rng(1)
+        with small_disk(tmp_path / "d"):
+            words = ("--to", str(tmp_path / "d" / "a.mkv"), "--sound", "off")
+            async with daemon.on_tcp() as url, view(url, *words) as viewer:
+                session = await daemon.sessions.get()
+                while viewer.returncode is None and not session.websocket.closed:
+                    picture = noise.integers(0, 256, (200, 300, 4), np.uint8)
+                    with contextlib.suppress(ConnectionError):
+                        await (session.mode(picture) if session.wire.sent == 0 else session.picture(picture, WHOLE))
+                    await asyncio.sleep(0.1)
+                said = (await viewer.stderr.read()).decode()
+                assert await viewer.wait() == 7 and "a.mkv: " in said and "the recording ends here" in said
+
+    from millrace.pixels.rects import Rect
+
+    WHOLE = [Rect(0, 0, 300, 200)]
+    asyncio.run(main())
+
+
+def test_y4m_is_read_by_ffmpeg(tmp_path: Path) -> None:
+    need("ffmpeg")
+
+    async def main() -> None:
+        daemon, desktop = PictureDaemon(), Desktop(SIZE, "still")
+        reader, writer = os.pipe()
+        into = ["ffmpeg", "-v", "error", "-i", "-", "-frames:v", "30", "-c:v", "ffv1", str(tmp_path / "a.mkv")]
+        ffmpeg = await asyncio.create_subprocess_exec(*into, stdin=reader)
+        os.close(reader)
+        async with daemon.on_tcp() as url, view(url, "--to", "y4m:-", stdout=writer) as viewer:
+            os.close(writer)
+            session = await daemon.sessions.get()
+            await session.mode(desktop.picture)
+            await painted(session, desktop, 1)
+            assert await ffmpeg.wait() == 0 and await viewer.wait() == 0
+        found = stamps(tmp_path / "a.mkv")
+        assert len(found) == 30 and found[-1] is not None and found[-1].number == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [("sys.modules['sdl2'] = None", "pip install 'millrace[view]'"), ("pass", "no window can be opened here")],
+)
+def test_no_window_is_a_sentence(without: str, said: str) -> None:
+    code = f"import sys; {without}; from millrace.cli.main import main; main()"
+    env = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "view", "ws://127.0.0.1:1/default"], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and said in done.stderr.splitlines()[-1]

@@ -1,0 +1,171 @@
+"""A viewer's pixels: every kind of part gives the picture that was sent; damage asks for a key picture."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from backports import zstd
+from PIL import Image
+
+from millrace.client.canvas import Canvas, CursorShape, Decoder, Undecodable, blend, step_bytes
+from millrace.pixels.rects import Rect, Size
+from millrace.sim.desktop import Desktop
+from millrace.wire.peer.pictures import Part, PartType
+
+SIZE = Size(720, 520)
+WHOLE = Rect(0, 0, 720, 520)
+AT = Rect(33, 21, 150, 99)
+SECOND = 400 * 86_400 * 10**9
+
+
+def desktop(scene: str = "film") -> Desktop:
+    made = Desktop(SIZE, scene)
+    made.paint(SECOND)
+    return made
+
+
+def cut(picture: np.ndarray, at: Rect) -> np.ndarray:
+    return np.ascontiguousarray(picture[at.y : at.bottom, at.x : at.right])
+
+
+def still(kind: str, pixels: np.ndarray, **options: Any) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels[:, :, 2::-1])).save(out, kind, **options)
+    return out.getvalue()
+
+
+class Encoder:
+    """libx264 or libvpx as a daemon might run them."""
+
+    def __init__(self, codec: str) -> None:
+        self.codec: Any = av.CodecContext.create(codec, "w")
+        self.codec.width, self.codec.height, self.codec.pix_fmt = SIZE.width, SIZE.height, "yuv420p"
+        self.codec.time_base, self.codec.thread_count = Fraction(1, 30), 1
+        slow = {"preset": "ultrafast", "tune": "zerolatency", "qp": "8"}
+        fast = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "crf": "4", "b": "20M"}
+        self.codec.options = slow if codec == "libx264" else fast
+        self.count = 0
+
+    def encode(self, picture: np.ndarray) -> bytes:
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "bgra").reformat(format="yuv420p")
+        frame.pts, self.count = self.count, self.count + 1
+        (packet,) = self.codec.encode(frame)
+        return bytes(packet)
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one[:, :, :3].astype(int) - other[:, :, :3]).mean())
+
+
+EXACT = {
+    PartType.RAW: lambda pixels: pixels.tobytes(),
+    PartType.ZSTD: lambda pixels: zstd.compress(pixels.tobytes()),
+    PartType.PNG: lambda pixels: still("PNG", pixels),
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_lossless_rectangles_arrive_exactly_and_nothing_beside_them(kind: PartType) -> None:
+    picture, canvas, decoder = desktop().picture, Canvas(), Decoder()
+    canvas.resize(SIZE)
+    decoder.resize(SIZE)
+    steps = decoder.steps([Part(kind, AT, EXACT[kind](cut(picture, AT)))])
+    assert step_bytes(steps) == AT.area * 4
+    assert canvas.apply(steps) == [AT]
+    assert np.array_equal(cut(canvas.pixels, AT)[:, :, :3], cut(picture, AT)[:, :, :3])
+    canvas.pixels[AT.y : AT.bottom, AT.x : AT.right] = 0
+    assert not canvas.pixels.any()
+
+
+def test_a_jpeg_is_near() -> None:
+    picture, canvas = desktop().picture, Canvas()
+    canvas.resize(SIZE)
+    at = Rect(100, 200, 200, 100)
+    canvas.apply(Decoder().steps([Part(PartType.JPEG, at, still("JPEG", cut(picture, at), quality=90))]))
+    assert difference(cut(canvas.pixels, at), cut(picture, at)) < 4
+
+
+@pytest.mark.parametrize(("dx", "dy"), [(0, 18), (0, -18), (7, 0), (-7, 3)])
+def test_a_move_may_overlap_itself(dx: int, dy: int) -> None:
+    picture, canvas = desktop("scroll").picture, Canvas()
+    canvas.resize(SIZE)
+    canvas.pixels[:] = picture
+    at = Rect(40, 130, 300, 200)
+    canvas.apply(Decoder().steps([Part(PartType.MOVE, at, b"", dx, dy)]))
+    assert np.array_equal(cut(canvas.pixels, at), cut(picture, at.moved(-dx, -dy)))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libvpx"])
+def test_video_is_drawn_only_where_it_is_to_be(codec: str) -> None:
+    source, encoder, canvas, decoder = desktop(), Encoder(codec), Canvas(), Decoder()
+    canvas.resize(SIZE)
+    decoder.resize(SIZE)
+    odd, rest = Rect(17, 113, 101, 55), Rect(300, 200, 64, 64)
+    for step in range(4):
+        source.paint(SECOND + step * 33_000_000)
+        data = encoder.encode(source.picture)
+        parts = [Part(PartType.VIDEO, WHOLE if not step else odd, data), Part(PartType.DRAW, rest)]
+        steps = decoder.steps(parts)
+        before = canvas.pixels.copy()
+        canvas.apply(steps)
+        for at in (odd, rest):
+            assert difference(cut(canvas.pixels, at), cut(source.picture, at)) < 6
+            before[at.y : at.bottom, at.x : at.right] = canvas.pixels[at.y : at.bottom, at.x : at.right]
+        assert not step or np.array_equal(before, canvas.pixels)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Part(PartType.ZSTD, AT, b"nonsense"),
+        Part(PartType.ZSTD, AT, zstd.compress(bytes(AT.area * 4 - 1))),
+        Part(PartType.ZSTD, AT, zstd.compress(bytes(AT.area * 4 + 1))),
+        Part(PartType.ZSTD, AT, zstd.compress(bytes(AT.area * 4))[:-2]),
+        Part(PartType.ZSTD, AT, zstd.compress(bytes(1 << 28))),
+        Part(PartType.JPEG, AT, still("JPEG", np.zeros((99, 151, 4), np.uint8))),
+        Part(PartType.JPEG, AT, still("PNG", np.zeros((99, 150, 4), np.uint8))),
+        Part(PartType.PNG, AT, still("PNG", np.zeros((99, 150, 4), np.uint8))[:40]),
+        Part(PartType.JPEG, AT, b""),
+        Part(PartType.VIDEO, WHOLE, b"\0\0\0\1\x65nonsense"),
+        Part(PartType.VIDEO, WHOLE, b"nonsense"),
+        Part(PartType.DRAW, AT),
+    ],
+)
+def test_damage_is_told_and_the_next_picture_decodes(part: Part) -> None:
+    decoder = Decoder()
+    decoder.resize(SIZE)
+    with pytest.raises(Undecodable):
+        decoder.steps([part])
+    assert decoder.steps([Part(PartType.RAW, AT, bytes(AT.area * 4))])
+
+
+def test_a_video_smaller_than_the_picture_is_damage() -> None:
+    decoder, data = Decoder(), Encoder("libx264").encode(desktop().picture)
+    decoder.resize(Size(1440, 520))
+    with pytest.raises(Undecodable, match="larger"):
+        decoder.steps([Part(PartType.VIDEO, Rect(0, 0, 1440, 520), data)])
+    with pytest.raises(Undecodable):
+        decoder.steps([Part(PartType.DRAW, Rect(0, 0, 720, 520))])
+
+
+def test_cursors_are_kept_bounded_and_drawn_over_a_copy() -> None:
+    canvas = Canvas()
+    canvas.resize(Size(20, 20))
+    arrow = np.zeros((8, 6, 4), np.uint8)
+    arrow[:, :3] = (10, 20, 30, 255)
+    arrow[:, 3] = (200, 200, 200, 128)
+    (step,) = Decoder().steps([Part(PartType.SHAPE, Rect(1, 2, 6, 8), arrow.tobytes(), dx=7)])
+    assert isinstance(step, CursorShape) and canvas.apply([step]) == []
+    drawn = canvas.with_cursor(7, 16, -3)
+    assert (drawn[:5, 16:19, :3] == (10, 20, 30)).all() and (drawn[:5, 19, :3] == 100).all()
+    assert not drawn[5:].any() and not drawn[:, :16].any() and not canvas.pixels.any()
+    assert not canvas.with_cursor(8, 0, 0).any()
+    for number in range(100):
+        canvas.apply([CursorShape(number, arrow)])
+    assert len(canvas.shapes) == 64 and 99 in canvas.shapes
+    blend(drawn, arrow, 400, 400)

@@ -1,0 +1,280 @@
+"""`millrace view`: its words, its window on SDL's dummy display, its figures."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from millrace.cli import view as command
+from millrace.cli.main import app
+from millrace.client.canvas import Canvas, CursorShape
+from millrace.client.faces import Unseen
+from millrace.client.figures import Figures
+from millrace.client.pictureoutputs import Shown, kind_of
+from millrace.client.recording import Recording
+from millrace.client.stills import PngFile, Y4mStream
+from millrace.client.window import Window, sdl
+from millrace.errors import ConfigError
+from millrace.pixels.rects import Point, Rect, Size
+from millrace.sim.desktop import Desktop
+from millrace.units import NS_PER_MS
+from millrace.wire.peer.pictures import CursorChanged, KeyboardHeld
+
+SIZE = Size(560, 160)
+
+
+# -- words ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    made: list[Any] = []
+    monkeypatch.setattr(command, "_run", made.append)
+    return made
+
+
+def test_words_become_a_plan(plans: list[Any]) -> None:
+    words = "view ws://x:1/alice --set picture=2M --set bitrate=32k --seconds 10m --screen screen/3 --name me -q"
+    assert CliRunner().invoke(app, words.split()).exit_code == 0
+    (plan,) = plans
+    assert (plan.url, plan.kind, plan.for_ns, plan.quiet) == ("ws://x:1/alice", "window", 600 * 10**9, True)
+    assert plan.options.settings == {"picture": "2M"} and plan.sound_settings == {"bitrate": "32k"}
+    assert plan.options.keyboard and plan.options.screen == "screen/3" and plan.options.socket is None
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "keyboard"),
+    [("", {}, True), ("--view-only", {}, False), ("--to a.mkv", {}, False),
+     ("--to a.png", {"picture": "lossless"}, False),
+     ("--to a.png --set picture=auto", {"picture": "auto"}, False)],
+)  # fmt: skip
+def test_files_take_no_keyboard_and_a_single_picture_is_exact(
+    words: str, settings: dict[str, str], keyboard: bool, plans: list[Any]
+) -> None:
+    CliRunner().invoke(app, ["view", *words.split()])
+    assert (plans[0].options.settings, plans[0].options.keyboard) == (settings, keyboard)
+    assert plans[0].url == "ws://localhost/default" and plans[0].options.socket is not None
+
+
+@pytest.mark.parametrize("words", ["--to a.gif", "--to y4m:", "--to y4m:- --json", "--set picture", "--seconds x"])
+def test_wrong_words_are_refused(words: str, plans: list[Any]) -> None:
+    assert isinstance(CliRunner().invoke(app, ["view", *words.split()]).exception, ConfigError) and not plans
+
+
+def test_outputs_are_made_by_their_names(tmp_path: Path) -> None:
+    assert [kind_of(to) for to in ("window", "null:", "A.PNG", "b.mkv", "y4m:-")] == [
+        "window", "null", "png", "mkv", "y4m",
+    ]  # fmt: skip
+
+    async def main() -> None:
+        kinds = {"null:": Unseen, f"{tmp_path}/a.png": PngFile, f"{tmp_path}/a.mkv": Recording}
+        for to, kind in (kinds | {f"y4m:{tmp_path}/a.y4m": Y4mStream}).items():
+            shown = Shown(to, "t", False, True, lambda why: None)
+            assert type(shown.face) is kind and (shown.recording is not None) == (kind is Recording)
+            shown.close()
+        with pytest.raises(ConfigError, match="No such file"):
+            Shown(f"y4m:{tmp_path}/no/a.y4m", "t", False, True, lambda why: None)
+
+    asyncio.run(main())
+
+
+def test_figures_are_percentiles_in_ms() -> None:
+    figures = Figures()
+    for step in range(101):
+        figures.decoded(step * NS_PER_MS)
+        figures.shown(True, step * NS_PER_MS, -step * NS_PER_MS)
+    figures.shown(False, 10**9, 10**9)
+    figures.shown(True, None, None)
+    found = json.loads(json.dumps(figures.as_dict()))
+    assert (found["pictures"], found["replaced"]) == (102, 1)
+    assert found["latency_ms"] == {"p50": 50, "p5": 5, "p95": 95, "p99": 99} and found["skew_ms"]["p50"] == -50
+    assert Figures().as_dict()["skew_ms"] is None
+
+
+# -- the window ----------------------------------------------------------------------------------
+
+
+class Machine:
+    """Takes the place of a viewer."""
+
+    def __init__(self) -> None:
+        self.relative = False
+        self.came: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: self.came.append((name, *args))
+
+
+class Place:
+    """A window without a display, and a canvas."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.window = Window("default", self._close)
+        self.machine, self.canvas, self.sdl = Machine(), Canvas(), sdl()
+
+    def _close(self) -> None:
+        self.closed += 1
+
+    def show(self, desktop: Desktop) -> None:
+        self.canvas.resize(desktop.size)
+        self.window.resized(self.canvas)
+        self.canvas.pixels[:] = desktop.picture
+        self.window.draw(self.canvas, [Rect(0, 0, desktop.size.width, desktop.size.height)], 0)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        with self.window._surface() as pixels:
+            return pixels[:, :, :3].copy()
+
+    def push(self, kind: int, **fields: Any) -> None:
+        event = self.sdl.SDL_Event()
+        event.type = kind
+        for path, value in fields.items():
+            *outer, last = path.split("__")
+            part = event
+            for name in outer:
+                part = getattr(part, name)
+            setattr(part, last, value)
+        self.sdl.SDL_PushEvent(ctypes.byref(event))
+        self.window._poll()
+
+
+def in_window(monkeypatch: pytest.MonkeyPatch, work: Callable[[Place], None]) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+
+    async def main() -> None:
+        place = Place()
+        place.window.attach(place.machine)  # type: ignore[arg-type]
+        place.window.open()
+        try:
+            work(place)
+        finally:
+            place.window.close()
+
+    asyncio.run(main())
+
+
+def test_only_what_changed_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(place: Place) -> None:
+        desktop = Desktop(SIZE, "typing")
+        place.show(desktop)
+        assert np.array_equal(place.pixels, desktop.picture[:, :, :3])
+        place.canvas.pixels[:] = 7
+        place.window.draw(place.canvas, [Rect(10, 20, 30, 40), Rect(550, 150, 10, 10)], 0)
+        expected = desktop.picture[:, :, :3].copy()
+        expected[20:60, 10:40] = expected[150:160, 550:560] = 7
+        assert np.array_equal(place.pixels, expected)
+        place.window.draw(place.canvas, [Rect(x, 0, 1, 1) for x in range(100)], 0)
+
+    in_window(monkeypatch, work)
+
+
+def test_an_old_picture_is_grey_until_there_is_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(place: Place) -> None:
+        desktop = Desktop(SIZE)
+        place.show(desktop)
+        place.window.old("the machine is off")
+        assert np.array_equal(place.pixels, desktop.picture[:, :, :3] // 3 + 40)
+        assert b"the machine is off" in place.sdl.SDL_GetWindowTitle(place.window._window)
+        place.window.old("")
+        assert np.array_equal(place.pixels, desktop.picture[:, :, :3])
+
+    in_window(monkeypatch, work)
+
+
+def test_the_machines_cursor_is_drawn_for_those_who_only_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(place: Place) -> None:
+        desktop = Desktop(SIZE)
+        place.show(desktop)
+        before = place.pixels
+        place.canvas.apply([CursorShape(1, np.full((8, 8, 4), 255, np.uint8))])
+        for at in (Point(50, 60), Point(5, 6)):
+            place.window.cursor(place.canvas, CursorChanged(1, at.x, at.y, 2, 2))
+            expected = before.copy()
+            expected[at.y - 2 : at.y + 6, at.x - 2 : at.x + 6] = 255
+            assert np.array_equal(place.pixels, expected)
+        place.window.draw(place.canvas, [Rect(0, 0, 10, 10)], 0)
+        assert np.array_equal(place.pixels, expected)
+        place.window.keyboard(KeyboardHeld(True))
+        assert np.array_equal(place.pixels, before)
+
+    in_window(monkeypatch, work)
+
+
+def test_events_reach_the_machine_of_whoever_has_the_keyboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(place: Place) -> None:
+        sdl2, came = place.sdl, place.machine.came
+        place.show(Desktop(SIZE))
+        came.clear()
+        place.push(sdl2.SDL_KEYDOWN, key__keysym__scancode=4)
+        assert came == []
+        place.push(sdl2.SDL_KEYUP, key__keysym__scancode=4)
+        place.window.keyboard(KeyboardHeld(True))
+        place.push(sdl2.SDL_KEYDOWN, key__keysym__scancode=4)
+        place.push(sdl2.SDL_KEYDOWN, key__keysym__scancode=4, key__repeat=1)
+        place.push(sdl2.SDL_MOUSEMOTION, motion__x=30, motion__y=40)
+        place.push(sdl2.SDL_MOUSEBUTTONDOWN, button__button=3)
+        place.push(sdl2.SDL_MOUSEWHEEL, wheel__y=-1)
+        place.push(sdl2.SDL_WINDOWEVENT, window__event=sdl2.SDL_WINDOWEVENT_FOCUS_LOST)
+        at = Point(30, 40)
+        assert came == [
+            ("key", 0x1E, True), ("pointer", at, 0, False), ("pointer", at, 4, False), ("pointer", at, 20, False),
+            ("pointer", at, 4, False), ("key", 0x1E, False), ("pointer", at, 0, False),
+        ]  # fmt: skip
+        place.push(sdl2.SDL_WINDOWEVENT, window__event=sdl2.SDL_WINDOWEVENT_MINIMIZED)
+        place.push(sdl2.SDL_WINDOWEVENT, window__event=sdl2.SDL_WINDOWEVENT_RESTORED)
+        assert came[-2:] == [("hide", True), ("hide", False)]
+
+    in_window(monkeypatch, work)
+
+
+def test_a_mouse_moves_by_distances_once_it_is_grabbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(place: Place) -> None:
+        sdl2, came = place.sdl, place.machine.came
+        place.show(Desktop(SIZE))
+        place.window.keyboard(KeyboardHeld(True))
+        place.machine.relative = True
+        place.push(sdl2.SDL_MOUSEBUTTONDOWN, button__button=1)
+        came.clear()
+        place.push(sdl2.SDL_MOUSEMOTION, motion__xrel=-3, motion__yrel=2)
+        assert came == [("pointer", Point(-3, 2), 0, True)]
+
+    in_window(monkeypatch, work)
+
+
+def test_the_windows_own_keys_and_its_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(place: Place) -> None:
+        sdl2, came = place.sdl, place.machine.came
+        place.show(Desktop(SIZE))
+        place.window.keyboard(KeyboardHeld(True))
+        place.window._command("full screen")
+        place.window._command("full screen")
+        place.window._command("grab")
+        place.window._command("keyboard")
+        assert ("take_keyboard", False) in came
+        place.window._command("quit")
+        place.push(sdl2.SDL_QUIT)
+        assert place.closed == 2
+
+    in_window(monkeypatch, work)
+
+
+def test_a_picture_larger_than_the_window_is_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(place: Place) -> None:
+        desktop = Desktop(Size(4000, 2000))
+        place.show(desktop)
+        pixels = place.pixels
+        high, wide = pixels.shape[:2]
+        assert wide < 4000 and high < 2000
+        assert np.array_equal(pixels[high // 2, wide // 2], desktop.picture[1000, 2000, :3])
+
+    in_window(monkeypatch, work)
