@@ -144,12 +144,12 @@ class Worker:
         """Notify listeners and clients, and stop every guest. Nothing can be made any more: see `end_changes`."""
         await self.end_changes()
         for guest in list(self.guests.values()):
-            for session in guest.sessions:
-                session.bye(why, again=True)
+            guest.bye(why)
             await self._end(guest)
 
     def close(self) -> None:
         """Stop the timers and close the database. Called once nothing can connect any more."""
+        self._common.encoders.close()
         self.access.close()
         for timer in (self._cycles, self._asking, self._later):
             timer.stop()

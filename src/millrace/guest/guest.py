@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from millrace.graph.screens import Listed, Screens
 from millrace.graph.tracks import Tracks
 from millrace.guest.config import GuestConfig
 from millrace.guest.doors import Doors
+from millrace.guest.encoders import Encoders
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.pulse import PulseServer
@@ -99,6 +100,7 @@ class Common:
     listeners: Listeners
     prompts: Prompts
     reports: Reports
+    encoders: Encoders = field(default_factory=Encoders)
 
 
 class Guest:
@@ -130,7 +132,7 @@ class Guest:
         self.machines: list[Machine] = []
         self.screens = Screens(config.name, ids, budget, self._screen_changed)
         self.tracks = Tracks(config.name, ids, self.screens.seat, budget)
-        self.viewers = Viewers(self, changed=self._viewer_changed)
+        self.viewers = Viewers(self, common.encoders.of(budget), changed=self._viewer_changed)
         self.directory = common.runtime / config.name
         self.native_path = self.directory / "native"
         self.id = ids.take() if state is None else state.id
@@ -175,6 +177,13 @@ class Guest:
     def has_listener(self, key: str, principal: Principal) -> bool:
         """See `Home`."""
         return any(one.outlet.key == key and one.principal.key == principal.key for one in self.sessions)
+
+    def bye(self, why: str) -> None:
+        """Tell its listeners and viewers that it stops, and that they may come again."""
+        for listener in self.sessions:
+            listener.bye(why, again=True)
+        for viewer in self.viewers.sessions:
+            viewer.bye(why, again=True)
 
     def latency_changed(self) -> None:
         """Update the latency that players query from a sink: that of its slowest listener."""

@@ -88,6 +88,8 @@ class ViewerSession:
         """The key of its own sound listener."""
         self.hidden = self.long_hidden = False
         self._hidden_ns: HostNs = 0
+        self.retry_ns: HostNs = 0
+        """It is given no encoder before."""
         self.listed: Listed | None = None
         """The screen that it sees."""
         self.encoding = False
@@ -250,9 +252,13 @@ class ViewerSession:
         try:
             self.viewers.regroup(self)
         except GraphError as error:
-            if str(error) != self._told:
-                self._told = str(error)
-                self.send(Fault(error.listener_word, self._told))
+            self.tell_trouble(error)
+
+    def tell_trouble(self, error: MillraceError) -> None:
+        """Tell it why it sees nothing, once."""
+        if str(error) != self._told:
+            self._told = str(error)
+            self.send(Fault(error.listener_word, self._told))
 
     # What the viewer asks for is checked before Watching, which precedes everything else.
     def _greet(self, watch: Watch) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from millrace.codec.picturesettings import PictureSettings
-from millrace.errors import GraphError, RightsError
+from millrace.errors import CodecError, GraphError, MillraceError, RightsError
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
 from millrace.guest.home import Home
@@ -16,16 +17,21 @@ from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns
 from millrace.io.timer import TimerRunner
 from millrace.outlets.encoded import MakePictures
+from millrace.outlets.picturechoice import Formats
 from millrace.outlets.pictureflow import rate_step
-from millrace.outlets.plainpictures import PlainPictures
 from millrace.rights.model import NOBODY
-from millrace.units import HostNs
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import ScreenNamed
+
+log = logging.getLogger("millrace.guest")
 
 VIEWERS_MAX = 256
 NAMED_MAX = 64
 """Screens of a list."""
-VIDEO_CODECS = frozenset({"avc1"})
+VIDEO_CODECS = ("avc1", "vp8")
+"""In order of preference: VP8 takes twice the time."""
+RETRY_NS = 5 * NS_PER_S
+"""How long a viewer whose encoder has failed waits for another."""
 
 
 class Sort(NamedTuple):
@@ -35,8 +41,7 @@ class Sort(NamedTuple):
     settings: PictureSettings
     rate: int | None
     """Bit/s; None: no bound."""
-    codecs: frozenset[str]
-    formats: frozenset[str]
+    formats: Formats
 
 
 class Timer(Protocol):
@@ -59,13 +64,17 @@ class Group:
     """An encoder, and the viewers that share it."""
 
     def __init__(
-        self, home: Home, sort: Sort, listed: Listed, make: MakePictures, timer: Callable[[Group], Timer]
-    ) -> None:
+        self, home: Home, sort: Sort, listed: Listed, make: MakePictures, timer: Callable[[Group], Timer],
+        failed: Callable[[Group, Exception], None],
+    ) -> None:  # fmt: skip
         self.sort, self.listed = sort, listed
         self.sessions: list[ViewerSession] = []
         self._turns = home.turns
         self._timer: Timer | None = None
-        self.pictures = make(listed.screen, sort.settings, Watcher(f"{listed.key} for viewers", NOBODY), self.wake)
+        who = Watcher(f"{listed.key} for viewers", NOBODY)
+        self.pictures = make(
+            listed.screen, sort.settings, sort.formats, who, self.wake, lambda error: failed(self, error)
+        )
         self.pictures.set_rate(sort.rate)
         self._timer = timer(self)
 
@@ -101,7 +110,7 @@ class Viewers:
     """The viewers of one guest."""
 
     def __init__(
-        self, guest: Home, make: MakePictures = PlainPictures, timer: Callable[[Group], Timer] = _in_this_loop,
+        self, guest: Home, make: MakePictures, timer: Callable[[Group], Timer] = _in_this_loop,
         changed: Callable[[str, ViewerSession], None] = lambda change, session: None,
         clock: Callable[[], HostNs] = now_ns,
     ) -> None:  # fmt: skip
@@ -163,17 +172,28 @@ class Viewers:
         """The sort that a viewer is of now; None while it is sent no pictures."""
         if session.listed is None or not session.wants_pictures or session.long_hidden:
             return None
+        if self.clock() < session.retry_ns:
+            return None
         settings, group = session.settings, self._group_of.get(session)
         rate = settings.picture if isinstance(settings.picture, int) else None
         if settings.picture == "auto":
             rate = rate_step(session.flow.rate, group.sort.rate if group else None)
-        return Sort(session.listed.key, settings, rate, session.codecs & VIDEO_CODECS, session.formats)
+        return Sort(session.listed.key, settings, rate, _formats(session))
 
     def _group(self, sort: Sort, listed: Listed) -> Group:
         group = self._groups.get(sort)
         if group is None:
-            group = self._groups[sort] = Group(self.guest, sort, listed, self._make, self._timer)
+            group = self._groups[sort] = Group(self.guest, sort, listed, self._make, self._timer, self._failed)
         return group
+
+    def _failed(self, group: Group, error: Exception) -> None:
+        """An encoder makes no more pictures: its viewers are told, and tried with another one later."""
+        log.warning("guest %s, %s: pictures ended: %s", self.guest.name, group.listed.key, error)
+        told = error if isinstance(error, MillraceError) else CodecError("the picture can't be encoded")
+        for session in list(group.sessions):
+            self._exit(session)
+            session.retry_ns = self.clock() + RETRY_NS
+            session.tell_trouble(told)
 
     def _exit(self, session: ViewerSession) -> None:
         group = self._group_of.pop(session, None)
@@ -260,6 +280,11 @@ class Viewers:
 
     def _named(self) -> list[ScreenNamed]:
         return [_named(listed) for listed in self.guest.screens][:NAMED_MAX]
+
+
+def _formats(session: ViewerSession) -> Formats:
+    video = next((codec for codec in VIDEO_CODECS if codec in session.codecs), None)
+    return Formats(video, "jpeg" in session.formats, "zstd" in session.formats)
 
 
 def _named(listed: Listed) -> ScreenNamed:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from millrace.codec.picturesettings import PictureSettings
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
+from millrace.outlets.picturechoice import Formats
 from millrace.pixels.rects import Size
 from millrace.units import HostNs
 from millrace.wire.peer.pictures import PART_HEAD_BYTES, PARTS_MAX, Part
@@ -83,8 +84,18 @@ class Pictures(Protocol):
         ...
 
 
-MakePictures = Callable[[Screen, PictureSettings, Watcher, Callable[[], None]], Pictures]
-"""Makes an encoder of a screen, for a watcher; the last one is called whenever its deadline may have changed."""
+class MakePictures(Protocol):
+    """Makes encoders."""
+
+    def __call__(
+        self, screen: Screen, settings: PictureSettings, formats: Formats, who: Watcher, wake: Callable[[], None],
+        failed: Callable[[Exception], None],
+    ) -> Pictures:  # fmt: skip
+        """One of a screen, which it reads as `who`, for viewers that can show these formats.
+
+        `wake` is called whenever its deadline may have changed, `failed` when it makes no more pictures, and why.
+        """
+        ...
 
 
 def cut_pieces(parts: Iterable[Part]) -> Iterator[list[Part]]:

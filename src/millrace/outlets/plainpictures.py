@@ -14,6 +14,7 @@ from millrace.graph.pictures import Mode
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
 from millrace.outlets.encoded import EncodedPicture, PictureSink
+from millrace.outlets.picturechoice import Formats
 from millrace.pixels.convert import Plane
 from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import NS_PER_S, HostNs
@@ -26,7 +27,10 @@ BAND_PIXELS = 60_000
 class PlainPictures:
     """Sends rectangles of pixels to all viewers that are ready, and remembers what the others lack."""
 
-    def __init__(self, screen: Screen, settings: PictureSettings, who: Watcher, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, screen: Screen, settings: PictureSettings, formats: Formats, who: Watcher, wake: Callable[[], None],
+        failed: Callable[[Exception], None],
+    ) -> None:  # fmt: skip
         self._screen, self._scale = screen, settings.scale
         self._reader = screen.read(who, NS_PER_S // settings.fps, wake=wake)
         self._lacking: dict[PictureSink, Damage] = {}
