@@ -368,6 +368,19 @@ GUEST = {
         {"id": "listener/10", "name": "file", "sink": "sink/0", "settings": {"codec": "s16"}, "bitrate": 0,
          "latency_ms": None, "fill_ms": 0, "underruns": 0, "lost": 0, "skipped": 5, "dropped_packets": 0},
     ],
+    "screens": [
+        {"id": "screen/11", "name": "VGA", "door": "door/5", "width": 1920, "height": 1080, "state": "running",
+         "viewers": 2, "keyboard": "viewer/12", "fps": 29.7},
+        {"id": "screen/14", "name": "head 2", "door": "door/5", "width": 0, "height": 0, "state": "blank",
+         "viewers": 0, "keyboard": None, "fps": 0.0},
+    ],
+    "viewers": [
+        {"id": "viewer/12", "name": "desk", "screen": "screen/11", "bitrate": 2_345_000, "fps": 29.6, "keyboard": True,
+         "settings": {"picture": "auto", "fps": 30, "scale": "1"}, "latency_ms": 41.4, "skew_ms": -3.2,
+         "hidden": False},
+        {"id": "viewer/13", "name": "wall", "screen": None, "bitrate": 0, "fps": 0.0, "keyboard": False,
+         "settings": {"picture": "2M", "fps": 5, "scale": "0.25"}, "latency_ms": None, "skew_ms": None, "hidden": True},
+    ],
 }  # fmt: skip
 
 
@@ -403,13 +416,18 @@ def test_ls_prints_one_line_per_object(daemon: Daemon) -> None:
         "  listener/9   desk             ← sink/0, opus 128k, 130 kb/s sent, latency 45.6 ms, fill 20.1 ms, mic"
         " sending, -13 ppm, 2 underruns, 3 lost, 4 dropped",
         "  listener/10  file             ← sink/0, s16, 0 kb/s sent, latency -, 5 skipped",
+        "  screen/11    VGA              running   1920×1080, of door/5, 2 viewers, 30/s, keyboard viewer/12",
+        "  screen/14    head 2           blank     of door/5",
+        "  viewer/12    desk             ← screen/11, picture auto, 2345 kb/s sent, 30/s, latency 41 ms, -3 ms to its"
+        " sound, keyboard",
+        "  viewer/13    wall             ← no screen, picture 2M, scale 0.25, 0 kb/s sent, 0/s, hidden",
     ]
     assert json.loads(said("ls", "--json"))["guests"] == [GUEST]
 
 
 def test_ls_prints_daemon_warnings_last(daemon: Daemon) -> None:
     bare = {**GUEST, "late_cycles": 0, "clients": 2} | {
-        key: [] for key in ("sinks", "streams", "recorders", "listeners")
+        key: [] for key in ("sinks", "streams", "recorders", "listeners", "screens", "viewers")
     }
     bare = {key: value for key, value in bare.items() if key not in ("sources", "doors")}
     daemon.answers["GET /api/v1/state"] = {"guests": [bare]}

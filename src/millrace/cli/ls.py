@@ -117,10 +117,10 @@ def _screen(screen: dict[str, Any]) -> str:
 
 def _viewer(viewer: dict[str, Any]) -> str:
     settings = viewer["settings"]
-    parts = [f"of {viewer['screen'] or 'no screen'}", f"picture {settings['picture']}"]
+    parts = [f"← {viewer['screen'] or 'no screen'}", f"picture {settings['picture']}"]
     if settings["scale"] != "1":
         parts.append(f"scale {settings['scale']}")
-    parts.append(f"{viewer['bitrate'] / 1000:.0f} kbit/s, {viewer['fps']:.0f}/s")
+    parts.append(f"{viewer['bitrate'] / 1000:.0f} kb/s sent, {viewer['fps']:.0f}/s")
     if viewer["latency_ms"] is not None:
         parts.append(f"latency {viewer['latency_ms']:.0f} ms")
     if viewer["skew_ms"] is not None:
