@@ -13,8 +13,9 @@ import pytest
 
 from millrace.guest.machines.address import parse_door
 from millrace.io.clock import now_ns
+from millrace.outlets.picturetimes import STAGES
 from millrace.outlets.plainpictures import PlainPictures
-from millrace.pixels.rects import Rect
+from millrace.pixels.rects import Rect, Size
 from millrace.sim.net import Path as Line
 from millrace.units import NS_PER_MS
 from millrace.wire.peer.messages import Bye, Fault, Hello, encode_message
@@ -24,12 +25,14 @@ from millrace.wire.peer.pictures import (
     Key,
     KeyboardHeld,
     Part,
+    PartType,
     Piece,
     TakeKeyboard,
     Watch,
     Watching,
 )
 from millrace.wire.peer.viewing import ViewClient
+from tests.painting import Canvas, steps
 from tests.scenario.test_rights import Rig, running
 from tests.watch import Desk, Painter, Remote
 
@@ -105,7 +108,8 @@ class Watcher:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, watch: Watch) -> None:
         self.socket, self.wire = socket, ViewClient(watch, now_ns())
         self.told: list[Any] = []
-        self.canvas = np.zeros((1, 1, 4), np.uint8)
+        self.canvas = Canvas(Size(1, 1))
+        self.types: set[int] = set()
         self.seen: set[int] = set()
         """All colours that were ever in a picture."""
 
@@ -122,7 +126,7 @@ class Watcher:
     async def shows(self, painter: Painter) -> None:
         """Go on until the picture is the machine's."""
         async with asyncio.timeout(10):
-            while not (self.canvas.shape == painter.pixels.shape and np.array_equal(self.canvas, painter.pixels)):
+            while not self.canvas.exact(painter.pixels):
                 await self._step()
 
     async def ends(self) -> Any:
@@ -130,6 +134,11 @@ class Watcher:
         async with asyncio.timeout(10):
             while not self.socket.closed:
                 await self._step()
+
+    async def goes_on(self) -> None:
+        """Receive and acknowledge until cancelled."""
+        while True:
+            await self._step()
 
     async def say(self, message: Any) -> None:
         self.wire.send_message(message)
@@ -140,6 +149,7 @@ class Watcher:
             await self.socket.send_str(str(message))
 
     async def _step(self) -> None:
+        self.wire.handle_timeout(now_ns())
         await self._write()
         message = await self.socket.receive()
         if message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
@@ -153,14 +163,12 @@ class Watcher:
     def _draw(self, piece: Piece) -> None:
         mode = self.wire.mode
         assert mode is not None
-        if self.canvas.shape != (mode.height, mode.width, 4):
-            self.canvas = np.zeros((mode.height, mode.width, 4), np.uint8)
-        for part in piece.parts:
-            at = part.at
-            rows = np.frombuffer(part.data, np.uint8).reshape(at.height, at.width, 4)
-            self.seen |= set(np.unique(rows[:, :, 0]).tolist())
-            self.canvas[at.y : at.bottom, at.x : at.right] = rows
-        if piece.last:
+        if self.canvas.size != Size(mode.width, mode.height):
+            self.canvas = Canvas(Size(mode.width, mode.height))
+        self.types |= {part.type for part in piece.parts}
+        self.canvas.apply(part for part in piece.parts if part.type != PartType.SHAPE)
+        self.seen |= set(np.unique(self.canvas.pixels[:, :, 0][self.canvas.drawn]).tolist())
+        if piece.last and piece.serial:
             self.wire.send_shown(piece.serial, now_ns(), now_ns())
 
 
@@ -179,9 +187,31 @@ async def watching(rig: Rig, secret: str = "", guest: str = "alice", **watch: An
     url = f"ws://{rig.daemon.serving.address}/{guest}/screen"
     socket = await rig.http.ws_connect(url, headers=headers, protocols=(SCREEN_SUBPROTOCOL,))
     assert socket.protocol == SCREEN_SUBPROTOCOL
-    watcher = Watcher(socket, Watch(**({"formats": ["raw"]} | watch)))
+    watcher = Watcher(socket, Watch(**({"formats": ["raw", "zstd"]} | watch)))
     await watcher.until(Watching)
     return watcher
+
+
+@pytest.mark.parametrize("kind", ["typing", "scroll", "film"])
+def test_picture_is_exact_once_the_screen_is_still(tmp_path: Path, kind: str) -> None:
+    async def test(rig: Rig) -> None:
+        painter = painter_of(rig, "alice", 230)
+        painter.show(320, 200, now_ns())
+        full = {"formats": ["raw", "zstd", "jpeg", "png"], "codecs": ["avc1", "vp8"]}
+        one, other = await watching(rig, **full), await watching(rig, **full)
+        reading = [asyncio.create_task(one.goes_on()), asyncio.create_task(other.goes_on())]
+        for rects in steps(kind, painter.pixels, 1, 15):
+            painter.screen.painted(rects, now_ns())
+            await asyncio.sleep(0.03)
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+        await asyncio.gather(one.shows(painter), other.shows(painter))
+        assert one.types & {PartType.ZSTD, PartType.VIDEO}
+        (first, second) = await views(rig)
+        assert first["shown"] > 1 and second["latency_ms"] < 5_000 and set(first["breakdown_ms"]) == set(STAGES)
+
+    running(tmp_path, test)
 
 
 def test_pixels_of_one_guest_never_reach_anothers_viewer(tmp_path: Path) -> None:
