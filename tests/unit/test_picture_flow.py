@@ -107,7 +107,14 @@ def test_times_of_pictures_are_averaged_stage_by_stage() -> None:
     assert times.latency_ns == 43 * ms and times.skew_ns is None and times.shown == 2
 
 
-@pytest.mark.parametrize("decoded,drawn", [(0, 0), (1_030, 1_020), (1_000, 1_040), (1_030, 9_000)])
+def test_times_that_are_off_by_the_error_of_the_clock_are_cut() -> None:
+    times, ms = PictureTimes(), NS_PER_MS
+    times.sent(1, EncodedPicture(1, 1_000 * ms, (), True, 0), 1_010 * ms)
+    times.drawn(1, 1_009 * ms, 1_062 * ms, None, 1_060 * ms)
+    assert times.latency_ns == 60 * ms and times.breakdown["network"] == 0
+
+
+@pytest.mark.parametrize("decoded,drawn", [(0, 0), (1_030, 1_020), (980, 1_040), (1_030, 9_000)])
 def test_impossible_times_of_a_viewer_are_left_out(decoded: int, drawn: int) -> None:
     times, ms = PictureTimes(), NS_PER_MS
     times.sent(1, EncodedPicture(1, 1_000 * ms, (), True, 0), 1_010 * ms)
