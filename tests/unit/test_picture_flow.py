@@ -52,6 +52,21 @@ def test_nothing_is_concluded_from_small_pictures_that_pass_at_once() -> None:
     assert over(1_000_000_000, [3_000] * 100, 33 * NS_PER_MS).rate is None
 
 
+def test_small_picture_that_comes_late_makes_no_slow_line() -> None:
+    flow = PictureFlow()
+    for serial in range(1, 50):
+        flow.sent(serial, 2_000, serial * NS_PER_S)
+        flow.acknowledged(serial, serial * NS_PER_S + 400 * NS_PER_MS, RTT)
+    assert flow.rate is None
+
+
+def test_line_that_has_become_slow_is_noticed_with_small_pictures() -> None:
+    flow = PictureFlow()
+    flow.rate = 4_000_000
+    over(300_000, [3_000] * 100, 33 * NS_PER_MS, flow)
+    assert flow.rate < 450_000
+
+
 def test_estimate_grows_while_most_of_it_passes_without_waiting() -> None:
     flow = PictureFlow()
     flow.rate = 1_000_000

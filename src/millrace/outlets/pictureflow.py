@@ -16,9 +16,11 @@ QUEUE_NS = 33 * NS_PER_MS
 PICTURES_MAX = 16
 """Pictures on their way: each takes a place in the viewer's decoder."""
 FIRST_PICTURES = 2
-"""Pictures on their way before anything is known of the line."""
-SAMPLE_BYTES, SAMPLE_NS = 48 * 1024, 40 * NS_PER_MS
-"""A transfer says how fast the line is if it had so many bytes, or took so long beyond the round trip."""
+"""Pictures on their way before anything is known of the line, besides those that its round trip holds."""
+PICTURE_NS = NS_PER_S // 30
+SAMPLE_BYTES = 48 * 1024
+BUSY_BYTES, BUSY_NS = 16 * 1024, 200 * NS_PER_MS
+"""A line that was busy without a break says how fast it is after so many bytes, or after fewer in so long."""
 EASY_NS = 15 * NS_PER_MS
 """A transfer that takes no longer than this beyond the round trip has met no queue."""
 PROBE_NS = 2 * NS_PER_S
@@ -45,7 +47,9 @@ class PictureFlow:
         self.waited_ns: HostNs = 0
         """How long the last picture took beyond the round trip."""
         self._on_way: deque[OnItsWay] = deque()
-        self._acked_ns: HostNs = 0
+        self._busy_since_ns: HostNs = 0
+        self._busy_until_ns: HostNs = 0
+        self._busy_bytes = 0
         self._easy_since_ns: HostNs | None = None
         self._easy_bytes = 0
 
@@ -59,7 +63,7 @@ class PictureFlow:
         if not self._on_way:
             return True
         if self.rate is None or rtt_ns is None:
-            return len(self._on_way) < FIRST_PICTURES
+            return len(self._on_way) < min(PICTURES_MAX, FIRST_PICTURES + (rtt_ns or 0) // PICTURE_NS)
         holds = self.rate * (rtt_ns + QUEUE_NS) // (8 * NS_PER_S)
         return len(self._on_way) < PICTURES_MAX and self.bytes_on_way <= holds
 
@@ -68,8 +72,8 @@ class PictureFlow:
         self._on_way.append(OnItsWay(serial, size, now_ns))
         self.bytes_on_way += size
 
-    # A picture's transfer begins when it was sent, or when the one before it had arrived, whichever is later. The round
-    # trip comes off only in the first case: in the second, the line was busy all the time.
+    # The line is busy from the arrival of what was sent first (a round trip after that) as long as something is on its
+    # way. A small picture that comes late says nothing: the viewer, or the host, was busy with something else.
     def acknowledged(self, serial: int, arrived_ns: HostNs, rtt_ns: HostNs | None) -> None:
         """All pictures up to `serial` have arrived at about `arrived_ns`."""
         size, first = 0, None
@@ -80,33 +84,34 @@ class PictureFlow:
             return
         self.bytes_on_way -= size
         rtt = rtt_ns or 0
-        idle = first.sent_ns >= self._acked_ns
-        began_ns = first.sent_ns + rtt if idle else max(self._acked_ns, first.sent_ns)
         self.waited_ns = max(0, arrived_ns - first.sent_ns - rtt)
-        self._acked_ns = arrived_ns
-        self._learn(size, max(NS_PER_MS, arrived_ns - began_ns), arrived_ns)
+        if first.sent_ns + rtt >= self._busy_until_ns:
+            self._busy_since_ns, self._busy_bytes = first.sent_ns + rtt, 0
+        self._busy_until_ns, self._busy_bytes = arrived_ns, self._busy_bytes + size
+        self._learn(arrived_ns)
+        self._grow(size, arrived_ns)
 
     def reset(self) -> None:
         """The viewer was hidden or stopped: times since then say nothing about the line."""
         self._easy_since_ns, self._easy_bytes = None, 0
 
-    def _learn(self, size: int, took_ns: HostNs, now_ns: HostNs) -> None:
-        if size >= SAMPLE_BYTES or took_ns >= SAMPLE_NS:
-            sample = max(RATE_MIN, min(RATE_MAX, size * 8 * NS_PER_S // took_ns))
-            if self.rate is None:
-                self.rate = sample
-            else:
-                # Down slowly, because a single stall is no slow line; up at once, because it was that fast.
-                self.rate += round((sample - self.rate) * (0.5 if sample > self.rate else 0.25))
-        if self.waited_ns > EASY_NS:
-            self._easy_since_ns, self._easy_bytes = None, 0
+    def _learn(self, now_ns: HostNs) -> None:
+        size, took_ns = self._busy_bytes, max(NS_PER_MS, now_ns - self._busy_since_ns)
+        if size < SAMPLE_BYTES and (size < BUSY_BYTES or took_ns < BUSY_NS):
+            return
+        sample = max(RATE_MIN, min(RATE_MAX, size * 8 * NS_PER_S // took_ns))
+        if self.rate is None:
+            self.rate = sample
         else:
-            self._grow(size, now_ns)
+            # Down slowly, because a single stall is no slow line; up at once, because it was that fast.
+            self.rate += round((sample - self.rate) * (0.5 if sample > self.rate else 0.25))
+        self._busy_since_ns, self._busy_bytes = now_ns, 0
 
     # An encoder that keeps to the estimate never makes pictures that would show that the line has become faster. So
     # while they pass without waiting, and use most of the estimate, it is raised.
     def _grow(self, size: int, now_ns: HostNs) -> None:
-        if self.rate is None:
+        if self.rate is None or self.waited_ns > EASY_NS:
+            self.reset()
             return
         if self._easy_since_ns is None:
             self._easy_since_ns = now_ns
