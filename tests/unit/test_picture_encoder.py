@@ -12,7 +12,7 @@ import pytest
 from millrace.budget import Budget
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import CodecError
-from millrace.graph.pictures import Mode, Move
+from millrace.graph.pictures import Cursor, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Seat
 from millrace.outlets.encoded import EncodedPicture
@@ -390,6 +390,20 @@ def test_over_reported_damage_costs_nothing() -> None:
     glyphs(rig.picture, Rect(50, 50, 9, 18), 77)
     rig.paint([WHOLE])
     assert view.bytes(begun) < 600 and shown(view, rig)
+
+
+def test_pointer_alone_is_no_picture() -> None:
+    rig, view = started()
+    begun = len(view.pictures)
+    rig.screen.define_shape(Shape(1, Size(1, 1), bytes(4)))
+    for step in range(5):
+        rig.screen.set_cursor(Cursor(1, at=Point(step, step), shown=True))
+        rig.now_ns += STEP_NS
+        rig.encoder.handle_timeout(rig.now_ns)
+        assert not rig.waiting and rig.encoder.next_timeout() is None
+    assert len(view.pictures) == begun
+    rig.play("typing", 1)
+    assert shown(view, rig)
 
 
 def test_pictures_keep_to_their_number_a_second() -> None:

@@ -112,8 +112,6 @@ class CellMap:
 
     def unsharp(self, now_ns: HostNs) -> Cells:
         """Cells to be sent again, better."""
-        if not self.levels.any():
-            return np.zeros(self.levels.shape, np.bool_)
         still: Cells = (self.levels > EXACT) & (self.changed_ns <= now_ns - STILL_NS)
         if now_ns - self.last_ns < IDLE_NS:
             still &= self.levels != FAIR
@@ -122,9 +120,11 @@ class CellMap:
 
     def due_ns(self) -> HostNs | None:
         """When there will be something to send again, if nothing changes until then; None for never."""
-        if not self.levels.any():
+        worst = self.levels.max()
+        if worst == EXACT:
             return None
-        if (self.levels == STALE).any():
+        if worst == STALE:
             return 0
-        lossy = self.changed_ns[self.levels == LOSSY]
-        return int(lossy.min()) + STILL_NS if len(lossy) else self.last_ns + IDLE_NS
+        if worst == FAIR:
+            return self.last_ns + IDLE_NS
+        return int(self.changed_ns[self.levels == LOSSY].min()) + STILL_NS

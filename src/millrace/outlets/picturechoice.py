@@ -15,6 +15,8 @@ TILE_PIXELS = 65_536
 TILE_PIXELS_MIN = 2_048
 SMALL = 4_096
 """Rectangles up to this many pixels are text, a cursor or a button: too small to be worth a judgement."""
+SMALL_BYTES = 4 * SMALL
+"""The most that one takes."""
 ONCE_SHARES = 3
 """What changed once may take this many pictures' shares of the line: 100 ms."""
 SHARPEN_SHARES = 1.2

@@ -174,19 +174,22 @@ class PictureEncoder:
 
     def next_timeout(self) -> HostNs | None:
         """When `handle_timeout` is due; None: when something is painted, or a viewer becomes ready or joins."""
-        awake = [viewer for viewer in self._viewers if not viewer.asleep]
-        if self._closed or self._job is not None or not awake:
+        if self._closed or self._job is not None:
             return None
-        dues = [due for due in (self._reader.next_timeout(), self._own_due_ns(awake)) if due is not None]
-        if not dues:
-            return None
-        return max(min(dues), min(viewer.line.free_ns() for viewer in awake))
+        painted_ns = self._reader.next_timeout()
+        dues = [self._due_for(viewer, painted_ns) for viewer in self._viewers if not viewer.asleep]
+        return min((due for due in dues if due is not None), default=None)
 
-    def _own_due_ns(self, awake: list[_Viewer]) -> HostNs | None:
-        """When there is something to send although nothing was painted."""
+    def _due_for(self, viewer: _Viewer, painted_ns: HostNs | None) -> HostNs | None:
+        """When there is something to send to this viewer, and room for it."""
+        dues = [due for due in (painted_ns, self._own_due_ns(viewer)) if due is not None]
+        return max(min(dues), viewer.line.free_ns()) if dues else None
+
+    def _own_due_ns(self, viewer: _Viewer) -> HostNs | None:
+        """When there is something to send to it although nothing was painted."""
         if self._work is None or self._last_ns is None:
             return None
-        if any(viewer.missing or viewer.rough for viewer in awake):
+        if viewer.missing or viewer.rough:
             return self._last_ns + self._interval_ns
         return None if self._due_ns is None else max(self._due_ns, self._last_ns + self._interval_ns)
 
@@ -200,7 +203,9 @@ class PictureEncoder:
         ready = [viewer for viewer in self._viewers if viewer.ready(now_ns)]
         if not ready:
             return
-        picture = self._reader.take(now_ns)
+        picture = self._taken(now_ns)
+        if picture is None and not any(self._has_due(viewer, now_ns) for viewer in ready):
+            return
         try:
             self._begin(picture, ready, now_ns)
         except MillraceError as error:
@@ -208,6 +213,18 @@ class PictureEncoder:
             if picture is not None:
                 picture.release()
             self._end(error)
+
+    def _taken(self, now_ns: HostNs) -> Picture | None:
+        """The newest picture, if it is another one: the pointer is no part of it."""
+        picture = self._reader.take(now_ns)
+        if picture is None or picture.damage or picture.moves:
+            return picture
+        picture.release()
+        return None
+
+    def _has_due(self, viewer: _Viewer, now_ns: HostNs) -> bool:
+        due_ns = self._own_due_ns(viewer)
+        return due_ns is not None and due_ns <= now_ns
 
     def _begin(self, picture: Picture | None, ready: list[_Viewer], now_ns: HostNs) -> None:
         if picture is not None:

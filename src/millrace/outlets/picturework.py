@@ -25,6 +25,8 @@ from millrace.outlets.line import LAN_RATE
 from millrace.outlets.picturechoice import (
     ONCE_SHARES,
     SHARPEN_SHARES,
+    SMALL,
+    SMALL_BYTES,
     TILE_PIXELS,
     TILE_PIXELS_MIN,
     Formats,
@@ -218,6 +220,9 @@ class PictureWork:
 
     def _still_or(self, tile: Rect, room: Room, video: list[Rect]) -> Part | None:
         """A tile as a still; None if it becomes video, or has to wait."""
+        if tile.area <= SMALL and room.once > SMALL_BYTES:
+            self.cells.sent(tile, EXACT)
+            return self._exactly(tile)
         often, size = self.cells.often(tile), self._guess(tile)
         how = self._chosen(size, tile, often, room)
         if how is How.LOSSLESS or (how is not How.LATER and size < 2 * room.once and self._unsure(tile, often)):
@@ -302,7 +307,8 @@ class PictureWork:
     def _sharpened(self, now_ns: HostNs, room: int) -> list[Part]:
         """Send again what is still by now, text first, within so many bytes."""
         parts: list[Part] = []
-        if room <= 0:
+        due_ns = self.cells.due_ns()
+        if room <= 0 or due_ns is None or now_ns < due_ns:
             return parts
         deadline_ns, whole_room = self._clock() + SHARPEN_NS, room
         for tile in self._unsharp_tiles(self.cells.unsharp(now_ns)):

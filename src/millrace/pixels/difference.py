@@ -89,8 +89,8 @@ class Difference:
         # Eight flags are one u64, so a row of a cell is one or two of them.
         words = part.view(np.uint64).reshape(rows.stop - rows.start, CELL, -1)
         lines = np.bitwise_or.reduce(words, axis=1)
-        cells: Cells = lines.reshape(len(lines), columns.stop - columns.start, -1).any(axis=2)
-        return cells
+        cells: Cells = lines.reshape(len(lines), columns.stop - columns.start, -1) != 0
+        return np.logical_or.reduce(cells, axis=2) if cells.shape[2] > 1 else cells[:, :, 0]
 
     def boxes(self, old: Plane, new: Plane, rects: Iterable[Rect]) -> list[Rect]:
         """Rectangles that cover all pixels within `rects` that differ, each cut to such pixels."""
@@ -114,6 +114,13 @@ class Difference:
 
 def joined(cells: Cells, gap: int = GAP) -> tuple[Rect, ...]:
     """A few rectangles that cover all these cells, in cells."""
+    rows, columns = np.flatnonzero(cells.any(axis=1)), np.flatnonzero(cells.any(axis=0))
+    if not len(rows):
+        return ()
+    one = Rect(int(columns[0]), int(rows[0]), int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1)
+    # Mostly a single change: a letter, a window.
+    if one.area - np.count_nonzero(cells) <= WASTE * one.area:
+        return (one,)
     rects: list[Rect] = []
     for apart in (gap, 4 * gap, cells.shape[1]):
         starts, ends = _runs(cells, apart)
@@ -156,17 +163,11 @@ def _take(open_: list[list[int]], x: int, y: int, right: int) -> None:
 
 def _runs(cells: Cells, gap: int) -> tuple[list[list[int]], list[list[int]]]:
     """Where runs of cells begin and end, as (row, column), joined over gaps."""
-    rows = np.flatnonzero(cells.any(axis=1))
-    if not len(rows):
-        return [], []
-    first, last = int(rows[0]), int(rows[-1]) + 1
-    padded = np.zeros((last - first, cells.shape[1] + 2), np.int8)
-    padded[:, 1:-1] = cells[first:last]
+    padded = np.zeros((len(cells), cells.shape[1] + 2), np.int8)
+    padded[:, 1:-1] = cells
     edges = padded[:, 1:] - padded[:, :-1]
     starts, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
     apart = (starts[1:, 0] != ends[:-1, 0]) | (starts[1:, 1] - ends[:-1, 1] > gap)
-    starts[:, 0] += first
-    ends[:, 0] += first
     begins, stops = np.append(True, apart), np.append(apart, True)
     return starts[begins].tolist(), ends[stops].tolist()
 
