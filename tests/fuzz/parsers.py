@@ -16,6 +16,8 @@ from millrace.client.fileplayer import FilePlayer
 from millrace.doors.machine import MachineDoor
 from millrace.doors.microphone import MicrophoneStream
 from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
+from millrace.doors.qemu.input import ConsoleInput
+from millrace.doors.qemu.screen import QemuScreen
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.spice.screen import Controls, SpiceScreen
 from millrace.doors.vnc.door import SessionEvent, VncDoor
@@ -40,7 +42,9 @@ from millrace.wire.peer.pictures import Watch
 from millrace.wire.peer.session import PeerClient, PeerServer
 from millrace.wire.peer.viewing import ViewClient
 from millrace.wire.pulse.client import PulseClientSession
-from millrace.wire.qemu.audio import AudioPeer, DisplayClient
+from millrace.wire.qemu.audio import AudioPeer
+from millrace.wire.qemu.client import Console, DisplayClient
+from millrace.wire.qemu.display import ScreenPeer
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
 from millrace.wire.spice.cursor import SpiceCursor
@@ -241,6 +245,27 @@ def _audio() -> Take:
     return take
 
 
+def _screen() -> Take:
+    rig = Rig()
+    budget, peer, client = rig.graph.budget, ScreenPeer(0), DisplayClient(0, False, 0)
+    screens = Screens("default", rig.graph.ids, budget)
+    control = ConsoleInput(client, 0, lambda: None)
+    door = QemuScreen(screens, budget, peer, Console(0, "VGA", 0, True), "door/1", control, lambda fd: None)
+    reader = door.screen.read(Watcher("viewer/1", OWNER))
+
+    def take(data: bytes) -> None:
+        peer.receive_fds([] if peer._fds else [9])
+        peer.receive(data, rig.now_ns)
+        peer.data_to_send()
+        door.receive(rig.now_ns)
+        door.publish()
+        if (picture := reader.take(rig.now_ns)) is not None:
+            assert all(picture.mode.whole.holds(rect) for rect in picture.damage)
+            picture.release()
+
+    return take
+
+
 def _channel(kind: ChannelKind) -> SpiceChannel:
     return SpiceChannel(kind, 7, 0b0110, "", lambda key, password: bytes(128), 0)
 
@@ -396,6 +421,7 @@ WIRES = (
     Wire("dbus: bus to daemon", lambda: seeds.dbus_display(True), lambda: _display(True), DBUS),
     Wire("dbus: machine to daemon", lambda: seeds.dbus_display(False), lambda: _display(False), DBUS),
     Wire("dbus: sound", seeds.dbus_audio, _audio, DBUS),
+    Wire("dbus: screen", seeds.dbus_screen, _screen, DBUS),
     Wire("spice: main", lambda: _linked(seeds.spice_main()), _spice_main, SPICE),
     Wire("spice: playback", lambda: _linked(seeds.spice_sound()), _spice_playback, SPICE),
     Wire("spice: record", lambda: _linked(seeds.spice_sound()), _spice_record, SPICE),

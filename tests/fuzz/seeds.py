@@ -18,6 +18,7 @@ from millrace.dsp.convert import SampleFormat, encode
 from millrace.media.packet import WHOLE_KEY, Packet
 from millrace.pixels.rects import Rect
 from millrace.sim.qemu import FakeQemu, ServerWire
+from millrace.sim.qemuscreen import ARGB, RGB565, FakeConsole
 from millrace.sim.rig import Rig
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_MS
@@ -31,8 +32,10 @@ from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
 from millrace.wire.pulse.session import HEADER as PULSE_HEADER
 from millrace.wire.pulse.tagstruct import Spec
-from millrace.wire.qemu.audio import AudioPeer, DisplayClient
+from millrace.wire.qemu.audio import AudioPeer
+from millrace.wire.qemu.client import DisplayClient
 from millrace.wire.qemu.dbus import Message
+from millrace.wire.qemu.display import ScreenPeer
 from millrace.wire.qemu.values import Writer
 from tests.fuzz import spiceserver, vncserver
 
@@ -388,6 +391,30 @@ def dbus_audio() -> list[Session]:
         exchange()
         made.append(split_dbus(b"".join(said)))
     return [*made, *recorded("dbus-audio", split_dbus)]
+
+
+@lru_cache(maxsize=1)
+def dbus_screen() -> list[Session]:
+    """QEMU to a listener of a console. One message needs a descriptor."""
+    console, peer_, said = FakeConsole(), ScreenPeer(0), [b""]
+    for _ in range(4):
+        console.receive(b"".join(bytes(chunk.data) for chunk in peer_.data_to_send()))
+        said.append(console.data_to_send())
+        peer_.receive(said[-1], 0)
+    picture = np.random.default_rng(7).integers(0, 256, (48, 64, 4), np.uint8)
+    console.scanout(picture)
+    for row in range(0, 48, 16):
+        console.update(9, row, picture[row : row + 16, 9:18])
+    console.update(0, 8, picture[8:20], ARGB)
+    console.cursor(picture[:16, :16], 3, 4)
+    console.mouse(5, 6, True)
+    console.scanout(picture[:32, :20])
+    console.scanout_map(9, 16, 8, 64)
+    console.update_map(0, 0, 16, 8)
+    console.scanout(picture, RGB565)
+    console.disable()
+    console.call("ScanoutDMABUF", "", Writer())
+    return [split_dbus(b"".join([*said, console.data_to_send()]))]
 
 
 def spice_reply(key: bytes) -> bytes:

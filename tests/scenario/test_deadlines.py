@@ -17,7 +17,7 @@ from millrace.io.messages import MessageRunner
 from millrace.units import NS_PER_MS
 from millrace.wire.peer.messages import Hello, Ping, Welcome, encode_message
 from millrace.wire.peer.session import PeerClient
-from millrace.wire.qemu.audio import DisplayClient
+from millrace.wire.qemu.client import DisplayClient
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import VncClient

@@ -22,17 +22,8 @@ from millrace.media.format import AudioFormat
 from millrace.sim.rig import Rig
 from millrace.text import SHOWN_MAX
 from millrace.units import default_map
-from millrace.wire.qemu.audio import (
-    AudioPeer,
-    DisplayClient,
-    NotThere,
-    Refusal,
-    VoiceFini,
-    VoiceInit,
-    VoiceVolume,
-    VoiceWrite,
-    format_of,
-)
+from millrace.wire.qemu.audio import AudioPeer, VoiceFini, VoiceInit, VoiceVolume, VoiceWrite, format_of
+from millrace.wire.qemu.client import DisplayClient, NotThere, Refusal
 from millrace.wire.qemu.dbus import CALL, ERROR, Message
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.qemu.values import VALUES_MAX, Reader, Writer, element

@@ -27,8 +27,10 @@ from millrace.wire.pulse.client import PulseClientSession, playback_fields
 from millrace.wire.pulse.constants import COOKIE_BYTES, Command, Seek
 from millrace.wire.pulse.session import Block, PulseSession
 from millrace.wire.pulse.tagstruct import Spec
-from millrace.wire.qemu.audio import AudioPeer, DisplayClient
+from millrace.wire.qemu.audio import AudioPeer
+from millrace.wire.qemu.client import DisplayClient
 from millrace.wire.qemu.dbus import DBusWire
+from millrace.wire.qemu.display import ScreenPeer
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.sessions import EVERY, OVER_MESSAGES
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
@@ -59,6 +61,13 @@ class Case:
 def spoken_native() -> NativeWire:
     wire = NativeWire(daemon=True, state=awaiting_hello(NOW))
     wire.receive_fds([])
+    return wire
+
+
+def watching_screen() -> ScreenPeer:
+    """A listener that has received the descriptor that one message needs."""
+    wire = ScreenPeer(0)
+    wire.receive_fds([9])
     return wire
 
 
@@ -98,6 +107,7 @@ CASES = (
     Case("NativeWire", spoken_native, seeds.native),
     Case("DBusWire", lambda: DBusWire(0), seeds.dbus_audio),
     Case("AudioPeer", lambda: AudioPeer(0), seeds.dbus_audio),
+    Case("ScreenPeer", watching_screen, seeds.dbus_screen),
     Case("DisplayClient", lambda: DisplayClient(0, True, NOW), lambda: seeds.dbus_display(True)),
     Case("DisplayClient", lambda: DisplayClient(0, False, NOW), lambda: seeds.dbus_display(False)),
     Case("QmpHandover", lambda: QmpHandover(3, NOW), seeds.qmp),

@@ -12,11 +12,6 @@ from millrace.errors import RemoteProtocolError
 from millrace.sim.qemu import FakeQemu, ServerWire
 from millrace.wire.qemu.audio import (
     AudioPeer,
-    DisplayClient,
-    Machine,
-    NotThere,
-    Refusal,
-    Registered,
     VoiceEnabled,
     VoiceFini,
     VoiceInit,
@@ -25,6 +20,7 @@ from millrace.wire.qemu.audio import (
     VoiceWrite,
     format_of,
 )
+from millrace.wire.qemu.client import DisplayClient, Machine, NotThere, Refusal, Registered
 from millrace.wire.qemu.dbus import CALL, MESSAGE_MAX, DBusWire, Message
 from millrace.wire.qemu.qmp import HandedOver, QmpHandover
 from millrace.wire.qemu.values import Reader, Writer, elements

@@ -66,7 +66,8 @@ class FdStream:
     has been sent, for `CLOSE_TIMEOUT_S` at most. `gone` is called when the socket is closed, for whatever reason.
     `may_wait` is asked whether that many bytes may wait for the peer to read them, and called with 0 when none do any
     more.
-    `whose` names the guest and door in the log.
+    `whose` names the guest and door in the log. `chunk_max` bounds what is read at once, `RECEIVE_BYTES` at most: for
+    what comes in large messages, such as pictures.
     """
 
     first = False
@@ -85,10 +86,11 @@ class FdStream:
         whose: str = "a connection",
         gone: Callable[[], None] = lambda: None,
         outgoing: Outgoing | None = None,
+        chunk_max: int = CHUNK_BYTES_MAX,
     ) -> None:
         self._whose, self._gone = whose, gone
         self._chunk_size = (
-            ChunkSize(RECEIVE_BYTES, RECEIVE_BYTES) if turns is None else ChunkSize(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX)
+            ChunkSize(RECEIVE_BYTES, RECEIVE_BYTES) if turns is None else ChunkSize(CHUNK_BYTES_MIN, chunk_max)
         )
         self.turns = turns or Turns()
         """The turns of the guest that is charged for the work."""

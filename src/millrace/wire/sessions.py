@@ -10,8 +10,10 @@ from millrace.wire.peer.session import PeerClient, PeerServer
 from millrace.wire.peer.viewing import ViewClient, ViewServer
 from millrace.wire.pulse.client import PulseClientSession
 from millrace.wire.pulse.session import PulseSession
-from millrace.wire.qemu.audio import AudioPeer, DisplayClient
+from millrace.wire.qemu.audio import AudioPeer
+from millrace.wire.qemu.client import DisplayClient
 from millrace.wire.qemu.dbus import DBusWire
+from millrace.wire.qemu.display import ScreenPeer
 from millrace.wire.qemu.qmp import QmpHandover
 from millrace.wire.spice.channel import SpiceChannel
 from millrace.wire.spice.cursor import SpiceCursor
@@ -24,6 +26,8 @@ AnyWire: TypeAlias = ByteWire[object] | ChunkWire[object] | MessageWire[object]
 OVER_BYTES: tuple[type[ByteWire[object]], ...] = (
     PulseSession, PulseClientSession, SpiceMain, SpiceChannel, SpiceDisplay, SpiceCursor, SpiceInputs, VncClient,
 )  # fmt: skip
-OVER_CHUNKS: tuple[type[ChunkWire[object]], ...] = (NativeWire, DBusWire, AudioPeer, DisplayClient, QmpHandover)
+OVER_CHUNKS: tuple[type[ChunkWire[object]], ...] = (
+    NativeWire, DBusWire, AudioPeer, ScreenPeer, DisplayClient, QmpHandover,
+)  # fmt: skip
 OVER_MESSAGES: tuple[type[MessageWire[object]], ...] = (PeerServer, PeerClient, ViewServer, ViewClient)
 EVERY: tuple[type[AnyWire], ...] = (*OVER_BYTES, *OVER_CHUNKS, *OVER_MESSAGES)

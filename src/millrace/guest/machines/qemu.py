@@ -16,12 +16,24 @@ from millrace.errors import PeerLost
 from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec, bus_path
 from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.consoles import Consoles
 from millrace.io.clock import now_ns
-from millrace.io.fdstream import FdStream
+from millrace.io.fdstream import CHUNK_BYTES_MAX, RECEIVE_BYTES, FdStream
 from millrace.io.lookup import found_below
 from millrace.io.sockets import why_not_unix
 from millrace.text import quoted
-from millrace.wire.qemu.audio import AudioPeer, DisplayClient, Machine, NotThere, Refusal, Registered
+from millrace.wire.qemu.audio import AudioPeer
+from millrace.wire.qemu.client import (
+    Console,
+    DisplayClient,
+    Machine,
+    NotThere,
+    PointerKind,
+    Refusal,
+    Registered,
+    console_number,
+)
+from millrace.wire.qemu.display import ScreenPeer
 from millrace.wire.qemu.qmp import QmpHandover
 
 log = logging.getLogger("millrace.attach")
@@ -46,6 +58,11 @@ class QemuMachine(AttachedMachine):
         self.machine = "QEMU"
         self._kept = EndedVoices()
         self._streams: list[FdStream] = []
+        self._consoles: Consoles | None = None
+        self._accepted: set[str] = set()
+        """Listeners for sound that QEMU has accepted."""
+        self._no_sound: PeerLost | None = None
+        """Why there is none."""
 
     async def _session(self) -> None:
         control = await self._connected()
@@ -64,30 +81,57 @@ class QemuMachine(AttachedMachine):
                     self.machine = event.name or "QEMU"
                     self._register(client, "Out", lost)
                     self._register(client, "In", lost)
+                    consoles.describe(event.consoles)
                 elif isinstance(event, Registered):
-                    if event.kind == "Out" and not ready.done():
+                    if self._registered(event, consoles) and not ready.done():
                         ready.set_result(None)
+                elif isinstance(event, Console):
+                    consoles.came(event)
+                elif isinstance(event, PointerKind):
+                    consoles.pointer(event)
                 elif isinstance(event, Refusal):
-                    self._refused(event, lost)
+                    self._refused(event, consoles, lost)
                 elif isinstance(event, NotThere):
                     lost(PeerLost(self._not_there(event)))
+            consoles.answered()
+            if self._no_sound is not None and not consoles.registered and not consoles.awaited:
+                lost(self._no_sound)
 
-        self._streams.append(self._stream(control, client, after, lost))
+        consoles = self._consoles = Consoles(self, client, lambda: stream.flush_soon())
+        self._no_sound, self._accepted = None, set()
+        stream = self._stream(control, client, after, lost)
+        self._streams.append(stream)
         await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             self._attached()
         await ended
 
+    def _registered(self, event: Registered, consoles: Consoles) -> bool:
+        """A listener was accepted. Whether the session is up with that, be it its sound or a screen."""
+        number = console_number(event.kind)
+        if number is not None:
+            consoles.accepted(number)
+        else:
+            self._accepted.add(event.kind)
+        return event.kind != "In"
+
     # Without a microphone the machine can still be heard, so a refused In listener costs only a warning. Without an
-    # Out listener there is nothing to attach.
-    def _refused(self, refusal: Refusal, lost: Lost) -> None:
-        if refusal.what == "In":
-            log.warning("%s: no microphone for this machine: %s", self.label, refusal.text)
+    # Out listener there may still be screens.
+    def _refused(self, refusal: Refusal, consoles: Consoles, lost: Lost) -> None:
+        number = console_number(refusal.what)
+        if number is not None:
+            consoles.refused(number, refusal)
+        elif refusal.what == "In":
+            if self._no_sound is None:
+                log.warning("%s: no microphone for this machine: %s", self.label, refusal.text)
         elif refusal.error.endswith(".Invalid"):
             why = "QEMU accepts one listener: close the other program that displays this machine"
             lost(PeerLost(f"QEMU refused ({refusal.text or refusal.error}); {why}"))
         elif "UnknownMethod" in refusal.error or "UnknownObject" in refusal.error:
-            lost(PeerLost("QEMU has no sound on D-Bus: run it with -display dbus,…,audiodev=ID -audiodev dbus,id=ID"))
+            self._no_sound = PeerLost(
+                "QEMU has no sound on D-Bus: run it with -display dbus,…,audiodev=ID -audiodev dbus,id=ID"
+            )
+            log.warning("%s: %s", self.label, self._no_sound)
         else:
             lost(PeerLost(f"QEMU refused: {refusal.text or refusal.error}"))
 
@@ -106,12 +150,30 @@ class QemuMachine(AttachedMachine):
         peer = AudioPeer(os.getuid())
         door = self._door(kind, peer)
         self.doors.append(door)
-        self._streams.append(self._stream(mine, peer, lambda: door.receive(now_ns()), lost))
+
+        # A listener that QEMU refuses ends too, perhaps before QEMU says so. That is not the end of the session.
+        def ended(why: Exception) -> None:
+            if kind in self._accepted:
+                lost(why)
+            elif door in self.doors:
+                self.doors.remove(door)
+                door.close()
+
+        self._streams.append(self._stream(mine, peer, lambda: door.receive(now_ns()), ended))
         client.send_register(kind, theirs.detach())
 
-    def _stream(self, sock: socket.socket, core: DisplayClient | AudioPeer, after: After, lost: Lost) -> FdStream:
+    def screen_stream(self, sock: socket.socket, peer: ScreenPeer, after: After, lost: Lost) -> FdStream:
+        """See `consoles.Owner`."""
+        stream = self._stream(sock, peer, after, lost)
+        self._streams.append(stream)
+        return stream
+
+    def _stream(
+        self, sock: socket.socket, core: DisplayClient | AudioPeer | ScreenPeer, after: After, lost: Lost
+    ) -> FdStream:
         """A connection of the session, charged to the guest."""
         holds, may_wait = self._partial(), self._may_wait()
+        pictures = core if isinstance(core, ScreenPeer) else None
 
         def weighed() -> None:
             holds(core.partial_bytes)
@@ -119,6 +181,8 @@ class QemuMachine(AttachedMachine):
 
         return FdStream(
             sock, core, weighed, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
+            take_fds=pictures.receive_fds if pictures else None,
+            chunk_max=RECEIVE_BYTES if pictures else CHUNK_BYTES_MAX,
         )  # fmt: skip
 
     def _door(self, kind: str, peer: AudioPeer) -> MachineDoor:
@@ -170,10 +234,18 @@ class QemuMachine(AttachedMachine):
             stream.close()
 
     def _gone(self) -> None:
+        # The doors first: they release the keys that are held, if QEMU is still there to be told.
+        super()._gone()
         for stream in self._streams:
+            stream.is_behind()
             stream.close()
         self._streams.clear()
-        super()._gone()
+        self._consoles = None
+
+    def hint(self) -> str:
+        """See `AttachedMachine.hint`."""
+        silent = str(self._no_sound) if self._no_sound is not None else ""
+        return super().hint() or (self._consoles.hint() if self._consoles else "") or silent
 
     def view(self) -> MachineView:
         """See `AttachedMachine.view`."""

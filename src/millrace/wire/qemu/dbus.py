@@ -1,7 +1,7 @@
 """The client end of one D-Bus connection, sans-IO: to a message bus, or to a peer.
 
 D-Bus Specification 0.43: "Authentication Protocol" (EXTERNAL, then unix descriptors), "Message Protocol".
-Descriptors are sent with the bytes of their message; none are expected to be received.
+Descriptors are sent with the bytes of their message. How many a received message came with is in its header.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from millrace.wire.contract import Untimed
 from millrace.wire.qemu.values import Reader, Writer
 
 MESSAGE_MAX = 1024 * 1024
-"""Ample: QEMU sends 10 ms of sound at a time."""
+"""Ample for all but pictures: QEMU sends 10 ms of sound at a time."""
+LARGE = 64 * 1024
+"""A message that is longer is not copied: it keeps the buffer that it was received into."""
 _HEADER_BYTES = 16
 _LINE_MAX = 16 * 1024
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
+PROPERTIES = "org.freedesktop.DBus.Properties"
+UNKNOWN_METHOD = "org.freedesktop.DBus.Error.UnknownMethod"
 NO_REPLY = 1
 _PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_TO, _DESTINATION, _SENDER, _SIGNATURE, _FDS = range(1, 10)
 _TYPES = {_PATH: "o", _INTERFACE: "s", _MEMBER: "s", _ERROR_NAME: "s", _REPLY_TO: "u", _DESTINATION: "s",
@@ -37,7 +41,7 @@ class Message:
     flags: int
     serial: int
     fields: dict[int, Any]
-    body: bytes = b""
+    body: bytes | memoryview = b""
     order: str = "<"
 
     @property
@@ -71,6 +75,11 @@ class Message:
         return str(self.fields.get(_SIGNATURE, ""))
 
     @property
+    def fds(self) -> int:
+        """How many descriptors came with it."""
+        return int(self.fields.get(_FDS, 0))
+
+    @property
     def wants_reply(self) -> bool:
         """Whether it is a call that expects an answer."""
         return self.kind == CALL and not self.flags & NO_REPLY
@@ -90,8 +99,10 @@ class Message:
 class DBusWire(Untimed):
     """Bytes ⇄ messages. Calls queue until authentication is done."""
 
-    def __init__(self, uid: int) -> None:
+    def __init__(self, uid: int, message_max: int = MESSAGE_MAX) -> None:
+        """`message_max` bounds a received message, in bytes."""
         self.ready = False
+        self._message_max = message_max
         self._buffer = bytearray()
         self._serial = 0
         self._steps = [b"OK ", b"AGREE_UNIX_FD"]
@@ -144,20 +155,30 @@ class DBusWire(Untimed):
         _, kind, flags, _, body_size, serial, fields_size = struct.unpack_from(order + "BBBBIII", self._buffer)
         head = _HEADER_BYTES + fields_size + -fields_size % 8
         # Before waiting for the rest, so that what is buffered is bounded by what was announced.
-        if head + body_size > MESSAGE_MAX:
-            raise RemoteProtocolError(f"D-Bus message too long: {head + body_size} bytes; {MESSAGE_MAX} at most")
-        if len(self._buffer) < head + body_size:
+        size = head + body_size
+        if size > self._message_max:
+            raise RemoteProtocolError(f"D-Bus message too long: {size} bytes; {self._message_max} at most")
+        if len(self._buffer) < size:
             return False
-        raw = bytes(self._buffer[: head + body_size])
-        del self._buffer[: head + body_size]
-        reader = Reader(raw[:head], order)
+        raw = self._taken(size)
+        reader = Reader(bytes(raw[:head]), order)
         reader.values("yyyyuu")
         fields = dict(reader.value("a(yv)"))
-        for code, kind_of in ((_PATH, str), (_MEMBER, str), (_SIGNATURE, str), (_REPLY_TO, int)):
+        for code, kind_of in ((_PATH, str), (_MEMBER, str), (_SIGNATURE, str), (_REPLY_TO, int), (_FDS, int)):
             if not isinstance(fields.get(code, kind_of()), kind_of):
                 raise RemoteProtocolError("wrong type of a D-Bus header field")
         self._events.append(Message(kind, flags, serial, fields, raw[head:], order))
         return True
+
+    def _taken(self, size: int) -> bytes | memoryview:
+        """The first message of the buffer, taken out."""
+        if size < LARGE:
+            raw = bytes(self._buffer[:size])
+            del self._buffer[:size]
+            return raw
+        # What follows is short, as the buffer is looked at after each read.
+        whole, self._buffer = self._buffer, self._buffer[size:]
+        return memoryview(whole)[:size]
 
     def events(self) -> list[Message]:
         """The messages received since the last call."""

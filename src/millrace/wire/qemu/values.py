@@ -1,4 +1,4 @@
-"""D-Bus values: the part of the wire format that QEMU's audio needs (D-Bus Specification 0.43, "Marshaling").
+"""D-Bus values: the part of the wire format that QEMU's display needs (D-Bus Specification 0.43, "Marshaling").
 
 Lengths are checked against the available data before anything is read; a value that does not fit raises
 RemoteProtocolError.
@@ -15,11 +15,13 @@ from millrace.text import quoted
 _ALIGN = {"y": 1, "g": 1, "v": 1, "n": 2, "q": 2, "b": 4, "i": 4, "u": 4, "s": 4, "o": 4, "a": 4, "h": 4,
           "x": 8, "t": 8, "d": 8, "(": 8, "{": 8}  # fmt: skip
 _PLAIN = {"y": "B", "n": "h", "q": "H", "b": "I", "i": "i", "u": "I", "h": "I", "x": "q", "t": "Q", "d": "d"}
+NO_PROPERTIES = bytes(8)
+"""An empty a{sv}."""
 _KEYS = frozenset("ybnqiuxtdsogh")
 DEPTH_MAX = 16
 VALUES_MAX = 1_000
-"""The most values in one message. Sound is an array of bytes, which counts once. A message is decoded in a single step;
-this many values take 2 ms."""
+"""The most values in one message. Sound and pictures are arrays of bytes, which count once. A message is decoded
+in a single step; this many values take 2 ms."""
 
 
 def element(signature: str, at: int = 0) -> str:
@@ -63,7 +65,7 @@ def elements(signature: str) -> list[str]:
 class Reader:
     """Reads values from bytes; `order` is '<' or '>'. Arrays of bytes are returned as bytes."""
 
-    def __init__(self, data: bytes, order: str = "<") -> None:
+    def __init__(self, data: bytes | memoryview, order: str = "<") -> None:
         self._data, self._order, self._at = data, order, 0
         self._count = 0
 
@@ -76,7 +78,7 @@ class Reader:
         """Skip padding."""
         self._at += -self._at % to
 
-    def _take(self, size: int) -> bytes:
+    def _take(self, size: int) -> bytes | memoryview:
         end = self._at + size
         if end > len(self._data):
             raise RemoteProtocolError(f"truncated D-Bus value: {len(self._data) - self._at} of {size} bytes")
@@ -112,14 +114,18 @@ class Reader:
         size = self._take(1)[0] if code == "g" else self.value("u")
         raw = self._take(size + 1)
         try:
-            return raw[:-1].decode()
+            return bytes(raw[:-1]).decode()
         except UnicodeDecodeError:
             raise RemoteProtocolError("D-Bus string is not UTF-8") from None
 
+    def blob(self) -> bytes | memoryview:
+        """Read an array of bytes, which is not copied out of a memoryview."""
+        return self._take(self.value("u"))
+
     def _array(self, kind: str, depth: int) -> Any:
-        size = self.value("u")
         if kind == "y":
-            return self._take(size)
+            return bytes(self.blob())
+        size = self.value("u")
         self.align(_ALIGN[kind[0]])
         end = self._at + size
         if end > len(self._data):

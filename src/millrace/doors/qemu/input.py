@@ -1,0 +1,107 @@
+"""Keys and the pointer of one console of QEMU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from millrace.pixels.rects import Point, Size
+from millrace.wire.qemu.client import DisplayClient
+
+CODE_MAX = 0xFF
+BUTTONS = range(7)
+"""Left, middle, right, wheel up, wheel down, side, extra: as in a reader's set of buttons, so in QEMU."""
+WHEEL = frozenset({3, 4})
+MOTION_WAITS = 4
+"""Calls that QEMU has not answered yet, from which on movements are joined."""
+UNANSWERED_MAX = 256
+"""Beyond this many, presses are dropped, and only releases are sent."""
+SIZE_MAX = 16_384
+
+
+# QEMU takes either positions or movements of the pointer, and refuses the other. It is the guest that decides, by its
+# tablet, at any time. So what a reader sends is converted where it does not fit: positions to the movement since the
+# last one, and movements to a position on the screen.
+class ConsoleInput:
+    """Sends a reader's input to one console; `flush` is called when something was sent."""
+
+    def __init__(self, client: DisplayClient, console: int, flush: Callable[[], None]) -> None:
+        self._client, self._console, self._flush = client, console, flush
+        self.absolute = True
+        self.size = Size(0, 0)
+        self._at = Point(0, 0)
+        self._moved = Point(0, 0)
+        """Movement that was not sent yet."""
+        self._due = False
+        self._buttons = 0
+        self._keys: set[int] = set()
+
+    def key(self, code: int, down: bool) -> None:
+        """Press or release a key. A key that is held is pressed again, as a keyboard repeats it."""
+        if not 0 < code <= CODE_MAX or (down and self._overrun):
+            return
+        if down:
+            self._keys.add(code)
+        else:
+            self._keys.discard(code)
+        self._client.send_key(self._console, code, down)
+        self._flush()
+
+    def pointer(self, at: Point, buttons: int, relative: bool) -> None:
+        """Move the pointer to, or by, `at`; then press and release buttons."""
+        before = self._at
+        self._at = self._within(Point(before.x + at.x, before.y + at.y) if relative else at)
+        by = at if relative else Point(at.x - before.x, at.y - before.y)
+        self._moved = Point(self._moved.x + by.x, self._moved.y + by.y)
+        self._due = self._due or self._at != before or by != Point(0, 0)
+        changed = [button for button in BUTTONS if (buttons ^ self._buttons) >> button & 1]
+        self.send_motion(forced=bool(changed))
+        for button in changed:
+            self._button(button, bool(buttons >> button & 1))
+        self._flush()
+
+    def _button(self, button: int, down: bool) -> None:
+        if down and self._overrun:
+            return
+        self._buttons ^= 1 << button
+        if button not in WHEEL:
+            self._client.send_button(self._console, button, down)
+        elif down:
+            # A notch is one press; the release is for the guest's sake.
+            self._client.send_button(self._console, button, True)
+            self._client.send_button(self._console, button, False)
+
+    def send_motion(self, forced: bool = False) -> None:
+        """Send the movement that is due; unless `forced`, only if QEMU keeps up."""
+        if not self._due or (self._client.unanswered > MOTION_WAITS and not forced) or self._overrun:
+            return
+        moved, self._moved, self._due = self._moved, Point(0, 0), False
+        if self.absolute:
+            self._client.send_position(self._console, self._at.x, self._at.y)
+        else:
+            self._client.send_movement(self._console, moved.x, moved.y)
+
+    def size_wish(self, size: Size) -> None:
+        """Tell the guest how large a screen is wanted."""
+        if 0 < size.width <= SIZE_MAX and 0 < size.height <= SIZE_MAX and not self._overrun:
+            self._client.send_size(self._console, size.width, size.height)
+            self._flush()
+
+    def release(self) -> None:
+        """Release every key and button that is held."""
+        for code in self._keys:
+            self._client.send_key(self._console, code, False)
+        for button in BUTTONS:
+            if self._buttons >> button & 1 and button not in WHEEL:
+                self._client.send_button(self._console, button, False)
+        self._keys.clear()
+        self._buttons = 0
+        self._flush()
+
+    @property
+    def _overrun(self) -> bool:
+        return self._client.unanswered >= UNANSWERED_MAX
+
+    def _within(self, at: Point) -> Point:
+        """The nearest position on the screen; QEMU refuses others."""
+        width, height = max(1, self.size.width), max(1, self.size.height)
+        return Point(min(max(at.x, 0), width - 1), min(max(at.y, 0), height - 1))

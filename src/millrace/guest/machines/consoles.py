@@ -1,0 +1,152 @@
+"""The screens of a machine over QEMU's D-Bus interface."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from millrace.doors.machine import MachineDoor
+from millrace.doors.qemu.input import ConsoleInput
+from millrace.doors.qemu.screen import QemuScreen
+from millrace.errors import GraphError, PeerLost
+from millrace.guest.home import Home
+from millrace.io.clock import now_ns
+from millrace.io.fdstream import FdStream
+from millrace.io.settled import Settled
+from millrace.io.sharedpicture import shared_picture
+from millrace.wire.qemu.client import Console, DisplayClient, PointerKind, Refusal
+from millrace.wire.qemu.display import ScreenPeer
+
+log = logging.getLogger("millrace.attach")
+Lost = Callable[[Exception], None]
+
+
+class Owner(Protocol):
+    """The machine whose screens these are."""
+
+    guest: Home
+    doors: list[MachineDoor]
+
+    @property
+    def key(self) -> str:
+        """Its name for users and the API."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """The guest and the door, for the log."""
+        ...
+
+    def screen_stream(
+        self, sock: socket.socket, peer: ScreenPeer, after: Callable[[], None], lost: Lost
+    ) -> FdStream:  # fmt: skip
+        """A connection of the session that receives pictures."""
+        ...
+
+
+# A machine's sound and its screens are served by one session but do without each other: a QEMU without a card for
+# graphics has sound only, one without `audiodev` screens only. A connection for a screen that ends takes only that
+# screen with it; if QEMU itself ended, the session's first connection says so.
+class Consoles:
+    """Those of one session."""
+
+    def __init__(self, owner: Owner, client: DisplayClient, flush: Callable[[], None]) -> None:
+        """`flush` is called when input was given to `client`."""
+        self._owner, self._client, self._flush = owner, client, flush
+        self.awaited: set[int] = set()
+        """Consoles of which QEMU has not said yet what they are, or whether they can be watched."""
+        self.registered = 0
+        """How many can be watched."""
+        self.trouble = ""
+        """Why one can't, for users."""
+        self._screens: dict[int, QemuScreen] = {}
+        self._absolute: dict[int, bool] = {}
+
+    def describe(self, numbers: tuple[int, ...]) -> None:
+        """Ask QEMU about these consoles."""
+        self.awaited.update(numbers)
+        for number in numbers:
+            self._client.send_describe(number)
+
+    def came(self, console: Console) -> None:
+        """QEMU has described one: show it, unless it is a terminal of QEMU's own."""
+        if not console.graphic:
+            self.awaited.discard(console.number)
+            return
+        try:
+            self._register(console)
+        except GraphError as error:
+            self._fail(console.number, str(error))
+
+    # Our end is served before the call is sent, because QEMU waits on it.
+    def _register(self, console: Console) -> None:
+        owner, number = self._owner, console.number
+        mine, theirs = socket.socketpair()
+        try:
+            peer = ScreenPeer(os.getuid(), os.close)
+            control = ConsoleInput(self._client, number, self._flush)
+            screens, budget = owner.guest.screens, owner.guest.admission.budget
+            door = QemuScreen(screens, budget, peer, console, owner.key, control, shared_picture)
+        except BaseException:
+            mine.close()
+            theirs.close()
+            raise
+        settled = Settled(door.publish)
+
+        def after() -> None:
+            door.receive(now_ns())
+            if door.due:
+                settled.came()
+
+        owner.doors.append(door)
+        self._screens[number] = door
+        if number in self._absolute:
+            door.set_absolute(self._absolute[number])
+        owner.screen_stream(mine, peer, after, lambda why: self._ended(number, why))
+        self._client.send_register_screen(number, theirs.detach())
+
+    def _ended(self, number: int, why: Exception) -> None:
+        """The connection of one screen has ended."""
+        door = self._screens.pop(number, None)
+        if door is not None:
+            door.close()
+            self._owner.doors.remove(door)
+            self.registered -= number not in self.awaited
+            if not isinstance(why, PeerLost):
+                self._fail(number, str(why))
+
+    def pointer(self, kind: PointerKind) -> None:
+        """What the guest takes as its pointer has changed, or is known now."""
+        self._absolute[kind.number] = kind.absolute
+        if kind.number in self._screens:
+            self._screens[kind.number].set_absolute(kind.absolute)
+
+    def accepted(self, number: int) -> None:
+        """QEMU has accepted the listener."""
+        self.awaited.discard(number)
+        self.registered += number in self._screens
+
+    def refused(self, number: int, refusal: Refusal) -> None:
+        """QEMU can't say what a console is, or has refused the listener."""
+        self._fail(number, f"QEMU refused: {refusal.text or refusal.error}")
+        if number in self._screens:
+            door = self._screens.pop(number)
+            door.close()
+            self._owner.doors.remove(door)
+
+    def _fail(self, number: int, why: str) -> None:
+        self.awaited.discard(number)
+        self.trouble = f"no screen of console {number}: {why}"
+        log.warning("%s: %s", self._owner.label, self.trouble)
+
+    def answered(self) -> None:
+        """QEMU has processed input: send the movement that waited for that."""
+        for door in self._screens.values():
+            door.control.send_motion()
+
+    def hint(self) -> str:
+        """What is wrong with a screen, for users."""
+        return next((door.trouble for door in self._screens.values() if door.trouble), self.trouble)
