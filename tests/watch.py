@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import MillraceError
 from millrace.graph.pictures import Cursor, Mode, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Listed, Screens
+from millrace.graph.seat import Watcher
 from millrace.guest.viewer import ViewerSession
 from millrace.guest.viewers import Group, Viewers
 from millrace.outlets.encoded import MakePictures
+from millrace.outlets.picturechoice import Formats
+from millrace.outlets.pictures import PictureEncoder
 from millrace.outlets.plainpictures import PlainPictures
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.rights.model import OWNER, Principal
@@ -31,6 +35,7 @@ from millrace.wire.peer.pictures import (
     encode_picture_message,
 )
 from millrace.wire.peer.viewing import ViewClient
+from tests.painting import Canvas
 from tests.unit.test_guest_home import House
 
 STEP_NS = 5 * NS_PER_MS
@@ -95,7 +100,7 @@ class Remote:
         self.pieces: list[Piece] = []
         self.ages: list[HostNs] = []
         self.bytes = 0
-        self.canvas = np.zeros((1, 1, 4), np.uint8)
+        self.drawn = Canvas(Size(1, 1))
         self.shapes: dict[int, bytes] = {}
         self.cursor: Any = None
         self.ended: MillraceError | None = None
@@ -156,24 +161,23 @@ class Remote:
         self.told.append(event)
         if isinstance(event, ModeChanged) and event.generation != getattr(self, "generation", None):
             self.generation = event.generation
-            self.canvas = np.zeros((event.height, event.width, 4), np.uint8)
+            self.drawn = Canvas(Size(event.width, event.height))
         if type(event).__name__ == "CursorChanged":
             self.cursor = event
 
     def _draw(self, piece: Piece, now: HostNs) -> None:
         self.pieces.append(piece)
-        for part in piece.parts:
-            at = part.at
-            if part.type == PartType.SHAPE:
-                self.shapes[part.dx] = bytes(part.data)
-                continue
-            assert part.type == PartType.RAW
-            rows = np.frombuffer(part.data, np.uint8).reshape(at.height, at.width, 4)
-            self.canvas[at.y : at.bottom, at.x : at.right] = rows
+        self.shapes |= {part.dx: bytes(part.data) for part in piece.parts if part.type == PartType.SHAPE}
+        self.drawn.apply(part for part in piece.parts if part.type != PartType.SHAPE)
         if piece.last and piece.serial:
             self.ages.append(now - piece.painted_ns)
             if self.acks:
                 self.wire.send_shown(piece.serial, now, now)
+
+    @property
+    def canvas(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The picture that it shows."""
+        return self.drawn.pixels
 
     def news(self, kind: type) -> list[Any]:
         """The messages of a kind since the last call of this."""
@@ -193,6 +197,25 @@ class Remote:
         return [one.why for one in self.told if isinstance(one, Gone)]
 
 
+def hybrid(desk: Desk) -> MakePictures:
+    """The daemon's encoders, which work at once: in no time of the virtual clock."""
+
+    def make(
+        screen: Screen, settings: PictureSettings, formats: Formats, who: Watcher, wake: Callable[[], None],
+        failed: Callable[[Exception], None],
+    ) -> PictureEncoder:  # fmt: skip
+        return PictureEncoder(
+            screen, settings, who, wake, lane=_at_once, clock=lambda: desk.now_ns,
+            budget=desk.home.admission.budget, formats=formats, failed=failed,
+        )  # fmt: skip
+
+    return make
+
+
+def _at_once(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    done(work())
+
+
 class _Untimed:
     def rearm(self) -> None:
         pass
@@ -204,19 +227,19 @@ class _Untimed:
 class Desk:
     """A guest's screens and viewers."""
 
-    def __init__(self, make: MakePictures = PlainPictures, limit: int | None = None) -> None:
+    def __init__(self, encodes: bool = False) -> None:
+        """Its encoders are the daemon's, or else send pixels as they are."""
         self.house = House()
         self.now_ns: HostNs = 5 * NS_PER_S
         self.id = 100
         self.home = self.house.home
-        if limit is not None:
-            self.home.admission.budget.limit = limit
         self.remotes: list[Remote] = []
         self.groups: list[Group] = []
         self.changes: list[tuple[str, str]] = []
         self.home.screens = Screens("alice", self.house.rig.graph.ids, self.home.admission.budget, self._screen_changed)
         self.viewers = Viewers(
-            self.home, make, self._timer, lambda change, session: self.changes.append((change, session.key)),
+            self.home, hybrid(self) if encodes else PlainPictures, self._timer,
+            lambda change, session: self.changes.append((change, session.key)),
             lambda: self.now_ns,
         )  # fmt: skip
 

@@ -104,7 +104,7 @@ def test_encoders_rate_follows_the_line_with_reserve() -> None:
     assert rate_step(None, None) is None and rate_step(1_000_000_000, 4_000_000) is None
     assert rate_step(5_000_000, None) == 4_000_000 and rate_step(1, None) == RATE_STEPS[0]
     # It stays where it is while the line still carries that, and does not go up for a little more.
-    assert rate_step(4_100_000, 4_000_000) == 4_000_000 and rate_step(9_300_000, 4_000_000) == 4_000_000
+    assert rate_step(4_100_000, 4_000_000) == 4_000_000 and rate_step(6_700_000, 4_000_000) == 4_000_000
     assert rate_step(10_000_000, 4_000_000) == 8_000_000 and rate_step(3_000_000, 4_000_000) == 2_000_000
     assert rate_step(20_000_000, None) == 16_000_000 and rate_step(33_000_000, None) is None
 

@@ -426,6 +426,10 @@ class ViewerSession:
             if event.decoded_ns:
                 arrived_ns = min(now_ns, event.decoded_ns + (rtt_ns or 0) // 2)
             self.times.drawn(event.serial, event.decoded_ns, event.drawn_ns, event.skew_ns, now_ns)
+        unknown = self.flow.rate is None
         self.flow.acknowledged(event.serial, arrived_ns, rtt_ns)
+        if unknown and self.flow.rate is not None:
+            # What is sent until the next tick could take seconds on a thin line.
+            self.regroup()
         self.account.hold("sending", self.flow.bytes_on_way, LISTENERS)
         self.viewers.ready(self)

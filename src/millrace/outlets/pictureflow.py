@@ -63,7 +63,8 @@ class PictureFlow:
         if not self._on_way:
             return True
         if self.rate is None or rtt_ns is None:
-            return len(self._on_way) < min(PICTURES_MAX, FIRST_PICTURES + (rtt_ns or 0) // PICTURE_NS)
+            few = len(self._on_way) < min(PICTURES_MAX, FIRST_PICTURES + (rtt_ns or 0) // PICTURE_NS)
+            return few and self.bytes_on_way < SAMPLE_BYTES
         holds = self.rate * (rtt_ns + QUEUE_NS) // (8 * NS_PER_S)
         return len(self._on_way) < PICTURES_MAX and self.bytes_on_way <= holds
 
@@ -123,7 +124,10 @@ class PictureFlow:
             self._easy_since_ns, self._easy_bytes = now_ns, 0
 
 
-RATE_STEPS = (250_000, 500_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000, 16_000_000, 32_000_000)
+RATE_STEPS = (
+    250_000, 350_000, 500_000, 700_000, 1_000_000, 1_400_000, 2_000_000, 2_800_000, 4_000_000, 5_600_000, 8_000_000,
+    11_000_000, 16_000_000, 22_000_000, 32_000_000,
+)  # fmt: skip
 """Bit/s of encoders that viewers on slow lines share; beyond the last, an encoder has no bound."""
 
 
