@@ -6,87 +6,31 @@ import asyncio
 import json
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from millrace.daemon.app import Daemon
-from millrace.graph.screen import Reader, Screen
 from millrace.guest.machines import network
 from millrace.guest.machines.address import parse_door
 from millrace.pixels.rects import Point, Size
-from millrace.wire.keys import BY_KEYSYM, BY_NAME
 from millrace.wire.vnc.messages import Encoding
 from tests.bus import daemon_in
 from tests.gops import WATCHER
 
 from .conftest import need
+from .watched import Watched
 from .xserver import Picture, XServer
 
 pytestmark = [pytest.mark.real, pytest.mark.beside]
 ENCODINGS = (Encoding.RAW, Encoding.TIGHT, Encoding.ZRLE, Encoding.ZLIB)
-CONNECT_S, PAINT_S = 20, 20
+CONNECT_S = 20
 ECHO = bytes.fromhex("30e4cd16b40e31dbcd10ebf4")
 """Instructions of a boot sector: wait for a key, write it on the screen, again."""
 BEEP = bytes.fromhex("b0b6e643b0a9e642b004e642e4610c03e661")
 """The speaker is on."""
-
-
-class Watched:
-    """A screen with somebody who watches it and has the keyboard."""
-
-    def __init__(self, daemon: Daemon, screen: Screen) -> None:
-        self.guest = daemon.worker.guests["alice"]
-        self.screen = screen
-        self.reader: Reader = screen.read(WATCHER)
-        self.guest.screens.seat.take(WATCHER)
-
-    @property
-    def picture(self) -> Picture:
-        assert self.screen.memory is not None
-        return self.screen.memory.picture[:, :, :3]
-
-    async def until(self, told: Callable[[], bool], what: str, seconds: float = PAINT_S) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                while not told():
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            raise AssertionError(f"{what}: not within {seconds} s") from None
-
-    async def shows(self, server: Callable[[], Picture]) -> None:
-        """Wait until the screen is, pixel by pixel, what the server shows; a cursor that blinks makes it wait."""
-
-        def same() -> bool:
-            shown, own = self.picture, server()
-            return shown.shape == own.shape and np.array_equal(shown, own)
-
-        try:
-            async with asyncio.timeout(PAINT_S):
-                while not await asyncio.to_thread(same):
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            own = server()
-            if self.picture.shape != own.shape:
-                raise AssertionError(f"{self.picture.shape} instead of {own.shape}") from None
-            wrong = np.argwhere((self.picture != own).any(axis=2))
-            raise AssertionError(
-                f"{len(wrong)} pixels differ, from {wrong.min(axis=0)} to {wrong.max(axis=0)}: the first is"
-                f" {self.picture[tuple(wrong[0])]} instead of {own[tuple(wrong[0])]}"
-            ) from None
-
-    def type(self, text: str) -> None:
-        for char in text:
-            key = BY_NAME["Enter"] if char == "\n" else BY_KEYSYM[ord(char)]
-            shift = key.shifted == ord(char) != key.keysym
-            keys = [BY_NAME["ShiftLeft"].code] * shift + [key.code]
-            for code in keys:
-                self.reader.key(code, True)
-            for code in reversed(keys):
-                self.reader.key(code, False)
 
 
 @asynccontextmanager

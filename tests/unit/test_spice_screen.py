@@ -87,6 +87,9 @@ class Machine:
         self.now_ns += SETTLED_NS
         self.wire.handle_timeout(self.now_ns)
         self.door.receive(self.now_ns)
+        while self.wire.unfinished:
+            self.wire.receive(b"", self.now_ns)
+            self.door.receive(self.now_ns)
 
     def points(self, *messages: bytes) -> None:
         self.cursor.receive(b"".join(messages), self.now_ns)
@@ -386,6 +389,14 @@ def test_vp8_is_decoded_for_a_viewer_that_cannot_compose_it(tracks: bool) -> Non
     assert made.budget.held < held
 
 
+def test_a_column_of_a_screen_is_no_track_of_its_own() -> None:
+    made, picture = machine(), smooth()[:, :32]
+    column = Rect(32, 0, 32, HEIGHT)
+    made.says(server.stream_create(4, column, 2), server.stream_data(4, 0, server.vp8(picture, 1)[0]))
+    assert not list(made.tracks) and made.door.screen is not None and not made.door.screen.overlays
+    assert close_to(made.painted[:, 32:64], picture)
+
+
 def test_frames_for_the_decoder_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     made, frames = machine(), server.vp8(noise(WIDTH, HEIGHT), 12)
     limit = len(frames[0]) + len(frames[1])
@@ -406,7 +417,7 @@ def test_frames_for_the_decoder_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_impossible_streams_are_refused() -> None:
     for messages in (
-        [server.stream_create(1, WHOLE, 3)], [server.stream_create(n, WHOLE, 1) for n in range(70)],
+        [server.stream_create(1, WHOLE, 3)], [server.stream_create(n, WHOLE, 1) for n in range(300)],
         [server.stream_create(1, WHOLE, 2), server.stream_data(1, 0, b"\1abc")],
     ):  # fmt: skip
         made = machine(tracks=False)

@@ -295,7 +295,37 @@ def test_events_wait_until_nothing_more_comes() -> None:
         assert due_ns is not None and due_ns <= PICTURE_NS
     large = server.draw_copy(Rect(0, 0, 2000, 2100), server.bitmap(np.zeros((2100, 2000, 4), np.uint8)))
     wire.receive(large, 20 * NS_PER_MS)
-    assert len(wire.events()) == 21, "much is not withheld"
+    assert len(wire.events()) == 21 and not wire.unfinished, "much is not withheld"
+
+
+def test_much_to_paint_is_given_out_in_steps() -> None:
+    wire, whole = display(), Rect(0, 0, 1024, 1024)
+    wire.receive(b"".join(server.draw_fill(whole, n) for n in range(7)), 0)
+    wire.handle_timeout(SETTLED_NS)
+    events = wire.events()
+    assert len(events) == 2 and wire.unfinished and wire.partial_bytes and not wire.receive(b"", SETTLED_NS)
+    while wire.unfinished:
+        due_ns = wire.next_timeout()
+        assert due_ns is not None and due_ns > SETTLED_NS
+        wire.handle_timeout(due_ns)
+        events += wire.events()
+    assert [event.colour for event in events if isinstance(event, Raster)] == list(range(7))
+    assert not wire.partial_bytes and wire.next_timeout() is None
+
+
+def test_lz_picture_of_many_codes_is_decoded_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.wire.spice.lz.CODES", 20)
+    wire, picture = display(), noise(64, 32)
+    wire.receive(server.draw_copy(Rect(0, 0, 64, 32), server.lz_image(picture)), 0)
+    wire.handle_timeout(SETTLED_NS)
+    steps, events = 0, wire.events()
+    while wire.unfinished:
+        assert not events and wire.partial_bytes > 20 * 3 * steps
+        events = wire.events()
+        steps += 1
+    (event,) = events
+    assert steps == 64 * 32 // 32 // 20 and isinstance(event, Raster) and event.image is not None
+    assert (decoded(event.image) == picture).all()
 
 
 def test_other_messages_of_a_display_are_understood() -> None:

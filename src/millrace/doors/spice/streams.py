@@ -23,7 +23,11 @@ from millrace.pixels.rects import Rect
 from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.spice.display import MJPEG, VP8, ReportWanted, StreamCreate, StreamData, StreamReport
 
-STREAMS_MAX = 64
+STREAMS_MAX = 256
+DECODED_PIXELS_MAX = 2560 * 1600
+"""Larger video is not decoded here: that would take longer than a cycle of sound."""
+PASSED_SIDE_MIN = 64
+"""A smaller stream is decoded: QEMU makes one of each column of 32 pixels, if it is told to make video of them."""
 UNDECODED_BYTES = 4 * 1024 * 1024
 """Video since its last key frame that is kept, in case it must be decoded; beyond that, the next key is waited for."""
 CATCH_UP = 6
@@ -150,6 +154,12 @@ class Passed:
         self._publisher.push(End("the stream has ended"))
 
 
+def _worth_a_track(made: StreamCreate) -> bool:
+    """Whether a viewer can compose a stream, and would rather than have it in the screen."""
+    # A picture stored from the bottom up would be upside down there.
+    return made.surface == 0 and made.top_down and min(made.width, made.height) >= PASSED_SIDE_MIN
+
+
 class Streams:
     """The streams of one display channel. `new_track` is None if nobody takes tracks: then all is decoded."""
 
@@ -185,10 +195,10 @@ class Streams:
         if made.codec not in (MJPEG, VP8):
             raise RemoteProtocolError(f"unsupported SPICE video: codec {made.codec}")
         self.destroy(made.stream)
-        decoder = PictureDecoder("vp8" if made.codec == VP8 else "jpeg", made.width * made.height)
+        pixels_max = min(made.width * made.height, DECODED_PIXELS_MAX)
+        decoder = PictureDecoder("vp8" if made.codec == VP8 else "jpeg", pixels_max)
         stream = Stream(made, made.at, made.parts, decoder)
-        # A picture stored from the bottom up could only be passed through upside down.
-        if made.codec == VP8 and made.surface == 0 and made.top_down and self._new_track is not None:
+        if made.codec == VP8 and _worth_a_track(made) and self._new_track is not None:
             stream.passed = Passed(self._new_track(), made.width, made.height)
         self._streams[made.stream] = stream
 

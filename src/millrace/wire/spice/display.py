@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -16,8 +17,20 @@ from millrace.errors import RemoteProtocolError
 from millrace.pixels.rects import Rect
 from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel, SpiceMessage, unpack
-from millrace.wire.spice.draws import DRAWINGS, Drawing, Unknown, read_clip, read_drawing, read_rect
-from millrace.wire.spice.images import PIXELS_MAX
+from millrace.wire.spice.draws import (
+    DRAWINGS,
+    Blended,
+    Copied,
+    Drawing,
+    Keyed,
+    Raster,
+    Unknown,
+    read_clip,
+    read_drawing,
+    read_rect,
+)
+from millrace.wire.spice.images import PIXELS_MAX, ImageKind
+from millrace.wire.spice.lz import LzDecoder
 
 SETTLED_NS: HostNs = 2 * NS_PER_MS
 """A picture is complete when nothing has come for this long: most cards' pictures come in columns of 32 pixels."""
@@ -25,6 +38,10 @@ PICTURE_NS: HostNs = 12 * NS_PER_MS
 """Or when this much time has passed since its first part."""
 PICTURE_BYTES = 16 * 1024 * 1024
 """Or when its parts have this size."""
+STEP_COST, EVENT_COST = 2 * 1024 * 1024, 4096
+"""Pixels that are painted in one step, and how many a drawing counts for besides its own."""
+STEP_NS: HostNs = NS_PER_MS
+"""Between two steps others have their turn."""
 DRAWING_BYTES = 512
 """What a drawing takes besides its pixels."""
 CACHE_PIXELS = 4 * 1024 * 1024
@@ -163,8 +180,6 @@ DisplayEvent: TypeAlias = (
 class SpiceDisplay:
     """The display channel: initialises it, and gathers what comes into pictures."""
 
-    unfinished = False
-
     def __init__(
         self, session: int, number: int, password: str, encrypt: Encrypt, now_ns: HostNs, near: bool = False
     ) -> None:
@@ -175,7 +190,10 @@ class SpiceDisplay:
         self._gathered: list[DisplayEvent] = []
         self._weight = 0
         self._first_ns = self._last_ns = 0
-        self._complete: list[DisplayEvent] = []
+        self._complete: deque[DisplayEvent] = deque()
+        self._complete_bytes = 0
+        self._decoder: LzDecoder | None = None
+        self._again_ns: HostNs = 0
 
     @property
     def arrived_ns(self) -> HostNs:
@@ -184,8 +202,14 @@ class SpiceDisplay:
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message or picture that is still incomplete."""
-        return self._channel.partial_bytes + self._weight
+        """Bytes received of a message or picture that is still incomplete, or waits for its turn."""
+        decoded = 0 if self._decoder is None else self._decoder.held_bytes
+        return self._channel.partial_bytes + self._weight + self._complete_bytes + decoded
+
+    @property
+    def unfinished(self) -> bool:
+        """See `Core`: the rest of a picture that takes long comes with the next calls of `events`."""
+        return bool(self._complete)
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the channel."""
@@ -220,25 +244,57 @@ class SpiceDisplay:
 
     def next_timeout(self) -> HostNs | None:
         """When the picture that is being gathered counts as complete, or the link must have been accepted."""
+        if self._complete:
+            return self._again_ns
         if not self._gathered:
             return self._channel.next_timeout()
         return min(self._last_ns + SETTLED_NS, self._first_ns + PICTURE_NS)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
-        if not self._gathered:
+        due_ns = self.next_timeout()
+        if self._complete or self._gathered:
+            if due_ns is not None and now_ns >= due_ns:
+                self._settle()
+                self._again_ns = now_ns + STEP_NS
+        else:
             self._channel.handle_timeout(now_ns)
-        elif now_ns >= min(self._last_ns + SETTLED_NS, self._first_ns + PICTURE_NS):
-            self._settle()
 
     def _settle(self) -> None:
         self._complete += self._gathered
+        self._complete_bytes += self._weight
         self._gathered, self._weight = [], 0
 
+    # A server can send thousands of drawings of a whole screen within a picture's time, each in sixty bytes. So what
+    # they cost is counted, and whoever paints them is given only so many at a time.
     def events(self) -> list[DisplayEvent]:
-        """The events of complete pictures since the last call."""
-        out, self._complete = self._complete, []
+        """The next events of complete pictures; not all of them, if there is much to paint."""
+        out: list[DisplayEvent] = []
+        cost = 0
+        while self._complete and cost < STEP_COST:
+            event = self._complete[0]
+            cost += _cost(event)
+            made = self._decoded(event)
+            if made is None:
+                break
+            out.append(made)
+            self._complete.popleft()
+        if not self._complete:
+            self._complete_bytes = 0
         return out
+
+    def _decoded(self, event: DisplayEvent) -> DisplayEvent | None:
+        """An event with the pixels of its LZ picture; None if that takes another step."""
+        if not isinstance(event, Raster | Keyed | Blended) or event.image is None:
+            return event
+        image = event.image
+        if image.kind != ImageKind.LZ_RGB:
+            return event
+        self._decoder = self._decoder or LzDecoder(image.data, image.width, image.height)
+        if not self._decoder.step():
+            return None
+        pixels, self._decoder = self._decoder.pixels(), None
+        return replace(event, image=replace(image, pixels=pixels, data=b""))
 
     def send_report(self, report: StreamReport) -> None:
         """Queue a report on a stream."""
@@ -251,6 +307,15 @@ class SpiceDisplay:
     def data_to_send(self) -> bytes:
         """See `Sender`."""
         return self._channel.data_to_send()
+
+
+def _cost(event: DisplayEvent) -> int:
+    """Roughly the pixels that an event changes or reads."""
+    if isinstance(event, Raster | Keyed | Blended | Copied):
+        return EVENT_COST + sum(min(part.area, PIXELS_MAX) for part in event.base.parts)
+    if isinstance(event, SurfaceCreate):
+        return EVENT_COST + event.width * event.height
+    return STEP_COST // 2 if isinstance(event, StreamData) else EVENT_COST
 
 
 def _surface_create(body: bytes) -> DisplayEvent:

@@ -6,7 +6,7 @@ type, flags (1: keep it for later, under this name), width and height. The type 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -62,6 +62,8 @@ class Image:
     data: bytes = b""
     surface: int = -1
     bitmap: Bitmap | None = None
+    pixels: Pixels | None = field(default=None, compare=False)
+    """Once they were decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,8 @@ def _bitmap(body: bytes, at: int, width: int, height: int) -> tuple[Bitmap, byte
 
 def decoded(image: Image) -> Pixels:
     """The pixels of an image that contains them and needs no picture decoder; NotUnderstood for any other."""
+    if image.pixels is not None:
+        return image.pixels
     if image.kind == ImageKind.LZ_RGB:
         return decode_lz(image.data, image.width, image.height)
     if image.bitmap is None:
