@@ -22,6 +22,7 @@ from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.spice.screen import Controls, SpiceScreen
 from millrace.doors.vnc.door import SessionEvent, VncDoor
 from millrace.doors.vnc.screen import VncScreen
+from millrace.doors.x11.door import X11Door
 from millrace.dsp.convert import Samples
 from millrace.errors import MillraceError
 from millrace.graph.model import Ids
@@ -53,6 +54,7 @@ from millrace.wire.spice.inputs import SpiceInputs
 from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, TlsWanted
+from millrace.wire.x11.client import X11Client
 from tests.fuzz import seeds, spiceserver
 from tests.fuzz.mutate import Mutator, Repair, repair_at, repair_line
 from tests.watch import Desk, Remote
@@ -401,6 +403,26 @@ def _vnc() -> Take:
     return take
 
 
+def _x11() -> Take:
+    rig = Rig()
+    wire = X11Client(b"", 0)
+    memory = memoryview(bytearray(16_000_000))
+    screens = Screens("fuzz", Ids(), rig.graph.budget)
+
+    def shared(size: int) -> tuple[int, memoryview]:
+        return 9, memory if size <= len(memory) else memoryview(bytearray(size))
+
+    door = X11Door(screens, wire, "door/0", shared, lambda ready: None, lambda: None)
+    wire.send_watch(0)
+
+    def take(data: bytes) -> None:
+        wire.receive(data, rig.now_ns)
+        door.receive(rig.now_ns)
+        wire.data_to_send()
+
+    return take
+
+
 def _linked(sessions: list[seeds.Session]) -> list[seeds.Session]:
     """SPICE sessions from their link on."""
     link = [seeds.spice_reply(bytes(162)), bytes(4)]
@@ -429,6 +451,7 @@ WIRES = (
     Wire("spice: cursor", lambda: _linked(seeds.spice_cursor()), _spice_cursor, SPICE),
     Wire("spice: inputs", lambda: _linked(seeds.spice_inputs()), _spice_inputs, SPICE),
     Wire("vnc: machine to daemon", seeds.vnc, _vnc),
+    Wire("x11: display to daemon", seeds.x11, _x11),
 )
 
 

@@ -37,7 +37,7 @@ from millrace.wire.qemu.client import DisplayClient
 from millrace.wire.qemu.dbus import Message
 from millrace.wire.qemu.display import ScreenPeer
 from millrace.wire.qemu.values import Writer
-from tests.fuzz import spiceserver, vncserver
+from tests.fuzz import spiceserver, vncserver, xserver
 
 Session = list[bytes]
 ZSTD_FRAME = bytes.fromhex("28b52ffd2018c10000") + bytes(24)
@@ -542,6 +542,14 @@ def _vnc_pictures() -> Session:
         vncserver.update(streams.tight(0, 0, photo[:1, :2], "copy", 1, 15), vncserver.rect(0, 0, 320, 200, -223)),
         vncserver.update(vncserver.raw(0, 0, text)),
     ]  # fmt: skip
+
+
+def x11() -> list[Session]:
+    """A server's messages."""
+    login = [xserver.setup(), *xserver.extensions()]
+    shown = [xserver.cursor(12), xserver.damaged(1, 2, 3, 4), xserver.cursor_changed(), xserver.copied(15)]
+    resized = [*shown, xserver.resized(32, 20), xserver.damaged(0, 0, 64, 48), xserver.error(17)]
+    return [[*login, *shown], [*login, *resized], [xserver.refused()]]
 
 
 # -- HTTP -------------------------------------------------------------------------------------------

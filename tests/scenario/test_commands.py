@@ -125,7 +125,8 @@ WRONG = [
     "sink add a/b", "token new --may fly", "token new --expires soon", "grant dance", "revoke dance",
     "prompt dance", "explain x", "explain sink/millrace",
     "explain listener/1", "latency listener/1", "latency recorder/1", "latency x", "latency", "attach qemu",
-    "attach qemu --p2p 0", "attach qemu --p2p x", "attach spice x:y", "attach vnc x:y", "listen --to tape:",
+    "attach qemu --p2p 0", "attach qemu --p2p x", "attach spice x:y", "attach vnc x:y", "attach x11 x:1",
+    "listen --to tape:",
     "listen --to null: --mic tape", "listen --to null: --set bitrate=1", "listen --to null: --set x=1",
     "listen --to null: --latency slow", "top --every 0", "lab run nothing", "lab sound nothing",
     "lab impair nowhere", "serve --listen x", "serve --guest a/b", "matrix --cards none", "demo --to tape:",
@@ -139,7 +140,8 @@ REFUSED = [
     "deny 999", "grant connect --guest none",
     "revoke connect --guest none", "prompt connect --guest none", "explain stream/999", "explain recorder/999",
     "latency stream/999", "detach door/999", "attach qemu --qmp /x --guest none", "attach spice x:1 --guest none",
-    "attach vnc x:1 --guest none", "listen none --to null:", "listen --to null: --sink none", "dot --guest none",
+    "attach vnc x:1 --guest none", "attach x11 :1 --guest none",
+    "listen none --to null:", "listen --to null: --sink none", "dot --guest none",
 ]  # fmt: skip
 SHOWS = r"`millrace (ls|grants|token list)`|there are: default$|it has (sink/)?millrace\b"
 """Text that says how to list the existing objects."""
@@ -164,7 +166,7 @@ def test_invalid_value_exits_with_2_and_refusal_with_3(tmp_path: Path) -> None:
                 assert asked_for[0] in one["err"] and re.search(SHOWS, one["err"]), one
 
     with_daemon(tmp_path, test)
-    leaves = {" ".join(word for word in command if word.isalpha()) for command in tree()}
+    leaves = {" ".join(word for word in command if word.isalnum()) for command in tree()}
     untried = [leaf for leaf in leaves if not any(_same(leaf, line) for line in (*WRONG, *REFUSED))]
     assert {leaf for leaf in untried if not any(_same(leaf, known) for known in NOTHING_TO_GET_WRONG)} == set()
 

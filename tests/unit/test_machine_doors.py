@@ -96,7 +96,14 @@ def test_machine_recorders_exist_until_session_ends(kind: str) -> None:
 
 
 def test_every_kind_of_machine_address_is_served() -> None:
-    named = ("qmp:/run/vm.qmp", "dbus:unix:path=/run/bus", "spice://host", "spice+tls://host", "vnc+unix:///run/vnc")
+    named = (
+        "qmp:/run/vm.qmp",
+        "dbus:unix:path=/run/bus",
+        "spice://host",
+        "spice+tls://host",
+        "vnc+unix:///run/vnc",
+        "x11::1",
+    )
     kinds = {parse_door(text).kind for text in named}
     assert kinds | {"p2p"} == set(KINDS)
     assert all(issubclass(load(), AttachedMachine) for load in KINDS.values())

@@ -40,6 +40,7 @@ from millrace.wire.spice.inputs import SpiceInputs
 from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, TlsWanted
+from millrace.wire.x11.client import X11Client
 from tests.fuzz import seeds
 
 NOW = 5 * NS_PER_S
@@ -117,6 +118,7 @@ CASES = (
     Case("SpiceDisplay", lambda: SpiceDisplay(7, 0, "", ticket, NOW), lambda: linked(seeds.spice_display())),
     Case("SpiceCursor", lambda: SpiceCursor(7, 0, "", ticket, NOW), lambda: linked(seeds.spice_cursor())),
     Case("SpiceInputs", lambda: SpiceInputs(7, "", ticket, NOW), lambda: linked(seeds.spice_inputs())),
+    Case("X11Client", lambda: X11Client(b"", NOW), lambda: [said[:12] for said in seeds.x11()]),
     Case("PeerServer", lambda: PeerServer(NOW), seeds.peer_listener),
     Case("PeerClient", lambda: PeerClient(Hello(microphone=True), NOW), seeds.peer_daemon),
     Case("ViewServer", lambda: ViewServer(NOW), seeds.viewer),

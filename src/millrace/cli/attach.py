@@ -1,4 +1,4 @@
-"""`millrace attach` and `detach`: virtual machines, over D-Bus, SPICE or VNC."""
+"""`millrace attach` and `detach`: virtual machines over D-Bus, SPICE or VNC, and X displays."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ app = App(
     "millrace attach qemu --qmp /run/vm.qmp",
     "millrace attach spice localhost:5930 --password-file ~/vm.pass",
     "millrace attach vnc localhost:5901",
+    "millrace attach x11 :1",
     "millrace ls                 # the state of each door",
     "millrace detach door/7",
     help="Attach a virtual machine's sound to a guest.",
@@ -187,6 +188,31 @@ def vnc(
       # qemu … -audiodev none,id=a -vnc :1,password=on,audiodev=a
     """
     _attach(guest, _network("vnc", address, False, password_file, ca_file), as_json)
+
+
+@app.command("x11")
+def x11(
+    display: Annotated[str, typer.Argument(help="The display: :1, or the path of its socket.")],
+    auth_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Authority file with the display's cookie (mode 0600).")
+    ] = None,
+    guest: _GUEST = "default",
+    as_json: _JSON = False,
+) -> None:
+    """Attach an X display: a desktop without a virtual machine.
+
+    That of a container, for example: its picture, keyboard and pointer.
+
+    Programs in it bring their sound through the guest's socket.
+
+    Examples:
+
+    \b
+      millrace attach x11 :1
+      # Xvfb :1 -screen 0 1920x1080x24
+    """
+    body = {"door": f"x11:{display}"}
+    _attach(guest, body | ({"password_file": str(auth_file.absolute())} if auth_file else {}), as_json)
 
 
 def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Path | None) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
 
 INDENT = 15
 """The column where the name begins, and the indent of folded lines."""
-MACHINES = {"qmp": "QEMU", "dbus": "QEMU", "p2p": "QEMU", "spice": "SPICE", "vnc": "VNC"}
+MACHINES = {"qmp": "QEMU", "dbus": "QEMU", "p2p": "QEMU", "spice": "SPICE", "vnc": "VNC", "x11": "X11"}
 
 
 def _guest(guest: dict[str, Any]) -> None:

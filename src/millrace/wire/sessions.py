@@ -21,13 +21,14 @@ from millrace.wire.spice.display import SpiceDisplay
 from millrace.wire.spice.inputs import SpiceInputs
 from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import VncClient
+from millrace.wire.x11.client import X11Client
 
 AnyWire: TypeAlias = ByteWire[object] | ChunkWire[object] | MessageWire[object]
 OVER_BYTES: tuple[type[ByteWire[object]], ...] = (
     PulseSession, PulseClientSession, SpiceMain, SpiceChannel, SpiceDisplay, SpiceCursor, SpiceInputs, VncClient,
 )  # fmt: skip
 OVER_CHUNKS: tuple[type[ChunkWire[object]], ...] = (
-    NativeWire, DBusWire, AudioPeer, ScreenPeer, DisplayClient, QmpHandover,
+    NativeWire, DBusWire, AudioPeer, ScreenPeer, DisplayClient, QmpHandover, X11Client,
 )  # fmt: skip
 OVER_MESSAGES: tuple[type[MessageWire[object]], ...] = (PeerServer, PeerClient, ViewServer, ViewClient)
 EVERY: tuple[type[AnyWire], ...] = (*OVER_BYTES, *OVER_CHUNKS, *OVER_MESSAGES)

@@ -1,1 +1,1 @@
-"""The VNC door: a machine's sound in a guest's graph."""
+"""The VNC door: a machine's sound and screen."""

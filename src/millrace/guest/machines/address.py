@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,8 @@ from millrace.io.files import read_secret
 from millrace.text import parse_address, parse_host, printable, quoted, well_formed
 
 EXAMPLES = (
-    "qmp:/run/vm.qmp, dbus:unix:path=/run/bus, spice://HOST:PORT, spice+tls://, spice+unix:///PATH, vnc://HOST:PORT"
+    "qmp:/run/vm.qmp, dbus:unix:path=/run/bus, spice://HOST:PORT, spice+tls://, spice+unix:///PATH, vnc://HOST:PORT,"
+    " x11::1"
 )
 _PORTS = {"spice": 5900, "vnc": 5900}
 
@@ -42,7 +44,7 @@ class DoorSpec:
     @property
     def text(self) -> str:
         """The address in the form that users write; it contains no password."""
-        if self.kind in ("qmp", "dbus", "p2p"):
+        if self.kind in ("qmp", "dbus", "p2p", "x11"):
             return f"{self.kind}:{self.address}"
         scheme = f"{self.kind}+tls" if self.tls else self.kind
         return f"{scheme}://{self.host}:{self.port}" if self.host else f"{self.kind}+unix://{self.address}"
@@ -106,6 +108,8 @@ def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -
         if kind == "dbus":
             bus_path(rest)
         return DoorSpec(kind, rest, vm=vm)
+    if kind == "x11" and colon:
+        return DoorSpec(kind, display_path(rest))
     scheme, plus, how = kind.partition("+")
     if scheme not in _PORTS or how not in ("", "tls", "unix") or (plus and not how) or not rest.startswith("//"):
         raise ConfigError(f"door {quoted(text)}: write one of {EXAMPLES}")
@@ -126,6 +130,16 @@ def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -
         raise ConfigError(f"door {quoted(text)}: no path follows the port; a socket is {scheme}+unix:///PATH")
     host = parse_host(parts.hostname or "", f"door {quoted(text)}: {scheme}://HOST:PORT")
     return DoorSpec(scheme, "", host, port, how == "tls", password=password, ca_file=ca_file)
+
+
+def display_path(text: str) -> str:
+    """The socket of an X display, given as such or as ':1'; ConfigError for a display elsewhere."""
+    if text.startswith("/"):
+        return text
+    number = text.removeprefix("unix").removeprefix(":").removesuffix(".0")
+    if not re.fullmatch(r"[0-9]{1,5}", number) or ":" not in text:
+        raise ConfigError(f"X display {quoted(text)}: write :1 or the path of its socket; others are out of reach")
+    return f"/tmp/.X11-unix/X{int(number)}"
 
 
 def bus_path(address: str) -> str:

@@ -34,8 +34,14 @@ def _vnc() -> type[AttachedMachine]:
     return VncMachine
 
 
+def _x11() -> type[AttachedMachine]:
+    from millrace.guest.machines.x11 import X11Machine
+
+    return X11Machine
+
+
 KINDS: dict[str, Callable[[], type[AttachedMachine]]] = {
-    "qmp": _qemu, "dbus": _qemu, "p2p": _qemu, "spice": _spice, "vnc": _vnc,
+    "qmp": _qemu, "dbus": _qemu, "p2p": _qemu, "spice": _spice, "vnc": _vnc, "x11": _x11,
 }  # fmt: skip
 """Loaders by `DoorSpec.kind`."""
 
@@ -53,7 +59,7 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
         return twin
     if twin is not None:
         change = f"; to change its password file or CA, detach it first: `millrace detach {twin.key}`"
-        why = change if spec.kind in ("spice", "vnc") else f" as {twin.key}"
+        why = change if spec.kind in ("spice", "vnc", "x11") else f" as {twin.key}"
         raise GraphError(f"{spec.text} is already attached to guest {guest.name}{why}")
     if len(guest.machines) >= DOORS_MAX:
         raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the maximum; detach one")

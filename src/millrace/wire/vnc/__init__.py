@@ -1,1 +1,1 @@
-"""The client's side of RFB (VNC) with QEMU audio, sans-IO."""
+"""The client's side of RFB (VNC), with pictures and QEMU's audio, sans-IO."""

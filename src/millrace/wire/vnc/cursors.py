@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import RemoteProtocolError
+from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Size
 
 SIDE_MAX = 512
@@ -53,9 +54,7 @@ def two_coloured(data: bytes, size: Size) -> bytes:
     return _shown(colours[_bits(data[6:middle], size).astype(np.uint8)], data[middle:], size)
 
 
-def straight(data: bytes, size: Size) -> bytes:
+def with_alpha(data: bytes, size: Size) -> bytes:
     """R, G, B and alpha, by which the colours were multiplied."""
-    rgba = np.frombuffer(data, np.uint8).reshape(size.height, size.width, 4).astype(np.uint16)
-    alpha = rgba[:, :, 3:]
-    colours = np.minimum(255, (rgba[:, :, 2::-1] * 255 + alpha // 2) // np.maximum(alpha, 1))
-    return np.concatenate((colours, alpha), axis=2).astype(np.uint8).tobytes()
+    rgba = np.frombuffer(data, np.uint8).reshape(-1, 4)
+    return straight(rgba[:, (2, 1, 0, 3)].tobytes(), size)

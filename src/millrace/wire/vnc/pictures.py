@@ -225,7 +225,7 @@ class Pictures:
         if (yield 4) != bytes(4):
             raise RemoteProtocolError("the VNC server sent a cursor in an encoding that was not asked for")
         data = yield rect.area * PIXEL
-        self._shape(rect, cursors.straight(data, size) if rect.area else b"")
+        self._shape(rect, cursors.with_alpha(data, size) if rect.area else b"")
 
     def _shape(self, rect: Rect, pixels: bytes) -> None:
         size = Size(rect.width, rect.height) if rect.area else Size(0, 0)

@@ -1,0 +1,122 @@
+"""The screen of an X display in its guest: what it copies to shared memory becomes pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from millrace.doors.machine import PlayingDoor
+from millrace.doors.pushed import PushedStream
+from millrace.graph.pictures import PIXEL_BYTES, Cursor, Mode, Shape
+from millrace.graph.screen import Screen
+from millrace.graph.screens import Screens
+from millrace.pixels.convert import Plane
+from millrace.pixels.cursors import straight
+from millrace.pixels.rects import Point, Size
+from millrace.units import HostNs
+from millrace.wire.x11.client import Captured, CursorShape, Ready, Resized, X11Client, X11Event
+
+NewMemory = Callable[[int], tuple[int, memoryview]]
+"""Memory of so many bytes to share: its descriptor, which the receiver owns, and the memory."""
+
+
+class X11Door(PlayingDoor):
+    """One display. `told` is called when it has let us in. A `ScreenSource`."""
+
+    streams: Sequence[PushedStream] = ()
+
+    def __init__(
+        self, screens: Screens, wire: X11Client, door: str, memory: NewMemory, told: Callable[[Ready], None],
+        wake: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._screens, self._wire, self._door = screens, wire, door
+        self._new_memory, self._told, self._wake = memory, told, wake
+        self.screen: Screen | None = None
+        self._shared = np.zeros(0, np.uint8)
+        self._picture: Plane = np.zeros((0, 0, PIXEL_BYTES), np.uint8)
+        self._shapes = 0
+        self._cursor: CursorShape | None = None
+
+    def receive(self, now_ns: HostNs) -> None:
+        """See `MachineDoor`."""
+        for event in self._wire.events():
+            self._handle(event, now_ns)
+
+    def _handle(self, event: X11Event, now_ns: HostNs) -> None:
+        if isinstance(event, Ready):
+            self._told(event)
+        elif isinstance(event, Resized):
+            self._resize(event.size, now_ns)
+        elif isinstance(event, Captured):
+            self._paint(event, now_ns)
+        else:
+            self._shape(event)
+
+    # The memory is sealed: the server can write into it at any time, but not shrink it under us. So it is copied from,
+    # and never shown itself.
+    def _resize(self, size: Size, now_ns: HostNs) -> None:
+        if self.screen is None:
+            self.screen = self._screens.add(self, f"X display {self._door}", self._door)
+        picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
+        self.screen.set_mode(Mode(size.width, size.height, size.width * PIXEL_BYTES), picture.data.cast("B"), now_ns)
+        self._picture = picture
+        fd, memory = self._new_memory(picture.nbytes)
+        self._shared = np.frombuffer(memory, np.uint8)
+        self._wire.send_memory(fd, picture.nbytes)
+
+    def _paint(self, event: Captured, now_ns: HostNs) -> None:
+        if self.screen is None:
+            return
+        for rect, offset in event.rects:
+            pixels = self._shared[offset : offset + rect.area * PIXEL_BYTES]
+            place = self._picture[rect.y : rect.bottom, rect.x : rect.right]
+            place[:] = pixels.reshape(place.shape)
+        self.screen.painted([rect for rect, _ in event.rects], now_ns)
+
+    def _shape(self, event: CursorShape) -> None:
+        if self.screen is None:
+            return
+        if not event.size.width or not event.size.height:
+            self.screen.set_cursor(Cursor(at=event.at))
+            return
+        if self._cursor is None or (self._cursor.pixels, self._cursor.size) != (event.pixels, event.size):
+            self._shapes += 1
+            self.screen.define_shape(Shape(self._shapes, event.size, straight(event.pixels, event.size)))
+        self._cursor = event
+        self.screen.set_cursor(Cursor(self._shapes, event.hot, event.at, True))
+
+    # -- as the source of a screen ---------------------------------------------------------------
+
+    def key(self, code: int, down: bool) -> None:
+        """See `ScreenSource`."""
+        self._wire.send_key(code, down)
+        self._wake()
+
+    def pointer(self, at: Point, buttons: int, relative: bool) -> None:
+        """See `ScreenSource`. The server tells where its pointer is only when it looks different."""
+        self._wire.send_pointer(at, buttons, relative)
+        if self.screen is not None:
+            was, mode = self.screen.cursor, self._picture.shape
+            x, y = (was.at.x + at.x, was.at.y + at.y) if relative else (at.x, at.y)
+            place = Point(min(max(x, 0), mode[1] - 1), min(max(y, 0), mode[0] - 1))
+            self.screen.set_cursor(Cursor(was.shape, was.hot, place, was.shown))
+        self._wake()
+
+    def size_wish(self, size: Size) -> None:
+        """See `ScreenSource`. The display keeps its size."""
+
+    def paint(self, tracks: frozenset[str]) -> None:
+        """See `ScreenSource`. There are no overlays."""
+
+    def watched(self, interval_ns: HostNs | None) -> None:
+        """See `ScreenSource`."""
+        self._wire.send_watch(interval_ns)
+        self._wake()
+
+    def close(self) -> None:
+        """See `MachineDoor`."""
+        screen, self.screen = self.screen, None
+        if screen is not None:
+            self._screens.remove(screen)
+        self._shared = np.zeros(0, np.uint8)

@@ -1,0 +1,115 @@
+"""A desktop without a virtual machine: an X display of a container or a user, seen and typed into by a client of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from millrace.budget import CONNECTIONS
+from millrace.doors.x11.door import X11Door
+from millrace.errors import ConfigError, PeerLost
+from millrace.guest.home import Home
+from millrace.guest.machines.address import DoorSpec
+from millrace.guest.machines.attached import AttachedMachine
+from millrace.io.clock import now_ns
+from millrace.io.fdstream import FdStream
+from millrace.io.lookup import found_below
+from millrace.io.shared import shared_memory
+from millrace.io.sockets import why_not_unix
+from millrace.wire.x11.client import Ready, X11Client
+from millrace.wire.x11.setup import find_cookie
+
+Lost = Callable[[Exception], None]
+AUTHORITY_BYTES_MAX = 64 * 1024
+CONNECT_S = 5.0
+
+
+class X11Machine(AttachedMachine):
+    """An X display on a unix socket."""
+
+    def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
+        super().__init__(id_, guest, spec)
+        self.machine = "X11"
+        self._stream: FdStream | None = None
+
+    async def _session(self) -> None:
+        cookie = b""
+        if self.spec.password_file:
+            display = Path(self.spec.address).name.removeprefix("X")
+            cookie = await asyncio.to_thread(read_cookie, Path(self.spec.password_file), display)
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        ready: asyncio.Future[None] = loop.create_future()
+        wire = X11Client(cookie, now_ns())
+
+        def lost(why: Exception) -> None:
+            if not ended.done():
+                ended.set_exception(why)
+
+        def told(event: Ready) -> None:
+            self.machine = event.vendor or "X11"
+            if not ready.done():
+                ready.set_result(None)
+
+        sock = await self._connected()
+        door = X11Door(self.guest.screens, wire, self.key, self._memory, told, lambda: stream.flush_soon())
+        self.doors.append(door)
+        self._stream = stream = self._served(sock, wire, door, lost)
+        await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            self._attached()
+        await ended
+
+    def _served(self, sock: socket.socket, wire: X11Client, door: X11Door, lost: Lost) -> FdStream:
+        holds, may_wait = self._partial(), self._may_wait()
+
+        def after() -> None:
+            holds(wire.partial_bytes)
+            door.receive(now_ns())
+
+        return FdStream(sock, wire, after, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label)
+
+    # The mapping lives as long as something refers to it.
+    def _memory(self, size: int) -> tuple[int, memoryview]:
+        """Memory to share with the server, charged to the session in place of the one before."""
+        self._account.hold("copies", size, CONNECTIONS)
+        fd, mapping = shared_memory(size)
+        return fd, memoryview(mapping)
+
+    async def _connected(self) -> socket.socket:
+        path = self.spec.address
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                with found_below(path, self.spec.below) as found:
+                    await asyncio.get_running_loop().sock_connect(sock, found)
+        except BaseException as error:
+            sock.close()
+            if not isinstance(error, OSError):
+                raise
+            raise PeerLost(f"no X server at {path} yet: {why_not_unix(error, path)}") from None
+        return sock
+
+    def _gone(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        super()._gone()
+
+
+def read_cookie(path: Path, display: str) -> bytes:
+    """A display's cookie in an authority file; ConfigError if there is none, or if others can read the file."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & 0o077:
+                raise ConfigError(f"authority file {path} can be read by others; run `chmod 600 {path}`")
+            cookie = find_cookie(file.read(AUTHORITY_BYTES_MAX), display)
+    except OSError as error:
+        raise ConfigError(f"authority file {path}: {error.strerror}") from None
+    if not cookie:
+        raise ConfigError(f"authority file {path} has no cookie for display :{display}; `xauth list` shows what it has")
+    return cookie

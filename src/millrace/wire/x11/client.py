@@ -1,0 +1,354 @@
+"""A client of an X display that sees what it shows and types into it, sans-IO.
+
+X Window System Protocol, X Version 11; DAMAGE tells what changed, MIT-SHM copies it into memory that is shared by a
+descriptor, XFIXES tells the cursor, XTEST makes input.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from millrace.dsp.convert import Buffer
+from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.pixels.rects import Damage, Point, Rect, Size
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.chunk import Chunk
+from millrace.wire.contract import AnswerDue
+from millrace.wire.keys import BY_CODE
+from millrace.wire.x11 import requests
+from millrace.wire.x11.requests import DAMAGE, EXTENSIONS, FIXES, SHM, TEST
+from millrace.wire.x11.setup import Description, check_size, read_description, refusal, setup_request
+
+ANSWER_NS = 10 * NS_PER_S
+PIXEL = 4
+PACKET = 32
+SETUP_MAX, REPLY_MAX = 256 * 1024, 2 * 1024 * 1024
+CURSOR_SIDE_MAX = 512
+WAITING_MAX = 1024
+"""Requests that the server may leave unanswered."""
+_ERROR, _REPLY, _CONFIGURE, _GENERIC = 0, 1, 22, 35
+_BUTTONS = (1, 2, 3, 4, 5, 8, 9)
+"""X's numbers of left, middle, right, wheel up, wheel down, side and extra."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The server has let us in and has all that is needed."""
+
+    vendor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """The screen has this size. Give the server memory for all of it: `send_memory`."""
+
+    size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """The memory holds these rectangles, each from its offset on, row by row. It is valid until the next output."""
+
+    rects: tuple[tuple[Rect, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CursorShape:
+    """What the cursor looks like: B, G, R and alpha, by which they are multiplied."""
+
+    at: Point
+    hot: Point
+    size: Size
+    pixels: bytes
+
+
+X11Event: TypeAlias = Ready | Resized | Captured | CursorShape
+Answer: TypeAlias = Callable[["X11Client", bytes], None]
+
+
+# The server answers in order. When something is damaged and somebody watches, three things are asked for at once: to
+# forget the damage, and copies of the damaged rectangles. What is painted after that comes as new damage, and what was
+# told before the server came to forget it is kept for the next time: so nothing is missed, and nothing is polled.
+#
+# The copies are read before anything else is sent, as the server may then write into the memory again.
+class X11Client(AnswerDue):
+    """One connection. `cookie` is empty where the server needs none."""
+
+    def __init__(self, cookie: bytes, now_ns: HostNs) -> None:
+        self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
+        self._buffer = bytearray()
+        self._out: list[Chunk] = [Chunk(bytearray(setup_request(cookie)))]
+        self._events: list[X11Event] = []
+        self._description: Description | None = None
+        self._majors: dict[bytes, int] = {}
+        self._first_events: dict[bytes, int] = {}
+        self._sent = 0
+        self._answers: dict[int, Answer] = {}
+        self._numbers = self._damage_id = 0
+        self._segment = self._memory_bytes = self._attached_at = 0
+        self._damage = Damage()
+        self._copying: list[tuple[Rect, int]] = []
+        self._copies_due = 0
+        self._size = Size(0, 0)
+        self._interval_ns: HostNs | None = None
+        self._copied_ns: HostNs = now_ns
+        self._due_ns: HostNs | None = None
+        self._buttons = 0
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Take bytes; RemoteProtocolError ends the connection."""
+        self._buffer += data
+        while (size := self._size_of_next()) <= len(self._buffer):
+            part = bytes(self._buffer[:size])
+            del self._buffer[:size]
+            if self._description is None:
+                self._let_in(part)
+            else:
+                self._packet(part)
+        self._copy(now_ns)
+
+    @property
+    def partial_bytes(self) -> int:
+        """Bytes received of a message that is still incomplete."""
+        return len(self._buffer)
+
+    def _size_of_next(self) -> int:
+        """Bytes of the message that begins here; more than there are if that is not known yet."""
+        head = self._buffer
+        if self._description is None:
+            size = 8 + 4 * int.from_bytes(head[6:8], "little") if len(head) >= 8 else 8
+            most = SETUP_MAX
+        else:
+            size, most = PACKET, REPLY_MAX
+            if len(head) >= PACKET and head[0] & 0x7F in (_REPLY, _GENERIC):
+                size += 4 * int.from_bytes(head[4:8], "little")
+        if size > most:
+            raise RemoteProtocolError(f"the X server sent a message of {size} bytes; {most} at most")
+        return size if len(head) >= 8 else max(size, len(head) + 1)
+
+    def _let_in(self, part: bytes) -> None:
+        if part[0] != 1:
+            raise refusal(part[:8], part[8:])
+        self._description = read_description(part[8:])
+        self._size = self._description.size
+        for name in EXTENSIONS:
+            self._ask(requests.query_extension(name), _extension(name))
+
+    def _packet(self, part: bytes) -> None:
+        kind = part[0] & 0x7F
+        if kind == _REPLY:
+            answer = self._answers.pop(int.from_bytes(part[2:4], "little"), None)
+            if answer is None:
+                raise RemoteProtocolError("the X server sent an answer to nothing")
+            answer(self, part)
+        elif kind == _ERROR:
+            self._refused(part)
+        elif kind == _CONFIGURE:
+            self._configured(part)
+        elif kind == self._first_events.get(DAMAGE):
+            self._damage.add(Rect(*struct.unpack_from("<hhHH", part, 16)).common(self._whole))
+        elif kind == self._first_events.get(FIXES, -1) + 1:
+            self._ask(requests.get_cursor(self._majors[FIXES]), X11Client._cursor)
+
+    def _refused(self, part: bytes) -> None:
+        """An error takes the place of an answer."""
+        code, number, minor, major = struct.unpack_from("<xBH4xHB", part)
+        answer = self._answers.pop(number, None)
+        if answer is X11Client._image:
+            # The screen has become smaller meanwhile.
+            self._damage.add(self._whole)
+            self._image_due()
+        elif answer is not None or number == self._attached_at & 0xFFFF:
+            raise RemoteProtocolError(f"the X server refused request {major}.{minor} with error {code}")
+
+    def _has(self, name: bytes, part: bytes) -> None:
+        present, major, first = struct.unpack_from("<BBB", part, 8)
+        if not present:
+            raise RemoteProtocolError(f"this X server has no extension {name.decode()}, which is needed")
+        self._majors[name], self._first_events[name] = major, first
+        self._ask(requests.query_version(name, major), _version(name))
+
+    def _knows(self, name: bytes, part: bytes) -> None:
+        if name == SHM and struct.unpack_from("<HH", part, 8) < (1, 2):
+            raise RemoteProtocolError("this X server is too old: its MIT-SHM takes no descriptors (1.2, of 2013)")
+        if name == EXTENSIONS[-1]:
+            self._begin()
+
+    def _begin(self) -> None:
+        assert self._description is not None
+        self._answer_by_ns = None
+        root, majors = self._description.root, self._majors
+        self._send(requests.watch_size(root))
+        self._watch_damage()
+        self._send(requests.watch_cursor(majors[FIXES], root))
+        self._ask(requests.get_cursor(majors[FIXES]), X11Client._cursor)
+        self._events += [Ready(self._description.vendor), Resized(self._size)]
+
+    # A root window has other memory after a change of its size, of which servers (TigerVNC) tell no damage to those who
+    # began before.
+    def _watch_damage(self) -> None:
+        assert self._description is not None
+        major, before = self._majors[DAMAGE], self._damage_id
+        self._damage_id = self._number()
+        self._send(requests.watch_damage(major, self._damage_id, self._description.root))
+        if before:
+            self._send(requests.end_damage(major, before))
+
+    def _number(self) -> int:
+        """A resource number that was not used yet."""
+        assert self._description is not None
+        self._numbers += 1
+        return self._description.base + self._numbers
+
+    @property
+    def _whole(self) -> Rect:
+        return Rect(0, 0, self._size.width, self._size.height)
+
+    def _configured(self, part: bytes) -> None:
+        window, width, height = struct.unpack_from("<8xI8xHH", part)
+        assert self._description is not None
+        size = check_size(width, height) if window == self._description.root else self._size
+        if size != self._size:
+            self._size = size
+            self._damage = Damage()
+            self._watch_damage()
+            self._events.append(Resized(size))
+
+    def _cursor(self, part: bytes) -> None:
+        x, y, width, height, hot_x, hot_y = struct.unpack_from("<8xhhHHHH", part)
+        pixels = part[PACKET : PACKET + width * height * PIXEL]
+        if max(width, height) > CURSOR_SIDE_MAX or len(pixels) < width * height * PIXEL:
+            raise RemoteProtocolError(f"the X server sent a cursor of {width} × {height} in {len(pixels)} bytes")
+        self._events.append(CursorShape(Point(x, y), Point(hot_x, hot_y), Size(width, height), pixels))
+
+    # -- copies ----------------------------------------------------------------------------------
+
+    def send_memory(self, fd: int, size: int) -> None:
+        """Give the server memory for a whole screen; its descriptor is closed once it is sent."""
+        if self._segment:
+            self._send(requests.detach_memory(self._majors[SHM], self._segment))
+        self._segment, self._memory_bytes = self._number(), size
+        self._send(requests.attach_memory(self._majors[SHM], self._segment), (fd,))
+        self._attached_at = self._sent
+        self._damage = Damage([self._whole])
+        # What is being copied goes to the memory before.
+        self._copying = []
+
+    def send_watch(self, interval_ns: HostNs | None) -> None:
+        """Copy what changed at most this often from now on, or not at all."""
+        self._interval_ns, self._due_ns = interval_ns, None
+        self._copy(self._copied_ns + (interval_ns or 0) if self._copies_due == 0 else self._copied_ns)
+
+    def _copy(self, now_ns: HostNs) -> None:
+        """Have what is damaged copied, if that is due."""
+        if self._interval_ns is None or not self._segment or self._copies_due or not self._damage:
+            return
+        self._due_ns = self._copied_ns + self._interval_ns
+        if self._due_ns <= now_ns or not self._interval_ns:
+            self._send_copies(now_ns)
+
+    def _send_copies(self, now_ns: HostNs) -> None:
+        assert self._description is not None
+        self._due_ns, self._copied_ns = None, now_ns
+        if self._whole.area * PIXEL > self._memory_bytes:
+            return
+        rects = [rect for rect in (rect.common(self._whole) for rect in self._damage.take()) if rect.area]
+        if sum(rect.area for rect in rects) > self._whole.area:
+            rects = [self._whole]
+        self._send(requests.forget_damage(self._majors[DAMAGE], self._damage_id))
+        self._copying, offset = [], 0
+        for rect in rects:
+            self._copying.append((rect, offset))
+            image = requests.get_image(self._majors[SHM], self._description.root, rect, self._segment, offset)
+            self._ask(image, X11Client._image)
+            offset += rect.area * PIXEL
+        self._copies_due = len(self._copying)
+
+    def _image(self, part: bytes) -> None:
+        del part
+        self._image_due()
+
+    # The memory was replaced, or the size changed, if there is no room in it for what was copied.
+    def _image_due(self) -> None:
+        self._copies_due -= 1
+        if self._copies_due == 0:
+            whole = self._whole
+            rects = tuple(one for one in self._copying if whole.holds(one[0]))
+            self._events.append(Captured(rects))
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`."""
+        return self._due_ns if self._answer_by_ns is None else self._answer_by_ns
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`."""
+        super().handle_timeout(now_ns)
+        if self._due_ns is not None and now_ns >= self._due_ns:
+            self._send_copies(now_ns)
+
+    # -- input -----------------------------------------------------------------------------------
+
+    # X's key codes are those of Linux, 8 further on (xkeyboard-config, keycodes/evdev).
+    def send_key(self, code: int, down: bool) -> None:
+        """Press or release the key with this scan code, as QEMU numbers it."""
+        key = BY_CODE.get(code)
+        if key is not None and key.evdev + requests.KEYCODE_OFFSET <= requests.KEYCODE_MAX:
+            kind = requests.KEY_PRESS if down else requests.KEY_RELEASE
+            self._fake(kind, key.evdev + requests.KEYCODE_OFFSET)
+
+    def send_pointer(self, at: Point, buttons: int, relative: bool) -> None:
+        """Move the pointer to, or by, `at`, with these buttons down."""
+        x, y = (min(max(way, -32_768), 32_767) for way in (at.x, at.y))
+        if not relative or x or y:
+            self._fake(requests.MOTION, int(relative), x, y)
+        changed, self._buttons = self._buttons ^ buttons, buttons
+        for bit, number in enumerate(_BUTTONS):
+            if changed >> bit & 1:
+                down = bool(buttons >> bit & 1)
+                self._fake(requests.BUTTON_PRESS if down else requests.BUTTON_RELEASE, number)
+
+    def _fake(self, kind: int, detail: int, x: int = 0, y: int = 0) -> None:
+        if self._description is not None and self._answer_by_ns is None:
+            self._send(requests.fake_input(self._majors[TEST], kind, detail, self._description.root, x, y))
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def _send(self, request: bytes, fds: Iterable[int] = ()) -> None:
+        self._sent += 1
+        given = tuple(fds)
+        if given:
+            self._out += [Chunk(bytearray(request), given, give=True), Chunk()]
+        else:
+            self._out[-1].data += request
+
+    def _ask(self, request: bytes, answer: Answer) -> None:
+        if len(self._answers) >= WAITING_MAX:
+            raise RemoteProtocolError("the X server leaves requests unanswered")
+        self._send(request)
+        self._answers[self._sent & 0xFFFF] = answer
+
+    def events(self) -> list[X11Event]:
+        """The events since the last call."""
+        out, self._events = self._events, []
+        return out
+
+    def data_to_send(self) -> list[Chunk]:
+        """See `Sender`."""
+        out, self._out = self._out, [Chunk()]
+        return [chunk for chunk in out if chunk.data]
+
+    def _overdue(self) -> PeerLost:
+        return PeerLost("the X server does not answer; it may be stopped, or this is not an X server")
+
+
+def _extension(name: bytes) -> Answer:
+    return lambda client, part: client._has(name, part)
+
+
+def _version(name: bytes) -> Answer:
+    return lambda client, part: client._knows(name, part)

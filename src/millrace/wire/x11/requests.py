@@ -1,0 +1,87 @@
+"""The requests that are made of an X server, as bytes. The major opcodes of extensions are told by the server.
+
+X Window System Protocol, "Requests"; damageproto 1.1, fixesproto 5, MIT-SHM 1.2 (shm.h), XTEST 2.2, RandR 1.3.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from millrace.pixels.rects import Rect
+from millrace.wire.x11.setup import padded
+
+DAMAGE, FIXES, SHM, TEST = b"DAMAGE", b"XFIXES", b"MIT-SHM", b"XTEST"
+EXTENSIONS = (DAMAGE, FIXES, SHM, TEST)
+KEY_PRESS, KEY_RELEASE, BUTTON_PRESS, BUTTON_RELEASE, MOTION = 2, 3, 4, 5, 6
+KEYCODE_OFFSET, KEYCODE_MAX = 8, 255
+_DELTA_RECTANGLES, _Z_PIXMAP, _ALL_PLANES = 1, 2, 0xFFFFFFFF
+_STRUCTURE_NOTIFY, _EVENT_MASK, _CURSOR_NOTIFY = 0x20000, 0x800, 1
+
+
+def request(major: int, minor: int, body: bytes = b"") -> bytes:
+    """A request: its length counts in four bytes, and includes the head."""
+    body = padded(body)
+    return struct.pack("<BBH", major, minor, 1 + len(body) // 4) + body
+
+
+def query_extension(name: bytes) -> bytes:
+    """Whether there is such an extension, and its numbers."""
+    return request(98, 0, struct.pack("<Hxx", len(name)) + name)
+
+
+def query_version(name: bytes, major: int) -> bytes:
+    """Tell an extension our version, which is the first request that it takes."""
+    if name in (DAMAGE, FIXES):
+        return request(major, 0, struct.pack("<II", *(1, 1) if name == DAMAGE else (5, 0)))
+    return request(major, 0, struct.pack("<BxH", 2, 2) if name == TEST else b"")
+
+
+def watch_size(root: int) -> bytes:
+    """Be told when the screen has another size."""
+    return request(2, 0, struct.pack("<III", root, _EVENT_MASK, _STRUCTURE_NOTIFY))
+
+
+def watch_damage(major: int, damage: int, root: int) -> bytes:
+    """Be told each rectangle that was not yet damaged."""
+    return request(major, 1, struct.pack("<IIBxxx", damage, root, _DELTA_RECTANGLES))
+
+
+def end_damage(major: int, damage: int) -> bytes:
+    """Be told no more."""
+    return request(major, 2, struct.pack("<I", damage))
+
+
+def forget_damage(major: int, damage: int) -> bytes:
+    """From here on nothing is damaged."""
+    return request(major, 3, struct.pack("<III", damage, 0, 0))
+
+
+def watch_cursor(major: int, root: int) -> bytes:
+    """Be told when the cursor looks different."""
+    return request(major, 3, struct.pack("<II", root, _CURSOR_NOTIFY))
+
+
+def get_cursor(major: int) -> bytes:
+    """What the cursor looks like, and where it is."""
+    return request(major, 4)
+
+
+def attach_memory(major: int, segment: int) -> bytes:
+    """Give the server memory, whose descriptor goes along."""
+    return request(major, 6, struct.pack("<IBxxx", segment, 0))
+
+
+def detach_memory(major: int, segment: int) -> bytes:
+    """Take it away."""
+    return request(major, 2, struct.pack("<I", segment))
+
+
+def get_image(major: int, root: int, rect: Rect, segment: int, offset: int) -> bytes:
+    """Have a rectangle copied to the memory, row by row without gaps."""
+    place = struct.pack("<IhhHHI", root, rect.x, rect.y, rect.width, rect.height, _ALL_PLANES)
+    return request(major, 4, place + struct.pack("<BxxxII", _Z_PIXMAP, segment, offset))
+
+
+def fake_input(major: int, kind: int, detail: int, root: int, x: int = 0, y: int = 0) -> bytes:
+    """A key, a button or a movement, as if a person had made it."""
+    return request(major, 2, struct.pack("<BBxxII8xhh7xB", kind, detail, 0, root, x, y, 0))

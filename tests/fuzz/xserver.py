@@ -1,0 +1,67 @@
+"""What an X server says, written from the protocol's specification: for seeds and tests."""
+
+from __future__ import annotations
+
+import struct
+
+WIDTH, HEIGHT = 64, 48
+BASE, MASK, ROOT, VISUAL = 0x400000, 0x1FFFFF, 0x123, 0x21
+MAJORS = {b"DAMAGE": (143, 91), b"XFIXES": (138, 87), b"MIT-SHM": (130, 65), b"XTEST": (132, 0)}
+FIRST_COPY = 15
+"""The number of the first request for a copy, after the memory was given and the damage forgotten."""
+
+
+def setup(width: int = WIDTH, height: int = HEIGHT, bits: int = 32, vendor: bytes = b"The X") -> bytes:
+    name = vendor + bytes(-len(vendor) % 4)
+    formats = struct.pack("<BBB5x", 24, bits, 32) + struct.pack("<BBB5x", 1, 1, 32)
+    visual = struct.pack("<IBBHIII4x", VISUAL, 4, 8, 256, 0xFF0000, 0xFF00, 0xFF)
+    depths = struct.pack("<BxH4x", 1, 0) + struct.pack("<BxH4x", 24, 1) + visual
+    screen = struct.pack("<5I4H2HIBBBB", ROOT, 0, 0, 0, 0, width, height, 170, 127, 1, 1, VISUAL, 0, 0, 24, 2)
+    body = struct.pack("<4I2H8B4x", 12101, BASE, MASK, 256, len(vendor), 65535, 1, 2, 0, 0, 32, 32, 8, 255)
+    body += name + formats + screen + depths
+    return struct.pack("<BxHHH", 1, 11, 0, len(body) // 4) + body
+
+
+def refused(reason: bytes = b"no protocol specified") -> bytes:
+    body = reason + bytes(-len(reason) % 4)
+    return struct.pack("<BBHHH", 0, len(reason), 11, 0, len(body) // 4) + body
+
+
+def reply(number: int, body: bytes = b"", one: int = 0) -> bytes:
+    """An answer; `body` follows its length."""
+    body = body.ljust(24, b"\0")
+    body += bytes(-len(body) % 4)
+    return struct.pack("<BBHI", 1, one, number, (len(body) - 24) // 4) + body
+
+
+def extensions(shm: tuple[int, int] = (1, 2)) -> list[bytes]:
+    """The answers to whether they are there, and to their versions."""
+    there = [reply(n, struct.pack("<BBBB", 1, *MAJORS[name], 0)) for n, name in enumerate(MAJORS, 1)]
+    return [*there, reply(5, struct.pack("<II", 1, 1)), reply(6, struct.pack("<II", 5, 0)),
+            reply(7, struct.pack("<HH", *shm)), reply(8, struct.pack("<H", 2), 2)]  # fmt: skip
+
+
+def cursor(number: int, width: int = 4, height: int = 3, at: tuple[int, int] = (5, 6)) -> bytes:
+    pixels = bytes(range(width * height)) * 4
+    return reply(number, struct.pack("<hhHHHHI8x", *at, width, height, 1, 2, 9) + pixels)
+
+
+def damaged(x: int, y: int, width: int, height: int) -> bytes:
+    rect = struct.pack("<hhHH", x, y, width, height)
+    return struct.pack("<BBHIII", MAJORS[b"DAMAGE"][1], 1, 0, ROOT, BASE + 1, 7) + rect + bytes(8)
+
+
+def resized(width: int, height: int) -> bytes:
+    return struct.pack("<BxHIIIhhHHHB5x", 22, 0, ROOT, ROOT, 0, 0, 0, width, height, 0, 0)
+
+
+def cursor_changed() -> bytes:
+    return struct.pack("<BBHIIII12x", MAJORS[b"XFIXES"][1] + 1, 0, 0, ROOT, 9, 7, 0)
+
+
+def error(number: int, code: int = 8, major: int = 130, minor: int = 4) -> bytes:
+    return struct.pack("<BBHIHB21x", 0, code, number, 0, minor, major)
+
+
+def copied(number: int, size: int = WIDTH * HEIGHT * 4) -> bytes:
+    return reply(number, struct.pack("<II", VISUAL, size), 24)

@@ -1,0 +1,152 @@
+"""Real X servers (Xvfb, Xvnc): the screen is what the server itself shows, and keys and the pointer arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millrace.guest.machines.address import parse_door
+from millrace.pixels.rects import Point
+from tests.bus import daemon_in
+from tests.gops import WATCHER
+
+from .conftest import Bus, need
+from .test_screens_vnc import coloured_text, watching
+from .xserver import XServer
+
+pytestmark = [pytest.mark.real, pytest.mark.beside]
+
+
+@contextmanager
+def xvfb(folder: Path, *args: str) -> Iterator[XServer]:
+    need("Xvfb", "xterm", "xwd", "xdotool", "xsetroot")
+    x = XServer(folder, "Xvfb", "{}", "-screen", "0", "640x480x24", *args)
+    try:
+        yield x
+    finally:
+        x.close()
+
+
+def test_xvfb_is_shown_typed_and_pointed_into(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            coloured_text(x)
+            await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 200, "the text is there")
+            await one.shows(x.picture)
+            one.reader.pointer(Point(100, 100), 0, False)
+            await one.until(lambda: "x:100 y:100" in x.run("xdotool", "getmouselocation"), "the pointer is there")
+            one.reader.pointer(Point(-30, 7), 0, True)
+            await one.until(lambda: "x:70 y:107" in x.run("xdotool", "getmouselocation"), "it was moved")
+            await one.until(lambda: one.screen.cursor.shown, "the terminal's cursor is there")
+            assert one.screen.cursor.at == Point(70, 107)
+            one.type("Hello, World 42_\n")
+            await one.until((tmp_path / "typed").exists, "it was typed")
+            await one.until(lambda: (tmp_path / "typed").read_text() == "Hello, World 42_\n", "it is what was typed")
+            await one.shows(x.picture)
+
+    with xvfb(tmp_path) as x:
+        asyncio.run(test(x))
+
+
+def test_nothing_is_copied_while_nobody_watches_and_little_for_little(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            x.run("xsetroot", "-solid", "#102030")
+            await one.shows(x.picture)
+            serial = one.screen.serial
+            await asyncio.sleep(0.5)
+            assert one.screen.serial == serial, "nothing is painted"
+            one.reader.end()
+            for colour in ("#804020", "#204080", "#408020"):
+                x.run("xsetroot", "-solid", colour)
+                await asyncio.sleep(0.2)
+            assert one.screen.serial <= serial + 1
+            one.reader = one.screen.read(WATCHER)
+            await one.shows(x.picture)
+            whole = one.reader.take(0)
+            assert whole is not None
+            whole.release()
+            x.start("xterm", "-geometry", "10x5+200+200", "-e", "sleep 100")
+            await one.until(lambda: one.reader.next_timeout() is not None, "a small window is painted")
+            await asyncio.sleep(0.5)
+            await one.shows(x.picture)
+            small = one.reader.take(1)
+            assert small is not None and sum(rect.area for rect in small.damage) < 640 * 480 / 4
+
+    with xvfb(tmp_path) as x:
+        asyncio.run(test(x))
+
+
+def test_display_of_another_size_is_shown_whole(tmp_path: Path) -> None:
+    """Xvnc changes its size; asked for by a program in it."""
+
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            coloured_text(x)
+            await one.until(lambda: one.picture.any(), "something is painted")
+            x.run("xrandr", "-s", "800x600")
+            await one.until(lambda: one.picture.shape[:2] == (600, 800), "it has the new size")
+            await one.shows(x.picture)
+
+    need("Xvnc", "xrandr", "xterm", "xwd")
+    x = XServer(tmp_path, "Xvnc", "{}", "-geometry", "640x480", "-depth", "24", "-rfbport", "-1",
+                "-rfbunixpath", f"{tmp_path}/vnc")  # fmt: skip
+    try:
+        asyncio.run(test(x))
+    finally:
+        x.close()
+
+
+def test_display_with_a_cookie_needs_it(tmp_path: Path) -> None:
+    # Without a display's number it holds for each: how libXau writes FamilyLocal, host, number, name and data.
+    parts = (b"host", b"", b"MIT-MAGIC-COOKIE-1", b"0123456789abcdef")
+    authority = tmp_path / "authority"
+    authority.write_bytes(struct.pack(">H", 256) + b"".join(struct.pack(">H", len(part)) + part for part in parts))
+    authority.chmod(0o600)
+
+    async def test(x: XServer) -> None:
+        async with daemon_in(tmp_path) as daemon:
+            guest = daemon.worker.guests["alice"]
+            machine = daemon.worker.attach(guest, parse_door(f"x11:{x.display}"))
+            async with asyncio.timeout(20):
+                while "--auth-file" not in machine.error:
+                    await asyncio.sleep(0.05)
+            machine.retake(replace(machine.spec, password_file=str(authority)))
+            async with asyncio.timeout(20):
+                while machine.state != "attached":
+                    await asyncio.sleep(0.05)
+
+    with xvfb(tmp_path, "-auth", str(authority)) as x:
+        asyncio.run(test(x))
+
+
+def test_display_that_ends_is_looked_for_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        with xvfb(tmp_path) as x:
+            async with daemon_in(tmp_path) as daemon:
+                guest = daemon.worker.guests["alice"]
+                machine = daemon.worker.attach(guest, parse_door(f"x11:{x.display}"))
+                async with asyncio.timeout(20):
+                    while machine.state != "attached":
+                        await asyncio.sleep(0.05)
+                    assert len(guest.screens) == 1
+                    x.processes[0].kill()
+                    while machine.state != "waiting" or len(guest.screens):
+                        await asyncio.sleep(0.05)
+
+    asyncio.run(test())
+
+
+def test_attach_command_shows_the_display(bus: Bus, tmp_path: Path) -> None:
+    with xvfb(tmp_path) as x:
+        assert "attached" in bus.cli("attach", "x11", x.display).stdout
+        guest = bus.guest()
+        assert guest["doors"][0]["door"] == f"x11:/tmp/.X11-unix/X{x.display[1:]}"
+        assert [(s["width"], s["height"]) for s in guest["screens"]] == [(640, 480)]

@@ -1,0 +1,276 @@
+"""X displays: what is asked of the server, what its answers become, and wrong servers."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from millrace.budget import Budget
+from millrace.doors.x11.door import X11Door
+from millrace.errors import ConfigError, PeerLost, RemoteProtocolError
+from millrace.graph.model import Ids
+from millrace.graph.screens import Screens
+from millrace.guest.machines.address import parse_door
+from millrace.guest.machines.x11 import read_cookie
+from millrace.pixels.cursors import straight
+from millrace.pixels.rects import Point, Rect, Size
+from millrace.units import NS_PER_S
+from millrace.wire.x11 import requests
+from millrace.wire.x11.client import Captured, CursorShape, Ready, Resized, X11Client
+from millrace.wire.x11.setup import COOKIE, find_cookie, read_description, setup_request
+from tests.fuzz import xserver
+from tests.fuzz.xserver import BASE, FIRST_COPY, HEIGHT, MAJORS, ROOT, WIDTH
+from tests.gops import WATCHER
+
+WHOLE = Rect(0, 0, WIDTH, HEIGHT)
+SHM, DAMAGE, TEST = (MAJORS[name][0] for name in (b"MIT-SHM", b"DAMAGE", b"XTEST"))
+
+
+HUGE_CURSOR = xserver.reply(12, struct.pack("<hhHHHH", 0, 0, 65_535, 3, 0, 0))
+
+
+def sent(wire: X11Client) -> list[bytes]:
+    """The requests that it made."""
+    data, out = b"".join(bytes(chunk.data) for chunk in wire.data_to_send()), []
+    while data:
+        size = 4 * int.from_bytes(data[2:4], "little")
+        out.append(data[:size])
+        data = data[size:]
+    return out
+
+
+def inside() -> X11Client:
+    wire = X11Client(b"", 0)
+    assert bytes(wire.data_to_send()[0].data) == setup_request(b"")
+    wire.receive(b"".join([xserver.setup(), *xserver.extensions()]), 0)
+    return wire
+
+
+def copying() -> X11Client:
+    """With memory, and somebody who watches."""
+    wire = inside()
+    wire.events()
+    wire.send_memory(99, WIDTH * HEIGHT * 4)
+    wire.send_watch(0)
+    return wire
+
+
+def test_server_is_asked_for_its_extensions_and_told_what_to_watch() -> None:
+    wire = X11Client(b"c" * 16, 0)
+    assert COOKIE in bytes(wire.data_to_send()[0].data)
+    wire.receive(xserver.setup(), 0)
+    assert [asked[0] for asked in sent(wire)] == [98] * 4 and wire.next_timeout() is not None
+    for one in xserver.extensions():
+        wire.receive(one, 0)
+    assert wire.events() == [Ready("The X"), Resized(Size(WIDTH, HEIGHT))] and wire.next_timeout() is None
+    asked = sent(wire)
+    assert requests.watch_damage(DAMAGE, BASE + 1, ROOT) in asked and requests.watch_size(ROOT) in asked
+    assert [len(one) % 4 for one in asked] == [0] * len(asked)
+
+
+def test_damage_is_copied_at_once_while_somebody_watches() -> None:
+    wire = inside()
+    wire.events(), sent(wire)
+    wire.send_memory(99, WIDTH * HEIGHT * 4)
+    (chunk,) = [chunk for chunk in wire.data_to_send() if chunk.fds]
+    assert chunk.fds == (99,) and chunk.give
+    wire.receive(xserver.damaged(1, 2, 3, 4), 5)
+    assert sent(wire) == []
+    wire.send_watch(0)
+    copy = requests.get_image(SHM, ROOT, WHOLE, BASE + 2, 0)
+    assert sent(wire) == [requests.forget_damage(DAMAGE, BASE + 1), copy]
+    wire.receive(xserver.damaged(1, 2, 3, 4) + xserver.damaged(60, 0, 30, 5), 6)
+    assert sent(wire) == [], "one at a time"
+    wire.receive(xserver.copied(FIRST_COPY), 7)
+    assert wire.events() == [Captured(((WHOLE, 0),))]
+    asked = sent(wire)
+    assert [struct.unpack_from("<hhHH", one, 8) for one in asked[1:]] == [(1, 2, 3, 4), (60, 0, 4, 5)]
+    assert [int.from_bytes(one[28:32], "little") for one in asked[1:]] == [0, 48]
+
+
+def test_slow_reader_has_copies_at_its_pace() -> None:
+    wire = copying()
+    wire.send_watch(NS_PER_S)
+    wire.receive(xserver.copied(FIRST_COPY) + xserver.damaged(0, 0, 1, 1), 5)
+    sent(wire)
+    assert wire.next_timeout() == NS_PER_S
+    wire.handle_timeout(NS_PER_S)
+    assert len(sent(wire)) == 2 and wire.next_timeout() is None
+
+
+def test_new_size_needs_new_memory_and_voids_what_was_being_copied() -> None:
+    wire = copying()
+    sent(wire)
+    wire.receive(xserver.resized(32, 20), 0)
+    assert wire.events() == [Resized(Size(32, 20))]
+    wire.send_memory(100, 32 * 20 * 4)
+    wire.receive(xserver.copied(FIRST_COPY), 1)
+    assert wire.events() == [Captured(())]
+    assert requests.get_image(SHM, ROOT, Rect(0, 0, 32, 20), BASE + 4, 0) in sent(wire)
+
+
+def test_copy_that_the_server_refuses_is_made_again() -> None:
+    wire = copying()
+    sent(wire)
+    wire.receive(xserver.error(FIRST_COPY), 1)
+    assert len(sent(wire)) == 2
+    with pytest.raises(RemoteProtocolError, match="refused"):
+        wire.receive(xserver.error(13), 1)
+
+
+def test_input_is_made_by_xtest() -> None:
+    wire = inside()
+    sent(wire)
+    wire.send_key(0x1E, True)
+    wire.send_key(0xC8, False)
+    wire.send_key(0xFF, True)
+    assert sent(wire) == [requests.fake_input(TEST, 2, 38, ROOT), requests.fake_input(TEST, 3, 111, ROOT)]
+    wire.send_pointer(Point(7, 8), 0b1001, False)
+    wire.send_pointer(Point(-1, 99_999), 0b0001, True)
+    fake = [(6, 0, 7, 8), (4, 1, 0, 0), (4, 4, 0, 0), (6, 1, -1, 32_767), (5, 4, 0, 0)]
+    assert sent(wire) == [requests.fake_input(TEST, kind, detail, ROOT, x, y) for kind, detail, x, y in fake]
+
+
+def test_cursor_is_asked_for_when_it_changed() -> None:
+    wire = inside()
+    wire.events(), sent(wire)
+    wire.receive(xserver.cursor(12) + xserver.cursor_changed(), 0)
+    (shape,) = wire.events()
+    assert isinstance(shape, CursorShape)
+    assert (shape.at, shape.hot, shape.size) == (Point(5, 6), Point(1, 2), Size(4, 3)) and len(shape.pixels) == 48
+    assert sent(wire) == [requests.get_cursor(MAJORS[b"XFIXES"][0])]
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ([xserver.refused()], "no protocol specified; give the display's cookie"),
+        ([xserver.setup(bits=16)], "depth of 24"),
+        ([xserver.setup(65_535, 65_535)], "too large"),
+        ([xserver.setup()[:40] + bytes(100)], "depth 0"),
+        ([struct.pack("<BxHHH", 1, 11, 0, 65_535)], "at most"),
+        ([xserver.setup(), xserver.reply(1)], "no extension DAMAGE"),
+        ([xserver.setup(), *xserver.extensions((1, 1))], "too old"),
+        ([xserver.setup(), xserver.reply(77)], "answer to nothing"),
+        ([xserver.setup(), xserver.error(2)], "refused"),
+        ([xserver.setup(), struct.pack("<BBHI24x", 1, 0, 1, 1 << 28)], "at most"),
+        ([xserver.setup(), *xserver.extensions(), HUGE_CURSOR], "cursor of 65535"),
+        ([xserver.setup(), *xserver.extensions(), xserver.resized(0, 5)], "too large"),
+    ],
+)
+def test_wrong_server_ends_its_connection(said: list[bytes], hint: str) -> None:
+    wire = X11Client(b"", 0)
+    with pytest.raises(RemoteProtocolError, match=hint):
+        for one in (*said, bytes(3_000)):
+            wire.receive(one, 0)
+
+
+def test_silent_server_is_given_up() -> None:
+    wire = X11Client(b"", 0)
+    due = wire.next_timeout()
+    assert due is not None
+    with pytest.raises(PeerLost, match="does not answer"):
+        wire.handle_timeout(due)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=200), st.booleans())
+def test_any_bytes_end_at_most_the_connection(data: bytes, late: bool) -> None:
+    wire = copying() if late else X11Client(b"", 0)
+    try:
+        wire.receive(data, 0)
+    except RemoteProtocolError as error:
+        assert str(error).isprintable()
+
+
+def test_description_of_every_length_is_refused_or_read() -> None:
+    body = xserver.setup()[8:]
+    assert read_description(body).vendor == "The X"
+    for size in range(len(body)):
+        with pytest.raises(RemoteProtocolError):
+            read_description(body[:size])
+
+
+# -- the door --------------------------------------------------------------------------------------
+
+
+def test_copies_become_pictures_and_the_screen_goes_with_the_session() -> None:
+    wire, budget, told, memory = inside(), Budget(), [], bytearray(WIDTH * HEIGHT * 4)
+    screens = Screens("alice", Ids(), budget)
+    door = X11Door(screens, wire, "door/1", lambda size: (5, memoryview(memory)), told.append, lambda: None)
+    door.receive(0)
+    listed = screens.first
+    assert told == [Ready("The X")] and listed is not None and door.streams == () and not door.recording
+    screen = listed.screen
+    reader = screen.read(WATCHER)
+    picture = np.random.default_rng(3).integers(0, 256, len(memory), np.uint8)
+    memory[:] = picture.tobytes()
+    wire.receive(xserver.copied(FIRST_COPY), 3)
+    door.receive(3)
+    taken = reader.take(3)
+    assert taken is not None and bytes(taken.pixels) == bytes(memory) and taken.painted_ns == 3
+    taken.release()
+    wire.receive(xserver.cursor(12), 4)
+    door.receive(4)
+    assert screen.cursor.shown and screen.cursor.at == Point(5, 6) and screen.cursor.hot == Point(1, 2)
+    screens.seat.take(WATCHER)
+    sent(wire)
+    reader.pointer(Point(900, 3), 0, False)
+    reader.key(0x1E, True)
+    assert len(sent(wire)) == 2 and screen.cursor.at == Point(WIDTH - 1, 3)
+    door.close()
+    door.close()
+    assert not len(screens) and budget.held == 0
+
+
+def test_alpha_is_taken_out_of_colours() -> None:
+    assert straight(bytes((50, 25, 0, 128, 9, 9, 9, 0)), Size(2, 1)) == bytes((100, 50, 0, 128, 255, 255, 255, 0))
+
+
+# -- addresses -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [("x11::1", "/tmp/.X11-unix/X1"), ("x11:unix:2.0", "/tmp/.X11-unix/X2"), ("x11:/run/a/X0", "/run/a/X0")],
+)
+def test_display_is_a_number_or_a_path(text: str, path: str) -> None:
+    spec = parse_door(text)
+    assert (spec.kind, spec.address, spec.text) == ("x11", path, f"x11:{path}")
+
+
+@pytest.mark.parametrize("text", ["x11:", "x11:1", "x11:host:0", "x11::x", "x11::123456"])
+def test_display_elsewhere_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="write"):
+        parse_door(text)
+
+
+def entry(number: bytes, name: bytes, data: bytes) -> bytes:
+    return struct.pack(">H", 256) + b"".join(struct.pack(">H", len(one)) + one for one in (b"host", number, name, data))
+
+
+def test_cookie_is_found_for_its_display() -> None:
+    other = entry(b"1", b"XDM-AUTHORIZATION-1", b"x")
+    authority = other + entry(b"", COOKIE, b"any") + entry(b"1", COOKIE, b"one")
+    assert [find_cookie(authority, display) for display in ("1", "2")] == [b"one", b"any"]
+    assert find_cookie(authority[:20], "1") == b"" == find_cookie(b"", "1")
+
+
+def test_authority_file_must_be_private_and_have_a_cookie(tmp_path: Path) -> None:
+    path = tmp_path / "authority"
+    path.write_bytes(entry(b"1", COOKIE, b"one"))
+    os.chmod(path, 0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_cookie(path, "1")
+    os.chmod(path, 0o600)
+    assert read_cookie(path, "1") == b"one"
+    with pytest.raises(ConfigError, match="no cookie for display :2"):
+        read_cookie(path, "2")
+    with pytest.raises(ConfigError, match="No such file"):
+        read_cookie(path.with_name("none"), "1")
