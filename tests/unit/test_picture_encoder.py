@@ -507,8 +507,9 @@ def test_choices_follow_the_size_and_what_is_left_of_the_line() -> None:
     assert choice(30_000, text, True, room, all_, False) is How.VIDEO
     assert choice(30_000, text, False, room, all_, False) is How.LOSSLESS
     assert choice(70_000, big, False, room, all_, False) is How.VIDEO
-    assert choice(15_000, 10_000, True, room, all_, False) is How.VIDEO, "film, although it would fit"
-    assert choice(15_000, 10_000, False, room, all_, False) is How.LOSSLESS
+    assert choice(19_000, 18_000, True, room, all_, False) is How.VIDEO, "film, although it would fit"
+    assert choice(19_000, 9_000, True, room, all_, False) is How.LOSSLESS, "a strip"
+    assert choice(19_000, 18_000, False, room, all_, False) is How.LOSSLESS
     assert choice(70_000, big, False, room, Formats(None), False) is How.JPEG
     assert choice(70_000, big, False, room, Formats(None, False), False) is How.LATER
     assert choice(70_000, big, False, room, all_, True) is How.LATER

@@ -129,6 +129,14 @@ def test_nothing_scrolled_in_noise_flat_colour_or_a_small_box() -> None:
     assert scrolled(old, np.roll(old, 3, axis=0), Rect(0, 0, SCROLL_PIXELS_MIN // 180 - 2, 180)) is None
 
 
+def test_window_dragged_aslant_is_no_scroll() -> None:
+    """Each row has the same pixels as another had, but not in the same places."""
+    old = np.zeros((400, 600, 4), np.uint8)
+    new = old.copy()
+    part_of(old, Rect(50, 50, 300, 200))[:] = part_of(new, Rect(62, 55, 300, 200))[:] = page(12, 1)[:200, 100:400]
+    assert scrolled(old, new, Rect(40, 40, 400, 300)) is None
+
+
 def test_overlapping_move_reads_before_it_writes() -> None:
     picture = noise(30, 30)
     before = picture.copy()

@@ -15,6 +15,8 @@ TILE_PIXELS = 65_536
 TILE_PIXELS_MIN = 2_048
 SMALL = 4_096
 """Rectangles up to this many pixels are text, a cursor or a button: too small to be worth a judgement."""
+FILM_PIXELS = 16_384
+"""Less than this is not film, however often it changes: the strip of dense text that a scroll uncovers is small."""
 SMALL_BYTES = 4 * SMALL
 """The most that one takes."""
 ONCE_SHARES = 3
@@ -59,7 +61,7 @@ def choice(size: float, pixels: int, often: bool, room: Room, formats: Formats, 
     fits = size <= room.once
     if lossless:
         return How.LOSSLESS if fits else How.LATER
-    film = often and size > PHOTO * pixels and pixels > SMALL
+    film = often and size > PHOTO * pixels and pixels >= FILM_PIXELS
     if not film and size <= (room.share if often and pixels > SMALL else room.once):
         return How.LOSSLESS
     if formats.video is not None:

@@ -44,7 +44,7 @@ from millrace.wire.peer.pictures import Part, PartType
 
 SHARPEN_NS: HostNs = 5 * NS_PER_MS
 """Sharpening takes no longer than this in one picture; new paint would have to wait for it."""
-WORK_NS: HostNs = 25 * NS_PER_MS
+WORK_NS: HostNs = 60 * NS_PER_MS
 """After this, what is left of a picture is sent with the next one."""
 PROBED_ROWS = 16
 VIDEO_KEY = 1

@@ -20,6 +20,8 @@ SCROLL_PIXELS_MIN = 40_000
 AGREE = 0.3
 """The share of votes that a distance needs."""
 ROWS_MIN = 8
+PROBED = 8
+"""Rows compared before a move is believed."""
 APART = 48
 """Boxes at most this many pixels apart are searched as one: blank lines within a page don't change when it scrolls."""
 
@@ -64,10 +66,16 @@ def scrolled(old: Plane, new: Plane, box: Rect) -> Move | None:
         return None
     rows = np.arange(max(0, distance), box.height + min(0, distance))
     same = rows[(after[rows] == before[rows - distance]) & (after[rows] != before[rows])]
-    if len(same) < ROWS_MIN:
+    if len(same) < ROWS_MIN or not _true(part_of(old, box), part_of(new, box), same, distance):
         return None
     first, last = int(same[0]), int(same[-1]) + 1
     return Move(Rect(box.x, box.y + first, box.width, last - first), 0, distance)
+
+
+def _true(old: Plane, new: Plane, rows: NDArray[np.intp], distance: int) -> bool:
+    """Whether such rows are equal, for a few: a hash does not change if the content also moves sideways."""
+    some = rows[:: max(1, len(rows) // PROBED)]
+    return bool((new[some] == old[some - distance]).all(axis=(1, 2)).mean() > 0.5)
 
 
 def _elected(before: Hashes, after: Hashes) -> int:
