@@ -169,3 +169,31 @@ def test_cursors_are_kept_bounded_and_drawn_over_a_copy() -> None:
         canvas.apply([CursorShape(number, arrow)])
     assert len(canvas.shapes) == 64 and 99 in canvas.shapes
     blend(drawn, arrow, 400, 400)
+
+
+@pytest.mark.parametrize("kind", ["h264", "vp8", "zstd", "JPEG", "PNG"])
+def test_mutated_parts_are_decoded_or_refused(kind: str) -> None:
+    """Whatever a daemon sends, the viewer has pixels of the right size or asks for a key picture."""
+    source, random = desktop(), np.random.default_rng(7)
+    at, good = (WHOLE if kind in ("h264", "vp8") else AT), []
+    if kind in ("h264", "vp8"):
+        encoder = Encoder("libx264" if kind == "h264" else "libvpx")
+        good = [Part(PartType.VIDEO, at, encoder.encode(source.picture)) for _ in range(3)]
+    elif kind == "zstd":
+        good = [Part(PartType.ZSTD, at, zstd.compress(cut(source.picture, at).tobytes()))]
+    else:
+        good = [Part(PartType[kind], at, still(kind, cut(source.picture, at)))]
+    decoder, refused = Decoder(), 0
+    decoder.resize(SIZE)
+    for _ in range(60):
+        for part in good:
+            data = bytearray(part.data)
+            for _ in range(random.integers(1, 6)):
+                data[random.integers(len(data))] = random.integers(256)
+            cut_at = random.integers(1, len(data) + 1) if random.random() < 0.2 else len(data)
+            try:
+                for step in decoder.steps([part._replace(data=bytes(data[:cut_at]))]):
+                    assert step.pixels.shape == (at.height, at.width, 4)  # type: ignore[union-attr]
+            except Undecodable:
+                refused += 1
+    assert refused > 5

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from millrace.clock.heard import STALE_NS, HeardClock
+from millrace.clock.heard import PAUSE_NS, HeardClock
 from millrace.playout.presentation import HOLD_MAX_NS, WAITING_BYTES_MAX, Presentation
 from millrace.units import NS_PER_MS, NS_PER_S
 
@@ -75,8 +75,9 @@ def test_what_is_heard_is_known_within_a_millisecond_though_pulls_are_late() -> 
     now = pulls(clock, START, 3, 60 * MS, late)
     heard = clock.at(now)
     assert heard is not None and abs(heard - (now - SKEWED - 70 * MS)) < MS
-    assert clock.at(now + STALE_NS + 1) is None
-    clock.silence()
+    later = clock.at(now + PAUSE_NS)
+    assert later is not None and later - heard == PAUSE_NS and clock.at(now + PAUSE_NS + 1) is None
+    clock.forget()
     assert clock.at(now) is None
 
 

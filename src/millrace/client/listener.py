@@ -225,6 +225,7 @@ class Listener:
             with self._lock:
                 if self._playout is not None and self.connections > 1:
                     self._playout.rejoined()
+                    self._heard.forget()
             self._joined = f"listener/{event.listener} hears {event.guest}, sink {event.sink}"
         elif isinstance(event, Configured):
             self.settings = event.settings
@@ -306,12 +307,10 @@ class Listener:
             self._age_ns = now - playout.head_ns
             if playout.state is State.PLAYING:
                 self._heard.pulled(now, playout.head_ns, self._output_latency_ns)
-            else:
-                self._heard.silence()
             self._dropouts.pull(playout, out, now)
 
     def heard_ns(self, now: HostNs) -> MediaNs | None:
-        """The capture time, on the daemon's clock, of the sound that is heard now; None in silence, and for files."""
+        """The capture time, on the daemon's clock, of what is heard now; None without sound, and for files."""
         with self._lock:
             return self._heard.at(now)
 

@@ -84,7 +84,8 @@ class _File:
         if self._audio is None or at_ms < 0:
             return
         if self._heard_ms < 0:
-            self._heard_ms = 0
+            # So that silence before the first packet leaves no gap, which players may ignore.
+            self._heard_ms = at_ms % SILENT_MS
         if at_ms - self._heard_ms > FILL_MAX_MS:
             self._heard_ms = at_ms
         while at_ms - self._heard_ms >= SILENT_MS:

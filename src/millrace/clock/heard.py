@@ -9,8 +9,9 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs, MediaNs
 WINDOW_NS: HostNs = 2 * NS_PER_S
 JUMP_NS: HostNs = 30 * NS_PER_MS
 """An age that differs by more is no late pull but another delay: what was measured before no longer counts."""
-STALE_NS: HostNs = 500 * NS_PER_MS
-"""Without a pull for this long, nothing is being heard."""
+PAUSE_NS: HostNs = 3 * NS_PER_S
+"""A pause of the sound up to this long is still sound: pictures would jump at each end of it. After that, nothing is
+being heard."""
 
 
 # A thread pulls late now and then, and never early: so of the pulls of the last two seconds the one with the youngest
@@ -40,13 +41,13 @@ class HeardClock:
         recent = [held for _, held in list(self._ages)[-3:]]
         return len(recent) == 3 and all(abs(held - age) < JUMP_NS / 3 for held in recent)
 
-    def silence(self) -> None:
-        """Nothing is being heard."""
+    def forget(self) -> None:
+        """The sound comes from elsewhere now, or not at all."""
         self._ages.clear()
         self._pulled_ns = None
 
     def at(self, now_ns: HostNs) -> MediaNs | None:
-        """The capture time of what is heard at `now_ns`; None in silence."""
-        if self._pulled_ns is None or not self._ages or now_ns - self._pulled_ns > STALE_NS:
+        """The capture time of what is heard at `now_ns`; None if there is no sound."""
+        if self._pulled_ns is None or not self._ages or now_ns - self._pulled_ns > PAUSE_NS:
             return None
         return round(now_ns - self._ages[0][1])
