@@ -1,4 +1,4 @@
-"""`millrace demo` (and `make run`): sends real sound through the whole chain once, and measures what arrives."""
+"""`millrace demo` (and `make run`): sends sound and a picture through the whole chain, and measures what arrives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def demo(
         bool | None, typer.Option("--stay/--no-stay", help="Keep serving afterwards (default on a terminal).")
     ] = None,
 ) -> None:
-    """Play a sample guest, listen to it, and measure what arrived.
+    """Play a sample guest, hear and watch it, and measure what arrived.
 
     Examples:
 
@@ -78,10 +78,15 @@ async def _demo(seconds: float, to: str, stay: bool) -> None:
 async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
     import asyncio
 
+    from millrace.backends.clocked import NullOutput
+    from millrace.backends.device import DeviceOutput
+    from millrace.cli.demoscreen import DemoScreen
     from millrace.client.listener import Listener, ListenerOptions
     from millrace.client.outputs import make_output
     from millrace.client.pulse import PulsePlayer
+    from millrace.io.clock import now_ns
     from millrace.io.paths import API_SOCKET
+    from millrace.lab.sync import HeardOutput
 
     guest = daemon.worker.guests["default"]
     url, own = "ws://localhost/default", daemon.config.runtime / API_SOCKET
@@ -89,22 +94,28 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
     to = _chosen(to, url)
     # The file is measured; the sound card or the null output provides the clock and the latency figure.
     heard = Listener(url, make_output(f"wav:{where}", "normal"), ListenerOptions(name="demo file", socket=own))
-    clocked = Listener(url, make_output(to, "normal"), ListenerOptions(name=to, socket=own))
-    tasks = [asyncio.create_task(x.run()) for x in (heard, clocked)]
+    output = make_output(to, "normal")
+    noted = HeardOutput(output, now_ns) if isinstance(output, NullOutput | DeviceOutput) else None
+    clocked = Listener(url, noted or output, ListenerOptions(name=to, socket=own))
+    screen = DemoScreen(daemon, clocked)
+    tasks = [asyncio.create_task(x.run()) for x in (heard, clocked, screen.viewer)]
     await asyncio.sleep(0.3)
     player = await PulsePlayer.connect(guest.pulse.path, "millrace demo")
-    tell(f"guest plays {seconds:g} s of tones through the PulseAudio door (any application can)")
+    tell(f"guest plays {seconds:g} s of tones through the PulseAudio door (any application can), and paints a desktop")
     playing = asyncio.create_task(player.play(tune(seconds), 48_000))
     await asyncio.sleep(seconds * 0.6)
     latency_ms = clocked.report().latency_ns / 1e6
     rates = {s.outlet.name: s.bitrate() for s in guest.sessions}
+    screen.note_rate()
     await playing
     await player.close()
-    await asyncio.sleep(0.5)
-    for listener in (heard, clocked):
-        listener.stop()
+    exact = await screen.settle()
+    for one in (heard, clocked, screen.viewer):
+        one.stop()
     await asyncio.gather(*tasks)
     _measure(where, heard, clocked, latency_ms, max(rates.values(), default=0))
+    screen.tell(exact, noted)
+    screen.close()
 
 
 def _room_for(path: Path) -> Path:
@@ -153,7 +164,7 @@ def _measure(where: Path, heard: Listener, clocked: Listener, latency_ms: float,
         data = file.readframes(file.getnframes())
     samples = np.empty(len(data) // 2, np.float32)
     decode(SampleFormat.S16LE, data, samples)
-    sound = samples[::2]
+    sound = _without_clicks(samples[::2].copy(), rate)
     found = np.flatnonzero(np.abs(sound) > 0.01)
     if not len(found):
         warn("no sound arrived; run `millrace ls` while it plays to see where the sound stops")
@@ -170,13 +181,24 @@ def _measure(where: Path, heard: Listener, clocked: Listener, latency_ms: float,
     tell(f"underruns   {report.underruns}, packets lost {report.lost}")
 
 
+def _without_clicks(sound: Samples, rate: int) -> Samples:
+    """Silence where the desktop's clicks are, which are measured elsewhere."""
+    from millrace.dsp.measure import tone_onsets
+    from millrace.sim.painted import CLICK_HZ, CLICK_S
+
+    around = rate // 400
+    for at in tone_onsets(sound, rate, CLICK_HZ, round(CLICK_S * rate)):
+        sound[max(0, at - around) : at + around + round(CLICK_S * rate)] = 0.0
+    return sound
+
+
 def _go_on(daemon: Daemon, stay: bool) -> None:
     guest = daemon.worker.guests["default"]
     tell()
     tell("next steps:")
     if not stay:
         tell("  millrace serve           # in a terminal of its own")
-    tell("  millrace listen          # in another")
+    tell("  millrace listen          # in another; or `millrace view`, for a machine's screen too")
     tell(f"  export PULSE_SERVER=unix:{guest.pulse.path}")
     tell("  mpv song.flac            # or any other application, in a third: after the export it plays into the guest")
     tell("  millrace ls")

@@ -17,6 +17,8 @@ from millrace.sim.desktop import Desktop
 from millrace.units import NS_PER_S, Frames, HostNs
 
 CLICK_HZ, CLICK_S, CLICK_LEVEL = 3_000, 0.005, 0.4
+_HUM_HZ, _HUM_LEVEL = 100, 0.002
+"""Below the clicks: a listener is sent nothing of silence, so a click alone would have to begin the sound each time."""
 _DOWN = 0x8000
 
 
@@ -43,7 +45,8 @@ class Clicks(Ingress):
         if self._graph.position != self._cycle:
             self._cycle = self._at = self._graph.position
         phase = np.arange(self._at, self._at + len(out)) % self._graph.rate
-        out[:] = np.where(phase < len(self._click), self._click[np.minimum(phase, len(self._click) - 1)], 0.0)[:, None]
+        click = np.where(phase < len(self._click), self._click[np.minimum(phase, len(self._click) - 1)], 0.0)
+        out[:] = (click + _HUM_LEVEL * np.sin(2 * math.pi * _HUM_HZ / self._graph.rate * phase))[:, None]
         self._at += len(out)
         return len(out)
 
