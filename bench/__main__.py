@@ -22,6 +22,8 @@ NAMES = (
     "memory",
     "packets",
     "encode",
+    "picture",
+    "sync",
 )
 
 

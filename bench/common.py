@@ -61,13 +61,18 @@ class Daemon:
     """A daemon under measurement."""
 
     def __init__(
-        self, runtime: Path, *args: str, listen: str = "127.0.0.1:0", ppm: float = 0.0, log: int | None = None
-    ) -> None:
+        self, runtime: Path, *args: str, listen: str = "127.0.0.1:0", ppm: float = 0.0, log: int | None = None,
+        painted: str = "",
+    ) -> None:  # fmt: skip
+        """With `painted`, its guest has a screen that paints itself: see bench/painted.py."""
         self.runtime = runtime
-        command = [sys.executable, "-m", "bench.skewed"] if ppm else MILLRACE
-        self.env = os.environ | {
-            name: str(runtime) for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
-        }
+        module = "bench.skewed" if ppm else "bench.painted" if painted else ""
+        command = [sys.executable, "-m", module] if module else MILLRACE
+        self.env = (
+            os.environ
+            | {"PAINTED": painted}
+            | {name: str(runtime) for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")}
+        )
         for name in ("PULSE_SERVER", "PYTHONDONTWRITEBYTECODE"):
             self.env.pop(name, None)
         began = time.monotonic()
@@ -106,10 +111,10 @@ class Daemon:
 
 
 @contextmanager
-def daemon(*args: str, ppm: float = 0.0, log: int | None = None) -> Iterator[Daemon]:
+def daemon(*args: str, ppm: float = 0.0, log: int | None = None, painted: str = "") -> Iterator[Daemon]:
     """A daemon in its own directory, on a clock that is off by `ppm`."""
     with tempfile.TemporaryDirectory(prefix="mr") as name:
-        one = Daemon(Path(name), *args, ppm=ppm, log=log)
+        one = Daemon(Path(name), *args, ppm=ppm, log=log, painted=painted)
         try:
             yield one
         finally:

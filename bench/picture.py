@@ -1,0 +1,174 @@
+"""From painting a picture to having it elsewhere, 30 a second: in our viewer, in headless Chromium, and the floor.
+
+The code in each picture says when it was painted; it is read from the pixels that have arrived. The floor is another
+process that writes the changed pixels into a pipe as they are. $MILLRACE_BENCH_SECONDS for each, 10 by default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from bench.common import Daemon, cpu_ns, daemon, processes
+from bench.painted import HEAD, RECT
+from millrace.client.viewer import Viewer, ViewerOptions
+from millrace.lab.sync import FlashFace
+from millrace.pixels.blockcode import read
+from millrace.sim.desktop import CODE, SCENES
+
+SIZES = ("1280x720", "1920x1080")
+SETTLE_S, KEYS = 2.0, 40
+GOALS = {"typing": 10, "scroll": 25, "film": 40, "flood": 40}
+"""Median ms from painting to the picture, at 1080p."""
+
+
+def spread(values: list[float]) -> str:
+    """Median, 95th and 99th percentile."""
+    if not values:
+        return "–"
+    return "/".join(f"{value:.1f}" for value in np.percentile(values, (50, 95, 99)))
+
+
+def floor(scene: str, size: str, seconds: float) -> list[float]:
+    """Latencies in ms by the pipe."""
+    env = os.environ | {"PAINTED": f"{scene}:{size}"}
+    width, height = map(int, size.split("x"))
+    picture, found = np.zeros((height, width, 4), np.uint8), []
+    with processes() as start:
+        source = start(sys.executable, "-m", "bench.painted", "floor", env=env, stdout=subprocess.PIPE)
+        end = time.monotonic() + SETTLE_S + seconds
+        while time.monotonic() < end:
+            _take(source.stdout, picture)  # type: ignore[arg-type]
+            now, stamp = time.monotonic_ns(), read(picture, CODE)
+            if stamp is not None and time.monotonic() > end - seconds:
+                found.append((now - stamp.time_ns) / 1e6)
+    return found
+
+
+def _take(source: BinaryIO, picture: np.ndarray) -> None:
+    (count,) = HEAD.unpack(source.read(HEAD.size))
+    for _ in range(count):
+        x, y, width, height = RECT.unpack(source.read(RECT.size))
+        pixels = np.frombuffer(source.read(width * height * 4), np.uint8)
+        picture[y : y + height, x : x + width] = pixels.reshape(height, width, 4)
+
+
+async def native(bus: Daemon, seconds: float) -> dict[str, Any]:
+    """A viewer in this process."""
+    face = FlashFace(time.monotonic_ns)
+    viewer = Viewer(bus.url(), face, ViewerOptions(name="bench", token=bus.env["MILLRACE_TOKEN"]))
+    task = asyncio.create_task(viewer.run())
+    await asyncio.sleep(SETTLE_S)
+    face.seen.clear()
+    cpu, own = cpu_ns(bus.pid), time.process_time_ns()
+    await asyncio.sleep(seconds)
+    count = max(1, len(face.seen))
+    figures: dict[str, Any] = {
+        "latency": [ns / 1e6 for ns in face.latencies], "pictures": count / seconds,
+        "cpu": (cpu_ns(bus.pid) - cpu) / 1e6 / count, "own_cpu": (time.process_time_ns() - own) / 1e6 / count,
+        "unread": face.unread, "decoding": [ns / 1e6 for ns in list(viewer.figures.decoding)[-count:]],
+        "listed": await asyncio.to_thread(listed, bus),
+    }  # fmt: skip
+    viewer.stop()
+    await task
+    return figures
+
+
+async def keys(bus: Daemon) -> list[float]:
+    """From a key to the picture that answers it, in ms. The machine answers at once."""
+    face, found = FlashFace(time.monotonic_ns), []
+    options = ViewerOptions(name="bench", token=bus.env["MILLRACE_TOKEN"], keyboard=True)
+    viewer = Viewer(bus.url(), face, options)
+    task = asyncio.create_task(viewer.run())
+    await asyncio.sleep(SETTLE_S)
+    for code in range(1, KEYS + 1):
+        began = time.monotonic_ns()
+        viewer.key(code, True)
+        while code | 0x8000 not in face.marked and time.monotonic_ns() - began < 10**9:
+            await asyncio.sleep(0.0005)
+        if code | 0x8000 in face.marked:
+            found.append((face.marked[code | 0x8000] - began) / 1e6)
+        viewer.key(code, False)
+        await asyncio.sleep(0.05 + code % 7 * 0.005)
+    viewer.stop()
+    await task
+    return found
+
+
+def listed(bus: Daemon) -> dict[str, Any]:
+    """What the daemon lists of its one viewer."""
+    viewers = bus.state()["guests"][0]["viewers"]
+    return dict(viewers[0]) if viewers else {}
+
+
+async def chromium(bus: Daemon, seconds: float, profile: Path) -> dict[str, Any]:
+    """The page in headless Chromium: what it reports of its pictures, by the daemon's clock."""
+    from tests.real.browser import own_page
+
+    async with own_page(profile) as page:
+        await page.open(bus.link())
+        for _ in range(100):
+            if await asyncio.to_thread(listed, bus):
+                break
+            await asyncio.sleep(0.1)
+        else:
+            return {}
+        await asyncio.sleep(SETTLE_S)
+        cpu, before = cpu_ns(bus.pid), await asyncio.to_thread(listed, bus)
+        latencies, draws, end = [], [], time.monotonic() + seconds
+        while time.monotonic() < end:
+            await asyncio.sleep(0.25)
+            one = await asyncio.to_thread(listed, bus)
+            if one.get("latency_ms") is not None:
+                latencies.append(one["latency_ms"])
+                draws.append(one["breakdown_ms"].get("draw", 0.0))
+        count = max(1, one.get("shown", 0) - before.get("shown", 0))
+        return {"latency": latencies, "draw": draws, "cpu": (cpu_ns(bus.pid) - cpu) / 1e6 / count, "count": count}
+
+
+def main() -> None:
+    """Print the figures."""
+    seconds = float(os.environ.get("MILLRACE_BENCH_SECONDS", "10"))
+    print("picture: painted → drawn, ms median/p95/p99, 30 pictures a second")
+    for size in SIZES:
+        for scene in SCENES:
+            if scene != "still":
+                _scene(scene, size, seconds)
+    with daemon(painted="still:1280x720") as bus:
+        print(f"  key → picture that answers it, still desktop, 720p: {spread(asyncio.run(keys(bus)))}")
+
+
+def _scene(scene: str, size: str, seconds: float) -> None:
+    least = floor(scene, size, min(seconds, 4.0))
+    with daemon(painted=f"{scene}:{size}") as bus:
+        own = asyncio.run(native(bus, seconds))
+    goal = f" (goal {GOALS[scene]})" if size == SIZES[1] else ""
+    stages = ", ".join(f"{name} {ms:.1f}" for name, ms in own["listed"].get("breakdown_ms", {}).items())
+    print(
+        f"  {scene} {size}: {spread(own['latency'])}{goal}; {own['pictures']:.1f}/s,"
+        f" {own['listed'].get('bitrate', 0) / 1000:,.0f} kb/s, daemon {own['cpu']:.1f} ms CPU a picture"
+        f" (with painting), viewer {own['own_cpu']:.1f}; decoding {spread(own['decoding'])}; mean {stages};"
+        f" floor {spread(least)}"
+    )
+    if size == SIZES[0]:
+        _page(scene, size, seconds)
+
+
+def _page(scene: str, size: str, seconds: float) -> None:
+    with tempfile.TemporaryDirectory() as name, daemon(painted=f"{scene}:{size}") as bus:
+        page = asyncio.run(chromium(bus, seconds, Path(name) / "profile"))
+    if not page:
+        print(f"    Chromium, {scene} {size}: the page shows no screen")
+        return
+    print(
+        f"    Chromium, {scene} {size}: {spread(page['latency'])} (moving means), of it drawing {spread(page['draw'])};"
+        f" {page['count'] / seconds:.1f}/s"
+    )
