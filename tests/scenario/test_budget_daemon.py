@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from millrace.errors import BudgetError, ConfigError
 from millrace.graph.model import Stream
 from millrace.guest.guest import Guest
 from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.server.http.api import BODY_COPIES, REQUEST_BYTES
 from millrace.wire.native.messages import HEADER, Fault, frame
 from millrace.wire.native.messages import Hello as NativeHello
 from millrace.wire.native.session import NativeWire
@@ -208,6 +210,36 @@ def test_unread_answer_is_charged_and_released(tmp_path: Path, monkeypatch: pyte
         budget.limit = held
         status, text = await rig.ask("GET", "/api/v1/state", secret)
         assert status == 507 and "no room" in text
+
+    running(tmp_path, test)
+
+
+def test_body_is_charged_while_its_request_waits_for_a_turn(tmp_path: Path) -> None:
+    size, come = 60_000, asyncio.Event()
+
+    async def test(rig: Rig) -> None:
+        alice = rig.daemon.worker.guest("alice")
+        secret = await rig.token("a", "hear", ["alice"])
+        budget, do = alice.graph.budget, alice.turns.do
+        held = budget.held
+
+        async def waiting(work: Coroutine[Any, Any, Any]) -> Any:
+            await come.wait()
+            return await do(work)
+
+        alice.turns.do = waiting  # type: ignore[method-assign]
+        host, _, port = rig.daemon.serving.address.rpartition(":")
+        lines = [socket.create_connection((host, int(port))) for _ in range(3)]
+        for line in lines:
+            head = f"POST /api/v1/set HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {secret}\r\n"
+            line.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode() + bytes(1000))
+        each = REQUEST_BYTES + BODY_COPIES * size
+        await eventually(lambda: budget.held == held + 3 * each)
+        assert budget.shares()["request"] == 3 * each
+        come.set()
+        for line in lines:
+            line.close()
+        await eventually(lambda: budget.held == held)
 
     running(tmp_path, test)
 

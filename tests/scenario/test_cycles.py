@@ -27,8 +27,6 @@ ROUNDS = 3
 DAEMON = tuple(
     f"millrace.{name}." for name in ("control", "doors", "graph", "guest", "io", "outlets", "server", "wire")
 )
-AIOHTTP = ("WebSocket", "InTurn")
-"""A WebSocket with a heartbeat and its connection's handler refer to each other in aiohttp."""
 
 
 @contextlib.contextmanager
@@ -42,8 +40,6 @@ def cyclic(found: Counter[str]) -> Iterator[None]:
         gc.collect()
         kinds = [type(one) for one in gc.garbage]
         found.update(kind.__name__ for kind in kinds if kind.__module__.startswith(DAEMON))
-        for kind in AIOHTTP:
-            del found[kind]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

@@ -112,3 +112,20 @@ def test_descriptor_is_sent_with_its_message_despite_early_answer(tmp_path: Path
             qemu.close()
 
     asyncio.run(main())
+
+
+def test_connection_handed_over_is_no_earlier_one_that_had_its_number(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with daemon_in(tmp_path) as daemon:
+            alice = daemon.worker.guest("alice")
+            before, qemu = socket.socketpair()
+            ended = daemon.worker.attach(alice, DoorSpec("p2p", "fd 9", connection=before))
+            qemu.close()
+            # It has not noticed yet that it has ended.
+            ours, qemu = socket.socketpair()
+            machine = daemon.worker.attach(alice, DoorSpec("p2p", "fd 9", connection=ours))
+            assert machine is not ended
+            await until(lambda: alice.machines == [machine])
+            qemu.close()
+
+    asyncio.run(main())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 
 from millrace.daemon.app import Daemon
 from millrace.guest.config import GuestConfig
@@ -66,6 +67,21 @@ def test_closing_connection_makes_no_room() -> None:
     door.arrive(gone, 0)
     door.arrive(here, 0)
     assert door.make_room() and here.gone
+
+
+class Unread(Connection):
+    """A connection that is closing, and whose peer reads nothing."""
+
+    def is_closing(self) -> bool:
+        return True
+
+
+def test_closing_connection_that_is_not_read_is_cut() -> None:
+    door, late, displaced = PendingConnections(), Unread(), Unread()
+    door.arrive(late, 0)
+    door.handle_timeout(LOGIN_NS)
+    door.arrive(displaced, LOGIN_NS)
+    assert late.gone and not door.make_room() and displaced.gone
 
 
 def test_disconnected_peer_is_forgotten() -> None:
@@ -193,6 +209,40 @@ def test_missing_body_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         writer.close()
 
     running(tmp_path, test)
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["half-closed", "open"])
+@pytest.mark.parametrize("path", ["/api/v1/openapi.json", "/page/app.js"])
+def test_peer_that_reads_none_of_its_answers_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bool, path: str
+) -> None:
+    monkeypatch.setattr("millrace.server.http.connection.CLOSE_TIMEOUT_S", 0.2)
+    for module in ("connection", "answers"):
+        monkeypatch.setattr(f"millrace.server.http.{module}.READ_S", 0.5)
+    asked = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+
+    async def test(daemon: Daemon) -> None:
+        lines = [socket.socket() for _ in range(5)]
+        for line in lines:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            line.connect(tcp_of(daemon))
+            line.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                line.send(300 * asked)
+        server = daemon.serving.runners[-1].server
+        assert server is not None
+        while len(server.connections) < len(lines):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        for line in lines if half else ():
+            line.shutdown(socket.SHUT_WR)
+        async with asyncio.timeout(10):
+            while server.connections:
+                await asyncio.sleep(0.01)
+        for line in lines:
+            line.close()
+
+    running(tmp_path, test, run=uvloop.run)
 
 
 @pytest.mark.parametrize("door", ["http", "alice/pulse", "native.sock", "attach.sock"])

@@ -64,6 +64,13 @@ def tapping(rig: Rig, source: Stream | None, consumer: Failing) -> Tap:
     return tap
 
 
+def test_consumer_that_raises_as_it_is_added_is_removed() -> None:
+    rig, bad = House(), Failing()
+    bad.broken = "idle"
+    tap = tapping(rig, None, bad)
+    assert rig.failures == [(tap.key, "idle is broken")] and not rig.graph.taps and not rig.sink.taps
+
+
 @pytest.mark.parametrize("of_stream", [False, True])
 def test_consumer_that_raises_is_removed_and_others_hear_all(of_stream: bool) -> None:
     rig, bad = House(), Failing()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from typing import Any
 from unittest.mock import Mock
 
@@ -19,7 +20,7 @@ from millrace.errors import BudgetError, ConfigError
 from millrace.rights.model import OWNER, Principal
 from millrace.server.http import api
 from millrace.server.http.answers import SMALL
-from millrace.server.http.api import PRINCIPAL, Api, arguments_of, principal_of
+from millrace.server.http.api import BODY_COPIES, PRINCIPAL, REQUEST_BYTES, Api, arguments_of, charged, principal_of
 
 
 class Commands:
@@ -52,7 +53,8 @@ def served(test: Callable[[TestClient[Any, Any], Commands, Budget], Awaitable[No
         async def known(request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> Any:
             request[PRINCIPAL] = OWNER
             try:
-                return await handler(request)
+                with closing(charged(request, commands.budget)):
+                    return await handler(request)
             except (ConfigError, BudgetError) as error:
                 return web.Response(status=error.status, text=str(error))
 
@@ -103,7 +105,7 @@ def test_large_answer_is_charged_while_it_is_read() -> None:
 
 def test_request_body_is_charged_until_its_command_has_run() -> None:
     async def test(client: TestClient[Any, Any], commands: Commands, budget: Budget) -> None:
-        size, held, rest = MIB // 3, list[asyncio.Future[Any]](), asyncio.Event()
+        size, held, rest = MIB // 6, list[asyncio.Future[Any]](), asyncio.Event()
 
         async def withheld() -> AsyncIterator[bytes]:
             yield b" " * (size - 2)
@@ -116,7 +118,7 @@ def test_request_body_is_charged_until_its_command_has_run() -> None:
 
         held += [post(), post()]
         async with asyncio.timeout(10):
-            while budget.held < 2 * size:
+            while budget.held < 2 * (REQUEST_BYTES + BODY_COPIES * size):
                 await asyncio.sleep(0.001)
         async with await post() as refused:
             assert refused.status == 507 and "no room for this request" in await refused.text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import ssl
@@ -17,10 +18,15 @@ from millrace.io.metered import Metered
 from millrace.io.sockets import outward_address
 from millrace.io.turns import Turns
 from millrace.server.http import weblog
+from millrace.server.http.connection import HttpConnection
 from millrace.text import parse_address, quoted, show_address
 
 log = logging.getLogger("millrace.web")
 KEEPALIVE_S = 75.0
+READ_BYTES = 16 * 1024
+"""What is read ahead of a body whose request waits, twice over."""
+LINGER_S = 10.0
+"""How long the rest of a body is read after its request was answered, so that the answer arrives."""
 
 
 # A connection is charged to `strangers`, one share for all that are not authenticated yet, until the gate knows its
@@ -41,17 +47,21 @@ class Serving:
         self, application: web.Application, *socks: socket.socket, tls: ssl.SSLContext | None = None
     ) -> None:
         """Serve an application on bound sockets."""
-        runner = web.AppRunner(
-            application, access_log=None, logger=weblog.log, shutdown_timeout=2.0, keepalive_timeout=KEEPALIVE_S
-        )
+        runner = web.AppRunner(application, shutdown_timeout=2.0)
         self.runners.append(runner)
         await runner.setup()
         server = runner.server
         assert server is not None
+
+        def made() -> Metered:
+            connection = HttpConnection(
+                server, loop=asyncio.get_running_loop(), logger=weblog.log, access_log=None,  # type: ignore[arg-type]
+                keepalive_timeout=KEEPALIVE_S, lingering_time=LINGER_S, read_bufsize=READ_BYTES,
+            )  # fmt: skip
+            return Metered(connection, self._strangers)
+
         for sock in socks:
-            self._acceptors.append(
-                self._listeners.serve(sock, self._strangers, lambda: Metered(server(), self._strangers), tls)
-            )
+            self._acceptors.append(self._listeners.serve(sock, self._strangers, made, tls))
 
     async def listen(self, application: web.Application) -> None:
         """Serve it at the configured address; ConfigError if that fails."""

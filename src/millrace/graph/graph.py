@@ -237,7 +237,7 @@ class Graph(Nodes):
         tap.enter(NodeState.RUNNING if self.running else NodeState.IDLE, "linked", self._now_ns)
         self._changed("new", tap)
         if not self.running:
-            tap.consumer.idle(self.position)
+            self._idle(tap)
 
     def remove_tap(self, tap: Tap) -> None:
         """Remove a tap."""
@@ -417,10 +417,13 @@ class Graph(Nodes):
             self._enter(sink, NodeState.IDLE, "nothing plays")
         for tap in list(self.taps.values()):
             self._enter(tap, NodeState.IDLE, "nothing plays")
-            try:
-                tap.consumer.idle(self.position)
-            except Exception as error:
-                self._fail(tap, error)
+            self._idle(tap)
+
+    def _idle(self, tap: Tap) -> None:
+        try:
+            tap.consumer.idle(self.position)
+        except Exception as error:
+            self._fail(tap, error)
 
     def _enter(self, node: Node, state: NodeState, cause: str) -> None:
         if node.state is not state:

@@ -54,7 +54,8 @@ class Metered(asyncio.BufferedProtocol):
         if kept:
             self._inner.data_received(kept)
         # aiohttp pauses the transport too; in that case it also resumes it.
-        if not transport.is_closing() and not getattr(self._inner, "_reading_paused", False):
+        paused = any(getattr(self._inner, name, False) for name in ("_reading_paused", "_buffer_paused"))
+        if not transport.is_closing() and not paused:
             transport.resume_reading()
         return True
 

@@ -53,8 +53,10 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
     another viewer thereby reconnects and displaces that viewer in turn.
     """
     attached = (one for one in guest.machines if isinstance(one, AttachedMachine))
-    # Several machines may share a bus, under one address.
-    twin = next((other for other in attached if (other.spec.text, other.spec.vm) == (spec.text, spec.vm)), None)
+    # Several machines may share a bus, under one address. A connection that was handed over is new whatever it is
+    # called: its descriptor may have belonged to one that has ended and is about to go.
+    same = [other for other in attached if (other.spec.text, other.spec.vm) == (spec.text, spec.vm)]
+    twin = same[0] if same and spec.connection is None else None
     if twin is not None and twin.retake(spec):
         return twin
     if twin is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+import json
 from typing import Any
 
 from aiohttp import web
@@ -24,6 +24,8 @@ PREFIX = "/api/v1"
 BODY_S = 20.0
 SMALL_BODY = 1024
 """Bodies up to this size are covered by the cost of the connection."""
+REQUEST_BYTES, BODY_COPIES = 18 * 1024, 2
+"""Memory of a request with a body that has not arrived, and what a byte of the body takes (docs/architecture.md)."""
 
 
 def principal_of(request: web.Request) -> Principal:
@@ -56,15 +58,16 @@ async def _whole(request: web.Request) -> bytes:
         raise web.HTTPBadRequest(text=f"the body can't be read: {printable(error)}\n") from None
 
 
-# A body that is withheld, or whose command waits for the disk, is memory that a client makes the daemon hold. It is
-# charged as soon as its size is announced.
+# A body that is withheld, or whose request waits for a turn or for the disk, is memory that a client makes the daemon
+# hold. It is charged as soon as its size is announced and its sender known.
 def charged(request: web.Request, budget: Budget) -> Account:
     """An account that holds the request's body; BudgetError if its sender's budget has no room for it."""
     most = request.client_max_size
     size = 0 if not request.can_read_body else most if request.content_length is None else request.content_length
     if size > most:
         raise web.HTTPRequestEntityTooLarge(most, size)
-    return budget.open("request", {"body": size if size > SMALL_BODY else 0}, CONNECTIONS)
+    cost = REQUEST_BYTES + BODY_COPIES * size if size > SMALL_BODY else 0
+    return budget.open("request", {"body": cost}, CONNECTIONS)
 
 
 class Api:
@@ -72,6 +75,7 @@ class Api:
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
+        self._description = b""
 
     def routes(self) -> list[web.RouteDef]:
         """The routes."""
@@ -82,13 +86,16 @@ class Api:
         async def handle(request: web.Request) -> web.StreamResponse:
             principal = principal_of(request)
             budget = self._operations.budget_of(principal)
-            with closing(charged(request, budget)):
-                result = await self._operations.run(principal, command.name, await arguments_of(request))
+            result = await self._operations.run(principal, command.name, await arguments_of(request))
             body = (await as_json(result)).encode()
             headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
             return await send(request, body, headers, budget)
 
         return web.route(command.method, PREFIX + command.path, handle)
 
-    async def _openapi(self, request: web.Request) -> web.Response:
-        return web.json_response(describe(self._operations.table, PREFIX))
+    # Made once: it takes tens of milliseconds, and anybody with a token may ask for it over and over.
+    async def _openapi(self, request: web.Request) -> web.StreamResponse:
+        if not self._description:
+            self._description = json.dumps(describe(self._operations.table, PREFIX)).encode()
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        return await send(request, self._description, headers, self._operations.budget_of(principal_of(request)))

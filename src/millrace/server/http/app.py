@@ -24,7 +24,7 @@ from millrace.io.metered import charge
 from millrace.rights.model import Certificate, Principal
 from millrace.server.http import assets as page
 from millrace.server.http.answers import send
-from millrace.server.http.api import ADDRESS, PREFIX, PRINCIPAL, Api, principal_of
+from millrace.server.http.api import ADDRESS, PREFIX, PRINCIPAL, Api, charged, principal_of
 from millrace.server.http.attend import LISTENER, VIEWER, Attendants
 from millrace.server.http.authentication import (
     INVALID,
@@ -138,7 +138,8 @@ class Web:
         async def serve() -> web.StreamResponse:
             return await handler(request)
 
-        return await turns.do(serve())
+        with closing(charged(request, self._plane.budget_of(principal))):
+            return await turns.do(serve())
 
     async def _guarded(self, gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
         # Match on the handler rather than the path, which can be spelled in many ways.

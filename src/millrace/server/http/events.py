@@ -17,13 +17,13 @@ from millrace.control.requests import parsed
 from millrace.errors import ConfigError
 from millrace.io.turns import Turns
 from millrace.rights.model import Principal
+from millrace.server.http.connection import CLOSE_TIMEOUT_S, bare
 from millrace.text import parse_json
 from millrace.wire.arguments import Arguments
 
 log = logging.getLogger("millrace.web")
 WATCHER_BYTES = 24 * 1024
 """Memory of a watcher."""
-CLOSE_TIMEOUT_S = 5.0
 UNKNOWN = 'the only message accepted here is {"measure": "GUEST"}, or null in place of the guest'
 BEHIND = 256 * 1024
 """With more bytes queued than this, the initial listing waits."""
@@ -46,6 +46,15 @@ class InTurn:
         """Append a message."""
         self._reader.feed_data(message, size)
 
+    def set_exception(self, error: BaseException) -> None:
+        """Have it raised when all messages have been read."""
+        self._reader.set_exception(error)
+
+    def exception(self) -> BaseException | None:
+        """The error that ended the connection."""
+        error: BaseException | None = self._reader.exception()
+        return error
+
 
 class WebSocket(web.WebSocketResponse):
     """aiohttp's WebSocket, with its close made to take turns.
@@ -62,7 +71,13 @@ class WebSocket(web.WebSocketResponse):
         """See aiohttp."""
         if self._reader is not None and not isinstance(self._reader, InTurn):
             self._reader = InTurn(self._reader, self._turns)  # type: ignore[assignment]
-        return await super().close(code=code, message=message, drain=drain)
+        try:
+            return await super().close(code=code, message=message, drain=drain)
+        finally:
+            # Whatever ended the WebSocket was raised in frames that hold it.
+            bare(self.exception())
+            if self._reader is not None:
+                bare(self._reader.exception())
 
 
 async def messages(websocket: web.WebSocketResponse, turns: Turns) -> AsyncIterator[WSMessage]:
