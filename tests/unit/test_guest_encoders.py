@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import BudgetError
-from millrace.guest.encoders import Encoders
+from millrace.guest.encoders import Encoders, load_encoders
 from millrace.outlets.encoded import EncodedPicture
 from millrace.outlets.picturechoice import Formats
 from millrace.pixels.rects import Rect, Size
@@ -34,6 +36,7 @@ class Sink:
 
 def test_encoder_is_made_works_and_gives_everything_back() -> None:
     async def test() -> None:
+        await load_encoders()
         desk, encoders, sink, woken = Desk(), Encoders(), Sink(), asyncio.Event()
         encoders.close()
         painter = desk.add()
@@ -59,3 +62,9 @@ def test_encoder_is_made_works_and_gives_everything_back() -> None:
             make(painter.screen, PictureSettings(), Formats(), WATCHER, woken.set, failures.append)
 
     asyncio.run(test())
+
+
+def test_daemon_that_shows_no_screen_loads_no_encoder() -> None:
+    told = "import sys, millrace.daemon.app; print([name for name in ('av', 'PIL') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

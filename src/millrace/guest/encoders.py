@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from millrace.budget import Budget
 from millrace.codec.picturesettings import PictureSettings
@@ -12,7 +14,22 @@ from millrace.io.clock import now_ns
 from millrace.io.offload import Offload
 from millrace.outlets.encoded import MakePictures, Pictures
 from millrace.outlets.picturechoice import Formats
-from millrace.outlets.pictures import PictureEncoder
+
+if TYPE_CHECKING:
+    from millrace.outlets.pictures import PictureEncoder
+
+
+# The libraries for video and stills take 0.2 s to import, which a daemon that shows no screen should not spend, and one
+# that plays sound must not spend on its event loop.
+def _load() -> type[PictureEncoder]:
+    from millrace.outlets.pictures import PictureEncoder
+
+    return PictureEncoder
+
+
+async def load_encoders() -> None:
+    """Get ready to make encoders, in another thread. Without this, the first one is made late."""
+    await asyncio.to_thread(_load)
 
 
 class Encoders:
@@ -30,7 +47,7 @@ class Encoders:
         ) -> Pictures:  # fmt: skip
             if self._offload is None:
                 self._offload = Offload()
-            return PictureEncoder(
+            return _load()(
                 screen, settings, who, wake, lane=self._offload.lane(), clock=now_ns, budget=budget, formats=formats,
                 failed=failed,
             )  # fmt: skip

@@ -11,6 +11,7 @@ from aiohttp import WSCloseCode, web
 
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.errors import MillraceError, PeerLost
+from millrace.guest.encoders import load_encoders
 from millrace.guest.guest import Guest
 from millrace.guest.home import Home
 from millrace.guest.listener import ListenerSession
@@ -154,6 +155,8 @@ class Attendants:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             way = kind.command.format(url=self._plane.place.url, guest=guest.name)
             raise web.HTTPUpgradeRequired(text=f"this is a WebSocket: {way}\n")
+        if kind is VIEWER:
+            await load_encoders()
         websocket = WebSocket(guest.turns, max_msg_size=MESSAGE_MAX, compress=False, protocols=kind.protocols)
         transport = request.transport
         if transport is None:
