@@ -357,6 +357,27 @@ def test_line_is_never_filled_and_the_newest_picture_wins() -> None:
     assert np.array_equal(remote.canvas, screen.pixels)
 
 
+def test_lone_viewers_encoder_changes_its_rate_and_begins_no_new_picture() -> None:
+    desk = Desk()
+    desk.add()
+    remote = Remote(desk)
+    desk.run(30)
+    for rate in (4_500_000, 1_100_000, 90_000_000):
+        remote.session.flow.rate = rate
+        remote.session.regroup()
+    desk.run(50)
+    assert len(desk.groups) == 1 and len(remote.pieces) == 1 and desk.groups[0].sort.rate is None
+    remote.session.flow.rate = 4_800_000
+    remote.session.regroup()
+    assert desk.groups[0].sort.rate == 4_000_000
+    # Another viewer is not slowed down by it.
+    other = Remote(desk)
+    desk.run(50)
+    assert len(desk.groups) == 2 and np.array_equal(other.canvas, remote.canvas)
+    remote.leave()
+    assert [len(group.sessions) for group in desk.groups] == [0, 1]
+
+
 def test_viewer_without_memory_left_ends_and_others_go_on() -> None:
     desk = Desk()
     screen = desk.add(width=800, height=600)

@@ -159,6 +159,9 @@ class Viewers:
         before, sort = self._group_of.get(session), self._sort(session)
         if (before.sort if before else None) == sort:
             return
+        if before is not None and sort is not None and self._only_rate(before, sort):
+            self._set_rate(before, sort)
+            return
         group = None if sort is None or session.listed is None else self._group(sort, session.listed)
         self._exit(session)
         if group is not None:
@@ -167,6 +170,19 @@ class Viewers:
             group.pictures.join(session)
             group.wake()
         self._changed("change", session)
+
+    # Another encoder costs a viewer the whole picture again, another rate of its own one costs nothing.
+    def _only_rate(self, group: Group, sort: Sort) -> bool:
+        """Whether a group's only viewer wants another rate, which no other group has."""
+        same = group.sort._replace(rate=sort.rate) == sort
+        return same and len(group.sessions) == 1 and sort not in self._groups
+
+    def _set_rate(self, group: Group, sort: Sort) -> None:
+        del self._groups[group.sort]
+        group.sort = sort
+        self._groups[sort] = group
+        group.pictures.set_rate(sort.rate)
+        group.wake()
 
     def _sort(self, session: ViewerSession) -> Sort | None:
         """The sort that a viewer is of now; None while it is sent no pictures."""
