@@ -91,7 +91,8 @@ class ClientConnection:
 
     `after` is called when bytes were taken or a deadline has passed; `ended` once, with the reason. All work is charged
     to `turns`. `may_wait` is asked whether so many bytes may wait for the peer to read them. `partial` is passed the
-    size of a message that is still incomplete; it raises to end the connection if that is too much.
+    size of a message that is still incomplete; it raises to end the connection if that is too much. A core that bounds
+    its own work in one step may be given large chunks.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class ClientConnection:
         whose: str = "a connection",
         may_wait: Callable[[int], bool] = lambda size: True,
         partial: Callable[[int], None] = _free,
+        chunk_bytes_max: int = CHUNK_BYTES_MAX,
     ) -> None:
         self._may_wait, self._partial = may_wait, partial
         self.closing, self.known = False, True
@@ -116,7 +118,7 @@ class ClientConnection:
         self._runner = _Runner(self, turns, whose)
         self._transport: asyncio.Transport | None = None
         self._shaking = False
-        self._chunk_size = ChunkSize(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX)
+        self._chunk_size = ChunkSize(CHUNK_BYTES_MIN, chunk_bytes_max)
         self._plain = False
         """Connected over TCP without TLS, and nothing has arrived yet."""
 

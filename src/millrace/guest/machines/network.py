@@ -19,12 +19,15 @@ from millrace.errors import PasswordRefused, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attached import AttachedMachine, Displaced
-from millrace.io.client import ClientConnection, Closed, Core
+from millrace.io.client import CHUNK_BYTES_MAX, ClientConnection, Closed, Core
 from millrace.io.clock import now_ns
 from millrace.io.crypto import trusting, vnc_answer
 from millrace.units import HostNs
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, PLAIN, SoundOffered, TlsWanted
+
+PICTURE_CHUNK_BYTES = 64 * 1024
+"""A raw picture of 1920 × 1080 is 8 MB, and would take 2,000 chunks of the usual size."""
 
 
 # A session consists of several connections and tasks, any of which may fail first. `ended` gets the first failure,
@@ -95,10 +98,15 @@ class NetworkMachine(AttachedMachine):
         task.add_done_callback(done)
 
     def _new_connection(
-        self, core: Core, after: Callable[[HostNs], None], ended: Callable[[Exception], None]
+        self,
+        core: Core,
+        after: Callable[[HostNs], None],
+        ended: Callable[[Exception], None],
+        chunk_bytes_max: int = CHUNK_BYTES_MAX,
     ) -> ClientConnection:
         """A connection of the session, charged to the guest."""
-        return ClientConnection(core, after, ended, self.guest.turns, self.label, self._may_wait(), self._partial())
+        may_wait, partial = self._may_wait(), self._partial()
+        return ClientConnection(core, after, ended, self.guest.turns, self.label, may_wait, partial, chunk_bytes_max)
 
     async def _open(self, connection: ClientConnection, tls: ssl.SSLContext | None) -> None:
         self.connections.append(connection)
@@ -161,7 +169,7 @@ class VncMachine(NetworkMachine):
         screen = VncScreen(self.guest.screens, wire, self.key, lambda: connection.wake())
         door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text, screen)
         self.doors.append(door)
-        connection = self._new_connection(wire, door.receive, self._end)
+        connection = self._new_connection(wire, door.receive, self._end, PICTURE_CHUNK_BYTES)
         await self._open(connection, None)
         try:
             await self._until_ended()

@@ -24,6 +24,8 @@ ANSWER_NS = 10 * NS_PER_S
 RATE_MAX = 48_000
 WORK_MAX = 1 << 20
 """The most pixels in one call of `receive`, more or less: one or two milliseconds."""
+STEP_WORK = 512
+"""What a message takes, or a part of one, in pixels."""
 RELATIVE_ORIGIN = 0x7FFF
 
 
@@ -76,7 +78,7 @@ class VncClient(VncLogin):
                 part = bytes(view[: self._need])
             del self._buffer[: self._need]
             self._step(self, part)
-            self._screen.work += 1
+            self._screen.work += STEP_WORK
         self._ask(now_ns)
 
     @property
