@@ -20,7 +20,7 @@ from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import HostNs
 
 COMPARED_MIN = 128 * 128
-"""Pixels from which a comparison pays. Less is painted as it comes."""
+"""Pixels from which it pays to look for the parts that differ."""
 
 Rows: TypeAlias = NDArray[np.uint8]
 """Pixels to paint: (rows, columns, 4), in B, G, R and an unused byte."""
@@ -80,9 +80,23 @@ class Canvas:
         self.size, self._account = size, account
         self._picture, self._fresh, self._difference = picture, fresh, difference
 
+    def resize(self, size: Size, now_ns: HostNs) -> None:
+        """Change the size, and keep what is in both. GraphError, and no change, if there is no room."""
+        before, kept = self._picture, Rect(0, 0, size.width, size.height).common(self.whole)
+        self.show(size, None, now_ns)
+        part_of(self._picture, kept)[:] = part_of(before, kept)
+        self._damage.add(kept)
+
     def paint(self, at: Rect, rows: Rows, compared: bool = True) -> None:
         """Paint `rows` there, which must be within the picture; large parts only where they differ."""
-        if not compared or at.area < COMPARED_MIN:
+        if at.area < COMPARED_MIN:
+            # A small part is compared as a whole: a machine reports a caret thirty times a second, changed or not.
+            part = part_of(self._picture, at)
+            if not np.array_equal(part, rows):
+                part[:] = rows
+                self._damage.add(at)
+            return
+        if not compared:
             part_of(self._picture, at)[:] = rows
             self._damage.add(at)
             return

@@ -91,6 +91,8 @@ class QemuScreen:
         self._watched = self._ended = False
         self._shown = False
         """Whether what QEMU sends has a place on the screen."""
+        self._said = Size(0, 0)
+        """The size that QEMU told by the other way; 0 × 0 before it has."""
         self._now_ns: HostNs = 0
         self._number = 0
 
@@ -157,9 +159,38 @@ class QemuScreen:
 
     def _update(self, event: Update) -> None:
         at = Rect(event.x, event.y, event.width, event.height)
-        if self._shown and self._shared is None and event.format in FORMATS and self.canvas.whole.holds(at):
+        if not self._shown or self._shared is not None or event.format not in FORMATS:
+            return
+        if not self.canvas.whole.holds(at):
+            whole = self.canvas.whole.around(at)
+            said = Rect(0, 0, self._said.width, self._said.height)
+            self._resize(self._said if said.holds(at) else Size(whole.width, whole.height))
+        if self.canvas.whole.holds(at):
             rows = rows_of(event.pixels, event.width, event.height, event.stride)
             self.canvas.paint(at, rows, compared=self._watched)
+
+    # QEMU 7.2 says the size of a picture only when it sends all of it. After a change of mode it may send parts of the
+    # new picture instead, line by line; the size comes over another connection, before or after them. So a part that
+    # does not fit makes the picture larger at once, and what was painted is kept whenever the size changes.
+    def set_size(self, size: Size) -> None:
+        """QEMU says, by the other way, that the console has this size."""
+        self._said = size
+
+    def settle_size(self) -> None:
+        """No more than was on its way when `set_size` was called can still be missing: take that size."""
+        if self._shown and not self._ended and self._shared is None and self._said != self.canvas.size:
+            self._resize(self._said)
+            self.publish()
+
+    def _resize(self, size: Size) -> None:
+        if not (0 < size.width <= SIDE_MAX and 0 < size.height <= SIDE_MAX):
+            return
+        try:
+            self.canvas.resize(size, self._painted_ns)
+        except GraphError as error:
+            self._fail(f"no room for its {size.width} × {size.height}: {error}")
+        else:
+            self.control.size = size
 
     # -- shared memory ---------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -17,11 +18,14 @@ from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.settled import Settled
 from millrace.io.sharedpicture import shared_picture
-from millrace.wire.qemu.client import Console, DisplayClient, PointerKind, Refusal
+from millrace.pixels.rects import Size
+from millrace.wire.qemu.client import Console, ConsoleSize, DisplayClient, PointerKind, Refusal
 from millrace.wire.qemu.display import ScreenPeer
 
 log = logging.getLogger("millrace.attach")
 Lost = Callable[[Exception], None]
+SETTLED_S = 0.1
+"""By how much the size of a console may come before the pictures of that size."""
 
 
 class Owner(Protocol):
@@ -64,6 +68,8 @@ class Consoles:
         """Why one can't, for users."""
         self._screens: dict[int, QemuScreen] = {}
         self._absolute: dict[int, bool] = {}
+        self._sizes: dict[int, Size] = {}
+        self._loop = asyncio.get_running_loop()
 
     def describe(self, numbers: tuple[int, ...]) -> None:
         """Ask QEMU about these consoles."""
@@ -103,6 +109,8 @@ class Consoles:
 
         owner.doors.append(door)
         self._screens[number] = door
+        if number in self._sizes:
+            self._set_size(door, self._sizes[number])
         if number in self._absolute:
             door.set_absolute(self._absolute[number])
         owner.screen_stream(mine, peer, after, lambda why: self._ended(number, why))
@@ -117,6 +125,17 @@ class Consoles:
             self.registered -= number not in self.awaited
             if not isinstance(why, PeerLost):
                 self._fail(number, str(why))
+
+    def sized(self, size: ConsoleSize) -> None:
+        """QEMU says the size of a console."""
+        self._sizes[size.number] = Size(size.width, size.height)
+        door = self._screens.get(size.number)
+        if door is not None:
+            self._set_size(door, self._sizes[size.number])
+
+    def _set_size(self, door: QemuScreen, size: Size) -> None:
+        door.set_size(size)
+        self._loop.call_later(SETTLED_S, door.settle_size)
 
     def pointer(self, kind: PointerKind) -> None:
         """What the guest takes as its pointer has changed, or is known now."""

@@ -25,6 +25,7 @@ from millrace.text import quoted
 from millrace.wire.qemu.audio import AudioPeer
 from millrace.wire.qemu.client import (
     Console,
+    ConsoleSize,
     DisplayClient,
     Machine,
     NotThere,
@@ -87,6 +88,8 @@ class QemuMachine(AttachedMachine):
                         ready.set_result(None)
                 elif isinstance(event, Console):
                     consoles.came(event)
+                elif isinstance(event, ConsoleSize):
+                    consoles.sized(event)
                 elif isinstance(event, PointerKind):
                     consoles.pointer(event)
                 elif isinstance(event, Refusal):

@@ -59,6 +59,15 @@ class PointerKind:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsoleSize:
+    """The size of what a console shows. It comes by another way than the pictures, so before or after them."""
+
+    number: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Registered:
     """QEMU has accepted a listener: 'Out', 'In', or 'Console_' and a number."""
 
@@ -81,7 +90,7 @@ class NotThere:
     names: tuple[str, ...]
 
 
-ClientEvent: TypeAlias = Machine | Console | PointerKind | Registered | Refusal | NotThere
+ClientEvent: TypeAlias = Machine | Console | ConsoleSize | PointerKind | Registered | Refusal | NotThere
 
 
 def console_path(number: int) -> str:
@@ -120,6 +129,8 @@ class DisplayClient(AnswerDue):
         self._candidates: list[str] = []
         self._names: list[str] = []
         self._events: list[ClientEvent] = []
+        self._sizes: dict[int, tuple[int, int]] = {}
+        """By console, of those that were described."""
         self.unanswered = 0
         """Input that QEMU has not processed yet, in calls."""
         if on_bus:
@@ -213,6 +224,16 @@ class DisplayClient(AnswerDue):
         interface, changed, _ = message.values()
         if interface == MOUSE:
             self._pointer(number, changed)
+        elif interface == CONSOLE and number in self._sizes:
+            self._sized(number, changed)
+
+    def _sized(self, number: int, found: dict[str, Any]) -> None:
+        """Note what is known of a size; QEMU names only what has changed."""
+        before = self._sizes.get(number, (0, 0))
+        width, height = found.get("Width", before[0]), found.get("Height", before[1])
+        if isinstance(width, int) and isinstance(height, int) and (width, height) != before:
+            self._sizes[number] = width, height
+            self._events.append(ConsoleSize(number, width, height))
 
     def _pointer(self, number: int, found: dict[str, Any]) -> None:
         absolute = found.get("IsAbsolute")
@@ -247,6 +268,7 @@ class DisplayClient(AnswerDue):
         if interface == MOUSE:
             self._pointer(int(number), found)
             return
+        self._sized(int(number), found)
         label, head = str(found.get("Label", ""))[:LABEL_MAX], found.get("Head", 0)
         graphic = found.get("Type") == "Graphic"
         self._events.append(Console(int(number), label, head if isinstance(head, int) else 0, graphic))
