@@ -279,3 +279,12 @@ def test_a_lost_connection_is_an_error_for_one_that_does_not_reconnect() -> None
     run(main())
     with pytest.raises(ConfigError, match="viewers connect to"):
         Viewer("http://x/default", Seen())
+
+
+def test_a_guest_that_is_not_there_is_named() -> None:
+    async def main() -> None:
+        async with PictureDaemon().running() as daemon, asyncio.timeout(60):
+            with pytest.raises(GraphError, match="your daemon has no guest 'alice'"):
+                await Viewer("ws://localhost/alice", Seen(), ViewerOptions(socket=daemon.socket)).run()
+
+    run(main())

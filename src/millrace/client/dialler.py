@@ -33,10 +33,10 @@ async def pause(stopping: asyncio.Event, tries: int) -> None:
 
 
 class Dialler:
-    """Connects to one URL, any number of times. `protocols` are the WebSocket's subprotocols."""
+    """Connects to a guest's URL, or to what is `below` it, any number of times, with these WebSocket subprotocols."""
 
-    def __init__(self, url: str, options: ListenerOptions, protocols: tuple[str, ...] = ()) -> None:
-        self.url, self.options, self._protocols = url, options, protocols
+    def __init__(self, url: str, options: ListenerOptions, protocols: tuple[str, ...] = (), below: str = "") -> None:
+        self.url, self.options, self._protocols, self._below = url, options, protocols, below
         self._by_socket = False
 
     @asynccontextmanager
@@ -60,15 +60,16 @@ class Dialler:
     async def _way(self) -> tuple[str, aiohttp.BaseConnector | None]:
         """Where to connect: to this user's own daemon through its private socket, which needs no token."""
         if self.options.socket is not None:
-            return self.url, aiohttp.UnixConnector(str(self.options.socket))
+            return self.url.rstrip("/") + self._below, aiohttp.UnixConnector(str(self.options.socket))
         own = None if self.options.token or self.options.cert else await endpoint.own_socket(self.url)
         if own is not None:
             self._by_socket = True
-            return f"ws://localhost{urlsplit(self.url).path}", aiohttp.UnixConnector(str(own))
+            path = urlsplit(self.url).path.rstrip("/") + self._below
+            return f"ws://localhost{path}", aiohttp.UnixConnector(str(own))
         # Probably a restart: try again later. Over TCP, without a token, the daemon would refuse, which is final.
         if self._by_socket:
             raise PeerLost("the daemon has exited")
-        return self.url, None
+        return self.url.rstrip("/") + self._below, None
 
 
 async def write(websocket: aiohttp.ClientWebSocketResponse, message: str | bytes) -> None:

@@ -107,7 +107,7 @@ class Viewer:
         self.connections = 0
         self.on_event: Callable[[str, str], None] = lambda kind, text: None
         self._heard, self._listener = heard, listener
-        self._dialler = dialler.Dialler(f"{url.rstrip('/')}/screen", self.options, (SCREEN_SUBPROTOCOL,))
+        self._dialler = dialler.Dialler(url, self.options, (SCREEN_SUBPROTOCOL,), "/screen")
         self._notices = NoticeLimiter()
         self.ended = False
         """The daemon has ended the session for good."""
