@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 
 from millrace.codec.videoencoder import GREY, Encoded, VideoEncoder
@@ -16,6 +16,10 @@ from millrace.codec.x264 import QP, RATE_BUFFER_MS, X264Encoder, libx264
 from millrace.errors import CodecError
 from millrace.pixels.convert import Convert, PixelFormat, Plane, blank
 from millrace.pixels.rects import Rect, Size
+
+# Imported where it is used: a daemon without viewers starts without it.
+if TYPE_CHECKING:
+    import av
 
 VIDEO_CODECS = ("avc1", "vp8")
 VP8_RATE = 8_000_000
@@ -51,6 +55,8 @@ class AvEncoder(VideoEncoder):
         return 12 * self._planes.planes[0].size
 
     def _opened(self) -> av.VideoCodecContext:
+        import av
+
         high, wide = self._planes.planes[0].shape
         made = av.VideoCodecContext.create(_LIBRARY[self.codec], "w")
         assert isinstance(made, av.VideoCodecContext)
@@ -63,6 +69,8 @@ class AvEncoder(VideoEncoder):
 
     def encode(self, picture: Plane, changed: Iterable[Rect], key: bool = False, qp: int | None = None) -> Encoded:
         """See `VideoEncoder`; `qp` is ignored."""
+        import av
+
         key = key or self._open is None
         if key:
             for plane in self._planes.planes:
@@ -78,6 +86,8 @@ class AvEncoder(VideoEncoder):
         return Encoded(b"".join(bytes(packet) for packet in packets), any(packet.is_keyframe for packet in packets))
 
     def _frame(self, key: bool) -> av.VideoFrame:
+        import av
+
         luma, chroma = self._planes.planes
         frame = av.VideoFrame(luma.shape[1], luma.shape[0], "yuv420p")
         for plane, pixels in zip(frame.planes, (luma, chroma[:, :, 0], chroma[:, :, 1]), strict=True):

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from millrace.errors import CodecError
 from millrace.pixels.convert import Plane
 
-if sys.version_info >= (3, 14) and not TYPE_CHECKING:
-    from compression.zstd import CompressionParameter, ZstdCompressor
-else:
-    from backports.zstd import CompressionParameter, ZstdCompressor
+# Pillow and zstd are imported where they are used: a daemon without viewers starts without them.
+if TYPE_CHECKING:
+    from backports.zstd import ZstdCompressor
 
 ZSTD_LEVEL = 1
 GOOD, ROUGH = 90, 50
@@ -31,17 +29,29 @@ class ZstdStills:
     """Compresses rectangles, each as one frame that states the size of its content. It belongs to one thread."""
 
     def __init__(self) -> None:
-        options: dict[int, int] = {CompressionParameter.compression_level: ZSTD_LEVEL}
-        self._by = ZstdCompressor(options=options)
+        zstd = _zstd()
+        options = {zstd.CompressionParameter.compression_level: ZSTD_LEVEL}
+        self._by: ZstdCompressor = zstd.ZstdCompressor(options=options)
+        self._flush = zstd.ZstdCompressor.FLUSH_FRAME
 
     def encode(self, part: Plane) -> bytes:
         """BGRX rows, as part type ZSTD of the picture protocol."""
-        out: bytes = self._by.compress(np.ascontiguousarray(part).data, ZstdCompressor.FLUSH_FRAME)
+        out: bytes = self._by.compress(np.ascontiguousarray(part).data, self._flush)
         return out
+
+
+def _zstd() -> Any:
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
 
 
 def encode_jpeg(part: Plane, quality: int) -> bytes:
     """A BGRX rectangle as JPEG with full chroma; CodecError for one that is too large."""
+    from PIL import Image
+
     height, width = part.shape[:2]
     if max(height, width) > JPEG_SIDE_MAX:
         raise CodecError(f"JPEG can't hold {width} × {height} pixels")
