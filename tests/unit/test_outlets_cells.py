@@ -33,7 +33,7 @@ def test_only_whole_cells_become_exact_and_touched_ones_become_worse() -> None:
     assert inner_cells(Rect(90, 40, 10, 10), known.whole) == (slice(3, 4), slice(6, 7))
 
 
-def test_often_is_four_of_twelve_thirtieths() -> None:
+def test_often_is_four_of_twelve_pictures() -> None:
     known, rect = CellMap(Size(64, 64)), Rect(0, 0, 32, 32)
     for step in range(3):
         known.changed(cells_in(known, rect), step * STEP_NS)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from millrace.pixels.difference import CELL, Cells, cells_of, in_cells
 from millrace.pixels.rects import Move, Rect, Size
-from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+from millrace.units import NS_PER_MS, HostNs
 
 EXACT, FAIR, LOSSY, STALE = 0, 1, 2, 3
 """How viewers see a cell: as it is; as a good JPEG; as video or a rough JPEG; as it was some time before."""
@@ -17,9 +17,9 @@ STILL_NS: HostNs = 100 * NS_PER_MS
 """What has not changed for this long is sharpened: two to three pictures."""
 IDLE_NS: HostNs = 500 * NS_PER_MS
 """When nothing at all has changed for this long, photos are sent exactly too."""
-TICK_NS: HostNs = NS_PER_S // 30
+TICK_NS: HostNs = 100 * NS_PER_MS
 HISTORY, OFTEN = 12, 4
-"""A cell changes often if it did in so many of the last twelve thirtieths of a second."""
+"""A cell changes often if it did in so many of the last twelve pictures; each 100 ms without one count as one."""
 PHOTO = 1.0
 """More than this many bytes a pixel by zstd are a photo; text has 0.1 to 0.5."""
 UNKNOWN = 0.4

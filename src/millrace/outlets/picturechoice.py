@@ -54,15 +54,24 @@ class Room(NamedTuple):
         return Room(self.share - size, self.once - size)
 
 
+def is_film(density: float, pixels: int, often: bool) -> bool:
+    """Whether a rectangle of so many bytes a pixel by zstd is a photo that keeps changing."""
+    return often and density > PHOTO and pixels >= FILM_PIXELS
+
+
+def limit(pixels: int, often: bool, room: Room) -> int:
+    """How many bytes a changed rectangle may take losslessly."""
+    return room.share if often and pixels > SMALL else room.once
+
+
 # 4:2:0 shows coloured text with 26 to 29 dB whatever its QP, so text is sent losslessly if it fits at all, and what is
-# sent as video is sent again when it is still. A photo that keeps changing is film.
+# sent as video is sent again when it is still.
 def choice(size: float, pixels: int, often: bool, room: Room, formats: Formats, lossless: bool) -> How:
     """For a rectangle of so many pixels, that takes `size` bytes losslessly."""
     fits = size <= room.once
     if lossless:
         return How.LOSSLESS if fits else How.LATER
-    film = often and size > PHOTO * pixels and pixels >= FILM_PIXELS
-    if not film and size <= (room.share if often and pixels > SMALL else room.once):
+    if not is_film(size / pixels, pixels, often) and size <= limit(pixels, often, room):
         return How.LOSSLESS
     if formats.video is not None:
         return How.VIDEO

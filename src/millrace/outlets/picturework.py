@@ -33,6 +33,8 @@ from millrace.outlets.picturechoice import (
     How,
     Room,
     choice,
+    is_film,
+    limit,
     tiles,
 )
 from millrace.pixels.convert import Plane
@@ -45,7 +47,7 @@ from millrace.wire.peer.pictures import Part, PartType
 SHARPEN_NS: HostNs = 5 * NS_PER_MS
 """Sharpening takes no longer than this in one picture; new paint would have to wait for it."""
 WORK_NS: HostNs = 60 * NS_PER_MS
-"""After this, what is left of a picture is sent with the next one."""
+"""After twice this, what a viewer still lacks is sent with the next picture."""
 PROBED_ROWS = 16
 VIDEO_KEY = 1
 """Flag of a VIDEO part that needs nothing before it."""
@@ -210,44 +212,63 @@ class PictureWork:
         film: list[Rect] = []
         for box in sorted(boxes, key=lambda box: box.area):
             video: list[Rect] = []
-            for tile in tiles(box):
-                part = self._still_or(tile, room, video)
-                if part is not None:
-                    room = room.less(len(part.data))
-                    stills.append(part)
+            if box.area <= SMALL and room.once > SMALL_BYTES:
+                parts = [self._exactly(box)]
+                self.cells.sent(box, EXACT)
+            else:
+                parts, video = self._judged(box, room)
+            room = room.less(sum(len(part.data) for part in parts))
+            stills += parts
             film += [box] if sum(tile.area for tile in video) > 0.9 * box.area else video
         return stills, film
 
-    def _still_or(self, tile: Rect, room: Room, video: list[Rect]) -> Part | None:
-        """A tile as a still; None if it becomes video, or has to wait."""
-        if tile.area <= SMALL and room.once > SMALL_BYTES:
-            self.cells.sent(tile, EXACT)
-            return self._exactly(tile)
-        often, size = self.cells.often(tile), self._guess(tile)
-        how = self._chosen(size, tile, often, room)
-        if how is How.LOSSLESS or (how is not How.LATER and size < 2 * room.once and self._unsure(tile, often)):
-            part = self._exactly(tile)
-            how = self._chosen(len(part.data), tile, often, room)
-            if how is How.LOSSLESS:
+    # A box is sent losslessly or not as a whole: half of it would fill the line, and the other half be video besides.
+    def _judged(self, box: Rect, room: Room) -> tuple[list[Part], list[Rect]]:
+        """A box as stills, and the tiles of it that are to be video."""
+        often, may_video = self.cells.often(box), self.formats.video is not None and not self._lossless
+        guesses = [(tile, self._guess(tile)) for tile in tiles(box)]
+        if not may_video:
+            return self._one_by_one(guesses, often, room), []
+        film = [tile for tile, size in guesses if is_film(size / tile.area, tile.area, often)]
+        text = [tile for tile in guesses if tile[0] not in film]
+        parts = self._all_exactly(text, limit(box.area, often, room))
+        if parts is None:
+            return [], [tile for tile, _ in guesses]
+        for part in parts:
+            self.cells.sent(part.at, EXACT)
+        return parts, film
+
+    def _all_exactly(self, guesses: Sequence[tuple[Rect, float]], room: int) -> list[Part] | None:
+        """All these tiles losslessly; None if they take more bytes. A guess may be wrong by a factor of two."""
+        if sum(size for _, size in guesses) > 2 * room:
+            return None
+        parts: list[Part] = []
+        for tile, _ in guesses:
+            parts.append(self._exactly(tile))
+            room -= len(parts[-1].data)
+            if room < 0:
+                return None
+        return parts
+
+    def _one_by_one(self, guesses: Sequence[tuple[Rect, float]], often: bool, room: Room) -> list[Part]:
+        """Tiles as stills without video: what does not fit becomes a rough JPEG, or waits."""
+        parts: list[Part] = []
+        for tile, guess in guesses:
+            part: Part | None = None
+            if guess < 2 * room.once:
+                part = self._exactly(tile)
+                guess = len(part.data)
+            how = choice(guess, tile.area, often, room, self.formats, self._lossless)
+            if how is How.JPEG:
+                part = self._jpeg(tile, ROUGH, LOSSY)
+            elif how is How.LATER or part is None:
+                self.cells.sent(tile, STALE)
+                continue
+            else:
                 self.cells.sent(tile, EXACT)
-                return part
-        if how is How.VIDEO:
-            video.append(tile)
-        elif how is How.JPEG:
-            return self._jpeg(tile, ROUGH, LOSSY)
-        else:
-            self.cells.sent(tile, STALE)
-        return None
-
-    def _chosen(self, size: float, tile: Rect, often: bool, room: Room) -> How:
-        if self._clock() - self._began_ns > WORK_NS:
-            return How.LATER
-        return choice(size, tile.area, often, room, self.formats, self._lossless)
-
-    def _unsure(self, tile: Rect, often: bool) -> bool:
-        """Whether a guess might be wrong by as much as matters. That film is film was measured a moment ago."""
-        density = self.cells.known_density(tile)
-        return density is None or not (often and density > PHOTO)
+            parts.append(part)
+            room = room.less(len(part.data))
+        return parts
 
     def _guess(self, tile: Rect) -> float:
         """Bytes that a tile takes losslessly: what it took before, or from a few of its rows."""
