@@ -505,3 +505,33 @@ def test_readers_are_woken_when_a_picture_may_be_due() -> None:
     assert [due is not None for due in woken] == [True, True, True]
     own.screen.end()
     assert woken[-1] is None and reader.ended
+
+
+def test_source_as_fast_as_its_reader_does_not_wait_for_it() -> None:
+    """A painter whose pictures come at the reader's interval, some milliseconds early or late."""
+    own = painter()
+    interval = NS_PER_S // 30
+    reader = own.screen.read(WATCHER, interval)
+    random, waited, taken = np.random.default_rng(1), [], []
+    for step in range(1, 200):
+        at = step * interval + int(random.integers(-2_000_000, 2_000_001))
+        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], at)
+        due = reader.next_timeout()
+        assert due is not None
+        picture = reader.take(max(at, due))
+        assert picture is not None
+        picture.release()
+        taken.append(max(at, due))
+        waited.append(max(0, due - at))
+    assert sum(waited[5:]) / len(waited[5:]) < 500_000
+    # A source that paints all the time is still read no more often.
+    fast = [taken[-1]]
+    for _ in range(60):
+        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], fast[-1])
+        due = reader.next_timeout()
+        assert due is not None
+        picture = reader.take(max(fast[-1], due))
+        assert picture is not None
+        picture.release()
+        fast.append(max(fast[-1], due))
+    assert fast[-1] - fast[0] >= 59 * interval

@@ -102,7 +102,8 @@ class Reader:
         self._moves: list[Move] = []
         self._serial = 0
         self._cursor: Cursor | None = None
-        self._taken_ns: HostNs | None = None
+        self._base_ns: HostNs | None = None
+        """From when the interval to the next picture counts."""
 
     def next_timeout(self) -> HostNs | None:
         """When it can take a picture; None: only after a change, or after it releases the picture it holds."""
@@ -110,7 +111,7 @@ class Reader:
             return None
         if self._serial == self.screen.serial and self._cursor is self.screen.cursor:
             return None
-        return 0 if self._taken_ns is None else self._taken_ns + self.interval_ns
+        return 0 if self._base_ns is None else self._base_ns + self.interval_ns
 
     def take(self, now_ns: HostNs) -> Picture | None:
         """The newest picture and what changed since the last; None if nothing is new or it is too soon."""
@@ -119,7 +120,10 @@ class Reader:
             return None
         memory.lease()
         damage, moves = self._seen(self._damage.take()), tuple(self._moves)
-        self._moves, self._serial, self._taken_ns = [], self.screen.serial, now_ns
+        self._moves, self._serial = [], self.screen.serial
+        # A source that paints at the same interval as a reader takes would be a little early again and again, and wait
+        # for most of an interval each time. So the next picture may be a quarter early, while the mean rate is kept.
+        self._base_ns = max(now_ns - self.interval_ns // 4, due_ns) if due_ns else now_ns
         self._cursor = self.screen.cursor
         self.held = Picture(self, memory, damage, moves)
         return self.held
