@@ -178,3 +178,24 @@ def test_mouse_moves_and_presses(tmp_path: Path) -> None:
                     await asyncio.sleep(0.1)
 
     asyncio.run(test())
+
+
+def test_picture_that_is_not_understood_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is asked for QUIC, which is not implemented here; later for plain pictures."""
+    monkeypatch.setattr("millrace.wire.spice.display.OFF", 4)
+    monkeypatch.setattr("millrace.guest.machines.spice.AGAIN_FIRST_S", 0.5)
+
+    async def test() -> None:
+        async with machine(tmp_path, "VGA") as made:
+            (door,) = made.one.guest.machines
+            async with asyncio.timeout(20):
+                while "QUIC" not in door.view().hint:
+                    await asyncio.sleep(0.02)
+            monkeypatch.undo()
+            await made.shows_the_same()
+            assert made.one.guest.screens.first is not None
+            assert made.one.guest.screens.first.screen is made.one.screen, "it is the same screen all the time"
+            view = door.view()
+            assert (view.state, view.sessions, view.hint) == ("attached", 1, "")
+
+    asyncio.run(test())
