@@ -7,6 +7,7 @@ import base64
 import contextlib
 import itertools
 import json
+import os
 import subprocess
 import time
 from abc import ABC, abstractmethod
@@ -18,7 +19,7 @@ from typing import Any
 import aiohttp
 
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--mute-audio",
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync", "--mute-audio",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-port=0",
 )  # fmt: skip
 
@@ -54,15 +55,18 @@ class Driven(ABC):
 class Chromium:
     """One browser. Its pages share its command-line flags; each has its own cookies, storage and window."""
 
-    def __init__(self, profile: Path, *flags: str) -> None:
-        self._profile, self._flags = profile, flags
+    def __init__(self, profile: Path, *flags: str, display: str = "") -> None:
+        """With `display`, an X server's, it has a window there."""
+        self._profile, self._flags = profile, flags if display else ("--headless=new", *flags)
+        self._env = os.environ | ({"DISPLAY": display} if display else {})
         self.address = ""
 
     def __enter__(self) -> Chromium:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(
-            ["chromium", *FLAGS, *self._flags, f"--user-data-dir={self._profile}", "about:blank"], **quiet
-        )
+            ["chromium", *FLAGS, *self._flags, f"--user-data-dir={self._profile}", "about:blank"],
+            env=self._env, **quiet,
+        )  # fmt: skip
         try:
             self.address = self._wait()
         except BaseException:

@@ -27,8 +27,10 @@ user_pref("toolkit.telemetry.enabled", false);
 class Firefox(Driven):
     """One page of one browser."""
 
-    def __init__(self, profile: Path, env: dict[str, str]) -> None:
-        self._profile, self._env = profile, env
+    def __init__(self, profile: Path, env: dict[str, str], display: str = "") -> None:
+        """With `display`, an X server's, it has a window there."""
+        self._profile, self._env = profile, env | ({"DISPLAY": display} if display else {})
+        self._window = () if display else ("--headless",)
         self._serial = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self.errors: list[str] = []
@@ -37,8 +39,9 @@ class Firefox(Driven):
         self._profile.mkdir(parents=True, exist_ok=True)
         (self._profile / "user.js").write_text(PREFS)
         self._process = await asyncio.create_subprocess_exec(
-            "firefox-esr", "--headless", "--no-remote", "--profile", str(self._profile), "--remote-debugging-port", "0",
-            "about:blank", env=self._env, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+            "firefox-esr", *self._window, "--no-remote", "--profile", str(self._profile),
+            "--remote-debugging-port", "0", "about:blank", env=self._env,
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         told = self._profile / "WebDriverBiDiServer.json"
         async with asyncio.timeout(60):

@@ -4,14 +4,15 @@ import { Listener } from "./listen.js";
 import { plain } from "./messages.js";
 import { Objects, WATCHED } from "./objects.js";
 import { headers, keep, kept, protocols, watch } from "./session.js";
+import { Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
 const HISTORY = 240, DRAW_EVERY_MS = 500;
 let drawn = 0, locked = false, socket = null;
-let state = {}, chosen = "", player = null;
+let state = {}, chosen = "", player = null, joined = null;
 const objects = new Objects();
 const history = { latency: [], targetDelay: [], spread: [], ppm: [], faults: [] };
-globalThis.millrace = { get listener() { return player; }, get state() { return { ...state, guests: [guest()].filter(Boolean) }; } };
+globalThis.millrace = { get listener() { return player; }, get viewer() { return viewer; }, get state() { return { ...state, guests: [guest()].filter(Boolean) }; } };
 
 /** A URL of the daemon, relative to this page: a proxy may serve it under any path. */
 const at = (path) => new URL(path, document.baseURI);
@@ -56,6 +57,7 @@ function lock(text) {
   say(text);
   socket?.close();
   if (player) { player.stop(); player = null; stopped("You are signed out."); }
+  viewer.choose("", null);
 }
 
 /** Say why the sign-in form is shown again. */
@@ -228,6 +230,7 @@ function draw() {
   if (names.join() !== [...select.options].map((one) => one.value).join()) select.replaceChildren(...names.map((name) => el("option", {}, name)));
   select.value = chosen;
   drawRights();
+  drawScreen();
   const one = guest();
   if (!one) return;
   const sinks = [...one.sinks, ...one.sources], level = (node) => levelled(node, one);
@@ -279,6 +282,13 @@ function listener(one) {
       + (one.locked ? `, ${one.drift_ppm >= 0 ? "+" : ""}${one.drift_ppm.toFixed(1)} ppm` : "")),
     faults.length ? el("div", { class: "bad" }, faults.join(", ")) : null,
     el("div", { class: "row" }, ...(s.codec === "opus" ? [rate, el("span", {}, `${s.bitrate / 1000} kb/s`)] : []), el("div", { class: "beside" }, codec, frame, latency)));
+}
+
+/** The guest's screen, if it has one. A daemon without screens lists none. */
+function drawScreen() {
+  const screens = state.guests?.some((one) => one.screens) ? guest()?.screens ?? null : null;
+  viewer.choose(chosen, screens);
+  $("to-screen").hidden = !screens?.length;
 }
 
 /** A key and value for display: late_ms 3.5 becomes "late 3.5 ms". */
@@ -339,6 +349,7 @@ async function toggle() {
 }
 
 function stopped(text) {
+  viewer.sound(joined = null, null);
   meters([0, 0], [0, 0]);
   $("listen").textContent = "Listen";
   $("listen").setAttribute("aria-pressed", "false");
@@ -346,7 +357,8 @@ function stopped(text) {
 }
 
 function heard(what, detail) {
-  if (what === "stats") { figures(detail); return; }
+  if (what === "stats") { figures(detail); viewer.sound(joined, detail); return; }
+  if (what === "joined") joined = detail.listener;
   if (what === "joined") $("heard").textContent = `Hearing ${detail.guest}, sink ${detail.sink}.`;
   else if (what === "microphone") say({ on: "a program in the guest is recording your microphone", ready: "no program in the guest is recording your microphone", forbidden: "this guest does not allow microphones" }[detail]);
   else if (what === "ended") { player = null; stopped(detail); }
@@ -396,6 +408,12 @@ function plot(title, values) {
 }
 
 // -- beginning ----------------------------------------------------------------------------------
+
+const screenOf = (name) => `${encodeURIComponent(name)}/screen`;
+const viewer = new Viewer({
+  join: (name) => ({ url: socketUrl(screenOf(name)), protocols: protocols(), name: `browser of ${state.you ?? "somebody"}` }),
+  probe: (name) => fetch(at(screenOf(name)), { headers: headers(kept()) }).then(({ status }) => status, () => 0),
+});
 
 $("listen").addEventListener("click", toggle);
 $("guest").addEventListener("change", (event) => { chosen = event.target.value; if (player) toggle(); measure(); soon(); });

@@ -1,8 +1,8 @@
 // The daemon's objects that this browser has the right to see: the whole state at the start of a connection, then each object
 // that is added, changed or removed. A WebSocket is reliable and ordered, and the daemon closes it when messages pile up,
 // so changes are lost only when the connection ends, and then the whole state is fetched again.
-const KINDS = ["guest", "sink", "source", "stream", "recorder", "listener", "door", "request", "incident", "grant", "token"];
-const LISTS = { sinks: "sink", sources: "source", streams: "stream", recorders: "recorder", listeners: "listener", doors: "door" };
+const KINDS = ["guest", "sink", "source", "stream", "recorder", "listener", "door", "screen", "request", "incident", "grant", "token"];
+const LISTS = { sinks: "sink", sources: "source", streams: "stream", recorders: "recorder", listeners: "listener", doors: "door", screens: "screen" };
 /** The event stream to subscribe to. */
 export const WATCHED = `api/v1/events?kinds=${KINDS.join()}`;
 
@@ -21,7 +21,7 @@ export class Objects {
     this.#names = state.names;
     this.#seen = new Set();
     for (const guest of state.guests) {
-      for (const [list, kind] of Object.entries(LISTS)) for (const one of guest[list]) this.#put(kind, guest.name, one);
+      for (const [list, kind] of Object.entries(LISTS)) for (const one of guest[list] ?? []) this.#put(kind, guest.name, one);
     }
     for (const one of incidents) this.#put("incident", one.guest, one);
   }

@@ -10,9 +10,11 @@ from importlib.resources import files
 from aiohttp import web
 
 _kept: dict[str, tuple[bytes, bytes, str]] = {}
-TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
-# 'wasm-unsafe-eval' permits compiling the Opus decoder and no other code from strings. `frame-ancestors 'none'` keeps
-# other pages from framing this one, since a page around it could hijack the user's clicks.
+TEXTS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+TYPES = {end: f"{kind}; charset=utf-8" for end, kind in TEXTS.items()} | {".wasm": "application/wasm"}
+# 'wasm-unsafe-eval' permits compiling the Opus and Zstandard decoders and no other code from strings.
+# `frame-ancestors 'none'` keeps other pages from framing this one, since a page around it could hijack the user's
+# clicks.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; connect-src 'self';"
     " img-src 'self' data:; media-src 'self' blob:; worker-src 'self'; base-uri 'none'; form-action 'self';"
@@ -50,7 +52,7 @@ async def serve(request: web.Request) -> web.Response:
     data, packed, kind = found
     headers = {
         "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache", "Content-Type": f"{kind}; charset=utf-8", "Vary": "Accept-Encoding",
+        "Cache-Control": "no-cache", "Content-Type": kind, "Vary": "Accept-Encoding",
     }  # fmt: skip
     if "gzip" in request.headers.get("Accept-Encoding", ""):
         return web.Response(body=packed, headers=headers | {"Content-Encoding": "gzip"})

@@ -1,0 +1,73 @@
+// Keys: from the `code` of a keyboard event, which names the place of a key whatever its layout, to XT scan codes (set 1), with 0x80 added
+// for the extended ones. The names are those of the W3C's UI Events `code` values; the numbers those of IBM's and Microsoft's key tables.
+
+const range = (first, names) => names.split(" ").map((name, n) => [name, first + n]);
+const CODES = new Map([
+  ...range(0x01, "Escape Digit1 Digit2 Digit3 Digit4 Digit5 Digit6 Digit7 Digit8 Digit9 Digit0 Minus Equal Backspace Tab"),
+  ...range(0x10, "KeyQ KeyW KeyE KeyR KeyT KeyY KeyU KeyI KeyO KeyP BracketLeft BracketRight Enter ControlLeft"),
+  ...range(0x1e, "KeyA KeyS KeyD KeyF KeyG KeyH KeyJ KeyK KeyL Semicolon Quote Backquote ShiftLeft Backslash"),
+  ...range(0x2c, "KeyZ KeyX KeyC KeyV KeyB KeyN KeyM Comma Period Slash ShiftRight NumpadMultiply AltLeft Space CapsLock"),
+  ...range(0x3b, "F1 F2 F3 F4 F5 F6 F7 F8 F9 F10 NumLock ScrollLock"),
+  ...range(0x47, "Numpad7 Numpad8 Numpad9 NumpadSubtract Numpad4 Numpad5 Numpad6 NumpadAdd Numpad1 Numpad2 Numpad3 Numpad0 NumpadDecimal"),
+  ...range(0x54, "PrintScreen F16 IntlBackslash F11 F12 NumpadEqual"), ...range(0x5d, "F13 F14 F15"), ...range(0x70, "KanaMode Lang2 Lang1 IntlRo"),
+  ["Convert", 0x79], ["NonConvert", 0x7b], ["IntlYen", 0x7d], ["NumpadComma", 0x7e],
+  ["MediaTrackPrevious", 0x90], ["MediaTrackNext", 0x99], ...range(0x9c, "NumpadEnter ControlRight"), ...range(0xa0, "AudioVolumeMute LaunchApp2 MediaPlayPause"),
+  ["MediaStop", 0xa4], ["AudioVolumeDown", 0xae], ["AudioVolumeUp", 0xb0], ["BrowserHome", 0xb2], ["NumpadDivide", 0xb5],
+  ["AltRight", 0xb8], ...range(0xc6, "Pause Home ArrowUp PageUp"), ["ArrowLeft", 0xcb], ["ArrowRight", 0xcd],
+  ...range(0xcf, "End ArrowDown PageDown Insert Delete"), ...range(0xdb, "MetaLeft MetaRight ContextMenu Power Sleep"), ["WakeUp", 0xe3],
+  ...range(0xe5, "BrowserSearch BrowserFavorites BrowserRefresh BrowserStop BrowserForward BrowserBack LaunchApp1 LaunchMail MediaSelect"),
+  // Firefox's own names.
+  ["VolumeMute", 0xa0], ["VolumeDown", 0xae], ["VolumeUp", 0xb0], ["OSLeft", 0xdb], ["OSRight", 0xdc],
+]);
+/** Keys without a `code`: those of a phone's keyboard, and AltGr on some systems. */
+const NAMED = new Map(Object.entries({ AltGraph: "AltRight", Backspace: "Backspace", Enter: "Enter", Tab: "Tab", Escape: "Escape",
+  ArrowUp: "ArrowUp", ArrowDown: "ArrowDown", ArrowLeft: "ArrowLeft", ArrowRight: "ArrowRight" }));
+const MAC = /^Mac/.test(navigator.platform), WINDOWS = /^Win/.test(navigator.platform);
+const LEAVE = ["ControlLeft", "AltLeft", "ShiftLeft"];
+export const CTRL_ALT_DEL = ["ControlLeft", "AltLeft", "Delete"];
+
+/** The scan code of a key; undefined if it has none. */
+export const scanCode = (code) => CODES.get(code);
+
+// A browser does not always tell when a key is released: the window loses the focus, the system takes a combination for itself, or, on a
+// Mac, Command is held. A key that stays down repeats in the guest for good, so whatever is held is remembered and released.
+/** The keys that are down, and what they send. */
+export class Keys {
+  /** `send(code, down)` sends a scan code; `leave()` is called when Ctrl, Alt and Shift are pressed, which leaves the screen. */
+  constructor(send, leave) { Object.assign(this, { send, leave, held: new Set() }); this.controlAt = -1; }
+
+  /** A key event of the screen. Returns whether it was for the guest. */
+  event(event) {
+    // An input method composes: its text follows.
+    if (event.isComposing || event.keyCode === 229) return false;
+    const code = CODES.has(event.code) ? event.code : NAMED.get(event.key);
+    if (!code) return false;
+    const down = event.type === "keydown";
+    if (MAC && code === "CapsLock") { this.press(code, true); this.press(code, false); return true; }
+    // Windows makes AltGr of a Ctrl and an Alt with the same time stamp.
+    if (WINDOWS && down && code === "AltRight" && event.timeStamp === this.controlAt) this.press("ControlLeft", false);
+    if (code === "ControlLeft" && down && !event.repeat) this.controlAt = event.timeStamp;
+    this.press(code, down);
+    if (MAC && !down && code.startsWith("Meta")) this.release();
+    if (down && LEAVE.every((one) => this.held.has(one))) { this.release(); this.leave(); }
+    return true;
+  }
+
+  press(code, down) {
+    if (!down && !this.held.has(code)) return;
+    if (down) this.held.add(code); else this.held.delete(code);
+    this.send(CODES.get(code), down);
+  }
+
+  /** Nothing is down any more. */
+  forget() { this.held.clear(); }
+
+  /** Release all that is down, last key first. */
+  release() { for (const code of [...this.held].reverse()) this.press(code, false); }
+
+  /** Press and release keys together. */
+  chord(codes) {
+    for (const code of codes) this.press(code, true);
+    for (const code of [...codes].reverse()) this.press(code, false);
+  }
+}

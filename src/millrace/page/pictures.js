@@ -1,0 +1,100 @@
+// Messages and pictures of the screen protocol (docs/picture-protocol.md), checked before anything is allocated for them: the server may
+// be hostile. An invalid message ends the connection; an invalid piece of a picture is damage, for which a key picture is requested.
+import { Refusal } from "./messages.js";
+
+export const PIECE = 16, HEADER_BYTES = 32, PART_BYTES = 18;
+export const LAST = 1, KEY = 2;
+export const RAW = 1, ZSTD = 2, JPEG = 3, MOVE = 4, VIDEO = 5, SHAPE = 6, DRAW = 7, PNG = 8;
+const SIDE_MAX = 16384, AREA_MAX = 2 ** 26, SHAPE_SIDE_MAX = 512, PARTS_MAX = 1024, PIECE_MAX = 4 * 1024 * 1024, TEXT_MAX = 65536, SCREENS_MAX = 256, TIME_MAX = 2n ** 63n;
+const isCount = (value) => Number.isSafeInteger(value) && value >= 0;
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const isText = (value) => typeof value === "string";
+const isFlag = (value) => typeof value === "boolean";
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+const maybe = (check) => (value) => value === undefined || value === null || check(value);
+const isMode = ({ width, height }) => isCount(width) && isCount(height) && width >= 1 && height >= 1 && width <= SIDE_MAX && height <= SIDE_MAX && width * height <= AREA_MAX;
+const isScreen = (one) => isObject(one) && isText(one.key) && maybe(isText)(one.label);
+
+const CHECKS = {
+  watching: (m) => maybe(isText)(m.guest) && maybe(isText)(m.screen) && maybe(isText)(m.label) && maybe(isObject)(m.settings) && maybe(isFlag)(m.may_type),
+  mode: (m) => isMode(m) && isCount(m.generation) && maybe(isFlag)(m.relative),
+  cursor: (m) => isCount(m.shape) && ["x", "y", "hot_x", "hot_y"].every((name) => maybe(isNumber)(m[name])) && maybe(isFlag)(m.shown),
+  keyboard: (m) => isFlag(m.mine) && maybe(isText)(m.who),
+  settings: (m) => isObject(m.settings),
+  gone: (m) => maybe(isText)(m.why),
+  screens: (m) => Array.isArray(m.screens) && m.screens.length <= SCREENS_MAX && m.screens.every(isScreen),
+  ping: (m) => isNumber(m.t),
+  pong: (m) => isNumber(m.t) && isNumber(m.now),
+  error: (m) => isText(m.message),
+  bye: (m) => maybe(isText)(m.reason),
+};
+
+/** Parses a control message; throws Refusal. Fields that are not listed are ignored: a newer daemon may send more. */
+export function parseScreenMessage(text) {
+  if (text.length > TEXT_MAX) throw new Refusal(`The server sent a message of ${text.length} characters.`);
+  let message = null;
+  try { message = JSON.parse(text); } catch { /* Refused below. */ }
+  const check = isObject(message) && Object.hasOwn(CHECKS, message.type) ? CHECKS[message.type] : null;
+  if (!check?.(message)) throw new Refusal("The server sent a message about the screen that this page does not understand: it may be another version.");
+  return message;
+}
+
+/** Whether a binary message is a piece of a picture. Others are skipped: a newer daemon may send them. */
+export function isPiece(buffer) {
+  if (buffer.byteLength > PIECE_MAX) throw new Refusal(`The server sent a piece of a picture of ${buffer.byteLength} bytes.`);
+  return buffer.byteLength > 0 && new Uint8Array(buffer)[0] === PIECE;
+}
+
+/** Parses a piece of a picture: its header, and its parts, which refer to `buffer`; null if it is damaged. Serial 0 is no picture: it has only cursors. */
+export function parsePiece(buffer) {
+  if (buffer.byteLength < HEADER_BYTES) return null;
+  const view = new DataView(buffer), painted = view.getBigUint64(8, true), sent = view.getBigUint64(16, true), flags = view.getUint8(1);
+  const parts = painted < TIME_MAX && sent < TIME_MAX ? parseParts(buffer, view) : null;
+  return parts && { last: (flags & LAST) !== 0, key: (flags & KEY) !== 0, generation: view.getUint16(2, true), serial: view.getUint32(4, true),
+    painted: Number(painted), parts, size: buffer.byteLength };
+}
+
+/** The parts of a piece; null if one is cut short. Parts of unknown types are skipped. */
+function parseParts(buffer, view) {
+  const parts = [];
+  for (let at = HEADER_BYTES; at < buffer.byteLength;) {
+    if (parts.length === PARTS_MAX || buffer.byteLength - at < PART_BYTES) return null;
+    const type = view.getUint8(at), length = view.getUint32(at + 14, true), from = at + PART_BYTES;
+    if (length > buffer.byteLength - from) return null;
+    const [x, y, w, h] = [2, 4, 6, 8].map((offset) => view.getUint16(at + offset, true));
+    const part = { type, x, y, w, h, dx: view.getInt16(at + 10, true), dy: view.getInt16(at + 12, true), bytes: new Uint8Array(buffer, from, length) };
+    if (type >= RAW && type <= PNG) parts.push(part);
+    at = from + length;
+  }
+  return parts;
+}
+
+const inside = (x, y, w, h, mode) => x >= 0 && y >= 0 && w > 0 && h > 0 && x + w <= mode.width && y + h <= mode.height;
+/** Whether a part lies within the screen and has the size that it must have. */
+export function partFits(part, mode) {
+  const { type, x, y, w, h, dx, dy, bytes } = part;
+  if (type === SHAPE) return w > 0 && h > 0 && w <= SHAPE_SIDE_MAX && h <= SHAPE_SIDE_MAX && bytes.byteLength === w * h * 4;
+  if (!inside(x, y, w, h, mode)) return false;
+  if (type === RAW) return bytes.byteLength === w * h * 4;
+  if (type === MOVE) return bytes.byteLength === 0 && inside(x - dx, y - dy, w, h, mode);
+  return (type === DRAW) === (bytes.byteLength === 0);
+}
+
+const word = (bytes, at) => bytes[at] * 256 + bytes[at + 1];
+/** Width and height of a PNG, from its first chunk (PNG, section 11.2.1); null if it is none. A picture of another size is not decoded. */
+export function pngSize(bytes) {
+  const head = [0x89, 0x50, 0x4e, 0x47, 13, 10, 26, 10, 0, 0, 0, 13, 0x49, 0x48, 0x44, 0x52];
+  if (bytes.byteLength < 24 || head.some((value, n) => bytes[n] !== value)) return null;
+  return [word(bytes, 16) * 65536 + word(bytes, 18), word(bytes, 20) * 65536 + word(bytes, 22)];
+}
+
+/** Width and height of a JPEG, from its frame header (ITU-T T.81, B.2.2); null if it has none. */
+export function jpegSize(bytes) {
+  if (bytes[0] !== 0xff || bytes[1] !== 0xd8) return null;
+  for (let at = 2; at + 9 < bytes.byteLength && bytes[at] === 0xff;) {
+    const marker = bytes[at + 1], frame = marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc;
+    if (frame) return [word(bytes, at + 7), word(bytes, at + 5)];
+    at += 2 + word(bytes, at + 2);
+  }
+  return null;
+}

@@ -1,0 +1,365 @@
+// A guest's screen on the page: the canvas and what is said over it, the keyboard and the pointer, size and full screen. The connection, the
+// decoders and all drawing are in a worker (viewing.js).
+import { counted, el } from "./draw.js";
+import { CTRL_ALT_DEL, Keys, scanCode } from "./keys.js";
+import { plain } from "./messages.js";
+import { Pointing } from "./pointer.js";
+
+const $ = (id) => document.getElementById(id);
+const SHAPES_MAX = 64, RESIZE_MS = 300, NOTE_MS = 10000, SNAP = 0.04, TALL = 0.82, ROOM_MIN = 160;
+/** Firefox does not tell safely how long its device takes (see listen.js); this is what PulseAudio and PipeWire usually take. */
+const GECKO = /Gecko\/\d/.test(navigator.userAgent), GECKO_DEVICE = 25e6;
+
+// What is shown follows from a few facts, told by the worker and by the page, and `draw` is the only place where they meet:
+//   screens   the guest's screens as the API lists them
+//   state     idle (nothing to watch), connecting, on, lost, gone, ended, forbidden
+//   why       what is said with it; in `on` nothing is said
+//   captured  whether keys go to the guest: from a click into the picture until it loses the focus, or Ctrl+Alt+Shift
+/** The page's screen. `join(guest)` gives {url, protocols, name}, `probe(guest)` the HTTP status of its address. */
+export class Viewer {
+  constructor({ join, probe }) {
+    Object.assign(this, { join, probe });
+    this.guest = ""; this.screens = null; this.state = "idle"; this.why = ""; this.listener = null; this.delay = null;
+    this.wanted = null; this.reset();
+    this.keys = new Keys((code, down) => this.say({ type: "key", code, down }), () => this.leave());
+    this.pointing = new Pointing($("stage"), () => this.aimed(), (message) => this.say({ type: "pointer", ...message }));
+    this.begin();
+    this.listen();
+    this.draw();
+  }
+
+  /** Hand the canvas to the worker. This must be while the page loads: Chromium may show nothing of a canvas that was handed over later. */
+  begin() {
+    const canvas = $("picture").transferControlToOffscreen?.();
+    if (!canvas) return;
+    this.worker = new Worker(new URL("./viewing.js", import.meta.url), { type: "module" });
+    this.worker.onmessage = ({ data }) => this[`on_${data.what}`]?.(data.detail);
+    this.worker.onerror = (event) => this.turn("ended", event.message || "The page's worker failed to start.");
+    this.worker.postMessage({ what: "begin", canvas, origin: performance.timeOrigin }, [canvas]);
+  }
+
+  /** What belongs to one connection. */
+  reset() {
+    this.mode = null; this.mayType = false; this.mine = false; this.who = ""; this.captured = false; this.stats = null;
+    this.cursor = null; this.shapes = new Map(); this.settings = {}; this.note = this.wished = "";
+  }
+
+  say(message) { this.worker?.postMessage({ what: "say", message }); }
+
+  // -- what to watch ----------------------------------------------------------------------------
+
+  /** The guest that is chosen, and its screens: null if the daemon lists none. */
+  choose(guest, screens) {
+    const keys = (list) => list?.map((one) => one.key ?? one.id).join() ?? null, moved = guest !== this.guest;
+    if (!moved && keys(screens) === keys(this.screens)) { this.screens = screens; return; }
+    const had = Boolean(this.screens?.length);
+    Object.assign(this, { guest, screens });
+    if (moved) this.wanted = null;
+    if (!screens?.length) {
+      // The connection tells why; until then the picture stays.
+      if (!moved && screens && this.mode) { if (this.state !== "gone") this.turn("gone", "The screen is gone."); } else this.stop();
+    } else if (moved || (!had && (this.state !== "gone" || this.wanted))) this.watch();
+    else this.draw();
+  }
+
+  /** Begin, or begin again. */
+  watch() {
+    if (!this.worker || !this.guest || !this.screens?.length) return;
+    const { url, protocols, name } = this.join(this.guest);
+    this.reset();
+    this.turn("connecting");
+    const watch = { name, screen: this.wanted, settings: {}, listener: this.listener, keyboard: false };
+    this.worker.postMessage({ what: "watch", url, protocols, watch });
+    if (this.delay !== null) this.worker.postMessage({ what: "sound", delay: this.delay });
+  }
+
+  stop() {
+    this.worker?.postMessage({ what: "stop" });
+    this.release();
+    this.reset();
+    this.turn("idle");
+  }
+
+  turn(state, why = "") {
+    Object.assign(this, { state, why });
+    if (state !== "on") this.release();
+    this.draw();
+  }
+
+  /** The sound that this page plays: its listener's number, and statistics; null when it ends. */
+  sound(listener, stats) {
+    const { state, age, device } = stats ?? {}, plays = state === "playing" && age !== null;
+    const delay = plays ? age + device + (GECKO ? GECKO_DEVICE : 0) : null;
+    if (listener !== this.listener) { this.listener = listener; if (this.state === "on") this.say({ type: "set", settings: {}, listener }); }
+    if (delay === null && this.delay === null) return;
+    this.delay = delay;
+    this.worker?.postMessage({ what: "sound", delay });
+  }
+
+  // -- what the worker tells --------------------------------------------------------------------
+
+  on_watching(message) {
+    this.mayType = message.may_type === true; this.settings = message.settings ?? {};
+    $("screen-quality").value = this.shownQuality();
+    if (!message.screen) this.turn("gone", "This guest has no screen at present.");
+    if (document.hidden) this.say({ type: "hidden", hidden: true });
+    this.draw();
+  }
+  on_mode(mode) {
+    const same = this.mode?.generation === mode.generation && this.state === "on";
+    this.mode = mode;
+    if (same) { document.exitPointerLock?.(); this.draw(); } else { this.fit(); this.wishSize(); }
+  }
+  on_drawn() { this.turn("on"); }
+  on_settings(message) { this.settings = message.settings; $("screen-quality").value = this.shownQuality(); }
+  on_screens() { /* The API lists them. */ }
+  on_stats(stats) { this.stats = stats; this.drawFacts(); }
+  on_refused(text) {
+    this.note = text;
+    clearTimeout(this.noted);
+    this.noted = setTimeout(() => { this.note = ""; this.drawFacts(); }, NOTE_MS);
+    if (!this.mine) this.release();
+    this.drawFacts();
+  }
+  on_gone({ why }) { this.turn("gone", plain(why) || "The screen is gone."); }
+  on_ended(why) { this.turn("ended", why || "The daemon has ended the connection."); }
+
+  on_keyboard({ mine, who }) {
+    const lost = this.mine && !mine;
+    Object.assign(this, { mine, who: plain(who) });
+    // The daemon has released what was held.
+    if (lost) { this.keys.forget(); this.pointing.buttons = 0; this.release(); }
+    this.draw();
+  }
+
+  on_shape({ number, url, width, height, x, y }) {
+    this.shapes.delete(number);
+    this.shapes.set(number, { url, width, height, x, y });
+    if (this.shapes.size > SHAPES_MAX) this.shapes.delete(this.shapes.keys().next().value);
+    this.drawCursor();
+  }
+  on_cursor(message) { this.cursor = message; this.drawCursor(); }
+
+  /** The connection broke. A refused WebSocket has no status, so a plain request asks for the reason. */
+  async on_lost({ opened }) {
+    const { guest } = this;
+    Object.assign(this, { mine: false, who: "", captured: false });
+    this.turn(this.mode || this.state === "lost" ? "lost" : "connecting", "The connection was lost. Reconnecting…");
+    if (opened) return;
+    const status = await this.probe(guest);
+    if (guest !== this.guest || (status !== 401 && status !== 403)) return;
+    this.worker.postMessage({ what: "stop" });
+    this.turn("forbidden", "You may not watch this guest. Whoever runs Millrace can give you the right “watch”.");
+  }
+
+  // -- keyboard and pointer ---------------------------------------------------------------------
+
+  listen() {
+    const stage = $("stage");
+    for (const kind of ["keydown", "keyup"]) stage.addEventListener(kind, (event) => this.typed(event));
+    stage.addEventListener("pointerdown", (event) => this.touched(event), true);
+    stage.addEventListener("blur", () => this.release());
+    // The picture keeps the focus while another window has it, and takes the keys again with the window.
+    addEventListener("blur", () => this.release());
+    addEventListener("focus", () => { if (this.again && document.activeElement === stage && this.mine) this.capture(); });
+    document.addEventListener("visibilitychange", () => { if (document.hidden) this.release(); this.say({ type: "hidden", hidden: document.hidden }); });
+    document.addEventListener("fullscreenchange", () => this.full());
+    document.addEventListener("pointerlockchange", () => this.draw());
+    new ResizeObserver(() => { this.fit(); this.wishSize(); }).observe($("screen-room"));
+    addEventListener("resize", () => this.fit());
+    $("screen-keyboard").addEventListener("click", () => this.hold(!this.mine));
+    $("screen-delete").addEventListener("click", () => { this.keys.chord(CTRL_ALT_DEL); stage.focus(); });
+    $("screen-full").addEventListener("click", () => this.toggleFull());
+    $("screen-again").addEventListener("click", () => this.watch());
+    $("screen-scale").addEventListener("change", () => { this.wished = ""; this.fit(); this.wishSize(); });
+    $("screen-quality").addEventListener("change", () => this.say({ type: "set", settings: { picture: $("screen-quality").value } }));
+    $("screen-choice").addEventListener("change", () => { this.wanted = $("screen-choice").value; this.watch(); });
+    $("screen-full").hidden = !document.fullscreenEnabled;
+    this.listenText($("screen-text"));
+  }
+
+  /** The keyboard of a phone, and input methods: what they type arrives as text. */
+  listenText(field) {
+    const keep = () => { field.value = " "; };
+    const erase = { deleteContentBackward: "Backspace", deleteContentForward: "Delete", insertLineBreak: "Enter", insertParagraph: "Enter" };
+    keep();
+    $("screen-type").addEventListener("click", () => { if (!this.mine) this.hold(true); keep(); field.focus(); });
+    for (const kind of ["keydown", "keyup"]) field.addEventListener(kind, (event) => { if (this.mine && this.keys.event(event)) event.preventDefault(); });
+    field.addEventListener("beforeinput", (event) => {
+      const key = Object.hasOwn(erase, event.inputType) ? erase[event.inputType] : null;
+      if (key && !event.isComposing) { event.preventDefault(); if (this.mine) this.keys.chord([key]); }
+    });
+    const typed = (text) => { if (text && this.mine) this.say({ type: "text", text }); keep(); };
+    field.addEventListener("input", (event) => { if (!event.isComposing) typed(event.data); });
+    field.addEventListener("compositionend", (event) => typed(event.data));
+    field.addEventListener("blur", () => this.keys.release());
+  }
+
+  /** Take or give up the keyboard. The answer tells who has it. */
+  hold(take) {
+    if (!take) this.release();
+    this.say({ type: "keyboard", take });
+    if (take) { this.captured = true; $("stage").focus({ preventScroll: true }); this.draw(); }
+  }
+
+  /** A click into the picture: it takes the keyboard if nobody has it, and the pointer's movements if the guest wants those. */
+  touched(event) {
+    if (this.state !== "on" || !this.mayType) return;
+    if (event.pointerType !== "touch") $("stage").focus({ preventScroll: true });
+    this.capture();
+    if (this.mode.relative && this.mine && !document.pointerLockElement) $("stage").requestPointerLock?.()?.catch?.(() => {});
+  }
+  capture() {
+    if (this.captured || this.state !== "on" || !this.mayType) return;
+    if (!this.mine) { if (this.who) return; this.say({ type: "keyboard", take: true }); }
+    this.captured = true;
+    this.draw();
+  }
+
+  typed(event) {
+    if (!this.captured) {
+      // Reached with the Tab key, the picture does not keep it: Enter begins.
+      if (event.type === "keydown" && event.code === "Enter" && this.mayType && this.state === "on") { event.preventDefault(); this.capture(); }
+      return;
+    }
+    if (this.mine && this.keys.event(event)) event.preventDefault();
+    else if (scanCode(event.code)) event.preventDefault();
+  }
+
+  /** Release everything that is held; the keys belong to the page again. */
+  release() {
+    this.keys?.release();
+    this.pointing?.release();
+    if (!this.captured) return;
+    this.captured = false;
+    this.again = !document.hasFocus();
+    this.draw();
+  }
+  leave() {
+    this.release();
+    document.exitPointerLock?.();
+    $("screen-keyboard").focus();
+  }
+
+  /** The screen that the pointer acts on; null if it does not. */
+  aimed() { return this.mine && this.mode && this.state === "on" ? this.mode : null; }
+
+  // -- size -------------------------------------------------------------------------------------
+
+  async toggleFull() {
+    if (document.fullscreenElement) { await document.exitFullscreen(); return; }
+    // Firefox takes the keyboard with this option, Chromium by its own call.
+    await $("screen-frame").requestFullscreen({ navigationUI: "hide", keyboardLock: "browser" });
+    navigator.keyboard?.lock?.().catch(() => {});
+    $("stage").focus();
+    this.capture();
+  }
+  full() {
+    const full = Boolean(document.fullscreenElement);
+    $("screen-full").textContent = full ? "Leave full screen" : "Full screen";
+    if (!full) navigator.keyboard?.unlock?.();
+    this.fit();
+    this.wishSize();
+  }
+
+  /** The room for the picture, in CSS pixels. */
+  room() {
+    if (document.fullscreenElement) return [innerWidth, innerHeight];
+    return [$("screen-room").clientWidth, Math.max(ROOM_MIN, Math.round(innerHeight * TALL))];
+  }
+
+  /** Lay the picture out: as large as fits, in whole device pixels if that is near. It grows beyond its size only in full screen. */
+  fit() {
+    if (!this.mode) return;
+    const { width, height } = this.mode, [wide, tall] = this.room(), dpr = devicePixelRatio || 1, { style } = $("stage");
+    let zoom = Math.min(wide / width, tall / height);
+    if (!document.fullscreenElement) zoom = Math.min(zoom, 1);
+    if ($("screen-scale").value === "actual") zoom = 1 / dpr;
+    const whole = Math.round(zoom * dpr);
+    if (whole >= 1 && zoom * dpr >= whole && zoom * dpr - whole < SNAP * whole) zoom = whole / dpr;
+    style.width = `${width * zoom}px`; style.height = `${height * zoom}px`;
+    $("picture").classList.toggle("whole", Number.isInteger(Math.round(zoom * dpr * 1000) / 1000));
+    this.zoom = zoom;
+    this.drawCursor();
+  }
+
+  /** Ask the guest for a screen of the size of the window, if that is chosen. */
+  wishSize() {
+    clearTimeout(this.wishing);
+    if ($("screen-scale").value !== "guest" || !this.mine || !this.mode) return;
+    const [wide, tall] = this.room().map((side) => Math.max(64, Math.floor(side * (devicePixelRatio || 1))) & ~1);
+    const wish = `${wide} × ${tall}`;
+    if (wish === this.wished) return;
+    this.wishing = setTimeout(() => { this.wished = wish; this.say({ type: "size", width: wide, height: tall }); }, RESIZE_MS);
+  }
+
+  shownQuality() {
+    const current = String(this.settings.picture ?? "auto"), select = $("screen-quality");
+    if (![...select.options].some((one) => one.value === current)) select.append(el("option", { value: current }, current));
+    return current;
+  }
+
+  // -- drawing ----------------------------------------------------------------------------------
+
+  draw() {
+    const { state, mode, screens, captured } = this, some = Boolean(screens?.length) || state === "gone";
+    $("screen").hidden = screens === null;
+    $("screen-frame").hidden = !some;
+    $("screen-none").hidden = some;
+    $("stage").hidden = !mode;
+    $("screen-frame").dataset.state = state;
+    $("screen-frame").classList.toggle("captured", captured && this.mine);
+    $("veil").hidden = state === "on";
+    $("veil-text").textContent = state === "connecting" || state === "idle" ? "Connecting…" : this.why;
+    $("screen-again").hidden = state !== "ended" && state !== "forbidden";
+    $("stage").setAttribute("aria-label", `Screen of ${this.guest}${mode ? `, ${mode.width} by ${mode.height}` : ""}`);
+    this.drawKeyboard();
+    this.drawChoice();
+    this.drawFacts();
+    this.drawCursor();
+  }
+
+  drawKeyboard() {
+    const { mine, who, mayType, captured } = this, on = this.state === "on", held = $("screen-keyboard");
+    const locked = Boolean(document.pointerLockElement), leave = locked ? "Ctrl+Alt+Shift frees the pointer and the keyboard" : "Ctrl+Alt+Shift frees the keyboard";
+    held.hidden = $("screen-delete").hidden = $("screen-type").hidden = !(on && mayType);
+    held.textContent = mine ? "Give up keyboard" : "Take keyboard";
+    $("screen-delete").disabled = !mine;
+    const says = !mayType ? "You can watch, but not type." : mine ? (captured ? `You are typing. ${leave}.` : "You have the keyboard. Click the picture to type.")
+      : who ? `${who} has the keyboard.` : "Click the picture to type.";
+    $("screen-who").textContent = on ? says : "";
+  }
+
+  drawChoice() {
+    const select = $("screen-choice"), listed = this.screens ?? [];
+    $("screen-chosen").hidden = listed.length < 2;
+    const all = listed.map((one) => [one.key ?? one.id, plain(one.label ?? one.name ?? one.key ?? one.id)]);
+    if (document.activeElement === select || all.join() === select.dataset.all) return;
+    select.dataset.all = all.join();
+    select.replaceChildren(...all.map(([value, label]) => el("option", { value }, label)));
+    if (this.wanted) select.value = this.wanted;
+  }
+
+  drawFacts() {
+    const { stats, mode } = this;
+    if (this.state !== "on" || !mode) { $("screen-facts").textContent = ""; return; }
+    const ms = (ns) => `${(ns / 1e6).toFixed(0)} ms`, shown = [`${mode.width} × ${mode.height}`];
+    if (stats?.fps >= 1) shown.push(`${counted(Math.round(stats.fps), "picture")} a second`, stats.rate < 1e6 ? `${(stats.rate / 1e3).toFixed(0)} kb/s` : `${(stats.rate / 1e6).toFixed(1)} Mb/s`);
+    if (stats?.latency > 0) shown.push(`${ms(stats.latency)} after painting`);
+    if (stats?.skew !== null && stats?.skew !== undefined) shown.push(`${ms(Math.abs(stats.skew)).replace(/^-/, "")} ${stats.skew < 0 ? "before" : "after"} the sound`);
+    if (this.note) shown.push(this.note);
+    $("screen-facts").textContent = shown.join(", ");
+  }
+
+  /** The guest's cursor: the browser's own while one types here, drawn over the picture while somebody else does. */
+  drawCursor() {
+    const { cursor, mode } = this, image = $("guest-cursor"), shape = cursor && this.shapes.get(cursor.shape), own = this.mine && !mode?.relative;
+    const x = cursor?.hot_x ?? shape?.x ?? 0, y = cursor?.hot_y ?? shape?.y ?? 0, shown = Boolean(shape) && cursor.shown !== false;
+    $("stage").style.cursor = !own ? "" : shown ? `url(${shape.url}) ${x} ${y}, default` : cursor && !shown ? "none" : "";
+    image.hidden = own || !shown || this.state !== "on";
+    if (image.hidden) return;
+    if (image.getAttribute("src") !== shape.url) image.setAttribute("src", shape.url);
+    const zoom = this.zoom ?? 1;
+    Object.assign(image.style, { width: `${shape.width * zoom}px`, transform: `translate(${(cursor.x - x) * zoom}px, ${(cursor.y - y) * zoom}px)` });
+  }
+}

@@ -1,0 +1,290 @@
+// The connection that carries a guest's screen, in a Worker of its own, so that a busy page delays no picture. It speaks the screen
+// protocol (docs/picture-protocol.md), decodes, and draws on the page's canvas, which is handed to it.
+import { NS_PER_MS, NS_PER_S, OffsetFilter } from "./clock.js";
+import { Allowance, Refusal, plain } from "./messages.js";
+import { Pacing } from "./pacing.js";
+import { DRAW, SHAPE, VIDEO, isPiece, parsePiece, parseScreenMessage, partFits } from "./pictures.js";
+import { Preparation, Surface, release } from "./surface.js";
+import { Video, codecs } from "./video.js";
+import { Zstd } from "./zstd.js";
+
+const PING_MS = 2000, FIRST_PINGS = 5, STATS_MS = 500, PULSE_MS = 4, AGAIN_MS = [100, 200, 400, 500], VERSION = 1, SUBPROTOCOL = "millrace-screen.1";
+const REFRESH_MS = 1000, AHEAD = 4, WAITING_MAX = 64 * 2 ** 20, REFUSED_MAX = 5, LINE_MAX = 65536, NEWS_AHEAD = 4000, NEWS_PER_NS = 500 / 1e9, TAKEN = 5 * NS_PER_MS;
+const GECKO = /Gecko\/\d/.test(navigator.userAgent);
+let origin = 0;
+const nowNs = () => (performance.now() + performance.timeOrigin - origin) * 1e6;
+const on = (what, detail) => postMessage({ what, detail });
+
+// A picture goes three ways, strictly in the order of the serials: `arrived` holds those that are complete, `ready` those that are decoded
+// and wait for their time, and then it is drawn. Decoding is asynchronous but one picture at a time, since each changes what the one before
+// has left; it runs at most AHEAD pictures ahead of drawing, because decoders have few pictures to lend. Nothing is left out: what is late is
+// applied together with the newest.
+//
+// Damage is told once a second until a picture that needs nothing before it has come. In the meantime pictures are drawn as well as they
+// can be. The last picture stays on the canvas, whatever happens to the connection; a mode takes effect with its first picture.
+class View {
+  constructor({ canvas, gecko = GECKO }) {
+    this.surface = new Surface(canvas); this.video = new Video(); this.pacing = new Pacing(gecko);
+    this.socket = this.wish = this.drawn = null; this.tries = 0;
+    this.begin();
+  }
+
+  // -- the connection ---------------------------------------------------------------------------
+
+  /** Watch a guest, or another one: `url`, `protocols`, and the message `watch` without what this worker can decode. */
+  async watch({ url, protocols, watch }) {
+    this.stop();
+    const wish = this.wish = { url, protocols: [SUBPROTOCOL, ...protocols], watch };
+    this.able ??= Promise.all([codecs(), Zstd.load()]);
+    const [able, zstd] = await this.able;
+    if (this.wish !== wish) return;
+    this.codecs ??= able;
+    this.preparation = new Preparation(zstd, this.video);
+    this.formats = ["raw", ...(zstd ? ["zstd"] : []), "jpeg", "png"];
+    this.tries = 0;
+    this.connect();
+  }
+
+  /** What belongs to one connection. */
+  begin() {
+    release(this.ready?.flatMap((picture) => picture.prepared) ?? []);
+    this.arrived = []; this.ready = []; this.waiting = 0; this.parts = null; this.mode = null; this.serial = 0; this.whole = true;
+    this.damage = null; this.since = 0; this.gap = false; this.asked = -Infinity; this.told = null; this.epoch = {};
+    this.clock = new OffsetFilter();
+    this.news = new Allowance(NEWS_AHEAD, NEWS_PER_NS);
+    this.video.lose();
+    this.counts = { pictures: 0, bytes: 0, since: nowNs(), latency: null, skew: null };
+  }
+
+  connect() {
+    const { url, protocols, watch } = this.wish, socket = this.socket = new WebSocket(url, protocols);
+    let opened = false;
+    this.begin();
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => {
+      opened = true;
+      this.send({ type: "watch", version: VERSION, ...watch, codecs: this.codecs, formats: this.formats });
+      for (let n = 0; n < FIRST_PINGS; n++) setTimeout(() => this.ping(), n * 50);
+    };
+    socket.onmessage = ({ data }) => { if (socket === this.socket) this.heard(data); };
+    socket.onclose = () => { if (socket === this.socket) this.broken(opened); };
+  }
+
+  broken(opened) {
+    const wait = this.tries < AGAIN_MS.length ? AGAIN_MS[this.tries] : this.tries > 120 ? 5000 : 500;
+    this.tries++;
+    this.begin();
+    this.socket = null;
+    on("lost", { opened });
+    this.again = setTimeout(() => { if (this.wish) this.connect(); }, wait * (0.8 + 0.4 * Math.random()));
+  }
+
+  /** End the connection; the last picture stays. */
+  stop() {
+    clearTimeout(this.again);
+    this.send({ type: "bye", reason: "stopped", again: false });
+    const socket = this.socket;
+    this.socket = this.wish = null;
+    socket?.close();
+    this.begin();
+  }
+
+  send(message) { if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message)); }
+
+  /** Send what a later message replaces, unless the line is backed up. */
+  offer({ message }) { if ((this.socket?.bufferedAmount ?? 0) < LINE_MAX) this.send(message); }
+
+  /** Send what the user did. */
+  say({ message }) { this.send(message); }
+
+  ping() { this.send({ type: "ping", t: Math.round(nowNs()) }); }
+
+  /** A time of the page on the daemon's clock; 0 while that is not known. */
+  remote(at) {
+    const offset = this.clock.offset(nowNs());
+    return offset === null ? 0 : Math.max(0, Math.round(at + offset));
+  }
+
+  /** A message that is not understood ends the connection for good: after reconnecting the server would send it again. */
+  heard(data) {
+    try {
+      if (typeof data === "string") this.control(parseScreenMessage(data)); else if (isPiece(data)) this.piece(parsePiece(data));
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      this.end(error.message);
+    }
+  }
+
+  end(why) { this.stop(); on("ended", why); }
+
+  control(message) {
+    const now = nowNs();
+    if (message.type === "ping") this.offer({ message: { type: "pong", t: message.t, now: Math.round(now) } });
+    else if (message.type === "pong") this.clock.add(message.t, message.now, now);
+    else if (!this.news.take(1, now)) throw new Refusal("The server floods this page with messages.");
+    else if (message.type === "mode") this.turn(message);
+    else if (message.type === "watching") { this.tries = 0; on("watching", message); }
+    else if (message.type === "error" && message.fatal === true) this.end(plain(message.message));
+    else if (message.type === "error") on("refused", plain(message.message));
+    else if (message.type === "bye") { if (message.again === false) this.end(plain(message.reason)); }
+    else on(message.type, message);
+  }
+
+  // -- pictures ---------------------------------------------------------------------------------
+
+  /** The pictures that follow have another size; one that was not sent to its end never will be. The same generation again: only the pointer's kind has changed. */
+  turn(mode) {
+    if (mode.generation === this.mode?.generation) { on("mode", mode); return; }
+    this.mode = mode;
+    this.drop();
+    this.whole = true;
+    on("mode", mode);
+  }
+
+  /** Forget the pieces of a picture that is not complete. */
+  drop() {
+    this.waiting -= this.parts?.size ?? 0;
+    this.parts = null;
+  }
+
+  piece(piece) {
+    if (!piece) { this.gap = true; this.damaged("damaged", this.serial + 1); return; }
+    if (!piece.serial) { this.shapes(piece.parts); return; }
+    if (piece.serial !== (this.whole ? this.serial + 1 : this.serial)) { this.drop(); this.gap = true; this.damaged("missing", piece.serial); }
+    const { serial, painted, key, last, parts, size } = piece, mode = this.mode && piece.generation === (this.mode.generation & 0xffff) ? this.mode : null;
+    this.parts ??= { serial, painted, key, mode, parts: [], size: 0, gap: this.gap };
+    this.gap = false; this.serial = serial; this.whole = last;
+    this.parts.parts.push(...parts); this.parts.size += size; this.parts.key &&= key;
+    this.waiting += size; this.counts.bytes += size;
+    if (this.waiting > WAITING_MAX) throw new Refusal("The server sends pictures faster than this page can show them.");
+    if (!last) return;
+    this.arrived.push(this.parts);
+    this.parts = null;
+    // While it waits for the sound the daemon may send more.
+    const now = nowNs();
+    if (this.pacing.due(painted, now) > now + TAKEN) this.send({ type: "taken", serial, queue: this.arrived.length + this.ready.length });
+    this.pump();
+  }
+
+  /** Something is missing or wrong: ask for a key picture, once a second until there is one, numbered `since` or later. */
+  damaged(why, since = 0) {
+    this.damage = why;
+    this.since = Math.max(this.since, since);
+    const now = performance.now();
+    if (now - this.asked < REFRESH_MS) return;
+    this.asked = now;
+    this.send({ type: "refresh", why });
+  }
+
+  /** Decode what has arrived, and draw what is due. */
+  async pump() {
+    if (this.pumping) return;
+    this.pumping = true;
+    while (this.arrived.length && this.ready.length < AHEAD) {
+      const picture = this.arrived.shift(), { epoch } = this;
+      await this.prepare(picture);
+      if (this.epoch !== epoch) { release(picture.prepared); continue; }
+      picture.decoded = nowNs();
+      this.ready.push(picture);
+      this.draw();
+    }
+    this.pumping = false;
+    this.draw();
+  }
+
+  async prepare(picture) {
+    const { parts, mode } = picture;
+    picture.prepared = [];
+    if (picture.gap) this.video.lose();
+    if (!mode) return;
+    for (const [n, part] of parts.entries()) {
+      if (part.type === SHAPE) { this.shapes([part]); continue; }
+      const more = part.type === VIDEO ? following(parts, n) : [];
+      const fits = partFits(part, mode) && more.every((one) => partFits(one, mode));
+      const made = fits ? await this.preparation.part(part, more).catch(() => null) : null;
+      if (made) picture.prepared.push(made); else { picture.key = false; this.damaged(part.type === VIDEO ? "decoder" : "damaged"); }
+    }
+    if (picture.key && picture.serial >= this.since) this.damage = null;
+    if (this.video.refused >= REFUSED_MAX) this.without();
+  }
+
+  /** This browser says that it decodes the codec, and does not: go on without it. */
+  without() {
+    const { avc } = this.video;
+    this.video.refused = 0;
+    this.codecs = this.codecs.filter((one) => (one === "avc1") !== avc);
+    this.socket?.close();
+  }
+
+  /** Draw, in order, all pictures whose time has come. */
+  draw() {
+    const now = nowNs();
+    let due = 0, next = Infinity;
+    for (const [n, picture] of this.ready.entries()) {
+      const at = this.pacing.due(picture.painted, now);
+      if (at <= now) due = n + 1;
+      else next = Math.min(next, at);
+    }
+    for (const picture of this.ready.splice(0, due)) this.show(picture);
+    clearTimeout(this.timer);
+    if (this.ready.length) this.timer = setTimeout(() => this.draw(), Math.max(0, Math.min(PULSE_MS, (next - now) / NS_PER_MS)));
+    if (due && this.arrived.length) this.pump();
+  }
+
+  show(picture) {
+    const { mode, painted, serial, decoded } = picture, before = nowNs();
+    if (mode && mode !== this.drawn) { this.drawn = mode; this.surface.size(mode.width, mode.height); }
+    try { for (const part of picture.prepared) this.surface.apply(part); } catch { this.damaged("drawing"); }
+    const now = nowNs(), drawn = this.remote(now), skew = this.pacing.skew(painted, now + this.pacing.compose), queue = this.arrived.length + this.ready.length;
+    if (picture.prepared.length) this.pacing.drew(now - before);
+    this.waiting -= picture.size;
+    this.send({ type: "shown", serial, decoded_ns: this.remote(decoded), drawn_ns: drawn, skew_ns: skew === null ? null : Math.round(skew), queue });
+    Object.assign(this.counts, { pictures: this.counts.pictures + 1, latency: drawn && painted ? drawn - painted : null, skew });
+    if (mode && mode === this.mode && this.told !== mode) { this.told = mode; on("drawn", { serial, width: mode.width, height: mode.height }); }
+  }
+
+  /** Cursors: they become pictures for CSS. */
+  async shapes(parts) {
+    for (const { type, x, y, w, h, dx, bytes } of parts) {
+      if (type !== SHAPE || w * h * 4 !== bytes.byteLength || !w || !h || w > 512 || h > 512) continue;
+      const pixels = new Uint8ClampedArray(bytes.byteLength);
+      for (let k = 0; k < bytes.byteLength; k += 4) { pixels[k] = bytes[k + 2]; pixels[k + 1] = bytes[k + 1]; pixels[k + 2] = bytes[k]; pixels[k + 3] = bytes[k + 3]; }
+      const canvas = new OffscreenCanvas(w, h);
+      canvas.getContext("2d").putImageData(new ImageData(pixels, w, h), 0, 0);
+      const url = new FileReaderSync().readAsDataURL(await canvas.convertToBlob());
+      on("shape", { number: dx & 0xffff, url, width: w, height: h, x, y });
+    }
+  }
+
+  // -- what the page tells ----------------------------------------------------------------------
+
+  /** Where the sound is: `delay` as in Pacing. */
+  sound({ delay }) { this.pacing.sound(delay, nowNs()); }
+
+  tick() {
+    if (!this.socket) return;
+    const { counts } = this, now = nowNs(), seconds = (now - counts.since) / NS_PER_S;
+    on("stats", { fps: counts.pictures / seconds, rate: counts.bytes * 8 / seconds, latency: counts.latency, skew: counts.skew, rtt: this.clock.rtt, codec: this.video.codec });
+    Object.assign(counts, { pictures: 0, bytes: 0, since: now });
+    if (this.damage) this.damaged(this.damage);
+  }
+}
+
+/** The parts that draw more of the video part at `n`. */
+function following(parts, n) {
+  const more = [];
+  for (const part of parts.slice(n + 1)) {
+    if (part.type === VIDEO) break;
+    if (part.type === DRAW) more.push(part);
+  }
+  return more;
+}
+
+let view = null;
+onmessage = ({ data }) => {
+  if (data.what !== "begin") { view?.[data.what](data); return; }
+  origin = data.origin;
+  view = new View(data);
+  setInterval(() => view.ping(), PING_MS);
+  setInterval(() => view.tick(), STATS_MS);
+};
