@@ -23,6 +23,7 @@ from millrace.pixels.convert import Plane
 from millrace.rights.model import OWNER
 from tests.bus import daemon_in
 
+from .clients import old_qemu
 from .conftest import need
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("heavy")]
@@ -223,6 +224,28 @@ def test_stopped_machine_keeps_its_screen_and_a_killed_one_is_found_again(tmp_pa
                 await qemu.start()
                 watching = await viewer(daemon)
                 await watching.equals(qemu, (720, 400))
+
+    asyncio.run(main())
+
+
+def test_old_machine_over_qmp_has_its_screen_and_is_not_harmed(tmp_path: Path) -> None:
+    need("qemu-system-x86_64", "dbus-daemon")
+
+    async def main() -> None:
+        async with daemon_in(tmp_path) as daemon:
+            display = ("-audiodev", "dbus,id=a", "-display", "dbus,p2p=on,audiodev=a")
+            qemu = Qemu(tmp_path, "-device", "VGA", *display)
+            try:
+                await qemu.start()
+                guest = daemon.worker.guest("alice")
+                daemon.worker.attach(guest, parse_door(f"qmp:{tmp_path}/qmp"))
+                watching = await viewer(daemon)
+                await watching.press("a")
+                await watching.equals(qemu, (640, 480))
+                assert ("crashes when its sound" in guest.machines[0].view().hint) == old_qemu()
+                assert qemu.process is not None and qemu.process.poll() is None
+            finally:
+                qemu.close()
 
     asyncio.run(main())
 

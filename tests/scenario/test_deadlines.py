@@ -26,7 +26,7 @@ TIMEOUT_NS = 60 * NS_PER_MS
 SILENT = {
     "spice": ("millrace.wire.spice.main", lambda: SpiceMain("", lambda key, text: b"", now_ns())),
     "vnc": ("millrace.wire.vnc.client", lambda: VncClient(48_000, 2, "", lambda asked, text: b"", now_ns())),
-    "dbus": ("millrace.wire.qemu.audio", lambda: DisplayClient(0, False, now_ns())),
+    "dbus": ("millrace.wire.qemu.client", lambda: DisplayClient(0, False, now_ns())),
     "qmp": ("millrace.wire.qemu.qmp", lambda: QmpHandover(0, now_ns())),
 }
 

@@ -245,11 +245,19 @@ def test_qmp_passes_descriptor_with_its_name() -> None:
     assert [c.fds for c in sent] == [(), (9,), ()]
 
 
+@pytest.mark.parametrize(("major", "silent"), [(7, True), (8, False)])
+def test_old_qemu_is_attached_without_its_sound_over_qmp(major: int, silent: bool) -> None:
+    qmp = QmpHandover(9, 0)
+    qmp.receive(b'{"QMP": {"version": {"qemu": {"major": %d}}}}\n' % major + b'{"return": {}}\n' * 3, 0)
+    (event,) = qmp.events()
+    assert ("crashes when its sound" in event.silent) == silent
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
         (b'{"error": {"class": "GenericError", "desc": "no such display"}}\n', "p2p=on"),
-        (b'{"QMP": {"version": {"qemu": {"major": 7}}}}\n', "--dbus"),
+        (b'{"QMP": {"version": {"qemu": {"major": 7}}}}\n{"error": {"desc": "no p2p"}}\n', "--dbus"),
         (b"SSH-2.0-OpenSSH\n", "not a QMP"),
         (b"[1]\n", "not a QMP"),
         (b"x" * 1_100_000, "too long"),

@@ -60,6 +60,8 @@ class QemuMachine(AttachedMachine):
         self._kept = EndedVoices()
         self._streams: list[FdStream] = []
         self._consoles: Consoles | None = None
+        self._silent = ""
+        """Why no listener for sound may be registered with this QEMU."""
         self._accepted: set[str] = set()
         """Listeners for sound that QEMU has accepted."""
         self._no_sound: PeerLost | None = None
@@ -80,8 +82,9 @@ class QemuMachine(AttachedMachine):
             for event in client.events():
                 if isinstance(event, Machine):
                     self.machine = event.name or "QEMU"
-                    self._register(client, "Out", lost)
-                    self._register(client, "In", lost)
+                    self._no_sound = PeerLost(self._silent) if self._silent else None
+                    for kind in () if self._silent else ("Out", "In"):
+                        self._register(client, kind, lost)
                     consoles.describe(event.consoles)
                 elif isinstance(event, Registered):
                     if self._registered(event, consoles) and not ready.done():
@@ -221,8 +224,10 @@ class QemuMachine(AttachedMachine):
         core = QmpHandover(theirs.fileno(), now_ns())
 
         def after() -> None:
-            if core.events() and not done.done():
-                done.set_result(None)
+            for event in core.events():
+                self._silent = event.silent
+                if not done.done():
+                    done.set_result(None)
 
         def lost(why: Exception) -> None:
             if not done.done():

@@ -120,7 +120,7 @@ class DisplayClient(AnswerDue):
 
     def __init__(self, uid: int, on_bus: bool, now_ns: HostNs, vm: str | None = None) -> None:
         self._answer_by_ns = now_ns + ANSWER_NS
-        """When the machine must have answered about the 'Out' listener."""
+        """When the machine must have answered about the 'Out' listener, or, if there is to be no sound, a console."""
         self._wire = DBusWire(uid)
         self._vm = vm
         self._on_bus = on_bus
@@ -241,7 +241,7 @@ class DisplayClient(AnswerDue):
             self._events.append(PointerKind(number, bool(absolute)))
 
     def _answered(self, what: str, destination: str | None, message: Message) -> None:
-        if what == "Out":
+        if what == "Out" or console_number(what) is not None:
             self._answer_by_ns = None
         if what == "input":
             self.unanswered -= 1

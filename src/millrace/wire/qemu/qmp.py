@@ -26,7 +26,12 @@ ANSWER_NS = 10 * NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """QEMU has accepted the descriptor."""
+    """QEMU has accepted the descriptor.
+
+    `silent` says why no listener for sound may be registered over it; empty if one may.
+    """
+
+    silent: str = ""
 
 
 # QMP is lock-step here: the greeting, then three commands, each sent after the answer to the one before. The descriptor
@@ -48,6 +53,7 @@ class QmpHandover(AnswerDue):
         ]
         self._out: list[Chunk] = []
         self._greeted = False
+        self._silent = ""
         self._lines = 0
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
@@ -78,7 +84,8 @@ class QmpHandover(AnswerDue):
         if "error" in said:
             error = said["error"]
             text = printable(error.get("desc", "") if isinstance(error, dict) else "")
-            raise RemoteProtocolError(f"QEMU refuses: {text}; it must run with -display dbus,p2p=on,audiodev=ID")
+            mend = self._silent or "it must run with -display dbus,p2p=on,audiodev=ID"
+            raise RemoteProtocolError(f"QEMU refuses: {text}; {mend}")
         if "QMP" in said and not self._greeted:
             self._greeted = True
             self._check_version(said["QMP"])
@@ -86,23 +93,25 @@ class QmpHandover(AnswerDue):
         elif "return" in said:
             self._next()
 
-    @staticmethod
-    def _check_version(greeting: object) -> None:
-        """QEMU 7.2 crashes when a listener is registered over such a connection (seen with Debian's 7.2.22)."""
+    def _check_version(self, greeting: object) -> None:
+        """QEMU 7.2 crashes when a listener for sound is registered over such a connection (seen with Debian's 7.2.22).
+
+        One for a screen does it no harm.
+        """
         try:
             major = int(greeting["version"]["qemu"]["major"])  # type: ignore[index]
         except (TypeError, KeyError, ValueError):
             return
         if major < PEER_TO_PEER_MAJOR:
-            raise RemoteProtocolError(
-                f"QEMU {major} crashes when its sound is attached over QMP; run it with"
+            self._silent = (
+                f"QEMU {major} crashes when its sound is attached over QMP; for sound run it with"
                 " -display dbus,addr=ADDRESS,audiodev=ID and attach with --dbus ADDRESS"
             )
 
     def _next(self) -> None:
         if not self._steps:
             self._answer_by_ns = None
-            self._events.append(HandedOver())
+            self._events.append(HandedOver(self._silent))
             return
         name, arguments = self._steps.pop(0)
         text = msgspec.json.encode({"execute": name, "arguments": arguments})
