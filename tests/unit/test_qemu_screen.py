@@ -171,6 +171,36 @@ def test_many_small_updates_are_one_picture() -> None:
     assert rig.screen.serial == before + 1 and (rig.shown() == picture).all()
 
 
+def test_hundreds_of_small_updates_are_a_few_rectangles_that_cover_them() -> None:
+    rig = Rig()
+    rig.watch()
+    picture = noise(720, 400)
+    rig.console.scanout(picture)
+    rig.step()
+    seen = rig.shown().copy()
+    rig.taken()
+    for n in range(500):
+        x, y = 9 * (n % 80), 16 * (n * 7 % 25)
+        picture[y : y + 16, x : x + 9] = noise(9, 16, n)
+        rig.console.update(x, y, picture[y : y + 16, x : x + 9])
+    rig.step()
+    damage = rig.taken().damage
+    for rect in damage:
+        seen[rect.y : rect.bottom, rect.x : rect.right] = rig.shown()[rect.y : rect.bottom, rect.x : rect.right]
+    assert (seen == picture).all() and len(damage) < 64
+
+
+def test_caret_that_did_not_change_is_no_picture() -> None:
+    rig = Rig()
+    rig.watch()
+    rig.console.scanout(noise(64, 64))
+    rig.step()
+    serial = rig.screen.serial
+    rig.console.update(9, 16, noise(64, 64)[16:32, 9:18])
+    rig.step()
+    assert rig.screen.serial == serial
+
+
 def test_size_changes_at_any_time_and_held_picture_stays() -> None:
     rig = Rig()
     reader = rig.watch()

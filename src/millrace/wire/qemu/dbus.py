@@ -22,6 +22,7 @@ MESSAGE_MAX = 1024 * 1024
 """Ample for all but pictures: QEMU sends 10 ms of sound at a time."""
 LARGE = 64 * 1024
 """A message that is longer is not copied: it keeps the buffer that it was received into."""
+HEADERS_KEPT, HEADER_KEPT_MAX = 32, 512
 _HEADER_BYTES = 16
 _LINE_MAX = 16 * 1024
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
@@ -103,6 +104,8 @@ class DBusWire(Untimed):
         """`message_max` bounds a received message, in bytes."""
         self.ready = False
         self._message_max = message_max
+        self._headers: dict[tuple[str, bytes], dict[int, Any]] = {}
+        """Fields of calls by their encoding."""
         self._buffer = bytearray()
         self._serial = 0
         self._steps = [b"OK ", b"AGREE_UNIX_FD"]
@@ -161,14 +164,25 @@ class DBusWire(Untimed):
         if len(self._buffer) < size:
             return False
         raw = self._taken(size)
-        reader = Reader(bytes(raw[:head]), order)
+        fields = self._fields(bytes(raw[:head]), kind, order)
+        self._events.append(Message(kind, flags, serial, fields, raw[head:], order))
+        return True
+
+    # A peer repeats its calls with the same header but for the serial and the length, thousands of times a second.
+    def _fields(self, header: bytes, kind: int, order: str) -> dict[int, Any]:
+        """The fields of a message's header."""
+        known = (order, header[12:])
+        if kind == CALL and known in self._headers:
+            return self._headers[known]
+        reader = Reader(header, order)
         reader.values("yyyyuu")
         fields = dict(reader.value("a(yv)"))
         for code, kind_of in ((_PATH, str), (_MEMBER, str), (_SIGNATURE, str), (_REPLY_TO, int), (_FDS, int)):
             if not isinstance(fields.get(code, kind_of()), kind_of):
                 raise RemoteProtocolError("wrong type of a D-Bus header field")
-        self._events.append(Message(kind, flags, serial, fields, raw[head:], order))
-        return True
+        if kind == CALL and len(header) <= HEADER_KEPT_MAX and len(self._headers) < HEADERS_KEPT:
+            self._headers[known] = fields
+        return fields
 
     def _taken(self, size: int) -> bytes | memoryview:
         """The first message of the buffer, taken out."""

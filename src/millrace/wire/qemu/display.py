@@ -8,6 +8,7 @@ answered as soon as they are received. Pictures come as copies, or in memory tha
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import Untimed
 from millrace.wire.qemu.dbus import CALL, PROPERTIES, UNKNOWN_METHOD, DBusWire, Message
-from millrace.wire.qemu.values import NO_PROPERTIES, Reader, Writer
+from millrace.wire.qemu.values import NO_PROPERTIES, Writer
 
 LISTENER = "org.qemu.Display1.Listener"
 MAP = "org.qemu.Display1.Listener.Unix.Map"
@@ -126,8 +127,13 @@ def _with_pixels(message: Message, numbers: str) -> tuple[list[int], Buffer]:
     signature = numbers + "ay"
     if message.signature != signature:
         raise RemoteProtocolError(f"{message.member}: unexpected arguments; {signature!r} expected")
-    reader = Reader(message.body, message.order)
-    return reader.values(numbers), reader.blob()
+    body, start = message.body, 4 * len(numbers) + 4
+    if len(body) < start:
+        raise RemoteProtocolError(f"{message.member}: truncated arguments")
+    *values, size = struct.unpack_from(message.order + numbers.replace("u", "I") + "I", body)
+    if len(body) < start + size:
+        raise RemoteProtocolError(f"{message.member}: truncated arguments")
+    return values, body[start : start + size]
 
 
 # Descriptors arrive with or before the last byte of their message. They queue up, and the header of each message says

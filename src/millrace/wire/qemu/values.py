@@ -118,14 +118,10 @@ class Reader:
         except UnicodeDecodeError:
             raise RemoteProtocolError("D-Bus string is not UTF-8") from None
 
-    def blob(self) -> bytes | memoryview:
-        """Read an array of bytes, which is not copied out of a memoryview."""
-        return self._take(self.value("u"))
-
     def _array(self, kind: str, depth: int) -> Any:
-        if kind == "y":
-            return bytes(self.blob())
         size = self.value("u")
+        if kind == "y":
+            return bytes(self._take(size))
         self.align(_ALIGN[kind[0]])
         end = self._at + size
         if end > len(self._data):
