@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 
 from millrace.budget import MIB
+from millrace.clock.allowance import AHEAD_NS
 from millrace.errors import BudgetError, ConfigError, GraphError, PeerLost, RemoteProtocolError
 from millrace.guest.company import Company
 from millrace.guest.cursor import CURSOR_NS, SentCursor
 from millrace.guest.notfound import NotFound
+from millrace.guest.troubles import TROUBLE_NS
 from millrace.guest.viewer import HIDDEN_NS
 from millrace.guest.viewers import VIEWERS_MAX, Viewers
 from millrace.outlets.encoded import PIECE_BYTES, cut_pieces
@@ -16,7 +21,7 @@ from millrace.pixels.rects import Rect, Size
 from millrace.rights.model import Principal, Right, implied
 from millrace.sim.net import Path
 from millrace.units import NS_PER_MS
-from millrace.wire.peer.messages import Bye, Configured, Fault
+from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
 from millrace.wire.peer.pictures import (
     ChangeView,
     CursorChanged,
@@ -418,6 +423,52 @@ def test_viewers_are_limited() -> None:
 
 def test_session_uses_nothing_else_of_the_other_viewers() -> None:
     assert {"guest", "clock"} < members_of(Company) <= {*dir(Viewers), "guest", "clock"}
+
+
+def test_session_that_is_over_leaves_no_garbage() -> None:
+    desk = Desk(encodes=True)
+    screen = desk.add()
+    remote = Remote(desk, Watch(formats=["raw"], keyboard=True))
+    desk.run(60)
+    assert np.array_equal(remote.canvas[:, :, :3], screen.pixels[:, :, :3])
+    gone, encoder = weakref.ref(remote.session), weakref.ref(desk.groups[0].pictures)
+    gc.disable()
+    try:
+        remote.leave()
+        remote.session.forget()
+        del remote
+        assert gone() is None and encoder() is None
+    finally:
+        gc.enable()
+
+
+def test_trouble_is_reported_as_the_viewers() -> None:
+    desk = Desk()
+    desk.add()
+    remote = Remote(desk)
+    desk.run(30)
+    remote.say(Trouble("froze", "network", "late", evidence={"late_ms": 80.0}))
+    remote.say(Trouble("froze", "store", "can't write"))
+    (symptom,) = desk.house.symptoms
+    for _ in range(200):
+        remote.say(Trouble("froze", "network", "late"))
+    assert len(desk.house.symptoms) <= AHEAD_NS // TROUBLE_NS
+    assert (symptom.stage, symptom.cause, symptom.subject) == ("network", "late", "viewer/101")
+
+
+def test_pointer_without_the_keyboard_is_refused_once() -> None:
+    desk = Desk()
+    desk.add()
+    one, two = Remote(desk), Remote(desk, Watch(keyboard=True))
+    desk.run(30)
+    for x in range(20):
+        one.say(Pointer(x, 5))
+    desk.run(30)
+    assert len(one.news(Fault)) == 1
+    two.say(TakeKeyboard(False))
+    one.say(Pointer(5, 5))
+    desk.run(30)
+    assert len(one.news(Fault)) == 1
 
 
 def test_bye_ends_the_session() -> None:

@@ -200,7 +200,9 @@ class Reader:
             self.ended = True
             self._account.close()
             self.screen.leave(self)
-            self.wake()
+            # Whoever is woken has this reader: a cycle, which only a full collection would free.
+            wake, self.wake = self.wake, _untold
+            wake()
 
 
 class Screen:

@@ -13,12 +13,13 @@ from millrace.errors import BudgetError, ConfigError, MillraceError, RemoteProto
 from millrace.graph.model import Sink
 from millrace.guest.home import Home
 from millrace.guest.notfound import missing_sink
+from millrace.guest.troubles import report_trouble
 from millrace.io.clock import now_ns
 from millrace.media.audio import AudioPacket
 from millrace.outlets.peer import Subscriber
 from millrace.outlets.queue import Write
 from millrace.rights.model import Principal
-from millrace.symptoms import LISTENERS_CAUSES, Evidence, Symptom, last_heard
+from millrace.symptoms import Evidence, Symptom, last_heard
 from millrace.text import parse_switch
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.messages import (
@@ -44,9 +45,6 @@ LISTENER_BYTES = 96 * 1024
 """Memory of a listener: its connection, its send buffer and its state."""
 BREAKDOWN = ("path", "network", "codec", "jitter", "late", "period", "device")
 """The known components of a listener's latency; others in a report are dropped."""
-TROUBLE_AGE_MAX_NS = 60 * NS_PER_S
-TROUBLE_NS = 100 * NS_PER_MS
-"""The sound that a dropout is worth: all listeners of one principal may report 10 a second, and 100 at once."""
 TICK_MAX_NS = 1_500 * NS_PER_MS
 """With longer than this between two ticks, the daemon was stopped."""
 LOSS_PACKETS = 250
@@ -208,7 +206,7 @@ class ListenerSession:
             self._feed_back_loss()
             self.guest.latency_changed()
         elif isinstance(event, Trouble):
-            self._tell(event, now_ns)
+            report_trouble(self.guest, self.principal, self.key, event, now_ns)
         elif isinstance(event, FormatChanged):
             if self.microphone is not None:
                 self.microphone.set_format(event.format)
@@ -227,21 +225,6 @@ class ListenerSession:
             "rtt_ms": round((self.rtt_ns or 0) / NS_PER_MS, 1),
         }  # fmt: skip
         self.guest.report(self.silent("send", "line full", evidence, now_ns()))
-
-    def _tell(self, told: Trouble, now_ns: HostNs) -> None:
-        """The listener reports an audible problem and its supposed cause. Its time and evidence are bounded here.
-
-        Causes that it can't know of are ignored (it may be newer), and so are reports beyond any rate of dropouts.
-        """
-        allowed = self.guest.troubles
-        if (told.stage, told.cause) not in LISTENERS_CAUSES:
-            return
-        if not allowed.take(self.principal.key, TROUBLE_NS, now_ns):
-            return
-        at = min(now_ns, max(told.at_ns, now_ns - TROUBLE_AGE_MAX_NS)) if told.at_ns else now_ns
-        evidence = {key[:40]: value for key, value in list(told.evidence.items())[:8]} | {"heard": told.what[:20]}
-        key = self.outlet.key
-        self.guest.report(Symptom(told.stage, told.cause, self.guest.name, key, evidence, at, inferred=True))
 
     def silent(self, stage: str, cause: str, evidence: Evidence, now_ns: HostNs) -> Symptom:
         """A symptom dated back to the listener's last message, if that is long ago."""

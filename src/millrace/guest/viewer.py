@@ -22,6 +22,7 @@ from millrace.graph.seat import Watcher
 from millrace.guest.company import Company
 from millrace.guest.cursor import SentCursor
 from millrace.guest.hands import Hands
+from millrace.guest.troubles import report_trouble
 from millrace.outlets.encoded import EncodedPicture, cut_pieces
 from millrace.outlets.pictureflow import PictureFlow
 from millrace.outlets.picturetimes import PictureTimes
@@ -30,7 +31,7 @@ from millrace.pixels.rects import Size
 from millrace.rights.model import Principal, Right
 from millrace.symptoms import Evidence, Symptom, last_heard
 from millrace.units import NS_PER_S, NS_PER_US, HostNs
-from millrace.wire.peer.messages import Bye, Configured, Fault
+from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
 from millrace.wire.peer.pictures import (
     PICTURE_VERSION,
     ChangeView,
@@ -109,6 +110,8 @@ class ViewerSession:
         """Of the pictures sent."""
         self._cursor = SentCursor()
         self._held: tuple[bool, str] | None = None
+        self._refused = False
+        """It was told that it has no keyboard."""
         self._named: list[ScreenNamed] | None = None
         self._mark: tuple[HostNs, int, int] = (now_ns, 0, 0)
 
@@ -237,6 +240,8 @@ class ViewerSession:
         elif isinstance(event, Refresh):
             self.refreshed += 1
             self.viewers.refresh(self)
+        elif isinstance(event, Trouble):
+            report_trouble(self.guest, self.principal, self.key, event, now_ns)
         elif isinstance(event, Bye):
             self.closing = True
 
@@ -334,7 +339,10 @@ class ViewerSession:
         try:
             self.hands.control(event, self.who, self.listed.screen, self._size)
         except RightsError as error:
-            self.send(Fault("rights", str(error)))
+            # Once for a pointer that moves a hundred times a second.
+            if not self._refused:
+                self._refused = True
+                self.send(Fault("rights", str(error)))
         except ConfigError as error:
             self.send(Fault("settings", str(error)))
 
@@ -348,7 +356,7 @@ class ViewerSession:
         """Tell it who has the keyboard, if that has changed."""
         held = self.has_keyboard, holder
         if self._joined and held != self._held:
-            self._held = held
+            self._held, self._refused = held, False
             self.send(KeyboardHeld(*held))
 
     # -- the screen ------------------------------------------------------------------------------

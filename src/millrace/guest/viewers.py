@@ -101,6 +101,8 @@ class Group:
         if timer is not None:
             timer.stop()
         self.pictures.close()
+        # It has this group's `wake`: a cycle, which only a full collection would free (daemon/collector.py).
+        del self.pictures
 
 
 # The keyboard changes hands here and nowhere else: what the one who had it holds down is released while it still has
