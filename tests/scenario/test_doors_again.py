@@ -21,7 +21,7 @@ from millrace.doors.pushed import new_stream
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError, RightsError
 from millrace.guest.machines import attached as attach_module
-from millrace.guest.machines import network as attach_net
+from millrace.guest.machines import spice as attach_spice
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.io.crypto import vnc_answer
@@ -38,9 +38,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten all retry delays."""
     monkeypatch.setattr(attach_module, "RETRY_FIRST_S", 0.01)
     monkeypatch.setattr(attach_module, "RETRY_MAX_S", 0.02)
-    monkeypatch.setattr(attach_net, "LOOK_S", 0.02)
-    monkeypatch.setattr(attach_net, "CLOSE_TOGETHER_S", 0.05)
-    monkeypatch.setattr(attach_net, "HOLD_FIRST_S", 0.3)
+    monkeypatch.setattr(attach_spice, "LOOK_S", 0.02)
+    monkeypatch.setattr(attach_spice, "CLOSE_TOGETHER_S", 0.05)
+    monkeypatch.setattr(attach_spice, "HOLD_FIRST_S", 0.3)
 
 
 class Connection:
@@ -237,7 +237,7 @@ def test_spice_server_that_closes_cleanly_is_retried_after_a_while(tmp_path: Pat
 def test_displaced_door_reattaches_on_request_or_with_new_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attach_net, "HOLD_FIRST_S", 1000.0)
+    monkeypatch.setattr(attach_spice, "HOLD_FIRST_S", 1000.0)
 
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         door = daemon.worker.attach(daemon.worker.guests["alice"], spec)
