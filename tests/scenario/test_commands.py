@@ -128,7 +128,8 @@ WRONG = [
     "attach qemu --p2p 0", "attach qemu --p2p x", "attach spice x:y", "attach vnc x:y", "attach x11 x:1",
     "listen --to tape:",
     "listen --to null: --mic tape", "listen --to null: --set bitrate=1", "listen --to null: --set x=1",
-    "listen --to null: --latency slow", "view --to x.gif", "view --to null: --set x=1", "view x/y/z --to null:", "top --every 0", "lab run nothing", "lab sound nothing",
+    "listen --to null: --latency slow", "view --to x.gif", "view --to null: --set x=1",
+    "view --to null: --set fps=0", "top --every 0", "lab run nothing", "lab sound nothing",
     "lab impair nowhere", "serve --listen x", "serve --guest a/b", "matrix --cards none", "demo --to tape:",
 ]  # fmt: skip
 REFUSED = [

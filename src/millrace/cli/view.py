@@ -11,7 +11,7 @@ import typer
 from millrace.cli.console import show_json, warn
 from millrace.cli.listen import SECONDS_MAX_NS, _Cert, _Key, _place, _Settings, _token, _Where, parse_settings
 from millrace.errors import ConfigError, GraphError, MillraceError, NoDevice, OutputLost
-from millrace.text import counted, parse_duration_ns
+from millrace.text import counted, parse_choice, parse_duration_ns
 from millrace.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from millrace.client.pictureoutputs import Shown
     from millrace.client.viewer import Viewer, ViewerOptions
 
-PICTURE_SETTINGS = ("picture", "fps", "scale")
 PNG_NS = 10 * NS_PER_S
 """How long a single picture may take."""
 
@@ -117,12 +116,18 @@ def _planned(
 ) -> _Plan:  # fmt: skip
     """What the words mean; ConfigError if they mean nothing."""
     from millrace.client.pictureoutputs import kind_of
+    from millrace.codec.picturesettings import PICTURE_SETTING_NAMES, PictureSettings, changed_picture
+    from millrace.codec.settings import SETTING_NAMES, CodecSettings, changed
 
     kind = kind_of(to)
     if json and to == "y4m:-":
         raise ConfigError("--json and --to y4m:- would share standard output; write the pictures to a file")
     words = parse_settings(settings)
-    pictures = {name: words.pop(name) for name in PICTURE_SETTINGS if name in words}
+    pictures = {name: words.pop(name) for name in PICTURE_SETTING_NAMES if name in words}
+    for name in words:
+        parse_choice(name, "--set", (*PICTURE_SETTING_NAMES, *SETTING_NAMES))
+    changed_picture(PictureSettings(), pictures)
+    changed(CodecSettings(), words)
     if kind == "png":
         pictures.setdefault("picture", "lossless")
     options.settings, options.keyboard = pictures, options.keyboard and kind == "window"
