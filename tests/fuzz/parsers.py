@@ -412,7 +412,7 @@ def _x11() -> Take:
     def shared(size: int) -> tuple[int, memoryview]:
         return 9, memory if size <= len(memory) else memoryview(bytearray(size))
 
-    door = X11Door(screens, wire, "door/0", shared, lambda ready: None, lambda: None)
+    door = X11Door(screens, wire, "X display :1", "door/0", shared, lambda ready: None, lambda: None)
     wire.send_watch(0)
 
     def take(data: bytes) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from millrace.guest.machines.address import parse_door
 from millrace.pixels.rects import Point
@@ -149,4 +150,12 @@ def test_attach_command_shows_the_display(bus: Bus, tmp_path: Path) -> None:
         assert "attached" in bus.cli("attach", "x11", x.display).stdout
         guest = bus.guest()
         assert guest["doors"][0]["door"] == f"x11:/tmp/.X11-unix/X{x.display[1:]}"
-        assert [(s["width"], s["height"]) for s in guest["screens"]] == [(640, 480)]
+        (screen,) = guest["screens"]
+        assert (screen["name"], screen["width"], screen["height"]) == (f"X display {x.display}", 640, 480)
+        # Before, the server would begin anew as soon as its only client has left.
+        x.run("xsetroot", "-solid", "#804020")
+        bus.cli("view", bus.url(), "--to", str(tmp_path / "shot.png"))
+        with Image.open(tmp_path / "shot.png") as image:
+            wrong = (np.asarray(image.convert("RGB"))[:, :, ::-1] != x.picture()).any(axis=2)
+        # The pointer is drawn into it.
+        assert np.unique(x.picture().reshape(-1, 3), axis=0).tolist() == [[0x20, 0x40, 0x80]] and wrong.sum() < 600

@@ -203,7 +203,9 @@ def test_description_of_every_length_is_refused_or_read() -> None:
 def test_copies_become_pictures_and_the_screen_goes_with_the_session() -> None:
     wire, budget, told, memory = inside(), Budget(), [], bytearray(WIDTH * HEIGHT * 4)
     screens = Screens("alice", Ids(), budget)
-    door = X11Door(screens, wire, "door/1", lambda size: (5, memoryview(memory)), told.append, lambda: None)
+    door = X11Door(
+        screens, wire, "X display :1", "door/1", lambda size: (5, memoryview(memory)), told.append, lambda: None
+    )
     door.receive(0)
     listed = screens.first
     assert told == [Ready("The X")] and listed is not None and door.streams == () and not door.recording

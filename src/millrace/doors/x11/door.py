@@ -27,10 +27,10 @@ class X11Door(PlayingDoor):
     streams: Sequence[PushedStream] = ()
 
     def __init__(
-        self, screens: Screens, wire: X11Client, door: str, memory: NewMemory, told: Callable[[Ready], None],
-        wake: Callable[[], None],
+        self, screens: Screens, wire: X11Client, label: str, door: str, memory: NewMemory,
+        told: Callable[[Ready], None], wake: Callable[[], None],
     ) -> None:  # fmt: skip
-        self._screens, self._wire, self._door = screens, wire, door
+        self._screens, self._wire, self._label, self._door = screens, wire, label, door
         self._new_memory, self._told, self._wake = memory, told, wake
         self.screen: Screen | None = None
         self._shared = np.zeros(0, np.uint8)
@@ -57,7 +57,7 @@ class X11Door(PlayingDoor):
     # and never shown itself.
     def _resize(self, size: Size, now_ns: HostNs) -> None:
         if self.screen is None:
-            self.screen = self._screens.add(self, f"X display {self._door}", self._door)
+            self.screen = self._screens.add(self, self._label, self._door)
         picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
         self.screen.set_mode(Mode(size.width, size.height, size.width * PIXEL_BYTES), picture.data.cast("B"), now_ns)
         self._picture = picture

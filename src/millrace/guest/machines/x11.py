@@ -36,9 +36,8 @@ class X11Machine(AttachedMachine):
         self._stream: FdStream | None = None
 
     async def _session(self) -> None:
-        cookie = b""
+        display, cookie = Path(self.spec.address).name.removeprefix("X"), b""
         if self.spec.password_file:
-            display = Path(self.spec.address).name.removeprefix("X")
             cookie = await asyncio.to_thread(read_cookie, Path(self.spec.password_file), display)
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
@@ -55,7 +54,8 @@ class X11Machine(AttachedMachine):
                 ready.set_result(None)
 
         sock = await self._connected()
-        door = X11Door(self.guest.screens, wire, self.key, self._memory, told, lambda: stream.flush_soon())
+        label = f"X display :{display}"
+        door = X11Door(self.guest.screens, wire, label, self.key, self._memory, told, lambda: stream.flush_soon())
         self.doors.append(door)
         self._stream = stream = self._served(sock, wire, door, lost)
         await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
