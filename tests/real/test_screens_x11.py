@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ import pytest
 from PIL import Image
 
 from millrace.guest.machines.address import parse_door
-from millrace.pixels.rects import Point
+from millrace.pixels.rects import Point, Size
 from tests.bus import daemon_in
 from tests.gops import WATCHER
 
 from .conftest import Bus, need
-from .test_screens_vnc import coloured_text, watching
+from .test_screens_vnc import Watched, coloured_text, watching
 from .xserver import XServer
 
 pytestmark = [pytest.mark.real, pytest.mark.beside]
@@ -51,6 +52,12 @@ def test_xvfb_is_shown_typed_and_pointed_into(tmp_path: Path) -> None:
             await one.until((tmp_path / "typed").exists, "it was typed")
             await one.until(lambda: (tmp_path / "typed").read_text() == "Hello, World 42_\n", "it is what was typed")
             await one.shows(x.picture)
+            one.reader.wish_size(Size(4000, 3000))
+            await asyncio.sleep(0.3)
+            assert one.picture.shape[:2] == (480, 640), "this server has no more room"
+            one.reader.wish_size(Size(320, 200))
+            await one.until(lambda: one.picture.shape[:2] == (200, 320), "it has the size that was asked for")
+            assert one.guest.machines[0].view().sessions == 1
 
     with xvfb(tmp_path) as x:
         asyncio.run(test(x))
@@ -85,6 +92,10 @@ def test_nothing_is_copied_while_nobody_watches_and_little_for_little(tmp_path: 
         asyncio.run(test(x))
 
 
+def shown_in(one: Watched, size: Size) -> bool:
+    return one.picture.shape[:2] == (size.height, size.width)
+
+
 def test_display_of_another_size_is_shown_whole(tmp_path: Path) -> None:
     """Xvnc changes its size; asked for by a program in it."""
 
@@ -95,6 +106,10 @@ def test_display_of_another_size_is_shown_whole(tmp_path: Path) -> None:
             x.run("xrandr", "-s", "800x600")
             await one.until(lambda: one.picture.shape[:2] == (600, 800), "it has the new size")
             await one.shows(x.picture)
+            for size in (Size(701, 503), Size(1024, 768), Size(640, 480)):
+                one.reader.wish_size(size)
+                await one.until(partial(shown_in, one, size), "it has the size that was asked for")
+                await one.shows(x.picture)
 
     need("Xvnc", "xrandr", "xterm", "xwd")
     x = XServer(tmp_path, "Xvnc", "{}", "-geometry", "640x480", "-depth", "24", "-rfbport", "-1",

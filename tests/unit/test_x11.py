@@ -21,7 +21,7 @@ from millrace.guest.machines.x11 import read_cookie
 from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_S
-from millrace.wire.x11 import requests
+from millrace.wire.x11 import randr, requests
 from millrace.wire.x11.client import Captured, CursorShape, Ready, Resized, X11Client
 from millrace.wire.x11.setup import COOKIE, find_cookie, read_description, setup_request
 from tests.fuzz import xserver
@@ -135,6 +135,45 @@ def test_input_is_made_by_xtest() -> None:
     wire.send_pointer(Point(-1, 99_999), 0b0001, True)
     fake = [(6, 0, 7, 8), (4, 1, 0, 0), (4, 4, 0, 0), (6, 1, -1, 32_767), (5, 4, 0, 0)]
     assert sent(wire) == [requests.fake_input(TEST, kind, detail, ROOT, x, y) for kind, detail, x, y in fake]
+
+
+def resources(number: int, *sizes: tuple[int, int]) -> bytes:
+    modes = b"".join(struct.pack("<IHH24x", 70 + n, *size) for n, size in enumerate(sizes))
+    head = struct.pack("<IIHHHH8x", 4, 5, 1, 1, len(sizes), 0)
+    return xserver.reply(number, head + struct.pack("<II", 61, 62) + modes)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_size_is_asked_for_by_randr_and_may_be_refused(known: bool) -> None:
+    wire = inside()
+    wire.receive(xserver.cursor(12), 0)
+    wire.events(), sent(wire)
+    for size in (Size(0, 5), Size(70_000, 5), Size(320, 200), Size(300, 100)):
+        wire.send_size(size)
+    assert sent(wire) == [requests.query_extension(randr.RANDR)], "one wish at a time, and none that can't be"
+    wire.receive(xserver.reply(13, bytes((1, 140, 89, 0))), 0)
+    assert sent(wire) == [randr.query_version(140), randr.get_resources(140, ROOT)]
+    wire.receive(xserver.reply(14) + resources(15, (640, 480), *[(320, 200)] * known), 0)
+    made_of, mode, number = randr.Resources(61, 62, 5, {}), 71, 16
+    if not known:
+        assert sent(wire) == [randr.create_mode(140, ROOT, Size(320, 200))]
+        wire.receive(xserver.reply(16, struct.pack("<I", 99)), 0)
+        mode, number = 99, 18
+    off, on = randr.set_crtc(140, made_of, 0), randr.set_crtc(140, made_of, mode)
+    asked = sent(wire)
+    assert asked[-3:] == [off, randr.set_size(140, ROOT, Size(320, 200)), on]
+    assert known or asked[0] == randr.add_mode(140, 62, 99)
+    wire.receive(xserver.error(number), 0)
+    wire.receive(xserver.reply(number + 2), 0)
+    wire.send_size(Size(300, 100))
+    wire.receive(xserver.reply(number + 3, bytes(4)), 0)
+    assert sent(wire) == [requests.query_extension(randr.RANDR)], "a server without it is asked for no more"
+
+
+def test_outputs_cut_short_end_the_connection() -> None:
+    assert randr.read_resources(xserver.reply(1)) is None
+    with pytest.raises(RemoteProtocolError, match="cut short"):
+        randr.read_resources(resources(1, (9, 9))[:60])
 
 
 def test_cursor_is_asked_for_when_it_changed() -> None:

@@ -104,7 +104,9 @@ class X11Door(PlayingDoor):
         self._wake()
 
     def size_wish(self, size: Size) -> None:
-        """See `ScreenSource`. The display keeps its size."""
+        """See `ScreenSource`."""
+        self._wire.send_size(size)
+        self._wake()
 
     def paint(self, tracks: frozenset[str]) -> None:
         """See `ScreenSource`. There are no overlays."""

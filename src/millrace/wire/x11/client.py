@@ -18,9 +18,17 @@ from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import AnswerDue
 from millrace.wire.keys import BY_CODE
-from millrace.wire.x11 import requests
+from millrace.wire.x11 import randr, requests
 from millrace.wire.x11.requests import DAMAGE, EXTENSIONS, FIXES, SHM, TEST
-from millrace.wire.x11.setup import Description, check_size, read_description, refusal, setup_request
+from millrace.wire.x11.setup import (
+    PIXELS_MAX,
+    SIDE_MAX,
+    Description,
+    check_size,
+    read_description,
+    refusal,
+    setup_request,
+)
 
 ANSWER_NS = 10 * NS_PER_S
 PIXEL = 4
@@ -97,6 +105,11 @@ class X11Client(AnswerDue):
         self._copied_ns: HostNs = now_ns
         self._due_ns: HostNs | None = None
         self._buttons = 0
+        self._wish = Size(0, 0)
+        self._wishing: set[int] = set()
+        """Requests that the last wish led to."""
+        self._randr = 0
+        self._made_of: randr.Resources | None = None
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -163,6 +176,9 @@ class X11Client(AnswerDue):
             # The screen has become smaller meanwhile.
             self._damage.add(self._whole)
             self._image_due()
+        elif number in self._wishing:
+            # What comes of a wish is no reason to end.
+            self._wishing.discard(number)
         elif answer is not None or number == self._attached_at & 0xFFFF:
             raise RemoteProtocolError(f"the X server refused request {major}.{minor} with error {code}")
 
@@ -315,6 +331,55 @@ class X11Client(AnswerDue):
     def _fake(self, kind: int, detail: int, x: int = 0, y: int = 0) -> None:
         if self._description is not None and self._answer_by_ns is None:
             self._send(requests.fake_input(self._majors[TEST], kind, detail, self._description.root, x, y))
+
+    # -- another size ----------------------------------------------------------------------------
+
+    def send_size(self, size: Size) -> None:
+        """Ask for another size, of a server that has RandR; it may refuse. Ignored while another wish is on its way."""
+        fits = 0 < size.width <= SIDE_MAX and 0 < size.height <= SIDE_MAX and size.width * size.height <= PIXELS_MAX
+        if fits and self._answer_by_ns is None and self._answers.keys().isdisjoint(self._wishing):
+            self._wish, self._wishing = size, set()
+            self._wishes(requests.query_extension(randr.RANDR), X11Client._has_randr)
+
+    def _wishes(self, request: bytes, answer: Answer) -> None:
+        """Ask for something that may be refused."""
+        self._ask(request, answer)
+        self._wishing.add(self._sent & 0xFFFF)
+
+    def _has_randr(self, part: bytes) -> None:
+        assert self._description is not None
+        if part[8]:
+            self._randr = part[9]
+            self._wishes(randr.query_version(self._randr), X11Client._ignored)
+            self._wishes(randr.get_resources(self._randr, self._description.root), X11Client._resources)
+
+    def _resources(self, part: bytes) -> None:
+        assert self._description is not None
+        self._made_of = made_of = randr.read_resources(part)
+        if made_of is None:
+            return
+        if self._wish in made_of.modes:
+            self._set_mode(made_of, made_of.modes[self._wish])
+        else:
+            mode = randr.create_mode(self._randr, self._description.root, self._wish)
+            self._wishes(mode, X11Client._mode_made)
+
+    def _mode_made(self, part: bytes) -> None:
+        made_of = self._made_of
+        assert made_of is not None
+        (mode,) = struct.unpack_from("<I", part, 8)
+        self._send(randr.add_mode(self._randr, made_of.output, mode))
+        self._set_mode(made_of, mode)
+
+    # A CRTC may not reach beyond the screen, neither before nor after: so it is off in between.
+    def _set_mode(self, made_of: randr.Resources, mode: int) -> None:
+        assert self._description is not None
+        self._wishes(randr.set_crtc(self._randr, made_of, 0), X11Client._ignored)
+        self._send(randr.set_size(self._randr, self._description.root, self._wish))
+        self._wishes(randr.set_crtc(self._randr, made_of, mode), X11Client._ignored)
+
+    def _ignored(self, part: bytes) -> None:
+        """An answer that says nothing that matters."""
 
     # -- out -------------------------------------------------------------------------------------
 
