@@ -24,11 +24,17 @@ from millrace.io.listeners import Joining, Listeners
 from millrace.wire.spice.channel import ChannelKind
 from millrace.wire.spice.main import SpiceMain
 from tests.bus import daemon_in
-from tests.fuzz import seeds
+from tests.fuzz import seeds, vncserver
 from tests.places import lack
 
 AUDIO = [struct.pack(">BBH", 255, 1, operation) for operation in (1, 0)]
-FLOODS = {"bells": b"\2" * 65_536, "beginnings and ends": b"".join(AUDIO) * 8_192}
+FILL = vncserver.rect(0, 0, 640, 480, 7, b"\x80abc")
+FLOODS = {
+    "bells": b"\2" * 65_536,
+    "beginnings and ends": b"".join(AUDIO) * 8_192,
+    "whole screens of 16 bytes": vncserver.update(*[FILL] * 4_096),
+    "cursors": vncserver.update(*[vncserver.rect(0, 0, 9, 9, -239, bytes(9 * 9 * 4 + 18))] * 180),
+}
 
 
 @pytest.mark.parametrize("flood", FLOODS)

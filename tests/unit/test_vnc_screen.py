@@ -82,6 +82,12 @@ def test_update_is_one_picture_and_leading_copies_are_moves() -> None:
     assert np.array_equal(one.shown[:9, 200:209], PHOTO[1:10, 1:10])
 
 
+def test_rectangle_of_one_colour_is_filled() -> None:
+    one = hall()
+    one.says(vncserver.rect(5, 6, 30, 20, 7, b"\x80\x01\x02\x03"))
+    assert (one.shown[6:26, 5:35] == (3, 2, 1, 0)).all() and np.count_nonzero(one.shown) == 30 * 20 * 3
+
+
 def test_overlapping_copy_takes_what_was_there_before() -> None:
     one = hall()
     one.says(vncserver.raw(0, 0, PHOTO))

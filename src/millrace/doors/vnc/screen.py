@@ -58,7 +58,8 @@ class VncScreen:
         if isinstance(part, Painted):
             place[:] = np.frombuffer(part.pixels, np.uint8).reshape(place.shape)
         elif isinstance(part, Filled):
-            place[:] = np.frombuffer(part.pixel, np.uint8)
+            # As words, which is ten times as fast as four bytes again and again.
+            place.view("<u4")[:] = int.from_bytes(part.pixel, "little")
         else:
             x, y = part.origin.x, part.origin.y
             place[:] = picture[y : y + rect.height, x : x + rect.width].copy()
