@@ -24,6 +24,7 @@ from aiohttp.streams import StreamReader
 
 from millrace.daemon.app import Daemon
 from millrace.guest.listener import ListenerSession
+from millrace.guest.viewer import ViewerSession
 from millrace.io.metered import Metered
 from millrace.server.http.connection import HttpConnection
 from millrace.server.http.events import EventStream
@@ -34,7 +35,8 @@ from tests.fuzz.attackers import masked
 TOKEN = "a-token-of-some-length"
 KNOWN = f"Authorization: Bearer {TOKEN}\r\n"
 MASK = b"abcd"
-MADE = (web.BaseRequest, StreamReader, HttpConnection, Metered, web.WebSocketResponse, ListenerSession, EventStream)
+SESSIONS = (ListenerSession, ViewerSession, EventStream)
+MADE = (web.BaseRequest, StreamReader, HttpConnection, Metered, web.WebSocketResponse, *SESSIONS)
 ROUNDS = 3
 SOON = 60
 
@@ -90,6 +92,10 @@ SENT: dict[str, list[bytes]] = {
     "a listener with no frame": [upgraded("/alice", AUTH), HELLO, b"\x83\x80" + MASK],
     "a listener that closes": [upgraded("/alice", AUTH), HELLO, CLOSE],
     "a listener that leaves": [upgraded("/alice", AUTH), HELLO, masked(MASK, b'{"type":"bye"}')],
+    "a viewer": [upgraded("/alice/screen", AUTH), masked(MASK, b'{"type":"hello","version":1}')],
+    "a silent viewer": [upgraded("/alice/screen", AUTH)],
+    "a viewer with nonsense": [upgraded("/alice/screen", AUTH), masked(MASK, b"nonsense")],
+    "a viewer with no frame": [upgraded("/alice/screen", AUTH), b"\x83\x80" + MASK],
     "a watcher": [upgraded("/api/v1/events", AUTH)],
     "a watcher with a ping": [upgraded("/api/v1/events", AUTH), b"\x89\x80" + MASK],
     "a watcher with nonsense": [upgraded("/api/v1/events", AUTH), masked(MASK, b"nonsense")],
@@ -156,7 +162,9 @@ async def leaves(daemon: Daemon, sent: list[list[bytes]], end: str, before: Coun
 
 
 @pytest.mark.parametrize(
-    ("end", "loop"), [*((end, uvloop.new_event_loop) for end in ENDS), ("reset", asyncio.new_event_loop)]
+    ("end", "loop"),
+    [*((end, uvloop.new_event_loop) for end in ENDS), ("reset", asyncio.new_event_loop)],
+    ids=[*ENDS, "reset-asyncio"],
 )
 def test_no_http_connection_leaves_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, loop: Callable[[], asyncio.AbstractEventLoop]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import pytest
+
 from millrace.graph.share import SLICE_NS
 from millrace.io.metered import Metered, charge
 from millrace.io.turns import Turns
@@ -79,6 +81,19 @@ def test_transport_is_paused_beyond_its_share_and_resumes_in_order() -> None:
         transport.send(b"d")
         transport.protocol.eof_received()
         assert parser.got == b"abcd" and parser.ended
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("own", ["_reading_paused", "_buffer_paused"])
+def test_transport_that_its_protocol_has_paused_is_left_paused(own: str) -> None:
+    async def main() -> None:
+        transport, parser, _ = connected()
+        transport.send(b"a")
+        transport.send(b"b")
+        setattr(parser, own, True)
+        await asyncio.sleep(0)
+        assert parser.got == b"ab" and not transport.reading
 
     asyncio.run(main())
 

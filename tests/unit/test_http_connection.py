@@ -1,0 +1,84 @@
+"""How an HTTP connection ends: in time, although its peer reads nothing, and without what its errors hold."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from aiohttp import web
+
+from millrace.server.http.connection import HttpConnection, bare
+
+CLOSES = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+REST = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n"
+
+
+async def answered(request: web.BaseRequest) -> web.StreamResponse:
+    return web.Response(text="yes")
+
+
+def connected() -> tuple[HttpConnection, Any]:
+    """A connection, and its transport, which stays open however it is closed."""
+    loop = asyncio.get_running_loop()
+    connection, transport = HttpConnection(web.Server(answered), loop=loop, lingering_time=0.1), Mock()
+    transport.is_closing.return_value = False
+    connection.connection_made(transport)
+    return connection, transport
+
+
+@pytest.mark.parametrize("end", ["answered", "end of file", "closed meanwhile"])
+def test_closed_connection_that_is_not_read_is_cut(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    monkeypatch.setattr("millrace.server.http.connection.CLOSE_TIMEOUT_S", 0.05)
+
+    async def main() -> None:
+        connection, transport = connected()
+        await asyncio.sleep(0)
+        if end == "answered":
+            connection.data_received(CLOSES)
+        else:
+            connection.eof_received()
+        await asyncio.sleep(0.01)
+        if end == "closed meanwhile":
+            connection.connection_lost(None)
+            await asyncio.sleep(0.1)
+            assert not transport.abort.called
+            return
+        async with asyncio.timeout(5):
+            while not transport.abort.called:
+                await asyncio.sleep(0.01)
+        connection.connection_lost(None)
+
+    asyncio.run(main())
+
+
+def test_body_that_breaks_off_after_its_answer_keeps_no_frames() -> None:
+    async def main() -> None:
+        connection, _ = connected()
+        task = connection._task_handler
+        connection.data_received(REST)
+        await asyncio.sleep(0.02)
+        connection.data_received(b"zz\r\n")
+        error = connection._messages[-1][0].exc  # type: ignore[union-attr]
+        assert error.__traceback__ is not None and task is not None
+        await asyncio.gather(task, return_exceptions=True)
+        assert error.__traceback__ is None and not connection._messages
+
+    asyncio.run(main())
+
+
+def test_error_is_bared_with_those_that_led_to_it() -> None:
+    try:
+        try:
+            raise ValueError("first")
+        except ValueError as first:
+            raise KeyError("second") from first
+    except KeyError as second:
+        assert second.__cause__ is not None
+        # Two that refer to each other.
+        second.__cause__.__context__ = second
+        bare(second)
+        assert second.__traceback__ is None and second.__cause__.__traceback__ is None
+        second.__cause__.__context__ = None
+    bare(None)
