@@ -33,7 +33,7 @@ UNKNOWN = "org.freedesktop.DBus.Error.UnknownMethod"
 
 
 async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while not true():
             await asyncio.sleep(0.002)
 

@@ -164,7 +164,9 @@ class QemuScreen:
         if not self.canvas.whole.holds(at):
             whole = self.canvas.whole.around(at)
             said = Rect(0, 0, self._said.width, self._said.height)
-            self._resize(self._said if said.holds(at) else Size(whole.width, whole.height))
+            # Not line by line: of each size a picture is allocated.
+            guess = Size(whole.width, max(whole.height, whole.width * 3 // 4))
+            self._resize(self._said if said.holds(at) else guess)
         if self.canvas.whole.holds(at):
             rows = rows_of(event.pixels, event.width, event.height, event.stride)
             self.canvas.paint(at, rows, compared=self._watched)
