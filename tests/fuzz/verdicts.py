@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import struct
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -174,4 +175,6 @@ def door(view: dict[str, Any]) -> str:
 
 
 def _readable(text: str) -> bool:
-    return not OURS.search(text) and text.replace("\n", "").isprintable()
+    """Whether it is no internal error, and nothing in it acts on a terminal; blanks of all kinds don't."""
+    shown = (char.isprintable() or char == "\n" or unicodedata.category(char) == "Zs" for char in text)
+    return not OURS.search(text) and all(shown)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ import pytest
 from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
 from millrace.guest.machines.address import DoorSpec
-from millrace.wire.peer.messages import Hello, encode_message
+from millrace.wire.native.messages import Hello, frame
+from millrace.wire.peer.messages import Hello as ListenerHello
+from millrace.wire.peer.messages import encode_message
 from tests import bus
 from tests.scenario.test_doors_again import Server, Spice, Vnc, becomes, running
 
@@ -77,13 +80,20 @@ async def native(daemon: Daemon) -> None:
             pass
 
 
+async def native_greeting(daemon: Daemon) -> None:
+    """Over before its sender is known for sure: what was sent before the look-up proves nothing."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(daemon.config.runtime / "alice" / "native"))
+        client.sendall(frame(Hello()))
+
+
 async def listener(daemon: Daemon) -> None:
     headers = {"Authorization": f"Bearer {daemon.worker.access.key}"}
     async with (
         aiohttp.ClientSession(headers=headers) as http,
         http.ws_connect(f"ws://{daemon.serving.address}/alice") as line,
     ):
-        await line.send_str(encode_message(Hello()))
+        await line.send_str(encode_message(ListenerHello()))
         await line.receive()
 
 
@@ -100,7 +110,7 @@ async def pulse(daemon: Daemon) -> None:
     writer.close()
 
 
-@pytest.mark.parametrize("session", [native, listener, watcher, pulse])
+@pytest.mark.parametrize("session", [native, native_greeting, listener, watcher, pulse])
 def test_connection_leaves_no_reference_cycle(session: Callable[[Daemon], Awaitable[None]], tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         async def again() -> None:

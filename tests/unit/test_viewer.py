@@ -164,6 +164,14 @@ def test_keyboard_is_taken_over_and_everybody_is_told() -> None:
     assert anna.keyboard == (False, "") and desk.home.screens.seat.who is None
 
 
+def test_name_of_a_viewer_is_printable_wherever_it_is_told() -> None:
+    desk = Desk()
+    desk.add()
+    remote = Remote(desk, Watch(name="\u202eevil\x1b[2J", keyboard=True))
+    desk.run(30)
+    assert remote.keyboard == (True, r"\u202eevil\x1b[2J")
+
+
 def test_keys_are_released_when_their_viewer_leaves() -> None:
     desk = Desk()
     screen = desk.add()

@@ -30,6 +30,7 @@ from millrace.outlets.queue import Write
 from millrace.pixels.rects import Size
 from millrace.rights.model import Principal, Right
 from millrace.symptoms import Evidence, Symptom, last_heard
+from millrace.text import printable
 from millrace.units import NS_PER_S, NS_PER_US, HostNs
 from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
 from millrace.wire.peer.pictures import (
@@ -271,7 +272,7 @@ class ViewerSession:
             raise RemoteProtocolError(
                 f"unsupported version of the picture protocol: {watch.version}; this daemon speaks {PICTURE_VERSION}"
             )
-        self.name = watch.name[:NAME_MAX] or self.address
+        self.name = printable(watch.name, NAME_MAX) or self.address
         self.codecs, self.formats = frozenset(watch.codecs), frozenset(watch.formats)
         self.settings = changed_picture(self.settings, watch.settings)
         listed = self.viewers.find(watch.screen)

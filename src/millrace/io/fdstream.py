@@ -316,11 +316,13 @@ class FdStream:
             # free (daemon/collector.py).
             self._after = self._gone = _nothing
             self._ended, self._may_wait, self._last_word, self._take_fds = _not_told, _all_may, None, None
+            self.sender = None
             gone()
 
     def hand_on(self) -> tuple[socket.socket, Outgoing]:
         """Release the open socket and the unsent output, for another stream to continue. No callback is called."""
         self._stop()
+        self.sender = None
         return socket.socket(fileno=self._sock.detach()), self._out
 
     def _stop(self) -> None:
