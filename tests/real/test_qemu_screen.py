@@ -186,8 +186,8 @@ def test_picture_equals_qemus_own_dump_in_each_mode_and_keys_arrive(
             await watching.equals(qemu, (720, 400))
             before = watching.screen.serial
             await watching.press("x")
-            text = await watching.equals(qemu, (720, 400))
             await until(lambda: watching.screen.serial > before, "the key was typed")
+            text = await watching.equals(qemu, (720, 400))
             for key, size in (("a", (640, 480)), ("b", (800, 600)), ("c", (800, 600)), ("a", (640, 480))):
                 last = watching.pictures
                 await watching.press(key)

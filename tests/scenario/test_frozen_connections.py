@@ -232,6 +232,8 @@ def test_connection_that_has_no_room_to_continue_leaves_nothing() -> None:
     client.ask(Command.SET_CLIENT_NAME, props={f"large.{n}": bytes(30_000) for n in range(6)})
     client.ask(Command.SUBSCRIBE, mask=0xFFF)
     budget = rig.admission.budget
+    upload = {"name": "bell", "spec": SPEC, "map": (1, 2), "length": 40_000, "props": {}}
+    client.ask(Command.CREATE_UPLOAD_STREAM, **upload)
     state = client.server.freeze()
     budget.limit, before = budget.held, budget.held
     with pytest.raises(BudgetError):

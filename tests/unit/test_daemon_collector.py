@@ -90,6 +90,14 @@ def test_full_collection_runs_when_memory_has_grown_while_playing(monkeypatch: p
     assert collections(monkeypatch, lambda now: False, 2, lambda now: 200 * MIB if now else 100 * MIB) == []
 
 
+def test_growth_is_measured_from_the_least_memory_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = {60: 600, 120: 80}
+    at = collections(
+        monkeypatch, lambda now: False, 0.5, lambda now: used.get(int(now), 100 if now < 600 else 300) * MIB
+    )
+    assert at == [600]
+
+
 def test_resident_memory_is_what_the_system_says() -> None:
     before, large = resident_bytes(), bytearray(64 * MIB)
     large[::4096] = bytes(len(large) // 4096)

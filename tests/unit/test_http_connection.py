@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 from aiohttp import web
 
-from millrace.server.http.connection import HttpConnection, bare
+from millrace.server.http.connection import HttpConnection, bare, while_read
 
 CLOSES = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 REST = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n"
@@ -24,6 +24,7 @@ def connected() -> tuple[HttpConnection, Any]:
     loop = asyncio.get_running_loop()
     connection, transport = HttpConnection(web.Server(answered), loop=loop, lingering_time=0.1), Mock()
     transport.is_closing.return_value = False
+    transport.get_write_buffer_size.return_value = 100_000
     connection.connection_made(transport)
     return connection, transport
 
@@ -51,6 +52,46 @@ def test_closed_connection_that_is_not_read_is_cut(monkeypatch: pytest.MonkeyPat
         connection.connection_lost(None)
 
     asyncio.run(main())
+
+
+def test_closed_connection_is_not_cut_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.server.http.connection.CLOSE_TIMEOUT_S", 0.02)
+
+    async def main() -> None:
+        connection, transport = connected()
+        left = [100_000, 60_000, 30_000, 10_000, 9_990]
+        transport.get_write_buffer_size.side_effect = lambda: left.pop(0)
+        connection.eof_received()
+        while left:
+            assert not transport.abort.called
+            await asyncio.sleep(0.005)
+        assert transport.abort.called
+        connection.connection_lost(None)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_response_may_take_long_while_it_is_read(monkeypatch: pytest.MonkeyPatch, reads: bool) -> None:
+    monkeypatch.setattr("millrace.server.http.connection.READ_S", 0.08)
+
+    async def main() -> None:
+        transport, left = Mock(), 100_000
+
+        def unread() -> int:
+            nonlocal left
+            left -= 5_000 if reads else 10
+            return left
+
+        transport.get_write_buffer_size = unread
+        async with while_read(transport):
+            await asyncio.sleep(0.3)
+
+    if reads:
+        asyncio.run(main())
+    else:
+        with pytest.raises(TimeoutError):
+            asyncio.run(main())
 
 
 def test_body_that_breaks_off_after_its_answer_keeps_no_frames() -> None:

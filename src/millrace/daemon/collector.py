@@ -60,7 +60,9 @@ async def keep_calm(quiet: Callable[[], bool], resident: Callable[[], int] = res
     while True:
         await asyncio.sleep(EVERY_S)
         since += EVERY_S
-        grown = resident() > GROWN_FACTOR * before + GROWN_BYTES
+        now = resident()
+        before = min(before, now)
+        grown = now > GROWN_FACTOR * before + GROWN_BYTES
         if since >= FORCED_EVERY_S or (since >= QUIET_S and (grown or quiet())):
             collect()
             since, before = 0.0, resident()

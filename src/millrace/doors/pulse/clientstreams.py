@@ -37,8 +37,6 @@ class ClientStreams(ABC):
         self.streams: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
         self.uploads, self._sinks = state.uploads, state.told_sinks
-        for channel, upload in self.uploads.items():
-            account.hold(("upload", channel), upload.weight)
 
     @abstractmethod
     def notice(self, command: Command, **values: Any) -> None:

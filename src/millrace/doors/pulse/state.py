@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
@@ -35,10 +36,11 @@ def weigh_props(account: Account, props: Props) -> None:
     account.hold("props", max(0, size_of(props) - account.part("paid props")))
 
 
-def weights(state: ClientState) -> dict[str, int]:
-    """What the connection holds: itself, its properties, and a partial command."""
+def weights(state: ClientState) -> dict[Hashable, int]:
+    """What the connection holds: itself, its properties, a partial command, and its uploads."""
     props = max(0, size_of(state.props) - CLIENT_BYTES["paid props"])
-    return CLIENT_BYTES | {"props": props, "command": state.wire.partial_bytes}
+    uploads = {("upload", channel): upload.weight for channel, upload in state.uploads.items()}
+    return {**CLIENT_BYTES, "props": props, "command": state.wire.partial_bytes, **uploads}
 
 
 @dataclass(slots=True)

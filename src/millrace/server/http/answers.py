@@ -18,7 +18,7 @@ log = logging.getLogger("millrace.web")
 SMALL = 32 * 1024
 """Responses up to this size are sent in one piece and covered by the cost of the connection."""
 READ_S = 30.0
-"""A larger one must be read within this time, or the connection is closed."""
+"""Each such part of a larger one must be read within this time, or the connection is closed."""
 ITEMS_AT_ONCE = 25
 BYTES_AT_ONCE = 64 * 1024
 """A step ends after this many list items, or after the item with which it has made this many bytes."""
@@ -101,7 +101,7 @@ async def _leaf(value: Any, step: _Step, items: int = 0) -> msgspec.Raw:
 
 
 # A response that was made but not read is memory that a client makes the daemon hold. It is charged before it is
-# sent, and given a deadline, so a client can't keep many of them by reading slowly.
+# sent, and each part of it has a deadline, so a client can't keep many of them by not reading.
 async def send(request: web.Request, body: bytes, headers: dict[str, str], budget: Budget) -> web.StreamResponse:
     """Send `body`; BudgetError, before anything is sent, if the reader's budget has no room for it."""
     if len(body) <= SMALL:
@@ -110,16 +110,15 @@ async def send(request: web.Request, body: bytes, headers: dict[str, str], budge
     answer = web.StreamResponse(headers=headers)
     answer.content_length = len(body)
     try:
-        async with asyncio.timeout(READ_S):
+        async with asyncio.timeout(READ_S) as limit:
             await answer.prepare(request)
             for at in range(0, len(body), SMALL):
                 await answer.write(body[at : at + SMALL])
+                limit.reschedule(asyncio.get_running_loop().time() + READ_S)
             await answer.write_eof()
     except TimeoutError:
         what = f"{request.method} {request.path}"
-        log.warning(
-            "web, %s: connection ended: a response of %d bytes was not read within %d s", what, len(body), READ_S
-        )
+        log.warning("web, %s: connection ended: a response of %d bytes was not read for %d s", what, len(body), READ_S)
         if request.transport is not None:
             request.transport.abort()
     finally:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import cast
 
 from aiohttp import web
@@ -14,7 +15,29 @@ from millrace.server.http.answers import READ_S
 
 log = logging.getLogger("millrace.web")
 CLOSE_TIMEOUT_S = 5.0
-"""How long a peer may take to read the last of what it is sent."""
+SLOWEST = 1024
+"""Bytes a second that a peer must read of what it is sent, or its connection is cut: between two looks, which are
+`CLOSE_TIMEOUT_S` apart on a connection that is closed."""
+
+
+@asynccontextmanager
+async def while_read(transport: asyncio.Transport | None) -> AsyncIterator[None]:
+    """TimeoutError if the peer reads too little of what waits for it, for READ_S."""
+    loop, step_s, unread = asyncio.get_running_loop(), READ_S / 4, 0
+
+    def look() -> None:
+        nonlocal timer, unread
+        before, unread = unread, 0 if transport is None else transport.get_write_buffer_size()
+        if unread <= before - SLOWEST * step_s:
+            limit.reschedule(loop.time() + READ_S)
+        timer = loop.call_later(step_s, look)
+
+    async with asyncio.timeout(READ_S) as limit:
+        timer = loop.call_later(step_s, look)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def bare(error: BaseException | None) -> None:
@@ -57,14 +80,23 @@ class HttpConnection(web.RequestHandler):
             await super().start()
         finally:
             # A transport that is closed stays until its peer has read everything.
-            if self._line is not None:
-                self._cut = self._loop.call_later(CLOSE_TIMEOUT_S, self._line.abort)
+            self._cut_unread()
             # aiohttp reads on what a request left of its body, and that may fail after the request has ended.
             bare(None if self._content is None else self._content.exception())
             self._content = None
             for message, _ in self._messages:
                 bare(getattr(message, "exc", None))
             self._messages.clear()
+
+    def _cut_unread(self, before: int | None = None) -> None:
+        """Cut the closed connection once its peer reads no more; `before` is what was unread at the last look."""
+        if self._line is None:
+            return
+        unread = self._line.get_write_buffer_size()
+        if before is not None and unread > before - SLOWEST * CLOSE_TIMEOUT_S:
+            self._line.abort()
+        else:
+            self._cut = self._loop.call_later(CLOSE_TIMEOUT_S, self._cut_unread, unread)
 
     async def _handle_request(
         self,
@@ -93,7 +125,7 @@ class HttpConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """See aiohttp: send a response, which must be read in time."""
         try:
-            async with asyncio.timeout(READ_S):
+            async with while_read(self._line):
                 return await super().finish_response(request, resp, start_time)
         except TimeoutError:
             log.warning("web, %s %s: connection ended: the response was not read", request.method, request.path)
