@@ -105,7 +105,8 @@ def test_a_recording_has_its_clicks_at_its_flashes(tmp_path: Path) -> None:
     begin_s = float(np.median(offsets))
     clicks = [begin_s + at for at in _clicks(file)]
     assert len(clicks) >= 4
-    assert all(abs(at - round(at)) < 0.003 for at in clicks), clicks
+    # The file's times are whole milliseconds, and Opus has its own of 2.5.
+    assert all(abs(at - round(at)) < 0.006 for at in clicks), clicks
 
 
 def _frames(file: Path) -> np.ndarray:
