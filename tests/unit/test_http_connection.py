@@ -61,10 +61,12 @@ def test_closed_connection_is_not_cut_while_it_is_read(monkeypatch: pytest.Monke
         connection, transport = connected()
         left = [100_000, 60_000, 30_000, 10_000, 9_990]
         transport.get_write_buffer_size.side_effect = lambda: left.pop(0)
+        await asyncio.sleep(0)
         connection.eof_received()
-        while left:
-            assert not transport.abort.called
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(5):
+            while left:
+                assert not transport.abort.called
+                await asyncio.sleep(0.005)
         assert transport.abort.called
         connection.connection_lost(None)
 

@@ -39,8 +39,9 @@ def weigh_props(account: Account, props: Props) -> None:
 def weights(state: ClientState) -> dict[Hashable, int]:
     """What the connection holds: itself, its properties, a partial command, and its uploads."""
     props = max(0, size_of(state.props) - CLIENT_BYTES["paid props"])
-    uploads = {("upload", channel): upload.weight for channel, upload in state.uploads.items()}
-    return {**CLIENT_BYTES, "props": props, "command": state.wire.partial_bytes, **uploads}
+    held: dict[Hashable, int] = {"props": props, "command": state.wire.partial_bytes}
+    held.update(CLIENT_BYTES)
+    return held | {("upload", channel): upload.weight for channel, upload in state.uploads.items()}
 
 
 @dataclass(slots=True)

@@ -23,14 +23,15 @@ SLOWEST = 1024
 @asynccontextmanager
 async def while_read(transport: asyncio.Transport | None) -> AsyncIterator[None]:
     """TimeoutError if the peer reads too little of what waits for it, for READ_S."""
-    loop, step_s, unread = asyncio.get_running_loop(), READ_S / 4, 0
+    loop, step_s = asyncio.get_running_loop(), READ_S / 4
+    timer: asyncio.TimerHandle
 
-    def look() -> None:
-        nonlocal timer, unread
-        before, unread = unread, 0 if transport is None else transport.get_write_buffer_size()
+    def look(before: int = 0) -> None:
+        nonlocal timer
+        unread = 0 if transport is None else transport.get_write_buffer_size()
         if unread <= before - SLOWEST * step_s:
             limit.reschedule(loop.time() + READ_S)
-        timer = loop.call_later(step_s, look)
+        timer = loop.call_later(step_s, look, unread)
 
     async with asyncio.timeout(READ_S) as limit:
         timer = loop.call_later(step_s, look)
