@@ -13,7 +13,7 @@ from millrace.doors.pulse.formats import CommandError
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.samples import Upload
-from millrace.doors.pulse.state import ClientState
+from millrace.doors.pulse.state import ClientState, weights
 from millrace.dsp.convert import SampleFormat
 from millrace.media.format import AudioFormat
 from millrace.rights.grants import Subject
@@ -117,8 +117,8 @@ def test_continued_connection_is_charged_for_its_uploads() -> None:
             """See `ClientStreams`."""
 
     upload = Upload("bell", FMT, 4_000, {})
-    account = Budget().open("client")
     state = ClientState(7, Subject(), uploads={5: upload}, next_channel=6)
+    account = Budget().open("client", weights(state))
     made = Bare(Rig().door, account, state)
     assert (
         account.part(("upload", 5)) == upload.weight and made.take_channel() == 6 and made.take_upload(at(5)) is upload
