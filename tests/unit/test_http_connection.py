@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 from aiohttp import web
 
-from millrace.server.http.connection import HttpConnection, bare, while_read
+from millrace.server.http.connection import HttpConnection, ReadInTime, bare
 
 CLOSES = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 REST = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n"
@@ -86,7 +86,7 @@ def test_response_may_take_long_while_it_is_read(monkeypatch: pytest.MonkeyPatch
             return left
 
         transport.get_write_buffer_size = unread
-        async with while_read(transport):
+        async with ReadInTime(transport):
             await asyncio.sleep(0.3)
 
     if reads:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 from aiohttp import web
@@ -20,25 +19,32 @@ SLOWEST = 1024
 `CLOSE_TIMEOUT_S` apart on a connection that is closed."""
 
 
-@asynccontextmanager
-async def while_read(transport: asyncio.Transport | None) -> AsyncIterator[None]:
+class ReadInTime:
     """TimeoutError if the peer reads too little of what waits for it, for READ_S."""
-    loop, step_s = asyncio.get_running_loop(), READ_S / 4
-    timer: asyncio.TimerHandle
 
-    def look(before: int = 0) -> None:
-        nonlocal timer
-        unread = 0 if transport is None else transport.get_write_buffer_size()
-        if unread <= before - SLOWEST * step_s:
-            limit.reschedule(loop.time() + READ_S)
-        timer = loop.call_later(step_s, look, unread)
+    # No closure looks again and again: one that refers to itself is a cycle, which would keep the whole connection.
+    def __init__(self, transport: asyncio.Transport | None) -> None:
+        self._transport = transport
+        self._limit = asyncio.timeout(READ_S)
+        self._before = 0
 
-    async with asyncio.timeout(READ_S) as limit:
-        timer = loop.call_later(step_s, look)
-        try:
-            yield
-        finally:
-            timer.cancel()
+    async def __aenter__(self) -> None:
+        await self._limit.__aenter__()
+        self._look_later()
+
+    async def __aexit__(self, *error: object) -> bool | None:
+        self._timer.cancel()
+        return await self._limit.__aexit__(*error)  # type: ignore[arg-type]
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(READ_S / 4, self._look)
+
+    def _look(self) -> None:
+        unread = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        if unread <= self._before - SLOWEST * READ_S / 4:
+            self._limit.reschedule(asyncio.get_running_loop().time() + READ_S)
+        self._before = unread
+        self._look_later()
 
 
 def bare(error: BaseException | None) -> None:
@@ -126,7 +132,7 @@ class HttpConnection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         """See aiohttp: send a response, which must be read in time."""
         try:
-            async with while_read(self._line):
+            async with ReadInTime(self._line):
                 return await super().finish_response(request, resp, start_time)
         except TimeoutError:
             log.warning("web, %s %s: connection ended: the response was not read", request.method, request.path)
