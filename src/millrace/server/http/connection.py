@@ -32,9 +32,9 @@ class ReadInTime:
         await self._limit.__aenter__()
         self._look_later()
 
-    async def __aexit__(self, *error: object) -> bool | None:
+    async def __aexit__(self, *error: object) -> None:
         self._timer.cancel()
-        return await self._limit.__aexit__(*error)  # type: ignore[arg-type]
+        await self._limit.__aexit__(*error)  # type: ignore[arg-type]
 
     def _look_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(READ_S / 4, self._look)
