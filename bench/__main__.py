@@ -1,4 +1,7 @@
-"""Run the named benchmarks, or all."""
+"""Run the named benchmarks, or all.
+
+python -m bench [NAME ...] [OPTIONS OF THE BENCHMARK]
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,9 @@ NAMES = (
 
 def main() -> None:
     """Entry point."""
+    if {"-h", "--help"} & set(sys.argv[1:2]):
+        print(f"{__doc__}\nBenchmarks: {' '.join(NAMES)}; fuzz only by name")
+        return
     for name in [word for word in sys.argv[1:] if word[0].isalpha()] or NAMES:
         importlib.import_module(f"bench.{name}").main()
 
