@@ -594,6 +594,9 @@ PACING = """import("/page/pacing.js").then(({ Pacing }) => {
   // Painted now, heard in 100 ms: drawn 9 ms before that. Painted 100 ms ago: now. A clock that is a second off: now.
   out.push(pacing.due(1e9, 1e9) === 1e9 + 91e6, pacing.due(0.9e9, 1e9) === 1e9, pacing.due(2e9, 1e9) === 1e9);
   out.push(pacing.skew(1e9, 1.1e9) === 0, pacing.skew(1e9, 1.15e9) === 50e6, pacing.skew(1e9, 2.2e9) === null);
+  // With the picture first it is not held, but how early it is stays known.
+  pacing.sound(100e6, 1e9, true);
+  out.push(pacing.due(1e9, 1e9) === 1e9, pacing.skew(1e9, 1e9) === -100e6);
   pacing.sound(null, 1e9);
   out.push(pacing.due(1e9, 1e9) === 1e9);
   return out;

@@ -69,6 +69,18 @@ class Seen(Unseen):
         self.reasons.append(why)
 
 
+class Sound:
+    """Sound that is so old when it is heard, or none."""
+
+    number = 5
+
+    def __init__(self, age_ns: int | None, picture_first: bool = False) -> None:
+        self.age_ns, self.picture_first = age_ns, picture_first
+
+    def heard_ns(self, now: int) -> int | None:
+        return None if self.age_ns is None else now - self.age_ns
+
+
 class Place:
     """A daemon, a viewer of it, and its first session."""
 
@@ -77,7 +89,9 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def watching(playout_ns: int | None = None, **options: object) -> AsyncIterator[Place]:
+async def watching(
+    playout_ns: int | None = None, picture_first: bool = False, **options: object
+) -> AsyncIterator[Place]:
     """A viewer; with `playout_ns`, it hears sound that is so old."""
     async with PictureDaemon().running() as daemon, asyncio.timeout(120):
         seen, events = Seen(), []  # type: ignore[var-annotated]
@@ -85,8 +99,7 @@ async def watching(playout_ns: int | None = None, **options: object) -> AsyncIte
             URL,
             seen,
             ViewerOptions(token="t", socket=daemon.socket, **options),  # type: ignore[arg-type]
-            heard=lambda now: None if playout_ns is None else now - playout_ns,
-            listener=lambda: 5,
+            Sound(playout_ns, picture_first),
         )
         viewer.on_event = lambda kind, text: events.append(f"{kind}: {text}")
         task = asyncio.create_task(viewer.run())
@@ -141,6 +154,26 @@ def test_pictures_wait_for_the_sound_being_heard() -> None:
             assert all(skew is not None and abs(skew) <= 2 * NS_PER_MS for skew in skews[1:])
             # Each is acknowledged when it comes, or the daemon would wait for it to be drawn.
             assert here.session.taken == list(range(1, 32)) and max(one.queue for one in here.session.shown) == 3
+
+    run(main())
+
+
+def test_no_picture_waits_for_sound_that_follows_it() -> None:
+    async def main() -> None:
+        desktop = Desktop(SIZE)
+        async with watching(playout_ns=20 * NS_PER_MS, picture_first=True) as here:
+            await here.session.mode(desktop.picture)
+            times = {}
+            for _ in range(10):
+                times[desktop.number + 1] = painted = clock.now_ns()
+                await here.session.picture(desktop.picture, desktop.paint(painted), painted)
+                await asyncio.sleep(0.033)
+            await here.session.until_shown(11)
+            delays = [when - times[stamp.number] for when, stamp, _ in here.seen.pictures if stamp and stamp.number]
+            assert len(delays) == 10 and all(delay <= 3 * NS_PER_MS for delay in delays)
+            skews = [shown.skew_ns for shown in here.session.shown][1:]
+            assert all(skew is not None and -20 * NS_PER_MS <= skew <= -17 * NS_PER_MS for skew in skews)
+            assert here.session.taken == []
 
     run(main())
 

@@ -18,7 +18,7 @@ from millrace.outlets.plainpictures import PlainPictures
 from millrace.pixels.rects import Rect, Size
 from millrace.sim.net import Path as Line
 from millrace.units import NS_PER_MS
-from millrace.wire.peer.messages import Bye, Fault, Hello, encode_message
+from millrace.wire.peer.messages import Bye, Fault, Hello, Report, encode_message
 from millrace.wire.peer.pictures import (
     SCREEN_SUBPROTOCOL,
     Gone,
@@ -339,6 +339,45 @@ def test_viewer_is_listed_and_set_by_itself_or_by_its_listener(tmp_path: Path) -
         assert view["settings"] == {"picture": "2M", "fps": 10, "scale": "0.5"}
         (listener,) = (await state(rig))["listeners"]
         assert listener["settings"]["bitrate"] == 64_000
+        await sound.close()
+
+    running(tmp_path, test)
+
+
+def test_player_is_not_told_of_the_delay_that_the_viewer_adds_to_its_picture(tmp_path: Path) -> None:
+    """The viewer waits for the sound, unless the listener asked for the picture first."""
+
+    async def test(rig: Rig) -> None:
+        painter_of(rig, "alice", 11)
+        (sink,) = rig.daemon.worker.guests["alice"].graph.sinks.values()
+        key = {"Authorization": f"Bearer {rig.daemon.worker.access.key}"}
+        sound = await rig.http.ws_connect(f"ws://{rig.daemon.serving.address}/alice", headers=key)
+        await sound.send_str(encode_message(Hello()))
+        number = json.loads((await sound.receive()).data)["listener"]
+
+        async def told(latency_ns: int) -> None:
+            async with asyncio.timeout(5):
+                while sink.outlet_latency_ns != latency_ns:
+                    await asyncio.sleep(0.005)
+
+        async def change(target: str, settings: dict[str, str]) -> None:
+            assert (await rig.ask("POST", "/api/v1/set", "", {"target": target, "settings": settings}))[0] == 200
+
+        await sound.send_str(encode_message(Report(latency_ns=60 * NS_PER_MS)))
+        await told(60 * NS_PER_MS)
+        watcher = await watching(rig, name="phone", listener=number)
+        await told(0)
+        viewer = f"viewer/{watcher.wire.watching.viewer}"  # type: ignore[union-attr]
+        for latency, reported in (("low", 60 * NS_PER_MS), ("normal", 0)):
+            await change(f"listener/{number}", {"latency": latency})
+            await sound.send_str(encode_message(Report(latency_ns=60 * NS_PER_MS)))
+            await told(reported)
+        await change(viewer, {"picture": "off"})
+        await told(60 * NS_PER_MS)
+        await change(viewer, {"picture": "auto"})
+        await told(0)
+        await watcher.socket.close()
+        await told(60 * NS_PER_MS)
         await sound.close()
 
     running(tmp_path, test)

@@ -36,10 +36,7 @@ class DemoScreen:
         timer.drive(self._machine, asyncio.get_running_loop())
         self._clicks = self._machine.clicks(self._guest.graph)
         options = ViewerOptions(name="demo", socket=daemon.config.runtime / API_SOCKET)
-        self.viewer = Viewer(
-            "ws://localhost/default", self._face, options, listener.heard_ns,
-            lambda: listener.welcome.listener if listener.welcome else None,
-        )  # fmt: skip
+        self.viewer = Viewer("ws://localhost/default", self._face, options, listener)
         self._rates: list[int] = []
 
     def note_rate(self) -> None:

@@ -31,7 +31,7 @@ _Screen = Annotated[
 ]
 _ViewOnly = Annotated[bool, typer.Option("--view-only", help="Don't take the keyboard.")]
 _FullScreen = Annotated[bool, typer.Option("--full-screen", help="Fill the desktop.")]
-_Latency = Annotated[str, typer.Option(help="Of the sound: low, normal, robust, or fixed such as 30ms.")]
+_Latency = Annotated[str, typer.Option(help="Of the sound: low (pictures do not wait for it), normal, robust, or fixed such as 30ms.")]
 _Seconds = Annotated[str | None, typer.Option(metavar="DURATION", help="Stop after this time: 90, 30m, 8h.")]
 _TokenFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="File with the bearer token; or $MILLRACE_TOKEN.")
@@ -158,8 +158,7 @@ async def _view(plan: _Plan) -> dict[str, Any]:
 
     shown = Shown(plan.to, _title(plan.url), plan.full_screen, plan.sound != "off", ended)
     listener = _listener(plan, shown)
-    heard = (lambda now: None) if listener is None else listener.heard_ns
-    viewer = Viewer(plan.url, shown.face, plan.options, heard, lambda: _number(listener))
+    viewer = Viewer(plan.url, shown.face, plan.options, listener)
     if not plan.quiet:
         viewer.on_event = lambda kind, text: warn(f"{kind}: {text}")
     on_stop(viewer.stop)
@@ -182,10 +181,6 @@ def _judge(plan: _Plan, viewer: Viewer) -> None:
         median = figures.as_dict()["skew_ms"]
         skew = f", picture {median['p50']:+.0f} ms after its sound" if median else ""
         warn(f"{counted(figures.pictures, 'picture')} to {plan.to}{skew}")
-
-
-def _number(listener: Listener | None) -> int | None:
-    return None if listener is None or listener.welcome is None else listener.welcome.listener
 
 
 def _title(url: str) -> str:

@@ -25,7 +25,7 @@ from millrace.client.notices import NoticeLimiter
 from millrace.client.options import ListenerOptions
 from millrace.client.outputs import InLoop
 from millrace.clock.heard import HeardClock
-from millrace.clock.jitter import profile_of
+from millrace.clock.jitter import PICTURE_FIRST, asked_of_daemon, profile_of
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import show_settings
 from millrace.dsp.convert import Samples
@@ -308,6 +308,16 @@ class Listener:
             if playout.state is State.PLAYING:
                 self._heard.pulled(now, playout.head_ns, self._output_latency_ns)
             self._dropouts.pull(playout, out, now)
+
+    @property
+    def number(self) -> int | None:
+        """The number that the daemon gave it; None before."""
+        return None if self.welcome is None else self.welcome.listener
+
+    @property
+    def picture_first(self) -> bool:
+        """Whether no picture waits for this sound: with the latency profile for games."""
+        return asked_of_daemon(self.options.latency) == PICTURE_FIRST
 
     def heard_ns(self, now: HostNs) -> MediaNs | None:
         """The capture time, on the daemon's clock, of what is heard now; None without sound, and for files."""

@@ -1,6 +1,6 @@
 """The viewer as a library: connect, decode, show in time with the sound, acknowledge, reconnect.
 
-viewer = Viewer("ws://127.0.0.1:8642/default", window, ViewerOptions(), heard=listener.heard_ns)
+viewer = Viewer("ws://127.0.0.1:8642/default", window, ViewerOptions(), listener)
 await viewer.run()
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import aiohttp
 
@@ -84,16 +84,44 @@ class _Decoded(NamedTuple):
     decoded_ns: HostNs
 
 
+class OwnSound(Protocol):
+    """The sound that is played beside the picture: `Listener` is one."""
+
+    @property
+    def number(self) -> int | None:
+        """The number of its listener; None while it has none."""
+        ...
+
+    @property
+    def picture_first(self) -> bool:
+        """Whether no picture waits for it."""
+        ...
+
+    def heard_ns(self, now: HostNs) -> MediaNs | None:
+        """The capture time, on the daemon's clock, of what is heard now; None without sound."""
+        ...
+
+
+class NoSound:
+    """No sound is played beside the picture."""
+
+    number = None
+    picture_first = True
+
+    def heard_ns(self, now: HostNs) -> MediaNs | None:
+        """See `OwnSound`."""
+        return None
+
+
 class Viewer:
-    """One viewer of one screen of a guest. `heard` tells the capture time of the sound that is heard now."""
+    """One viewer of one screen of a guest, in time with `sound` if there is any."""
 
     def __init__(
         self,
         url: str,
         face: Face,
         options: ViewerOptions | None = None,
-        heard: Callable[[HostNs], MediaNs | None] = lambda now: None,
-        listener: Callable[[], int | None] = lambda: None,
+        sound: OwnSound | None = None,
     ) -> None:
         if not endpoint.is_listeners(url):
             raise ConfigError(f"{quoted(url)}: viewers connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
@@ -106,7 +134,7 @@ class Viewer:
         """The machine takes movements of the pointer, not positions."""
         self.connections = 0
         self.on_event: Callable[[str, str], None] = lambda kind, text: None
-        self._heard, self._listener = heard, listener
+        self._sound: OwnSound = sound or NoSound()
         self._dialler = dialler.Dialler(url, self.options, (SCREEN_SUBPROTOCOL,), "/screen")
         self._notices = NoticeLimiter()
         self.ended = False
@@ -198,7 +226,7 @@ class Viewer:
         options = self.options
         return Watch(
             name=options.name, screen=options.screen, codecs=list(CODECS), formats=list(FORMATS),
-            settings=options.settings, listener=self._listener(), keyboard=options.keyboard,
+            settings=options.settings, listener=self._sound.number, keyboard=options.keyboard,
         )  # fmt: skip
 
     # -- incoming --------------------------------------------------------------------------------
@@ -319,7 +347,7 @@ class Viewer:
         """Show what is due, and come back for the rest."""
         self._disarm()
         now = now_ns()
-        heard = self._heard(now)
+        heard = None if self._sound.picture_first else self._sound.heard_ns(now)
         self._show(self._presentation.due(now, heard))
         due = self._presentation.next_timeout(now, heard)
         if due is not None:
@@ -338,14 +366,14 @@ class Viewer:
         if changed:
             self.face.draw(self.canvas, changed, pictures[-1].painted_ns)
         now = now_ns()
-        if self._heard(now) is not None:
+        if self._sound.heard_ns(now) is not None:
             lead = self._presentation.lead_ns
             self._presentation.lead_ns = round(min(LEAD_MAX_NS, lead + SMOOTHING * (now - began - lead)))
         for one in pictures:
             self._acknowledge(one, now, one is pictures[-1])
 
     def _acknowledge(self, one: Waiting[_Decoded], now: HostNs, drawn: bool) -> None:
-        heard = self._heard(now)
+        heard = self._sound.heard_ns(now)
         skew = None if heard is None else heard - one.painted_ns
         wire = self._wire
         if wire is None or self._runner is None:

@@ -50,6 +50,8 @@ PROFILES = {
     "normal": JitterProfile(8 * NS_PER_MS, 4 * NS_PER_MS, 250 * NS_PER_MS, 1 * NS_PER_MS, 1e-5),
     "robust": JitterProfile(60 * NS_PER_MS, 40 * NS_PER_MS, 500 * NS_PER_MS, 5 * NS_PER_MS, 1e-8),
 }
+PICTURE_FIRST = "low"
+"""With this profile no picture waits for its sound, which follows as soon as it can."""
 FIXED_LOW_NS = 25 * NS_PER_MS
 FIXED_TEXT_MAX = 16
 FIXED_MAX_NS = 2_000 * NS_PER_MS

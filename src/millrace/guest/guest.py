@@ -11,6 +11,7 @@ from typing import Protocol
 
 from millrace.budget import MIB, Budget
 from millrace.clock.allowance import Allowances
+from millrace.clock.jitter import PICTURE_FIRST
 from millrace.doors.admission import Admission
 from millrace.doors.ingress import Program
 from millrace.graph.driver import TimerDriver
@@ -188,12 +189,22 @@ class Guest:
     def latency_changed(self) -> None:
         """Update the latency that players query from a sink: that of its slowest listener."""
         reports: dict[int, HostNs] = {}
+        waited: set[int] = set()
         for session in self.sessions:
             group = session.outlet.group
             if group is not None:
                 reports[group.sink.id] = max(reports.get(group.sink.id, 0), session.report.latency_ns)
+                if self._picture_waits(session):
+                    waited.add(group.sink.id)
         for sink in self.graph.sinks.values():
-            sink.outlet_latency_ns = reports.get(sink.id, 0)
+            sink.outlet_latency_ns = 0 if sink.id in waited else reports.get(sink.id, 0)
+
+    # A player in the guest paints each picture so much later as its sound will be heard, and a viewer waits for the
+    # sound of the moment of painting: both together would show it late by the whole way to the listener.
+    def _picture_waits(self, session: ListenerSession) -> bool:
+        """Whether a viewer shows this guest's pictures as late as that listener hears its sound."""
+        viewers = () if session.outlet.latency == PICTURE_FIRST else self.viewers.of_listener(session.key)
+        return any(viewer.settings.picture != "off" for viewer in viewers)
 
     def machine_changed(self, change: str, machine: Machine) -> None:
         """See `Home`."""

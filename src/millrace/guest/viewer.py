@@ -305,6 +305,7 @@ class ViewerSession:
     def _change(self, change: ChangeView) -> None:
         if change.listener is not UNSET:
             self._pair(change.listener)
+            self.guest.latency_changed()
         if change.settings:
             try:
                 self.configure(change.settings)
@@ -320,6 +321,7 @@ class ViewerSession:
             self.settings = before
             raise
         self.send(Configured(self.settings.as_dict()))
+        self.guest.latency_changed()
         return self.settings
 
     # -- the keyboard ----------------------------------------------------------------------------

@@ -147,6 +147,7 @@ class Viewers:
         session.tell_screens(self._named())
         session.tell_keyboard(self._holder())
         self.regroup(session)
+        self.guest.latency_changed()
 
     def leave(self, session: ViewerSession) -> None:
         """A viewer has left, or may not watch any more."""
@@ -155,6 +156,7 @@ class Viewers:
         if session in self.sessions:
             self.sessions.remove(session)
             self._changed("remove", session)
+            self.guest.latency_changed()
 
     def regroup(self, session: ViewerSession) -> None:
         """Let a viewer share the encoder that fits it now; if there is no room for that, GraphError, and no change."""

@@ -357,7 +357,7 @@ function stopped(text) {
 }
 
 function heard(what, detail) {
-  if (what === "stats") { figures(detail); viewer.sound(joined, detail); return; }
+  if (what === "stats") { figures(detail); viewer.sound(joined, detail, $("latency").value === "low"); return; }
   if (what === "joined") joined = detail.listener;
   if (what === "joined") $("heard").textContent = `Hearing ${detail.guest}, sink ${detail.sink}.`;
   else if (what === "microphone") say({ on: "a program in the guest is recording your microphone", ready: "no program in the guest is recording your microphone", forbidden: "this guest does not allow microphones" }[detail]);

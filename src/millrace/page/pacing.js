@@ -14,16 +14,19 @@ const COMPOSE = 5 * NS_PER_MS, COMPOSE_GECKO = 12 * NS_PER_MS;
 export class Pacing {
   constructor(gecko = false) {
     this.compose = gecko ? COMPOSE_GECKO : COMPOSE;
-    this.drawing = DRAWING_FIRST; this.delay = null; this.at = 0;
+    this.drawing = DRAWING_FIRST; this.delay = null; this.at = 0; this.first = false;
   }
-  /** Sound captured at `painted` is heard at `painted + delay` on the page's clock; `delay` is null while none plays. */
-  sound(delay, now) { this.delay = delay; this.at = now; }
+  /**
+   * Sound captured at `painted` is heard at `painted + delay` on the page's clock; `delay` is null while none plays. With `first` no
+   * picture waits for it.
+   */
+  sound(delay, now, first = false) { this.delay = delay; this.at = now; this.first = first; }
   /** How far a picture painted then is behind the sound heard now; negative if it is early, null without sound. */
   skew(painted, now) { return this.delay === null || now - this.at > STALE ? null : now - this.delay - painted; }
   /** When to draw: `now` for at once. Drawing takes a while, so it begins that much earlier. */
   due(painted, now) {
     const skew = this.skew(painted, now);
-    if (skew === null) return now;
+    if (skew === null || this.first) return now;
     const wait = -skew - this.drawing - this.compose;
     return wait <= 0 || wait > HOLD_MAX ? now : now + wait;
   }

@@ -19,7 +19,7 @@ const GECKO = /Gecko\/\d/.test(navigator.userAgent), GECKO_DEVICE = 25e6;
 export class Viewer {
   constructor({ join, probe }) {
     Object.assign(this, { join, probe });
-    this.guest = ""; this.screens = null; this.state = "idle"; this.why = ""; this.listener = null; this.delay = null;
+    this.guest = ""; this.screens = null; this.state = "idle"; this.why = ""; this.listener = null; this.delay = null; this.first = false;
     this.wanted = null; this.reset();
     this.keys = new Keys((code, down) => this.say({ type: "key", code, down }), () => this.leave());
     this.pointing = new Pointing($("stage"), () => this.aimed(), (message) => this.say({ type: "pointer", ...message }));
@@ -70,7 +70,7 @@ export class Viewer {
     this.turn("connecting");
     const watch = { name, screen: this.wanted, settings: {}, listener: this.listener, keyboard: false };
     this.worker.postMessage({ what: "watch", url, protocols, watch });
-    if (this.delay !== null) this.worker.postMessage({ what: "sound", delay: this.delay });
+    if (this.delay !== null) this.worker.postMessage({ what: "sound", delay: this.delay, first: this.first });
   }
 
   stop() {
@@ -86,14 +86,14 @@ export class Viewer {
     this.draw();
   }
 
-  /** The sound that this page plays: its listener's number, and statistics; null when it ends. */
-  sound(listener, stats) {
+  /** The sound that this page plays: its listener's number, and statistics; null when it ends. With `first` no picture waits for it. */
+  sound(listener, stats, first = false) {
     const { state, age, device } = stats ?? {}, plays = state === "playing" && age !== null;
     const delay = plays ? age + device + (GECKO ? GECKO_DEVICE : 0) : null;
     if (listener !== this.listener) { this.listener = listener; if (this.state === "on") this.say({ type: "set", settings: {}, listener }); }
     if (delay === null && this.delay === null) return;
-    this.delay = delay;
-    this.worker?.postMessage({ what: "sound", delay });
+    Object.assign(this, { delay, first });
+    this.worker?.postMessage({ what: "sound", delay, first });
   }
 
   // -- what the worker tells --------------------------------------------------------------------

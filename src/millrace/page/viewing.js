@@ -258,8 +258,8 @@ class View {
 
   // -- what the page tells ----------------------------------------------------------------------
 
-  /** Where the sound is: `delay` as in Pacing. */
-  sound({ delay }) { this.pacing.sound(delay, nowNs()); }
+  /** Where the sound is: as in Pacing. */
+  sound({ delay, first }) { this.pacing.sound(delay, nowNs(), first); }
 
   tick() {
     if (!this.socket) return;
