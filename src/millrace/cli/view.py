@@ -31,7 +31,9 @@ _Screen = Annotated[
 ]
 _ViewOnly = Annotated[bool, typer.Option("--view-only", help="Don't take the keyboard.")]
 _FullScreen = Annotated[bool, typer.Option("--full-screen", help="Fill the desktop.")]
-_Latency = Annotated[str, typer.Option(help="Of the sound: low (pictures do not wait for it), normal, robust, or fixed such as 30ms.")]
+_Latency = Annotated[
+    str, typer.Option(help="Of the sound: low (no picture waits for it), normal, robust, or such as 30ms.")
+]
 _Seconds = Annotated[str | None, typer.Option(metavar="DURATION", help="Stop after this time: 90, 30m, 8h.")]
 _TokenFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="File with the bearer token; or $MILLRACE_TOKEN.")
