@@ -27,8 +27,7 @@ async def measured(bus: Daemon, seconds: float, latency: str, in_sync: bool) -> 
     token, output = bus.env["MILLRACE_TOKEN"], HeardOutput(NullOutput(), time.monotonic_ns)
     listener = Listener(bus.url(), output, ListenerOptions(token=token, latency=latency))
     face = FlashFace(time.monotonic_ns)
-    heard = listener.heard_ns if in_sync else lambda now: None
-    viewer = Viewer(bus.url(), face, ViewerOptions(token=token), heard)
+    viewer = Viewer(bus.url(), face, ViewerOptions(token=token), listener if in_sync else None)
     tasks = [asyncio.create_task(one.run()) for one in (listener, viewer)]
     await asyncio.sleep(SETTLE_S)
     face.flashes.clear()
