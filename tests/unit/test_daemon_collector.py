@@ -10,7 +10,7 @@ import pytest
 
 from millrace.budget import MIB
 from millrace.daemon import collector
-from millrace.daemon.collector import EVERY_S, FORCED_EVERY_S, MIDDLE, NEVER, QUIET_S, YOUNG
+from millrace.daemon.collector import EVERY_S, FORCED_EVERY_S, MIDDLE, NEVER, QUIET_S, SHORT_OBJECTS, YOUNG
 from millrace.io.load import resident_bytes
 
 
@@ -23,6 +23,10 @@ class Collector:
 
     def set_threshold(self, *thresholds: int) -> None:
         self.did.append(thresholds)
+
+    def collect(self) -> int:
+        self.did.append("collect")
+        return 0
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         return lambda: self.did.append(name)
@@ -54,7 +58,7 @@ def test_full_collection_unfreezes_and_freezes_again(gc: Collector) -> None:
 
 def collections(
     monkeypatch: pytest.MonkeyPatch, quiet: Callable[[float], bool], hours: float,
-    resident: Callable[[float], int] = lambda now: 0,
+    resident: Callable[[float], int] = lambda now: 0, objects: int = SHORT_OBJECTS,
 ) -> list[float]:  # fmt: skip
     """The times of full collections, in seconds, on a simulated clock."""
     now, at = 0.0, list[float]()
@@ -67,10 +71,15 @@ def collections(
             raise asyncio.CancelledError
 
     monkeypatch.setattr(collector.asyncio, "sleep", sleep)
+    monkeypatch.setattr(collector.gc, "get_freeze_count", lambda: objects)
     monkeypatch.setattr(collector, "collect", lambda: at.append(now))
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(collector.keep_calm(lambda: quiet(now), lambda: resident(now)))
     return at
+
+
+def playing(now: float) -> bool:
+    return False
 
 
 def test_full_collections_run_periodically_while_idle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,23 +88,20 @@ def test_full_collections_run_periodically_while_idle(monkeypatch: pytest.Monkey
     assert collections(monkeypatch, lambda now: now > 3600, 1.2)[:2] == [3660, 3660 + QUIET_S]
 
 
-def test_full_collection_runs_daily_even_while_playing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert collections(monkeypatch, lambda now: False, 49) == [FORCED_EVERY_S, 2 * FORCED_EVERY_S]
+def test_short_full_collection_runs_daily_even_while_playing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert collections(monkeypatch, playing, 49) == [FORCED_EVERY_S, 2 * FORCED_EVERY_S]
+    assert collections(monkeypatch, playing, 49, objects=SHORT_OBJECTS + 1) == [], "it would be heard"
 
 
-def test_full_collection_runs_when_memory_has_grown_while_playing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mebibyte a second from 100 MiB on: beyond 278, but not before QUIET_S, and, with 400 then, beyond 728."""
-    at = collections(monkeypatch, lambda now: False, 0.25, lambda now: int(100 + now) * MIB)
-    assert at == [300, 660]
-    assert collections(monkeypatch, lambda now: False, 2, lambda now: 200 * MIB if now else 100 * MIB) == []
+def test_full_collection_runs_when_the_host_would_miss_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two mebibytes a second from 100 MiB on: beyond 1,324, and, with 1,420 then, beyond 5,284."""
+    at = collections(monkeypatch, playing, 1, lambda now: int(100 + 2 * now) * MIB)
+    assert at == [660, 2640]
 
 
-def test_growth_is_measured_from_the_least_memory_since(monkeypatch: pytest.MonkeyPatch) -> None:
-    used = {60: 600, 120: 80}
-    at = collections(
-        monkeypatch, lambda now: False, 0.5, lambda now: used.get(int(now), 100 if now < 600 else 300) * MIB
-    )
-    assert at == [600]
+def test_guest_that_takes_and_gives_back_its_memory_has_no_collection_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its budget is 256 MiB, and a collection would be heard in all other guests."""
+    assert collections(monkeypatch, playing, 10, lambda now: (80 + 320 * (int(now) // 600 % 2)) * MIB) == []
 
 
 def test_resident_memory_is_what_the_system_says() -> None:

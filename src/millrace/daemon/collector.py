@@ -3,20 +3,23 @@
 A full collection visits every object, at about a microsecond each: one guest with thousands of streams would stall all
 guests for a tenth of a second. So automatic collection covers only young objects, a few thousand at a time. Survivors
 are frozen (moved to the permanent generation) and from then on freed by reference counting alone. Full collections,
-needed for cycles of long-lived objects, run when no sound would suffer, and otherwise once a day or when memory has
-grown so much that it may be garbage.
+needed for cycles of long-lived objects, run when no sound would suffer, and otherwise only if they are short, or if
+memory has grown so much that the host is in danger.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 from millrace.budget import MIB
 from millrace.io.load import resident_bytes
 
+log = logging.getLogger("millrace.daemon")
 YOUNG, MIDDLE = 4_000, 2
 """Allocations between collections of generation 0, and such collections between two of generation 1."""
 NEVER = 1 << 30
@@ -24,10 +27,13 @@ EVERY_S = 60.0
 QUIET_S = 300.0
 """Interval between full collections while nothing plays."""
 FORCED_EVERY_S = 24 * 3600.0
-"""Interval at which a full collection runs even while something plays."""
-GROWN_FACTOR, GROWN_BYTES = 1.5, 128 * MIB
+"""Interval at which a full collection runs even while something plays, if it is short."""
+SHORT_OBJECTS = 200_000
+"""Looking through so many objects takes about a tenth of a second."""
+GROWN_FACTOR, GROWN_BYTES = 3, 1024 * MIB
 """Resident memory beyond this, compared with that after the last one, has a full collection run while something plays.
-A factor, so that a host whose guests grow for good pays for few of them."""
+That is heard: with millions of objects it takes seconds. So no guest's budget reaches it, memory that comes and goes
+does not have it run again, and it is worth it only for memory that the host would miss."""
 
 
 def calm() -> None:
@@ -49,9 +55,11 @@ def _set_aside(phase: str, info: dict[str, Any]) -> None:
 
 def collect() -> None:
     """Run a full collection. The collector skips frozen objects, so they are unfrozen first."""
+    began = time.monotonic()
     gc.unfreeze()
-    gc.collect()
+    freed = gc.collect()
     gc.freeze()
+    log.info("looked for garbage for %.0f ms: %d objects freed", 1000 * (time.monotonic() - began), freed)
 
 
 async def keep_calm(quiet: Callable[[], bool], resident: Callable[[], int] = resident_bytes) -> None:
@@ -60,9 +68,9 @@ async def keep_calm(quiet: Callable[[], bool], resident: Callable[[], int] = res
     while True:
         await asyncio.sleep(EVERY_S)
         since += EVERY_S
-        now = resident()
-        before = min(before, now)
-        grown = now > GROWN_FACTOR * before + GROWN_BYTES
-        if since >= FORCED_EVERY_S or (since >= QUIET_S and (grown or quiet())):
+        if since < QUIET_S:
+            continue
+        due = since >= FORCED_EVERY_S and gc.get_freeze_count() <= SHORT_OBJECTS
+        if quiet() or due or resident() > GROWN_FACTOR * before + GROWN_BYTES:
             collect()
             since, before = 0.0, resident()
