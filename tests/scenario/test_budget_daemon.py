@@ -187,7 +187,7 @@ def test_unread_events_are_bounded_by_guest_budget(tmp_path: Path) -> None:
 
 
 def test_unread_answer_is_charged_and_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.server.http.answers.READ_S", 0.5)
+    monkeypatch.setattr("millrace.server.http.reading.READ_S", 0.5)
 
     async def test(rig: Rig) -> None:
         alice = rig.daemon.worker.guest("alice")

@@ -217,8 +217,7 @@ def test_peer_that_reads_none_of_its_answers_is_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: bool, path: str
 ) -> None:
     monkeypatch.setattr("millrace.server.http.connection.CLOSE_TIMEOUT_S", 0.2)
-    for module in ("connection", "answers"):
-        monkeypatch.setattr(f"millrace.server.http.{module}.READ_S", 0.5)
+    monkeypatch.setattr("millrace.server.http.reading.READ_S", 0.5)
     asked = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
 
     async def test(daemon: Daemon) -> None:

@@ -9,10 +9,19 @@ from unittest.mock import Mock
 import pytest
 from aiohttp import web
 
-from millrace.server.http.connection import HttpConnection, ReadInTime, bare
+from millrace.server.http.connection import HttpConnection, bare
+from millrace.server.http.reading import ReadInTime
 
 CLOSES = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 REST = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n"
+
+
+@pytest.fixture(autouse=True)
+def kernel(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """What the kernel holds for the peer."""
+    held = {"unread": 0}
+    monkeypatch.setattr("millrace.server.http.reading.unread", lambda transport: held["unread"])
+    return held
 
 
 async def answered(request: web.BaseRequest) -> web.StreamResponse:
@@ -75,19 +84,45 @@ def test_closed_connection_is_not_cut_while_it_is_read(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_response_may_take_long_while_it_is_read(monkeypatch: pytest.MonkeyPatch, reads: bool) -> None:
-    monkeypatch.setattr("millrace.server.http.connection.READ_S", 0.08)
+    monkeypatch.setattr("millrace.server.http.reading.READ_S", 0.08)
 
     async def main() -> None:
         transport, left = Mock(), 100_000
 
         def unread() -> int:
             nonlocal left
-            left -= 5_000 if reads else 10
+            left -= 5_000 if reads else 1
             return left
 
+        transport.is_closing.return_value = False
         transport.get_write_buffer_size = unread
         async with ReadInTime(transport):
             await asyncio.sleep(0.3)
+
+    if reads:
+        asyncio.run(main())
+    else:
+        with pytest.raises(TimeoutError):
+            asyncio.run(main())
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_what_the_kernel_holds_counts_as_unread(
+    monkeypatch: pytest.MonkeyPatch, kernel: dict[str, int], reads: bool
+) -> None:
+    """It takes megabytes at once: for minutes what is written grows, or only what it holds changes."""
+    monkeypatch.setattr("millrace.server.http.reading.READ_S", 0.08)
+
+    async def main() -> None:
+        transport, written = Mock(), 4_000_000
+        transport.is_closing.return_value = False
+        transport.get_write_buffer_size.return_value = 100_000
+        kernel["unread"] = 3_900_000
+        async with ReadInTime(transport, lambda: written):
+            for _ in range(20):
+                await asyncio.sleep(0.02)
+                written += 10_000
+                kernel["unread"] += 0 if reads else 10_000
 
     if reads:
         asyncio.run(main())

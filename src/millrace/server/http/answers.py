@@ -12,13 +12,12 @@ from aiohttp import web
 
 from millrace.budget import CONNECTIONS, Budget
 from millrace.errors import BudgetError
+from millrace.server.http.reading import READ_S, ReadInTime
 from millrace.wire.native.messages import FRAME_MAX, packed
 
 log = logging.getLogger("millrace.web")
 SMALL = 32 * 1024
 """Responses up to this size are sent in one piece and covered by the cost of the connection."""
-READ_S = 30.0
-"""Each such part of a larger one must be read within this time, or the connection is closed."""
 ITEMS_AT_ONCE = 25
 BYTES_AT_ONCE = 64 * 1024
 """A step ends after this many list items, or after the item with which it has made this many bytes."""
@@ -101,7 +100,7 @@ async def _leaf(value: Any, step: _Step, items: int = 0) -> msgspec.Raw:
 
 
 # A response that was made but not read is memory that a client makes the daemon hold. It is charged before it is
-# sent, and each part of it has a deadline, so a client can't keep many of them by not reading.
+# sent, and must be read on, so a client can't keep many of them by not reading.
 async def send(request: web.Request, body: bytes, headers: dict[str, str], budget: Budget) -> web.StreamResponse:
     """Send `body`; BudgetError, before anything is sent, if the reader's budget has no room for it."""
     if len(body) <= SMALL:
@@ -109,12 +108,13 @@ async def send(request: web.Request, body: bytes, headers: dict[str, str], budge
     account = budget.open("answer", {"body": len(body)}, CONNECTIONS)
     answer = web.StreamResponse(headers=headers)
     answer.content_length = len(body)
+    at = 0
     try:
-        async with asyncio.timeout(READ_S) as limit:
+        async with ReadInTime(request.transport, lambda: at):
             await answer.prepare(request)
-            for at in range(0, len(body), SMALL):
+            while at < len(body):
                 await answer.write(body[at : at + SMALL])
-                limit.reschedule(asyncio.get_running_loop().time() + READ_S)
+                at += SMALL
             await answer.write_eof()
     except TimeoutError:
         what = f"{request.method} {request.path}"

@@ -10,41 +10,11 @@ from typing import cast
 from aiohttp import web
 from aiohttp.streams import StreamReader
 
-from millrace.server.http.answers import READ_S
+from millrace.server.http.reading import SLOWEST, ReadInTime, waiting
 
 log = logging.getLogger("millrace.web")
 CLOSE_TIMEOUT_S = 5.0
-SLOWEST = 1024
-"""Bytes a second that a peer must read of what it is sent, or its connection is cut: between two looks, which are
-`CLOSE_TIMEOUT_S` apart on a connection that is closed."""
-
-
-class ReadInTime:
-    """TimeoutError if the peer reads too little of what waits for it, for READ_S."""
-
-    # No closure looks again and again: one that refers to itself is a cycle, which would keep the whole connection.
-    def __init__(self, transport: asyncio.Transport | None) -> None:
-        self._transport = transport
-        self._limit = asyncio.timeout(READ_S)
-        self._before = 0
-
-    async def __aenter__(self) -> None:
-        await self._limit.__aenter__()
-        self._look_later()
-
-    async def __aexit__(self, *error: object) -> None:
-        self._timer.cancel()
-        await self._limit.__aexit__(*error)  # type: ignore[arg-type]
-
-    def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(READ_S / 4, self._look)
-
-    def _look(self) -> None:
-        unread = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        if unread <= self._before - SLOWEST * READ_S / 4:
-            self._limit.reschedule(asyncio.get_running_loop().time() + READ_S)
-        self._before = unread
-        self._look_later()
+"""How long the peer of a connection that is closed may take nothing of what it is still sent."""
 
 
 def bare(error: BaseException | None) -> None:
@@ -99,7 +69,7 @@ class HttpConnection(web.RequestHandler):
         """Cut the closed connection once its peer reads no more; `before` is what was unread at the last look."""
         if self._line is None:
             return
-        unread = self._line.get_write_buffer_size()
+        unread = waiting(self._line)
         if before is not None and unread > before - SLOWEST * CLOSE_TIMEOUT_S:
             self._line.abort()
         else:
