@@ -269,7 +269,7 @@ def test_progress_is_shown_on_terminals_only(
 
 
 def made_app() -> tuple[Any, list[Any]]:
-    app, got = App(help="Try.", rich_markup_mode=None), list[Any]()
+    app, got = App(help="Try."), list[Any]()
 
     @app.command("try")
     def attempt(
@@ -285,10 +285,6 @@ def made_app() -> tuple[Any, list[Any]]:
         At length.
         """
         got.append((target, words, guest, count, share, loud))
-
-    @app.command(hidden=True)
-    def secret() -> None:
-        """Unseen."""
 
     @app.command()
     def other() -> None:
@@ -313,7 +309,7 @@ def test_help_names_all_options_uniformly_and_truncates_nothing(capsys: pytest.C
     assert type(bare.value).__name__ == "NoArgsIsHelpError"
     command.main(["--help"], prog_name="x", standalone_mode=False, terminal_width=40)
     listed = capsys.readouterr().out.partition("Commands:")[2]
-    assert "secret" not in listed and "..." not in listed and "narrow terminal." in " ".join(listed.split())
+    assert "..." not in listed and "narrow terminal." in " ".join(listed.split())
     assert "Do it once." in listed and "more of it" not in listed
 
 

@@ -44,24 +44,22 @@ app = App(
     help="The audio/video bus for virtual machines and remote desktops.",
     epilog="Start with `millrace demo`, or `millrace serve` and follow what it prints. `millrace COMMAND --help`"
     " explains each command, with examples.",
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 app.command("serve")(serve.serve)
 app.command("listen")(listen.listen)
 app.command("view")(view.view)
 app.command("page")(page.page)
 app.command("ls")(ls.ls)
-app.add_typer(attach.app, name="attach")
+app.add_group("attach", attach.app)
 app.command("detach")(attach.detach)
 app.command("set")(control.set_)
 app.command("move")(control.move)
 app.command("link")(control.link)
 app.command("unlink")(control.unlink)
-app.add_typer(control.guest_app, name="guest")
-app.add_typer(control.sink_app, name="sink")
-app.add_typer(token.app, name="token")
+app.add_group("guest", control.guest_app)
+app.add_group("sink", control.sink_app)
+app.add_group("token", token.app)
 app.command("latency")(why.latency)
 app.command("explain")(why.explain)
 app.command("top")(look.top)
@@ -74,7 +72,7 @@ app.command("revoke")(grants.revoke)
 app.command("prompt")(grants.prompt)
 app.command("deny")(grants.deny)
 app.command("prompts")(grants.prompts)
-app.add_typer(lab.app, name="lab")
+app.add_group("lab", lab.app)
 app.command("demo")(demo.demo)
 app.command("matrix")(matrix.matrix)
 

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from millrace.cli.group import App
+from millrace.cli.group import Command
 from millrace.cli.logs import set_up
 from millrace.cli.run import main_of
 
-app = App(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(cls=Command)
 def policy(
     config: Annotated[
         Path | None,

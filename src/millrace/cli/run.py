@@ -27,9 +27,6 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def main_of(app: Callable[[], object], name: str) -> NoReturn:
     """Run a command and exit with its code; errors are reported in one line."""
     guard()
-    from millrace.cli.logs import set_up
-
-    set_up()
     _at_stop(_stopped)
     sys.unraisablehook = _unheard
     try:
@@ -80,7 +77,16 @@ def _fail(name: str, why: str, code: int) -> NoReturn:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` to its end, with uvloop where available."""
+    """Run `main` to its end, with uvloop where available, and log unless logs were set up otherwise.
+
+    Only what runs in a loop logs; `logging` is imported with `asyncio`, and not for other commands.
+    """
+    import logging
+
+    from millrace.cli.logs import set_up
+
+    if not logging.root.handlers:
+        set_up()
     if sys.platform == "win32":
         import asyncio
 

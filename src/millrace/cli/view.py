@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -96,8 +95,8 @@ def view(
     _run(_planned(url, to, sound, common, settings or [], full_screen, seconds, json, quiet))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
+# No dataclass: every command would take the time to import `dataclasses`.
+class _Plan(NamedTuple):
     """What is to be shown, and how."""
 
     url: str
@@ -195,6 +194,8 @@ def _title(url: str) -> str:
 
 def _listener(plan: _Plan, shown: Shown) -> Listener | None:
     """The listener for the sound, if there is to be one."""
+    from dataclasses import fields
+
     from millrace.client.listener import Listener, ListenerOptions
     from millrace.client.outputs import make_output
     from millrace.client.recording import RecordedSound
@@ -203,7 +204,7 @@ def _listener(plan: _Plan, shown: Shown) -> Listener | None:
     where = plan.sound or _usual_sound(plan)
     if where == "off":
         return None
-    common = {field.name: getattr(plan.options, field.name) for field in dataclasses.fields(ListenerOptions)}
+    common = {field.name: getattr(plan.options, field.name) for field in fields(ListenerOptions)}
     options = ListenerOptions(**common | {"settings": plan.sound_settings})
     if shown.recording is not None:
         return Listener(plan.url, RecordedSound(shown.recording), options)
