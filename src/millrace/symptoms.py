@@ -7,8 +7,9 @@ records the incident.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import msgspec
 
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
@@ -87,15 +88,14 @@ Evidence: TypeAlias = Mapping[str, str | int | float | bool | None]
 """Measurements and quoted text by name; a name ends in the unit, if there is one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Symptom:
+class Symptom(msgspec.Struct, frozen=True):
     """What a stage noticed: in which guest, about which object, and since when, if it began before the report."""
 
     stage: str
     cause: str
     guest: str = ""
     subject: str = ""
-    evidence: Evidence = field(default_factory=dict)
+    evidence: Evidence = msgspec.field(default_factory=dict)
     at_ns: HostNs | None = None
     inferred: bool = False
     """The reporter can't see stalls of the daemon itself: if there was one at that time, it is the real cause."""

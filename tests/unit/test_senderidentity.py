@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from millrace.io import senderidentity
 from millrace.io.senderidentity import SenderIdentity, watch_writers

@@ -8,8 +8,8 @@ bounded one the highest lateness seen is the limit.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from millrace.errors import ConfigError
@@ -34,8 +34,7 @@ _TAIL = 0.05
 _FEW = 100
 
 
-@dataclass(frozen=True, slots=True)
-class JitterProfile:
+class JitterProfile(msgspec.Struct, frozen=True):
     """A latency profile: `late` is the tolerated share of late packets; the rest are target delays in ns."""
 
     start_ns: HostNs

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from millrace.units import HostNs
 
 
 # Both directions are computed from the same three numbers, so going there and back gives the same instant but for
 # rounding.
-@dataclass(frozen=True, slots=True)
-class ClockMap:
+class ClockMap(msgspec.Struct, frozen=True):
     """y = y0 + (x − x0) × slope, in integer nanoseconds.
 
     The intercept is kept as a pair of instants: nanoseconds since boot exceed a float's 53 bits once they are

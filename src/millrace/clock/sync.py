@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from millrace.units import HostNs
 
@@ -13,8 +13,7 @@ AGEING = 20e-6
 """How fast the uncertainty of a round trip grows with age: a crystal may have drifted by this much since."""
 
 
-@dataclass(frozen=True, slots=True)
-class RoundTrip:
+class RoundTrip(msgspec.Struct, frozen=True):
     """Half-way between sending and receiving, the other clock showed `remote_ns`, accurate to half of `rtt_ns`."""
 
     local_ns: HostNs

@@ -17,9 +17,11 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from millrace.control.schema import MIGRATIONS
 from millrace.control.sessions import ENDED_MAX
@@ -55,17 +57,16 @@ BUSY_S = 2.0
 IN_MEMORY = Path(":memory:")
 
 
-@dataclass(frozen=True, slots=True)
-class StoredGuest:
+class StoredGuest(msgspec.Struct, frozen=True):
     """Stored state of one guest."""
 
-    sinks: list[tuple[str, str]] = field(default_factory=list)
+    sinks: list[tuple[str, str]] = msgspec.field(default_factory=list)
     """(name, description)."""
-    levels: dict[tuple[str, str], Level] = field(default_factory=dict)
+    levels: dict[tuple[str, str], Level] = msgspec.field(default_factory=dict)
     """By (kind, name) of sinks and sources."""
-    defaults: dict[str, str] = field(default_factory=dict)
+    defaults: dict[str, str] = msgspec.field(default_factory=dict)
     """Names of the chosen default sink and source, by kind."""
-    grants: list[tuple[Permission, str, Verdict]] = field(default_factory=list)
+    grants: list[tuple[Permission, str, Verdict]] = msgspec.field(default_factory=list)
     """(what, program, verdict)."""
 
 

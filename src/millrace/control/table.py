@@ -7,13 +7,13 @@ concerns, so a router can pass it on without knowing the command. One worker alo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class InGuest:
+
+class InGuest(msgspec.Struct, frozen=True):
     """The worker that has this guest."""
 
     guest: str
@@ -23,8 +23,7 @@ class InGuest:
 # be referred to by its name, which exists in many guests. Such a key means the first guest that has one, in the order
 # of `ControlPlane.names`, whatever the right in that guest is. Asking the workers one after the other is not enough:
 # the one that is asked first may have a later guest than another one.
-@dataclass(frozen=True, slots=True)
-class OnObject:
+class OnObject(msgspec.Struct, frozen=True):
     """The worker of the first guest, of those that the principal may see, that has an object with this key."""
 
     key: str
@@ -42,8 +41,7 @@ class Whole(Enum):
 Scope = InGuest | OnObject | Whole
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """One command: its name, its HTTP method and path, its argument and result types, and a summary."""
 
     name: str

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from millrace.budget import ENDED, PROGRAMS, Account
@@ -47,8 +48,7 @@ FIRST_SINK_ALIASES = ("default",)
 """Former names. SoX, ALSA and others treat `default` as no name at all, and would record something else."""
 
 
-@dataclass(frozen=True, slots=True)
-class StateChange:
+class StateChange(msgspec.Struct, frozen=True):
     """One entry of a node's state trace."""
 
     at_ns: HostNs

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from millrace.budget import MIB, Budget
 from millrace.clock.allowance import Allowances
@@ -91,8 +92,7 @@ class Observer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Common:
+class Common(msgspec.Struct, frozen=True):
     """What all guests of a worker share."""
 
     ids: Ids
@@ -101,7 +101,7 @@ class Common:
     listeners: Listeners
     prompts: Prompts
     reports: Reports
-    encoders: Encoders = field(default_factory=Encoders)
+    encoders: Encoders = msgspec.field(default_factory=Encoders)
 
 
 class Guest:

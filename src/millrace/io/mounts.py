@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from functools import cache
+
+import msgspec
 
 TABLE_MAX = 256 * 1024
 """The most that is read of another process's mount table; flatpaks have a few dozen mounts."""
@@ -23,8 +24,7 @@ _THE_KERNELS_OWN = frozenset(
 _MOUNT = re.compile(rb"mnt_id:\s*(\d+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """One line of the mount table: the device (major:minor) and the file system type."""
 
     device: str

@@ -14,7 +14,8 @@ import socket
 import struct
 import termios
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from millrace.io.peers import identity_of
 from millrace.rights.grants import Identity

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from millrace.doors.ingress import status_of
 from millrace.graph.graph import Graph
@@ -42,8 +43,7 @@ INFERRED = {
 """What is said of a node's trouble, unless a stall of the daemon explains it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """Clocks, and what the system knows of this thread and of a process."""
 
     now_ns: Callable[[], HostNs]

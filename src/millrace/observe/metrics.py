@@ -6,8 +6,8 @@ Labels are a guest's name, a stage and a cause: never a listener or a stream, wh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -18,8 +18,7 @@ from millrace.version import __version__
 _GUEST = ["guest"]
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(msgspec.Struct, frozen=True):
     """Counters of the whole daemon."""
 
     cycles: int

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import msgspec
 
 from millrace.dsp.channels import volume_for
 from millrace.units import MAX_CHANNELS, POSITIONS, Positions
@@ -42,8 +43,7 @@ def group_of(props: Mapping[str, str], kind: str = OUTPUT) -> str:
     return f"{kind}-fallback:{kind}"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """Settings of a group's streams. `levels` are volumes for `positions`, on the scale of `dsp.mix.CUBIC_NORM`.
 
     Empty fields don't apply.

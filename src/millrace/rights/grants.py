@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+import msgspec
+
 from millrace.errors import ConfigError, GraphError
 from millrace.text import quoted
 from millrace.units import HostNs
@@ -58,8 +60,7 @@ def parse_verdict(value: bool | str) -> Verdict:
     raise ConfigError('allow must be true, false, "prompt" or null')
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """A program on this machine, as the kernel knows it.
 
     `program` is a bare name only for files of the system; otherwise it is the full path, since any user can name a file

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum, Flag
 
+import msgspec
+
 from millrace.errors import ConfigError, RightsError
 from millrace.text import quoted
 
@@ -113,8 +115,7 @@ class Principal:
             raise RightsError(f"{self.key} may not {name} {where}")
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(msgspec.Struct, frozen=True):
     """Rights of a TLS client, identified by a name in its certificate."""
 
     name: str

@@ -7,7 +7,7 @@ keysyms (X Window System Protocol, appendix A; XF86keysym.h), W3C UI Events Keyb
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 SHIFTS = frozenset({0x2A, 0x36})
 NUM_LED, CAPS_LED = 2, 4
@@ -16,8 +16,7 @@ _KEYPAD = frozenset(range(0xFF95, 0xFFA0))
 CODE_MAX = 0xFF
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """A key by all its names. Keysyms are 0 where there is none."""
 
     name: str

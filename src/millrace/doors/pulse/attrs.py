@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.pulse.constants import NO_INDEX
 
@@ -40,8 +42,7 @@ class RecordAttr:
     fragsize: int
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """Converts between bytes and time for one stream."""
 
     frame_bytes: int

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from millrace.budget import ENTRY_BYTES, Account, size_of
 from millrace.doors.pulse.formats import CommandError
 from millrace.dsp.convert import Buffer
@@ -18,8 +20,7 @@ CACHED_BYTES = 1024
 """Memory overhead of a cached sample, besides its sound, name and properties."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """An uploaded sound."""
 
     index: int

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import msgspec
+
 from millrace.errors import ConfigError, RightsError
 from millrace.io.files import read_secret
 from millrace.text import parse_address, parse_host, printable, quoted, well_formed
@@ -50,8 +52,7 @@ class DoorSpec:
         return f"{scheme}://{self.host}:{self.port}" if self.host else f"{self.kind}+unix://{self.address}"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A place where a guest's own admins may attach machines: a folder of this host, or a host and port."""
 
     folder: str = ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+import msgspec
 
 from millrace.errors import ConfigError
 from millrace.text import parse_address, quoted
@@ -15,8 +16,7 @@ PORTS = {"http": 80, "https": 443}
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """Where a page comes from (RFC 6454)."""
 
     scheme: str
@@ -74,8 +74,7 @@ def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
     return tuple(out)
 
 
-@dataclass(frozen=True, slots=True)
-class Addresses:
+class Addresses(msgspec.Struct, frozen=True):
     """The daemon's public origins, and the proxies whose forwarding headers are trusted."""
 
     public_url: str = ""

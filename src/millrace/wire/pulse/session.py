@@ -55,8 +55,7 @@ _NUMBERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A command from the client, with its tag and its fields by name."""
 
     command: Command
@@ -64,8 +63,7 @@ class Request:
     fields: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """A command that can't be served; `code` is the error to answer with."""
 
     tag: int
@@ -85,8 +83,7 @@ class Block(msgspec.Struct, frozen=True, gc=False):
 Event: TypeAlias = Request | Refused | Block
 
 
-@dataclass(frozen=True, slots=True)
-class RecordsReply:
+class RecordsReply(msgspec.Struct, frozen=True):
     """A reply of many records in the layout of `command`, under construction."""
 
     tag: int

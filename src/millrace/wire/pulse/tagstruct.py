@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from millrace.errors import RemoteProtocolError
 from millrace.units import MAX_CHANNELS
@@ -24,8 +25,7 @@ _TIMEVAL, _SPEC = struct.Struct(">II"), struct.Struct(">BBI")
 Props = dict[str, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(msgspec.Struct, frozen=True):
     """A sample spec as on the wire: format number (255 invalid), channels, rate in Hz."""
 
     format: int
@@ -33,12 +33,11 @@ class Spec:
     rate: int
 
 
-@dataclass(frozen=True, slots=True)
-class FormatInfo:
+class FormatInfo(msgspec.Struct, frozen=True):
     """An encoding and its properties (values are JSON, NUL-terminated)."""
 
     encoding: int
-    props: Props = field(default_factory=dict)
+    props: Props = msgspec.field(default_factory=dict)
 
 
 def bad(message: str) -> RemoteProtocolError:
