@@ -100,7 +100,7 @@ class Guest:
         """An authenticated connection."""
         handlers = {command: self._costly(handler) for command, handler in HANDLERS.items()}
         state = ClientState(self.rig.graph.ids.take(), Subject(ours=True))
-        runner = StreamRunner(lambda _: PulseClient(self.rig.door, handlers, state), self.turns)
+        runner = StreamRunner(lambda _, runner: PulseClient(self.rig.door, handlers, state, runner), self.turns)
         transport, wire = FakeTransport(), PulseClientSession(PROTOCOL_VERSION)
         runner.connection_made(cast(asyncio.Transport, transport))
         wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": bytes(COOKIE_BYTES)})
@@ -198,7 +198,7 @@ def test_machine_with_costly_bytes_exceeds_its_share_slightly() -> None:
             return b""
 
     async def test() -> None:
-        runner = StreamRunner(lambda _: ClientConnection(Costly(), lambda now: None, lambda why: None), guest.turns)
+        runner = ClientConnection(Costly(), lambda now: None, lambda why: None, guest.turns)._runner
         transport = FakeTransport()
         runner.connection_made(cast(asyncio.Transport, transport))
         deliver(runner, bytes(4000))
@@ -802,7 +802,7 @@ def test_bytes_arriving_while_earlier_ones_wait_are_processed_after_them() -> No
 
     async def test() -> None:
         turns = Turns(lambda: 0)
-        runner = StreamRunner(lambda _: Sips(Quiet(), lambda now: None, lambda why: None), turns)
+        runner = Sips(Quiet(), lambda now: None, lambda why: None, turns)._runner
         transport = FakeTransport()
         runner.connection_made(cast(asyncio.Transport, transport))
         deliver(runner, b"abcd")

@@ -24,8 +24,6 @@ class Core:
     def __init__(self) -> None:
         self.got = self.out = b""
         self.closing = self.over_now = False
-        self.wake: Callable[[], None] = lambda: None
-        self.over: Callable[[], bool] = lambda: False
 
     def receive(self, data: memoryview, now_ns: int) -> int:
         self.got += data
@@ -62,7 +60,7 @@ class Scene:
 
     async def start(self, received: bytes | None = None) -> StreamRunner:
         runner = StreamRunner(
-            lambda transport: self.core, self.turns, self.entered.append, among=self.among, received=received
+            lambda transport, runner: self.core, self.turns, self.entered.append, among=self.among, received=received
         )
         await asyncio.get_running_loop().connect_accepted_socket(lambda: runner, self.sock)
         return runner
@@ -118,7 +116,7 @@ def test_output_of_a_settled_connection_stays_with_its_core() -> None:
         runner = await scene.start()
         await runner.settle()
         scene.core.out = b"answer"
-        scene.core.wake()
+        runner.wake()
         for _ in range(5):
             await asyncio.sleep(0)
         released = runner.hand_on()
@@ -138,9 +136,9 @@ def test_output_of_a_settled_connection_stays_with_its_core() -> None:
 def test_half_closed_connection_that_does_not_read_is_closed_at_once(loop: Callable[[Any], None]) -> None:
     async def test(scene: Scene) -> None:
         scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        await scene.start()
+        runner = await scene.start()
         scene.core.out = bytes(1 << 20)
-        scene.core.wake()
+        runner.wake()
         await asyncio.sleep(0.01)
         scene.peer.shutdown(socket.SHUT_WR)
         async with asyncio.timeout(10):

@@ -36,6 +36,7 @@ from millrace.io.sockets import peer_subject
 from millrace.remembered.memory import Memory
 from millrace.rights.model import Admits
 from millrace.text import parse_address, printable, show_address
+from millrace.wire.contract import Runner
 from millrace.wire.pulse.constants import COOKIE_BYTES
 
 log = logging.getLogger("millrace.guest")
@@ -154,14 +155,13 @@ class PulseServer(ProgramDoor):
 
     def _resume(self, state: ClientState, sock: socket.socket) -> None:
         received, state.received = state.received, b""
+        released, turns = Released(sock, received), self._guest.turns
         try:
-            client = PulseClient(self.door, HANDLERS, state)
+            make = partial(PulseClient, self.door, HANDLERS, state)
+            self._listeners.resume_core(released, turns, make, self._watch, self._whose, self._connections)
         except GraphError as error:
             log.warning("%s: connection ended: %s", self._whose, error)
             sock.close()
-            return
-        released = Released(sock, received)
-        self._listeners.resume_core(released, self._guest.turns, client, self._watch, self._whose, self._connections)
 
     # -- what the door needs: see `clients.Host` -----------------------------------------------
 
@@ -199,12 +199,12 @@ class PulseServer(ProgramDoor):
         except OSError as error:
             raise ConfigError(f"{self.cookie_path}: {error.strerror}") from None
 
-    def _connect(self, admits: Admits, transport: asyncio.Transport) -> PulseClient | None:
+    def _connect(self, admits: Admits, transport: asyncio.Transport, runner: Runner) -> PulseClient | None:
         if not self._accepts:
             return None
         try:
             subject = peer_subject(transport.get_extra_info("socket"), admits)
-            return PulseClient(self.door, HANDLERS, ClientState(self._guest.graph.ids.take(), subject))
+            return PulseClient(self.door, HANDLERS, ClientState(self._guest.graph.ids.take(), subject), runner)
         except GraphError as error:
             log.warning("guest %s: connection refused: %s", self._name, error)
             return None

@@ -36,7 +36,7 @@ class _Runner(StreamRunner):
     """Reports to its `ClientConnection` how the connection ended."""
 
     def __init__(self, connection: ClientConnection, turns: Turns | None, whose: str) -> None:
-        super().__init__(connection.made, turns, whose=whose)
+        super().__init__(lambda transport, runner: connection.made(transport), turns, whose=whose)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
@@ -110,8 +110,6 @@ class ClientConnection:
         self.closing, self.known = False, True
         self.congested = self.watched = False
         self.unread_since_ns: HostNs = 0
-        self.wake: Callable[[], None] = lambda: None
-        self.over: Callable[[], bool] = lambda: False
         self.unfinished = False
         self._core, self._after, self._ended = core, after, ended
         self._why: Exception = Closed("the peer closed the connection")
@@ -160,7 +158,7 @@ class ClientConnection:
         if raw is not None and host:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(raw, GONE_S)
-        self.wake()
+        self._runner.wake()
 
     # Bytes may arrive, and TLS be asked for, before `connect` has its turn to go on.
     def made(self, transport: asyncio.Transport) -> ClientConnection:
@@ -202,7 +200,7 @@ class ClientConnection:
                 taken += size
                 self._partial(self._core.partial_bytes)
                 self._after(now_ns)
-                over = self.over()
+                over = self._runner.over()
                 self._chunk_size.processed(over)
                 if over:
                     break
@@ -265,6 +263,10 @@ class ClientConnection:
 
     def violated(self, error: RemoteProtocolError) -> None:
         """See `Connection`. Nothing to do: `ended` is called once the connection is closed."""
+
+    def wake(self) -> None:
+        """There is something to send that no step of its own has caused."""
+        self._runner.wake()
 
     def close(self) -> None:
         """Close the connection and have `ended` called. Data received but not yet processed is dropped."""

@@ -21,11 +21,12 @@ from typing import Any
 from millrace.errors import ConfigError
 from millrace.io.clock import now_ns
 from millrace.io.pending import PendingConnection, PendingConnections
-from millrace.io.runner import Connection, Released, StreamRunner, Watch
+from millrace.io.runner import Connection, Make, Released, StreamRunner, Watch
 from millrace.io.senderidentity import watch_writers
 from millrace.io.sockets import keep_alive
 from millrace.io.timer import TimerRunner
 from millrace.io.turns import Turns
+from millrace.wire.contract import Runner
 
 log = logging.getLogger("millrace.io")
 RESERVE = 64
@@ -39,7 +40,6 @@ HANDSHAKE_S = 10.0
 BACKLOG = 1024
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 Take = Callable[[socket.socket], None]
-Make = Callable[[asyncio.Transport], Connection | None]
 MakeProtocol = Callable[[], asyncio.BaseProtocol]
 Runners = dict[StreamRunner, Connection]
 
@@ -84,12 +84,13 @@ class Listeners:
         return self.serve(sock, turns, lambda: StreamRunner(make, turns, entered, gone, watch, whose, among))
 
     def resume_core(
-        self, released: Released, turns: Turns, core: Connection, watch: Watch, whose: str, among: Runners
-    ) -> None:
-        """The same for a connection that was handed on, with the core that continues it."""
-        runner = StreamRunner(
-            lambda transport: core, turns, self.pending.enter, self.pending.left, watch, whose, among, released.received
-        )
+        self, released: Released, turns: Turns, make: Callable[[Runner], Connection], watch: Watch, whose: str,
+        among: Runners,
+    ) -> None:  # fmt: skip
+        """The same for a connection that was handed on, with the core that continues it, which is made at once."""
+        entered, gone = self.pending.enter, self.pending.left
+        runner = StreamRunner(lambda *_: core, turns, entered, gone, watch, whose, among, released.received)
+        core = make(runner)
         Joining(self, lambda: runner, None).take(released.sock)
 
     def stop(self) -> None:

@@ -35,7 +35,7 @@ from millrace.io.senderidentity import SenderIdentity
 from millrace.io.timer import TimerRunner
 from millrace.io.turns import Turns
 from millrace.units import HostNs
-from millrace.wire.contract import Sender, Timed
+from millrace.wire.contract import Runner, Sender, Timed
 
 log = logging.getLogger("millrace.io")
 
@@ -61,9 +61,6 @@ class Connection(Sender[bytes], Timed, Protocol):
     closing: bool
     congested: bool
     unread_since_ns: HostNs
-    wake: Callable[[], None]
-    over: Callable[[], bool]
-    """Asked after each step: whether the turn is over."""
 
     @property
     def known(self) -> bool:
@@ -104,15 +101,11 @@ def unread(transport: asyncio.Transport) -> int:
     return int.from_bytes(count, sys.byteorder)
 
 
-def _nobody() -> None:
-    """The `wake` of a closed connection, which drops its reference to the runner."""
+Make = Callable[[asyncio.Transport, Runner], Connection | None]
+"""Makes the connection on a transport, or refuses it."""
 
 
-def _never() -> bool:
-    return False
-
-
-def _nothing(transport: asyncio.Transport) -> None:
+def _nothing(transport: asyncio.Transport, runner: Runner) -> None:
     """The `make` of a runner whose connection is over."""
 
 
@@ -139,7 +132,7 @@ class StreamRunner(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        make: Callable[[asyncio.Transport], Connection | None],
+        make: Make,
         turns: Turns | None = None,
         entered: Callable[[asyncio.Transport], None] = lambda transport: None,
         gone: Callable[[asyncio.Transport], None] = lambda transport: None,
@@ -154,6 +147,8 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._make, self._entered, self._gone = make, entered, gone
         self._inside = False
         self._turns = turns or Turns()
+        self.over = self._turns.over
+        """See `Runner`."""
         self._core: Connection | None = None
         self._transport: asyncio.Transport | None = None
         self._handed, self._rest = received is not None, received or b""
@@ -171,14 +166,12 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=512 * 1024)
         with self._turns:
-            self._core = self._make(transport)
+            self._core = self._make(transport, self)
         if self._core is None:
             transport.abort()
             return
         self._among[self] = self._core
         self._sender = self._watch(transport, self._core)
-        self._core.wake = self._wake
-        self._core.over = self._turns.over
         self._arm(self._core)
         if self._handed:
             # There may be something to process, and something to send.
@@ -307,7 +300,6 @@ class StreamRunner(asyncio.BufferedProtocol):
         return True
 
     def _forget(self, core: Connection) -> None:
-        core.wake, core.over = _nobody, _never
         self._core = self._transport = None
         self._make = _nothing
         self._among.pop(self, None)
@@ -401,7 +393,8 @@ class StreamRunner(asyncio.BufferedProtocol):
 
     # -- output ----------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """See `Runner`."""
         self._turns.wait(self)
 
     def _flush(self) -> None:

@@ -65,6 +65,32 @@ class Wire(Session[Came, Written], Protocol[Came, Event, Written]):
         ...
 
 
+class Runner(Protocol):
+    """What a connection may ask of its runner, which it is given when it is made."""
+
+    def wake(self) -> None:
+        """There is something to send that `receive` did not cause: take it soon."""
+        ...
+
+    def over(self) -> bool:
+        """Asked after each step: whether the turn is over."""
+        ...
+
+
+class Unrun:
+    """In the place of a runner for a connection that has none: its owner does each step."""
+
+    def wake(self) -> None:
+        """See `Runner`."""
+
+    def over(self) -> bool:
+        """See `Runner`."""
+        return False
+
+
+UNRUN = Unrun()
+
+
 # Why the next deadline is asked for, and not announced by a callback: a session can then be copied, frozen, or run on a
 # virtual clock, and no callback can arrive in the middle of a step. The price is that after any change of a session its
 # deadline has to be asked for again; the runners do that after every step.

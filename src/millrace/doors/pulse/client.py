@@ -23,6 +23,7 @@ from millrace.rights.prompts import Answer, Prompt
 from millrace.symptoms import violation
 from millrace.text import cut_name
 from millrace.units import HostNs
+from millrace.wire.contract import UNRUN, Runner
 from millrace.wire.pulse.constants import (
     COOKIE_BYTES,
     PROTOCOL_VERSION,
@@ -47,14 +48,6 @@ _ENDS_SOUND = frozenset({Command.DELETE_PLAYBACK_STREAM, Command.CORK_PLAYBACK_S
 _BEFORE_AUTH = frozenset({Command.AUTH, Command.EXIT})
 
 
-def _nobody() -> None:
-    """There is nobody to wake any more."""
-
-
-def _never() -> bool:
-    return False
-
-
 # A connection goes through these states. *Unknown*: only AUTH and EXIT are served. *Known*: its credentials or cookie
 # are right, so it is no longer subject to the login timeout. *Ready*: the guest lets it connect; it is registered
 # with the door and others see it. *Closing*: nothing more is parsed, and what is queued for it is still sent.
@@ -69,11 +62,13 @@ def _never() -> bool:
 class PulseClient(ClientStreams):
     """The door's side of one connection; implements the sans-IO contract.
 
-    Programs of the daemon's own user need no cookie. `wake` is called when there is something to send that `receive`
-    did not cause. A connection starts with a new `state`, or continues from the state of an earlier one.
+    Programs of the daemon's own user need no cookie. A connection starts with a new `state`, or continues from the
+    state of an earlier one.
     """
 
-    def __init__(self, door: PulseDoor, handlers: Mapping[Command, Handler], state: ClientState) -> None:
+    def __init__(
+        self, door: PulseDoor, handlers: Mapping[Command, Handler], state: ClientState, runner: Runner = UNRUN
+    ) -> None:
         if len(door.clients) >= CLIENTS_MAX:
             raise GraphError(f"guest {door.graph.name} already has {CLIENTS_MAX} connections, the maximum")
         super().__init__(door, door.admission.account(weights(state)), state)
@@ -82,8 +77,7 @@ class PulseClient(ClientStreams):
         self.closing = False
         self.congested = False
         self.unread_since_ns: HostNs = 0
-        self.wake: Callable[[], None] = _nobody
-        self.over: Callable[[], bool] = _never
+        self.wake, self.over = runner.wake, runner.over
         self.now_ns: HostNs = 0
         self.subscription = Subscription(door.news, self.index, lambda: self.wake(), state.subscribed)
         self._handlers = handlers
@@ -227,7 +221,7 @@ class PulseClient(ClientStreams):
         The runner has `received` these bytes and not passed them on.
         """
         state = self.state
-        self.wake, self.over = _nobody, _never
+        self.wake, self.over = UNRUN.wake, UNRUN.over
         self._go_on()
         for _ in self.door.news.spreading():
             pass
