@@ -291,7 +291,10 @@ def test_one_channel_is_explained_in_singular(monkeypatch: pytest.MonkeyPatch) -
     assert told == ["stream/7 to sink/1: 1 channel mixed to 2", "stream/7 to sink/1: 6 channels mixed to 2"]
 
 
-LARGE = {"aiohttp", "asyncio", "av", "cryptography", "msgspec", "numpy", "pydantic", "rich"}
+LARGE = {
+    "PIL", "aiohttp", "asyncio", "av", "cryptography", "dataclasses", "decimal", "logging", "msgspec", "numpy",
+    "pydantic", "rich",
+}  # fmt: skip
 LOADED = """
 import json, sys
 from millrace.cli.main import main
@@ -309,3 +312,12 @@ def test_query_command_imports_nothing_large(command: list[str], tmp_path: Path)
     done = subprocess.run([sys.executable, "-c", LOADED, *command], env=env, capture_output=True, text=True, check=True)
     assert "no daemon" in done.stderr
     assert not LARGE & set(json.loads(done.stdout))
+
+
+def test_help_imports_nothing_large_and_makes_no_other_command(tmp_path: Path) -> None:
+    made = "print(json.dumps(list(app._parts._made)))"
+    code = LOADED.replace("import main", "import app, main") + f"    {made}\n"
+    for words, commands in (["--help"], []), (["ls", "--help"], ["ls"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+        loaded, parts = map(json.loads, done.stdout.splitlines()[-2:])
+        assert not LARGE & set(loaded) and parts == commands

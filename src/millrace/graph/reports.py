@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from millrace.graph.model import Node
 from millrace.units import HostNs
+
+Trouble: TypeAlias = Literal["underrun", "late", "ring_corrupted", "unread", "overrun", "microphone"]
+"""What a feed or a consumer noticed of its peer: a program's queue ran empty, a machine's sound was late, a ring had
+impossible positions, a recorder did not read, a program wrote too much, a microphone's sound was late."""
 
 
 class Reports(Protocol):
     """The receiver of reports."""
 
-    def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
-        """Something was audible at a node: underrun, late, ring_corrupted, unread, overrun, microphone.
+    def troubled(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
+        """Something was audible at a node. What caused it is not known here: `observe/diagnosis.py` finds out.
 
         `since_ns` is when its cause began, if known; 0 means now.
         """
@@ -30,7 +34,7 @@ class Reports(Protocol):
 class Unreported:
     """Discards all reports, but raises errors again."""
 
-    def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
+    def troubled(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
         """See `Reports`."""
 
     def left_out(self, left_out_ns: HostNs, cut: bool) -> None:

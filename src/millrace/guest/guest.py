@@ -18,6 +18,7 @@ from millrace.doors.ingress import Program
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
+from millrace.graph.reports import Trouble
 from millrace.graph.screens import Listed, Screens
 from millrace.graph.tracks import Tracks
 from millrace.guest.config import GuestConfig
@@ -59,7 +60,7 @@ class Reports(Protocol):
         """See `symptoms.Report`."""
         ...
 
-    def troubled(self, guest: Guest, node: Node, what: str, since_ns: HostNs) -> None:
+    def troubled(self, guest: Guest, node: Node, what: Trouble, since_ns: HostNs) -> None:
         """See `graph.reports.Reports`: audible trouble at one of its nodes."""
         ...
 
@@ -256,7 +257,7 @@ class Guest:
 
     # -- trouble -----------------------------------------------------------------------------
 
-    def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
+    def troubled(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
         """See `graph.reports.Reports`."""
         self._reports.troubled(self, node, what, since_ns)
 

@@ -18,6 +18,7 @@ import msgspec
 from millrace.doors.ingress import status_of
 from millrace.graph.graph import Graph
 from millrace.graph.model import Node, Stream
+from millrace.graph.reports import Trouble
 from millrace.guest.guest import Guest
 from millrace.observe.incidents import Changed, Incidents
 from millrace.symptoms import Evidence, Symptom
@@ -36,7 +37,7 @@ CLOCK_JUMP_NS = 200 * NS_PER_MS
 CYCLE_MAX_NS = 40 * NS_PER_MS
 OURS = frozenset({"loop", "cycle", "encoder"})
 SENDING = frozenset({"send"})
-INFERRED = {
+INFERRED: dict[Trouble, tuple[str, str]] = {
     "late": ("machine", "late"), "unread": ("recorder", "does not read"), "overrun": ("client", "too much"),
     "microphone": ("microphone", "late"),
 }  # fmt: skip
@@ -227,8 +228,8 @@ class Diagnosis:
 
     # Whether the application's process is stopped is asked at once, since it may be continued before the underrun is
     # examined; it is asked again then, in case the symptom came first.
-    def troubled(self, guest: Guest, node: Node, what: str, since_ns: HostNs) -> None:
-        """Trouble at a node since `since_ns`: underrun, late, ring_corrupted, unread, overrun, microphone."""
+    def troubled(self, guest: Guest, node: Node, what: Trouble, since_ns: HostNs) -> None:
+        """Trouble at a node since `since_ns`; 0 means now."""
         heard = self._around.now_ns()
         at = since_ns or heard
         if what == "underrun":

@@ -20,7 +20,7 @@ from millrace.dsp.convert import Samples
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Tap
-from millrace.graph.reports import Unreported
+from millrace.graph.reports import Trouble, Unreported
 from millrace.rights.grants import Subject
 from millrace.rights.prompts import Prompts
 from millrace.symptoms import Symptom
@@ -93,7 +93,7 @@ class Rig(Unreported):
 
     # -- the guest's part for its graph and its door -----------------------------------------
 
-    def troubled(self, node: Node, what: str, since_ns: HostNs) -> None:
+    def troubled(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
         """See `graph.reports.Reports`."""
         self.troubles.append(what)
 
