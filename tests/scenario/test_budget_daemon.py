@@ -27,7 +27,7 @@ from millrace.wire.native.messages import HEADER, Fault, frame
 from millrace.wire.native.messages import Hello as NativeHello
 from millrace.wire.native.session import NativeWire
 from millrace.wire.peer.messages import Configure, FormatChanged, encode_message
-from tests.scenario.test_native import eventually
+from tests.nativebus import eventually
 from tests.scenario.test_rights import Rig, joined, running
 
 

@@ -11,7 +11,7 @@ from millrace.io.runner import RECEIVE_BYTES, RECEIVE_BYTES_BESIDE
 from millrace.wire.pulse.client import Reply, playback_fields
 from millrace.wire.pulse.constants import Command
 from millrace.wire.pulse.tagstruct import Spec
-from tests.scenario.test_turns import Guest, deliver, run
+from tests.turning import Guest, deliver, run
 
 S16 = Spec(3, 2, 48_000)
 STEREO = (1, 2)

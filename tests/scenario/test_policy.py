@@ -17,8 +17,7 @@ from millrace.policy.config import PolicyConfig, Rule
 from millrace.policy.model import Policy
 from millrace.policy.program import STEP, Program
 from millrace.rights.grants import ANY, Permission, Verdict
-
-from .test_native import eventually, noise, of_daemon, of_guest, running
+from tests.nativebus import eventually, noise, of_daemon, of_guest, running
 
 
 @contextlib.asynccontextmanager

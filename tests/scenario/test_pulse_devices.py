@@ -16,8 +16,8 @@ from millrace.sim.rig import Rig, RigClient
 from millrace.wire.pulse.client import Failed, Reply, record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.tagstruct import Spec
+from tests.nativebus import eventually, of_daemon, running
 
-from .test_native import eventually, of_daemon, running
 from .test_pulse_restore import Program
 from .test_pulse_sinks import load, sinks_of
 

@@ -20,8 +20,8 @@ from millrace.units import NS_PER_MS
 from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.tagstruct import Spec
+from tests.nativebus import running
 
-from .test_native import running
 from .test_pulse_restore import Program
 from .test_pulse_sinks import load, sinks_of, sources_of
 

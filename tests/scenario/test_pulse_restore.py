@@ -17,8 +17,8 @@ from millrace.sim.rig import Rig, RigClient
 from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Encoding, Err
 from millrace.wire.pulse.tagstruct import FormatInfo, Reader, Spec, Writer
+from tests.nativebus import eventually, of_daemon, running
 
-from .test_native import eventually, of_daemon, running
 from .test_policy import policy
 
 S16 = Spec(SampleFormat.S16LE, 2, 48_000)

@@ -18,8 +18,8 @@ from millrace.sim.rig import Rig, RigClient
 from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, DeviceState, Encoding, Err, Facility
 from millrace.wire.pulse.tagstruct import FormatInfo, Spec
+from tests.nativebus import of_daemon, running
 
-from .test_native import of_daemon, running
 from .test_pulse_restore import Program
 
 

@@ -1,17 +1,12 @@
-"""The store: changes are complete or absent, with kills and with full, locked, read-only, swapped and damaged files."""
+"""The store: what it keeps, its versions, and locked, read-only and damaged files, of which it destroys none."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import random
-import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +18,11 @@ from millrace.control.store import NotSaved, Store
 from millrace.control.storefaults import mend_of
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
-from millrace.rights.grants import Permission, Verdict
+from millrace.rights.grants import Verdict
 from millrace.rights.model import EVERYTHING, Right
 from millrace.rights.tokens import Token, digest_of
-from tests.places import fill, lack, small_disk
+from tests.storefiles import MONITOR, healthy, still_has_its_rule
 
-MONITOR = Permission.MONITOR
 AS_0_1_0 = """
 CREATE TABLE IF NOT EXISTS tokens (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, digest BLOB UNIQUE, rights INTEGER,
   guests TEXT, created_s INTEGER, expires_s INTEGER);
@@ -173,22 +167,6 @@ def test_tokens_of_admins_get_new_rights_and_others_keep_theirs(tmp_path: Path) 
 
 
 # -- a temporary error destroys nothing ------------------------------------------------------------
-
-
-def healthy(path: Path) -> bytes:
-    """A store with a rule in it; its bytes."""
-    store = Store(path)
-    store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
-    store.close()
-    return path.read_bytes()
-
-
-def still_has_its_rule(path: Path) -> bool:
-    store = Store(path)
-    try:
-        return store.guest("alice").grants == [(MONITOR, "pacat", Verdict.DENY)]
-    finally:
-        store.close()
 
 
 def test_locked_file_refuses_start_and_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,209 +382,3 @@ def test_removed_lock_file_is_created_anew(tmp_path: Path) -> None:
     FileLock(tmp_path / "lock", "taken").release()
     with pytest.raises(ConfigError, match="can't be locked: No such file"):
         FileLock(tmp_path / "no" / "lock", "taken")
-
-
-# -- whole changes ---------------------------------------------------------------------------------
-
-
-def killed(change: Callable[[], object], at: int, db: sqlite3.Connection) -> bool:
-    """Make a change in a process killed after `at` steps of SQLite's virtual machine; returns whether it was killed."""
-    child = os.fork()
-    if child == 0:
-        left = at
-
-        def step() -> int:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return 0
-
-        db.set_progress_handler(step, 1)
-        change()
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
-
-
-@pytest.mark.parametrize("what", ["rule", "guest"])
-def test_kill_at_any_step_leaves_complete_change_or_none(what: str, tmp_path: Path) -> None:
-    path, prepared = tmp_path / "state.db", tmp_path / "prepared"
-    rules = [(MONITOR, "pacat", Verdict.DENY)]
-    store = Store(prepared)
-    store.keep_guest("alice", {"rate": 44_100})
-    store.keep_sink("alice", "music", "Music")
-    store.keep_grant("alice", *rules[0])
-    store.close()
-    at, outcomes = 0, set()
-    while True:
-        shutil.copy(prepared, path)
-        store = Store(path)
-        change = partial(store.keep_grant, "alice", MONITOR, "pacat", Verdict.PROMPT)
-        ended = killed(change if what == "rule" else partial(store.drop_guest, "alice"), at, store._db)
-        store.close()
-        store = Store(path)
-        alice = store.guest("alice")
-        if what == "rule":
-            assert alice.grants in (rules, [(MONITOR, "pacat", Verdict.PROMPT)]), at
-        else:
-            there = (bool(store.guests()), bool(alice.sinks), bool(alice.grants))
-            assert there in ((True,) * 3, (False,) * 3), (at, there)
-        outcomes.add(str(alice.grants))
-        store.close()
-        if not ended:
-            break
-        at += 1 + at // 6
-    assert len(outcomes) == 2 and at > 20
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from millrace.control.store import NotSaved, Store
-from millrace.control.storefaults import mend_of
-from millrace.rights.grants import Permission, Verdict
-store = Store(Path(sys.argv[1]))
-for n in range(10**6):
-    store.keep_grant("alice", Permission.MONITOR, "pacat", (Verdict.DENY, Verdict.PROMPT)[n % 2])
-    store.keep_sink("alice", f"sink{n}", "x" * 500)
-    print(n, flush=True)
-"""
-
-
-def test_acknowledged_change_survives_kill_at_any_time(tmp_path: Path) -> None:
-    chance = random.Random(12)
-    path = tmp_path / "state.db"
-    for _ in range(3):
-        path.unlink(missing_ok=True)
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
-            assert writer.stdout is not None
-            writer.stdout.readline()
-            time.sleep(chance.uniform(0.0, 0.1))
-            writer.kill()
-            acknowledged = int(("0\n" + writer.stdout.read()).rpartition("\n")[0].rpartition("\n")[2])
-        store = Store(path)
-        kept = {name for name, _ in store.guest("alice").sinks}
-        assert {f"sink{n}" for n in range(acknowledged + 1)} <= kept
-        assert len(store.guest("alice").grants) == 1
-        store.close()
-
-
-# -- full disks ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def full(tmp_path: Path) -> Iterator[Path]:
-    """A small disk."""
-    with small_disk(tmp_path / "small"):
-        yield tmp_path / "small"
-
-
-def test_full_disk_refuses_changes_completely_and_recovers(full: Path) -> None:
-    path = full / "state.db"
-    store = Store(path)
-    store.keep_grant("alice", MONITOR, "pacat", Verdict.DENY)
-    fill(full)
-    kept = 0
-    with pytest.raises(ConfigError, match="not saved") as refused:
-        for n in range(3000):
-            store.keep_level("alice", "sink", f"sink{n}" * 30, ((1.0,), False))
-            kept += 1
-    assert str(path) in str(refused.value) and store.trouble
-    assert len(store.guest("alice").levels) == kept
-    store.close()
-    (full / "filler").unlink()
-    assert still_has_its_rule(path)
-    store = Store(path)
-    store.keep_sink("alice", "music", "Music")
-    assert not store.trouble and len(store.guest("alice").levels) == kept
-    store.close()
-
-
-def test_start_on_full_disk_leaves_file_alone(full: Path) -> None:
-    path = full / "state.db"
-    before = healthy(path)
-    fill(full)
-    assert still_has_its_rule(path)
-    assert path.read_bytes() == before and not list(full.glob("*broken*"))
-
-
-def test_first_start_on_full_disk_is_refused(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "d") as mounted:
-        if not mounted:
-            lack("a disk that can be mounted")
-        path = tmp_path / "d" / "state.db"
-        path.with_name("state.db.lock").touch()
-        fill(path.parent)
-        with pytest.raises(ConfigError, match=r"state\.db.*(full|I/O)"):
-            Store(path)
-
-
-# -- replaced files -------------------------------------------------------------------------------
-
-
-def replaced(path: Path) -> None:
-    other = path.with_name("other")
-    shutil.copy(path, other)
-    other.rename(path)
-
-
-def overwritten(path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path.with_name("other"))) as db:
-        db.execute("CREATE TABLE t (x)")
-    path.write_bytes(path.with_name("other").read_bytes())
-
-
-def changed(path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("DELETE FROM grants")
-        db.commit()
-
-
-@pytest.mark.parametrize("swap", [replaced, overwritten, changed, Path.unlink])
-def test_file_replaced_while_running_refuses_changes(swap: Callable[[Path], None], tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    healthy(path)
-    store = Store(path)
-    swap(path)
-    for _ in range(2):
-        with pytest.raises(ConfigError, match=r"not saved: .*(moved, removed or changed|not a database|malformed)"):
-            store.keep_sink("alice", "music", "Music")
-    store.close()
-
-
-def test_file_moved_away_and_back_accepts_changes_again(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    store = Store(path)
-    path.rename(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="moved"):
-        store.keep_sink("alice", "music", "Music")
-    (tmp_path / "elsewhere").rename(path)
-    store.keep_sink("alice", "film", "Film")
-    store.close()
-    store = Store(path)
-    assert store.guest("alice").sinks == [("film", "Film")]
-    store.close()
-
-
-@pytest.mark.parametrize("before", ["INSERT", "DELETE", "COMMIT"])
-def test_file_moved_away_during_change_refuses_it(before: str, tmp_path: Path) -> None:
-    path, elsewhere = tmp_path / "state.db", tmp_path / "elsewhere"
-    store = Store(path)
-    store._db.set_trace_callback(lambda sql: path.rename(elsewhere) if sql.startswith(before) else None)
-    with pytest.raises(NotSaved, match="moved"):
-        store.keep_devices("alice", {("sink", "music"): ((0.5,), False)}, {})
-    store._db.set_trace_callback(None)
-    elsewhere.rename(path)
-    # What is refused has no effect, as far as that is known in time.
-    assert bool(store.guest("alice").levels) == (before == "COMMIT")
-    store.close()
-
-
-def test_overwritten_file_is_reported_whatever_it_contains(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    store = Store(path)
-    overwritten(path)
-    with pytest.raises(NotSaved, match="another program has moved, removed or changed it"):
-        store.keep_sink("alice", "music", "Music")
-    store.close()
