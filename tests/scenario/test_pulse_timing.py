@@ -12,8 +12,7 @@ from millrace.sim.rig import Player, Rig
 from millrace.sim.signals import sine
 from millrace.wire.pulse.constants import Command
 from millrace.wire.pulse.tagstruct import Spec
-
-from .test_pulse_door import FRAME, S16, STEREO, ms, s16
+from tests.pulsesound import FRAME, S16, STEREO, ms, s16
 
 NEVER = (1 << 64) - 1
 

@@ -19,7 +19,7 @@ from millrace.remembered.streams import Rule, RuleUpdate
 from millrace.rights.grants import Identity, Permission, Subject
 from millrace.rights.model import ALL_GUESTS, EVERYTHING, Right
 from millrace.rights.tokens import digest_of
-from tests.unit.test_control_commands import Hall, with_guests
+from tests.hall import Hall, with_guests
 
 KEPT_CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("guest.add", {"name": "carol"}), ("guest.remove", {"guest": "bob"}),

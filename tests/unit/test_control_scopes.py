@@ -18,7 +18,7 @@ from millrace.control.worker import Worker
 from millrace.errors import GraphError, RightsError
 from millrace.guest.config import GuestConfig, stream_table
 from millrace.rights.model import OWNER, Principal, Right, implied
-from tests.unit.test_control_commands import Hall, Serving, with_guests
+from tests.hall import Hall, Serving, with_guests
 
 LEASE = 65_536
 """Numbers are leased to workers in blocks, so that they are unique on a host."""
