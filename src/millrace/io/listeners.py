@@ -88,6 +88,7 @@ class Listeners:
         among: Runners,
     ) -> None:  # fmt: skip
         """The same for a connection that was handed on, with the core that continues it, which is made at once."""
+        core: Connection
         entered, gone = self.pending.enter, self.pending.left
         runner = StreamRunner(lambda *_: core, turns, entered, gone, watch, whose, among, released.received)
         core = make(runner)

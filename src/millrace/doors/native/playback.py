@@ -175,9 +175,10 @@ class NativePlayback(Ingress):
         return self._resampled.pull(out, self._read, len(out) if self.state.draining else 0)
 
     def _read(self, out: Samples) -> Frames:
-        state, n = self.state, min(self.fill, len(out))
+        state, fill = self.state, self.fill
         if not self.broken:
-            self._notice_writing()
+            self._notice_writing(state.taken + fill)
+        n = min(fill, len(out))
         if not n:
             return 0
         flat, at, width = out.reshape(-1), 0, out.shape[1]
@@ -196,10 +197,9 @@ class NativePlayback(Ingress):
             self._wake()
         return n
 
-    def _notice_writing(self) -> None:
+    def _notice_writing(self, written: Frames) -> None:
         """Track when the client last wrote, and was first woken since. A write after a wake-up is dated to that."""
         state, now = self.state, self.graph.now_ns
-        written = state.taken + self.fill
         if written != state.seen:
             state.seen, state.wrote_ns, state.woken_ns = written, state.woken_ns or self._since_looked(now), 0
         state.looked_ns = now
