@@ -110,7 +110,8 @@ class Resampled:
     # resampler is flushed and plays them now; `tail_done` prevents a second flush until there is new input.
     def pull(self, out: Samples, read: Read, due: Frames) -> Frames:
         """Fill the head of `out`. If `read` runs dry before `due` frames, flush the resampler's tail too."""
-        if self.direct:
+        # As `direct`, without the call: this is once for each piece of each stream.
+        if self._resampler is None and self._pending is None:
             return read(out)
         filled = self._take(out)
         while filled < len(out):

@@ -128,9 +128,12 @@ class LanePool:
 
     def ahead(self, stream: Stream, position: Frames) -> Frames:
         """Frames pulled from `stream` and not heard at `position`."""
-        if self.waits(stream.lane):
+        lane = stream.lane
+        if self.valid_until[lane] == FAR:
+            # It waits: see `waits`.
             return 0 if stream.stash is None else len(stream.stash)
-        return max(0, self.real_until[stream.lane] - position)
+        ahead = self.real_until[lane] - position
+        return ahead if ahead > 0 else 0
 
     def discard(self, stream: Stream, position: Frames) -> None:
         """Discard what was pulled and not yet heard."""
