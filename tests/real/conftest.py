@@ -28,6 +28,8 @@ from .browser import Chromium
 STALLS = ("not run", "starved", "busy", "stopped", "wrote late")
 LOOK_S = 0.2
 """How often tests in parallel may request the state: each request takes a millisecond of the daemon's time."""
+SO_ACCEPTCON = 1 << 16
+"""Flag of a socket that listens: linux/net.h, __SO_ACCEPTCON."""
 MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 
 
@@ -53,6 +55,12 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "c
             return value
         time.sleep(every)
     raise AssertionError(f"{what}: not within {seconds} s")
+
+
+def listens(path: Path) -> bool:
+    """Whether a server accepts connections at `path`; its socket is there a moment before that. See proc(5)."""
+    sockets = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return any(one[-1] == str(path) and int(one[3], 16) & SO_ACCEPTCON for one in sockets)
 
 
 class ApiConnection(http.client.HTTPConnection):
@@ -212,7 +220,7 @@ def sound_server(bus: Bus, home: Path) -> tuple[subprocess.Popen[bytes], subproc
         "--use-pid-file=no", "-L", f"module-native-protocol-unix socket={home}/native auth-anonymous=1",
         "-L", "module-null-sink", env={"HOME": str(home), "XDG_RUNTIME_DIR": str(home)}, **quiet,
     )  # fmt: skip
-    wait_for((home / "native").exists, 10, "the sound server is there")
+    wait_for(lambda: listens(home / "native"), 10, "the sound server is there")
     env = {"PULSE_SERVER": f"unix:{home}/native"}
     waker = bus.spawn("pacat", "--raw", "--latency-msec=5", "/dev/zero", env=env, **quiet)
     return server, waker

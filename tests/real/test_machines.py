@@ -21,7 +21,7 @@ from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.io.crypto import vnc_answer
 
 from .clients import BOOT_SECTOR, old_qemu
-from .conftest import MILLRACE, Bus, need, read_wav, trimmed, wait_for
+from .conftest import MILLRACE, Bus, listens, need, read_wav, trimmed, wait_for
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("heavy")]
 PCM = ("--set", "codec=s16")
@@ -96,7 +96,7 @@ def dbus_vm(bus: Bus, folder: Path) -> tuple[Vm, list[str]]:
         return vm, ["--qmp", str(folder / "qmp")]
     address = f"unix:path={folder}/vmbus"
     bus.spawn("dbus-daemon", "--session", "--nofork", f"--address={address}", stderr=subprocess.DEVNULL)
-    wait_for((folder / "vmbus").exists, 10, "the bus is there")
+    wait_for(lambda: listens(folder / "vmbus"), 10, "the bus is there")
     return Vm(bus, folder, "dbus,timer-period=5000", "-display", f"dbus,addr={address},audiodev=a", *qmp), [
         "--dbus",
         address,
@@ -137,7 +137,7 @@ def test_connection_made_by_another_program_is_handed_over(bus: Bus, tmp_path: P
     need("qemu-system-x86_64", "dbus-daemon")
     vm, _ = dbus_vm(bus, tmp_path)
     machine = vm.start()
-    wait_for((tmp_path / "qmp").exists, 10, "QMP is there")
+    wait_for(lambda: listens(tmp_path / "qmp"), 10, "QMP is there")
     if old_qemu():
         said = said_of(bus.cli("attach", "qemu", "--qmp", str(tmp_path / "qmp")))
         assert "--dbus ADDRESS" in said
@@ -183,7 +183,7 @@ def test_machines_on_a_bus_are_distinguished_by_name(bus: Bus, tmp_path: Path) -
     need("qemu-system-x86_64", "dbus-daemon")
     address = f"unix:path={tmp_path}/bus"
     bus.spawn("dbus-daemon", "--session", "--nofork", f"--address={address}", stderr=subprocess.DEVNULL)
-    wait_for((tmp_path / "bus").exists, 10, "the bus is there")
+    wait_for(lambda: listens(tmp_path / "bus"), 10, "the bus is there")
     display = ("-display", f"dbus,addr={address},audiodev=a")
     machines = {}
     for name in ("alpha", "beta"):
@@ -230,7 +230,7 @@ def test_spice_with_ticket_reports_another_viewer(bus: Bus, tmp_path: Path) -> N
     need("qemu-system-x86_64")
     args = ("-object", "secret,id=p,data=geheim", "-spice", f"unix=on,addr={tmp_path}/spice,password-secret=p")
     Vm(bus, tmp_path, "spice,timer-period=5000", *args, "-display", "none").start()
-    wait_for((tmp_path / "spice").exists, 10, "SPICE is there")
+    wait_for(lambda: listens(tmp_path / "spice"), 10, "SPICE is there")
     wrong = secret(tmp_path / "wrong", "nonsense")
     assert "password is wrong" in said_of(
         bus.cli("attach", "spice", f"unix:{tmp_path}/spice", "--password-file", str(wrong))
@@ -313,7 +313,7 @@ def test_vnc_with_a_password(bus: Bus, tmp_path: Path) -> None:
     need("qemu-system-x86_64")
     args = ("-object", "secret,id=p,data=geheim", "-device", "VGA")
     Vm(bus, tmp_path, "none", *args, "-vnc", f"unix:{tmp_path}/vnc,password-secret=p,audiodev=a").start()
-    wait_for((tmp_path / "vnc").exists, 10, "VNC is there")
+    wait_for(lambda: listens(tmp_path / "vnc"), 10, "VNC is there")
     assert "--password-file" in said_of(bus.cli("attach", "vnc", f"unix:{tmp_path}/vnc"))
     bus.cli("detach", door(bus)["id"])
     wrong = secret(tmp_path / "wrong", "nonsense")
@@ -346,7 +346,7 @@ def test_vnc_server_without_sound_is_attached_for_its_picture(bus: Bus, tmp_path
         str(path),
     )
     bus.spawn(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(path.exists, 20, "VNC is there")
+    wait_for(lambda: listens(path), 20, "VNC is there")
     bus.cli("attach", "vnc", f"unix:{path}")
     wait_attached(bus)
     assert "audiodev" in door(bus)["hint"]

@@ -456,13 +456,26 @@ def test_lost_connection_leaves_the_picture_greyed_and_returns(chromium: Chromiu
         await server.tell("gone", why="the machine was switched off")
         await page.until(f"{STATE} === 'gone' && ({SAYS}) === 'the machine was switched off'")
         await server.list([])
-        await asyncio.sleep(0.5)
+        await page.until("!millrace.viewer.screens.length")
         assert await page.run(SAYS) == "the machine was switched off"
-        await server.list([{"id": "screen/9", "name": "Head 0"}])
+        # The screen's connection may be faster than the list of screens, or slower.
         await server.tell("mode", width=WIDTH, height=HEIGHT, generation=2)
         await server.whole(picture, generation=2)
         await page.until(f"{STATE} === 'on'")
-        await shows(page, picture)
+        await server.list([{"id": "screen/9", "name": "Head 0"}])
+        await page.until("millrace.viewer.screens.length === 1")
+        assert await page.run(STATE) == "on"
+        await server.tell("gone", why="the machine was switched off")
+        await page.until(f"{STATE} === 'gone'")
+        await server.list([])
+        await page.until("!millrace.viewer.screens.length")
+        await server.list([{"id": "screen/10", "name": "Head 0"}])
+        await page.until("millrace.viewer.screens.length === 1")
+        assert await page.run(STATE) == "gone"
+        await server.tell("mode", width=WIDTH, height=HEIGHT, generation=3)
+        await server.whole(other[:, :WIDTH], generation=3)
+        await page.until(f"{STATE} === 'on'")
+        await shows(page, other[:, :WIDTH])
         assert server.joins == 2
 
     in_chromium(chromium, test)

@@ -24,7 +24,7 @@ from millrace.rights.model import OWNER
 from tests.bus import daemon_in
 
 from .clients import old_qemu
-from .conftest import need
+from .conftest import listens, need
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("heavy")]
 PAINTER = bytes.fromhex(
@@ -67,7 +67,7 @@ class Qemu:
         self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        await until((self.folder / "bus").exists, "the bus is there")
+        await until(lambda: listens(self.folder / "bus"), "the bus is there")
         with (self.folder / "qemu.log").open("ab") as log:
             self.process = subprocess.Popen(self._args, stdout=log, stderr=log)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .conftest import wait_for
+from .conftest import listens, wait_for
 
 Picture = NDArray[np.uint8]
 _number = 0
@@ -38,7 +38,7 @@ class XServer:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.log = (folder / "x.log").open("ab")
         self.start(*(part.format(self.display) for part in command))
-        wait_for(Path(f"/tmp/.X11-unix/X{self.display[1:]}").exists, 20, "the X server is there")
+        wait_for(lambda: listens(Path(f"/tmp/.X11-unix/X{self.display[1:]}")), 20, "the X server is there")
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(command, env=self.env, stdout=self.log, stderr=self.log)

@@ -14,12 +14,14 @@ const GECKO = /Gecko\/\d/.test(navigator.userAgent), GECKO_DEVICE = 25e6;
 //   screens   the guest's screens as the API lists them
 //   state     idle (nothing to watch), connecting, on, lost, gone, ended, forbidden
 //   why       what is said with it; in `on` nothing is said
+//   joined    whether the worker has a connection, or makes one again by itself
 //   captured  whether keys go to the guest: from a click into the picture until it loses the focus, or Ctrl+Alt+Shift
 /** The page's screen. `join(guest)` gives {url, protocols, name}, `probe(guest)` the HTTP status of its address. */
 export class Viewer {
   constructor({ join, probe }) {
     Object.assign(this, { join, probe });
-    this.guest = ""; this.screens = null; this.state = "idle"; this.why = ""; this.listener = null; this.delay = null; this.first = false;
+    this.guest = ""; this.screens = null; this.state = "idle"; this.why = ""; this.joined = false; this.listener = null; this.delay = null;
+    this.first = false;
     this.wanted = null; this.reset();
     this.keys = new Keys((code, down) => this.say({ type: "key", code, down }), () => this.leave());
     this.pointing = new Pointing($("stage"), () => this.aimed(), (message) => this.say({ type: "pointer", ...message }));
@@ -34,7 +36,7 @@ export class Viewer {
     if (!canvas) return;
     this.worker = new Worker(new URL("./viewing.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this[`on_${data.what}`]?.(data.detail);
-    this.worker.onerror = (event) => this.turn("ended", event.message || "The page's worker failed to start.");
+    this.worker.onerror = (event) => this.on_ended(event.message || "The page's worker failed to start.");
     this.worker.postMessage({ what: "begin", canvas, origin: performance.timeOrigin }, [canvas]);
   }
 
@@ -57,8 +59,9 @@ export class Viewer {
     if (moved) this.wanted = null;
     if (!screens?.length) {
       // The connection tells why; until then the picture stays.
-      if (!moved && screens && this.mode) { if (this.state !== "gone") this.turn("gone", "The screen is gone."); } else this.stop();
-    } else if (moved || (!had && (this.state !== "gone" || this.wanted))) this.watch();
+      if (!moved && screens && this.joined && this.mode) { if (this.state !== "gone") this.turn("gone", "The screen is gone."); } else this.stop();
+      // The connection may have told of the new screen, and shown it, before the API lists it.
+    } else if (moved || (!had && (!this.joined || (this.state === "gone" && this.wanted)))) this.watch();
     else this.draw();
   }
 
@@ -67,6 +70,7 @@ export class Viewer {
     if (!this.worker || !this.guest || !this.screens?.length) return;
     const { url, protocols, name } = this.join(this.guest);
     this.reset();
+    this.joined = true;
     this.turn("connecting");
     const watch = { name, screen: this.wanted, settings: {}, listener: this.listener, keyboard: false };
     this.worker.postMessage({ what: "watch", url, protocols, watch });
@@ -75,6 +79,7 @@ export class Viewer {
 
   stop() {
     this.worker?.postMessage({ what: "stop" });
+    this.joined = false;
     this.release();
     this.reset();
     this.turn("idle");
@@ -122,7 +127,7 @@ export class Viewer {
     this.drawFacts();
   }
   on_gone({ why }) { this.turn("gone", plain(why) || "The screen is gone."); }
-  on_ended(why) { this.turn("ended", why || "The daemon has ended the connection."); }
+  on_ended(why) { this.joined = false; this.turn("ended", why || "The daemon has ended the connection."); }
 
   on_keyboard({ mine, who }) {
     const lost = this.mine && !mine;
@@ -149,6 +154,7 @@ export class Viewer {
     const status = await this.probe(guest);
     if (guest !== this.guest || (status !== 401 && status !== 403)) return;
     this.worker.postMessage({ what: "stop" });
+    this.joined = false;
     this.turn("forbidden", "You may not watch this guest. Whoever runs Millrace can give you the right “watch”.");
   }
 

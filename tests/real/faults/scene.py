@@ -15,7 +15,7 @@ import numpy as np
 
 from millrace.sim.signals import sine
 from tests.real.clients import BOOT_SECTOR, old_qemu
-from tests.real.conftest import MILLRACE, Bus, need, sound_server, wait_for, write_wav
+from tests.real.conftest import MILLRACE, Bus, listens, need, sound_server, wait_for, write_wav
 from tests.real.test_clients import s16
 
 HERE = Path(__file__).parent
@@ -163,7 +163,7 @@ class Scene:
         address = f"unix:path={self.folder}/bus"
         if "bus" not in self.processes:
             self._keep("bus", "dbus-daemon", "--session", "--nofork", f"--address={address}")
-            wait_for((self.folder / "bus").exists, 10, "the bus is there")
+            wait_for(lambda: listens(self.folder / "bus"), 10, "the bus is there")
             self.bus.cli("attach", "qemu", "--dbus", address)
         return address
 
