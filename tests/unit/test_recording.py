@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from millrace.client.canvas import Canvas, CursorShape
+from millrace.client.canvas import Canvas, CursorShape, Paint, Shift
 from millrace.client.recording import RecordedSound, Recording
 from millrace.client.stills import PngFile, Y4mStream, planes_of, y4m_file
 from millrace.codec.opus import OpusEncoder
@@ -25,7 +25,8 @@ from millrace.dsp.measure import tone_onsets
 from millrace.errors import ConfigError, MillraceError, OutputLost
 from millrace.media.audio import AudioPacket
 from millrace.pixels.blockcode import read
-from millrace.pixels.rects import Size
+from millrace.pixels.difference import part_of
+from millrace.pixels.rects import Rect, Size
 from millrace.sim.desktop import CODE, Desktop
 from millrace.sim.painted import CLICK_HZ, CLICK_S, click
 from millrace.units import NS_PER_MS, NS_PER_S
@@ -195,9 +196,14 @@ def test_sound_that_cannot_be_stored_is_refused(change: dict[str, Any], tmp_path
 def test_a_png_has_the_exact_picture_with_the_cursor_once(tmp_path: Path) -> None:
     desktop, canvas, done = Desktop(SIZE, "scroll"), Canvas(), []
     canvas.resize(SIZE)
-    canvas.pixels[:] = desktop.picture
-    canvas.apply([CursorShape(1, np.full((9, 9, 4), 255, np.uint8))])
     face = PngFile(tmp_path / "a.png", lambda: done.append(1))
+    # A daemon without time sends its first picture bit by bit, and may move what is not there yet.
+    left, right = Rect(0, 0, 300, SIZE.height), Rect(300, 0, SIZE.width - 300, SIZE.height)
+    for step in (Paint(left, part_of(desktop.picture, left)), Shift(Rect(310, 0, 250, SIZE.height), 5, 0)):
+        face.draw(canvas, canvas.apply([step]), START)
+        assert not canvas.whole and os.listdir(tmp_path) == []
+    canvas.apply([Paint(right, part_of(desktop.picture, right))])
+    canvas.apply([CursorShape(1, np.full((9, 9, 4), 255, np.uint8))])
     face.cursor(canvas, CursorChanged(1, 500, 100))
     for _ in range(2):
         face.draw(canvas, [], START)
@@ -211,7 +217,8 @@ def test_a_png_has_the_exact_picture_with_the_cursor_once(tmp_path: Path) -> Non
 def test_a_png_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     canvas = Canvas()
     canvas.resize(SIZE)
-    canvas.pixels[:] = np.random.default_rng(1).integers(0, 256, canvas.pixels.shape, np.uint8)
+    noise = np.random.default_rng(1).integers(0, 256, canvas.pixels.shape, np.uint8)
+    canvas.apply([Paint(Rect(0, 0, SIZE.width, SIZE.height), noise)])
     with small_disk(tmp_path / "d"):
         with pytest.raises(OutputLost, match="no picture was written"):
             PngFile(tmp_path / "d" / "a.png", lambda: None).draw(canvas, [], START)

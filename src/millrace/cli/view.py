@@ -175,9 +175,13 @@ async def _view(plan: _Plan) -> dict[str, Any]:
 
 
 def _judge(plan: _Plan, viewer: Viewer) -> None:
+    from millrace.client.stills import PngFile
+
     figures = viewer.figures
-    if plan.kind == "png" and not figures.pictures and not viewer.ended:
-        raise GraphError(f"no picture came within {PNG_NS // NS_PER_S} s; `millrace ls` shows the guest's screens")
+    if isinstance(viewer.face, PngFile) and not viewer.face.written and not viewer.ended:
+        came = "only part of a picture" if figures.pictures else "no picture"
+        within_s = (plan.for_ns or PNG_NS) / NS_PER_S
+        raise GraphError(f"{came} came within {within_s:g} s; `millrace ls` shows the guest's screens")
     if not plan.quiet:
         median = figures.as_dict()["skew_ms"]
         skew = f", picture {median['p50']:+.0f} ms after its sound" if median else ""

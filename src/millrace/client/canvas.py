@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 import av
 import av.error
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from millrace.errors import RemoteProtocolError
@@ -216,6 +217,13 @@ class Canvas:
     def __init__(self) -> None:
         self.pixels: Plane = np.zeros((0, 0, 4), np.uint8)
         self.shapes: dict[int, Plane] = {}
+        self._bare: NDArray[np.bool_] | None = None
+        """What was not painted yet; None: nothing."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether every pixel was painted since it has this size: a daemon may send its first picture bit by bit."""
+        return self._bare is None and bool(self.pixels.size)
 
     @property
     def size(self) -> Size:
@@ -225,6 +233,7 @@ class Canvas:
     def resize(self, size: Size) -> None:
         """Begin anew, black."""
         self.pixels = np.zeros((size.height, size.width, 4), np.uint8)
+        self._bare = np.ones((size.height, size.width), np.bool_)
 
     def apply(self, steps: Sequence[Step]) -> list[Rect]:
         """Apply decoded steps; returns what changed."""
@@ -233,15 +242,20 @@ class Canvas:
             if isinstance(step, CursorShape):
                 self._define(step)
                 continue
-            at = step.at
-            part = self.pixels[at.y : at.bottom, at.x : at.right]
+            place = (slice(step.at.y, step.at.bottom), slice(step.at.x, step.at.right))
+            origin = None
             if isinstance(step, Paint):
-                part[:] = step.pixels
+                self.pixels[place] = step.pixels
             else:
-                x, y = at.x - step.dx, at.y - step.dy
+                x, y = step.at.x - step.dx, step.at.y - step.dy
+                origin = (slice(y, y + step.at.height), slice(x, x + step.at.width))
                 # Source and target may overlap.
-                part[:] = self.pixels[y : y + at.height, x : x + at.width].copy()
-            changed.append(at)
+                self.pixels[place] = self.pixels[origin].copy()
+            if self._bare is not None:
+                self._bare[place] = False if origin is None else self._bare[origin].copy()
+            changed.append(step.at)
+        if self._bare is not None and not self._bare.any():
+            self._bare = None
         return changed
 
     def _define(self, shape: CursorShape) -> None:

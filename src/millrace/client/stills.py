@@ -35,7 +35,7 @@ def over_it(picture: Plane, canvas: Canvas, cursor: CursorChanged | None) -> Pla
 
 
 class PngFile(Unseen):
-    """Writes the first picture to a file, and is `done`."""
+    """Writes the first whole picture to a file, and is `done`."""
 
     def __init__(self, path: Path, done: Callable[[], None]) -> None:
         self.name, self._path, self._done = str(path), path, done
@@ -48,7 +48,7 @@ class PngFile(Unseen):
 
     def draw(self, canvas: Canvas, changed: Sequence[Rect], painted_ns: MediaNs) -> None:
         """See `Face`."""
-        if self.written:
+        if self.written or not canvas.whole:
             return
         picture = over_it(canvas.pixels.copy(), canvas, self._cursor)
         # Written beside it and renamed: a file that is there is whole.
