@@ -507,6 +507,20 @@ def test_readers_are_woken_when_a_picture_may_be_due() -> None:
     assert woken[-1] is None and reader.ended
 
 
+def test_old_picture_is_given_to_nobody() -> None:
+    own, woken = painter(), []
+    reader = own.screen.read(WATCHER, wake=lambda: woken.append(reader.next_timeout()))
+    assert Viewer(reader).take()
+    own.screen.painted([own.fill(Rect(0, 0, 2, 2))], 1)
+    own.screen.await_paint()
+    assert reader.next_timeout() is None and reader.take(9) is None
+    own.screen.painted([], 2)
+    assert reader.next_timeout() is None, "nothing was painted"
+    own.screen.painted([own.fill(Rect(4, 0, 2, 2))], 3)
+    taken = Viewer(reader).take()
+    assert woken[-1] == 0 and taken is not None and taken.damage == (Rect(0, 0, 2, 2), Rect(4, 0, 2, 2))
+
+
 def test_source_as_fast_as_its_reader_does_not_wait_for_it() -> None:
     """A painter whose pictures come at the reader's interval, some milliseconds early or late."""
     own = painter()

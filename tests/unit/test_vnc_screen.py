@@ -128,9 +128,19 @@ def test_readers_decide_whether_pictures_are_asked_for_and_type() -> None:
     assert one.wire.data_to_send()[-1:] == b"a"
     reader.wish_size(Size(320, 200))
     assert one.wire.data_to_send() == b"", "this server can't be asked"
+    assert reader.next_timeout() is None, "nothing was painted yet"
+    one.says(vncserver.raw(0, 0, PHOTO))
+    assert reader.next_timeout() == 0
     reader.end()
     one.says()
+    one.wire.data_to_send()
+    one.says()
     assert one.wire.data_to_send() == b""
+    # What was painted while nobody watched may be anywhere.
+    reader = listed.screen.read(WATCHER)
+    assert one.wire.data_to_send() == WHOLE and reader.next_timeout() is None
+    one.says(vncserver.raw(0, 0, PHOTO))
+    assert reader.next_timeout() == 0
 
 
 def test_size_without_room_ends_the_session() -> None:

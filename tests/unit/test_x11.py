@@ -270,6 +270,30 @@ def test_copies_become_pictures_and_the_screen_goes_with_the_session() -> None:
     assert not len(screens) and budget.held == 0
 
 
+def test_viewer_waits_for_what_was_painted_while_nobody_watched() -> None:
+    wire, memory = inside(), bytearray(WIDTH * HEIGHT * 4)
+    screens = Screens("alice", Ids(), Budget())
+    door = X11Door(screens, wire, "X", "door/1", lambda size: (5, memoryview(memory)), lambda ready: None, lambda: None)
+    door.receive(0)
+    assert screens.first is not None
+    screen = screens.first.screen
+    reader = screen.read(WATCHER)
+    assert reader.next_timeout() is None and reader.take(0) is None, "nothing was copied yet"
+    wire.receive(xserver.copied(FIRST_COPY), 1)
+    door.receive(1)
+    assert reader.next_timeout() == 0
+    reader.end()
+    reader = screen.read(WATCHER)
+    assert reader.next_timeout() == 0, "nothing was painted since"
+    reader.end()
+    wire.receive(xserver.damaged(1, 2, 3, 4), 2)
+    reader = screen.read(WATCHER)
+    assert reader.next_timeout() is None
+    wire.receive(xserver.copied(FIRST_COPY + 2, 48), 3)
+    door.receive(3)
+    assert reader.next_timeout() == 0
+
+
 def test_alpha_is_taken_out_of_colours() -> None:
     assert straight(bytes((50, 25, 0, 128, 9, 9, 9, 0)), Size(2, 1)) == bytes((100, 50, 0, 128, 255, 255, 255, 0))
 

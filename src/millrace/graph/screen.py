@@ -13,6 +13,8 @@ they are ready. The rules:
 - A picture is a lease: until it is released, its memory stays mapped and its mode valid, whatever the source does. A
   reader holds one at a time, so one that never releases keeps the memory of one mode, and gets no other picture.
 - Paint that arrives while a picture is held may show in it. It is damage of the next picture, which repairs the tear.
+- What a source last painted may be old, if it paints only while somebody watches. It says so, and then nobody gets a
+  picture until it has painted.
 - A picture is converted once for all readers that want the same format, and only where it changed.
 """
 
@@ -107,7 +109,7 @@ class Reader:
 
     def next_timeout(self) -> HostNs | None:
         """When it can take a picture; None: only after a change, or after it releases the picture it holds."""
-        if self.ended or self.held is not None or self.screen.memory is None:
+        if self.ended or self.held is not None or self.screen.memory is None or self.screen.old:
             return None
         if self._serial == self.screen.serial and self._cursor is self.screen.cursor:
             return None
@@ -225,6 +227,8 @@ class Screen:
         self.cursor = Cursor()
         self.relative = False
         """The machine has only a mouse: it takes movements of the pointer, and no positions."""
+        self.old = False
+        """The source is about to paint what it shows now."""
         self.overlays: tuple[Overlay, ...] = ()
         self.readers: list[Reader] = []
         self._source, self._seat, self._budget = source, seat, budget
@@ -275,6 +279,7 @@ class Screen:
         lying = self.overlays if overlays is None else tuple(overlays)[:OVERLAYS_MAX]
         if not changed and not moved and lying == self.overlays:
             return
+        self.old = False
         self._next_serial(now_ns)
         for rect in (*changed, *(move.to for move in moved)):
             self.memory.changed(rect)
@@ -288,6 +293,10 @@ class Screen:
         if lying != before:
             self.tell_paint()
         self._wake()
+
+    def await_paint(self) -> None:
+        """What is in the memory is old, or nothing yet: readers wait for what is painted next."""
+        self.old = True
 
     def _wake(self) -> None:
         for reader in list(self.readers):

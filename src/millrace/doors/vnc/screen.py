@@ -26,6 +26,7 @@ class VncScreen:
         self.screen: Screen | None = None
         self._picture: Plane = np.zeros((0, 0, 4), np.uint8)
         self._shapes = 0
+        self._watched = False
 
     def resized(self, event: Resized, label: str, now_ns: HostNs) -> None:
         """Another size; GraphError if there is no room for it."""
@@ -35,6 +36,7 @@ class VncScreen:
         # Nothing is resident of it before it is painted.
         picture = np.zeros((size.height, size.width, 4), np.uint8)
         self.screen.set_mode(Mode(size.width, size.height, size.width * 4), picture.data.cast("B"), now_ns)
+        self.screen.await_paint()
         self._picture = picture
 
     def updated(self, update: Update, now_ns: HostNs) -> None:
@@ -114,7 +116,10 @@ class VncScreen:
 
     def watched(self, interval_ns: HostNs | None) -> None:
         """See `ScreenSource`."""
+        before, self._watched = self._watched, interval_ns is not None
         self._wire.send_watch(interval_ns)
+        if self._watched and not before and self.screen is not None:
+            self.screen.await_paint()
         self._wake()
 
     def close(self) -> None:

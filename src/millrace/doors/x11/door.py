@@ -36,6 +36,7 @@ class X11Door(PlayingDoor):
         self._shared = np.zeros(0, np.uint8)
         self._picture: Plane = np.zeros((0, 0, PIXEL_BYTES), np.uint8)
         self._shapes = 0
+        self._watched = False
         self._cursor: CursorShape | None = None
 
     def receive(self, now_ns: HostNs) -> None:
@@ -60,6 +61,7 @@ class X11Door(PlayingDoor):
             self.screen = self._screens.add(self, self._label, self._door)
         picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
         self.screen.set_mode(Mode(size.width, size.height, size.width * PIXEL_BYTES), picture.data.cast("B"), now_ns)
+        self.screen.await_paint()
         self._picture = picture
         fd, memory = self._new_memory(picture.nbytes)
         self._shared = np.frombuffer(memory, np.uint8)
@@ -113,7 +115,10 @@ class X11Door(PlayingDoor):
 
     def watched(self, interval_ns: HostNs | None) -> None:
         """See `ScreenSource`."""
+        before, self._watched = self._watched, interval_ns is not None
         self._wire.send_watch(interval_ns)
+        if self._watched and not before and self._wire.behind and self.screen is not None:
+            self.screen.await_paint()
         self._wake()
 
     def close(self) -> None:

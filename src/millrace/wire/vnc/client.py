@@ -34,7 +34,8 @@ RELATIVE_ORIGIN = 0x7FFF
 #
 # While somebody watches, exactly one request is outstanding: the next one goes out as soon as an update begins to
 # arrive (or `interval` after the one before), so that the server has it when it has painted again. Without one it sends
-# no picture at all. What has changed meanwhile the server remembers.
+# no picture at all. The first request is for the whole picture, as a server answers that at once: of one for what has
+# changed nobody could tell whether it is still to be answered, or nothing has changed.
 class VncClient(VncLogin):
     """One connection. `rate` and `channels` are requested from QEMU, which converts.
 
@@ -190,6 +191,7 @@ class VncClient(VncLogin):
 
     def send_watch(self, interval_ns: HostNs | None) -> None:
         """Ask for a picture at most this often from now on, or for none."""
+        self._whole |= self._interval_ns is None and interval_ns is not None
         self._interval_ns, self._due_ns = interval_ns, None
         self._ask(self._asked_ns)
 

@@ -260,6 +260,11 @@ class X11Client(AnswerDue):
         self._interval_ns, self._due_ns = interval_ns, None
         self._copy(self._copied_ns + (interval_ns or 0) if self._copies_due == 0 else self._copied_ns)
 
+    @property
+    def behind(self) -> bool:
+        """Whether something was painted that is not copied yet."""
+        return self._copies_due > 0 or bool(self._damage)
+
     def _copy(self, now_ns: HostNs) -> None:
         """Have what is damaged copied, if that is due."""
         if self._interval_ns is None or not self._segment or self._copies_due or not self._damage:
