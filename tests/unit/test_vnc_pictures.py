@@ -206,6 +206,7 @@ def test_sizes_cursors_lights_and_types_are_told() -> None:
 
 WHOLE = struct.pack(">BBHHHH", 3, 0, 0, 0, WIDTH, HEIGHT)
 CHANGES = struct.pack(">BBHHHH", 3, 1, 0, 0, WIDTH, HEIGHT)
+PIXEL = struct.pack(">BBHHHH", 3, 0, 0, 0, 1, 1)
 
 
 def test_pictures_are_asked_for_while_somebody_watches_and_one_at_a_time() -> None:
@@ -222,7 +223,14 @@ def test_pictures_are_asked_for_while_somebody_watches_and_one_at_a_time() -> No
     said(vnc, update())
     assert vnc.data_to_send() == b"" and vnc.next_timeout() is None
     vnc.send_watch(0)
-    assert vnc.data_to_send() == CHANGES, "the server remembers what changed meanwhile"
+    assert vnc.data_to_send() == CHANGES + PIXEL, "the server remembers what changed meanwhile"
+    vnc.send_watch(None)
+    vnc.send_watch(NS_PER_S)
+    assert vnc.data_to_send() == PIXEL, "the changes were asked for already"
+    said(vnc, update())
+    vnc.send_watch(None)
+    vnc.send_watch(NS_PER_S)
+    assert vnc.data_to_send() == CHANGES + PIXEL, "at once, for who begins to watch"
 
 
 def test_slow_reader_has_pictures_asked_for_at_its_pace() -> None:

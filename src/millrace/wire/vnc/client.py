@@ -34,8 +34,8 @@ RELATIVE_ORIGIN = 0x7FFF
 #
 # While somebody watches, exactly one request is outstanding: the next one goes out as soon as an update begins to
 # arrive (or `interval` after the one before), so that the server has it when it has painted again. Without one it sends
-# no picture at all. The first request is for the whole picture, as a server answers that at once: of one for what has
-# changed nobody could tell whether it is still to be answered, or nothing has changed.
+# no picture at all. What has changed meanwhile the server remembers. When somebody begins to watch, one pixel is asked
+# for besides, changed or not: so the server answers at once, with what has changed, if anything has.
 class VncClient(VncLogin):
     """One connection. `rate` and `channels` are requested from QEMU, which converts.
 
@@ -191,8 +191,12 @@ class VncClient(VncLogin):
 
     def send_watch(self, interval_ns: HostNs | None) -> None:
         """Ask for a picture at most this often from now on, or for none."""
-        self._whole |= self._interval_ns is None and interval_ns is not None
+        begins = self._interval_ns is None and interval_ns is not None and self._let_in and not self._whole
         self._interval_ns, self._due_ns = interval_ns, None
+        if begins and not self._waiting:
+            self._send_ask(self._asked_ns)
+        if begins:
+            self._out += messages.ask_for(Size(1, 1), whole=True)
         self._ask(self._asked_ns)
 
     def _ask(self, now_ns: HostNs) -> None:
