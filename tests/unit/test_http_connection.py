@@ -160,3 +160,20 @@ def test_error_is_bared_with_those_that_led_to_it() -> None:
         assert second.__traceback__ is None and second.__cause__.__traceback__ is None
         second.__cause__.__context__ = None
     bare(None)
+
+
+def test_malformed_request_is_refused_without_its_own_bytes() -> None:
+    async def main() -> None:
+        connection, transport = connected()
+        await asyncio.sleep(0)
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: a\x01ValueError\r\n\r\n")
+        async with asyncio.timeout(5):
+            while not transport.close.called:
+                await asyncio.sleep(0.005)
+        written = [*transport.write.call_args_list, *transport.writelines.call_args_list]
+        sent = b"".join(b"".join(one.args[0]) if isinstance(one.args[0], list) else one.args[0] for one in written)
+        assert sent.startswith(b"HTTP/1.0 400") or sent.startswith(b"HTTP/1.1 400")
+        assert sent.endswith(b"\r\n\r\nInvalid header value char"), sent
+        connection.connection_lost(None)
+
+    asyncio.run(main())

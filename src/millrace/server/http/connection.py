@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.streams import StreamReader
 
 from millrace.server.http.reading import SLOWEST, ReadInTime, waiting
+from millrace.text import printable
 
 log = logging.getLogger("millrace.web")
 CLOSE_TIMEOUT_S = 5.0
@@ -118,6 +119,9 @@ class HttpConnection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """See aiohttp: log an error, and make a response that says so."""
+        if message is not None:
+            # What the parser could not read follows in its next lines.
+            message = printable(message.partition("\n")[0].rstrip(" :"))
         try:
             return super().handle_error(request, status, exc, message)
         finally:
