@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.errors import CodecError
+from millrace.budget import PROGRAMS, Budget
+from millrace.codec.picturesettings import PictureSettings
+from millrace.errors import BudgetError, CodecError
 from millrace.graph.pictures import Cursor, Move, Shape
 from millrace.outlets.line import QUEUED_MAX_NS, Line
 from millrace.outlets.picturechoice import Formats, How, Room, choice, tiles
-from millrace.outlets.pictures import KEY_INTERVAL_NS
+from millrace.outlets.pictures import KEY_INTERVAL_NS, PictureEncoder
 from millrace.outlets.picturework import Task
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import part_of
@@ -20,6 +22,7 @@ from millrace.pixels.rects import Point, Rect, Size
 from millrace.pixels.scroll import apply_move
 from millrace.units import NS_PER_S
 from millrace.wire.peer.pictures import PartType
+from tests.gops import WATCHER
 from tests.painting import blank_screen, glyphs, photo, steps
 from tests.picturerig import SIZE, STEP_NS, Rig, View, shown
 
@@ -448,3 +451,21 @@ def test_whatever_happens_all_viewers_end_with_the_painted_picture(seed: int) ->
     rig.settle(20)
     assert all(shown(each, rig) for each in views) and not rig.failures
     assert rig.encoder.next_timeout() is None
+
+
+def test_encoder_that_finds_no_room_holds_none() -> None:
+    rig = Rig()
+    readers, held, limit = len(rig.screen.readers), rig.budget.held, rig.budget.limit
+
+    def another(budget: Budget) -> PictureEncoder:
+        return PictureEncoder(
+            rig.screen, PictureSettings(), WATCHER, rig.woken, lane=rig.lane, clock=lambda: rig.now_ns, budget=budget,
+            formats=Formats(), failed=rig.failures.append,
+        )  # fmt: skip
+
+    # No room for its reader, which may use less of the budget, and none for itself.
+    for budget, room in ((rig.budget, int(held / PROGRAMS)), (Budget(limit=1), limit)):
+        rig.budget.limit = room
+        with pytest.raises(BudgetError):
+            another(budget)
+        assert (rig.budget.held, len(rig.screen.readers)) == (held, readers)

@@ -10,6 +10,7 @@ import numpy as np
 from millrace.budget import MIB
 from millrace.clock.allowance import AHEAD_NS
 from millrace.errors import BudgetError, ConfigError, GraphError, PeerLost, RemoteProtocolError
+from millrace.graph.pictures import Shape
 from millrace.guest.company import Company
 from millrace.guest.cursor import CURSOR_NS, SentCursor
 from millrace.guest.notfound import NotFound
@@ -341,6 +342,37 @@ def test_refresh_brings_a_key_picture() -> None:
     remote.say(Refresh("decoder failed"))
     desk.run(50)
     assert [piece.key for piece in remote.pieces] == [True, True]
+
+
+def test_viewer_that_asks_for_refreshes_all_the_time_gets_one_a_second() -> None:
+    desk = Desk()
+    screen = desk.add()
+    greedy, other = Remote(desk), Remote(desk)
+    desk.run(30)
+    for colour in range(60):
+        screen.fill(SPOT, colour, desk.now_ns)
+        greedy.say(Refresh("again"))
+        desk.run(50)
+    assert 3 <= sum(piece.key for piece in greedy.pieces[1:]) <= 4
+    before = len(greedy.pieces)
+    desk.run(1_100)
+    assert greedy.pieces[before:][-1].key, "the last one was asked for too early, and comes"
+    assert np.array_equal(greedy.canvas, screen.pixels) and np.array_equal(other.canvas, screen.pixels)
+
+
+def test_shapes_that_the_screen_has_dropped_are_not_kept_for_its_viewers() -> None:
+    desk = Desk()
+    screen, sent = desk.add(), SentCursor()
+    wire = Remote(desk).session.wire
+    shape = Shape(1, Size(16, 16), bytes(1024))
+    screen.screen.define_shape(shape)
+    screen.point(3, 3)
+    sent.send(screen.screen, Size(64, 48), wire, desk.now_ns)
+    assert sent._knows(shape)
+    kept = weakref.ref(shape)
+    shape = Shape(1, Size(16, 16), bytes(range(256)) * 4)
+    screen.screen.define_shape(shape)
+    assert kept() is None and not sent._knows(shape)
 
 
 def test_pictures_that_wait_for_the_sound_hold_nothing_up() -> None:

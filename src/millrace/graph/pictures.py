@@ -59,7 +59,7 @@ class Cursor(msgspec.Struct, frozen=True):
     shown: bool = False
 
 
-class Shape(msgspec.Struct, frozen=True):
+class Shape(msgspec.Struct, frozen=True, weakref=True):
     """What a cursor looks like: B, G, R and alpha."""
 
     number: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from millrace.graph.pictures import Cursor, Shape
 from millrace.graph.screen import SHAPES_MAX, Screen
 from millrace.pixels.rects import Rect, Size
@@ -19,7 +21,8 @@ class SentCursor:
     def __init__(self) -> None:
         self._cursor: Cursor | None = None
         self._at_ns: HostNs = 0
-        self._shapes: dict[int, Shape] = {}
+        # Weak, because the screen may drop a shape, whose pixels are then nobody's.
+        self._shapes: dict[int, weakref.ref[Shape]] = {}
 
     def again(self) -> None:
         """Its position has to be sent again: the picture has another size."""
@@ -34,7 +37,7 @@ class SentCursor:
         cursor, memory = screen.cursor, screen.memory
         self._cursor, self._at_ns = cursor, now_ns
         shape = screen.shape(cursor.shape)
-        if cursor.shown and shape is not None and self._shapes.get(shape.number) is not shape:
+        if cursor.shown and shape is not None and not self._knows(shape):
             self._define(shape, cursor, wire, now_ns)
         across = size.width / memory.mode.width if memory else 1
         down = size.height / memory.mode.height if memory else 1
@@ -46,9 +49,13 @@ class SentCursor:
             )
         )  # fmt: skip
 
+    def _knows(self, shape: Shape) -> bool:
+        known = self._shapes.get(shape.number)
+        return known is not None and known() is shape
+
     def _define(self, shape: Shape, cursor: Cursor, wire: ViewServer, now_ns: HostNs) -> None:
         self._shapes.pop(shape.number, None)
-        self._shapes[shape.number] = shape
+        self._shapes[shape.number] = weakref.ref(shape)
         while len(self._shapes) > SHAPES_MAX:
             del self._shapes[next(iter(self._shapes))]
         hot = max(0, _bounded(cursor.hot.x)), max(0, _bounded(cursor.hot.y))

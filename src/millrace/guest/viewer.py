@@ -22,6 +22,7 @@ from millrace.graph.seat import Watcher
 from millrace.guest.company import Company
 from millrace.guest.cursor import SentCursor
 from millrace.guest.hands import Hands
+from millrace.guest.refreshes import Refreshes
 from millrace.guest.troubles import report_trouble
 from millrace.outlets.encoded import EncodedPicture, cut_pieces
 from millrace.outlets.pictureflow import PictureFlow
@@ -96,7 +97,7 @@ class ViewerSession:
         """The screen that it sees."""
         self.encoding = False
         """Whether it shares an encoder now."""
-        self.flow, self.times = PictureFlow(), PictureTimes()
+        self.flow, self.times, self.refreshes = PictureFlow(), PictureTimes(), Refreshes()
         self.hands = Hands()
         self.sent_bytes = self.sent_pictures = self.skipped = self.refreshed = 0
         self.bitrate, self.fps = 0, 0.0

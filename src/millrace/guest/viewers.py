@@ -85,12 +85,15 @@ class Group:
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`: of the encoder, and of the pointers that have to be sent."""
-        due = [session.cursor_due() for session in self.sessions]
+        due = [ns for session in self.sessions for ns in (session.cursor_due(), session.refreshes.due_ns)]
         return min((ns for ns in (*due, self.pictures.next_timeout()) if ns is not None), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
         with self._turns:
+            for session in self.sessions:
+                if session.refreshes.due_ns is not None and session.refreshes.allowed(now_ns):
+                    self.pictures.refresh(session)
             self.pictures.handle_timeout(now_ns)
             for session in self.sessions:
                 session.send_cursor(now_ns)
@@ -234,10 +237,11 @@ class Viewers:
             group.wake()
 
     def refresh(self, session: ViewerSession) -> None:
-        """A viewer needs a key picture."""
+        """A viewer needs a key picture: at once, or when it may have one."""
         group = self._group_of.get(session)
         if group is not None:
-            group.pictures.refresh(session)
+            if session.refreshes.allowed(self.clock()):
+                group.pictures.refresh(session)
             group.wake()
 
     # -- the keyboard ----------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import numpy as np
 
 from millrace.budget import LISTENERS, Budget
 from millrace.codec.picturesettings import PictureSettings
-from millrace.errors import MillraceError
+from millrace.errors import GraphError, MillraceError
 from millrace.graph.pictures import PIXEL_BYTES, Memory, Mode
 from millrace.graph.screen import Picture, Screen
 from millrace.graph.seat import Watcher
@@ -117,7 +117,11 @@ class PictureEncoder:
         self._wake, self._lane, self._clock, self._failed = wake, lane, clock, failed
         self._account = budget.open("picture encoder", {"viewers": VIEWER_BYTES}, LISTENERS)
         self._interval_ns = NS_PER_S // settings.fps
-        self._reader = screen.read(who, self._interval_ns, wake=self._woken)
+        try:
+            self._reader = screen.read(who, self._interval_ns, wake=self._woken)
+        except GraphError:
+            self._account.close()
+            raise
         self.rate = settings.picture if isinstance(settings.picture, int) else LAN_RATE
         self._viewers: list[_Viewer] = []
         self._work: PictureWork | None = None
