@@ -62,15 +62,15 @@ class Daemon:
 
     def __init__(
         self, runtime: Path, *args: str, listen: str = "127.0.0.1:0", ppm: float = 0.0, log: int | None = None,
-        painted: str = "",
+        painted: str = "", stamps: Path | None = None,
     ) -> None:  # fmt: skip
-        """With `painted`, its guest has a screen that paints itself: see bench/painted.py."""
+        """With `painted`, its guest has a screen that paints itself, with `stamps` noted: see bench/painted.py."""
         self.runtime = runtime
         module = "bench.skewed" if ppm else "bench.painted" if painted else ""
         command = [sys.executable, "-m", module] if module else MILLRACE
         self.env = (
             os.environ
-            | {"PAINTED": painted}
+            | {"PAINTED": painted, "STAMPS": str(stamps or "")}
             | {name: str(runtime) for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")}
         )
         for name in ("PULSE_SERVER", "PYTHONDONTWRITEBYTECODE"):
@@ -111,10 +111,12 @@ class Daemon:
 
 
 @contextmanager
-def daemon(*args: str, ppm: float = 0.0, log: int | None = None, painted: str = "") -> Iterator[Daemon]:
+def daemon(
+    *args: str, ppm: float = 0.0, log: int | None = None, painted: str = "", stamps: Path | None = None
+) -> Iterator[Daemon]:
     """A daemon in its own directory, on a clock that is off by `ppm`."""
     with tempfile.TemporaryDirectory(prefix="mr") as name:
-        one = Daemon(Path(name), *args, ppm=ppm, log=log, painted=painted)
+        one = Daemon(Path(name), *args, ppm=ppm, log=log, painted=painted, stamps=stamps)
         try:
             yield one
         finally:

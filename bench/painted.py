@@ -1,7 +1,8 @@
 """`millrace` whose guest `default` has a screen that paints itself: python -m bench.painted serve …
 
-$PAINTED is SCENE:WIDTHxHEIGHT. `python -m bench.painted floor` writes what changes in it to standard output, as it is:
-the least that anything between two processes could do.
+$PAINTED is SCENE:WIDTHxHEIGHT; with $STAMPS, when each picture passed which stage is written there at the end.
+`python -m bench.painted floor` writes what changes in it to standard output, as it is: the least that anything between
+two processes could do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 
 import numpy as np
 
+from bench.picturestages import stamp_daemon
 from millrace.pixels.rects import Size
 from millrace.sim.desktop import Desktop
 from millrace.sim.painted import PaintedMachine
@@ -47,6 +49,8 @@ def serve() -> None:
         machine.clicks(guest.graph)
 
     Daemon.start = started  # type: ignore[method-assign]
+    if path := os.environ.get("STAMPS"):
+        stamp_daemon(path)
     main()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from bench.common import Daemon, cpu_ns, daemon, processes
 from bench.painted import HEAD, RECT
+from bench.picturestages import StampedViewer, spread, stages
 from millrace.client.viewer import Viewer, ViewerOptions
 from millrace.lab.sync import FlashFace
 from millrace.pixels.blockcode import read
@@ -29,13 +30,6 @@ SETTLE_S, KEYS = 2.0, 40
 GOALS = {"typing": 10, "scroll": 25, "film": 40, "flood": 40}
 GOALS_AT = "1920x1080"
 """Median ms from painting to the picture."""
-
-
-def spread(values: list[float]) -> str:
-    """Median, 95th and 99th percentile."""
-    if not values:
-        return "–"
-    return "/".join(f"{value:.1f}" for value in np.percentile(values, (50, 95, 99)))
 
 
 def floor(scene: str, size: str, seconds: float) -> list[float]:
@@ -65,10 +59,11 @@ def _take(source: BinaryIO, picture: np.ndarray) -> None:
 async def native(bus: Daemon, seconds: float) -> dict[str, Any]:
     """A viewer in this process."""
     face = FlashFace(time.monotonic_ns)
-    viewer = Viewer(bus.url(), face, ViewerOptions(name="bench", token=bus.env["MILLRACE_TOKEN"]))
+    viewer = StampedViewer(bus.url(), face, ViewerOptions(name="bench", token=bus.env["MILLRACE_TOKEN"]))
     task = asyncio.create_task(viewer.run())
     await asyncio.sleep(SETTLE_S)
     face.seen.clear()
+    began = time.monotonic_ns()
     cpu, own = cpu_ns(bus.pid), time.process_time_ns()
     await asyncio.sleep(seconds)
     count = max(1, len(face.seen))
@@ -76,7 +71,7 @@ async def native(bus: Daemon, seconds: float) -> dict[str, Any]:
         "latency": [ns / 1e6 for ns in face.latencies], "pictures": count / seconds,
         "cpu": (cpu_ns(bus.pid) - cpu) / 1e6 / count, "own_cpu": (time.process_time_ns() - own) / 1e6 / count,
         "unread": face.unread, "decoding": [ns / 1e6 for ns in list(viewer.figures.decoding)[-count:]],
-        "listed": await asyncio.to_thread(listed, bus),
+        "listed": await asyncio.to_thread(listed, bus), "viewer": viewer, "began": began,
     }  # fmt: skip
     viewer.stop()
     await task
@@ -149,15 +144,18 @@ def main() -> None:
 
 def _scene(scene: str, size: str, seconds: float) -> None:
     least = floor(scene, size, min(seconds, 4.0))
-    with daemon(painted=f"{scene}:{size}") as bus:
-        own = asyncio.run(native(bus, seconds))
+    with tempfile.TemporaryDirectory() as name:
+        stamps = Path(name) / "stamps"
+        with daemon(painted=f"{scene}:{size}", stamps=stamps) as bus:
+            own = asyncio.run(native(bus, seconds))
+        told = stages(stamps, own["viewer"], own["began"])
     goal = f" (goal {GOALS[scene]})" if size == GOALS_AT else ""
-    stages = ", ".join(f"{name} {ms:.1f}" for name, ms in own["listed"].get("breakdown_ms", {}).items())
+    listed_ms = ", ".join(f"{name} {ms:.1f}" for name, ms in own["listed"].get("breakdown_ms", {}).items())
     print(
         f"  {scene} {size}: {spread(own['latency'])}{goal}; {own['pictures']:.1f}/s,"
         f" {own['listed'].get('bitrate', 0) / 1000:,.0f} kb/s, daemon {own['cpu']:.1f} ms CPU a picture"
-        f" (with painting), viewer {own['own_cpu']:.1f}; decoding {spread(own['decoding'])}; mean {stages};"
-        f" floor {spread(least)}"
+        f" (with painting), viewer {own['own_cpu']:.1f}; decoding {spread(own['decoding'])}; mean {listed_ms};"
+        f" floor {spread(least)}\n    {told}"
     )
     if size != GOALS_AT:
         _page(scene, size, seconds)

@@ -82,6 +82,8 @@ class Rig:
         self.freed: list[int] = []
         self.mode(self.picture)
         self.waiting: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
+        self.at_once = False
+        """Small work is done at once."""
         self.failures: list[Exception] = []
         self.wakes = 0
         self.encoder = PictureEncoder(
@@ -99,9 +101,12 @@ class Rig:
         pixels = memoryview(picture).cast("B")
         self.screen.set_mode(Mode(wide, high, wide * 4), pixels, self.now_ns, lambda: self.freed.append(number))
 
-    def lane(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+    def lane(self, work: Callable[[], Any], done: Callable[[Any], None], small: bool = False) -> None:
         assert not self.waiting, "one piece of work at a time"
-        self.waiting.append((work, done))
+        if small and self.at_once:
+            done(work())
+        else:
+            self.waiting.append((work, done))
 
     def work(self) -> None:
         while self.waiting:

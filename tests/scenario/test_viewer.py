@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Sequence
 
 import numpy as np
 import pytest
 
-from millrace.client.canvas import Canvas
+from millrace.client.canvas import Canvas, Decoder, Step
 from millrace.client.faces import Unseen
 from millrace.client.viewer import Viewer, ViewerOptions
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RemoteProtocolError
@@ -133,6 +134,31 @@ def test_every_picture_arrives_exactly_at_once_and_is_acknowledged_with_its_time
             assert here.viewer.figures.pictures == 19 and here.viewer.figures.replaced == 0
 
     run(main())
+
+
+def test_small_changes_are_decoded_without_a_change_of_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    where: list[bool] = []
+    decode = Decoder.steps
+
+    def noted(self: Decoder, parts: Sequence[Part]) -> list[Step]:
+        where.append(threading.current_thread() is threading.main_thread())
+        return decode(self, parts)
+
+    monkeypatch.setattr(Decoder, "steps", noted)
+
+    async def main() -> None:
+        desktop = Desktop(SIZE, "typing")
+        async with watching() as here:
+            await here.session.mode(desktop.picture)
+            await here.session.until_shown(1)
+            for _ in range(2):
+                await here.session.until_shown(
+                    await here.session.picture(desktop.picture, desktop.paint(clock.now_ns()))
+                )
+            await here.session.until_shown(await here.session.picture(desktop.picture, [Rect(0, 0, 560, 160)]))
+
+    run(main())
+    assert where == [False, True, True, False]
 
 
 def test_pictures_wait_for_the_sound_being_heard() -> None:

@@ -42,13 +42,51 @@ def test_results_and_errors_come_back_on_the_loop() -> None:
     run(main)
 
 
-def test_its_threads_yield_to_the_loop() -> None:
+def test_its_threads_have_the_priority_of_the_loop() -> None:
+    """One of a lower would be preempted while it holds the GIL, which the loop waits for."""
+
     async def main() -> None:
-        before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        pool = Offload(1, nice=15)
-        nice = await result_of(pool.lane(), lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        pool = Offload(1)
         own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        assert nice == max(15, own) and own == before
+        found = await result_of(pool.lane(), lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        assert found == own
+        pool.close()
+
+    run(main)
+
+
+def test_small_work_is_done_at_once_while_it_takes_little_of_the_loops_time() -> None:
+    now = [0]
+
+    async def main() -> None:
+        pool, told = Offload(1, clock=lambda: now[0]), []
+        lane, here = pool.lane(), threading.get_native_id()
+
+        def work() -> int:
+            now[0] += 2 * offload.SMALL_NS_MAX
+            return threading.get_native_id()
+
+        lane(work, told.append, small=True)
+        assert told == [here] and not lane.busy
+        # All that it may take for now is taken, until time has passed.
+        lane(work, told.append, small=True)
+        assert told == [here] and lane.busy
+        while len(told) < 2:
+            await asyncio.sleep(0.001)
+        assert told[1] != here
+        now[0] += round(offload.SMALL_NS_MAX / offload.SMALL_SHARE)
+        lane(work, told.append, small=True)
+        assert told[2] == here
+        pool.close()
+
+    run(main)
+
+
+def test_an_exception_of_small_work_is_told() -> None:
+    async def main() -> None:
+        pool, told = Offload(1), []
+        pool.lane()(lambda: 1 // 0, told.append, small=True)
+        assert isinstance(told[0], ZeroDivisionError)
         pool.close()
 
     run(main)

@@ -58,6 +58,55 @@ def test_desktop_is_exact_after_each_step_on_a_fast_line(kind: str) -> None:
         assert view.bytes(begun) < 12 * 400
 
 
+def handed_over(rig: Rig, rects: list[Rect]) -> bool:
+    """Whether the next picture is made in another thread, not at once."""
+    rig.screen.painted(rects, rig.now_ns)
+    rig.now_ns += STEP_NS
+    rig.encoder.handle_timeout(rig.now_ns)
+    there = bool(rig.waiting)
+    rig.run(rig.now_ns + STEP_NS)
+    rig.work()
+    return there
+
+
+def test_what_takes_no_time_is_made_at_once_and_all_else_in_another_thread() -> None:
+    rig, view = started()
+    rig.at_once = True
+    letter, window = Rect(20, 20, 9, 18), Rect(0, 0, 400, 200)
+    for rect, elsewhere in ((letter, False), (window, True), (letter, False)):
+        glyphs(rig.picture, rect, 7 + rig.screen.serial)
+        assert handed_over(rig, [rect]) == elsewhere
+        assert shown(view, rig)
+    late = rig.join(View())
+    glyphs(rig.picture, letter, 99)
+    assert handed_over(rig, [letter]), "somebody lacks the whole picture"
+    rig.settle()
+    assert shown(view, rig) and shown(late, rig)
+
+
+def test_no_video_and_no_sharpening_is_made_at_once() -> None:
+    rig, view = started()
+    rig.at_once = True
+    film = Rect(96, 96, 160, 160)
+    there = []
+    for seed in range(8):
+        photo(rig.picture, film, seed)
+        there.append(handed_over(rig, [film]))
+    assert not there[0] and all(there[-3:])
+    rig.now_ns += NS_PER_S
+    assert handed_over(rig, [Rect(20, 20, 9, 18)]), "the film stands still by now"
+    rig.settle()
+    assert shown(view, rig)
+
+
+def test_on_a_thin_line_only_what_surely_fits_is_made_at_once() -> None:
+    rig, _ = started(picture=1_000_000)
+    rig.at_once = True
+    for side, elsewhere in ((40, False), (120, True)):
+        glyphs(rig.picture, Rect(0, 0, side, side), 7)
+        assert handed_over(rig, [Rect(0, 0, side, side)]) == elsewhere
+
+
 def test_film_is_one_video_that_is_sharpened_when_it_stands_still() -> None:
     rig, view = started()
     rig.play("film", 14)

@@ -70,6 +70,35 @@ def test_only_reported_rectangles_are_compared() -> None:
     assert Difference(Size(320, 200)).boxes(old, new, [Rect(100, 100, 30, 30), Rect(400, 0, 9, 9)]) == []
 
 
+@settings(max_examples=100, deadline=None)
+@given(changes(), changes())
+def test_the_old_picture_is_brought_up_to_date_where_it_is_told(
+    change: tuple[Size, list[Rect]], told: tuple[Size, list[Rect]]
+) -> None:
+    size, rects = change
+    old = noise(size.width, size.height)
+    new = old
+    for seed, rect in enumerate(rects):
+        new = painted(new, rect, seed)
+    before, expected = old.copy(), old.copy()
+    boxes = Difference(size).take(old, new, told[1])
+    for rect in told[1]:
+        part_of(expected, rect)[:] = part_of(new, rect)
+    assert np.array_equal(old, expected)
+    for box in boxes:
+        assert box.area and any(rect.holds(box) for rect in told[1])
+        part_of(before, box)[:] = part_of(new, box)
+    assert np.array_equal(before, expected), "what differed is told"
+
+
+def test_a_letter_is_cut_to_its_pixels_and_what_is_scattered_is_divided() -> None:
+    old, line = noise(640, 48), Rect(0, 16, 640, 18)
+    letter, other = Rect(100, 18, 9, 14), Rect(600, 18, 9, 14)
+    new = painted(old, letter, 1)
+    assert Difference(Size(640, 48)).take(old.copy(), new, [line]) == [letter]
+    assert Difference(Size(640, 48)).take(old.copy(), painted(new, other, 2), [line]) == [letter, other]
+
+
 def test_rows_with_padding_are_compared() -> None:
     memory = noise(100, 60)
     old, new = memory[:, :70], painted(memory, Rect(60, 50, 30, 3), 1)[:, :70]

@@ -15,7 +15,7 @@ from millrace.budget import Account, Budget
 from millrace.graph.pictures import PIXEL_BYTES, Mode
 from millrace.graph.screen import Screen
 from millrace.pixels.convert import Plane
-from millrace.pixels.difference import CELL, Difference, cells_of, from_cells, in_cells, joined, part_of
+from millrace.pixels.difference import CELL, Difference, cells_within, from_cells, joined, part_of
 from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import HostNs
 
@@ -134,10 +134,7 @@ class Canvas:
         """Put the small parts into the damage."""
         small, self._small = self._small, []
         if len(small) > SMALL_EXACT:
-            cells = np.zeros(cells_of(self.size), np.bool_)
-            for rect in small:
-                cells[in_cells(rect)] = True
-            small = from_cells(joined(cells), self.whole)
+            small = from_cells(joined(cells_within(small, self.size)), self.whole)
         for rect in small:
             self._damage.add(rect)
 

@@ -98,8 +98,14 @@ class FlashFace(Unseen):
 
     @property
     def latencies(self) -> list[HostNs]:
-        """From painting to drawing, on this machine's clock: meaningful on the machine that paints."""
-        return [when - stamp.time_ns for stamp, when in self.seen]
+        """From painting to first drawing, on this machine's clock: meaningful on the machine that paints.
+
+        What is drawn again, sharper, is no other picture.
+        """
+        first: dict[int, HostNs] = {}
+        for stamp, when in self.seen:
+            first.setdefault(stamp.time_ns, when)
+        return [when - painted for painted, when in first.items()]
 
 
 def skews(flashes: Sequence[HostNs], clicks: Sequence[HostNs]) -> list[HostNs]:

@@ -97,3 +97,13 @@ def tiles(rect: Rect, pixels: int = TILE_PIXELS) -> Iterator[Rect]:
             yield Rect(x, y, right - x, bottom - y)
             y = bottom
         x = right
+
+
+def fewer(rects: list[Rect], most: int) -> list[Rect]:
+    """At most so many rectangles that cover these: the last are joined with those that grow least by it."""
+    while len(rects) > most:
+        last = rects[-1]
+        costs = [rect.around(last).area - rect.area for rect in rects[:-1]]
+        index = costs.index(min(costs))
+        rects = [*rects[:index], rects[index].around(last), *rects[index + 1 : -1]]
+    return rects

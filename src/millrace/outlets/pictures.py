@@ -6,7 +6,7 @@ missed a picture of the video, it is not drawn any more of it before a key pictu
 lacks the video and there is video to send, for all who wait, and at most twice a second.
 
 The work itself runs elsewhere (`Offload`), one picture at a time; so a picture is begun only when the one before is
-done, and damage collects meanwhile.
+done, and damage collects meanwhile. What takes well under a millisecond, such as a typed letter, is made at once.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _VIDEO = (PartType.VIDEO, PartType.DRAW)
 class Offload(Protocol):
     """Runs work in another thread, and calls `done` with its result or exception where the encoder lives."""
 
-    def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None]) -> None:
-        """Begin; an exception if there is no room for it."""
+    def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None], small: bool = False) -> None:
+        """Begin; an exception if there is no room for it. Small work may be done, and told, before this returns."""
         ...
 
 
@@ -247,7 +247,7 @@ class PictureEncoder:
             task = task._replace(picture=_pixels(picture), damage=picture.damage, moves=picture.moves)
         rate = self.rate
         self._job, self._last_ns = job, now_ns
-        self._lane(lambda: _made(work, task, rate), self._done)
+        self._lane(lambda: _made(work, task, rate), self._done, rate == work.rate and work.is_small(task))
 
     def _fit(self, picture: Picture) -> None:
         """Begin anew for another mode, of which all viewers lack everything."""

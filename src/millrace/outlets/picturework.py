@@ -23,6 +23,7 @@ from millrace.codec.videoencoder import VideoEncoder
 from millrace.outlets.cells import EXACT, FAIR, LOSSY, PHOTO, STALE, UNKNOWN, CellMap
 from millrace.outlets.line import LAN_RATE
 from millrace.outlets.picturechoice import (
+    FILM_PIXELS,
     ONCE_SHARES,
     SHARPEN_SHARES,
     SMALL,
@@ -33,21 +34,24 @@ from millrace.outlets.picturechoice import (
     How,
     Room,
     choice,
+    fewer,
     is_film,
     limit,
     tiles,
 )
 from millrace.pixels.convert import Plane
-from millrace.pixels.difference import Cells, Difference, from_cells, in_cells, joined, part_of
+from millrace.pixels.difference import Cells, Difference, cells_within, from_cells, in_cells, joined, part_of
 from millrace.pixels.rects import Damage, Move, Rect, Size
 from millrace.pixels.scroll import SCROLL_PIXELS_MIN, apply_move, grouped, scrolled
 from millrace.units import NS_PER_MS, HostNs
-from millrace.wire.peer.pictures import Part, PartType
+from millrace.wire.peer.pictures import PIXEL_BYTES, Part, PartType
 
 SHARPEN_NS: HostNs = 5 * NS_PER_MS
 """Sharpening takes no longer than this in one picture; new paint would have to wait for it."""
 WORK_NS: HostNs = 60 * NS_PER_MS
 """After twice this, what a viewer still lacks is sent with the next picture."""
+SMALL_TASK = 65_536
+"""Pixels that are compared and compressed in 0.2 to 0.4 ms."""
 PROBED_ROWS = 16
 VIDEO_KEY = 1
 """Flag of a VIDEO part that needs nothing before it."""
@@ -138,6 +142,25 @@ class PictureWork:
         due_ns = self.cells.due_ns()
         return Made(parts, touched, video, key, given, due_ns, self._clock() - self._began_ns)
 
+    # Nothing that may take long is to come of it: no comparison of whole screens, no scrolls, no video, no sharpening.
+    def is_small(self, task: Task) -> bool:
+        """Whether `make` takes well under a millisecond: little was painted, and surely fits the line as it is."""
+        pixels = sum(rect.area for rect in task.damage)
+        if task.picture is None or task.moves or task.lacking or self._fresh or self._scaled is not None:
+            return False
+        if pixels > SMALL_TASK or pixels * PIXEL_BYTES > ONCE_SHARES * self._share:
+            return False
+        due_ns = self.cells.due_ns()
+        if due_ns is not None and due_ns <= task.now_ns:
+            return False
+        return not any(self._may_be_film(rect) for rect in task.damage)
+
+    def _may_be_film(self, rect: Rect) -> bool:
+        if rect.area < FILM_PIXELS:
+            return False
+        density = self.cells.known_density(rect)
+        return is_film(PHOTO + 1 if density is None else density, rect.area, self.cells.often(rect))
+
     def close(self) -> None:
         """Free the video encoder."""
         if self._video is not None:
@@ -161,7 +184,12 @@ class PictureWork:
         for move in moves:
             apply_move(self.reference, move)
             self.cells.moved(move)
-        found = self._difference.cells(self.reference, source, self._at_scale(damage))
+        damage = self._at_scale(damage)
+        if not moves and sum(rect.area for rect in damage) < SCROLL_PIXELS_MIN:
+            boxes = self._difference.take(self.reference, source, damage)
+            self.cells.changed(cells_within(boxes, self.size), task.now_ns)
+            return [], boxes
+        found = self._difference.cells(self.reference, source, damage)
         boxes = [self._difference.cut(self.reference, source, rect) for rect in joined(found)]
         moves += self._scrolled(source, boxes)
         for box in boxes:
@@ -301,9 +329,7 @@ class PictureWork:
         if task.key:
             # Viewers that wait for this picture lack all that is shown as video.
             film = film + from_cells(joined(self.cells.levels == LOSSY, 0), self.whole)
-        rects = list(Damage(film).rects)
-        while len(rects) > VIDEO_RECTS_MAX:
-            rects = _merged(rects)
+        rects = fewer(list(Damage(film).rects), VIDEO_RECTS_MAX)
         made = video.encode(self.reference, rects, task.key)
         for rect in rects:
             self.cells.sent(rect, LOSSY)
@@ -415,11 +441,3 @@ class PictureWork:
             parts.append(self._exactly(found.pop(0)))
             room -= len(parts[-1].data)
         return Given(tuple(parts), Lacking((), Damage(found).rects))
-
-
-def _merged(rects: list[Rect]) -> list[Rect]:
-    """One rectangle fewer: the last joined with the one that grows least by it."""
-    last = rects[-1]
-    costs = [rect.around(last).area - rect.area for rect in rects[:-1]]
-    index = costs.index(min(costs))
-    return [*rects[:index], rects[index].around(last), *rects[index + 1 : -1]]

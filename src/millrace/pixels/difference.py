@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.pixels.convert import Plane
-from millrace.pixels.rects import RECTS_MAX, Damage, Rect, Size
+from millrace.pixels.rects import EMPTY, RECTS_MAX, Damage, Rect, Size
 
 CELL = 16
 """The side of a cell in pixels: that of a macroblock."""
@@ -21,6 +21,8 @@ GAP = 3
 """Rectangles at most this many cells apart are joined: one more costs more than the pixels between them."""
 RUNS_MAX = 192
 """Beyond this many runs of changed cells, more distant ones are joined."""
+DENSE = 0.125
+"""A rectangle of which a smaller share differs is worth dividing."""
 WASTE = 0.25
 """Rows of cells are joined while at most this share of the union did not change."""
 
@@ -36,6 +38,14 @@ def cells_of(size: Size) -> tuple[int, int]:
 def in_cells(rect: Rect) -> tuple[slice, slice]:
     """The cells that a rectangle touches, as an index."""
     return slice(rect.y // CELL, -(-rect.bottom // CELL)), slice(rect.x // CELL, -(-rect.right // CELL))
+
+
+def cells_within(rects: Iterable[Rect], size: Size) -> Cells:
+    """The cells of a picture of that size that rectangles touch."""
+    found: Cells = np.zeros(cells_of(size), np.bool_)
+    for rect in rects:
+        found[in_cells(rect)] = True
+    return found
 
 
 def part_of(picture: Plane, rect: Rect) -> Plane:
@@ -96,6 +106,19 @@ class Difference:
         """Rectangles that cover all pixels within `rects` that differ, each cut to such pixels."""
         return [self.cut(old, new, rect) for rect in joined(self.cells(old, new, rects))]
 
+    # Damage may overlap: what was taken with one rectangle does not differ any more in the next.
+    def take(self, old: Plane, new: Plane, rects: Iterable[Rect]) -> list[Rect]:
+        """Bring `old` up to date within a few small rectangles; returns what differed, each rectangle's by itself."""
+        boxes: list[Rect] = []
+        for rect in rects:
+            rect = rect.common(self.whole)
+            box = tight(old, new, rect) if rect.area else EMPTY
+            found = self.boxes(old, new, [rect]) if box is None else [box] if box.area else []
+            for one in found:
+                part_of(old, one)[:] = part_of(new, one)
+            boxes += found
+        return boxes
+
     def cut(self, old: Plane, new: Plane, cells: Rect) -> Rect:
         """The smallest rectangle, in pixels, around what differs in those cells of the last comparison; some must."""
         part = self._differs[cells.y * CELL : cells.bottom * CELL, cells.x * self._units : cells.right * self._units]
@@ -110,6 +133,19 @@ class Difference:
             x += bool(np.array_equal(old[y:bottom, x], new[y:bottom, x]))
             right -= bool(np.array_equal(old[y:bottom, right - 1], new[y:bottom, right - 1]))
         return Rect(x, y, right - x, bottom - y)
+
+
+# Ten calls of numpy instead of fifty: for a letter, they take longer than its pixels.
+def tight(old: Plane, new: Plane, rect: Rect) -> Rect | None:
+    """The smallest rectangle around what differs within a small one; None if it is mostly of what does not."""
+    differs = part_of(old, rect).view(np.uint32)[:, :, 0] != part_of(new, rect).view(np.uint32)[:, :, 0]
+    count = int(np.count_nonzero(differs))
+    if not count:
+        return EMPTY
+    rows, columns = differs.any(axis=1).nonzero()[0], differs.any(axis=0).nonzero()[0]
+    x, y, right, bottom = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    box = Rect(rect.x + x, rect.y + y, right - x, bottom - y)
+    return box if count >= DENSE * box.area else None
 
 
 def joined(cells: Cells, gap: int = GAP) -> tuple[Rect, ...]:

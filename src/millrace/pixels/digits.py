@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from millrace.pixels.convert import Plane
@@ -21,15 +23,21 @@ def dots(text: str) -> Plane:
     """(8, 6 × characters) of 0 and 1; unknown characters are blank."""
     out = np.zeros((HIGH, WIDE * len(text)), np.uint8)
     for index, char in enumerate(text):
-        rows = np.frombuffer(bytes.fromhex(_ROWS.get(char, _ROWS[" "])), np.uint8)
-        out[: HIGH - 1, index * WIDE : index * WIDE + WIDE - 1] = np.unpackbits(rows[:, None], axis=1)[:, 3:]
+        out[: HIGH - 1, index * WIDE : index * WIDE + WIDE - 1] = _character(char if char in _ROWS else " ")
     return out
+
+
+@cache
+def _character(char: str) -> Plane:
+    rows = np.frombuffer(bytes.fromhex(_ROWS[char]), np.uint8)
+    return np.unpackbits(rows[:, None], axis=1)[:, 3:]
 
 
 def write(picture: Plane, at: Point, text: str, scale: int, ink: tuple[int, int, int], ground: int = 0) -> Rect:
     """Write into (rows, columns, 4) BGRX, `ink` on grey `ground`; returns what changed."""
-    mask = dots(text).repeat(scale, 0).repeat(scale, 1)[:, :, None].astype(bool)
-    rect = Rect(at.x, at.y, mask.shape[1], mask.shape[0])
-    part = picture[rect.y : rect.bottom, rect.x : rect.right, :3]
-    part[:] = np.where(mask, np.array(ink, np.uint8), np.uint8(ground))[: part.shape[0], : part.shape[1]]
+    words = np.array([ground * 0x010101, int.from_bytes(bytes(ink), "little")], "<u4")
+    shown = words[dots(text)].repeat(scale, 0).repeat(scale, 1)
+    rect = Rect(at.x, at.y, shown.shape[1], shown.shape[0])
+    part = picture[rect.y : rect.bottom, rect.x : rect.right].view("<u4")[:, :, 0]
+    part[:] = shown[: part.shape[0], : part.shape[1]]
     return rect

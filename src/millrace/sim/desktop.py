@@ -5,15 +5,18 @@ At each whole second of host time a square flashes for `FLASH_NS`; `sim/painted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from millrace.errors import ConfigError
 from millrace.graph.pictures import Mode
 from millrace.pixels import blockcode, digits
 from millrace.pixels.convert import Plane
-from millrace.pixels.rects import Point, Rect, Size
+from millrace.pixels.difference import part_of
+from millrace.pixels.rects import Move, Point, Rect, Size
+from millrace.pixels.scroll import apply_move
 from millrace.text import quoted
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 
@@ -25,6 +28,10 @@ LINE, LINES = 18, 64
 GLYPH_WIDE, GLYPH_HIGH = 8, 12
 SCROLL_LINES = 3
 FILM = Size(640, 360)
+PAN, PANORAMA = 5, 2560
+"""Columns that the film pans in a picture, and after which it repeats."""
+GRAIN, GRAINS = 6, 8
+"""How strong the film's grain is, and how many patterns of it there are."""
 _INK = (255, 224, 160)
 
 
@@ -37,14 +44,33 @@ def _glyphs(random: np.random.Generator, count: int = 64) -> Plane:
 
 
 def _lines(random: np.random.Generator, width: int) -> Plane:
-    """(LINES, LINE, width, 3): lines of words of any length."""
-    out = np.full((LINES, LINE, width, 3), 248, np.uint8)
+    """(LINES, LINE, width, 4): lines of words of any length, as BGRX."""
+    out = np.zeros((LINES, LINE, width, 4), np.uint8)
+    out[..., :3] = 248
     glyphs, places = _glyphs(random), width // GLYPH_WIDE
     for line in out:
         used = int(places * random.uniform(0.3, 1.0))
         for place in np.flatnonzero(random.random(used) > 0.17):
             left = int(place) * GLYPH_WIDE
-            line[3 : 3 + GLYPH_HIGH, left : left + GLYPH_WIDE] = glyphs[random.integers(len(glyphs))]
+            line[3 : 3 + GLYPH_HIGH, left : left + GLYPH_WIDE, :3] = glyphs[random.integers(len(glyphs))]
+    return out
+
+
+def _panorama() -> Plane:
+    """(FILM.height, PANORAMA + FILM.width, 4): what the film pans over, as BGRX; after PANORAMA columns it repeats."""
+    rows, columns = np.arange(FILM.height)[:, None], np.arange(PANORAMA + FILM.width) * (2 * np.pi / PANORAMA)
+    base = 128 + 60 * np.sin(11 * columns) * np.cos(rows / 23) + 40 * np.sin(rows / 11 + 37 * columns)
+    out = np.zeros((*base.shape, 4), np.uint8)
+    for colour, shift in enumerate((0, 20, -25)):
+        # Less half the grain, which is added to it.
+        out[:, :, colour] = np.clip(base + shift - GRAIN, 0, 255 - 2 * GRAIN)
+    return out
+
+
+def _grain(random: np.random.Generator) -> Plane:
+    """(GRAINS, FILM.height, FILM.width, 4): noise from 0 to 2 × GRAIN, the same in all colours."""
+    out = np.zeros((GRAINS, FILM.height, FILM.width, 4), np.uint8)
+    out[..., :3] = random.integers(0, 2 * GRAIN + 1, out.shape[:3], np.uint8)[..., None]
     return out
 
 
@@ -65,6 +91,8 @@ class Desktop:
         self._text = _lines(self._random, self.window.width)
         self._scene, self._first = SCENES[scene], 0
         self._flash = False
+        self._film: tuple[Plane, Plane] | None = None
+        """Made when it is first shown: what it pans over, and its grain."""
         self._wallpaper()
 
     def _wallpaper(self) -> None:
@@ -103,37 +131,41 @@ class Desktop:
         top = self.window.y + line % (self.window.height // LINE) * LINE
         left = self.window.x + column * GLYPH_WIDE
         source = self._text[self.number % LINES, :, column * GLYPH_WIDE : (column + 1) * GLYPH_WIDE]
-        self.picture[top : top + LINE, left : left + GLYPH_WIDE, :3] = source
+        self.picture[top : top + LINE, left : left + GLYPH_WIDE] = source
         return [Rect(left, top, GLYPH_WIDE, LINE)]
 
     def scroll(self, lines: int) -> list[Rect]:
         """Move the text up, with new lines below."""
         window = self.window
-        part = self.picture[window.y : window.bottom, window.x : window.right, :3]
         rows = min(lines * LINE, window.height)
-        part[: window.height - rows] = part[rows:].copy()
+        if rows < window.height:
+            apply_move(self.picture, Move(Rect(window.x, window.y, window.width, window.height - rows), 0, -rows))
         self._first += lines
-        below = self._text[np.arange(self._first, self._first + rows // LINE + 1) % LINES].reshape(-1, window.width, 3)
-        part[window.height - rows :] = below[:rows]
+        self._write(Rect(window.x, window.bottom - rows, window.width, rows), range(self._first, self._first + rows))
         return [window]
 
     def flood(self) -> list[Rect]:
         """New text everywhere."""
         count = self.window.height // LINE
-        text = self._text[self._random.integers(0, LINES, count)].reshape(-1, self.window.width, 3)
         rect = Rect(self.window.x, self.window.y, self.window.width, count * LINE)
-        self.picture[rect.y : rect.bottom, rect.x : rect.right, :3] = text
+        self._write(rect, self._random.integers(0, LINES, count))
         return [rect]
+
+    def _write(self, at: Rect, lines: Sequence[int] | NDArray[np.int64]) -> None:
+        """Write lines of text into a rectangle, from its top as far as there is room."""
+        part = part_of(self.picture, at)
+        for number, top in zip(lines, range(0, at.height, LINE), strict=False):
+            part[top : top + LINE] = self._text[number % LINES, : at.height - top]
 
     def film(self) -> list[Rect]:
         """A picture of `FILM` that pans, with grain."""
         rect = Rect(self.window.x, self.window.y, FILM.width, FILM.height).common(self.window)
-        rows, columns = np.arange(rect.height)[:, None], np.arange(rect.width) + 5 * self.number
-        base = 128 + 60 * np.sin(columns / 37) * np.cos(rows / 23) + 40 * np.sin((rows + columns) / 11)
-        grain = self._random.integers(-6, 7, (rect.height, rect.width))
-        part = self.picture[rect.y : rect.bottom, rect.x : rect.right]
-        for colour, shift in enumerate((0, 20, -25)):
-            part[:, :, colour] = np.clip(base + grain + shift, 0, 255)
+        if self._film is None:
+            self._film = _panorama(), _grain(self._random)
+        panorama, grain = self._film
+        left = PAN * self.number % PANORAMA
+        base = panorama[: rect.height, left : left + rect.width]
+        np.add(base, grain[self.number % GRAINS, : rect.height, : rect.width], out=part_of(self.picture, rect))
         return [rect]
 
 
