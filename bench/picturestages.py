@@ -46,9 +46,9 @@ def stamp_daemon(path: str) -> None:
         painted[now_ns] = clock()
         publish(self, rects, now_ns, *more)
 
-    def made(work: Any, task: Any, rate: int) -> Any:
+    def made(work: Any, task: Any, *more: Any) -> Any:
         began, cpu = clock(), time.thread_time_ns()
-        out = make(work, task, rate)
+        out = make(work, task, *more)
         worked[task.now_ns] = began, clock(), time.thread_time_ns() - cpu
         return out
 

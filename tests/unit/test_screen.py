@@ -521,6 +521,21 @@ def test_old_picture_is_given_to_nobody() -> None:
     assert woken[-1] == 0 and taken is not None and taken.damage == (Rect(0, 0, 2, 2), Rect(4, 0, 2, 2))
 
 
+def test_after_a_pause_a_second_picture_follows_at_once_and_no_third() -> None:
+    own, interval = painter(), NS_PER_S // 30
+    reader = own.screen.read(WATCHER, interval)
+    waited = []
+    for at in (0, NS_PER_S, NS_PER_S + 4_000_000, NS_PER_S + 8_000_000):
+        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], at)
+        due = reader.next_timeout()
+        assert due is not None
+        waited.append(max(0, due - at))
+        picture = reader.take(max(at, due))
+        assert picture is not None
+        picture.release()
+    assert waited[:3] == [0, 0, 0] and waited[3] > interval // 2
+
+
 def test_source_as_fast_as_its_reader_does_not_wait_for_it() -> None:
     """A painter whose pictures come at the reader's interval, some milliseconds early or late."""
     own = painter()

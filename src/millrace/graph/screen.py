@@ -123,9 +123,9 @@ class Reader:
         memory.lease()
         damage, moves = self._seen(self._damage.take()), tuple(self._moves)
         self._moves, self._serial = [], self.screen.serial
-        # A source that paints at the same interval as a reader takes would be a little early again and again, and wait
-        # for most of an interval each time. So the next picture may be a quarter early, while the mean rate is kept.
-        self._base_ns = max(now_ns - self.interval_ns // 4, due_ns) if due_ns else now_ns
+        # After a pause two pictures may follow each other at once, while the mean rate is kept: a program shows a letter
+        # and then its caret, and a source that paints at the interval of its reader is a little early again and again.
+        self._base_ns = max(now_ns - self.interval_ns, due_ns) if due_ns else now_ns
         self._cursor = self.screen.cursor
         self.held = Picture(self, memory, damage, moves)
         return self.held
