@@ -43,6 +43,7 @@ class View:
 
     def __init__(self, codec: str = "avc1") -> None:
         self.codec, self.open = codec, True
+        self.untried = False
         self.canvas: Canvas | None = None
         self.pictures: list[EncodedPicture] = []
         self.times_ns: list[HostNs] = []

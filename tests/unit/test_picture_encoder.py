@@ -15,7 +15,7 @@ from millrace.graph.pictures import Cursor, Move, Shape
 from millrace.outlets.line import QUEUED_MAX_NS, Line
 from millrace.outlets.picturechoice import Formats, How, Room, choice, tiles
 from millrace.outlets.pictures import KEY_INTERVAL_NS, PictureEncoder
-from millrace.outlets.picturework import Task
+from millrace.outlets.picturework import PROBE_BYTES, Task
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Point, Rect, Size
@@ -96,6 +96,21 @@ def test_no_video_and_no_sharpening_is_made_at_once() -> None:
     rig.now_ns += NS_PER_S
     assert handed_over(rig, [Rect(20, 20, 9, 18)]), "the film stands still by now"
     rig.settle()
+    assert shown(view, rig)
+
+
+def test_a_viewer_of_whose_line_nothing_is_known_is_sent_a_part_of_the_screen_first() -> None:
+    rig = Rig(Size(1280, 960))
+    photo(rig.picture, Rect(0, 0, 1280, 960), 3)
+    known, view = rig.join(View()), View()
+    rig.settle()
+    view.untried = True
+    rig.join(view)
+    rig.run(rig.now_ns)
+    assert len(view.pictures) == 1 and view.bytes() < 1.5 * PROBE_BYTES < known.pictures[0].size
+    begun_ns, view.untried = rig.now_ns, False
+    rig.settle()
+    assert view.times_ns[1] == begun_ns, "the rest follows when its line is known, not a picture later"
     assert shown(view, rig)
 
 

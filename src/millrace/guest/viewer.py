@@ -401,6 +401,11 @@ class ViewerSession:
 
     # -- pictures: see `PictureSink` -------------------------------------------------------------
 
+    @property
+    def untried(self) -> bool:
+        """See `PictureSink`."""
+        return self.settings.picture == "auto" and self.flow.rate is None
+
     def ready(self, now_ns: HostNs) -> bool:
         """See `PictureSink`."""
         return self._sees() and self.flow.ready(self.rtt_ns)

@@ -36,6 +36,11 @@ class EncodedPicture(NamedTuple):
 class PictureSink(Protocol):
     """A viewer, as its encoder sees it."""
 
+    @property
+    def untried(self) -> bool:
+        """Whether nothing is known of its line yet."""
+        ...
+
     def ready(self, now_ns: HostNs) -> bool:
         """Whether there is room for a picture now."""
         ...

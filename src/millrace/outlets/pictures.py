@@ -57,6 +57,8 @@ class _Viewer:
         self.asleep = False
         """It was not ready when it was asked; it says when it is."""
         self.left = False
+        self.catching = False
+        """The last picture brought something of what it lacked."""
 
     def voided(self, size: Size) -> None:
         """It has nothing of pictures of this size yet."""
@@ -69,7 +71,7 @@ class _Viewer:
 
     def lacking(self) -> Lacking:
         """What it lacks, to compare with other viewers."""
-        return Lacking(self.missing.rects, self.rough.rects)
+        return Lacking(self.missing.rects, self.rough.rects, self.sink.untried)
 
     def moved(self, parts: Sequence[Part]) -> None:
         """These moves take what it sees roughly elsewhere."""
@@ -193,6 +195,8 @@ class PictureEncoder:
         """When there is something to send to it although nothing was painted."""
         if self._work is None or self._last_ns is None:
             return None
+        if viewer.missing and viewer.catching:
+            return self._last_ns
         if viewer.missing or viewer.rough:
             return self._last_ns + self._interval_ns
         return None if self._due_ns is None else max(self._due_ns, self._last_ns + self._interval_ns)
@@ -316,6 +320,7 @@ class PictureEncoder:
                 viewer.missed(made.video, True)
             return
         viewer.missing, viewer.rough = Damage(given.left.missing), Damage(given.left.rough)
+        viewer.catching = bool(given.parts)
         viewer.video = made.key or (viewer.video and not made.video)
         self._push(viewer, self._picture(given.parts, made, job), now_ns)
 

@@ -52,6 +52,8 @@ WORK_NS: HostNs = 60 * NS_PER_MS
 """After twice this, what a viewer still lacks is sent with the next picture."""
 SMALL_TASK = 65_536
 """Pixels that are compared and compressed in 0.2 to 0.4 ms."""
+PROBE_BYTES = 128 * 1024
+"""What a viewer is sent at first, and acknowledges, before anything is known of its line."""
 PROBED_ROWS = 16
 VIDEO_KEY = 1
 """Flag of a VIDEO part that needs nothing before it."""
@@ -59,10 +61,14 @@ VIDEO_RECTS_MAX = 16
 
 
 class Lacking(NamedTuple):
-    """What some viewers lack: rectangles that are old or missing, and rectangles that they see less than exactly."""
+    """What some viewers lack: rectangles that are old or missing, and rectangles that they see less than exactly.
+
+    With `probe`, nothing is known of their lines yet.
+    """
 
     missing: tuple[Rect, ...]
     rough: tuple[Rect, ...]
+    probe: bool = False
 
 
 class Task(NamedTuple):
@@ -410,19 +416,22 @@ class PictureWork:
         waiting = [tile for tile in found if hot.size and hot[in_cells(tile)].mean() > 0.5]
         found = [tile for tile in found if tile not in waiting]
         rough = [*lacking.rough, *drawn]
-        parts, left = self._filled(found, rough)
+        parts, left = self._filled(found, rough, lacking.probe)
         return Given((*key, *parts), Lacking((*waiting, *left), tuple(rough)))
 
-    def _filled(self, found: list[Rect], rough: list[Rect]) -> tuple[list[Part], list[Rect]]:
+    # What is sent can't be taken back. On a thin line of which nothing is known, a whole screen would arrive after
+    # seconds, and nothing before it; a part of it says how much else may follow.
+    def _filled(self, found: list[Rect], rough: list[Rect], probe: bool) -> tuple[list[Part], list[Rect]]:
         """Parts for what is missing, and what did not fit; if all of it fits losslessly, it is sent so."""
         room = ONCE_SHARES * self._share
-        jpeg = self.formats.jpeg and not self._lossless and sum(map(self._guess, found)) > room
+        may_jpeg = self.formats.jpeg and not self._lossless
+        every, room = sum(map(self._guess, found)) > room, min(room, PROBE_BYTES) if probe else room
         parts: list[Part] = []
         for index, tile in enumerate(found):
             late = self._clock() - self._began_ns > 2 * WORK_NS
             if parts and (room <= 0 or late):
                 return parts, found[index:]
-            if jpeg:
+            if may_jpeg and (every or self._guess(tile) > room):
                 rough.append(tile)
                 part = Part(PartType.JPEG, tile, encode_jpeg(part_of(self.reference, tile), ROUGH))
             else:
