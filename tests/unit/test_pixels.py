@@ -133,20 +133,21 @@ def page(lines: int, seed: int, width: int = 600) -> Plane:
     return out
 
 
+@pytest.mark.parametrize("width", [500, 1800])
 @pytest.mark.parametrize("distance", [-54, -7, 18, 200])
-def test_scrolled_page_is_found_with_its_distance(distance: int) -> None:
-    old = page(40, 1)
+def test_scrolled_page_is_found_with_its_distance(distance: int, width: int) -> None:
+    old = page(40, 1, width)
     new = np.roll(old, distance, axis=0)
-    new[slice(distance, None) if distance < 0 else slice(0, distance)] = page(12, 2)[: abs(distance)]
-    move = scrolled(old, new, Rect(0, 0, 600, 720))
+    new[slice(distance, None) if distance < 0 else slice(0, distance)] = page(12, 2, width)[: abs(distance)]
+    move = scrolled(old, new, Rect(0, 0, width, 720))
     assert move is not None and (move.dx, move.dy) == (0, distance)
     after = old.copy()
     apply_move(after, move)
     assert (after == new).all(axis=(1, 2)).mean() > (720 - abs(distance) - 40) / 720
-    boxes = Difference(Size(600, 720)).boxes(after, new, [Rect(0, 0, 600, 720)])
+    boxes = Difference(Size(width, 720)).boxes(after, new, [Rect(0, 0, width, 720)])
     for box in boxes:
         part_of(after, box)[:] = part_of(new, box)
-    assert np.array_equal(after, new) and sum(box.area for box in boxes) < 600 * (abs(distance) + 60)
+    assert np.array_equal(after, new) and sum(box.area for box in boxes) < width * (abs(distance) + 60)
 
 
 def test_nothing_scrolled_in_noise_flat_colour_or_a_small_box() -> None:

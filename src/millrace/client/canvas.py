@@ -19,7 +19,9 @@ from PIL import Image
 
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.convert import Plane
-from millrace.pixels.rects import Rect, Size
+from millrace.pixels.difference import part_of
+from millrace.pixels.rects import Move, Rect, Size
+from millrace.pixels.scroll import apply_move
 from millrace.wire.peer.pictures import PIXEL_BYTES, Part, PartType
 
 if sys.version_info >= (3, 14) and not TYPE_CHECKING:
@@ -242,18 +244,22 @@ class Canvas:
             if isinstance(step, CursorShape):
                 self._define(step)
                 continue
-            place = (slice(step.at.y, step.at.bottom), slice(step.at.x, step.at.right))
-            origin = None
+            at, origin = step.at, None
             if isinstance(step, Paint):
-                self.pixels[place] = step.pixels
+                part_of(self.pixels, at)[:] = step.pixels
             else:
-                x, y = step.at.x - step.dx, step.at.y - step.dy
-                origin = (slice(y, y + step.at.height), slice(x, x + step.at.width))
-                # Source and target may overlap.
-                self.pixels[place] = self.pixels[origin].copy()
+                origin = at.moved(-step.dx, -step.dy)
+                if not step.dx:
+                    apply_move(self.pixels, Move(at, 0, step.dy))
+                else:
+                    # The two places may overlap.
+                    part_of(self.pixels, at)[:] = part_of(self.pixels, origin).copy()
             if self._bare is not None:
-                self._bare[place] = False if origin is None else self._bare[origin].copy()
-            changed.append(step.at)
+                place = self._bare[at.y : at.bottom, at.x : at.right]
+                place[:] = (
+                    False if origin is None else self._bare[origin.y : origin.bottom, origin.x : origin.right].copy()
+                )
+            changed.append(at)
         if self._bare is not None and not self._bare.any():
             self._bare = None
         return changed

@@ -419,8 +419,6 @@ class PictureWork:
         parts, left = self._filled(found, rough, lacking.probe)
         return Given((*key, *parts), Lacking((*waiting, *left), tuple(rough)))
 
-    # What is sent can't be taken back. On a thin line of which nothing is known, a whole screen would arrive after
-    # seconds, and nothing before it; a part of it says how much else may follow.
     def _filled(self, found: list[Rect], rough: list[Rect], probe: bool) -> tuple[list[Part], list[Rect]]:
         """Parts for what is missing, and what did not fit; if all of it fits losslessly, it is sent so."""
         room = ONCE_SHARES * self._share
