@@ -123,8 +123,8 @@ class Reader:
         memory.lease()
         damage, moves = self._seen(self._damage.take()), tuple(self._moves)
         self._moves, self._serial = [], self.screen.serial
-        # After a pause two pictures may follow each other at once, while the mean rate is kept: a program shows a letter,
-        # then its caret; and a source that paints at the interval of its reader is a little early again and again.
+        # After a pause two pictures may follow each other at once, while the mean rate is kept: a program shows a letter
+        # and its caret, and a source that paints at the interval of its reader is a little early again and again.
         self._base_ns = max(now_ns - self.interval_ns, due_ns) if due_ns else now_ns
         self._cursor = self.screen.cursor
         self.held = Picture(self, memory, damage, moves)
