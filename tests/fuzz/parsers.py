@@ -252,7 +252,7 @@ def _screen() -> Take:
     budget, peer, client = rig.graph.budget, ScreenPeer(0), DisplayClient(0, False, 0)
     screens = Screens("default", rig.graph.ids, budget)
     control = ConsoleInput(client, 0, lambda: None)
-    door = QemuScreen(screens, budget, peer, Console(0, "VGA", 0, True), "door/1", control, lambda fd: None)
+    door = QemuScreen(screens, peer, Console(0, "VGA", 0, True), "door/1", control, lambda fd: None)
     reader = door.screen.read(Watcher("viewer/1", OWNER))
 
     def take(data: bytes) -> None:

@@ -536,6 +536,22 @@ def test_after_a_pause_a_second_picture_follows_at_once_and_no_third() -> None:
     assert waited[:3] == [0, 0, 0] and waited[3] > interval // 2
 
 
+def test_a_delay_of_a_source_as_fast_as_its_reader_does_not_stay() -> None:
+    own, interval = painter(), NS_PER_S // 30
+    reader = own.screen.read(WATCHER, interval)
+    waited = []
+    # Two pictures more than the interval allows, then one an interval.
+    for at in (0, 1_000_000, 2_000_000, *(step * interval for step in range(1, 20))):
+        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], at)
+        due = reader.next_timeout()
+        assert due is not None
+        waited.append(max(0, due - at))
+        picture = reader.take(max(at, due))
+        assert picture is not None
+        picture.release()
+    assert max(waited) > interval // 2 and waited[-5:] == [0] * 5
+
+
 def test_source_as_fast_as_its_reader_does_not_wait_for_it() -> None:
     """A painter whose pictures come at the reader's interval, some milliseconds early or late."""
     own = painter()

@@ -1,7 +1,8 @@
 """The memory of a screen that a door paints from what its wire receives.
 
-Some machines report more than they painted: whole lines, or the whole screen for a caret. Large parts are therefore
-compared with what is there, so that readers get what changed and nothing else.
+Some machines report more than they painted: whole lines, or the whole screen for a caret. So what they send is compared
+with what is there, in bands that stay in the processor's cache, and only what differs is copied. That is coarse, a box
+in each band: it runs on the event loop. Encoders compare again, cell by cell, in another thread.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.budget import Account, Budget
 from millrace.graph.pictures import PIXEL_BYTES, Mode
 from millrace.graph.screen import Screen
 from millrace.pixels.convert import Plane
-from millrace.pixels.difference import CELL, Difference, cells_within, from_cells, joined, part_of
+from millrace.pixels.difference import cells_within, differing, from_cells, joined, part_of
 from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import HostNs
 
 SMALL_EXACT, SMALL_MAX = 16, 4096
 """Small parts whose exact place is kept, and those that are collected at all; beyond each they are joined."""
-COMPARED_MIN = 128 * 128
-"""Pixels from which it pays to look for the parts that differ."""
+SMALL = 128 * 128
+"""The most pixels of a small part."""
+BAND_PIXELS = 64 * 1024
+"""Compared at once."""
 
 Rows: TypeAlias = NDArray[np.uint8]
 """Pixels to paint: (rows, columns, 4), in B, G, R and an unused byte."""
@@ -33,20 +35,14 @@ def rows_of(data: bytes | bytearray | memoryview, width: int, height: int, strid
     return np.ndarray((height, width, PIXEL_BYTES), np.uint8, data, strides=(stride, PIXEL_BYTES, 1))
 
 
-# Two pictures of the same size: what the screen shows, and `_fresh`, into which a part is put to be compared. Cells are
-# compared as a whole, so what surrounds the part in its cells is first made equal.
 class Canvas:
     """Paints one screen. What was painted is damage until `publish`."""
 
-    def __init__(self, screen: Screen, budget: Budget) -> None:
+    def __init__(self, screen: Screen) -> None:
         self.screen = screen
         self.size = Size(0, 0)
         """Empty until the first `show`."""
-        self._budget = budget
-        self._account: Account | None = None
-        self._picture: Plane
-        self._fresh: Plane
-        self._difference: Difference
+        self._picture: Plane = np.zeros((0, 0, PIXEL_BYTES), np.uint8)
         self._damage = Damage()
         self._small: list[Rect] = []
         """Small parts that were painted, not in the damage yet."""
@@ -60,29 +56,15 @@ class Canvas:
         """The whole picture."""
         return Rect(0, 0, self.size.width, self.size.height)
 
-    @property
-    def fresh(self) -> Plane:
-        """Where a part can be put before `compare`: of the picture's size, contiguous."""
-        return self._fresh
-
     def show(self, size: Size, rows: Rows | None, now_ns: HostNs) -> None:
         """Begin a picture of that size: `rows`, or black. GraphError, and no change, if there is no room."""
+        # Nothing of it is resident before it is painted.
+        picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
         mode = Mode(size.width, size.height, size.width * PIXEL_BYTES)
-        # First, and for the larger part, what is only held here: nothing is allocated that has no room.
-        account = self._budget.open("screen", {"compared": mode.bytes})
-        try:
-            picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
-            fresh, difference = np.empty_like(picture), Difference(size)
-            account.hold("difference", difference.bytes)
-            if rows is not None:
-                picture[:] = rows
-            self.screen.set_mode(mode, picture.reshape(-1).data, now_ns)
-        except BaseException:
-            account.close()
-            raise
-        self.close()
-        self.size, self._account = size, account
-        self._picture, self._fresh, self._difference = picture, fresh, difference
+        self.screen.set_mode(mode, picture.reshape(-1).data, now_ns)
+        if rows is not None:
+            picture[:] = rows
+        self.size, self._picture, self._damage, self._small = size, picture, Damage(), []
 
     def resize(self, size: Size, now_ns: HostNs) -> None:
         """Change the size, and keep what is in both. GraphError, and no change, if there is no room."""
@@ -91,37 +73,38 @@ class Canvas:
         part_of(self._picture, kept)[:] = part_of(before, kept)
         self._damage.add(kept)
 
-    def paint(self, at: Rect, rows: Rows, compared: bool = True) -> None:
-        """Paint `rows` there, which must be within the picture; large parts only where they differ."""
-        if at.area < COMPARED_MIN:
-            # A small part is compared as a whole: a machine reports a caret thirty times a second, changed or not.
-            part = part_of(self._picture, at)
-            if not np.array_equal(part, rows):
-                part[:] = rows
-                self._small.append(at)
-                if len(self._small) > SMALL_MAX:
-                    self._join()
-            return
-        if not compared:
-            part_of(self._picture, at)[:] = rows
-            self._damage.add(at)
-            return
-        self.prepare(at)
-        part_of(self._fresh, at)[:] = rows
-        self.compare(at)
+    def paint(self, at: Rect, rows: Rows) -> None:
+        """Paint `rows` there, which must be within the picture: what differs of them."""
+        for y in self.bands(at):
+            band = rows[y - at.y : y - at.y + self.high(at)]
+            self.paint_band(Rect(at.x, y, at.width, len(band)), band)
 
-    def prepare(self, at: Rect) -> None:
-        """Before `fresh` gets a part: make what surrounds it in its cells equal."""
-        x, y = at.x // CELL * CELL, at.y // CELL * CELL
-        around = Rect(x, y, -(-at.right // CELL) * CELL - x, -(-at.bottom // CELL) * CELL - y).common(self.whole)
-        if around != at:
-            part_of(self._fresh, around)[:] = part_of(self._picture, around)
+    def high(self, at: Rect) -> int:
+        """How many lines of a part are compared at once."""
+        return max(1, BAND_PIXELS // at.width)
 
-    def compare(self, at: Rect) -> None:
-        """Paint what differs in that part of `fresh`."""
-        for box in self._difference.boxes(self._picture, self._fresh, [at]):
-            part_of(self._picture, box)[:] = part_of(self._fresh, box)
-            self._damage.add(box)
+    def bands(self, at: Rect) -> range:
+        """Where the bands of a part begin."""
+        return range(at.y, at.bottom, self.high(at))
+
+    def paint_band(self, at: Rect, rows: Rows) -> None:
+        """Paint a band, if it differs."""
+        box = differing(part_of(self._picture, at), rows)
+        if box is None:
+            return
+        there = box.moved(at.x, at.y)
+        part_of(self._picture, there)[:] = part_of(rows, box)
+        if box.area > SMALL:
+            self._damage.add(there)
+            return
+        self._small.append(there)
+        if len(self._small) > SMALL_MAX:
+            self._join()
+
+    def lines(self, at: Rect) -> memoryview:
+        """The memory of whole lines, to be written at once: they are damage."""
+        self._damage.add(at)
+        return part_of(self._picture, at).reshape(-1).data
 
     def blank(self) -> None:
         """Paint everything black."""
@@ -143,11 +126,3 @@ class Canvas:
         self._join()
         if self._damage:
             self.screen.painted(self._damage.take(), painted_ns)
-
-    def close(self) -> None:
-        """Release what is held for comparing; the picture itself belongs to the screen."""
-        if self._account is not None:
-            self._account.close()
-            self._account = None
-            del self._picture, self._fresh, self._difference
-        self.size, self._damage, self._small = Size(0, 0), Damage(), []

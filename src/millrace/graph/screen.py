@@ -46,6 +46,8 @@ READERS_MAX = 256
 SCREEN_BYTES, READER_BYTES = 8 * 1024, 8 * 1024
 OVERLAYS_MAX = 64
 MOVES_MAX = 16
+CATCH_UP = 8
+"""A reader that takes every picture takes each earlier by this part of its interval, until it takes them at once."""
 SHAPES_MAX = 64
 """Cursors kept; beyond that, the one shown longest ago is discarded."""
 
@@ -122,13 +124,22 @@ class Reader:
             return None
         memory.lease()
         damage, moves = self._seen(self._damage.take()), tuple(self._moves)
-        self._moves, self._serial = [], self.screen.serial
-        # After a pause two pictures may follow each other at once, while the mean rate is kept: a program shows a letter
-        # and its caret, and a source that paints at the interval of its reader is a little early again and again.
-        self._base_ns = max(now_ns - self.interval_ns, due_ns) if due_ns else now_ns
+        self._moves = []
+        self._base_ns = self._base(now_ns, due_ns)
+        self._serial = self.screen.serial
         self._cursor = self.screen.cursor
         self.held = Picture(self, memory, damage, moves)
         return self.held
+
+    # After a pause two pictures may follow each other at once, while the mean rate is kept: a program shows a letter and
+    # then its caret. A source at the interval of its reader would wait for ever once a picture was late: each is due an
+    # interval after the last was. So as long as no picture is left out, each is due a little earlier.
+    def _base(self, now_ns: HostNs, due_ns: HostNs) -> HostNs:
+        """From when the interval after the picture that is taken now counts; it was due at `due_ns`."""
+        if not due_ns:
+            return now_ns
+        every = self.screen.serial - self._serial <= 1
+        return max(now_ns - self.interval_ns, due_ns - (self.interval_ns // CATCH_UP if every else 0))
 
     def _seen(self, damage: tuple[Rect, ...]) -> tuple[Rect, ...]:
         """Damage without what lies below an overlay that the reader leaves out."""

@@ -1,7 +1,7 @@
 """Finds scrolled content: rows that are where other rows were before.
 
-Each row of the box is hashed. Rows whose hash is unique in the old picture vote for the distance between their old and
-new place. A wrong match costs nothing but bytes: whoever applies the move compares the pictures afterwards.
+Each row of the box is hashed. Rows that, with those below, are unique in the old picture vote for the distance between
+their old and new place. A wrong match costs nothing but bytes: whoever applies the move compares the pictures afterwards.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def scrolled(old: Plane, new: Plane, box: Rect) -> Move | None:
     if box.area < SCROLL_PIXELS_MIN or box.height < 2 * ROWS_MIN:
         return None
     before, after = hashes(old, box), hashes(new, box)
-    distance = _elected(before, after)
+    distance = _elected(_with_next(before), _with_next(after))
     if not distance:
         return None
     rows = np.arange(max(0, distance), box.height + min(0, distance))
@@ -85,6 +85,13 @@ def scrolled(old: Plane, new: Plane, box: Rect) -> Move | None:
         return None
     first, last = int(same[0]), int(same[-1]) + 1
     return Move(Rect(box.x, box.y + first, box.width, last - first), 0, distance)
+
+
+# Rows that are shown twice or three times, as a desktop at another scale has them, are unique only together.
+def _with_next(rows: Hashes) -> Hashes:
+    """Hashes of each row with the two after it."""
+    found: Hashes = (rows[:-2] * _MIXED + rows[1:-1]) * _MIXED + rows[2:]
+    return found
 
 
 def _true(old: Plane, new: Plane, rows: NDArray[np.intp], distance: int) -> bool:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from millrace.budget import Budget
 from millrace.doors.canvas import Canvas, Rows, rows_of
 from millrace.doors.pushed import PushedStream
 from millrace.doors.qemu.input import ConsoleInput
@@ -37,6 +36,8 @@ DELAY_NS: dict[str, HostNs] = {"virtio": 2 * NS_PER_MS, "qxl": 30 * NS_PER_MS}
 OTHER_DELAY_NS = 15 * NS_PER_MS
 """Of other cards, which QEMU looks at every 30 ms."""
 SHAPES_KNOWN_MAX = 32
+IN_PLACE_MIN = 512 * 512
+"""Pixels of lines from which shared memory is not compared here."""
 GL = ("ScanoutDMABUF", "UpdateDMABUF")
 
 
@@ -68,8 +69,7 @@ class QemuScreen:
     recording = False
 
     def __init__(
-        self, screens: Screens, budget: Budget, peer: ScreenPeer, console: Console, door: str, control: ConsoleInput,
-        open_shared: Open,
+        self, screens: Screens, peer: ScreenPeer, console: Console, door: str, control: ConsoleInput, open_shared: Open
     ) -> None:  # fmt: skip
         """GraphError if there is no room for a screen."""
         self.peer, self.console, self.control = peer, console, control
@@ -81,7 +81,7 @@ class QemuScreen:
         self._screens, self._open = screens, open_shared
         self._delay_ns = next((ns for name, ns in DELAY_NS.items() if label.startswith(name)), OTHER_DELAY_NS)
         self.screen = screens.add(self, label, door)
-        self.canvas = Canvas(self.screen, budget)
+        self.canvas = Canvas(self.screen)
         self._shared: Shared | None = None
         self._map = ScanoutMap(-1, 0, 0, 0, 0, 0)
         self._stale = Damage()
@@ -147,7 +147,7 @@ class QemuScreen:
         """A whole picture, of the same size as before or of another; None if it is not copied now."""
         if size == self.canvas.size:
             if rows is not None:
-                self.canvas.paint(self.canvas.whole, rows, compared=self._watched)
+                self.canvas.paint(self.canvas.whole, rows)
         elif 0 < size.width <= SIDE_MAX and 0 < size.height <= SIDE_MAX:
             try:
                 self.canvas.show(size, rows, self._painted_ns)
@@ -168,8 +168,7 @@ class QemuScreen:
             guess = Size(whole.width, max(whole.height, whole.width * 3 // 4))
             self._resize(self._said if said.holds(at) else guess)
         if self.canvas.whole.holds(at):
-            rows = rows_of(event.pixels, event.width, event.height, event.stride)
-            self.canvas.paint(at, rows, compared=self._watched)
+            self.canvas.paint(at, rows_of(event.pixels, event.width, event.height, event.stride))
 
     # QEMU 7.2 says the size of a picture only when it sends all of it. After a change of mode it may send parts of the
     # new picture instead, line by line; the size comes over another connection, before or after them. So a part that
@@ -232,21 +231,20 @@ class QemuScreen:
         self._unmap()
         self._fail("QEMU shares less memory than its picture needs")
 
-    # Whole lines are read, whatever part of them has changed: that is one call, and the lines are contiguous. If they
-    # are as long as the screen's own they are read into their place, otherwise by way of a buffer.
+    # Whole lines are read, whatever part of them has changed: that is one call, and the lines are contiguous. A band of
+    # them is compared while it is still in the processor's cache. What is large has mostly changed, and comparing takes
+    # as long as reading: it is read into its place, and encoders find what differs, in another thread.
     def _copy(self, shared: Shared, at: Rect) -> bool:
-        lines = Rect(0, at.y, self.canvas.size.width, at.height)
-        if self._map.stride == lines.width * PIXEL_BYTES:
-            fresh = self.canvas.fresh[at.y : at.bottom]
-            self.canvas.prepare(lines)
-            if not shared.read(self._map.offset + at.y * self._map.stride, fresh.reshape(-1).data):
+        lines, stride = Rect(0, at.y, self.canvas.size.width, at.height), self._map.stride
+        if lines.area > IN_PLACE_MIN and stride == lines.width * PIXEL_BYTES:
+            return shared.read(self._map.offset + at.y * stride, self.canvas.lines(lines))
+        for y in self.canvas.bands(lines):
+            band = Rect(0, y, lines.width, min(self.canvas.high(lines), lines.bottom - y))
+            rows = self._lines(shared, y, Size(band.width, band.height))
+            if rows is None:
                 return False
-            self.canvas.compare(lines)
-            return True
-        rows = self._lines(shared, at.y, Size(lines.width, lines.height))
-        if rows is not None:
-            self.canvas.paint(lines, rows)
-        return rows is not None
+            self.canvas.paint_band(band, rows)
+        return True
 
     def _lines(self, shared: Shared, y: int, size: Size) -> Rows | None:
         """Lines of the shared memory; None if it ends before them."""
@@ -339,4 +337,3 @@ class QemuScreen:
             self._unmap()
             self.peer.close()
             self._screens.remove(self.screen)
-            self.canvas.close()

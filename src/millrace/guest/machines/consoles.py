@@ -94,8 +94,7 @@ class Consoles:
         try:
             peer = ScreenPeer(os.getuid(), os.close)
             control = ConsoleInput(self._client, number, self._flush)
-            screens, budget = owner.guest.screens, owner.guest.admission.budget
-            door = QemuScreen(screens, budget, peer, console, owner.key, control, shared_picture)
+            door = QemuScreen(owner.guest.screens, peer, console, owner.key, control, shared_picture)
         except BaseException:
             mine.close()
             theirs.close()
