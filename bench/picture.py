@@ -27,9 +27,9 @@ from millrace.sim.desktop import CODE, SCENES
 
 SIZES = os.environ.get("MILLRACE_BENCH_SIZES", "1280x720 1920x1080").split()
 SETTLE_S, KEYS = 2.0, 40
-GOALS = {"typing": 10, "scroll": 25, "film": 40, "flood": 40}
+GOALS = {"typing": "3/6", "scroll": "10/20", "film": "7/15"}
 GOALS_AT = "1920x1080"
-"""Median ms from painting to the picture."""
+"""Median and 99th percentile in ms from painting to the decoded picture, on a machine with nothing else to do."""
 
 
 def floor(scene: str, size: str, seconds: float) -> list[float]:
@@ -149,7 +149,7 @@ def _scene(scene: str, size: str, seconds: float) -> None:
         with daemon(painted=f"{scene}:{size}", stamps=stamps) as bus:
             own = asyncio.run(native(bus, seconds))
         told = stages(stamps, own["viewer"], own["began"])
-    goal = f" (goal {GOALS[scene]})" if size == GOALS_AT else ""
+    goal = f" (goal {GOALS[scene]})" if size == GOALS_AT and scene in GOALS else ""
     listed_ms = ", ".join(f"{name} {ms:.1f}" for name, ms in own["listed"].get("breakdown_ms", {}).items())
     print(
         f"  {scene} {size}: {spread(own['latency'])}{goal}; {own['pictures']:.1f}/s,"

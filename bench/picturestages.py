@@ -18,7 +18,6 @@ import numpy as np
 from millrace.client.viewer import Viewer
 from millrace.wire.peer.pictures import Piece
 
-DAEMON = ("painted", "begun", "started", "made", "done")
 STAGES = ("paint", "wait", "to thread", "encode", "to loop", "send", "network", "to decoder", "decode", "draw")
 """Between two stamps each: when the paint began and ended, the picture was begun, a thread took it and had made it, the
 loop had it, it was sent, received, given to the decoder, decoded, and drawn."""
