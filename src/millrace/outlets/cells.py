@@ -87,6 +87,8 @@ class CellMap:
     # What was moved is seen as well as where it came from. A cell has pixels of up to four others then.
     def moved(self, move: Move) -> None:
         """The content of a rectangle was moved at the viewers."""
+        if not self.levels.any():
+            return
         rows, columns = in_cells(move.to)
         before = self.levels.copy()
         high, wide = before.shape

@@ -40,9 +40,9 @@ from millrace.outlets.picturechoice import (
     tiles,
 )
 from millrace.pixels.convert import Plane
-from millrace.pixels.difference import Cells, Difference, cells_within, from_cells, in_cells, joined, part_of
+from millrace.pixels.difference import CELL, Cells, Difference, cells_within, from_cells, in_cells, joined, part_of
 from millrace.pixels.rects import Damage, Move, Rect, Size
-from millrace.pixels.scroll import SCROLL_PIXELS_MIN, apply_move, grouped, scrolled
+from millrace.pixels.scroll import APART, SCROLL_PIXELS_MIN, apply_move, grouped, scrolled
 from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.peer.pictures import PIXEL_BYTES, Part, PartType
 
@@ -196,8 +196,7 @@ class PictureWork:
             self.cells.changed(cells_within(boxes, self.size), task.now_ns)
             return [], boxes
         found = self._difference.cells(self.reference, source, damage)
-        boxes = [self._difference.cut(self.reference, source, rect) for rect in joined(found)]
-        moves += self._scrolled(source, boxes)
+        moves, boxes = self._scrolled(source, list(joined(found)), moves)
         for box in boxes:
             part_of(self.reference, box)[:] = part_of(source, box)
         for move in moves:
@@ -222,21 +221,21 @@ class PictureWork:
             out.append(Rect(x, y, right - x, bottom - y).common(self.whole))
         return out
 
-    def _scrolled(self, source: Plane, boxes: list[Rect]) -> list[Move]:
-        """Moves within large changes; the boxes become what is left after them."""
-        moves = []
-        for group in grouped(boxes):
-            if group.area < SCROLL_PIXELS_MIN:
-                continue
-            move = scrolled(self.reference, source, group)
-            if move is None:
-                continue
+    def _scrolled(self, source: Plane, rects: list[Rect], moves: list[Move]) -> tuple[list[Move], list[Rect]]:
+        """Also the moves within large changes, given in cells; and the boxes that differ after them."""
+        large = [group for group in grouped(rects, APART // CELL) if group.area >= SCROLL_PIXELS_MIN // CELL**2]
+        found = [(group, move) for group in large if (move := self._scroll(source, group)) is not None]
+        # What has not moved is cut before the next comparison.
+        still = [rect for rect in rects if not any(group.holds(rect) for group, _ in found)]
+        boxes = [self._difference.cut(self.reference, source, rect) for rect in still]
+        for group, move in found:
             apply_move(self.reference, move)
             self.cells.moved(move)
-            moves.append(move)
-            boxes[:] = [box for box in boxes if not group.holds(box)]
-            boxes += self._difference.boxes(self.reference, source, [group])
-        return moves
+            boxes += self._difference.boxes(self.reference, source, from_cells([group], self.whole))
+        return moves + [move for _, move in found], boxes
+
+    def _scroll(self, source: Plane, group: Rect) -> Move | None:
+        return scrolled(self.reference, source, self._difference.cut(self.reference, source, group))
 
     # -- how it is sent --------------------------------------------------------------------------
 
