@@ -11,7 +11,7 @@ does not matter what the source paints meanwhile. A picture is made in this orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ from millrace.outlets.picturechoice import (
     limit,
     tiles,
 )
+from millrace.outlets.scaled import Scaled
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import CELL, Cells, Difference, cells_within, from_cells, in_cells, joined, part_of
 from millrace.pixels.rects import Damage, Move, Rect, Size
@@ -109,13 +110,13 @@ class PictureWork:
         self, size: Size, scale: float, formats: Formats, lossless: bool, rate: int, clock: Callable[[], HostNs]
     ) -> None:
         wide, high = (max(1, round(side * scale)) for side in (size.width, size.height))
-        self.size, self._scale, self.formats = Size(wide, high), scale, formats
+        self.size, self.formats = Size(wide, high), formats
         self._lossless, self._clock = lossless, clock
         self.rate = rate
         self.whole = Rect(0, 0, wide, high)
         self.cells = CellMap(self.size)
         self.reference: Plane = np.zeros((high, wide, 4), np.uint8)
-        self._scaled: Plane | None = np.zeros_like(self.reference) if scale != 1 else None
+        self._scaled = Scaled(self.size, scale) if scale != 1 else None
         self._difference = Difference(self.size)
         self._zstd = ZstdStills()
         self._video: VideoEncoder | None = None
@@ -179,7 +180,8 @@ class PictureWork:
         """Bring the reference up to date: the moves and rectangles that lead there from what it was."""
         if task.picture is None:
             return [], []
-        source, damage = self._source(task.picture), list(task.damage)
+        source = task.picture if self._scaled is None else self._scaled.take(task.picture)
+        damage = list(task.damage)
         if self._fresh:
             # Nobody has seen anything yet: every viewer lacks the whole picture.
             self._fresh = False
@@ -190,7 +192,7 @@ class PictureWork:
         for move in moves:
             apply_move(self.reference, move)
             self.cells.moved(move)
-        damage = self._at_scale(damage)
+        damage = damage if self._scaled is None else self._scaled.touched(damage)
         if not moves and sum(rect.area for rect in damage) < SCROLL_PIXELS_MIN:
             boxes = self._difference.take(self.reference, source, damage)
             self.cells.changed(cells_within(boxes, self.size), task.now_ns)
@@ -203,23 +205,6 @@ class PictureWork:
             found[in_cells(move.to)] = True
         self.cells.changed(found, task.now_ns)
         return moves, boxes
-
-    def _source(self, picture: Plane) -> Plane:
-        if self._scaled is None:
-            return picture
-        yuv.scale(picture, self._scaled)
-        return self._scaled
-
-    def _at_scale(self, rects: Iterable[Rect]) -> list[Rect]:
-        """What rectangles of the screen may have changed of the picture."""
-        if self._scaled is None:
-            return list(rects)
-        out = []
-        for rect in rects:
-            x, y = int(rect.x * self._scale) - 2, int(rect.y * self._scale) - 2
-            right, bottom = int(rect.right * self._scale) + 3, int(rect.bottom * self._scale) + 3
-            out.append(Rect(x, y, right - x, bottom - y).common(self.whole))
-        return out
 
     def _scrolled(self, source: Plane, rects: list[Rect], moves: list[Move]) -> tuple[list[Move], list[Rect]]:
         """Also the moves within large changes, given in cells; and the boxes that differ after them."""
@@ -245,7 +230,8 @@ class PictureWork:
         film: list[Rect] = []
         for box in sorted(boxes, key=lambda box: box.area):
             video: list[Rect] = []
-            if box.area <= SMALL and room.once > SMALL_BYTES:
+            surely = box.area < FILM_PIXELS and box.area * PIXEL_BYTES <= room.share
+            if surely or (box.area <= SMALL and room.once > SMALL_BYTES):
                 parts = [self._exactly(box)]
                 self.cells.sent(box, EXACT)
             else:
