@@ -1,7 +1,8 @@
 """Finds scrolled content: rows that are where other rows were before.
 
 Each row of the box is hashed. Rows that, with those below, are unique in the old picture vote for the distance between
-their old and new place. A wrong match costs nothing but bytes: whoever applies the move compares the pictures afterwards.
+their old and new place. A wrong match costs nothing but bytes: whoever applies the move compares the pictures
+afterwards.
 """
 
 from __future__ import annotations
