@@ -62,18 +62,18 @@ def test_small_picture_that_comes_late_makes_no_slow_line() -> None:
 
 def test_line_that_has_become_slow_is_noticed_with_small_pictures() -> None:
     flow = PictureFlow()
-    flow.rate = 4_000_000
+    flow.line.rate = flow.viewer.rate = 4_000_000
     over(300_000, [3_000] * 100, 33 * NS_PER_MS, flow)
-    assert flow.rate < 450_000
+    assert flow.rate is not None and flow.rate < 450_000
 
 
 def test_estimate_grows_while_most_of_it_passes_without_waiting() -> None:
     flow = PictureFlow()
-    flow.rate = 1_000_000
+    flow.line.rate = flow.viewer.rate = 1_000_000
     over(20_000_000, [4_000] * 200, 33 * NS_PER_MS, flow)
-    assert flow.rate >= 1_000_000 * GROWTH
+    assert flow.rate is not None and flow.rate >= 1_000_000 * GROWTH
     idle = PictureFlow()
-    idle.rate = 1_000_000
+    idle.line.rate = idle.viewer.rate = 1_000_000
     assert over(20_000_000, [100] * 200, 33 * NS_PER_MS, idle).rate == 1_000_000
 
 
@@ -84,20 +84,36 @@ def test_only_what_the_line_holds_is_on_its_way() -> None:
             flow.sent(serial, 1_000, 0)
     assert flow.pictures == FIRST_PICTURES
     flow.acknowledged(2, RTT, RTT)
-    flow.rate = 8_000_000
+    flow.line.rate = flow.viewer.rate = 8_000_000
     serial = 2
     while flow.ready(RTT):
         serial += 1
         flow.sent(serial, 20_000, RTT)
     # 8 Mbit/s for the round trip and 33 ms are 53 kB, and the last picture reaches beyond that.
     assert flow.pictures == 3
-    flow.rate = 1_000_000_000
+    flow.line.rate = flow.viewer.rate = 1_000_000_000
     while flow.ready(RTT):
         serial += 1
         flow.sent(serial, 10, RTT)
     assert flow.pictures == PICTURES_MAX
     flow.acknowledged(99, 2 * RTT, RTT)
     assert flow.ready(RTT) and not flow.bytes_on_way
+
+
+def test_slow_viewer_on_a_fast_line_is_sent_good_pictures_but_few() -> None:
+    flow, ms, now = PictureFlow(), NS_PER_MS, 0
+    for serial in range(1, 30):
+        flow.sent(serial, 100_000, now)
+        # Over the line in 2 ms, decoded in 100.
+        flow.acknowledged(serial, now + 2 * ms, 0, now + 100 * ms)
+        now += 120 * ms
+    assert flow.rate is not None and flow.rate > 300_000_000 and rate_step(flow.rate, None) is None
+    serial = 30
+    while flow.ready(0):
+        flow.sent(serial, 20_000, now)
+        serial += 1
+    # 100 kB in 100 ms are 33 kB in 33 ms.
+    assert flow.pictures == 2
 
 
 def test_encoders_rate_follows_the_line_with_reserve() -> None:

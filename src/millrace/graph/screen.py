@@ -131,9 +131,9 @@ class Reader:
         self.held = Picture(self, memory, damage, moves)
         return self.held
 
-    # After a pause two pictures may follow each other at once, while the mean rate is kept: a program shows a letter, then
-    # its caret. Pictures of a source at the interval of its reader would all be late once one was, as each is due an
-    # interval after the last was. So as long as none is left out, each is due a little earlier.
+    # After a pause two pictures may follow each other at once, while the mean rate is kept: a program shows a letter,
+    # and then its caret. Pictures of a source at the interval of its reader would all be late once one was, as each is
+    # due an interval after the last was. So as long as none is left out, each is due a little earlier.
     def _base(self, now_ns: HostNs, due_ns: HostNs) -> HostNs:
         """From when the interval after the picture that is taken now counts; it was due at `due_ns`."""
         if not due_ns:

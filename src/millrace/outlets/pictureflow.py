@@ -37,63 +37,29 @@ class OnItsWay(NamedTuple):
     sent_ns: HostNs
 
 
-class PictureFlow:
-    """The pictures on their way to one viewer."""
+class Estimate:
+    """The rate at which acknowledged bytes pass, in bit/s; None while nothing is known, and nothing had to wait."""
 
     def __init__(self) -> None:
         self.rate: int | None = None
-        """Estimated bit/s of the line; None while nothing is known, and nothing had to wait."""
-        self.bytes_on_way = 0
-        self.waited_ns: HostNs = 0
-        """How long the last picture took beyond the round trip."""
-        self._on_way: deque[OnItsWay] = deque()
         self._busy_since_ns: HostNs = 0
         self._busy_until_ns: HostNs = 0
         self._busy_bytes = 0
         self._easy_since_ns: HostNs | None = None
         self._easy_bytes = 0
 
-    @property
-    def pictures(self) -> int:
-        """Pictures on their way."""
-        return len(self._on_way)
-
-    def ready(self, rtt_ns: HostNs | None) -> bool:
-        """Whether another picture may be sent now: what is on its way is no more than the line holds."""
-        if not self._on_way:
-            return True
-        if self.rate is None or rtt_ns is None:
-            few = len(self._on_way) < min(PICTURES_MAX, FIRST_PICTURES + (rtt_ns or 0) // PICTURE_NS)
-            return few and self.bytes_on_way < SAMPLE_BYTES
-        holds = self.rate * (rtt_ns + QUEUE_NS) // (8 * NS_PER_S)
-        return len(self._on_way) < PICTURES_MAX and self.bytes_on_way <= holds
-
-    def sent(self, serial: int, size: int, now_ns: HostNs) -> None:
-        """A picture of `size` bytes was written."""
-        self._on_way.append(OnItsWay(serial, size, now_ns))
-        self.bytes_on_way += size
-
     # The line is busy from the arrival of what was sent first (a round trip after that) as long as something is on its
     # way. A small picture that comes late says nothing: the viewer, or the host, was busy with something else.
-    def acknowledged(self, serial: int, arrived_ns: HostNs, rtt_ns: HostNs | None) -> None:
-        """All pictures up to `serial` have arrived at about `arrived_ns`."""
-        size, first = 0, None
-        while self._on_way and self._on_way[0].serial <= serial:
-            one = self._on_way.popleft()
-            size, first = size + one.size, first or one
-        if first is None:
-            return
-        self.bytes_on_way -= size
-        rtt = rtt_ns or 0
-        self.waited_ns = max(0, arrived_ns - first.sent_ns - rtt)
-        if first.sent_ns + rtt >= self._busy_until_ns:
-            self._busy_since_ns, self._busy_bytes = first.sent_ns + rtt, 0
-        self._busy_until_ns, self._busy_bytes = arrived_ns, self._busy_bytes + size
-        self._learn(arrived_ns)
-        self._grow(size, arrived_ns)
+    def passed(self, size: int, sent_ns: HostNs, at_ns: HostNs, rtt_ns: HostNs) -> None:
+        """So many bytes, the first of which were sent at `sent_ns`, have passed at `at_ns`."""
+        if sent_ns + rtt_ns >= self._busy_until_ns:
+            self._busy_since_ns, self._busy_bytes = sent_ns + rtt_ns, 0
+        self._busy_until_ns, self._busy_bytes = at_ns, self._busy_bytes + size
+        self._learn(at_ns)
+        self._grow(size, at_ns, max(0, at_ns - sent_ns - rtt_ns))
 
     def reset(self) -> None:
-        """The viewer was hidden or stopped: times since then say nothing about the line."""
+        """Times until now say nothing."""
         self._easy_since_ns, self._easy_bytes = None, 0
 
     def _learn(self, now_ns: HostNs) -> None:
@@ -110,8 +76,8 @@ class PictureFlow:
 
     # An encoder that keeps to the estimate never makes pictures that would show that the line has become faster. So
     # while they pass without waiting, and use most of the estimate, it is raised.
-    def _grow(self, size: int, now_ns: HostNs) -> None:
-        if self.rate is None or self.waited_ns > EASY_NS:
+    def _grow(self, size: int, now_ns: HostNs, waited_ns: HostNs) -> None:
+        if self.rate is None or waited_ns > EASY_NS:
             self.reset()
             return
         if self._easy_since_ns is None:
@@ -122,6 +88,61 @@ class PictureFlow:
             if self._easy_bytes * 8 * NS_PER_S > self.rate * since_ns // 2:
                 self.rate = min(RATE_MAX, round(self.rate * GROWTH))
             self._easy_since_ns, self._easy_bytes = now_ns, 0
+
+
+class PictureFlow:
+    """The pictures on their way to one viewer."""
+
+    def __init__(self) -> None:
+        self.line, self.viewer = Estimate(), Estimate()
+        """Of its line; and of the viewer, which decodes what has arrived. A slow viewer on a fast line is sent good
+        pictures, but no more than it can decode."""
+        self.bytes_on_way = 0
+        self._on_way: deque[OnItsWay] = deque()
+
+    @property
+    def rate(self) -> int | None:
+        """Estimated bit/s of the line."""
+        return self.line.rate
+
+    @property
+    def pictures(self) -> int:
+        """Pictures on their way."""
+        return len(self._on_way)
+
+    def ready(self, rtt_ns: HostNs | None) -> bool:
+        """Whether another picture may be sent now: what is on its way is no more than line and viewer hold."""
+        if not self._on_way:
+            return True
+        if self.viewer.rate is None or rtt_ns is None:
+            few = len(self._on_way) < min(PICTURES_MAX, FIRST_PICTURES + (rtt_ns or 0) // PICTURE_NS)
+            return few and self.bytes_on_way < SAMPLE_BYTES
+        holds = self.viewer.rate * (rtt_ns + QUEUE_NS) // (8 * NS_PER_S)
+        return len(self._on_way) < PICTURES_MAX and self.bytes_on_way <= holds
+
+    def sent(self, serial: int, size: int, now_ns: HostNs) -> None:
+        """A picture of `size` bytes was written."""
+        self._on_way.append(OnItsWay(serial, size, now_ns))
+        self.bytes_on_way += size
+
+    def acknowledged(
+        self, serial: int, arrived_ns: HostNs, rtt_ns: HostNs | None, decoded_ns: HostNs | None = None
+    ) -> None:
+        """All pictures up to `serial` have arrived at about `arrived_ns`, and were decoded, if that was later, then."""
+        size, first = 0, None
+        while self._on_way and self._on_way[0].serial <= serial:
+            one = self._on_way.popleft()
+            size, first = size + one.size, first or one
+        if first is None:
+            return
+        self.bytes_on_way -= size
+        self.line.passed(size, first.sent_ns, arrived_ns, rtt_ns or 0)
+        self.viewer.passed(size, first.sent_ns, max(arrived_ns, decoded_ns or 0), rtt_ns or 0)
+
+    def reset(self) -> None:
+        """The viewer was hidden or stopped: times since then say nothing about the line."""
+        self.line.reset()
+        self.viewer.reset()
 
 
 RATE_STEPS = (
