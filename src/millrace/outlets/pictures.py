@@ -297,7 +297,9 @@ class PictureEncoder:
         still = tuple(part for part in made.parts if part.type not in _VIDEO)
         partial = common if len(still) == len(made.parts) else self._picture(still, made, job)
         for viewer in self._viewers:
-            if (given := caught.get(id(viewer))) is not None and not (viewer.missing.rects and not given.parts):
+            given = caught.get(id(viewer))
+            viewer.catching = given is not None and bool(given.parts)
+            if given is not None and not (viewer.missing.rects and not given.parts):
                 self._catch_up(viewer, given, made, job, now_ns)
             elif viewer not in job.viewers or viewer.missing:
                 viewer.missed(made.touched, bool(made.video))
@@ -320,7 +322,6 @@ class PictureEncoder:
                 viewer.missed(made.video, True)
             return
         viewer.missing, viewer.rough = Damage(given.left.missing), Damage(given.left.rough)
-        viewer.catching = bool(given.parts)
         viewer.video = made.key or (viewer.video and not made.video)
         self._push(viewer, self._picture(given.parts, made, job), now_ns)
 
