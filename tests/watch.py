@@ -212,7 +212,7 @@ def hybrid(desk: Desk) -> MakePictures:
     return make
 
 
-def _at_once(work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+def _at_once(work: Callable[[], Any], done: Callable[[Any], None], small: bool = False) -> None:
     done(work())
 
 
