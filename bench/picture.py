@@ -1,7 +1,8 @@
 """From painting a picture to having it elsewhere, 30 a second: in our viewer, in headless Chromium, and the floor.
 
 The code in each picture says when it was painted; it is read from the pixels that have arrived. The floor is another
-process that writes the changed pixels into a pipe as they are. $MILLRACE_BENCH_SECONDS for each, 10 by default.
+process that writes the changed pixels into a pipe as they are. The daemon's ledger of where the time goes is compared
+with the code. $MILLRACE_BENCH_SECONDS for each, 10 by default.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from bench.common import Daemon, cpu_ns, daemon, processes
 from bench.painted import HEAD, RECT
+from bench.pictureledger import first_seen, means, sums, told
 from bench.picturestages import StampedViewer, spread, stages
 from millrace.client.viewer import Viewer, ViewerOptions
 from millrace.lab.sync import FlashFace
@@ -62,6 +64,7 @@ async def native(bus: Daemon, seconds: float) -> dict[str, Any]:
     viewer = StampedViewer(bus.url(), face, ViewerOptions(name="bench", token=bus.env["MILLRACE_TOKEN"]))
     task = asyncio.create_task(viewer.run())
     await asyncio.sleep(SETTLE_S)
+    before = await asyncio.to_thread(sums, bus)
     face.seen.clear()
     began = time.monotonic_ns()
     cpu, own = cpu_ns(bus.pid), time.process_time_ns()
@@ -71,6 +74,7 @@ async def native(bus: Daemon, seconds: float) -> dict[str, Any]:
         "latency": [ns / 1e6 for ns in face.latencies], "pictures": count / seconds,
         "cpu": (cpu_ns(bus.pid) - cpu) / 1e6 / count, "own_cpu": (time.process_time_ns() - own) / 1e6 / count,
         "unread": face.unread, "decoding": [ns / 1e6 for ns in list(viewer.figures.decoding)[-count:]],
+        "first": first_seen(face.seen), "ledger": means(before, await asyncio.to_thread(sums, bus)),
         "listed": await asyncio.to_thread(listed, bus), "viewer": viewer, "began": began,
     }  # fmt: skip
     viewer.stop()
@@ -125,7 +129,7 @@ async def chromium(bus: Daemon, seconds: float, profile: Path) -> dict[str, Any]
             one = await asyncio.to_thread(listed, bus)
             if one.get("latency_ms") is not None:
                 latencies.append(one["latency_ms"])
-                draws.append(one["breakdown_ms"].get("draw", 0.0))
+                draws.append(one["ledger_ms"].get("draw", 0.0))
         count = max(1, one.get("shown", 0) - before.get("shown", 0))
         return {"latency": latencies, "draw": draws, "cpu": (cpu_ns(bus.pid) - cpu) / 1e6 / count, "count": count}
 
@@ -148,15 +152,15 @@ def _scene(scene: str, size: str, seconds: float) -> None:
         stamps = Path(name) / "stamps"
         with daemon(painted=f"{scene}:{size}", stamps=stamps) as bus:
             own = asyncio.run(native(bus, seconds))
-        told = stages(stamps, own["viewer"], own["began"])
+        by_stage = stages(stamps, own["viewer"], own["began"])
     goal = f" (goal {GOALS[scene]})" if size == GOALS_AT and scene in GOALS else ""
-    listed_ms = ", ".join(f"{name} {ms:.1f}" for name, ms in own["listed"].get("breakdown_ms", {}).items())
     print(
         f"  {scene} {size}: {spread(own['latency'])}{goal}; {own['pictures']:.1f}/s,"
         f" {own['listed'].get('bitrate', 0) / 1000:,.0f} kb/s, daemon {own['cpu']:.1f} ms CPU a picture"
-        f" (with painting), viewer {own['own_cpu']:.1f}; decoding {spread(own['decoding'])}; mean {listed_ms};"
-        f" floor {spread(least)}\n    {told}"
+        f" (with painting), viewer {own['own_cpu']:.1f}; decoding {spread(own['decoding'])}; floor {spread(least)}"
+        f"\n    {by_stage}"
     )
+    print(f"    {told(own['ledger'], own['first'])}")
     if size != GOALS_AT:
         _page(scene, size, seconds)
 

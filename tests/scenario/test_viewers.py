@@ -228,7 +228,7 @@ def test_picture_is_exact_once_the_screen_is_still(tmp_path: Path, kind: str) ->
         await asyncio.gather(one.shows(painter), other.shows(painter))
         assert one.types & {PartType.ZSTD, PartType.VIDEO}
         (first, second) = await views(rig)
-        assert first["shown"] > 1 and second["shown"] > 1 and set(first["breakdown_ms"]) <= set(STAGES)
+        assert first["shown"] > 1 and second["shown"] > 1 and set(first["ledger_ms"]) <= set(STAGES)
 
     running(tmp_path, test)
 

@@ -377,9 +377,10 @@ GUEST = {
     "viewers": [
         {"id": "viewer/12", "name": "desk", "screen": "screen/11", "bitrate": 2_345_000, "fps": 29.6, "keyboard": True,
          "settings": {"picture": "auto", "fps": 30, "scale": "1"}, "latency_ms": 41.4, "skew_ms": -3.2,
-         "hidden": False},
+         "hidden": False, "skipped_fps": 12.4},
         {"id": "viewer/13", "name": "wall", "screen": None, "bitrate": 0, "fps": 0.0, "keyboard": False,
-         "settings": {"picture": "2M", "fps": 5, "scale": "0.25"}, "latency_ms": None, "skew_ms": None, "hidden": True},
+         "settings": {"picture": "2M", "fps": 5, "scale": "0.25"}, "latency_ms": None, "skew_ms": None, "hidden": True,
+         "skipped_fps": 0.0},
     ],
 }  # fmt: skip
 
@@ -418,11 +419,22 @@ def test_ls_prints_one_line_per_object(daemon: Daemon) -> None:
         "  listener/10  file             ← sink/0, s16, 0 kb/s sent, latency -, 5 skipped",
         "  screen/11    VGA              running   1920×1080, of door/5, 2 viewers, 30/s, keyboard viewer/12",
         "  screen/14    head 2           blank     of door/5",
-        "  viewer/12    desk             ← screen/11, picture auto, 2345 kb/s sent, 30/s, latency 41 ms, -3 ms to its"
-        " sound, keyboard",
+        "  viewer/12    desk             ← screen/11, picture auto, 2345 kb/s sent, 30/s, 12/s skipped, latency 41 ms,"
+        " -3 ms to its sound, keyboard",
         "  viewer/13    wall             ← no screen, picture 2M, scale 0.25, 0 kb/s sent, 0/s, hidden",
     ]
     assert json.loads(said("ls", "--json"))["guests"] == [GUEST]
+
+
+def test_top_shows_screens_that_are_watched_and_viewers() -> None:
+    nodes = {key: [] for key in ("sinks", "sources", "streams", "listeners")}
+    lines = [line.plain for line in picture({"guests": [{**GUEST, **nodes}]}, [], 120, 24)]
+    assert [line.split() for line in lines[2:]] == [
+        ["screen/11", "VGA", "1920×1080", "30/s"],
+        ["viewer/12", "desk", "screen/11", "30/s", "41.4", "ms", "-3", "ms", "2345", "12/s", "skipped"],
+        ["viewer/13", "wall", "hidden", "0/s", "-", "0"],
+    ]
+    assert len(lines) == 5, "a screen that nobody watches is only in the list"
 
 
 def test_ls_prints_daemon_warnings_last(daemon: Daemon) -> None:
@@ -466,6 +478,10 @@ def test_latency_is_printed_stage_by_stage(daemon: Daemon, capsys: pytest.Captur
     assert "to the mix; beyond that the listener reports no latency" in capsys.readouterr().out
     daemon.answers["GET /api/v1/latency?target=stream%2F7"] = {"stream": "stream/7", "listeners": []}
     assert said("latency", "stream/7") == "stream/7: nobody hears it\n"
+    daemon.answers["GET /api/v1/latency?target=screen%2F3"] = {"stream": "screen/3", "listeners": []}
+    assert said("latency", "screen/3").startswith("screen/3: no viewer has drawn a picture")
+    stages.show("screen/3", WAY | {"listener": "viewer/5"})
+    assert "60.50 ms by the viewer's clock" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"name a stream .* or use --probe"):
         said("latency")
 

@@ -22,12 +22,14 @@ from millrace.symptoms import Symptom
 from millrace.units import NS_PER_S
 from millrace.version import __version__
 from tests.hall import PLACE, Hall, guest_of, with_guests
+from tests.watch import Painter
 
 # What each command needs, where, and with which arguments; {n} is a stream of alice's, {d} a machine's door, {r} a
-# request of hers that waits.
+# request of hers that waits, {s} a screen.
 IN_GUEST: list[tuple[str, dict[str, Any], Right]] = [
     ("state", {"guest": "alice"}, Right.SEE), ("latency", {"target": "{n}"}, Right.SEE),
-    ("explain", {"target": "{n}"}, Right.SEE), ("flight", {"guest": "alice"}, Right.SEE),
+    ("explain", {"target": "{n}"}, Right.SEE), ("explain", {"target": "{s}"}, Right.SEE),
+    ("latency", {"target": "{s}"}, Right.SEE), ("flight", {"guest": "alice"}, Right.SEE),
     ("set", {"target": "{n}", "settings": {"mute": True}}, Right.CONTROL),
     ("set", {"target": "sink/millrace", "settings": {"mute": True}, "guest": "alice"}, Right.CONTROL),
     ("move", {"target": "{n}", "to": "sink/other"}, Right.CONTROL),
@@ -57,7 +59,8 @@ async def furnished(hall: Hall, args: dict[str, Any]) -> dict[str, Any]:
     door = await hall.ask("attach", guest="alice", door="vnc+unix:///nowhere")
     request = hall.worker.prompts.ask("alice", Permission.CAMERA, Subject(), "tool", 0, lambda allow: None)
     assert request is not None
-    named = {"{n}": stream.key, "{d}": door.id, "{r}": request.key}
+    screen = alice.screens.add(Painter(), "VGA", door.id)
+    named = {"{n}": stream.key, "{d}": door.id, "{r}": request.key, "{s}": screen.key}
     return {key: named.get(value, value) if isinstance(value, str) else value for key, value in args.items()}
 
 
@@ -209,6 +212,8 @@ def test_changes_are_applied_and_announced(tmp_path: Path) -> None:
     ("latency", {"target": "sink/millrace"}, ConfigError, "give a stream"),
     ("explain", {"target": "sink/millrace"}, ConfigError, "give a stream"),
     ("explain", {"target": "recorder/999"}, NotFound, "recorder/999"),
+    ("explain", {"target": "screen/999"}, NotFound, "screen/999"),
+    ("latency", {"target": "viewer/999"}, NotFound, "viewer/999"),
     ("explain", {"target": "recorder/x"}, NotFound, "recorder/x"),
     ("detach", {"door": "999"}, NotFound, "door/999"),
     ("decide", {"request": "9", "allow": True}, NotFound, "request/9"),

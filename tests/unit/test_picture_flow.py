@@ -7,7 +7,6 @@ import pytest
 from millrace.codec.picturesettings import PICTURE_SETTING_NAMES, PictureSettings, changed_picture
 from millrace.errors import ConfigError
 from millrace.guest.hands import Hands
-from millrace.outlets.encoded import EncodedPicture
 from millrace.outlets.pictureflow import (
     FIRST_PICTURES,
     GROWTH,
@@ -16,7 +15,6 @@ from millrace.outlets.pictureflow import (
     PictureFlow,
     rate_step,
 )
-from millrace.outlets.picturetimes import KEPT, STAGES, PictureTimes
 from millrace.pixels.rects import Point
 from millrace.units import NS_PER_MS, NS_PER_S
 from tests.watch import Painter
@@ -123,44 +121,6 @@ def test_encoders_rate_follows_the_line_with_reserve() -> None:
     assert rate_step(4_100_000, 4_000_000) == 4_000_000 and rate_step(6_700_000, 4_000_000) == 4_000_000
     assert rate_step(10_000_000, 4_000_000) == 8_000_000 and rate_step(3_000_000, 4_000_000) == 2_000_000
     assert rate_step(20_000_000, None) == 16_000_000 and rate_step(33_000_000, None) is None
-
-
-def test_times_of_pictures_are_averaged_stage_by_stage() -> None:
-    times, ms = PictureTimes(), NS_PER_MS
-    picture = EncodedPicture(1, 1_000 * ms, (), True, 0, encode_ns=5 * ms, wait_ns=2 * ms)
-    times.sent(1, picture, 1_010 * ms)
-    times.drawn(1, 1_030 * ms, 1_041 * ms, -4 * ms, 1_060 * ms)
-    assert times.latency_ns == 41 * ms and times.skew_ns == -4 * ms
-    assert [times.breakdown[stage] for stage in STAGES] == [2 * ms, 5 * ms, 3 * ms, 20 * ms, 11 * ms]
-    assert sum(times.breakdown.values()) == times.latency_ns
-    times.sent(2, picture, 1_010 * ms)
-    times.drawn(2, 1_030 * ms, 1_051 * ms, None, 1_060 * ms)
-    assert times.latency_ns == 43 * ms and times.skew_ns is None and times.shown == 2
-
-
-def test_times_that_are_off_by_the_error_of_the_clock_are_cut() -> None:
-    times, ms = PictureTimes(), NS_PER_MS
-    times.sent(1, EncodedPicture(1, 1_000 * ms, (), True, 0), 1_010 * ms)
-    times.drawn(1, 1_009 * ms, 1_062 * ms, None, 1_060 * ms)
-    assert times.latency_ns == 60 * ms and times.breakdown["network"] == 0
-
-
-@pytest.mark.parametrize("decoded,drawn", [(0, 0), (1_030, 1_020), (980, 1_040), (1_030, 9_000)])
-def test_impossible_times_of_a_viewer_are_left_out(decoded: int, drawn: int) -> None:
-    times, ms = PictureTimes(), NS_PER_MS
-    times.sent(1, EncodedPicture(1, 1_000 * ms, (), True, 0), 1_010 * ms)
-    times.drawn(1, decoded * ms, drawn * ms, 10**15, 1_060 * ms)
-    assert times.latency_ns is None and times.skew_ns is None and not times.breakdown
-
-
-def test_times_of_pictures_without_answer_are_forgotten() -> None:
-    times = PictureTimes()
-    for serial in range(KEPT + 1):
-        times.sent(serial, EncodedPicture(serial, 0, (), True, 0), 1)
-    times.drawn(0, 2, 3, None, 4)
-    assert times.latency_ns is None
-    times.drawn(KEPT, 2, 3, None, 4)
-    assert times.latency_ns == 3
 
 
 def test_picture_settings_are_parsed_and_shown() -> None:

@@ -1,4 +1,4 @@
-"""`millrace latency` and `millrace explain`: where the time goes, and what is done to the sound."""
+"""`millrace latency` and `millrace explain`: where the time goes, and what is done to sound and picture."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def latency(
-    stream: Annotated[str | None, typer.Argument(help="stream/7, as `millrace ls` shows it.")] = None,
+    stream: Annotated[
+        str | None,
+        typer.Argument(metavar="[TARGET]", help="stream/7, screen/3 or viewer/5, as `millrace ls` shows it."),
+    ] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Measure it with an audible test signal.")] = False,
     guest: Annotated[str, typer.Option(help="The guest to probe.")] = "default",
     as_json: _JSON = False,
 ) -> None:
-    """Break down a stream's latency, stage by stage.
+    """Break down the latency of a stream or screen, stage by stage.
 
-    Each listener has a breakdown of its own. --probe plays ten clicks into the guest, hears them as a listener would,
-    and compares what it measured with the breakdown.
+    Each listener or viewer has a breakdown of its own. --probe plays ten clicks into the guest, hears them as a
+    listener would, and compares what it measured with the breakdown.
 
     Examples:
 
       millrace latency stream/7
+
+      millrace latency screen/3
+
+      millrace latency viewer/5 --json
 
       millrace latency --probe --guest alice
     """
@@ -40,7 +47,7 @@ def latency(
         run(measure(guest, call("GET", "/api/v1/state")["listen"], as_json))
         return
     if stream is None:
-        raise ConfigError("name a stream as `millrace ls` shows it, or use --probe")
+        raise ConfigError("name a stream, screen or viewer as `millrace ls` shows it, or use --probe")
     found = call("GET", query_of("/api/v1/latency", target=stream))
     if as_json:
         show_json(found)
@@ -48,18 +55,34 @@ def latency(
     for way in found["listeners"]:
         show(found["stream"], way)
     if not found["listeners"]:
-        say(f"{stream}: nobody hears it")
+        heard = stream.startswith("stream/")
+        say(
+            f"{stream}: nobody hears it"
+            if heard
+            else f"{stream}: no viewer has drawn a picture that was painted since it came"
+        )
 
 
 def explain(
-    target: Annotated[str, typer.Argument(help="stream/7 or recorder/9, as `millrace ls` shows it.")],
+    target: Annotated[
+        str, typer.Argument(help="stream/7, recorder/9, screen/3 or viewer/5, as `millrace ls` shows it.")
+    ],
     as_json: _JSON = False,
 ) -> None:
-    """Explain in plain words how a stream's sound is processed.
+    """Explain in plain words what is done to sound or picture.
 
-    Stages are listed in order, from the application to each listener; * marks those that change the sound.
+    Stages are listed in order, from the application or machine to each listener or viewer; * marks those that change
+    the sound or the picture. Of a viewer, it says where the time goes, and why it gets as many pictures as it does.
 
-    Example: millrace explain stream/7
+    Examples:
+
+      millrace explain stream/7
+
+      millrace explain screen/3
+
+      millrace explain viewer/5
+
+      millrace explain viewer/5 --json | jq -r '.steps[] | select(.stage == "pictures").text'
     """
     from millrace.cli.api import call, query_of
 

@@ -29,7 +29,8 @@ def top(
 ) -> None:
     """Watch levels, latency, drift, faults and incidents live.
 
-    Runs until Ctrl-C.
+    For screens and viewers, pictures a second take the place of the level, and how much later a picture is seen than
+    its sound is heard that of the drift. Runs until Ctrl-C.
 
     Example: millrace top
     """
@@ -96,6 +97,22 @@ def _rows(guest: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         rate, late = f"{one['bitrate'] / 1000:.0f}", latency_of(one)
         name, output = printable(one["name"]), printable(one["output"])
         yield one["id"], name, output, "", late, drift, rate, ", ".join(faults_of(one))
+    yield from _pictures(guest)
+
+
+def _pictures(guest: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Screens that are watched, and viewers. Their level is pictures a second; the drift is that from the sound."""
+    for one in guest.get("screens", ()):
+        if one["viewers"]:
+            size = f"{one['width']}×{one['height']}"
+            yield one["id"], printable(one["name"]), size, f"{one['fps']:.0f}/s", "", "", "", ""
+    for one in guest.get("viewers", ()):
+        late = "-" if one["latency_ms"] is None else f"{one['latency_ms']:.1f} ms"
+        skew = "" if one["skew_ms"] is None else f"{one['skew_ms']:+.0f} ms"
+        skipped = f"{one['skipped_fps']:.0f}/s skipped" if one["skipped_fps"] >= 1 else ""
+        name, rate = printable(one["name"]), f"{one['bitrate'] / 1000:.0f}"
+        sees = "hidden" if one["hidden"] else one["screen"] or "no screen"
+        yield one["id"], name, sees, f"{one['fps']:.0f}/s", late, skew, rate, skipped
 
 
 def _late(guest: dict[str, Any]) -> str:

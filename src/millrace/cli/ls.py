@@ -20,6 +20,8 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
       millrace ls
 
       millrace ls --json | jq '.guests[].listeners[].latency_ms'
+
+      millrace ls --json | jq '.guests[].viewers[].ledger_ms'
     """
     from millrace.cli.api import call
 
@@ -121,6 +123,8 @@ def _viewer(viewer: dict[str, Any]) -> str:
     if settings["scale"] != "1":
         parts.append(f"scale {settings['scale']}")
     parts.append(f"{viewer['bitrate'] / 1000:.0f} kb/s sent, {viewer['fps']:.0f}/s")
+    if viewer["skipped_fps"] >= 1:
+        parts.append(f"{viewer['skipped_fps']:.0f}/s skipped")
     if viewer["latency_ms"] is not None:
         parts.append(f"latency {viewer['latency_ms']:.0f} ms")
     if viewer["skew_ms"] is not None:

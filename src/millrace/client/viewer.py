@@ -78,6 +78,7 @@ class _Whole(NamedTuple):
 
     last: Piece
     parts: tuple[Part, ...]
+    arrived_ns: HostNs
 
 
 class _Decoded(NamedTuple):
@@ -85,6 +86,7 @@ class _Decoded(NamedTuple):
 
     piece: Piece
     steps: list[Step]
+    arrived_ns: HostNs
     decoded_ns: HostNs
 
 
@@ -283,7 +285,7 @@ class Viewer:
         if self._undecoded > UNDECODED_MAX:
             raise RemoteProtocolError(f"{self._undecoded} bytes of pictures at once; {UNDECODED_MAX} at most")
         if piece.last:
-            self._queue.put_nowait(_Whole(piece, self._parts))
+            self._queue.put_nowait(_Whole(piece, self._parts, now_ns()))
             self._parts = ()
 
     # -- decoding --------------------------------------------------------------------------------
@@ -318,7 +320,8 @@ class Viewer:
             self.canvas.apply(steps)
             return
         self.figures.decoded(now - began)
-        self._presentation.push(_Decoded(piece, steps, now), piece.painted_ns, now, step_bytes(steps))
+        picture = _Decoded(piece, steps, whole.arrived_ns, now)
+        self._presentation.push(picture, piece.painted_ns, now, step_bytes(steps))
         self._present()
         if len(self._presentation):
             # It waits for its sound, and the next one may come meanwhile.
@@ -380,17 +383,21 @@ class Viewer:
             lead = self._presentation.lead_ns
             self._presentation.lead_ns = round(min(LEAD_MAX_NS, lead + SMOOTHING * (now - began - lead)))
         for one in pictures:
-            self._acknowledge(one, now, one is pictures[-1])
+            self._acknowledge(one, began, now, one is pictures[-1])
 
-    def _acknowledge(self, one: Waiting[_Decoded], now: HostNs, drawn: bool) -> None:
-        heard = self._sound.heard_ns(now)
+    def _acknowledge(self, one: Waiting[_Decoded], began: HostNs, now: HostNs, drawn: bool) -> None:
+        heard, picture = self._sound.heard_ns(now), one.picture
         skew = None if heard is None else heard - one.painted_ns
         wire = self._wire
         if wire is None or self._runner is None:
             return
         offset = wire.keepalive.clock.offset_ns(now)
         self.figures.shown(drawn, None if offset is None else now + offset - one.painted_ns, skew)
-        wire.send_shown(one.picture.piece.serial, one.picture.decoded_ns, now, skew, len(self._presentation))
+        if drawn:
+            times = (picture.decoded_ns, now, skew, len(self._presentation), picture.arrived_ns, began)
+            wire.send_shown(picture.piece.serial, *times)
+        else:
+            wire.send_shown(picture.piece.serial, picture.decoded_ns, 0, None, len(self._presentation))
         self._runner.flush()
 
     # -- outgoing --------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ VIDEO_CODECS = ("avc1", "vp8")
 VP8_RATE = 8_000_000
 """Without a rate: VP8 has no constant quality in real time."""
 _LIBRARY = {"avc1": "libx264", "vp8": "libvpx"}
+_WORDS = {"avc1": "H.264", "vp8": "VP8"}
 _FPS = 30
 
 
@@ -48,6 +49,11 @@ class AvEncoder(VideoEncoder):
         self._planes = blank(PixelFormat.NV12, size)
         self._number = 0
         self._open: av.VideoCodecContext | None = None
+
+    @property
+    def name(self) -> str:
+        """See `VideoEncoder`."""
+        return f"{_WORDS[self.codec]} by {_LIBRARY[self.codec]}, in software"
 
     @property
     def bytes(self) -> int:

@@ -29,6 +29,11 @@ class VideoEncoder(ABC):
 
     @property
     @abstractmethod
+    def name(self) -> str:
+        """The codec and what encodes it, in words."""
+
+    @property
+    @abstractmethod
     def bytes(self) -> int:
         """Approximate memory."""
 

@@ -157,6 +157,11 @@ class X264Encoder(VideoEncoder):
             self._in.put(_PLANE + 8 * index, plane.ctypes.data, ctypes.c_int64)
 
     @property
+    def name(self) -> str:
+        """See `VideoEncoder`."""
+        return "H.264 by libx264, in software"
+
+    @property
     def bytes(self) -> int:
         """Approximate memory: its planes, and x264's own of about ten bytes a pixel."""
         return sum(plane.nbytes for plane in self._planes.planes) + 10 * self._planes.planes[0].size

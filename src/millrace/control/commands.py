@@ -29,10 +29,12 @@ from millrace.guest.notfound import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns
 from millrace.io.turns import with_pauses
 from millrace.observe.explain import explain_recorder, explain_stream
+from millrace.observe.explainpicture import explain_seen
 from millrace.observe.flight import Sample
 from millrace.observe.incidents import IncidentView
 from millrace.observe.latency import Breakdown, breakdown
 from millrace.observe.objects import GuestView
+from millrace.observe.picturelatency import picture_breakdown
 from millrace.observe.views import guest_view
 from millrace.rights.grants import ANY, parse_permission, parse_verdict
 from millrace.rights.model import ALL_GUESTS, OWNER, Principal, Right, parse_rights
@@ -45,6 +47,7 @@ TOKEN_DAYS = "30d"
 KEY_MAX, VALUE_MAX = 200, 4096
 PROGRAM_MAX = 4096
 """A program may be given by its path (PATH_MAX)."""
+SEEN = ("screen/", "viewer/")
 OK = results.Done()
 Run = Callable[[Any, Principal], Awaitable[Any]]
 T = TypeVar("T")
@@ -107,8 +110,8 @@ class Commands:
                 "decide", "POST", "/requests/{request}", scopes.on_request, self._decide, "Answer a pending request",
                 scopes.keeps_rule,
             ),
-            _Row("latency", "GET", "/latency", target, self._latency, "Break down a stream's latency"),
-            _Row("explain", "GET", "/explain", target, self._explain, "Explain a stream's processing, stage by stage"),
+            _Row("latency", "GET", "/latency", target, self._latency, "Break down the latency of sound or picture"),
+            _Row("explain", "GET", "/explain", target, self._explain, "Explain what is done to sound or picture"),
             _Row(
                 "flight", "GET", f"{guest}/flight", guest_, self._flight,
                 "Return the flight recorder of a guest's last minute",
@@ -321,15 +324,27 @@ class Commands:
 
     def _found(self, args: r.About, principal: Principal) -> tuple[Guest, Stream]:
         if not args.target.startswith("stream/"):
-            raise ConfigError(f"{quoted(args.target)}: give a stream as `millrace ls` shows it, such as stream/7")
+            raise ConfigError(
+                f"{quoted(args.target)}: give a stream, screen or viewer as `millrace ls` shows it, such as stream/7"
+            )
         found = self.find(principal, args.target, args.guest, Right.SEE)
         assert isinstance(found.thing, Stream)
         return found.guest, found.thing
 
     async def _latency(self, args: r.About, principal: Principal) -> Breakdown:
+        if args.target.startswith(SEEN):
+            guest, seen = self._seen(args, principal)
+            sessions = [one for one in guest.viewers.sessions if seen.session in (None, one)]
+            return picture_breakdown(args.target, seen.listed, sessions)
         return breakdown(*self._found(args, principal), now_ns())
 
+    def _seen(self, args: r.About, principal: Principal) -> tuple[Guest, verbs.Seen]:
+        return self._first(principal, args.target, lambda one: verbs.seen(one, args.target), Right.SEE, args.guest)
+
     async def _explain(self, args: r.About, principal: Principal) -> results.Explanation:
+        if args.target.startswith(SEEN):
+            guest, seen = self._seen(args, principal)
+            return results.Explanation(args.target, guest.name, explain_seen(guest, *seen))
         kind, _, text = args.target.partition("/")
         if kind == "recorder":
             number = key_number(text)

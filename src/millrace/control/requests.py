@@ -148,7 +148,7 @@ class Incidents(Arguments):
 
 
 class About(Arguments):
-    """A stream, or with `explain` a recorder."""
+    """A stream, screen or viewer, or with `explain` a recorder."""
 
     target: str
     guest: str | None = None

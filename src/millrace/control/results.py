@@ -68,7 +68,7 @@ class GrantView(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """What is done to the sound of a stream or recorder, step by step."""
+    """What is done to the sound of a stream or recorder, or to the picture of a screen or viewer, step by step."""
 
     target: str
     guest: str

@@ -11,6 +11,7 @@ from millrace.doors.ingress import RecorderStatus, recorder_of
 from millrace.dsp.channels import Matrix
 from millrace.errors import ConfigError, GraphError
 from millrace.graph.model import Levelled, Sink, Stream, Tap
+from millrace.graph.screens import Listed
 from millrace.guest.find import find_mix, find_sink, node_of, parse_volume
 from millrace.guest.guest import Guest
 from millrace.guest.home import Machine
@@ -52,6 +53,20 @@ def find(guest: Guest, kind: str, name: str) -> Found | None:
     else:
         thing = _listener(guest, key) if kind == "listener" else node_of(guest, kind, name)
     return None if thing is None else Found(guest, thing, key)
+
+
+class Seen(NamedTuple):
+    """A screen, or a viewer with the screen that it sees."""
+
+    listed: Listed | None
+    session: ViewerSession | None
+
+
+def seen(guest: Guest, key: str) -> Seen | None:
+    """Find a screen or viewer in a guest; None if there is none."""
+    session = next((session for session in guest.viewers.sessions if session.key == key), None)
+    listed = guest.screens.find(key) if session is None else session.listed
+    return None if session is None and listed is None else Seen(listed, session)
 
 
 def _listener(guest: Guest, key: str) -> ListenerSession | None:

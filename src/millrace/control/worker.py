@@ -134,6 +134,7 @@ class Worker:
             self.flight.note(part, now)
             for guest in part:
                 guest.screens.second(now)
+                guest.viewers.second()
             await asyncio.sleep(0)
 
     async def end_changes(self) -> None:

@@ -235,6 +235,8 @@ class Screen:
         self.memory: Memory | None = None
         self.serial = 0
         self.painted_ns: HostNs = 0
+        self.painted_pixels = 0
+        """Pixels painted or moved since it was added."""
         self.cursor = Cursor()
         self.relative = False
         """The machine has only a mouse: it takes movements of the pointer, and no positions."""
@@ -294,6 +296,7 @@ class Screen:
         self._next_serial(now_ns)
         for rect in (*changed, *(move.to for move in moved)):
             self.memory.changed(rect)
+            self.painted_pixels += rect.area
         before, self.overlays = self.overlays, lying
         gone = [overlay for overlay in before if overlay not in lying]
         for reader in self.readers:

@@ -30,8 +30,12 @@ class Listed:
     """The door it comes from, as in the key of a machine: door/7."""
     fps: float = 0.0
     """Pictures painted a second, over the last second."""
+    pixels: int = 0
+    """Pixels painted a second, over the last second."""
     counted: int = 0
     """The serial when they were last counted."""
+    counted_pixels: int = 0
+    """The screen's `painted_pixels` then."""
 
     @property
     def key(self) -> str:
@@ -63,6 +67,8 @@ class Screens:
         self._guest, self._ids, self._budget, self._changed, self._by = guest, ids, budget, changed, by
         self.seat = Seat(guest, self._seat_changed)
         self._listed: dict[str, Listed] = {}
+        self.painted = 0
+        """Pictures painted until they were last counted, by screens that are gone too."""
         self._counted_ns: HostNs | None = None
 
     def __iter__(self) -> Iterator[Listed]:
@@ -105,8 +111,11 @@ class Screens:
         if before_ns is None or now_ns <= before_ns:
             return
         for listed in self._listed.values():
-            listed.fps = (listed.screen.serial - listed.counted) * NS_PER_S / (now_ns - before_ns)
-            listed.counted = listed.screen.serial
+            screen, passed_ns = listed.screen, now_ns - before_ns
+            self.painted += screen.serial - listed.counted
+            listed.fps = (screen.serial - listed.counted) * NS_PER_S / passed_ns
+            listed.pixels = (screen.painted_pixels - listed.counted_pixels) * NS_PER_S // passed_ns
+            listed.counted, listed.counted_pixels = screen.serial, screen.painted_pixels
 
     def close(self) -> None:
         """The guest ends: end all screens."""

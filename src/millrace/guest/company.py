@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from millrace.graph.screens import Listed
 from millrace.guest.home import Home
+from millrace.outlets.picturetimes import StageTotals
 from millrace.units import HostNs
 
 Viewer = TypeVar("Viewer", contravariant=True)
@@ -17,6 +18,8 @@ class Company(Protocol[Viewer]):
 
     guest: Home
     clock: Callable[[], HostNs]
+    totals: StageTotals
+    """Where the time went, of all of them."""
 
     def find(self, screen: str | None) -> Listed | None:
         """The screen that it asks for."""

@@ -26,7 +26,7 @@ from millrace.guest.refreshes import Refreshes
 from millrace.guest.troubles import report_trouble
 from millrace.outlets.encoded import EncodedPicture, cut_pieces
 from millrace.outlets.pictureflow import PictureFlow
-from millrace.outlets.picturetimes import PictureTimes
+from millrace.outlets.picturetimes import PictureTimes, ViewerTimes
 from millrace.outlets.queue import Write
 from millrace.pixels.rects import Size
 from millrace.rights.model import Principal, Right
@@ -97,9 +97,9 @@ class ViewerSession:
         """The screen that it sees."""
         self.encoding = False
         """Whether it shares an encoder now."""
-        self.flow, self.times, self.refreshes = PictureFlow(), PictureTimes(), Refreshes()
+        self.flow, self.times, self.refreshes = PictureFlow(), PictureTimes(viewers.totals), Refreshes()
         self.hands = Hands()
-        self.sent_bytes = self.sent_pictures = self.skipped = self.refreshed = 0
+        self.sent_bytes = self.sent_pictures = self.refreshed = 0
         self.bitrate, self.fps = 0, 0.0
         self._write, self._room = write, room
         self._left = self._joined = self._any = False
@@ -183,6 +183,7 @@ class ViewerSession:
             self.bitrate = (self.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
             self.fps = (self.sent_pictures - pictures) * NS_PER_S / (now_ns - then)
         self._mark = now_ns, self.sent_bytes, self.sent_pictures
+        self.times.second(now_ns)
         self.long_hidden = self.hidden and now_ns - self._hidden_ns > HIDDEN_NS
         self.flush()
         self.regroup()
@@ -251,6 +252,7 @@ class ViewerSession:
         self.hidden, self._hidden_ns = hidden, now_ns
         self.long_hidden = self.long_hidden and hidden
         self.flow.reset()
+        self.times.begin(now_ns)
         self.regroup()
         self.viewers.ready(self)
 
@@ -413,6 +415,7 @@ class ViewerSession:
     def resized(self, size: Size) -> None:
         """See `PictureSink`."""
         self._size = size
+        self.times.begin(self.viewers.clock())
         self._cursor.again()
         self.wire.send_mode(size.width, size.height, self.listed is not None and self.listed.screen.relative)
         self.flush()
@@ -442,7 +445,8 @@ class ViewerSession:
         if isinstance(event, Shown):
             if event.decoded_ns:
                 arrived_ns = min(now_ns, event.decoded_ns + (rtt_ns or 0) // 2)
-            self.times.drawn(event.serial, event.decoded_ns, event.drawn_ns, event.skew_ns, now_ns)
+            told = ViewerTimes(event.arrived_ns, event.decoded_ns, event.drawing_ns, event.drawn_ns)
+            self.times.drawn(event.serial, told, event.skew_ns, now_ns)
         unknown = self.flow.rate is None
         self.flow.acknowledged(event.serial, arrived_ns, rtt_ns)
         if unknown and self.flow.rate is not None:

@@ -18,7 +18,9 @@ from millrace.io.clock import now_ns
 from millrace.io.timer import TimerRunner
 from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturechoice import Formats
+from millrace.outlets.picturecounts import PictureCounts
 from millrace.outlets.pictureflow import rate_step
+from millrace.outlets.picturetimes import StageTotals
 from millrace.rights.model import NOBODY
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import ScreenNamed
@@ -122,6 +124,11 @@ class Viewers:
         """`changed` is called with new, change or remove."""
         self.guest, self.clock = guest, clock
         self.sessions: list[ViewerSession] = []
+        self.totals = StageTotals()
+        self._skipped = 0
+        """By viewers that have left."""
+        self._ended = PictureCounts()
+        """What encoders that have ended had counted."""
         self._make, self._timer, self._changed = make, timer, changed
         self._groups: dict[Sort, Group] = {}
         self._group_of: dict[ViewerSession, Group] = {}
@@ -138,6 +145,31 @@ class Viewers:
         if found is None:
             raise missing(screen, self.guest.name)
         return found
+
+    # -- what was counted ------------------------------------------------------------------------
+
+    @property
+    def skipped(self) -> int:
+        """Pictures painted that a viewer was not sent, since the daemon started."""
+        return self._skipped + sum(session.times.skipped for session in self.sessions)
+
+    @property
+    def counts(self) -> PictureCounts:
+        """What all encoders made and sent, since the daemon started."""
+        out = PictureCounts()
+        for counts in (self._ended, *(group.pictures.counts for group in self.groups)):
+            out.add(counts)
+        return out
+
+    @property
+    def groups(self) -> list[Group]:
+        """The encoders, each with its viewers."""
+        return list(self._groups.values())
+
+    def second(self) -> None:
+        """Once a second: note what the encoders have done."""
+        for group in self.groups:
+            group.pictures.counts.second()
 
     # -- who watches -----------------------------------------------------------------------------
 
@@ -158,6 +190,7 @@ class Viewers:
         self._exit(session)
         if session in self.sessions:
             self.sessions.remove(session)
+            self._skipped += session.times.skipped
             self._changed("remove", session)
             self.guest.latency_changed()
 
@@ -227,6 +260,7 @@ class Viewers:
         group.pictures.leave(session)
         if not group.sessions:
             del self._groups[group.sort]
+            self._ended.add(group.pictures.counts)
             group.close()
 
     def ready(self, session: ViewerSession) -> None:

@@ -59,7 +59,7 @@ class StageView(msgspec.Struct, frozen=True):
 
 
 class WayView(msgspec.Struct, frozen=True):
-    """A stream's path to one listener. The total that the listener reports may differ slightly from the sum."""
+    """The path to one listener or viewer. The total that it reports may differ slightly from the sum."""
 
     listener: str
     name: str
@@ -69,7 +69,7 @@ class WayView(msgspec.Struct, frozen=True):
 
 
 class Breakdown(msgspec.Struct, frozen=True):
-    """The components of a stream's latency, for each of its listeners."""
+    """The components of the latency of a stream or screen, for each of its listeners or viewers."""
 
     stream: str
     name: str
@@ -86,10 +86,15 @@ def breakdown(guest: Guest, stream: Stream, now_ns: HostNs) -> Breakdown:
         if group is None or group.sink not in sinks:
             continue
         stages, latency_ns = [*first, *of_listener(session)], session.report.latency_ns
-        ways.append(WayView(
-            listener=session.outlet.key, name=session.outlet.name,
-            stages=[StageView(s.stage, round(s.ns / 1e6, 2), s.why) for s in stages],
-            sum_ms=round(sum(s.ns for s in stages) / 1e6, 2),
-            reported_ms=round((sum(s.ns for s in first) + latency_ns) / 1e6, 2) if latency_ns else None,
-        ))  # fmt: skip
+        reported_ns = sum(s.ns for s in first) + latency_ns if latency_ns else None
+        ways.append(way(session.outlet.key, session.outlet.name, stages, reported_ns))
     return Breakdown(stream.key, stream.name, ways)
+
+
+def way(key: str, name: str, stages: list[Stage], reported_ns: HostNs | None) -> WayView:
+    """The path to one listener or viewer, with the total that it reports itself."""
+    return WayView(
+        listener=key, name=name, stages=[StageView(s.stage, round(s.ns / 1e6, 2), s.why) for s in stages],
+        sum_ms=round(sum(s.ns for s in stages) / 1e6, 2),
+        reported_ms=None if reported_ns is None else round(reported_ns / 1e6, 2),
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """Prometheus metrics of the guests that the requester may see.
 
-Labels are a guest's name, a stage and a cause: never a listener or a stream, whose number is unbounded.
+Labels are a guest's name, a stage, a cause, and the kind of a picture's rectangles: never a listener or a stream, whose
+number is unbounded.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from millrace.guest.guest import Guest
 from millrace.observe.incidents import Incidents
+from millrace.observe.picturemetrics import of_pictures
 from millrace.version import __version__
 
 _GUEST = ["guest"]
@@ -41,6 +43,7 @@ class Collected:
         info.add_metric([__version__], 1)
         yield info
         yield from self._of_guests()
+        yield from of_pictures(self._guests)
         yield self._incidents()
         if self._whole:
             yield from self._of_daemon()

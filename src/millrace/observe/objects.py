@@ -132,7 +132,7 @@ class RecorderView(msgspec.Struct, frozen=True):
 
 
 class ScreenView(msgspec.Struct, frozen=True):
-    """A screen. Before its first picture it has no size; `fps` are the pictures painted a second."""
+    """A screen, without a size before its first picture. `fps` are pictures painted a second, `damage` pixels."""
 
     id: str
     name: str
@@ -143,13 +143,16 @@ class ScreenView(msgspec.Struct, frozen=True):
     viewers: int
     keyboard: str | None
     fps: float
+    damage: int
 
 
 class ViewerView(msgspec.Struct, frozen=True, gc=False):
     """A viewer of a screen. Times and rates are of the last pictures; null until they are known.
 
-    `breakdown_ms` are the parts of `latency_ms`: wait (for the encoder), encode, queue (for the socket), network (to
-    the decoded picture), draw. `skew_ms` is how much later the picture is seen than its sound is heard.
+    `ledger_ms` are the parts of `latency_ms`: door, damage (until the encoder begins), encode, queue (for a thread and
+    the socket), network, decode, sound (until that is heard), draw. `skew_ms` is how much later the picture is seen
+    than its sound is heard. `skipped` counts pictures painted that it was not sent, because a newer one took their
+    place, and `skipped_fps` those of the last second.
     """
 
     id: str
@@ -166,10 +169,12 @@ class ViewerView(msgspec.Struct, frozen=True, gc=False):
     line_rate: int | None
     fps: float
     latency_ms: float | None
-    breakdown_ms: dict[str, float]
+    ledger_ms: dict[str, float]
     skew_ms: float | None
     sent: int
     shown: int
+    skipped: int
+    skipped_fps: float
     on_way: int
     refreshed: int
     rtt_ms: float | None

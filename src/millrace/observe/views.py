@@ -155,7 +155,7 @@ def screen_view(guest: Guest, listed: Listed) -> ScreenView:
         id=listed.key, name=listed.label, door=listed.door,
         width=memory.mode.width if memory else 0, height=memory.mode.height if memory else 0,
         state=listed.state, viewers=sum(session.listed is listed for session in guest.viewers.sessions),
-        keyboard=holder.key if holder else None, fps=round(listed.fps, 1),
+        keyboard=holder.key if holder else None, fps=round(listed.fps, 1), damage=listed.pixels,
     )  # fmt: skip
 
 
@@ -172,8 +172,9 @@ def viewer_view(session: ViewerSession) -> ViewerView:
         settings=session.settings.as_dict(), codecs=sorted(session.codecs),
         keyboard=session.has_keyboard, hidden=session.hidden, bitrate=session.bitrate, line_rate=flow.rate,
         fps=round(session.fps, 1), latency_ms=_ms(times.latency_ns),
-        breakdown_ms={name: round(ns / 1e6, 2) for name, ns in times.breakdown.items()}, skew_ms=_ms(times.skew_ns),
-        sent=session.sent_pictures, shown=times.shown, on_way=flow.pictures, refreshed=session.refreshed,
+        ledger_ms={name: round(ns / 1e6, 2) for name, ns in times.breakdown.items()}, skew_ms=_ms(times.skew_ns),
+        sent=session.sent_pictures, shown=times.shown, skipped=times.skipped,
+        skipped_fps=round(times.skipped_fps, 1), on_way=flow.pictures, refreshed=session.refreshed,
         rtt_ms=_ms(session.rtt_ns),
     )  # fmt: skip
 

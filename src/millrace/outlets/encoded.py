@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from millrace.codec.picturesettings import PictureSettings
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
 from millrace.outlets.picturechoice import Formats
+from millrace.outlets.picturecounts import PictureCounts, Tally
 from millrace.pixels.rects import Size
 from millrace.units import HostNs
 from millrace.wire.peer.pictures import PART_HEAD_BYTES, PARTS_MAX, Part
@@ -20,7 +22,8 @@ PIECE_BYTES = 256 * 1024
 class EncodedPicture(NamedTuple):
     """One picture as all viewers of an encoder get it. `serial` is the encoder's own, and rises.
 
-    `encode_ns` is how long it took to encode, `wait_ns` how long the change had waited before.
+    `encode_ns` is how long it took to encode, `wait_ns` how long what was painted last had waited before, of which it
+    was `door_ns` in the door. `number` is that of the screen's picture; `kinds` are its parts as they are counted.
     """
 
     serial: int
@@ -31,6 +34,9 @@ class EncodedPicture(NamedTuple):
     """Bytes of the parts."""
     encode_ns: HostNs = 0
     wait_ns: HostNs = 0
+    door_ns: HostNs = 0
+    number: int = 0
+    kinds: Mapping[str, Tally] = MappingProxyType({})
 
 
 class PictureSink(Protocol):
@@ -59,6 +65,13 @@ class Pictures(Protocol):
 
     A viewer that was not ready when a picture went out is sent what it lacks from a newer one.
     """
+
+    counts: PictureCounts
+
+    @property
+    def video(self) -> str:
+        """What encodes its video, in words; empty while there is none."""
+        ...
 
     def join(self, sink: PictureSink) -> None:
         """Send to `sink` from now on, first a key picture."""

@@ -25,6 +25,7 @@ from millrace.graph.seat import Watcher
 from millrace.outlets.encoded import EncodedPicture, PictureSink
 from millrace.outlets.line import LAN_RATE, QUEUED_MAX_NS, Line
 from millrace.outlets.picturechoice import Formats
+from millrace.outlets.picturecounts import PictureCounts, tallied
 from millrace.outlets.picturework import Given, Lacking, Made, PictureWork, Task
 from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import NS_PER_S, HostNs
@@ -134,6 +135,13 @@ class PictureEncoder:
         self._last_ns: HostNs | None = None
         self._key_ns: HostNs | None = None
         self._painted_ns: HostNs = 0
+        self._number = 0
+        """Of the screen's picture that was taken last."""
+        self._door_ns: HostNs = 0
+        """How long that was in the door."""
+        self._published: tuple[int, HostNs] = (screen.serial, 0)
+        """The number of the screen's newest picture, and when its door had published that."""
+        self.counts = PictureCounts()
         self._closed = False
 
     # -- viewers ---------------------------------------------------------------------------------
@@ -142,6 +150,11 @@ class PictureEncoder:
     def size(self) -> Size | None:
         """Of the pictures; None before the first."""
         return None if self._work is None else self._work.size
+
+    @property
+    def video(self) -> str:
+        """What encodes its video, in words; empty while there is none."""
+        return "" if self._work is None else self._work.video
 
     def join(self, sink: PictureSink) -> None:
         """Send to `sink` from now on, first the whole picture."""
@@ -173,8 +186,11 @@ class PictureEncoder:
             viewer.line.rate = self.rate
 
     def _woken(self) -> None:
-        if not self._closed:
-            self._wake()
+        if self._closed:
+            return
+        if self._published[0] != self.screen.serial:
+            self._published = self.screen.serial, self._clock()
+        self._wake()
 
     # -- when ------------------------------------------------------------------------------------
 
@@ -236,7 +252,9 @@ class PictureEncoder:
 
     def _begin(self, picture: Picture | None, ready: list[_Viewer], now_ns: HostNs) -> None:
         if picture is not None:
-            self._painted_ns = picture.painted_ns
+            self._painted_ns, self._number = picture.painted_ns, picture.serial
+            number, published_ns = self._published
+            self._door_ns = max(0, published_ns - picture.painted_ns) if number == picture.serial else 0
             self._fit(picture)
         if (work := self._work) is None:
             return
@@ -291,6 +309,7 @@ class PictureEncoder:
         self._due_ns = made.due_ns
         if made.key:
             self._key_ns = now_ns
+        self.counts.encoded(made.encode_ns, made.key)
         caught = {id(viewer): given for (_, viewers), given in zip(job.catching, made.given, strict=True)
                   for viewer in viewers}  # fmt: skip
         common = self._picture(made.parts, made, job)
@@ -326,9 +345,12 @@ class PictureEncoder:
         self._push(viewer, self._picture(given.parts, made, job), now_ns)
 
     def _picture(self, parts: tuple[Part, ...], made: Made, job: _Job) -> EncodedPicture:
-        size = sum(len(part.data) for part in parts)
-        wait_ns = max(0, job.begun_ns - self._painted_ns) if job.picture is not None else 0
-        return EncodedPicture(0, self._painted_ns, parts, made.key, size, made.encode_ns, wait_ns)
+        kinds, painted_ns = tallied(parts), self._painted_ns
+        size = sum(tally.bytes for tally in kinds.values())
+        wait_ns = max(0, job.begun_ns - painted_ns)
+        return EncodedPicture(
+            0, painted_ns, parts, made.key, size, made.encode_ns, wait_ns, self._door_ns, self._number, kinds
+        )
 
     def _push(self, viewer: _Viewer, picture: EncodedPicture, now_ns: HostNs) -> None:
         if not picture.parts or viewer.left:
@@ -336,6 +358,7 @@ class PictureEncoder:
         self._serial += 1
         viewer.moved(picture.parts)
         viewer.line.sent(picture.size, now_ns)
+        self.counts.pushed(picture.kinds)
         viewer.sink.push(picture._replace(serial=self._serial))
 
     # -- the end ---------------------------------------------------------------------------------

@@ -1,8 +1,13 @@
-"""What a viewer's acknowledgements say: how old a picture is when it is seen, and where the time went."""
+"""What a viewer's acknowledgements say: how old a picture is when it is seen, and where the time went.
+
+All times are on the daemon's clock. A picture counts if it is the first that shows what was painted last: one that only
+sharpens what stands still, or brings a new viewer up to date, says nothing about how long paint takes to be seen.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 from typing import NamedTuple
 
 from millrace.outlets.encoded import EncodedPicture
@@ -14,52 +19,120 @@ KEPT = 64
 """Pictures whose times are kept until they are acknowledged."""
 SLACK_NS = 20 * NS_PER_MS
 OLD_NS = 60 * NS_PER_S
-STAGES = ("wait", "encode", "queue", "network", "draw")
-"""From the paint to the encoder, in it, to the socket, to the decoded picture, and to the drawn one."""
+STAGES = ("door", "damage", "encode", "queue", "network", "decode", "sound", "draw")
+"""In the door; as damage until the encoder begins; in it; until it is written; until all of it has arrived; until it is
+decoded; until the sound of its moment is heard; until it is drawn."""
 
 
-class _Times(NamedTuple):
-    painted_ns: HostNs
-    wait_ns: HostNs
-    encode_ns: HostNs
+class ViewerTimes(NamedTuple):
+    """When a viewer says that a picture arrived whole, was decoded, began to be drawn, and was drawn; 0: unknown."""
+
+    arrived_ns: HostNs
+    decoded_ns: HostNs
+    drawing_ns: HostNs
+    drawn_ns: HostNs
+
+    def within(self, sent_ns: HostNs, now_ns: HostNs) -> ViewerTimes | None:
+        """The times cut to between sending and now; None if they can't be true.
+
+        They are a stranger's, and its idea of our clock is wrong by up to half a round trip. A viewer that does not
+        tell when a picture arrived or began to be drawn had it decoded on arrival, and drawn from then on.
+        """
+        arrived_ns, drawing_ns = self.arrived_ns or self.decoded_ns, self.drawing_ns or self.decoded_ns
+        told = ViewerTimes(arrived_ns, self.decoded_ns, drawing_ns, self.drawn_ns)
+        edges = (sent_ns - SLACK_NS, *told, now_ns + SLACK_NS)
+        if any(later < earlier for earlier, later in pairwise(edges)):
+            return None
+        return ViewerTimes(*(max(sent_ns, min(ns, now_ns)) for ns in told))
+
+
+class _Sent(NamedTuple):
+    picture: EncodedPicture
     sent_ns: HostNs
+    counts: bool
+
+
+class StageTotals:
+    """The sum of each stage over all pictures that were measured, and their number."""
+
+    def __init__(self) -> None:
+        self.pictures = 0
+        self.ns = dict.fromkeys(STAGES, 0)
+
+    def add(self, spent: dict[str, HostNs]) -> None:
+        """One more picture."""
+        self.pictures += 1
+        for stage, ns in spent.items():
+            self.ns[stage] += ns
 
 
 class PictureTimes:
-    """Averages over the last few pictures; None until there is one."""
+    """Averages over the last few pictures; None until there is one. `totals` are those of all viewers of a guest."""
 
-    def __init__(self) -> None:
+    def __init__(self, totals: StageTotals | None = None) -> None:
         self.latency_ns: float | None = None
         self.skew_ns: float | None = None
         self.breakdown: dict[str, float] = {}
         self.shown = 0
-        self._sent: OrderedDict[int, _Times] = OrderedDict()
+        self.skipped = 0
+        """Pictures painted that it was not sent, because a newer one took their place."""
+        self.skipped_fps = 0.0
+        """The same a second, over the last second."""
+        self._totals = totals or StageTotals()
+        self._sent: OrderedDict[int, _Sent] = OrderedDict()
+        self._newest_ns: HostNs = 0
+        self._number: int | None = None
+        self._mark: tuple[HostNs, int] = (0, 0)
+
+    def begin(self, now_ns: HostNs) -> None:
+        """It is sent a whole picture now: what was painted before does not count."""
+        self._newest_ns, self._number = now_ns, None
 
     def sent(self, serial: int, picture: EncodedPicture, now_ns: HostNs) -> None:
         """A picture was written."""
-        self._sent[serial] = _Times(picture.painted_ns, picture.wait_ns, picture.encode_ns, now_ns)
+        counts = picture.painted_ns > self._newest_ns
+        self._newest_ns = max(self._newest_ns, picture.painted_ns)
+        self._sent[serial] = _Sent(picture._replace(parts=()), now_ns, counts)
         while len(self._sent) > KEPT:
             self._sent.popitem(last=False)
+        if self._number is not None and picture.number > self._number:
+            self.skipped += picture.number - self._number - 1
+        self._number = picture.number
 
-    # The viewer's times are a stranger's, and its idea of our clock is wrong by up to half a round trip: they are used
-    # only if they lie between the sending and now, or nearly so.
-    def drawn(self, serial: int, decoded_ns: HostNs, drawn_ns: HostNs, skew_ns: HostNs | None, now_ns: HostNs) -> None:
-        """A picture is seen."""
-        times = self._sent.pop(serial, None)
+    def second(self, now_ns: HostNs) -> None:
+        """About once a second."""
+        then_ns, skipped = self._mark
+        if now_ns > then_ns:
+            self.skipped_fps = (self.skipped - skipped) * NS_PER_S / (now_ns - then_ns)
+        self._mark = now_ns, self.skipped
+
+    def drawn(self, serial: int, told: ViewerTimes, skew_ns: HostNs | None, now_ns: HostNs) -> None:
+        """A picture is seen, or, without `drawn_ns`, was replaced by a newer one before it was."""
+        one = self._sent.pop(serial, None)
         self.shown += 1
-        self.skew_ns = None if skew_ns is None or abs(skew_ns) > OLD_NS else self._mean(self.skew_ns, skew_ns)
-        if times is None or not times.sent_ns - SLACK_NS <= decoded_ns <= drawn_ns <= now_ns + SLACK_NS:
+        if told.drawn_ns or skew_ns is not None:
+            self.skew_ns = None if skew_ns is None or abs(skew_ns) > OLD_NS else self._mean(self.skew_ns, skew_ns)
+        times = told.within(one.sent_ns, now_ns) if one is not None else None
+        if one is None or times is None or not one.counts:
             return
-        decoded_ns, drawn_ns = (max(times.sent_ns, min(ns, now_ns)) for ns in (decoded_ns, drawn_ns))
-        if now_ns - times.painted_ns > OLD_NS:
-            # A still screen, of which a new viewer is sent what was painted long ago.
+        if now_ns - one.picture.painted_ns > OLD_NS:
             return
-        queued_ns = max(0, times.sent_ns - times.painted_ns - times.wait_ns - times.encode_ns)
-        spent = (times.wait_ns, times.encode_ns, queued_ns, decoded_ns - times.sent_ns, drawn_ns - decoded_ns)
-        for stage, ns in zip(STAGES, spent, strict=True):
+        spent = _spent(one, times)
+        self._totals.add(spent)
+        for stage, ns in spent.items():
             self.breakdown[stage] = self._mean(self.breakdown.get(stage), ns)
-        self.latency_ns = self._mean(self.latency_ns, drawn_ns - times.painted_ns)
+        self.latency_ns = self._mean(self.latency_ns, sum(spent.values()))
 
     @staticmethod
     def _mean(before: float | None, value: float) -> float:
         return value if before is None else before + WEIGHT * (value - before)
+
+
+# The sum is exactly the time from painting to drawing, whatever the stamps are: each stage ends where the next begins.
+def _spent(one: _Sent, times: ViewerTimes) -> dict[str, HostNs]:
+    picture, painted_ns = one.picture, one.picture.painted_ns
+    begun_ns = min(one.sent_ns, painted_ns + picture.wait_ns)
+    encoded_ns = min(one.sent_ns, begun_ns + picture.encode_ns)
+    published_ns = min(begun_ns, painted_ns + picture.door_ns)
+    edges = (painted_ns, published_ns, begun_ns, encoded_ns, one.sent_ns, *times)
+    return {stage: later - earlier for stage, (earlier, later) in zip(STAGES, pairwise(edges), strict=True)}

@@ -130,6 +130,11 @@ class PictureWork:
         return self.reference.nbytes * (1 if self._scaled is None else 2) + self._difference.bytes + video
 
     @property
+    def video(self) -> str:
+        """What encodes its video, in words; empty while there is none."""
+        return "" if self._video is None else self._video.name
+
+    @property
     def _share(self) -> int:
         return self.rate // 240
 

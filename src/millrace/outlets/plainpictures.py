@@ -15,6 +15,7 @@ from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
 from millrace.outlets.encoded import EncodedPicture, PictureSink
 from millrace.outlets.picturechoice import Formats
+from millrace.outlets.picturecounts import PictureCounts, tallied
 from millrace.pixels.convert import Plane
 from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import NS_PER_S, HostNs
@@ -38,6 +39,12 @@ class PlainPictures:
         self._blocked: set[PictureSink] = set()
         """Those that had no room: nothing is due for them until somebody says that they have."""
         self._serial = 0
+        self.counts = PictureCounts()
+
+    @property
+    def video(self) -> str:
+        """See `Pictures`: none."""
+        return ""
 
     def join(self, sink: PictureSink) -> None:
         """See `Pictures`."""
@@ -83,6 +90,8 @@ class PlainPictures:
             if rects:
                 if rects not in made:
                     made[rects] = self._encode(picture, rects, now_ns)
+                    self.counts.encoded(0, made[rects].key)
+                self.counts.pushed(made[rects].kinds)
                 sink.push(made[rects])
 
     def close(self) -> None:
@@ -116,7 +125,7 @@ class PlainPictures:
         painted_ns = self._screen.painted_ns
         return EncodedPicture(
             self._serial, painted_ns, parts, whole in rects, sum(len(part.data) + PART_HEAD_BYTES for part in parts),
-            wait_ns=max(0, now_ns - painted_ns),
+            wait_ns=max(0, now_ns - painted_ns), number=self._screen.serial, kinds=tallied(parts),
         )  # fmt: skip
 
     def _parts(self, picture: Plane, rect: Rect) -> list[Part]:

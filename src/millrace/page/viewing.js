@@ -162,6 +162,7 @@ class View {
     this.parts = null;
     // While it waits for the sound the daemon may send more.
     const now = nowNs();
+    this.arrived.at(-1).came = now;
     if (this.pacing.due(painted, now) > now + TAKEN) this.send({ type: "taken", serial, queue: this.arrived.length + this.ready.length });
     this.pump();
   }
@@ -232,13 +233,14 @@ class View {
   }
 
   show(picture) {
-    const { mode, painted, serial, decoded } = picture, before = nowNs();
+    const { mode, painted, serial, came, decoded } = picture, before = nowNs();
     if (mode && mode !== this.drawn) { this.drawn = mode; this.surface.size(mode.width, mode.height); }
     try { for (const part of picture.prepared) this.surface.apply(part); } catch { this.damaged("drawing"); }
     const now = nowNs(), drawn = this.remote(now), skew = this.pacing.skew(painted, now + this.pacing.compose), queue = this.arrived.length + this.ready.length;
     if (picture.prepared.length) this.pacing.drew(now - before);
     this.waiting -= picture.size;
-    this.send({ type: "shown", serial, decoded_ns: this.remote(decoded), drawn_ns: drawn, skew_ns: skew === null ? null : Math.round(skew), queue });
+    this.send({ type: "shown", serial, decoded_ns: this.remote(decoded), drawn_ns: drawn, skew_ns: skew === null ? null : Math.round(skew), queue,
+      arrived_ns: this.remote(came), drawing_ns: this.remote(before) });
     Object.assign(this.counts, { pictures: this.counts.pictures + 1, latency: drawn && painted ? drawn - painted : null, skew });
     if (mode && mode === this.mode && this.told !== mode) { this.told = mode; on("drawn", { serial, width: mode.width, height: mode.height }); }
   }

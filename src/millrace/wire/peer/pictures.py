@@ -121,8 +121,10 @@ class TakeKeyboard(msgspec.Struct, tag="keyboard", tag_field="type"):
 class Shown(msgspec.Struct, tag="shown", tag_field="type"):
     """A picture is drawn, or was replaced by a newer one before: the acknowledgement that lets the daemon send more.
 
-    Times are on the daemon's clock, or 0 if that is not known yet. `skew_ns` is how much later the picture is seen than
-    the sound of the same moment is heard; null without sound. `queue` counts pictures received and not drawn.
+    Times are on the daemon's clock, or 0 if that is not known yet: when the last piece of it arrived, when it was
+    decoded, when drawing it began and ended; `drawn_ns` is 0 too if it was replaced. `skew_ns` is how much later the
+    picture is seen than the sound of the same moment is heard; null without sound. `queue` counts pictures received and
+    not drawn.
     """
 
     serial: Serial
@@ -130,6 +132,8 @@ class Shown(msgspec.Struct, tag="shown", tag_field="type"):
     drawn_ns: Signed = 0
     skew_ns: Signed | None = None
     queue: Count = 0
+    arrived_ns: Signed = 0
+    drawing_ns: Signed = 0
 
 
 class Taken(msgspec.Struct, tag="taken", tag_field="type"):

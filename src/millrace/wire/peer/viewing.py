@@ -190,11 +190,14 @@ class ViewClient(KeptSession):
         self._out.append(encode_picture_message(message))
 
     def send_shown(
-        self, serial: int, decoded_ns: HostNs, drawn_ns: HostNs, skew_ns: HostNs | None = None, queue: int = 0
-    ) -> None:
-        """Acknowledge a picture; the times are on this clock."""
-        shown = Shown(serial, self.on_daemons_clock(decoded_ns), self.on_daemons_clock(drawn_ns), skew_ns, queue)
-        self.send_message(shown)
+        self, serial: int, decoded_ns: HostNs, drawn_ns: HostNs, skew_ns: HostNs | None = None, queue: int = 0,
+        arrived_ns: HostNs = 0, drawing_ns: HostNs = 0,
+    ) -> None:  # fmt: skip
+        """Acknowledge a picture; the times are on this clock, or 0 for those that there are not."""
+        decoded, drawn, arrived, drawing = (
+            self.on_daemons_clock(ns) if ns else 0 for ns in (decoded_ns, drawn_ns, arrived_ns, drawing_ns)
+        )
+        self.send_message(Shown(serial, decoded, drawn, skew_ns, queue, arrived, drawing))
 
     def on_daemons_clock(self, local_ns: HostNs) -> HostNs:
         """A time of this clock on the daemon's; 0 while the offset is not known."""
