@@ -12,7 +12,7 @@ import pytest
 
 from millrace.client.canvas import Canvas, Decoder, Step
 from millrace.client.faces import Unseen
-from millrace.client.viewer import Viewer, ViewerOptions
+from millrace.client.viewer import NoSound, Viewer, ViewerOptions
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RemoteProtocolError
 from millrace.io import clock
 from millrace.pixels.blockcode import Stamp, read
@@ -125,6 +125,8 @@ def test_every_picture_arrives_exactly_at_once_and_is_acknowledged_with_its_time
                 shown = await here.session.until_shown(serial)
                 assert serial == step and shown.skew_ns is None and shown.queue == 0
                 assert abs(shown.drawn_ns - painted) < NS_PER_MS >= abs(shown.decoded_ns - painted)
+                times = (shown.arrived_ns, shown.decoded_ns, shown.drawing_ns, shown.drawn_ns)
+                assert list(times) == sorted(times) and times[0] > painted - NS_PER_MS
                 when, stamp, pixels = here.seen.pictures[-1]
                 assert stamp == Stamp(desktop.number, painted) and when - painted < NS_PER_MS
                 assert np.array_equal(pixels[:, :, :3], desktop.picture[:, :, :3])
@@ -178,6 +180,8 @@ def test_pictures_wait_for_the_sound_being_heard() -> None:
             assert len(delays) == 30 and all(99 * NS_PER_MS <= delay <= 102 * NS_PER_MS for delay in delays)
             skews = [shown.skew_ns for shown in here.session.shown]
             assert all(skew is not None and abs(skew) <= 2 * NS_PER_MS for skew in skews[1:])
+            held = [shown.drawing_ns - shown.decoded_ns for shown in here.session.shown[1:]]
+            assert all(90 * NS_PER_MS <= ns <= 102 * NS_PER_MS for ns in held), "the time in which they wait is told"
             # Each is acknowledged when it comes, or the daemon would wait for it to be drawn.
             assert here.session.taken == list(range(1, 32)) and max(one.queue for one in here.session.shown) == 3
 
@@ -200,6 +204,27 @@ def test_no_picture_waits_for_sound_that_follows_it() -> None:
             skews = [shown.skew_ns for shown in here.session.shown][1:]
             assert all(skew is not None and -20 * NS_PER_MS <= skew <= -17 * NS_PER_MS for skew in skews)
             assert here.session.taken == []
+
+    run(main())
+
+
+def test_picture_that_is_replaced_before_it_is_drawn_says_so() -> None:
+    async def main() -> None:
+        desktop = Desktop(SIZE, "typing")
+        async with watching(playout_ns=100 * NS_PER_MS) as here:
+            await here.session.mode(desktop.picture)
+            await here.session.until_shown(1)
+            for _ in range(3):
+                painted = clock.now_ns()
+                await here.session.picture(desktop.picture, desktop.paint(painted), painted)
+            await asyncio.sleep(0.03)
+            # The sound ends, so all that waited for it are due at once.
+            here.viewer._sound = NoSound()
+            here.viewer._present()
+            await here.session.until_shown(4)
+            told = {shown.serial: (bool(shown.drawn_ns), shown.skew_ns) for shown in here.session.shown}
+            assert [told[serial] for serial in (2, 3, 4)] == [(False, None), (False, None), (True, None)]
+            assert here.viewer.figures.replaced == 2
 
     run(main())
 
