@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path as Folder
 from types import SimpleNamespace
 from typing import Any
 
@@ -215,6 +217,15 @@ def test_metrics_count_what_was_painted_sent_skipped_and_where_the_time_went() -
     for name in ("painted_pictures_total", "sent_pictures_total", "skipped_pictures_total"):
         assert sample(last, prefix + name) == sample(first, prefix + name)
     assert sample(last, prefix + "picture_bytes_total", kind="zstd") == held
+
+
+def test_dashboard_asks_for_pictures_by_the_names_that_the_metrics_have() -> None:
+    desk = Desk()
+    desk.add()
+    there = {one.name for metric in of_pictures([guest_of(desk)]) for one in metric.samples}
+    dashboard = (Folder(__file__).parents[2] / "contrib" / "grafana.json").read_text()
+    asked = set(re.findall(r"millrace_guest_(?:pictu|paint|sent_p|skip)\w+", dashboard))
+    assert len(asked) == 8 and asked <= there
 
 
 def test_damage_of_a_screen_is_counted_in_pixels_a_second() -> None:
