@@ -27,6 +27,8 @@ _WORDS = {
     "move": "moved, as scrolls are", "video": "as video",
 }  # fmt: skip
 _LOSSY = ("jpeg", "video")
+_KNOWN = {"avc1", "vp8", "raw", "zstd", "jpeg", "png"}
+"""What a viewer may say that it decodes; other words of it are not repeated."""
 
 
 def explain_seen(guest: Guest, listed: Listed | None, session: ViewerSession | None) -> list[Step]:
@@ -60,10 +62,10 @@ def explain_viewer(guest: Guest, session: ViewerSession) -> list[Step]:
     if group is None:
         return [*steps, Step("pictures", f"none are sent: {_unsent(session)}")]
     steps += [*_encoder(group), Step("line", _line(session)), Step("pictures", _pictures(session, listed, group))]
-    steps += [Step(f"{stage.ns / 1e6:.1f} ms", f"{stage.stage}: {stage.why}") for stage in of_viewer(session)]
+    steps += [Step(stage.stage, f"{stage.ns / 1e6:.1f} ms: {stage.why}") for stage in of_viewer(session)]
     if session.times.latency_ns is not None:
         steps.append(Step("latency", f"{session.times.latency_ns / 1e6:.1f} ms from painting to drawing, by its clock"))
-    steps.append(Step("sound", _sound(session)))
+    steps.append(Step("in sync", _sound(session)))
     return [*steps, Step("keyboard", _keyboard(guest))]
 
 
@@ -110,21 +112,32 @@ def _keyboard(guest: Guest) -> str:
 
 
 def _encoder(group: Group) -> list[Step]:
-    counts = group.pictures.counts
-    now = counts.recent if counts.recent is not None and counts.recent.made else counts
+    counts, now = group.pictures.counts, _lately(group)
     when = "in the last second" if now is not counts else "since it began; nothing in the last second"
-    return [Step("encoder", _settings(group, counts)), *_codecs(group, now, when)]
+    return [Step("encoder", _settings(group, now)), *_codecs(group, now, when)]
 
 
-def _settings(group: Group, counts: PictureCounts) -> str:
+def _lately(group: Group) -> PictureCounts:
+    """What an encoder has done in the last second; if that is nothing, what it has done at all."""
+    counts = group.pictures.counts
+    return counts.recent if counts.recent is not None and counts.recent.made else counts
+
+
+def _encode_ms(counts: PictureCounts) -> float:
+    return counts.encode_ns / counts.made / NS_PER_MS if counts.made else 0.0
+
+
+def _settings(group: Group, now: PictureCounts) -> str:
+    counts = group.pictures.counts
     names = [session.key for session in group.sessions]
     more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
     rate = "no bound of bytes" if group.sort.rate is None else f"at most {show_size(group.sort.rate)}bit/s"
     asked = ", ".join(f"{name}={value}" for name, value in group.sort.settings.as_dict().items())
-    took = f", {counts.encode_ns / counts.made / NS_PER_MS:.1f} ms of work each" if counts.made else ""
+    took = f", lately in {_encode_ms(now):.1f} ms each" if counts.made else ""
+    video = f"video is {group.pictures.video}" if group.pictures.video else "nothing was sent as video yet"
     keys = f", {counted(counts.keys, 'key picture')}" if counts.keys else ""
     whom = ", ".join(names[:NAMED_MAX]) + more
-    return f"one for {whom} ({asked}, {rate}): {counted(counts.made, 'picture')} made{took}{keys}"
+    return f"one for {whom} ({asked}, {rate}): {counted(counts.made, 'picture')} made{took}{keys}; {video}"
 
 
 def _codecs(group: Group, counts: PictureCounts, when: str) -> list[Step]:
@@ -159,7 +172,7 @@ def _watches(session: ViewerSession) -> str:
 
 def _who(session: ViewerSession) -> str:
     rtt = "" if session.rtt_ns is None else f", round trip {session.rtt_ns / 1e6:.1f} ms"
-    decodes = ", ".join(sorted(session.codecs | session.formats))
+    decodes = ", ".join(sorted((session.codecs | session.formats) & _KNOWN)) or "nothing that is known"
     return f"{session.name!r} at {session.address}{rtt}; decodes {decodes}; allowed by {session.principal.key}"
 
 
@@ -217,8 +230,7 @@ class Pace(NamedTuple):
 
 
 def _pictures(session: ViewerSession, listed: Listed, group: Group) -> str:
-    spent, counts = session.times.breakdown, group.pictures.counts
-    encode_ms = counts.encode_ns / counts.made / NS_PER_MS if counts.made else 0.0
+    spent, encode_ms = session.times.breakdown, _encode_ms(_lately(group))
     pace = Pace(
         listed.fps, session.fps, session.times.skipped_fps, session.settings.fps, session.flow.rate, session.bitrate,
         encode_ms, sum(spent.get(stage, 0.0) for stage in ("decode", "draw")) / NS_PER_MS,
