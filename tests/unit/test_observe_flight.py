@@ -7,17 +7,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 
 from millrace.observe.flight import OBJECTS_SAMPLED_MAX, SECONDS, FlightRecorder, sample
+from millrace.observe.views import viewer_view
+from millrace.pixels.rects import Rect
 from millrace.sim.rig import Rig
 from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.peer.messages import Report
 from tests.unit.test_graph import add
+from tests.watch import Desk, Remote
 
 
-def guest(rig: Rig, name: str = "alice", sessions: list[Any] | None = None) -> Any:
+def guest(rig: Rig, name: str = "alice", sessions: list[Any] | None = None, desk: Desk | None = None) -> Any:
     """A guest as the recorder sees it."""
-    return SimpleNamespace(name=name, graph=rig.graph, sessions=sessions or [])
+    screens: Any = [] if desk is None else desk.home.screens
+    viewers = SimpleNamespace(sessions=[]) if desk is None else desk.viewers
+    return SimpleNamespace(name=name, graph=rig.graph, sessions=sessions or [], screens=screens, viewers=viewers)
 
 
 def listener(number: int, rtt_ns: int | None = None, bitrate: Callable[[], int] = lambda: 64_000, **told: Any) -> Any:
@@ -57,6 +63,27 @@ def test_large_guest_is_recorded_in_part() -> None:
     seen = sample(guest(rig, sessions=[listener(n) for n in range(OBJECTS_SAMPLED_MAX + 5)]), 0)
     assert list(seen.streams) == keys[:OBJECTS_SAMPLED_MAX]
     assert len(seen.listeners) == len(seen.levels) == OBJECTS_SAMPLED_MAX
+
+
+def test_guest_that_is_watched_is_recorded_though_nothing_plays() -> None:
+    desk, recorder = Desk(), FlightRecorder()
+    screen = desk.add(width=320, height=200)
+    remote = Remote(desk)
+    for colour in range(60):
+        screen.fill(Rect(0, 0, 320, 200), colour, desk.now_ns)
+        desk.run(35)
+        if colour % 28 == 0:
+            desk.home.screens.second(desk.now_ns)
+    watched = guest(Rig(), desk=desk)
+    recorder.note([watched], desk.now_ns)
+    (seen,) = recorder.of("alice")
+    assert not seen.running and seen.screens[screen.screen.key][0] == pytest.approx(28, rel=0.1)
+    viewer, view = seen.viewers[remote.session.key], viewer_view(remote.session)
+    assert viewer.latency_ms == view.latency_ms is not None and viewer.ledger_ms == view.ledger_ms
+    assert (viewer.screen, viewer.fps, viewer.skipped) == (screen.screen.key, view.fps, 0)
+    remote.leave()
+    recorder.note([watched], desk.now_ns)
+    assert recorder.of("alice") == [seen]
 
 
 def test_last_minute_of_each_running_guest_is_kept() -> None:

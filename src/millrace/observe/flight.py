@@ -8,12 +8,13 @@ from itertools import islice
 import msgspec
 
 from millrace.guest.guest import Guest
-from millrace.observe.views import latency_ms
+from millrace.guest.viewer import ViewerSession
+from millrace.observe.views import latency_ms, viewer_view
 from millrace.units import HostNs
 
 SECONDS = 60
 OBJECTS_SAMPLED_MAX = 64
-"""The most streams, the most listeners and the most mixes of one guest that are sampled."""
+"""The most streams, listeners, mixes and viewers of one guest that are sampled."""
 
 
 class ListenerSample(msgspec.Struct, frozen=True):
@@ -32,8 +33,26 @@ class ListenerSample(msgspec.Struct, frozen=True):
     rtt_ms: float | None
 
 
+class ViewerSample(msgspec.Struct, frozen=True):
+    """The state of a viewer; the fields are those of `ViewerView`."""
+
+    screen: str | None
+    fps: float
+    skipped: int
+    latency_ms: float | None
+    ledger_ms: dict[str, float]
+    skew_ms: float | None
+    bitrate: int
+    line_rate: int | None
+    on_way: int
+    rtt_ms: float | None
+
+
 class Sample(msgspec.Struct, frozen=True):
-    """One second of a guest. For each stream: its state, the sound queued ahead in ms, and its underruns."""
+    """One second of a guest. For each stream: its state, the sound queued ahead in ms, and its underruns.
+
+    For each screen: the pictures painted a second, and the pixels.
+    """
 
     host_ns: int
     running: bool
@@ -43,6 +62,8 @@ class Sample(msgspec.Struct, frozen=True):
     streams: dict[str, tuple[str, float, int]]
     listeners: dict[str, ListenerSample]
     levels: dict[str, float]
+    screens: dict[str, tuple[float, int]]
+    viewers: dict[str, ViewerSample]
 
 
 def sample(guest: Guest, now_ns: HostNs) -> Sample:
@@ -66,19 +87,26 @@ def sample(guest: Guest, now_ns: HostNs) -> Sample:
         host_ns=now_ns, running=graph.running, quantum_ms=graph.quantum_ns / 1e6, position=graph.position,
         late_cycles=graph.late_cycles, streams=streams, listeners=listeners,
         levels={s.key: round(s.level, 4) for s in islice(graph.mixes(), OBJECTS_SAMPLED_MAX)},
+        screens={listed.key: (round(listed.fps, 1), listed.pixels) for listed in guest.screens},
+        viewers={one.key: _viewer(one) for one in guest.viewers.sessions[:OBJECTS_SAMPLED_MAX]},
     )  # fmt: skip
 
 
+def _viewer(session: ViewerSession) -> ViewerSample:
+    view = viewer_view(session)
+    return ViewerSample(**{name: getattr(view, name) for name in ViewerSample.__struct_fields__})
+
+
 class FlightRecorder:
-    """The flight recorders of all guests. Idle guests are not sampled."""
+    """The flight recorders of all guests. Guests that are idle and that nobody watches are not sampled."""
 
     def __init__(self) -> None:
         self._samples: dict[str, deque[Sample]] = {}
 
     def note(self, guests: list[Guest], now_ns: HostNs) -> None:
-        """Take a sample of every running guest; called once a second."""
+        """Take a sample of every guest that runs or is watched; called once a second."""
         for guest in guests:
-            if guest.graph.running:
+            if guest.graph.running or guest.viewers.sessions:
                 self._samples.setdefault(guest.name, deque(maxlen=SECONDS)).append(sample(guest, now_ns))
 
     def of(self, guest: str) -> list[Sample]:
