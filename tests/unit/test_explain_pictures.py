@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.core import Metric
 
+from millrace.graph.seat import Watcher
 from millrace.guest.guest import Guest
 from millrace.observe.explain import Step
 from millrace.observe.explainpicture import Pace, explain_screen, explain_seen, explain_viewer, why
@@ -18,6 +19,7 @@ from millrace.observe.picturemetrics import of_pictures
 from millrace.observe.views import screen_view, viewer_view
 from millrace.outlets.picturetimes import STAGES
 from millrace.pixels.rects import Rect
+from millrace.rights.model import OWNER
 from millrace.sim.net import Path
 from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.peer.pictures import Watch
@@ -106,7 +108,7 @@ def test_screen_is_explained_from_its_source_to_each_viewer() -> None:
     assert listed is not None
     unseen = explain_screen(guest, listed)
     assert text(unseen, "source") == "'VGA' of door/7 (win11), attached as qmp:/q, attached"
-    assert text(unseen, "viewer") == "nobody watches, so nothing is encoded"
+    assert text(unseen, "viewer") == "nobody watches, so nothing is encoded for viewers"
     assert text(unseen, "painted").startswith("nothing in the last second")
     one, two = Remote(desk, FULL), Remote(desk, FULL)
     played(desk, screen)
@@ -119,6 +121,9 @@ def test_screen_is_explained_from_its_source_to_each_viewer() -> None:
     assert (
         len(watching) == 2 and f"{one.session.key} '10.0.0.101'" in watching[0] and "ms old when drawn" in watching[0]
     )
+    assert not text(found, "read")
+    listed.screen.read(Watcher("screen/1 for walls", OWNER), NS_PER_S)
+    assert text(explain_screen(guest, listed), "read") == "by 1 further reader: screen/1 for walls"
     desk.viewers.take_keyboard(two.session)
     assert text(explain_screen(guest, listed), "keyboard") == f"{two.session.key} has it"
 

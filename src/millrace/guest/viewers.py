@@ -46,6 +46,11 @@ class Sort(NamedTuple):
     formats: Formats
 
 
+def for_viewers(listed: Listed) -> str:
+    """The name by which the encoders of its viewers read a screen."""
+    return f"{listed.key} for viewers"
+
+
 class Timer(Protocol):
     """Runs a group at its deadlines."""
 
@@ -73,7 +78,7 @@ class Group:
         self.sessions: list[ViewerSession] = []
         self._turns = home.turns
         self._timer: Timer | None = None
-        who = Watcher(f"{listed.key} for viewers", NOBODY)
+        who = Watcher(for_viewers(listed), NOBODY)
         self.pictures = make(
             listed.screen, sort.settings, sort.formats, who, self.wake, lambda error: failed(self, error)
         )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from millrace.graph.screens import Listed
 from millrace.guest.guest import Guest
 from millrace.guest.viewer import ViewerSession
-from millrace.guest.viewers import Group
+from millrace.guest.viewers import Group, for_viewers
 from millrace.observe.explain import Step
 from millrace.observe.picturelatency import of_viewer
 from millrace.outlets.picturecounts import PictureCounts
@@ -42,13 +42,14 @@ def explain_seen(guest: Guest, listed: Listed | None, session: ViewerSession | N
 def explain_screen(guest: Guest, listed: Listed) -> list[Step]:
     """A screen: its source, what is painted, each of its encoders, and who watches."""
     steps = [Step("source", _source(guest, listed)), Step("size", _size(listed)), Step("painted", _painted(listed))]
-    for group in guest.viewers.groups:
-        if group.listed is listed:
-            steps += _encoder(group)
+    groups = [group for group in guest.viewers.groups if group.listed is listed]
+    for group in groups:
+        steps += _encoder(group)
+    steps += _further(listed, len(groups))
     watching = [session for session in guest.viewers.sessions if session.listed is listed]
     steps += [Step("viewer", _watches(session)) for session in watching]
     if not watching:
-        steps.append(Step("viewer", "nobody watches, so nothing is encoded"))
+        steps.append(Step("viewer", "nobody watches, so nothing is encoded for viewers"))
     return [*steps, Step("keyboard", _keyboard(guest))]
 
 
@@ -97,6 +98,15 @@ def _painted(listed: Listed) -> str:
         return f"nothing in the last second; {last}"
     percent = 100 * listed.pixels / listed.fps / memory.mode.whole.area
     return f"{listed.fps:.1f} pictures a second, each of which changes {_share(percent)} of the screen; {last}"
+
+
+def _further(listed: Listed, encoders: int) -> list[Step]:
+    """Readers that are no encoder of viewers: one of a wall, for example."""
+    readers = listed.screen.readers
+    if len(readers) <= encoders:
+        return []
+    names = ", ".join(sorted({reader.who.key for reader in readers} - {for_viewers(listed)}))
+    return [Step("read", f"by {counted(len(readers) - encoders, 'further reader')}: {names}")]
 
 
 def _share(percent: float) -> str:
