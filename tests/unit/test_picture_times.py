@@ -25,7 +25,7 @@ def told(*ms: int) -> ViewerTimes:
 
 def test_times_of_pictures_are_averaged_stage_by_stage() -> None:
     totals = StageTotals()
-    times = PictureTimes(totals)
+    times = PictureTimes(0, totals)
     times.sent(1, picture(encode_ns=5, wait_ns=3, door_ns=1), 1_010 * MS)
     times.drawn(1, told(1_018, 1_030, 1_034, 1_041), -4 * MS, 1_060 * MS)
     assert times.latency_ns == 41 * MS and times.skew_ns == -4 * MS
@@ -38,7 +38,7 @@ def test_times_of_pictures_are_averaged_stage_by_stage() -> None:
 
 
 def test_viewer_that_does_not_tell_when_a_picture_arrived_has_no_stages_of_its_own() -> None:
-    times = PictureTimes()
+    times = PictureTimes(0, StageTotals())
     times.sent(1, picture(), 1_010 * MS)
     times.drawn(1, told(0, 1_030, 0, 1_041), None, 1_060 * MS)
     spent = {stage: ns // MS for stage, ns in times.breakdown.items()}
@@ -47,14 +47,14 @@ def test_viewer_that_does_not_tell_when_a_picture_arrived_has_no_stages_of_its_o
 
 
 def test_stages_never_overlap_whatever_the_encoder_says() -> None:
-    times = PictureTimes()
+    times = PictureTimes(0, StageTotals())
     times.sent(1, picture(encode_ns=500, wait_ns=3, door_ns=700), 1_010 * MS)
     times.drawn(1, told(1_018, 1_030, 1_034, 1_041), None, 1_060 * MS)
     assert min(times.breakdown.values()) == 0 and sum(times.breakdown.values()) == times.latency_ns == 41 * MS
 
 
 def test_picture_that_only_sharpens_or_brings_a_viewer_up_to_date_is_not_measured() -> None:
-    times = PictureTimes()
+    times = PictureTimes(0, StageTotals())
     times.begin(1_005 * MS)
     times.sent(1, picture(), 1_010 * MS)
     times.drawn(1, told(1_020, 1_030, 1_030, 1_041), None, 1_060 * MS)
@@ -66,7 +66,7 @@ def test_picture_that_only_sharpens_or_brings_a_viewer_up_to_date_is_not_measure
 
 
 def test_replaced_picture_is_not_measured_and_keeps_the_skew() -> None:
-    times = PictureTimes()
+    times = PictureTimes(0, StageTotals())
     for serial, drawn_ms in ((1, 1_030), (2, 0)):
         times.sent(serial, picture(1_000 + serial, serial), 1_010 * MS)
         times.drawn(serial, told(1_020, 1_020, 0, drawn_ms), 7 * MS if drawn_ms else None, 1_060 * MS)
@@ -74,20 +74,23 @@ def test_replaced_picture_is_not_measured_and_keeps_the_skew() -> None:
 
 
 def test_skipped_pictures_are_those_between_two_that_were_sent() -> None:
-    times = PictureTimes()
+    times = PictureTimes(0, StageTotals())
     for serial, number in enumerate((5, 6, 9, 9), 1):
         times.sent(serial, picture(1_000 + serial, number), 1_010 * MS)
     assert times.skipped == 2
-    times.second(NS_PER_S)
+    times.second(NS_PER_S, 1_000, 4)
+    assert (times.bitrate, times.fps, times.skipped_fps) == (8_000, 4.0, 2.0)
     times.begin(2 * NS_PER_S)
     times.sent(9, picture(2_100, 50), 2_200 * MS)
     times.sent(10, picture(2_200, 54), 2_300 * MS)
-    times.second(2 * NS_PER_S)
-    assert times.skipped == 5 and times.skipped_fps == 3.0, "none of those from before it was sent a whole picture"
+    times.second(3 * NS_PER_S, 2_000, 10)
+    assert (times.skipped, times.skipped_fps, times.fps, times.bitrate) == (5, 1.5, 3.0, 4_000), (
+        "none of those from before it was sent a whole picture"
+    )
 
 
 def test_times_that_are_off_by_the_error_of_the_clock_are_cut() -> None:
-    times = PictureTimes()
+    times = PictureTimes(0, StageTotals())
     times.sent(1, picture(), 1_010 * MS)
     times.drawn(1, told(1_008, 1_009, 1_030, 1_062), None, 1_060 * MS)
     assert times.latency_ns == 60 * MS and times.breakdown["network"] == times.breakdown["decode"] == 0
@@ -99,14 +102,14 @@ def test_times_that_are_off_by_the_error_of_the_clock_are_cut() -> None:
      (1_020, 1_030, 1_025, 1_040), (1_020, 1_030, 1_045, 1_040)],
 )  # fmt: skip
 def test_impossible_times_of_a_viewer_are_left_out(ms: tuple[int, int, int, int]) -> None:
-    times = PictureTimes()
+    times = PictureTimes(0, StageTotals())
     times.sent(1, picture(), 1_010 * MS)
     times.drawn(1, told(*ms), 10**15, 1_060 * MS)
     assert times.latency_ns is None and times.skew_ns is None and not times.breakdown
 
 
 def test_times_of_pictures_without_answer_are_forgotten() -> None:
-    times = PictureTimes()
+    times = PictureTimes(0, StageTotals())
     for serial in range(KEPT + 1):
         times.sent(serial, picture(1_000 + serial, serial), 2_000 * MS)
     times.drawn(0, told(*[2_003] * 4), None, 2_004 * MS)

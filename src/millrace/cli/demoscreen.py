@@ -41,7 +41,7 @@ class DemoScreen:
 
     def note_rate(self) -> None:
         """Note what its pictures take of the line."""
-        self._rates += [session.bitrate for session in self._guest.viewers.sessions]
+        self._rates += [session.times.bitrate for session in self._guest.viewers.sessions]
 
     async def settle(self) -> bool:
         """Stop painting and clicking; whether the viewer's picture then equals the painted one."""

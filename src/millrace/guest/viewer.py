@@ -97,10 +97,9 @@ class ViewerSession:
         """The screen that it sees."""
         self.encoding = False
         """Whether it shares an encoder now."""
-        self.flow, self.times, self.refreshes = PictureFlow(), PictureTimes(viewers.totals), Refreshes()
+        self.flow, self.times, self.refreshes = PictureFlow(), PictureTimes(now_ns, viewers.totals), Refreshes()
         self.hands = Hands()
         self.sent_bytes = self.sent_pictures = self.refreshed = 0
-        self.bitrate, self.fps = 0, 0.0
         self._write, self._room = write, room
         self._left = self._joined = self._any = False
         self._like = ("", "")
@@ -115,7 +114,6 @@ class ViewerSession:
         self._refused = False
         """It was told that it has no keyboard."""
         self._named: list[ScreenNamed] | None = None
-        self._mark: tuple[HostNs, int, int] = (now_ns, 0, 0)
 
     @property
     def key(self) -> str:
@@ -178,12 +176,7 @@ class ViewerSession:
         """About once a second: measure, and follow the line. Raises the error that ended the pictures, if any."""
         if self._error is not None:
             raise self._error
-        then, sent, pictures = self._mark
-        if now_ns > then:
-            self.bitrate = (self.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
-            self.fps = (self.sent_pictures - pictures) * NS_PER_S / (now_ns - then)
-        self._mark = now_ns, self.sent_bytes, self.sent_pictures
-        self.times.second(now_ns)
+        self.times.second(now_ns, self.sent_bytes, self.sent_pictures)
         self.long_hidden = self.hidden and now_ns - self._hidden_ns > HIDDEN_NS
         self.flush()
         self.regroup()

@@ -171,9 +171,9 @@ def _bytes(number: int) -> str:
 
 def _watches(session: ViewerSession) -> str:
     latency, skew = session.times.latency_ns, session.times.skew_ns
-    parts = [f"{session.key} {session.name!r} of {session.principal.key}", f"{session.fps:.1f} pictures a second"]
+    parts = [f"{session.key} {session.name!r} of {session.principal.key}", f"{session.times.fps:.1f} pictures a second"]
     parts += [
-        f"{session.bitrate / 1000:.0f} kb/s",
+        f"{session.times.bitrate / 1000:.0f} kb/s",
         *([] if latency is None else [f"{latency / 1e6:.0f} ms old when drawn"]),
     ]
     parts += [] if skew is None else [f"{skew / 1e6:+.0f} ms to its sound"]
@@ -206,7 +206,7 @@ def _line(session: ViewerSession) -> str:
         "not measured, as nothing had to wait" if flow.rate is None else f"carries about {flow.rate / 1e6:.1f} Mb/s"
     )
     return (
-        f"{carries}; {session.bitrate / 1000:.0f} kb/s are sent,"
+        f"{carries}; {session.times.bitrate / 1000:.0f} kb/s are sent,"
         f" {counted(flow.pictures, 'picture')} on the way ({_bytes(flow.bytes_on_way)})"
     )
 
@@ -240,11 +240,12 @@ class Pace(NamedTuple):
 
 
 def _pictures(session: ViewerSession, listed: Listed, group: Group) -> str:
-    spent, encode_ms = session.times.breakdown, _encode_ms(_lately(group))
+    times, flow = session.times, session.flow
     pace = Pace(
-        listed.fps, session.fps, session.times.skipped_fps, session.settings.fps, session.flow.rate, session.bitrate,
-        encode_ms, sum(spent.get(stage, 0.0) for stage in ("decode", "draw")) / NS_PER_MS,
-        (session.rtt_ns or 0) / NS_PER_MS,
+        painted=listed.fps, sent=times.fps, skipped=times.skipped_fps, asked=session.settings.fps,
+        line_rate=flow.rate, bitrate=times.bitrate, encode_ms=_encode_ms(_lately(group)),
+        viewer_ms=sum(times.breakdown.get(stage, 0.0) for stage in ("decode", "draw")) / NS_PER_MS,
+        rtt_ms=(session.rtt_ns or 0) / NS_PER_MS,
     )  # fmt: skip
     hidden = "; the viewer is hidden" if session.hidden else ""
     return (

@@ -69,20 +69,20 @@ class StageTotals:
 class PictureTimes:
     """Averages over the last few pictures; None until there is one. `totals` are those of all viewers of a guest."""
 
-    def __init__(self, totals: StageTotals | None = None) -> None:
+    def __init__(self, now_ns: HostNs, totals: StageTotals) -> None:
         self.latency_ns: float | None = None
         self.skew_ns: float | None = None
         self.breakdown: dict[str, float] = {}
         self.shown = 0
         self.skipped = 0
         """Pictures painted that it was not sent, because a newer one took their place."""
-        self.skipped_fps = 0.0
-        """The same a second, over the last second."""
-        self._totals = totals or StageTotals()
+        self.bitrate, self.fps, self.skipped_fps = 0, 0.0, 0.0
+        """Bits sent, pictures sent, and pictures skipped a second, over the last second."""
+        self._totals = totals
         self._sent: OrderedDict[int, _Sent] = OrderedDict()
         self._newest_ns: HostNs = 0
         self._number: int | None = None
-        self._mark: tuple[HostNs, int] = (0, 0)
+        self._mark: tuple[HostNs, int, int, int] = (now_ns, 0, 0, 0)
 
     def begin(self, now_ns: HostNs) -> None:
         """It is sent a whole picture now: what was painted before does not count."""
@@ -99,12 +99,15 @@ class PictureTimes:
             self.skipped += picture.number - self._number - 1
         self._number = picture.number
 
-    def second(self, now_ns: HostNs) -> None:
-        """About once a second."""
-        then_ns, skipped = self._mark
-        if now_ns > then_ns:
-            self.skipped_fps = (self.skipped - skipped) * NS_PER_S / (now_ns - then_ns)
-        self._mark = now_ns, self.skipped
+    def second(self, now_ns: HostNs, sent_bytes: int, sent_pictures: int) -> None:
+        """About once a second; with what it was sent so far."""
+        then_ns, bytes_, pictures, skipped = self._mark
+        passed_ns = now_ns - then_ns
+        if passed_ns > 0:
+            self.bitrate = (sent_bytes - bytes_) * 8 * NS_PER_S // passed_ns
+            self.fps = (sent_pictures - pictures) * NS_PER_S / passed_ns
+            self.skipped_fps = (self.skipped - skipped) * NS_PER_S / passed_ns
+        self._mark = now_ns, sent_bytes, sent_pictures, self.skipped
 
     def drawn(self, serial: int, told: ViewerTimes, skew_ns: HostNs | None, now_ns: HostNs) -> None:
         """A picture is seen, or, without `drawn_ns`, was replaced by a newer one before it was."""
