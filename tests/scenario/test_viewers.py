@@ -229,8 +229,24 @@ def test_picture_is_exact_once_the_screen_is_still(tmp_path: Path, kind: str) ->
         assert one.types & {PartType.ZSTD, PartType.VIDEO}
         (first, second) = await views(rig)
         assert first["shown"] > 1 and second["shown"] > 1 and set(first["ledger_ms"]) <= set(STAGES)
+        whole = await told(rig, "latency", painter.screen.key)
+        assert {way["listener"] for way in whole["listeners"]} <= {first["id"], second["id"]}
+        assert all(abs(sum(stage["ms"] for stage in way["stages"]) - way["sum_ms"]) < 0.1 for way in whole["listeners"])
+        for key, named in ((painter.screen.key, {"source", "painted", "encoder"}), (first["id"], {"line", "pictures"})):
+            said = await told(rig, "explain", key)
+            assert said["guest"] == "alice" and named <= {step["stage"] for step in said["steps"]}
+        metrics = (await rig.ask("GET", "/metrics", ""))[1]
+        assert 'millrace_guest_viewers{guest="alice"} 2.0' in metrics
 
     running(tmp_path, test)
+
+
+async def told(rig: Rig, what: str, target: str, secret: str = "", status: int = 200) -> dict[str, Any]:
+    """What the API says of an object."""
+    found, text = await rig.ask("GET", f"/api/v1/{what}?target={target}", secret)
+    assert found == status, text
+    out: dict[str, Any] = json.loads(text)
+    return out
 
 
 def test_pixels_of_one_guest_never_reach_anothers_viewer(tmp_path: Path) -> None:
@@ -248,6 +264,11 @@ def test_pixels_of_one_guest_never_reach_anothers_viewer(tmp_path: Path) -> None
         for path in ("/bob/screen", "/nobody/screen"):
             status, text = await rig.ask("GET", path, secret)
             assert status == 404 and "VGA" not in text
+        seen = await rig.token("seer", "see", ["alice"])
+        assert (await told(rig, "explain", alice.screen.key, seen))["guest"] == "alice"
+        for key in (bob.screen.key, rig.daemon.worker.guest("bob").viewers.sessions[0].key):
+            for what in ("explain", "latency"):
+                assert "VGA" not in str(await told(rig, what, key, seen, 404))
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await watching(rig, secret, "bob")
         assert refused.value.status == 404
