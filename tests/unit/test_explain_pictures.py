@@ -24,7 +24,7 @@ from millrace.sim.net import Path
 from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.peer.pictures import Watch
 from tests.painting import steps
-from tests.watch import Desk, Painter, Remote
+from tests.watch import STEP_NS, Desk, Painter, Remote
 
 FULL = Watch(formats=["raw", "zstd", "jpeg"], codecs=["avc1"])
 HALF = Rect(0, 0, 160, 200)
@@ -72,9 +72,9 @@ def test_ledger_sums_to_the_age_of_the_picture_at_the_viewer() -> None:
     played(desk, screen)
     guest, times = guest_of(desk), remote.session.times
     assert times.latency_ns is not None and round(sum(times.breakdown.values())) == round(times.latency_ns)
-    # The clocks of both ends are one here, so what the viewer measures is what the daemon adds up.
+    # The clocks of both ends are one here, but for half a step of it.
     measured = sum(remote.ages[-20:]) / 20
-    assert abs(measured - times.latency_ns) < 2 * NS_PER_MS
+    assert abs(measured - times.latency_ns) <= STEP_NS / 2 + 1_000
     assert list(times.breakdown) == list(STAGES) and times.breakdown["network"] >= 10 * NS_PER_MS
     listed = desk.home.screens.first
     found = picture_breakdown("screen/1", listed, desk.viewers.sessions)
@@ -146,7 +146,9 @@ def test_viewer_is_explained_with_its_line_its_stages_and_its_pictures() -> None
     played(desk, screen)
     guest, session = guest_of(desk), remote.session
     found = explain_viewer(guest, session)
-    assert "round trip 20" in text(found, "viewer") and text(found, "screen").startswith(f"{session.listed.key}, 'VGA'")  # type: ignore[union-attr]
+    assert session.listed is not None and session.rtt_ns is not None
+    assert f"round trip {session.rtt_ns / 1e6:.1f} ms" in text(found, "viewer")
+    assert text(found, "screen") == f"{session.listed.key}, 'VGA' of door/7; 320 × 200"
     assert text(found, "settings") == "picture=auto, fps=30, scale=1"
     assert "kb/s are sent" in text(found, "line") and "all that are painted" in text(found, "pictures")
     stages = [step for step in found if step.stage in STAGES]
@@ -160,7 +162,7 @@ def test_viewer_is_explained_with_its_line_its_stages_and_its_pictures() -> None
     assert text(explain_viewer(guest, session), "screen").startswith("none: the guest has no screen now")
 
 
-PACE = Pace(30, 30, 0, 30, None, 1_000_000, 3, 5, 2)
+PACE = Pace(30, 30, 0, 30, None, 1_000_000, 3, 5, 2, False)
 
 
 @pytest.mark.parametrize(("changes", "told"), [
@@ -168,6 +170,7 @@ PACE = Pace(30, 30, 0, 30, None, 1_000_000, 3, 5, 2)
     ({"painted": 0, "sent": 2}, "nothing is painted, and what is not exact yet is sharpened"),
     ({"painted": 60, "skipped": 30}, "as many as fps=30 allows"),
     ({"sent": 9, "skipped": 21, "line_rate": 1_200_000}, "the line is full"),
+    ({"sent": 0, "waits": True}, "the line is full"),
     ({"sent": 9, "skipped": 21, "encode_ms": 90}, "encoding takes 90 ms a picture"),
     ({"sent": 9, "skipped": 21, "viewer_ms": 80, "line_rate": 9_000_000}, "the viewer takes 80 ms to decode and draw"),
     ({"sent": 9, "skipped": 21, "rtt_ms": 300}, "acknowledgements take 300 ms"),
@@ -180,9 +183,9 @@ def test_reason_for_the_number_of_pictures(changes: dict[str, Any], told: str) -
 def test_viewer_on_a_thin_line_skips_and_is_told_so() -> None:
     desk = Desk()
     screen = desk.add(width=320, height=200)
-    near, thin = Remote(desk), Remote(desk, path=Path(10 * NS_PER_MS, rate_bps=4_000_000))
-    played(desk, screen)
-    assert near.session.times.skipped == 0 and thin.session.times.skipped > 20
+    thin = Remote(desk, path=Path(10 * NS_PER_MS, rate_bps=4_000_000))
+    played(desk, screen, pictures=100)
+    assert thin.session.times.skipped > 20
     assert viewer_view(thin.session).skipped == thin.session.times.skipped
     found = text(explain_viewer(guest_of(desk), thin.session), "pictures")
     assert "the line is full" in found and f"({thin.session.times.skipped} since it joined)" in found

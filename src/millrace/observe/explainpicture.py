@@ -237,6 +237,8 @@ class Pace(NamedTuple):
     viewer_ms: float
     """In its decoder and drawing."""
     rtt_ms: float
+    waits: bool
+    """It is sent nothing now, before what is on its way has arrived."""
 
 
 def _pictures(session: ViewerSession, listed: Listed, group: Group) -> str:
@@ -245,7 +247,7 @@ def _pictures(session: ViewerSession, listed: Listed, group: Group) -> str:
         painted=listed.fps, sent=times.fps, skipped=times.skipped_fps, asked=session.settings.fps,
         line_rate=flow.rate, bitrate=times.bitrate, encode_ms=_encode_ms(_lately(group)),
         viewer_ms=sum(times.breakdown.get(stage, 0.0) for stage in ("decode", "draw")) / NS_PER_MS,
-        rtt_ms=(session.rtt_ns or 0) / NS_PER_MS,
+        rtt_ms=(session.rtt_ns or 0) / NS_PER_MS, waits=not flow.ready(session.rtt_ns),
     )  # fmt: skip
     hidden = "; the viewer is hidden" if session.hidden else ""
     return (
@@ -258,7 +260,7 @@ def why(pace: Pace) -> str:
     """Why a viewer gets as many pictures as it does, in words."""
     if not pace.painted:
         return "nothing is painted" + (", and what is not exact yet is sharpened" if pace.sent else "")
-    if pace.skipped <= (1 - ALL) * pace.painted:
+    if pace.skipped <= (1 - ALL) * pace.painted and pace.sent >= ALL * pace.painted:
         return "all that are painted"
     if pace.sent >= ALL * pace.asked:
         return f"as many as fps={pace.asked} allows"
@@ -267,12 +269,12 @@ def why(pace: Pace) -> str:
 
 def _held_up(pace: Pace) -> str:
     interval_ms = 1000 / min(pace.painted, pace.asked)
-    if pace.line_rate is not None and pace.bitrate >= FULL * pace.line_rate:
-        return "the line is full, and the newest picture takes the place of those that wait"
     if pace.encode_ms >= BUSY * interval_ms:
         return f"encoding takes {pace.encode_ms:.0f} ms a picture"
     if pace.viewer_ms >= BUSY * interval_ms:
         return f"the viewer takes {pace.viewer_ms:.0f} ms to decode and draw a picture"
+    if pace.waits or (pace.line_rate is not None and pace.bitrate >= FULL * pace.line_rate):
+        return "the line is full, and the newest picture takes the place of those that wait"
     if pace.rtt_ms >= BUSY * interval_ms:
         return f"acknowledgements take {pace.rtt_ms:.0f} ms to come back, and few pictures are on their way at once"
     return "the daemon or the viewer gets to run too seldom"
