@@ -393,6 +393,7 @@ def test_ls_and_top_call_a_sink_that_runs_on_silence_unused(daemon: Daemon, reco
     sinks = [sink | {"peak": 0.5} for sink in sinks]
     doors = [{**GUEST["doors"][1], "recording": recording}]
     guest = GUEST | {"streams": [], "listeners": [], "sinks": sinks, "sources": [microphone], "doors": doors}
+    guest |= {"screens": [], "viewers": []}
     daemon.answers["GET /api/v1/state"] = {"guests": [guest], "policy": {"name": "p"}}
     states = {words[0]: words[2] for line in said("ls").splitlines() if len(words := line.strip(" *").split()) > 2}
     assert [states[f"sink/{n}"] for n in range(4)] == ["running", "unused", "running", "unused"]
@@ -482,7 +483,7 @@ def test_latency_is_printed_stage_by_stage(daemon: Daemon, capsys: pytest.Captur
     assert said("latency", "screen/3").startswith("screen/3: no viewer has drawn a picture")
     stages.show("screen/3", WAY | {"listener": "viewer/5"})
     assert "60.50 ms by the viewer's clock" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match=r"name a stream .* or use --probe"):
+    with pytest.raises(ConfigError, match=r"name a stream, screen or viewer .* or use --probe"):
         said("latency")
 
 
