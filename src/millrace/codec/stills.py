@@ -48,8 +48,8 @@ def _zstd() -> Any:
     return zstd
 
 
-def encode_jpeg(part: Plane, quality: int) -> bytes:
-    """A BGRX rectangle as JPEG with full chroma; CodecError for one that is too large."""
+def encode_jpeg(part: Plane, quality: int, half_colours: bool = False) -> bytes:
+    """A BGRX rectangle as JPEG, with full chroma or half of it each way; CodecError for one that is too large."""
     from PIL import Image
 
     height, width = part.shape[:2]
@@ -57,5 +57,5 @@ def encode_jpeg(part: Plane, quality: int) -> bytes:
         raise CodecError(f"JPEG can't hold {width} × {height} pixels")
     image = Image.frombuffer("RGB", (width, height), np.ascontiguousarray(part), "raw", "BGRX", 0, 1)
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality, subsampling=0)
+    image.save(out, "JPEG", quality=quality, subsampling=2 if half_colours else 0)
     return out.getvalue()

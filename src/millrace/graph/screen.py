@@ -38,7 +38,7 @@ from millrace.graph.pictures import (
     visible,
 )
 from millrace.graph.seat import Seat, Watcher
-from millrace.pixels.convert import Convert, PixelFormat, Planes, convert
+from millrace.pixels.convert import Convert, PixelFormat, Plane, Planes, convert
 from millrace.pixels.rects import Damage, Point, Rect, Size
 from millrace.units import HostNs
 
@@ -72,6 +72,11 @@ class Picture:
     def pixels(self) -> memoryview:
         """Rows of `mode.stride` bytes; read-only."""
         return self._memory.pixels
+
+    @property
+    def plane(self) -> Plane:
+        """The same as an array of (height, width, 4)."""
+        return self._memory.picture
 
     def converted(self, to: PixelFormat) -> Planes:
         """Its pixels in another format, shared by all readers of that format."""

@@ -11,7 +11,7 @@ from millrace.codec.picturesettings import PictureSettings
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
 from millrace.io.clock import now_ns
-from millrace.io.offload import Offload
+from millrace.io.offload import Lane, Offload
 from millrace.outlets.encoded import MakePictures, Pictures
 from millrace.outlets.picturechoice import Formats
 
@@ -45,14 +45,18 @@ class Encoders:
             screen: Screen, settings: PictureSettings, formats: Formats, who: Watcher, wake: Callable[[], None],
             failed: Callable[[Exception], None],
         ) -> Pictures:  # fmt: skip
-            if self._offload is None:
-                self._offload = Offload()
             return _load()(
-                screen, settings, who, wake, lane=self._offload.lane(), clock=now_ns, budget=budget, formats=formats,
+                screen, settings, who, wake, lane=self.lane(), clock=now_ns, budget=budget, formats=formats,
                 failed=failed,
             )  # fmt: skip
 
         return make
+
+    def lane(self) -> Lane:
+        """A way to the threads, for one user."""
+        if self._offload is None:
+            self._offload = Offload()
+        return self._offload.lane()
 
     def close(self) -> None:
         """End all work; called when there are no guests any more."""

@@ -28,6 +28,7 @@ from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.pulse import PulseServer
 from millrace.guest.state import AdmissionState, FrozenGuest, GuestState
+from millrace.guest.thumbnails import Thumbnails
 from millrace.guest.viewer import ViewerSession
 from millrace.guest.viewers import Viewers
 from millrace.io.clock import now_ns
@@ -135,6 +136,7 @@ class Guest:
         self.screens = Screens(config.name, ids, budget, self._screen_changed)
         self.tracks = Tracks(config.name, ids, self.screens.seat, budget)
         self.viewers = Viewers(self, common.encoders.of(budget), changed=self._viewer_changed)
+        self.thumbnails = Thumbnails(self.screens, common.encoders.lane, budget, now_ns)
         self.directory = common.runtime / config.name
         self.native_path = self.directory / "native"
         self.id = ids.take() if state is None else state.id

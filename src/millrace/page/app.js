@@ -1,27 +1,20 @@
 // The control page: shows the state of the daemon and changes it, over the public API.
 import { counted, el, graph, left, titled, used } from "./draw.js";
+import { decibels, figures, levels, meters } from "./figures.js";
 import { Listener } from "./listen.js";
 import { plain } from "./messages.js";
 import { Objects, WATCHED } from "./objects.js";
-import { headers, keep, kept, protocols, watch } from "./session.js";
+import { at, headers, keep, kept, protocols, socketUrl, watch } from "./session.js";
 import { Viewer } from "./viewer.js";
+import { viewerList } from "./viewers.js";
+import { Wall } from "./wall.js";
 
 const $ = (id) => document.getElementById(id);
-const HISTORY = 240, DRAW_EVERY_MS = 500;
+const DRAW_EVERY_MS = 500;
 let drawn = 0, locked = false, socket = null;
 let state = {}, chosen = "", player = null, joined = null;
 const objects = new Objects();
-const history = { latency: [], targetDelay: [], spread: [], ppm: [], faults: [] };
 globalThis.millrace = { get listener() { return player; }, get viewer() { return viewer; }, get state() { return { ...state, guests: [guest()].filter(Boolean) }; } };
-
-/** A URL of the daemon, relative to this page: a proxy may serve it under any path. */
-const at = (path) => new URL(path, document.baseURI);
-function socketUrl(path) {
-  const url = at(path);
-  url.protocol = url.protocol.replace("http", "ws");
-  url.hash = "";
-  return url.href;
-}
 
 // A 401 means that the session used for this request is over. Another tab may have ended it or begun a new one while the request was
 // under way; then the request is repeated with the current one. Otherwise the page locks itself and sends the daemon nothing more until
@@ -58,6 +51,7 @@ function lock(text) {
   socket?.close();
   if (player) { player.stop(); player = null; stopped("You are signed out."); }
   viewer.choose("", null);
+  wall.stop();
 }
 
 /** Say why the sign-in form is shown again. */
@@ -113,7 +107,7 @@ function changed() {
 async function entered() {
   const code = new URLSearchParams(location.hash.slice(1)).get("in");
   if (!code) return;
-  globalThis.history.replaceState(null, "", location.pathname + location.search);
+  history.replaceState(null, "", location.pathname + location.search);
   const refused = await enter(code, "This link has already been used or has expired.");
   if (refused) because(refused, true);
 }
@@ -170,7 +164,7 @@ function follow() {
 
 /** Subscribe to the shown guest's levels and latencies (once a second) while the page is visible. */
 function measure() {
-  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ measure: document.hidden || !chosen ? null : chosen }));
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ measure: document.hidden || onWall() || !chosen ? null : chosen }));
 }
 
 /** Show the state, then follow its changes: at the start, and whenever somebody has signed in, who may have other rights. */
@@ -227,8 +221,11 @@ function draw() {
     chosen = names[0] ?? "";
     measure();
   }
+  $("to-wall").hidden = names.length < 2 && !onWall();
   if (names.join() !== [...select.options].map((one) => one.value).join()) select.replaceChildren(...names.map((name) => el("option", {}, name)));
   select.value = chosen;
+  wall.turn(onWall());
+  if (onWall()) { wall.draw(objects); return; }
   drawRights();
   drawScreen();
   const one = guest();
@@ -289,6 +286,9 @@ function drawScreen() {
   const screens = state.guests?.some((one) => one.screens) ? guest()?.screens ?? null : null;
   viewer.choose(chosen, screens);
   $("to-screen").hidden = !screens?.length;
+  const viewers = guest()?.viewers ?? [];
+  $("viewers-box").hidden = !viewers.length;
+  fill("viewers", ...viewerList(viewers, viewer.id, viewer.mayType ? () => viewer.hold(true) : null));
 }
 
 /** A key and value for display: late_ms 3.5 becomes "late 3.5 ms". */
@@ -323,9 +323,6 @@ function drawRights() {
 }
 
 // -- listening ----------------------------------------------------------------------------------
-
-const levels = (peak, rms) => peak <= 0 ? "silent" : `peak ${decibels(peak).toFixed(0)} dB, RMS ${decibels(rms).toFixed(0)} dB`;
-const decibels = (peak) => Math.max(-60, peak > 0 ? 20 * Math.log10(peak) : -60);
 
 function quality() {
   const frame = $("frame").value;
@@ -369,46 +366,35 @@ function heard(what, detail) {
   if (what === "still" || what === "ended") meters([0, 0], [0, 0]);
 }
 
-function meters(peak, rms) {
-  for (const [side, name] of ["left", "right"].entries()) {
-    $(name).value = decibels(rms[side]);
-    $(`${name}-shown`).textContent = levels(peak[side], rms[side]);
-  }
+// -- what is shown: #wall, or #/GUEST -----------------------------------------------------------
+
+const onWall = () => location.hash === "#wall";
+
+/** Show a guest. */
+function choose(name) {
+  if (name === chosen) return;
+  chosen = name;
+  if (player) toggle();
+  measure();
 }
 
-let bytesBefore = [0, 0], rate = null, faultsBefore = 0;
-function figures(s) {
-  meters(s.peak, s.rms);
-  const ms = (ns) => (ns === null ? "…" : `${(ns / 1e6).toFixed(1).replace("-0.0", "0.0")} ms`), now = performance.now();
-  const since = now - bytesBefore[1], begins = s.bytes < bytesBefore[0] || since > 5000;
-  if (begins) rate = null;
-  else if (since > 1000) rate = (s.bytes - bytesBefore[0]) * 8 / since;
-  if (begins || since > 1000) bytesBefore = [s.bytes, now];
-  const rows = { Latency: ms(s.latency), "Target delay": ms(s.targetDelay), "Off target": ms(s.late), Queued: ms(s.fill),
-    Clock: s.locked ? `${s.ppm >= 0 ? "+" : ""}${s.ppm.toFixed(1)} ppm` : "measuring…", "Bit rate": rate === null ? "…" : `${rate.toFixed(0)} kb/s`,
-    "Round trip": ms(s.rtt), Jitter: ms(s.spread), Underruns: s.underruns, Lost: s.lost, Concealed: s.concealments - s.underruns, "First sound": s.first === null ? "…" : `${s.first.toFixed(0)} ms` };
-  $("figures").replaceChildren(...Object.entries(rows).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
-  const faults = s.concealments + s.lost, scaled = (ns) => (ns === null ? null : ns / 1e6);
-  const point = { latency: scaled(s.latency), targetDelay: scaled(s.targetDelay), spread: scaled(s.spread), ppm: s.locked ? s.ppm : null, faults: faults - Math.min(faultsBefore, faults) };
-  faultsBefore = faults;
-  for (const [key, value] of Object.entries(point)) {
-    if (value !== null) history[key].push(value);
-    if (history[key].length > HISTORY) history[key].shift();
-  }
-  $("plots").replaceChildren(plot("Latency, ms", history.latency), plot("Target delay, ms", history.targetDelay), plot("Jitter, ms", history.spread),
-    plot("Drift, ppm", history.ppm), plot("Faults (concealed, underruns, lost)", history.faults));
-}
-
-function plot(title, values) {
-  const low = Math.min(...values), high = Math.max(...values), span = Math.max(high - low, 1e-3);
-  const points = values.map((value, k) => `${(k / (HISTORY - 1)) * 100},${38 - ((value - low) / span) * 36}`).join(" ");
-  const shown = values.length ? `${low.toFixed(1)} to ${high.toFixed(1)}` : "nothing yet";
-  return el("figure", {}, el("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": `${title}: ${shown}` },
-    el("polyline", { points })), el("figcaption", {}, `${title}: ${shown}`));
+/** Follow the address: the wall, a guest, or a section of what is shown. */
+function route() {
+  const wanted = location.hash.startsWith("#/") ? location.hash.slice(2) : null;
+  if (wanted) try { choose(decodeURIComponent(wanted)); } catch { /* An address that somebody mistyped. */ }
+  const walled = onWall();
+  document.body.classList.toggle("walled", walled);
+  $("wall").hidden = !walled;
+  $("to-wall").setAttribute("aria-current", walled ? "page" : "false");
+  if (walled) viewer.choose("", null);
+  measure();
+  // Before the state is there, nothing of it is chosen.
+  if (state.names && !locked) draw();
 }
 
 // -- beginning ----------------------------------------------------------------------------------
 
+const wall = new Wall($("tiles"), $("wall-filter"), $("wall-facts"));
 const screenOf = (name) => `${encodeURIComponent(name)}/screen`;
 const viewer = new Viewer({
   join: (name) => ({ url: socketUrl(screenOf(name)), protocols: protocols(), name: `browser of ${state.you ?? "somebody"}` }),
@@ -416,7 +402,8 @@ const viewer = new Viewer({
 });
 
 $("listen").addEventListener("click", toggle);
-$("guest").addEventListener("change", (event) => { chosen = event.target.value; if (player) toggle(); measure(); soon(); });
+$("guest").addEventListener("change", (event) => { location.hash = `#/${encodeURIComponent(event.target.value)}`; });
+addEventListener("hashchange", route);
 $("filter").addEventListener("input", () => draw());
 $("bitrate").addEventListener("input", () => { $("bitrate-shown").textContent = `${$("bitrate").value} kb/s`; });
 if (!("AudioEncoder" in globalThis) || !navigator.mediaDevices) $("microphone").disabled = true;
@@ -440,4 +427,4 @@ watch(changed);
 document.addEventListener("visibilitychange", () => { measure(); soon(); });
 // fill() did not redraw what the user was operating.
 document.addEventListener("focusout", soon);
-entered().then(begin);
+entered().then(() => { route(); return begin(); });

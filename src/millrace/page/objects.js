@@ -1,8 +1,8 @@
 // The daemon's objects that this browser has the right to see: the whole state at the start of a connection, then each object
 // that is added, changed or removed. A WebSocket is reliable and ordered, and the daemon closes it when messages pile up,
 // so changes are lost only when the connection ends, and then the whole state is fetched again.
-const KINDS = ["guest", "sink", "source", "stream", "recorder", "listener", "door", "screen", "request", "incident", "grant", "token"];
-const LISTS = { sinks: "sink", sources: "source", streams: "stream", recorders: "recorder", listeners: "listener", doors: "door", screens: "screen" };
+const KINDS = ["guest", "sink", "source", "stream", "recorder", "listener", "door", "screen", "viewer", "request", "incident", "grant", "token"];
+const LISTS = { sinks: "sink", sources: "source", streams: "stream", recorders: "recorder", listeners: "listener", doors: "door", screens: "screen", viewers: "viewer" };
 /** The event stream to subscribe to. */
 export const WATCHED = `api/v1/events?kinds=${KINDS.join()}`;
 
@@ -44,6 +44,17 @@ export class Objects {
   of(kind, guest = null) {
     const found = [...this.#all].filter(([, one]) => one.kind === kind && (guest === null || one.guest === guest));
     return found.sort(([a], [b]) => a - b).map(([, one]) => one.is);
+  }
+
+  /** Objects of these kinds of each guest, found in one pass: a function of a guest's name gives {kind: [objects]}. */
+  byGuest(kinds) {
+    const none = () => Object.fromEntries(kinds.map((kind) => [kind, []])), found = new Map();
+    for (const { kind, guest, is } of this.#all.values()) {
+      if (!kinds.includes(kind)) continue;
+      if (!found.has(guest)) found.set(guest, none());
+      found.get(guest)[kind].push(is);
+    }
+    return (name) => found.get(name) ?? none();
   }
 
   /** Whether the initial state is complete. Rules, requests and tokens arrive only on the event stream. */

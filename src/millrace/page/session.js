@@ -1,7 +1,18 @@
 // This browser's session. It is kept in localStorage, which belongs to the page's origin, port included: a cookie would go to every port
 // of the host, whoever listens there. Browsers never send it by themselves. Behind a proxy, each path of an origin has its own entry.
-const NAME = `millrace ${new URL(".", document.baseURI).pathname}`;
+/** Where the daemon is: a proxy may serve it under any path. */
+const ROOT = new URL("../", import.meta.url);
+const NAME = `millrace ${ROOT.pathname}`;
 let here = null;
+
+/** A URL of the daemon. */
+export const at = (path) => new URL(path, ROOT);
+/** The URL of one of its WebSockets. */
+export function socketUrl(path) {
+  const url = at(path);
+  url.protocol = url.protocol.replace("http", "ws");
+  return url.href;
+}
 
 /** The session, or null. Another tab may have started or ended it. */
 export function kept() {
@@ -13,6 +24,9 @@ export function keep(session) {
   here = null;
   try { if (session === null) localStorage.removeItem(NAME); else localStorage.setItem(NAME, session); } catch { here = session; }
 }
+
+/** Use a session or token in this page alone, and store it nowhere. */
+export function lend(secret) { here = secret; }
 
 /** Request headers that carry the session. */
 export const headers = (session) => (session === null ? {} : { Authorization: `Bearer ${session}` });

@@ -16,10 +16,13 @@ const GECKO = /Gecko\/\d/.test(navigator.userAgent), GECKO_DEVICE = 25e6;
 //   why       what is said with it; in `on` nothing is said
 //   joined    whether the worker has a connection, or makes one again by itself
 //   captured  whether keys go to the guest: from a click into the picture until it loses the focus, or Ctrl+Alt+Shift
-/** The page's screen. `join(guest)` gives {url, protocols, name}, `probe(guest)` the HTTP status of its address. */
+/**
+ * The page's screen. `join(guest)` gives {url, protocols, name}, `probe(guest)` the HTTP status of its address. `told` is called with state,
+ * size and keyboard, and what they are now. A picture that `fills` the window grows with it.
+ */
 export class Viewer {
-  constructor({ join, probe }) {
-    Object.assign(this, { join, probe });
+  constructor({ join, probe, told = () => {}, fills = false }) {
+    Object.assign(this, { join, probe, told, fills, preferred: {} });
     this.guest = ""; this.screens = null; this.state = "idle"; this.why = ""; this.joined = false; this.listener = null; this.delay = null;
     this.first = false;
     this.wanted = null; this.reset();
@@ -42,7 +45,7 @@ export class Viewer {
 
   /** What belongs to one connection. */
   reset() {
-    this.mode = null; this.mayType = false; this.mine = false; this.who = ""; this.captured = false; this.stats = null;
+    this.id = ""; this.mode = null; this.mayType = false; this.mine = false; this.who = ""; this.captured = false; this.stats = null;
     this.cursor = null; this.shapes = new Map(); this.settings = {}; this.note = this.wished = "";
   }
 
@@ -72,7 +75,7 @@ export class Viewer {
     this.reset();
     this.joined = true;
     this.turn("connecting");
-    const watch = { name, screen: this.wanted, settings: {}, listener: this.listener, keyboard: false };
+    const watch = { name, screen: this.wanted, settings: this.preferred, listener: this.listener, keyboard: false };
     this.worker.postMessage({ what: "watch", url, protocols, watch });
     if (this.delay !== null) this.worker.postMessage({ what: "sound", delay: this.delay, first: this.first });
   }
@@ -85,9 +88,17 @@ export class Viewer {
     this.turn("idle");
   }
 
+  /** Watch no more, and say why. */
+  end(why) {
+    this.screens ??= [];
+    this.worker?.postMessage({ what: "stop" });
+    this.turn("ended", why);
+  }
+
   turn(state, why = "") {
     Object.assign(this, { state, why });
     if (state !== "on") this.release();
+    this.told("state", { state, why });
     this.draw();
   }
 
@@ -104,7 +115,7 @@ export class Viewer {
   // -- what the worker tells --------------------------------------------------------------------
 
   on_watching(message) {
-    this.mayType = message.may_type === true; this.settings = message.settings ?? {};
+    this.id = `viewer/${message.viewer}`; this.mayType = message.may_type === true; this.settings = message.settings ?? {};
     $("screen-quality").value = this.shownQuality();
     if (!message.screen) this.turn("gone", "This guest has no screen at present.");
     if (document.hidden) this.say({ type: "hidden", hidden: true });
@@ -113,6 +124,7 @@ export class Viewer {
   on_mode(mode) {
     const same = this.mode?.generation === mode.generation && this.state === "on";
     this.mode = mode;
+    this.told("size", { width: mode.width, height: mode.height });
     if (same) { document.exitPointerLock?.(); this.draw(); } else { this.fit(); this.wishSize(); }
   }
   on_drawn() { this.turn("on"); }
@@ -132,6 +144,7 @@ export class Viewer {
   on_keyboard({ mine, who }) {
     const lost = this.mine && !mine;
     Object.assign(this, { mine, who: plain(who) });
+    this.told("keyboard", { mine, who: this.who });
     // The daemon has released what was held.
     if (lost) { this.keys.forget(); this.pointing.buttons = 0; this.release(); }
     this.draw();
@@ -178,7 +191,7 @@ export class Viewer {
     $("screen-full").addEventListener("click", () => this.toggleFull());
     $("screen-again").addEventListener("click", () => this.watch());
     $("screen-scale").addEventListener("change", () => { this.wished = ""; this.fit(); this.wishSize(); });
-    $("screen-quality").addEventListener("change", () => this.say({ type: "set", settings: { picture: $("screen-quality").value } }));
+    $("screen-quality").addEventListener("change", () => this.prefer($("screen-quality").value));
     $("screen-choice").addEventListener("change", () => { this.wanted = $("screen-choice").value; this.watch(); });
     $("screen-full").hidden = !document.fullscreenEnabled;
     this.listenText($("screen-text"));
@@ -270,16 +283,16 @@ export class Viewer {
 
   /** The room for the picture, in CSS pixels. */
   room() {
-    if (document.fullscreenElement) return [innerWidth, innerHeight];
+    if (this.fills || document.fullscreenElement) return [innerWidth, innerHeight];
     return [$("screen-room").clientWidth, Math.max(ROOM_MIN, Math.round(innerHeight * TALL))];
   }
 
-  /** Lay the picture out: as large as fits, in whole device pixels if that is near. It grows beyond its size only in full screen. */
+  /** Lay the picture out: as large as fits, in whole device pixels if that is near. It grows beyond its size only where it fills the screen or frame. */
   fit() {
     if (!this.mode) return;
     const { width, height } = this.mode, [wide, tall] = this.room(), dpr = devicePixelRatio || 1, { style } = $("stage");
     let zoom = Math.min(wide / width, tall / height);
-    if (!document.fullscreenElement) zoom = Math.min(zoom, 1);
+    if (!this.fills && !document.fullscreenElement) zoom = Math.min(zoom, 1);
     if ($("screen-scale").value === "actual") zoom = 1 / dpr;
     const whole = Math.round(zoom * dpr);
     if (whole >= 1 && zoom * dpr >= whole && zoom * dpr - whole < SNAP * whole) zoom = whole / dpr;
@@ -299,6 +312,12 @@ export class Viewer {
     this.wishing = setTimeout(() => { this.wished = wish; this.say({ type: "size", width: wide, height: tall }); }, RESIZE_MS);
   }
 
+  /** Ask for this quality, now and after each reconnection. */
+  prefer(picture) {
+    this.preferred = { picture };
+    this.say({ type: "set", settings: this.preferred });
+  }
+
   shownQuality() {
     const current = String(this.settings.picture ?? "auto"), select = $("screen-quality");
     if (![...select.options].some((one) => one.value === current)) select.append(el("option", { value: current }, current));
@@ -308,7 +327,7 @@ export class Viewer {
   // -- drawing ----------------------------------------------------------------------------------
 
   draw() {
-    const { state, mode, screens, captured } = this, some = Boolean(screens?.length) || state === "gone";
+    const { state, mode, screens, captured } = this, some = Boolean(screens?.length) || state === "gone" || state === "ended";
     $("screen").hidden = screens === null;
     $("screen-frame").hidden = !some;
     $("screen-none").hidden = some;
@@ -317,7 +336,7 @@ export class Viewer {
     $("screen-frame").classList.toggle("captured", captured && this.mine);
     $("veil").hidden = state === "on";
     $("veil-text").textContent = state === "connecting" || state === "idle" ? "Connecting…" : this.why;
-    $("screen-again").hidden = state !== "ended" && state !== "forbidden";
+    $("screen-again").hidden = (state !== "ended" && state !== "forbidden") || !screens?.length;
     $("stage").setAttribute("aria-label", `Screen of ${this.guest}${mode ? `, ${mode.width} by ${mode.height}` : ""}`);
     this.drawKeyboard();
     this.drawChoice();

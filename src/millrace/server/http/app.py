@@ -37,6 +37,8 @@ from millrace.server.http.authentication import (
 )
 from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket
 from millrace.server.http.origins import Addresses, parse_host
+from millrace.server.http.wall import MESSAGE_MAX as WALL_MAX
+from millrace.server.http.wall import Wall
 from millrace.symptoms import Symptom, refusal, refused_request
 from millrace.text import clean_utf8, printable, quoted
 from millrace.wire.peer.messages import MESSAGE_MAX
@@ -62,6 +64,11 @@ def _check_headers(request: web.Request) -> None:
         raise web.HTTPBadRequest(text=f"Host: {quoted(host)} is neither HOST nor HOST:PORT\n")
 
 
+def _demand_websocket(request: web.Request) -> None:
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        raise web.HTTPUpgradeRequired(text=f"this is a WebSocket; {FORWARD}\n")
+
+
 def _no_command(request: web.Request) -> str:
     return f"there is no {request.method} {printable(request.path)}; GET {PREFIX}/openapi.json lists what there is"
 
@@ -79,11 +86,13 @@ class Web:
         self, plane: ControlPlane, guests: LocalGuests, listeners: Listeners, addresses: Addresses,
         certificates: Sequence[Certificate],
     ) -> None:  # fmt: skip
-        self._plane, self._listeners = plane, listeners
+        self._plane, self._guests, self._listeners = plane, guests, listeners
         self._private = PrivateGate(plane, addresses)
         self._network = NetworkGate(plane, addresses, certificates)
         self._api = Api(plane)
         self._attendants = Attendants(plane, guests)
+        self._framers = sorted(map(str, addresses.allowed))
+        """Origins whose pages may show a desktop in a frame."""
         self._proxies: set[str] = set()
         """Untrusted proxies that have been reported."""
 
@@ -104,9 +113,11 @@ class Web:
 
         app = web.Application(client_max_size=MESSAGE_MAX, middlewares=[self._counted, guarded])
         mine = [
-            web.get("/api/v1/events", self._events), web.get("/metrics", self._metrics),
+            web.get("/api/v1/events", self._events), web.get("/api/v1/thumbnails", self._thumbnails),
+            web.get("/metrics", self._metrics),
             web.get("/health", self._health), web.get("/ready", self._ready),
-            web.get("/", page.serve), web.get("/page/{name}", page.serve),
+            web.get("/", page.serve), web.get(f"/page/{page.EMBEDDED}", self._embedded),
+            web.get("/page/{name}", page.serve),
             web.post("/session", self._session), web.delete("/session", self._sign_out),
             web.get("/{guest}", self._listen), web.get("/{guest}/screen", self._watch),
         ]  # fmt: skip
@@ -144,7 +155,7 @@ class Web:
     async def _guarded(self, gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
         # Match on the handler rather than the path, which can be spelled in many ways.
         serves = request.match_info.handler
-        if serves in (page.serve, self._health, self._ready):
+        if serves in (page.serve, self._embedded, self._health, self._ready):
             return await handler(request)
         request[GATE], request[ADDRESS] = gate, gate.address(request)
         try:
@@ -192,6 +203,10 @@ class Web:
             self._proxies.add(peer)
             self._plane.report(Symptom("rights", "untrusted proxy", "", "", {"who": peer}))
 
+    async def _embedded(self, request: web.Request) -> web.Response:
+        """Serve the page for frames of other pages."""
+        return await page.serve_embedded(self._framers)
+
     async def _session(self, request: web.Request) -> web.Response:
         """Sign a page in: exchange its token or link for a session that it may store."""
         principal, session = request[GATE].session(request)
@@ -208,8 +223,7 @@ class Web:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Stream the registry and its changes; `?kinds=stream,listener` selects kinds."""
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            raise web.HTTPUpgradeRequired(text=f"this is a WebSocket; {FORWARD}\n")
+        _demand_websocket(request)
         kinds = request.query.get("kinds")
         wanted = parse_kinds(kinds.split(",")) if kinds else None
         principal = principal_of(request)
@@ -227,6 +241,24 @@ class Web:
             try:
                 await websocket.prepare(request)
                 await watcher.serve(websocket)
+            finally:
+                leave()
+        return websocket
+
+    async def _thumbnails(self, request: web.Request) -> web.StreamResponse:
+        """Stream thumbnails of the guests that a wall has in view."""
+        _demand_websocket(request)
+        principal = principal_of(request)
+        turns = self._plane.turns_of(principal)
+        websocket = WebSocket(turns, heartbeat=20.0, max_msg_size=WALL_MAX, compress=False, protocols=(SUBPROTOCOL,))
+        with closing(self._plane.budget_of(principal).open("wall", {"itself": WATCHER_BYTES}, CONNECTIONS)):
+            wall = Wall(self._guests, principal, turns)
+            if request.transport is not None:
+                wall.cut = request.transport.abort
+            leave = self._plane.enter(principal, wall.end, wall.lose)
+            try:
+                await websocket.prepare(request)
+                await wall.serve(websocket)
             finally:
                 leave()
         return websocket

@@ -1,0 +1,74 @@
+/** What became of a desktop. */
+export type State =
+  /** Not connected yet. */
+  | "connecting"
+  /** Shown, and live. */
+  | "on"
+  /** The connection was lost, and is being made again. The last picture stays, greyed. */
+  | "lost"
+  /** The guest has no screen at present. */
+  | "gone"
+  /** The daemon has ended it, or does not admit the token. `why` says more. */
+  | "ended" | "forbidden"
+  /** The frame does not answer: the daemon is not there, or does not allow this page's origin. */
+  | "refused"
+  /** After `close`. */
+  | "closed"
+  /** The guest has no screen, or nothing is watched. */
+  | "idle";
+
+export interface Settings {
+  /** "auto", "lossless", "off", or a bit rate such as "2M". */
+  picture?: string;
+  /** Fit the frame, show pixel by pixel, or ask the guest for a screen of the frame's size. */
+  scale?: "fit" | "actual" | "guest";
+  /** Play the guest's sound. Browsers begin that only after a click or key; the frame then waits for one. */
+  sound?: boolean;
+  /** Show the tools, which hang over the upper edge. True unless it is set. */
+  tools?: boolean;
+}
+
+export interface Options {
+  /** The daemon's address and the guest's name: "https://HOST:PORT/GUEST". */
+  url: string;
+  /** A token with the right to watch the guest, and for keyboard and sound to type and hear. */
+  token: string;
+  /** The frame is added to this element, and fills it. */
+  element: Element;
+  settings?: Settings;
+}
+
+export interface MillraceEvents {
+  state: CustomEvent<{ state: State; why: string }>;
+  size: CustomEvent<{ width: number; height: number }>;
+  keyboard: CustomEvent<{ mine: boolean; who: string }>;
+  sound: CustomEvent<{ plays: boolean; why: string }>;
+}
+
+/** A guest's desktop in the page. */
+export class Millrace extends EventTarget {
+  constructor(options: Options);
+  readonly guest: string;
+  readonly state: State;
+  /** Why it is in that state, for people; "" if there is nothing to say. */
+  readonly why: string;
+  /** The size of the screen in pixels, null until it is known. */
+  readonly size: { width: number; height: number } | null;
+  /** Whether this frame has the guest's keyboard, and who has it otherwise; "" for nobody. */
+  readonly keyboard: { mine: boolean; who: string };
+  readonly frame: HTMLIFrameElement;
+  /** Change settings; those that are not named stay as they are. */
+  set(settings: Settings): void;
+  /** Fill the whole screen; to be called in answer to a click or key. */
+  fullscreen(): Promise<void>;
+  /** Give it the keyboard's focus. */
+  focus(): void;
+  /** End it, and remove it from the page. */
+  close(): void;
+  addEventListener<K extends keyof MillraceEvents>(
+    type: K, listener: (event: MillraceEvents[K]) => void, options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions,
+  ): void;
+}

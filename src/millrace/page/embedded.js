@@ -1,0 +1,113 @@
+// A guest's desktop in a frame of another page, which `embed.js` makes there. It is told by messages what to show and with which secret, keeps
+// that in no storage, and tells the page around it what becomes of it.
+import { el } from "./draw.js";
+import { Listener } from "./listen.js";
+import { plain } from "./messages.js";
+import { Objects } from "./objects.js";
+import { at, headers, kept, lend, protocols, socketUrl } from "./session.js";
+import { Viewer } from "./viewer.js";
+
+const $ = (id) => document.getElementById(id);
+const AGAIN_MS = 1000, FOLLOWED = "api/v1/events?kinds=guest,screen", SCALES = ["fit", "actual", "guest"];
+const REFUSALS = {
+  401: "The token is not valid: it has been revoked or has expired.", 403: "This token may not watch the guest.", 404: "There is no such guest.",
+};
+/** Pages of these origins may show this one. The browser sees to that as well (frame-ancestors). */
+const origins = [location.origin, ...document.querySelector("meta[name=origins]").content.split(" ").filter(Boolean)];
+const own = (name) => `${encodeURIComponent(name)}/screen`;
+/** What it is called in lists of viewers and listeners. */
+const named = () => `page of ${new URL(around).host}`;
+let guest = "", around = "", player = null, joined = null, objects = new Objects();
+
+const viewer = new Viewer({
+  join: (name) => ({ url: socketUrl(own(name)), protocols: protocols(), name: named() }),
+  probe: (name) => ask(own(name)),
+  told: (what, detail) => tell({ what, ...detail }),
+  fills: true,
+});
+globalThis.millrace = { get viewer() { return viewer; }, get listener() { return player; } };
+
+/** The HTTP status of an address of the daemon; 0 if it does not answer. */
+const ask = (path) => fetch(at(path), { headers: headers(kept()) }).then(({ status }) => status, () => 0);
+
+function tell(message) { if (around) parent.postMessage({ millrace: 1, ...message }, around); }
+
+// Nothing is said to a page of another origin, and nothing it says is heard: messages can come from any window that knows this one.
+addEventListener("message", ({ source, origin, data }) => {
+  if (source !== parent || parent === window || !origins.includes(origin) || data?.millrace !== 1) return;
+  around = origin;
+  if (data.what === "open") open(data);
+  else if (data.what === "settings") apply(data.settings);
+  else if (data.what === "focus") $("stage").focus();
+});
+
+function open(message) {
+  if (typeof message.guest !== "string" || typeof message.token !== "string" || guest) return;
+  ({ guest } = message);
+  lend(message.token);
+  document.title = guest;
+  apply(message.settings);
+  follow();
+}
+
+// -- what is there ------------------------------------------------------------------------------
+
+/** Follow the guest's screens. A refused WebSocket has no status, so a plain request asks for the reason. */
+async function follow() {
+  const status = await ask(own(guest));
+  if (Object.hasOwn(REFUSALS, status)) { viewer.end(REFUSALS[status]); return; }
+  const socket = new WebSocket(socketUrl(FOLLOWED), protocols());
+  objects = new Objects();
+  socket.onmessage = ({ data }) => { objects.apply(JSON.parse(data)); if (objects.whole) viewer.choose(guest, objects.of("screen", guest)); };
+  socket.onclose = () => setTimeout(follow, AGAIN_MS);
+}
+
+// -- settings -----------------------------------------------------------------------------------
+
+/** Take on what is valid of these; the rest is left as it is. */
+function apply(settings) {
+  if (typeof settings !== "object" || settings === null) return;
+  const { picture, scale, sound, tools } = settings;
+  if (typeof picture === "string") viewer.prefer(picture);
+  if (SCALES.includes(scale)) { $("screen-scale").value = scale; $("screen-scale").dispatchEvent(new Event("change")); }
+  if (typeof tools === "boolean") $("screen-tools").hidden = !tools;
+  if (typeof sound === "boolean") hear(sound);
+}
+
+const toggle = el("button", { type: "button", id: "screen-sound", "aria-pressed": "false", click: () => hear(!player) }, "Sound");
+$("screen-full").before(toggle);
+
+// Before anybody has clicked or typed in this frame, browsers let no sound begin.
+async function hear(on) {
+  if (on === Boolean(player)) return;
+  removeEventListener("pointerup", touched);
+  if (!on) { player.stop(); player = null; silent(""); return; }
+  if (navigator.userActivation?.hasBeenActive === false) {
+    addEventListener("pointerup", touched, { once: true });
+    silent("The sound begins with the next click.");
+    return;
+  }
+  if (!("AudioWorkletNode" in globalThis)) { silent("Browsers play sound only on secure pages."); return; }
+  player = new Listener(socketUrl(encodeURIComponent(guest)), {
+    protocols: protocols(), name: named(), latency: "normal", settings: { codec: "opus", bitrate: "128k", channels: "stereo" }, microphone: false, on: heard,
+  });
+  toggle.setAttribute("aria-pressed", "true");
+  try { await player.start(); } catch (error) { player?.stop(); player = null; silent(plain(error.message)); }
+}
+
+function heard(what, detail) {
+  if (what === "stats") { viewer.sound(joined, detail); return; }
+  if (what === "joined") { joined = detail.listener; tell({ what: "sound", plays: true }); }
+  else if (what === "ended") { player = null; silent(detail); }
+  else if (what === "still") tell({ what: "sound", plays: false, why: detail });
+}
+
+const touched = () => hear(true);
+
+function silent(why) {
+  viewer.sound(joined = null, null);
+  toggle.setAttribute("aria-pressed", "false");
+  tell({ what: "sound", plays: false, why });
+}
+
+if (parent !== window) for (const origin of origins) parent.postMessage({ millrace: 1, what: "ready" }, origin);

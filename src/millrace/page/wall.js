@@ -1,0 +1,193 @@
+// The wall: every guest that this browser may see with a small picture of its screen, for operators. One connection carries the pictures of
+// all guests that are in view (docs/page.md), and only what changed of each, at most once a second.
+import { counted, el } from "./draw.js";
+import { plain } from "./messages.js";
+import { jpegSize, pngSize } from "./pictures.js";
+import { protocols, socketUrl } from "./session.js";
+
+const HEAD = 14, KIND = 1, SIDE_MAX = 1024, SHOWN_MAX = 256, AGAIN_MS = 1000, TOLD_MS = 60, RECENT_S = 600, NAMED = 2, FILTERED_FROM = 12;
+
+/** Parses a message with a thumbnail, or a changed part of one; null if it is damaged. */
+export function parseThumbnail(buffer) {
+  const view = new DataView(buffer);
+  if (buffer.byteLength <= HEAD || view.getUint8(0) !== KIND) return null;
+  const [width, height, x, y, w, h] = [2, 4, 6, 8, 10, 12].map((at) => view.getUint16(at, true)), from = HEAD + view.getUint8(1);
+  if (!w || !h || width > SIDE_MAX || height > SIDE_MAX || x + w > width || y + h > height || from >= buffer.byteLength) return null;
+  const bytes = new Uint8Array(buffer, from), size = pngSize(bytes) ?? jpegSize(bytes);
+  if (size?.[0] !== w || size[1] !== h) return null;
+  return { guest: new TextDecoder().decode(new Uint8Array(buffer, HEAD, from - HEAD)), width, height, x, y, w, h, bytes };
+}
+
+/** One guest on the wall. */
+class Tile {
+  constructor(name) {
+    this.name = name; this.why = ""; this.drawn = false; this.busy = Promise.resolve();
+    this.canvas = el("canvas", { width: 16, height: 10 });
+    this.says = el("span", { class: "tile-says" });
+    this.facts = el("span", { class: "soft" }); this.who = el("span", { class: "soft" }); this.mark = el("span", { class: "mark" });
+    const picture = el("span", { class: "tile-picture" }, this.canvas, this.says);
+    this.node = el("li", { "data-guest": name }, el("a", { href: `#/${encodeURIComponent(name)}` }, picture,
+      el("span", { class: "tile-name" }, el("b", {}, name), this.mark), this.facts, this.who));
+  }
+
+  /** Draw what has come, in its order: each part is drawn over the one before. */
+  show(part) { this.busy = this.busy.then(() => this.#paint(part)); }
+
+  async #paint({ width, height, x, y, w, h, bytes }) {
+    const { canvas } = this;
+    let bitmap;
+    try { bitmap = await createImageBitmap(new Blob([bytes], { type: bytes[0] === 0x89 ? "image/png" : "image/jpeg" })); } catch { return; }
+    if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
+    if (bitmap.width === w && bitmap.height === h) canvas.getContext("2d", { alpha: false }).drawImage(bitmap, x, y);
+    bitmap.close();
+    this.drawn = true;
+    this.say();
+  }
+
+  /** Say what is known of the guest: its objects by kind. */
+  tell({ screen, viewer, door, stream, incident }, now) {
+    const [first] = screen, sounds = stream.some((one) => one.state === "running"), broken = door.find((one) => one.error);
+    this.none = first ? (first.width ? "" : "nothing shown yet") : broken ? plain(broken.error) : "no screen";
+    const size = first?.width ? `${first.width} × ${first.height}` : "", more = screen.length > 1 ? counted(screen.length, "screen") : "";
+    put(this.facts, [size, more, sounds ? "plays sound" : "silent", broken && first ? plain(broken.error) : ""].filter(Boolean).join(", "));
+    put(this.who, watchers(viewer));
+    const recent = incident.filter((one) => now - one.last < RECENT_S).sort((a, b) => b.last - a.last);
+    const count = recent.reduce((sum, one) => sum + one.count, 0), text = count ? counted(count, "incident") : "";
+    put(this.mark, text);
+    const title = recent.slice(0, 5).map((one) => `${one.stage}: ${one.cause}`).join("\n");
+    if (this.mark.title !== title) this.mark.title = title;
+    this.say();
+  }
+
+  say() {
+    const none = this.why || this.none || "", words = none || (this.drawn ? "" : "…");
+    put(this.says, words);
+    this.says.hidden = !words;
+    this.node.classList.toggle("old", Boolean(none));
+  }
+}
+
+const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+
+/** Who watches, the one with the keyboard first: "alice types, bob watches, 2 more". */
+export function watchers(viewers) {
+  const typing = viewers.filter((one) => one.keyboard), others = viewers.filter((one) => !one.keyboard);
+  const named = [...typing, ...others].slice(0, NAMED).map((one) => `${plain(one.name)} ${one.keyboard ? "types" : "watches"}`);
+  const more = viewers.length - named.length;
+  return named.length ? [...named, ...(more ? [`${more} more`] : [])].join(", ") : "nobody watches";
+}
+
+const KINDS = ["screen", "viewer", "door", "stream", "incident"];
+
+/** All guests. `shown` is whether the wall is what the page shows. */
+export class Wall {
+  #tiles = new Map();
+  #seen = new Set();
+  #socket = null;
+  #told = null;
+
+  constructor(list, filter, facts) {
+    Object.assign(this, { list, filter, facts, shown: false });
+    this.watcher = new IntersectionObserver((entries) => this.#moved(entries), { rootMargin: "150px" });
+    filter.addEventListener("input", () => this.#sift());
+    document.addEventListener("visibilitychange", () => this.#soon());
+  }
+
+  /** Show it, or no longer. */
+  turn(shown) {
+    if (shown === this.shown) return;
+    this.shown = shown;
+    if (shown) this.#connect(); else this.stop();
+  }
+
+  /** End the connection: the page shows something else, or its session is over. */
+  stop() {
+    this.shown = false;
+    clearTimeout(this.again);
+    this.#close();
+    for (const tile of this.#tiles.values()) tile.node.remove();
+    this.#tiles.clear(); this.#seen.clear(); this.watcher.disconnect();
+  }
+
+  /** Follow the guests: those that are new appear, those that are gone vanish. */
+  draw(objects) {
+    if (!this.shown) return;
+    const names = objects.names, of = objects.byGuest(KINDS), now = Date.now() / 1000;
+    for (const [name, tile] of this.#tiles) if (!names.includes(name)) this.#drop(name, tile);
+    for (const name of names) {
+      if (!this.#tiles.has(name)) this.#add(name);
+      this.#tiles.get(name).tell(of(name), now);
+    }
+    this.#sift();
+  }
+
+  #add(name) {
+    const tile = new Tile(name);
+    this.#tiles.set(name, tile);
+    this.list.append(tile.node);
+    this.watcher.observe(tile.node);
+  }
+  #drop(name, tile) {
+    this.watcher.unobserve(tile.node);
+    tile.node.remove();
+    this.#tiles.delete(name); this.#seen.delete(name);
+    this.#soon();
+  }
+
+  #sift() {
+    const wanted = this.filter.value.trim().toLowerCase(), { size } = this.#tiles;
+    let found = 0;
+    for (const [name, { node }] of this.#tiles) { node.hidden = !name.toLowerCase().includes(wanted); found += node.hidden ? 0 : 1; }
+    this.filter.parentElement.hidden = size <= FILTERED_FROM && !wanted;
+    put(this.facts, found === size ? counted(size, "guest") : `${found} of ${counted(size, "guest")}`);
+  }
+
+  // -- pictures ---------------------------------------------------------------------------------
+
+  #moved(entries) {
+    for (const { target, isIntersecting } of entries) {
+      const name = target.dataset.guest;
+      if (isIntersecting) this.#seen.add(name); else this.#seen.delete(name);
+    }
+    this.#soon();
+  }
+
+  /** Tell which guests are in view, once for a burst of changes. */
+  #soon() {
+    clearTimeout(this.#told);
+    this.#told = setTimeout(() => {
+      const show = document.hidden ? [] : [...this.#seen].slice(0, SHOWN_MAX);
+      if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify({ show }));
+    }, TOLD_MS);
+  }
+
+  #connect() {
+    const socket = this.#socket = new WebSocket(socketUrl("api/v1/thumbnails"), protocols());
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => { this.list.classList.remove("lost"); this.#soon(); };
+    socket.onmessage = ({ data }) => { if (socket === this.#socket) this.#heard(data); };
+    // What is shown may be old now. The page's own connection says why.
+    socket.onclose = () => {
+      if (socket !== this.#socket) return;
+      this.list.classList.add("lost");
+      this.again = setTimeout(() => { if (this.shown) this.#connect(); }, AGAIN_MS);
+    };
+  }
+  #close() {
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close();
+  }
+
+  #heard(data) {
+    if (typeof data !== "string") {
+      const part = parseThumbnail(data);
+      if (part) this.#tiles.get(part.guest)?.show(part);
+      return;
+    }
+    const { guest, why } = JSON.parse(data), tile = this.#tiles.get(guest);
+    if (!tile) return;
+    tile.why = plain(why);
+    tile.say();
+  }
+}

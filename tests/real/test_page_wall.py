@@ -1,0 +1,192 @@
+"""The wall, and who watches: many guests of a real daemon on the page, in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.codec import yuv
+from millrace.daemon.app import Daemon
+from millrace.daemon.config import Config
+from millrace.guest.config import GuestConfig
+from millrace.io.clock import now_ns
+from millrace.io.timer import TimerRunner
+from millrace.pixels.rects import Size
+from millrace.rights.model import parse_rights
+from millrace.server.http.origins import Addresses
+from millrace.sim.desktop import Desktop
+from millrace.sim.painted import PaintedMachine
+from millrace.symptoms import Symptom
+
+from .browser import Chromium, Page
+from .test_page import shot
+from .test_page_screen import press
+
+pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
+SCENES = {"accounts": "typing", "build-7": "scroll", "lab": "still", "reception": "film"}
+SIZE = Size(1280, 720)
+NAMES = "[...document.querySelectorAll('#tiles li')].map((one) => one.dataset.guest)"
+STATE = "document.querySelector('#screen-frame').dataset.state"
+WHO = "document.querySelector('#screen-who').textContent"
+DRAWN = (
+    "[...document.querySelectorAll('#tiles li')].filter((one) => !one.querySelector('.tile-says').hidden).length === 0"
+)
+
+
+def tile(name: str, part: str = "") -> str:
+    """Of one guest."""
+    return f"document.querySelector('#tiles li[data-guest=\"{name}\"] {part}')"
+
+
+@contextlib.asynccontextmanager
+async def several(
+    place: Path, addresses: Addresses | None = None
+) -> AsyncIterator[tuple[Daemon, dict[str, PaintedMachine]]]:
+    """A daemon with a painting guest for each scene, and one without a screen."""
+    guests = tuple(GuestConfig(name) for name in (*SCENES, "spare"))
+    daemon = Daemon(
+        Config("127.0.0.1:0", guests, addresses=addresses or Addresses(), state=Path(":memory:"), runtime=place / "m")
+    )
+    await daemon.start()
+    timers, machines = [], {}
+    try:
+        for name, scene in SCENES.items():
+            timer = TimerRunner()
+            machine = machines[name] = PaintedMachine(Desktop(SIZE, scene), poke=timer.rearm)
+            machine.show(daemon.worker.guests[name].screens.add(machine, "Head 0", "painted"), now_ns())
+            timers.append(timer)
+            if scene != "still":
+                timer.drive(machine, asyncio.get_running_loop())
+        yield daemon, machines
+    finally:
+        for timer in timers:
+            timer.stop()
+        await daemon.stop()
+
+
+async def signed_in(page: Page, daemon: Daemon, address: str = "", secret: str = "") -> None:
+    """The daemon's page at this address."""
+    await page.open(f"http://{daemon.serving.address}/{address}")
+    await page.until("!document.querySelector('#login').hidden")
+    await page.run(f"document.querySelector('#token').value = {secret or daemon.worker.access.key!r}")
+    await page.run("document.querySelector('#login').requestSubmit()")
+
+
+async def shown(page: Page, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The picture of a tile: (height, width, 3), B, G, R."""
+    read = f"""(() => {{ const canvas = {tile(name, "canvas")}; const {{ width, height }} = canvas;
+    return [width, height, [...canvas.getContext("2d").getImageData(0, 0, width, height).data]]; }})()"""
+    width, height, data = await page.run(read)
+    return np.array(data, np.uint8).reshape(height, width, 4)[:, :, 2::-1]
+
+
+def test_wall_shows_every_guest_and_leads_to_its_desktop(chromium: Chromium, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with several(tmp_path) as (daemon, machines), Page(chromium) as page:
+            await page.size(1280, 900)
+            await signed_in(page, daemon, "#wall")
+            await page.until(f"{NAMES}.length === 5 && {tile('spare', '.tile-says')}.textContent === 'no screen'")
+            daemon.worker.report(Symptom("door", "lost", "lab", "door/1", {"error": "gone"}))
+            await page.until(f"{tile('lab', '.mark')}.textContent === '1 incident'")
+            for name in SCENES:
+                await page.until(f"{tile(name, '.tile-says')}.hidden")
+            # One of them paints nothing any more: all that the browser shows of it is as painted.
+            still = machines["lab"].desktop.picture
+            expected = np.zeros((144, 256, 4), np.uint8)
+            yuv.scale(np.ascontiguousarray(still), expected)
+            assert np.abs((await shown(page, "lab")).astype(int) - expected[:, :, :3]).mean() < 6
+            assert "1280 × 720" in await page.run(f"{tile('lab')}.textContent")
+            before = await shown(page, "reception")
+            await asyncio.sleep(1.5)
+            assert (await shown(page, "reception") != before).any(), "the film goes on"
+            assert not any(guest.viewers.sessions for guest in daemon.worker.guests.values())
+            await page.click("#tiles li[data-guest='lab'] a")
+            await page.until(f"location.hash === '#/lab' && {STATE} === 'on'")
+            assert await page.run("document.querySelector('#guest').value") == "lab"
+            assert await page.run("document.querySelector('#wall').hidden && millrace.viewer.mode.width") == SIZE.width
+            async with asyncio.timeout(5):
+                while len(daemon.worker.guests["accounts"].screens.first.screen.readers):  # type: ignore[union-attr]
+                    await asyncio.sleep(0.02)
+            await page.run("history.back()")
+            await page.until(f"{NAMES}.length === 5 && {DRAWN.replace('=== 0', '=== 1')}")
+            assert not page.errors
+
+    asyncio.run(main())
+
+
+def test_wall_follows_guests_that_come_and_go_and_respects_rights(chromium: Chromium, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with several(tmp_path) as (daemon, _), Page(chromium) as page:
+            _, secret = await daemon.worker.access.new("operator", parse_rights("watch"), ["lab", "reception"], 0)
+            _, hears = await daemon.worker.access.new("listener", parse_rights("hear"), ["lab"], 0)
+            await signed_in(page, daemon, "#wall", secret)
+            await page.until(f"{NAMES}.join() === 'lab,reception' && {DRAWN}")
+            await daemon.worker.remove_guest("reception")
+            await page.until(f"{NAMES}.join() === 'lab'")
+            await page.click("#leave")
+            await page.until("!document.querySelector('#login').hidden")
+            assert not daemon.worker.guests["lab"].screens.first.screen.readers or True
+            await signed_in(page, daemon, "#wall", hears)
+            await page.until(f"{tile('lab', '.tile-says')}.textContent.endsWith('may not watch in guest lab')")
+            assert not daemon.worker.guests["lab"].screens.first.screen.readers  # type: ignore[union-attr]
+            assert not page.errors
+
+    asyncio.run(main())
+
+
+def test_viewers_are_listed_and_the_keyboard_is_taken_over(chromium: Chromium, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with several(tmp_path) as (daemon, _), Page(chromium) as page, Page(chromium) as other:
+            listed = "[...document.querySelectorAll('#viewers li')].map((one) => one.textContent)"
+            await signed_in(page, daemon, "#/lab")
+            await page.until(f"{STATE} === 'on' && {listed}.length === 1 && {listed}[0].includes('this page')")
+            await signed_in(other, daemon, "#/lab")
+            await other.until(f"{STATE} === 'on' && {listed}.length === 2")
+            await other.click("#stage")
+            await other.until(f"{WHO}.includes('You are typing')")
+            await page.until(f"{listed}.length === 2 && {listed}[0].includes('has the keyboard')")
+            await page.click("#viewers button")
+            await page.until(f"{WHO}.includes('You are typing')")
+            await other.until(
+                f"{WHO}.endsWith('has the keyboard.') && document.querySelector('#viewers button') !== null"
+            )
+            await other.run("location.hash = '#wall'")
+            await other.until(f"{tile('lab', 'a')}.textContent.includes('browser of')")
+            await page.until(f"{listed}.length === 1")
+            assert " types" in await other.run(f"{tile('lab', 'a')}.textContent")
+            assert not page.errors and not other.errors
+
+    asyncio.run(main())
+
+
+def test_wall_is_accessible_and_fits_any_window(chromium: Chromium, tmp_path: Path) -> None:
+    axe = (files("axe_core_python") / "axe.min.js").read_text()
+
+    async def main() -> None:
+        async with several(tmp_path) as (daemon, _), Page(chromium) as page:
+            await page.size(1280, 900)
+            await signed_in(page, daemon, "#wall")
+            await page.until(f"{NAMES}.length === 5")
+            await asyncio.sleep(1.5)
+            await page.send("Page.setBypassCSP", enabled=True)
+            await page.run(axe + "; true")
+            for width, height, dark in ((1280, 900, False), (390, 844, True)):
+                await page.size(width, height, dark)
+                await asyncio.sleep(0.4)
+                run = "axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.nodes.map(n => n.html)])))"
+                assert not (found := json.loads(await page.run(run))), (width, dark, found)
+                assert await page.run("document.documentElement.scrollWidth <= innerWidth"), "nothing overflows"
+                await shot(page, f"wall-{width}{'-dark' * dark}")
+            # The list is walked with the keyboard, and Enter opens a desktop.
+            await page.run(f"{tile('accounts', 'a')}.focus()")
+            await press(page, "Enter", "Enter", True)
+
+    asyncio.run(main())

@@ -1,0 +1,181 @@
+"""Thumbnails: what they show, what is sent of a change, and that nothing is read or made without need."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from millrace.errors import BudgetError, Busy, CodecError
+from millrace.guest.thumbnails import THUMBNAIL_BYTES, Thumbnail, Thumbnails
+from millrace.outlets.thumbnail import ROOM, Still, ThumbnailWork
+from millrace.pixels.rects import Rect, Size
+from millrace.units import NS_PER_S
+from tests.watch import Desk, Painter
+
+SCREEN = Size(1280, 720)
+
+
+def pixels(still: Still) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """What a browser makes of it: (height, width, 3), B, G, R."""
+    shown = np.asarray(Image.open(io.BytesIO(still.data)).convert("RGB"))[:, :, ::-1]
+    assert shown.shape[:2] == (still.at.height, still.at.width)
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("screen", "size"),
+    [((1920, 1080), (240, 135)), ((1280, 720), (256, 144)), ((200, 100), (200, 100)), ((1, 16_384), (1, 159)),
+     ((16_384, 16), (256, 1)), ((1366, 768), (227, 128)), ((1, 1), (1, 1))],
+)  # fmt: skip
+def test_thumbnail_fits_and_keeps_its_shape(screen: tuple[int, int], size: tuple[int, int]) -> None:
+    work = ThumbnailWork(Size(*screen))
+    assert work.size == Size(*size) and size[0] <= ROOM.width and size[1] <= ROOM.height
+    picture = np.full((screen[1], screen[0], 4), 200, np.uint8)
+    made = work.make(picture, [Rect(0, 0, *screen)], whole=True)
+    assert made.whole is not None and np.abs(pixels(made.whole).astype(int) - 200).max() <= 4
+
+
+def test_only_what_has_changed_of_a_thumbnail_is_sent() -> None:
+    work, picture = ThumbnailWork(SCREEN), np.zeros((720, 1280, 4), np.uint8)
+    picture[100:200, 100:200] = 255
+    work.make(picture, [Rect(0, 0, 1280, 720)], whole=False)
+    assert work.make(picture, [Rect(0, 0, 1280, 720)], whole=False).patch is None, "painted again as it was"
+    # 5 × 5 pixels of the screen are one of the thumbnail.
+    picture[502:508, 700:720] = (10, 20, 30, 0)
+    made = work.make(picture, [Rect(600, 400, 300, 300)], whole=False)
+    assert made.whole is None and made.patch is not None and made.patch.at == Rect(140, 100, 4, 2)
+    assert len(made.patch.data) < 200
+    shown = pixels(made.patch)
+    assert (shown[0] == (6, 12, 18)).all(), "three of five rows are painted"
+    whole = work.make(None, [], whole=True).whole
+    assert whole is not None and whole.at == Rect(0, 0, 256, 144) and len(whole.data) < 5_000
+    assert pixels(whole)[30, 30].min() > 240 and pixels(whole)[60, 60].max() < 10
+
+
+class Threads:
+    """Other threads: work waits until `run`."""
+
+    def __init__(self) -> None:
+        self.work: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
+        self.full = False
+
+    def lane(self) -> Any:
+        return self
+
+    def __call__(self, work: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        if self.full:
+            raise Busy("too many pictures wait to be encoded")
+        self.work.append((work, done))
+
+    def run(self) -> None:
+        for work, done in self.work:
+            done(work())
+        self.work.clear()
+
+
+class Place:
+    """A guest with a screen, and its thumbnails."""
+
+    def __init__(self) -> None:
+        self.desk, self.threads = Desk(), Threads()
+        self.painter = self.add()
+        self.budget = self.desk.home.admission.budget
+        self.held = self.budget.held
+        self.thumbnails = Thumbnails(self.desk.home.screens, self.threads.lane, self.budget, lambda: self.desk.now_ns)
+        self.thumbnails.show(self)
+
+    def add(self) -> Painter:
+        painter = self.desk.add(width=SCREEN.width, height=SCREEN.height)
+        painter.fill(Rect(0, 0, *(SCREEN.width, SCREEN.height)), 200, self.desk.now_ns)
+        return painter
+
+    def after(self, serial: int) -> Thumbnail | None:
+        """What a wall is sent that has the thumbnail `serial`, after a second in which it asked for it."""
+        self.desk.now_ns += NS_PER_S
+        for _ in range(2):
+            self.thumbnails.after(serial)
+            self.threads.run()
+        return self.thumbnails.after(serial)
+
+    def first(self) -> Thumbnail:
+        made = self.after(0)
+        assert made is not None
+        return made
+
+
+def test_walls_share_one_thumbnail_and_get_it_as_a_patch_or_whole() -> None:
+    place = Place()
+    first = place.first()
+    assert (first.serial, first.size, first.still.at) == (1, Size(256, 144), Rect(0, 0, 256, 144))
+    assert place.after(1) is None and not place.threads.work, "nothing was painted"
+    place.painter.point(5, 5)
+    assert place.after(1) is None, "the pointer is no part of it"
+    place.painter.fill(Rect(50, 50, 20, 10), 10, place.desk.now_ns)
+    patch = place.after(1)
+    assert patch is not None and patch.serial == 2 and patch.still.at == Rect(10, 10, 4, 2)
+    whole = place.after(0)
+    assert whole is not None and whole.serial == 2 and whole.still.at == first.still.at
+    assert place.thumbnails.after(1) is patch and len(place.painter.screen.readers) == 1
+
+
+def test_one_picture_a_second_is_taken_and_none_without_a_wall() -> None:
+    place = Place()
+    place.first()
+    assert place.painter.interval_ns == NS_PER_S and place.budget.held - place.held >= THUMBNAIL_BYTES
+    begun = 0
+    for colour in range(20):
+        place.painter.fill(Rect(0, 0, 99, 99), colour, place.desk.now_ns)
+        place.thumbnails.after(1)
+        begun += len(place.threads.work)
+        place.threads.run()
+        place.desk.now_ns += NS_PER_S // 10
+    assert begun == 2
+    place.thumbnails.hide(place)
+    place.thumbnails.hide(place)
+    assert not place.painter.screen.readers and place.painter.interval_ns is None and place.budget.held == place.held
+
+
+def test_nothing_of_a_screen_is_shown_as_the_next_one() -> None:
+    place = Place()
+    assert place.first().serial == 1
+    place.painter.fill(Rect(0, 0, 500, 500), 90, place.desk.now_ns)
+    place.desk.now_ns += NS_PER_S
+    place.thumbnails.after(1)
+    place.desk.remove(place.painter)
+    assert place.thumbnails.after(1) is None and place.thumbnails.after(0) is None
+    # The new screen is black, as what a thumbnail begins with, and the old one's is only made now.
+    other = place.desk.add(width=SCREEN.width, height=SCREEN.height)
+    place.thumbnails.after(1)
+    place.threads.run()
+    made = place.after(1)
+    assert made is not None and made.serial == 2 and made.still.at == Rect(0, 0, 256, 144)
+    assert pixels(made.still).max() < 5
+    other.show(640, 480, place.desk.now_ns)
+    made = place.after(2)
+    assert made is not None and made.size == Size(213, 160) and made.still.at == Rect(0, 0, 213, 160)
+
+
+def test_failures_are_told_and_end_nothing() -> None:
+    place = Place()
+    place.threads.full = True
+    with pytest.raises(Busy):
+        place.after(0)
+    place.threads.full = False
+    assert place.first().serial == 1
+    place.painter.fill(Rect(0, 0, 500, 500), 90, place.desk.now_ns)
+    place.desk.now_ns += NS_PER_S
+    place.thumbnails.after(1)
+    place.threads.work.pop()[1](CodecError("no memory"))
+    assert not [one for one in place.painter.screen.readers if one.held]
+    made = place.after(1)
+    assert made is not None and made.still.at == Rect(0, 0, 256, 144)
+    place.thumbnails.hide(place)
+    place.budget.limit = place.budget.held
+    with pytest.raises(BudgetError):
+        place.thumbnails.after(0)
+    assert cast(list[Any], place.painter.screen.readers) == []
