@@ -101,7 +101,7 @@ def test_wall_shows_what_is_in_view_and_only_what_has_changed(tmp_path: Path) ->
                 too = Seen(other)
                 await too.show("alice")
                 await too.hear()
-                assert np.abs(too.pictures["alice"].astype(int) - seen.pictures["alice"]).max() < 12
+                assert np.abs(too.pictures["alice"].astype(int) - seen.pictures["alice"]).mean() < 3
                 assert len(made["alice"].screen.readers) == 1
             await seen.show("bob")
             made["alice"].fill(Rect(0, 0, 640, 400), 90, now_ns())
@@ -153,23 +153,15 @@ def test_wall_shows_nothing_without_the_right_to_watch(tmp_path: Path) -> None:
     running(tmp_path, test)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        '{"show": "alice"}',
-        '{"show": [1]}',
-        '{"hide": []}',
-        json.dumps({"show": [str(n) for n in range(SHOWN_MAX + 1)]}),
-    ],
-)
-def test_anything_else_ends_the_wall_with_a_sentence(tmp_path: Path, text: str) -> None:
+def test_anything_else_ends_the_wall_with_a_sentence(tmp_path: Path) -> None:
+    many = json.dumps({"show": [str(number) for number in range(SHOWN_MAX + 1)]})
+
     async def test(rig: Rig) -> None:
-        async with wall(rig, rig.daemon.worker.access.key) as line:
-            await line.send_str(text)
-            message = await line.receive(timeout=10)
-            assert message.type is aiohttp.WSMsgType.CLOSE and "the only message accepted" in str(message.extra)
+        for text in ("", "[]", '{"show": "alice"}', '{"show": [1]}', '{"hide": []}', many):
+            async with wall(rig, rig.daemon.worker.access.key) as line:
+                await line.send_str(text)
+                message = await line.receive(timeout=10)
+                assert message.type is aiohttp.WSMsgType.CLOSE and "the only message accepted" in str(message.extra)
         status, told = await rig.ask("GET", "/api/v1/thumbnails", "")
         assert status == 426 and "WebSocket" in json.loads(told)["error"]
 

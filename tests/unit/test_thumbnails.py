@@ -51,7 +51,7 @@ def test_only_what_has_changed_of_a_thumbnail_is_sent() -> None:
     assert made.whole is None and made.patch is not None and made.patch.at == Rect(140, 100, 4, 2)
     assert len(made.patch.data) < 200
     shown = pixels(made.patch)
-    assert (shown[0] == (6, 12, 18)).all(), "three of five rows are painted"
+    assert np.abs(shown.astype(int) - (6, 12, 18)).max() <= 1, "three of five rows are painted"
     whole = work.make(None, [], whole=True).whole
     assert whole is not None and whole.at == Rect(0, 0, 256, 144) and len(whole.data) < 5_000
     assert pixels(whole)[30, 30].min() > 240 and pixels(whole)[60, 60].max() < 10
@@ -128,7 +128,7 @@ def test_one_picture_a_second_is_taken_and_none_without_a_wall() -> None:
     place.first()
     assert place.painter.interval_ns == NS_PER_S and place.budget.held - place.held >= THUMBNAIL_BYTES
     begun = 0
-    for colour in range(20):
+    for colour in range(25):
         place.painter.fill(Rect(0, 0, 99, 99), colour, place.desk.now_ns)
         place.thumbnails.after(1)
         begun += len(place.threads.work)

@@ -78,7 +78,8 @@ class Thumbnails:
             return None
         if self._patch is not None and serial == self._serial - 1:
             return self._patch
-        self._wanted = self._whole is None
+        # What is being made may be what it needs.
+        self._wanted = self._whole is None and not self._busy
         return self._whole
 
     def _follow(self) -> None:
@@ -112,6 +113,10 @@ class Thumbnails:
 
     def _begin(self, reader: Reader) -> None:
         picture, wanted = reader.take(self._clock()), self._wanted
+        if picture is not None and not picture.damage and not picture.moves:
+            # The pointer is no part of it.
+            picture.release()
+            picture = None
         if picture is None and not wanted:
             return
         before, work = self._work, self._fitting(picture)
