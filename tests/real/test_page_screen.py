@@ -649,6 +649,27 @@ def test_picture_waits_for_the_sound_captured_with_it(chromium: Chromium) -> Non
     in_chromium(chromium, test)
 
 
+def test_another_screen_of_the_guest_can_be_chosen(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        assert await page.run("document.querySelector('#screen-chosen').hidden")
+        await server.list([{"id": "screen/7", "name": "Head 0"}, {"id": "screen/8", "name": "Head 1"}])
+        await page.until("!document.querySelector('#screen-chosen').hidden")
+        choice = "document.querySelector('#screen-choice')"
+        assert await page.run(f"[...{choice}.options].map((one) => one.label).join()") == "Head 0,Head 1"
+        await page.run(f"{choice}.value = 'screen/8'; {choice}.dispatchEvent(new Event('change'))")
+        await server.until("watch", screen="screen/8")
+        other = painted(WIDTH + 64, HEIGHT, 3)
+        await server.welcome(WIDTH + 64, HEIGHT)
+        await server.whole(other)
+        await shows(page, other)
+        # It is the one that is shown again after the connection was lost.
+        await server.drop()
+        await server.until("watch", 2, screen="screen/8")
+
+    in_chromium(chromium, test)
+
+
 def test_hidden_page_says_so(chromium: Chromium) -> None:
     async def test(page: Page, server: ScreenServer) -> None:
         await begin(page, server, painted(WIDTH, HEIGHT))

@@ -32,7 +32,7 @@ from .test_page_screen import press
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
 SCENES = {"accounts": "typing", "build-7": "scroll", "lab": "still", "reception": "film"}
-SIZE = Size(1280, 720)
+SIZE, FPS = Size(1280, 720), 6
 NAMES = "[...document.querySelectorAll('#tiles li')].map((one) => one.dataset.guest)"
 STATE = "document.querySelector('#screen-frame').dataset.state"
 WHO = "document.querySelector('#screen-who').textContent"
@@ -60,7 +60,7 @@ async def several(
     try:
         for name, scene in SCENES.items():
             timer = TimerRunner()
-            machine = machines[name] = PaintedMachine(Desktop(SIZE, scene), poke=timer.rearm)
+            machine = machines[name] = PaintedMachine(Desktop(SIZE, scene), FPS, timer.rearm)
             machine.show(daemon.worker.guests[name].screens.add(machine, "Head 0", "painted"), now_ns())
             timers.append(timer)
             if scene != "still":
