@@ -160,8 +160,8 @@ class Thumbnails:
         if first or made.patch is not None:
             self._serial += 1
             # The first one is no change of the one before, which was of another screen or size.
-            changed = None if first else made.patch
-            self._patch = changed and Thumbnail(self._serial, work.size, changed)
+            patch = None if first else made.patch
+            self._patch = None if patch is None else Thumbnail(self._serial, work.size, patch)
             self._whole = None
         if made.whole is not None:
             self._whole = Thumbnail(self._serial, work.size, made.whole)

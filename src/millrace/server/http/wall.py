@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -67,7 +67,7 @@ class Wall:
 
     def __init__(self, guests: LocalGuests, principal: Principal, turns: Turns) -> None:
         self.principal = principal
-        self.cut = lambda: None
+        self.cut: Callable[[], None] = lambda: None
         """Aborts the connection, without a Close that nobody would read."""
         self._guests, self._turns = guests, turns
         self._tiles: dict[str, _Tile] = {}
