@@ -94,7 +94,7 @@ def test_wall_shows_what_is_in_view_and_only_what_has_changed(tmp_path: Path) ->
             before = seen.bytes
             made["alice"].fill(Rect(300, 200, 20, 20), 220, now_ns())
             await seen.hear()
-            assert seen.parts[-1] == ("alice", Rect(100, 66, 7, 8)) and seen.bytes - before < 300
+            assert seen.parts[-1] == ("alice", Rect(150, 100, 10, 10)) and seen.bytes - before < 300
             await seen.quiet(0.6)
             # Two walls share what is made.
             async with wall(rig, rig.daemon.worker.access.key) as other:

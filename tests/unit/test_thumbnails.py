@@ -17,7 +17,7 @@ from millrace.pixels.rects import Rect, Size
 from millrace.units import NS_PER_S
 from tests.watch import Desk, Painter
 
-SCREEN = Size(1280, 720)
+SCREEN, WHOLE = Size(1280, 720), Rect(0, 0, 320, 180)
 
 
 def pixels(still: Still) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -29,8 +29,8 @@ def pixels(still: Still) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 @pytest.mark.parametrize(
     ("screen", "size"),
-    [((1920, 1080), (240, 135)), ((1280, 720), (256, 144)), ((200, 100), (200, 100)), ((1, 16_384), (1, 159)),
-     ((16_384, 16), (256, 1)), ((1366, 768), (227, 128)), ((1, 1), (1, 1))],
+    [((1920, 1080), (240, 135)), ((1280, 720), (320, 180)), ((200, 100), (200, 100)), ((1, 16_384), (1, 256)),
+     ((16_384, 16), (256, 1)), ((1366, 768), (341, 192)), ((1, 1), (1, 1)), ((3840, 2160), (240, 135))],
 )  # fmt: skip
 def test_thumbnail_fits_and_keeps_its_shape(screen: tuple[int, int], size: tuple[int, int]) -> None:
     work = ThumbnailWork(Size(*screen))
@@ -45,15 +45,16 @@ def test_only_what_has_changed_of_a_thumbnail_is_sent() -> None:
     picture[100:200, 100:200] = 255
     work.make(picture, [Rect(0, 0, 1280, 720)], whole=False)
     assert work.make(picture, [Rect(0, 0, 1280, 720)], whole=False).patch is None, "painted again as it was"
-    # 5 × 5 pixels of the screen are one of the thumbnail.
+    # 4 × 4 pixels of the screen are one of the thumbnail.
     picture[502:508, 700:720] = (10, 20, 30, 0)
     made = work.make(picture, [Rect(600, 400, 300, 300)], whole=False)
-    assert made.whole is None and made.patch is not None and made.patch.at == Rect(140, 100, 4, 2)
+    assert made.whole is None and made.patch is not None and made.patch.at == Rect(175, 125, 5, 2)
     assert len(made.patch.data) < 200
     shown = pixels(made.patch)
-    assert np.abs(shown.astype(int) - (6, 12, 18)).max() <= 1, "three of five rows are painted"
+    assert np.abs(shown[0].astype(int) - (5, 10, 15)).max() <= 1, "half of the rows are painted"
+    assert np.abs(shown[1].astype(int) - (10, 20, 30)).max() <= 1
     whole = work.make(None, [], whole=True).whole
-    assert whole is not None and whole.at == Rect(0, 0, 256, 144) and len(whole.data) < 5_000
+    assert whole is not None and whole.at == Rect(0, 0, 320, 180) and len(whole.data) < 5_000
     assert pixels(whole)[30, 30].min() > 240 and pixels(whole)[60, 60].max() < 10
 
 
@@ -111,13 +112,13 @@ class Place:
 def test_walls_share_one_thumbnail_and_get_it_as_a_patch_or_whole() -> None:
     place = Place()
     first = place.first()
-    assert (first.serial, first.size, first.still.at) == (1, Size(256, 144), Rect(0, 0, 256, 144))
+    assert (first.serial, first.size, first.still.at) == (1, Size(320, 180), WHOLE)
     assert place.after(1) is None and not place.threads.work, "nothing was painted"
     place.painter.point(5, 5)
     assert place.after(1) is None, "the pointer is no part of it"
     place.painter.fill(Rect(50, 50, 20, 10), 10, place.desk.now_ns)
     patch = place.after(1)
-    assert patch is not None and patch.serial == 2 and patch.still.at == Rect(10, 10, 4, 2)
+    assert patch is not None and patch.serial == 2 and patch.still.at == Rect(12, 12, 6, 3)
     whole = place.after(0)
     assert whole is not None and whole.serial == 2 and whole.still.at == first.still.at
     assert place.thumbnails.after(1) is patch and len(place.painter.screen.readers) == 1
@@ -127,10 +128,11 @@ def test_one_picture_a_second_is_taken_and_none_without_a_wall() -> None:
     place = Place()
     place.first()
     assert place.painter.interval_ns == NS_PER_S and place.budget.held - place.held >= THUMBNAIL_BYTES
-    begun = 0
+    begun, serial = 0, 1
     for colour in range(25):
         place.painter.fill(Rect(0, 0, 99, 99), colour, place.desk.now_ns)
-        place.thumbnails.after(1)
+        made = place.thumbnails.after(serial)
+        serial = made.serial if made else serial
         begun += len(place.threads.work)
         place.threads.run()
         place.desk.now_ns += NS_PER_S // 10
@@ -153,11 +155,11 @@ def test_nothing_of_a_screen_is_shown_as_the_next_one() -> None:
     place.thumbnails.after(1)
     place.threads.run()
     made = place.after(1)
-    assert made is not None and made.serial == 2 and made.still.at == Rect(0, 0, 256, 144)
+    assert made is not None and made.serial == 2 and made.still.at == WHOLE
     assert pixels(made.still).max() < 5
     other.show(640, 480, place.desk.now_ns)
     made = place.after(2)
-    assert made is not None and made.size == Size(213, 160) and made.still.at == Rect(0, 0, 213, 160)
+    assert made is not None and made.size == Size(320, 240) and made.still.at == Rect(0, 0, 320, 240)
 
 
 def test_failures_are_told_and_end_nothing() -> None:
@@ -173,7 +175,7 @@ def test_failures_are_told_and_end_nothing() -> None:
     place.threads.work.pop()[1](CodecError("no memory"))
     assert not [one for one in place.painter.screen.readers if one.held]
     made = place.after(1)
-    assert made is not None and made.still.at == Rect(0, 0, 256, 144)
+    assert made is not None and made.still.at == WHOLE
     place.thumbnails.hide(place)
     place.budget.limit = place.budget.held
     with pytest.raises(BudgetError):

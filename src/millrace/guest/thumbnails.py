@@ -23,7 +23,7 @@ from millrace.units import NS_PER_S, HostNs
 
 log = logging.getLogger("millrace.guest")
 INTERVAL_NS: HostNs = NS_PER_S
-THUMBNAIL_BYTES = 512 * 1024
+THUMBNAIL_BYTES = 1024 * 1024
 """Memory of a guest's thumbnail: it, a copy to compare, what was encoded, and what the encoder takes meanwhile."""
 
 

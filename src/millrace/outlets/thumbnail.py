@@ -1,7 +1,8 @@
 """Thumbnails of a screen, and what changed of them: the work, which runs in another thread.
 
-Each pixel is the mean of a square of `factor` × `factor` pixels of the screen. With a whole factor, a changed rectangle
-can be scaled by itself, and libyuv is ten times as fast. What is left over at the right and lower edges is left out.
+Each pixel is the mean of a square of `factor` × `factor` pixels of the screen, so a changed rectangle can be scaled by
+itself. The factor is a power of two: libyuv takes the mean of all pixels only when it halves or quarters a picture, and
+otherwise of four of them. What is left over at the right and lower edges is left out.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from millrace.pixels.convert import Plane
 from millrace.pixels.difference import part_of
 from millrace.pixels.rects import EMPTY, Rect, Size
 
-ROOM = Size(256, 160)
+ROOM = Size(360, 256)
 """A thumbnail fits into this."""
 QUALITY = 60
+_STEP = 4
 PNG_AREA_MAX = 512
 """Up to this many pixels, a PNG is smaller than a JPEG, which has 600 bytes of tables."""
 
@@ -45,7 +47,9 @@ class ThumbnailWork:
 
     def __init__(self, screen: Size) -> None:
         self.screen = screen
-        self.factor = max(1, -(-screen.width // ROOM.width), -(-screen.height // ROOM.height))
+        self.factor = 1
+        while screen.width // self.factor > ROOM.width or screen.height // self.factor > ROOM.height:
+            self.factor *= 2
         self.size = Size(max(1, screen.width // self.factor), max(1, screen.height // self.factor))
         self._picture: Plane = np.zeros((self.size.height, self.size.width, PIXEL_BYTES), np.uint8)
 
@@ -82,7 +86,15 @@ class ThumbnailWork:
         # A screen narrower or lower than the factor has less than one square.
         factor, (high, wide) = self.factor, picture.shape[:2]
         square = Rect(at.x * factor, at.y * factor, min(wide, at.width * factor), min(high, at.height * factor))
-        yuv.scale(part_of(picture, square), part_of(self._picture, at))
+        part, into = part_of(picture, square), part_of(self._picture, at)
+        while factor > _STEP:
+            factor //= _STEP
+            smaller: Plane = np.empty(
+                (max(1, len(part) // _STEP), max(1, part.shape[1] // _STEP), PIXEL_BYTES), np.uint8
+            )
+            yuv.scale(part, smaller)
+            part = smaller
+        yuv.scale(part, into)
 
     def _still(self, at: Rect) -> Still:
         part = part_of(self._picture, at)
