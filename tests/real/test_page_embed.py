@@ -27,7 +27,7 @@ from .test_page_wall import SIZE, several
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
 PORTAL = """<!doctype html><html lang="en"><title>Portal</title>
-<style>body {{ margin: 1rem; font: 16px system-ui }} #desk {{ width: {width}px; height: {height}px }}</style>
+<style>body {{ margin: 16px; font: 16px system-ui }} h1 {{ margin: 0; height: 48px }} #desk {{ width: {width}px; height: {height}px }}</style>
 <h1>A portal of another site</h1><div id="desk"></div>
 <script type="module">
 import {{ Millrace }} from "{daemon}/page/embed.js";
@@ -168,7 +168,7 @@ def test_pages_of_other_origins_can_not_show_it(chromium: Chromium, tmp_path: Pa
     async def main() -> None:
         async with embedding(chromium, tmp_path, listed=False) as (page, daemon, _, portal):
             await page.run(f"begin({{ token: {await secret_of(daemon, 'watch')!r} }})")
-            await page.until("desk.state === 'refused' && desk.why.includes('allowed_origins')")
+            await page.until("desk.state === 'refused' && desk.why.includes('allowed_origins')", 20)
             assert not daemon.worker.guests["accounts"].viewers.sessions
             # Outside a frame it heeds nobody.
             await page.open(f"{portal.daemon}/page/embed.html")

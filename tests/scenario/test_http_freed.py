@@ -102,6 +102,12 @@ SENT: dict[str, list[bytes]] = {
     "a watcher with no frame": [upgraded("/api/v1/events", AUTH), b"\x83\x80" + MASK],
     "a watcher that closes": [upgraded("/api/v1/events", AUTH), CLOSE],
     "a watcher without a handshake": [request("GET /api/v1/events", AUTH)],
+    "a wall": [upgraded("/api/v1/thumbnails", AUTH), masked(MASK, b'{"show":["alice","none"]}')],
+    "a wall with nonsense": [upgraded("/api/v1/thumbnails", AUTH), masked(MASK, b"nonsense")],
+    "a wall with no frame": [upgraded("/api/v1/thumbnails", AUTH), b"\x83\x80" + MASK],
+    "a wall that closes": [upgraded("/api/v1/thumbnails", AUTH), masked(MASK, b'{"show":["alice"]}'), CLOSE],
+    "a wall without a handshake": [request("GET /api/v1/thumbnails", AUTH)],
+    "a desktop to embed": [request("GET /page/embed.html")],
 }
 
 

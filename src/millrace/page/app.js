@@ -402,8 +402,8 @@ const viewer = new Viewer({
 });
 
 $("listen").addEventListener("click", toggle);
-$("guest").addEventListener("change", (event) => { location.hash = `#/${encodeURIComponent(event.target.value)}`; });
-addEventListener("hashchange", route);
+$("guest").addEventListener("change", (event) => { history.pushState(null, "", `#/${encodeURIComponent(event.target.value)}`); route(); });
+for (const kind of ["hashchange", "popstate"]) addEventListener(kind, route);
 $("filter").addEventListener("input", () => draw());
 $("bitrate").addEventListener("input", () => { $("bitrate-shown").textContent = `${$("bitrate").value} kb/s`; });
 if (!("AudioEncoder" in globalThis) || !navigator.mediaDevices) $("microphone").disabled = true;
