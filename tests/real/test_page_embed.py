@@ -27,7 +27,8 @@ from .test_page_wall import SIZE, several
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
 PORTAL = """<!doctype html><html lang="en"><title>Portal</title>
-<style>body {{ margin: 16px; font: 16px system-ui }} h1 {{ margin: 0; height: 48px }} #desk {{ width: {width}px; height: {height}px }}</style>
+<style>body {{ margin: 16px; font: 16px system-ui }} h1 {{ margin: 0; height: 48px }}
+#desk {{ width: {width}px; height: {height}px }}</style>
 <h1>A portal of another site</h1><div id="desk"></div>
 <script type="module">
 import {{ Millrace }} from "{daemon}/page/embed.js";
