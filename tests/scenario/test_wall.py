@@ -19,6 +19,8 @@ from millrace.server.http.wall import SHOWN_MAX
 from tests.scenario.test_rights import Rig, running
 from tests.watch import Painter
 
+WORK_S = 40
+"""A thumbnail is made below the priority of everything else."""
 COLOURS = {"alice": 40, "bob": 220}
 
 
@@ -48,7 +50,7 @@ class Seen:
 
     async def hear(self) -> None:
         """One message."""
-        message = await self.line.receive(timeout=10)
+        message = await self.line.receive(timeout=WORK_S)
         if message.type is aiohttp.WSMsgType.TEXT:
             told = json.loads(message.data)
             self.why[told["guest"]] = told["why"]
