@@ -23,6 +23,7 @@ from millrace.pixels.rects import Point, Rect, Size
 from millrace.rights.model import OWNER, Principal
 from millrace.sim.net import NetEmulator, Path
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+from millrace.wire.peer.clips import Clip
 from millrace.wire.peer.pictures import (
     FromViewer,
     Gone,
@@ -97,6 +98,7 @@ class Remote:
         self.up: NetEmulator[str | bytes] = NetEmulator(Path(path.delay_ns), 1, lambda message: False)
         self.reads = True
         self.told: list[ToViewer] = []
+        self.clips: list[Clip] = []
         self.pieces: list[Piece] = []
         self.ages: list[HostNs] = []
         self.bytes = 0
@@ -154,7 +156,10 @@ class Remote:
         if due is not None and due <= now and self.reads:
             self.wire.handle_timeout(now)
 
-    def _take(self, event: ToViewer | Piece, now: HostNs) -> None:
+    def _take(self, event: ToViewer | Piece | Clip, now: HostNs) -> None:
+        if isinstance(event, Clip):
+            self.clips.append(event)
+            return
         if isinstance(event, Piece):
             self._draw(event, now)
             return

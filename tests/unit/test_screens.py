@@ -138,8 +138,11 @@ def test_typing_implies_watching_and_watching_implies_seeing() -> None:
     assert show_rights(parse_rights("watch")) == ["see", "watch"]
     assert show_rights(parse_rights("type")) == ["see", "watch", "type"]
     assert show_rights(parse_rights("control")) == ["see", "control"]
-    assert show_rights(EVERYTHING) == ["see", "hear", "speak", "watch", "type", "control", "link", "admin"]
-    assert not GUEST_RIGHTS & (Right.WATCH | Right.TYPE), "a guest's own programs have no part in its screens"
+    assert show_rights(parse_rights("clipboard")) == ["see", "watch", "clipboard"]
+    everything = ["see", "hear", "speak", "watch", "type", "clipboard", "control", "link", "admin"]
+    assert show_rights(EVERYTHING) == everything
+    of_screens = Right.WATCH | Right.TYPE | Right.CLIPBOARD
+    assert not GUEST_RIGHTS & of_screens, "a guest's own programs have no part in its screens"
 
 
 def test_only_the_right_to_type_takes_the_keyboard() -> None:
@@ -153,4 +156,5 @@ def test_only_the_right_to_type_takes_the_keyboard() -> None:
 
 def test_numbers_of_stored_rights_never_change() -> None:
     numbers = {"SEE": 1, "HEAR": 2, "SPEAK": 4, "CONTROL": 8, "LINK": 16, "ADMIN": 32, "WATCH": 64, "TYPE": 128}
+    numbers["CLIPBOARD"] = 256
     assert {right.name: right.value for right in Right} == numbers

@@ -29,7 +29,9 @@ _TOKEN = Annotated[str, typer.Argument(help="token/N as `millrace token list` sh
 def new(
     may: Annotated[
         str,
-        typer.Option(metavar="RIGHTS", help="Comma-separated: see hear speak watch type control link admin; or all."),
+        typer.Option(
+            metavar="RIGHTS", help="Comma-separated: see hear speak watch type clipboard control link admin; or all."
+        ),
     ] = "hear",
     guest: Annotated[
         list[str] | None, typer.Option(help="Valid in this guest; can be repeated. Default: all guests.")
@@ -40,8 +42,8 @@ def new(
     """Make a token and print it. It is shown this once; only a hash of it is kept.
 
     hear: listen. speak: send a microphone. watch: see the screens. type: use keyboard and pointer; includes watch.
-    control: volumes, moves, settings. link: sinks and links. admin: all that, and machines, guests and tokens. Each of
-    them includes see.
+    clipboard: paste here what was copied there and, with type, the other way; includes watch. control: volumes, moves,
+    settings. link: sinks and links. admin: all that, and machines, guests and tokens. Each of them includes see.
 
     Examples:
 

@@ -31,7 +31,7 @@ from millrace.guest.config import stream_table
 from millrace.io.locks import FileLock
 from millrace.remembered.devices import LEVELS_MAX, Level
 from millrace.rights.grants import Permission, Verdict
-from millrace.rights.model import Right
+from millrace.rights.model import Right, implied
 from millrace.rights.tokens import Token
 from millrace.text import quoted
 
@@ -258,11 +258,12 @@ class Store:
 
     # -- tokens ------------------------------------------------------------------------------------
 
+    # Those who may do everything may also do what there was no right for when they were stored.
     def tokens(self) -> list[Token]:
         """All stored tokens."""
         with self._reading(), _understood("a token"):
             rows = self._rows("SELECT id, name, digest, rights, guests, created_s, expires_s FROM tokens")
-            return [Token(i, n, d, Right(r), frozenset(json.loads(g)), c, e) for i, n, d, r, g, c, e in rows]
+            return [Token(i, n, d, implied(Right(r)), frozenset(json.loads(g)), c, e) for i, n, d, r, g, c, e in rows]
 
     def add_token(self, token: Token) -> Token:
         """Store a token; returns it with its number, which is never reused."""

@@ -1,4 +1,4 @@
-"""The screens of one guest, which share one keyboard."""
+"""The screens of one guest, which share one keyboard, and the clipboards of the machines that they belong to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from millrace.budget import Budget
 from millrace.errors import GraphError
+from millrace.graph.clipboard import Clipboard, ClipboardSource
 from millrace.graph.model import Ids
 from millrace.graph.pictures import ScreenSource
 from millrace.graph.screen import Screen
@@ -70,6 +71,7 @@ class Screens:
         self.painted = 0
         """Pictures painted until they were last counted, by screens that are gone too."""
         self._counted_ns: HostNs | None = None
+        self._clipboards: dict[str, Clipboard] = {}
 
     def __iter__(self) -> Iterator[Listed]:
         """In order of appearance. The list may change meanwhile."""
@@ -105,6 +107,31 @@ class Screens:
         if listed is not None:
             self._changed("remove", listed)
 
+    # A machine's clipboard may come long after its screens, with a program in it, and go before them.
+    def open_clipboard(self, source: ClipboardSource, door: str) -> Clipboard:
+        """The clipboard of the machine at that door."""
+        clipboard = Clipboard(self._guest, source, self.seat, self._budget.open("clipboard"))
+        self._clipboards[door] = clipboard
+        self._tell_door(door)
+        return clipboard
+
+    def close_clipboard(self, clipboard: Clipboard) -> None:
+        """It can't be reached any more. A second call does nothing."""
+        clipboard.close()
+        for door, one in list(self._clipboards.items()):
+            if one is clipboard:
+                del self._clipboards[door]
+                self._tell_door(door)
+
+    def clipboard_of(self, door: str) -> Clipboard | None:
+        """The clipboard of the machine at that door, if it can be reached."""
+        return self._clipboards.get(door)
+
+    def _tell_door(self, door: str) -> None:
+        for listed in self:
+            if listed.door == door:
+                self._changed("change", listed)
+
     def second(self, now_ns: HostNs) -> None:
         """Once a second: count what was painted."""
         before_ns, self._counted_ns = self._counted_ns, now_ns
@@ -121,6 +148,8 @@ class Screens:
         """The guest ends: end all screens."""
         for listed in self:
             self.remove(listed.screen)
+        for clipboard in list(self._clipboards.values()):
+            self.close_clipboard(clipboard)
 
     def _tell(self, key: str) -> None:
         listed = self._listed.get(key)

@@ -8,17 +8,10 @@ from msgspec import UNSET
 
 from millrace.budget import LISTENERS
 from millrace.codec.picturesettings import PictureSettings, changed_picture
-from millrace.errors import (
-    BudgetError,
-    ConfigError,
-    GraphError,
-    MillraceError,
-    PeerLost,
-    RemoteProtocolError,
-    RightsError,
-)
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, RightsError
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
+from millrace.guest.clips import ViewerClip
 from millrace.guest.company import Company
 from millrace.guest.cursor import SentCursor
 from millrace.guest.hands import Hands
@@ -33,9 +26,9 @@ from millrace.rights.model import Principal, Right
 from millrace.symptoms import Evidence, Symptom, last_heard
 from millrace.text import printable
 from millrace.units import NS_PER_S, NS_PER_US, HostNs
+from millrace.wire.peer.clips import Clip, Copied, Paste
 from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
 from millrace.wire.peer.pictures import (
-    PICTURE_VERSION,
     ChangeView,
     FromViewer,
     Gone,
@@ -99,6 +92,7 @@ class ViewerSession:
         """Whether it shares an encoder now."""
         self.flow, self.times, self.refreshes = PictureFlow(), PictureTimes(now_ns, viewers.totals), Refreshes()
         self.hands = Hands()
+        self.clip = ViewerClip(self.guest, self.who, self.wire, self.account, self.flush)
         self.sent_bytes = self.sent_pictures = self.refreshed = 0
         self._write, self._room = write, room
         self._left = self._joined = self._any = False
@@ -195,14 +189,16 @@ class ViewerSession:
             return
         try:
             self.viewers.leave(self)
+            self.clip.leave()
         finally:
             self._left = True
             self.account.close()
             self._unsent.clear()
 
     def forget(self) -> None:
-        """The connection is over. It is reached through these, and keeps this: a cycle (daemon/collector.py)."""
+        """The connection is over. It is reached through these, which keep this: a cycle (daemon/collector.py)."""
         self._write, self._room = (lambda messages: None), (lambda: False)
+        del self.clip
 
     def silent(self, stage: str, cause: str, evidence: Evidence, now_ns: HostNs) -> Symptom:
         """A symptom dated back to the viewer's last message, if that is long ago."""
@@ -220,7 +216,7 @@ class ViewerSession:
 
     # -- events ----------------------------------------------------------------------------------
 
-    def _handle(self, event: FromViewer, now_ns: HostNs) -> None:
+    def _handle(self, event: FromViewer | Clip, now_ns: HostNs) -> None:
         if isinstance(event, Watch):
             self._greet(event)
         elif isinstance(event, Shown | Taken):
@@ -229,6 +225,8 @@ class ViewerSession:
             self._control(event)
         elif isinstance(event, TakeKeyboard):
             self._take(event.take)
+        elif isinstance(event, Copied | Paste | Clip):
+            self.clip.handle(event)
         elif isinstance(event, ChangeView):
             self._change(event)
         elif isinstance(event, Hidden):
@@ -264,10 +262,6 @@ class ViewerSession:
 
     # What the viewer asks for is checked before Watching, which precedes everything else.
     def _greet(self, watch: Watch) -> None:
-        if watch.version != PICTURE_VERSION:
-            raise RemoteProtocolError(
-                f"unsupported version of the picture protocol: {watch.version}; this daemon speaks {PICTURE_VERSION}"
-            )
         self.name = printable(watch.name, NAME_MAX) or self.address
         self.codecs, self.formats = frozenset(watch.codecs), frozenset(watch.formats)
         self.settings = changed_picture(self.settings, watch.settings)
@@ -284,7 +278,10 @@ class ViewerSession:
         self.listed = listed
         key, label = (listed.key, listed.label) if listed else (None, "")
         self._like = (listed.door, label) if listed else self._like
-        self.send(Watching(self.id, self.guest.name, key, label, self.settings.as_dict(), self.may_type))
+        self.send(
+            Watching(self.id, self.guest.name, key, label, self.settings.as_dict(), self.may_type, self.clip.allowed)
+        )
+        self.clip.see(listed)
 
     def accepts(self, listed: Listed) -> bool:
         """Whether a new screen takes the place of the one that it saw: after a machine has come back."""
@@ -369,6 +366,7 @@ class ViewerSession:
     def tell_gone(self, why: str) -> None:
         """Its screen is gone: it waits for another."""
         self.listed = None
+        self.clip.see(None)
         self.hands.forget()
         self._cursor = SentCursor()
         self.send(Gone(why))

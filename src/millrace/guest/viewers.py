@@ -325,6 +325,7 @@ class Viewers:
                 self._lost(session, listed)
             session.tell_screens(self._named())
             session.tell_relative()
+            session.clip.see(session.listed)
             if change != "change":
                 # Readers that come and go are changes too: those of the encoder that this makes.
                 session.regroup()

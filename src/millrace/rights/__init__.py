@@ -1,1 +1,1 @@
-"""Access rights: see, hear, speak, watch, type, control, link, admin. Pure: time and randomness are passed in."""
+"""Access rights: see, hear, speak, watch, type, clipboard, control, link, admin. Pure: times are arguments."""

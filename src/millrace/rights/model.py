@@ -1,9 +1,9 @@
 """Rights: who may do what, and where. One function decides.
 
 A principal has rights in guests. `see` covers a guest's existence and state, `hear` its sound, `speak` sending sound
-to its source, `watch` its screens, `type` its keyboard and pointer, `control` volumes, moves and settings, `link` the
-graph's links. `admin` covers everything, including guests and tokens themselves. A principal has no rights in guests
-that it does not list.
+to its source, `watch` its screens, `type` its keyboard and pointer, `clipboard` what is copied there, `control`
+volumes, moves and settings, `link` the graph's links. `admin` covers everything, including guests and tokens
+themselves. A principal has no rights in guests that it does not list.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Right(Flag):
     SPEAK = 4
     WATCH = 64
     TYPE = 128
+    CLIPBOARD = 256
     CONTROL = 8
     LINK = 16
     ADMIN = 32
@@ -45,6 +46,7 @@ _IMPLIED = {
     Right.SPEAK: Right.SEE,
     Right.WATCH: Right.SEE,
     Right.TYPE: Right.WATCH | Right.SEE,
+    Right.CLIPBOARD: Right.WATCH | Right.SEE,
     Right.CONTROL: Right.SEE,
     Right.LINK: Right.SEE,
 }

@@ -21,6 +21,7 @@ from millrace.media.fields import INT_MAX, Count, Signed
 from millrace.pixels.rects import Rect
 from millrace.units import HostNs
 from millrace.wire.decoding import understood
+from millrace.wire.peer.clips import ClipboardState, Copied, Paste
 from millrace.wire.peer.messages import (
     SETTINGS_MAX,
     Bye,
@@ -171,6 +172,8 @@ class Watching(msgspec.Struct, tag="watching", tag_field="type"):
     label: str
     settings: Settings
     may_type: bool
+    clipboard: bool = False
+    """Whether it may use the machine's clipboard."""
     version: int = PICTURE_VERSION
 
 
@@ -227,12 +230,13 @@ class Screens(msgspec.Struct, tag="screens", tag_field="type"):
 
 
 FromViewer: TypeAlias = (
-    Watch | ChangeView | Key | Pointer | SizeWish | Text | TakeKeyboard | Shown | Taken | Refresh | Hidden | Trouble
-    | Ping | Pong | Bye
+    Watch | ChangeView | Key | Pointer | SizeWish | Text | TakeKeyboard | Shown | Taken | Refresh | Hidden | Copied
+    | Paste | Trouble | Ping | Pong | Bye
 )  # fmt: skip
 ToViewer: TypeAlias = (
-    Watching | ModeChanged | CursorChanged | KeyboardHeld | Configured | Gone | Screens | Ping | Pong | Fault | Bye
-)
+    Watching | ModeChanged | CursorChanged | KeyboardHeld | Configured | Gone | Screens | ClipboardState | Paste | Ping
+    | Pong | Fault | Bye
+)  # fmt: skip
 _from_viewer = msgspec.json.Decoder(FromViewer)
 _to_viewer = msgspec.json.Decoder(ToViewer)
 _encoder = msgspec.json.Encoder()
@@ -253,6 +257,14 @@ def decode_to_viewer(text: str) -> ToViewer:
     """Parse a daemon's message; RemoteProtocolError says what is wrong with it."""
     message: ToViewer = understood(_to_viewer.decode, sized(text))
     return message
+
+
+def check_version(watch: Watch) -> None:
+    """RemoteProtocolError unless this daemon speaks the viewer's version."""
+    if watch.version != PICTURE_VERSION:
+        raise RemoteProtocolError(
+            f"unsupported version of the picture protocol: {watch.version}; this daemon speaks {PICTURE_VERSION}"
+        )
 
 
 # -- pieces of pictures --------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import msgspec
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.rects import Rect
 from millrace.units import HostNs
+from millrace.wire.peer.clips import CLIP, Clip, Clips, Paste, pack_clip
 from millrace.wire.peer.keepalive import HELLO_MAX_NS, PING_NS, KeptSession
 from millrace.wire.peer.pictures import (
     FromViewer,
@@ -22,6 +23,7 @@ from millrace.wire.peer.pictures import (
     Watch,
     Watching,
     check_part,
+    check_version,
     decode_from_viewer,
     decode_to_viewer,
     encode_picture_message,
@@ -32,9 +34,27 @@ from millrace.wire.peer.pictures import (
 
 PIXELS_MAX = 64 * 1024 * 1024
 """The largest picture that a viewer takes."""
+_CLIP_KIND = bytes([CLIP])
 
 
-class ViewServer(KeptSession):
+class _Session(KeptSession):
+    """What both ends have in common."""
+
+    def __init__(self, now_ns: HostNs, ping_ns: HostNs) -> None:
+        super().__init__(now_ns, ping_ns)
+        self.clips = Clips()
+
+    def send_clip(self, clip: Clip) -> None:
+        """Queue the answer to `Paste`."""
+        self._out += pack_clip(clip)
+
+    def send_paste(self, number: int) -> None:
+        """Ask for the other end's text of that number, and no longer for any other."""
+        self.clips.ask(number)
+        self._out.append(encode_picture_message(Paste(number)))
+
+
+class ViewServer(_Session):
     """The daemon's end. It expects Watch first, and sends pings from then on."""
 
     _first = "watch"
@@ -50,13 +70,14 @@ class ViewServer(KeptSession):
         """The latest serial that the viewer has acknowledged."""
         self._mode: ModeChanged | None = None
         self._unfinished = False
-        self._events: list[FromViewer] = []
+        self._events: list[FromViewer | Clip] = []
 
     def receive(self, message: str | bytes, now_ns: HostNs) -> None:
         """Take one WebSocket message; RemoteProtocolError ends the session."""
         self.keepalive.heard(now_ns)
         if isinstance(message, bytes):
-            raise RemoteProtocolError("unexpected binary message: a viewer sends text only")
+            self._text(message)
+            return
         parsed = decode_from_viewer(message)
         if self._answered(parsed, now_ns):
             return
@@ -64,18 +85,26 @@ class ViewServer(KeptSession):
             raise RemoteProtocolError("watch must come first, and only once")
         self.greeted = True
         if isinstance(parsed, Watch):
+            check_version(parsed)
             self._hello_by_ns = None
             self.keepalive.rest_until(now_ns)
         elif isinstance(parsed, Shown | Taken):
             self._acknowledged(parsed)
         self._events.append(parsed)
 
+    def _text(self, message: bytes) -> None:
+        if message[:1] != _CLIP_KIND:
+            raise RemoteProtocolError("unexpected binary message: a viewer sends text only")
+        clip = self.clips.take(message)
+        if clip is not None:
+            self._events.append(clip)
+
     def _acknowledged(self, shown: Shown | Taken) -> None:
         if shown.serial > self.sent or (shown.serial == self.sent and self._unfinished):
             raise RemoteProtocolError(f"picture {shown.serial} is acknowledged, but was not sent")
         self.shown = max(self.shown, shown.serial)
 
-    def events(self) -> list[FromViewer]:
+    def events(self) -> list[FromViewer | Clip]:
         """The events since the last call."""
         out, self._events = self._events, []
         return out
@@ -117,10 +146,10 @@ class ViewServer(KeptSession):
         self._out.append(pack_piece_head(head) + pack_parts((shape,)))
 
 
-ViewerEvent: TypeAlias = ToViewer | Piece
+ViewerEvent: TypeAlias = ToViewer | Piece | Clip
 
 
-class ViewClient(KeptSession):
+class ViewClient(_Session):
     """The viewer's end. The pieces that it returns can be applied: they fit the mode and come in order."""
 
     _first = "watching"
@@ -160,6 +189,11 @@ class ViewClient(KeptSession):
         self.mode = mode
 
     def _piece(self, message: bytes) -> None:
+        if message[:1] == _CLIP_KIND:
+            clip = self.clips.take(message)
+            if clip is not None:
+                self._events.append(clip)
+            return
         piece = unpack_piece(message)
         if piece is None:
             return

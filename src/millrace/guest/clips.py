@@ -1,0 +1,144 @@
+"""One viewer and the clipboard of the machine that it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from millrace.budget import LISTENERS, Account
+from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
+from millrace.graph.clipboard import Clipboard
+from millrace.graph.screens import Listed
+from millrace.graph.seat import Watcher
+from millrace.guest.home import Home
+from millrace.media.clip import CLIP_BYTES_MAX, clip_text
+from millrace.rights.model import Right
+from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
+from millrace.wire.peer.messages import Fault
+from millrace.wire.peer.viewing import ViewServer
+
+
+# The right is asked for wherever text passes, by `Clipboard`. Here it decides whether the viewer is told anything.
+class ViewerClip:
+    """A `ClipboardViewer`. `flush` writes what was queued on the wire."""
+
+    def __init__(
+        self, guest: Home, who: Watcher, wire: ViewServer, account: Account, flush: Callable[[], None]
+    ) -> None:  # fmt: skip
+        self._guest, self._who, self._wire, self._account, self._flush = guest, who, wire, account, flush
+        self._clipboard: Clipboard | None = None
+        self._told = ClipboardState(there=False)
+        self._number = self._fetched = 0
+        """Of the machine's text, and of the one that was fetched last."""
+        self._offered = 0
+        """Of the viewer's own."""
+
+    @property
+    def who(self) -> Watcher:
+        """See `ClipboardViewer`."""
+        return self._who
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the viewer may use the machine's clipboard."""
+        return self._who.principal.may(Right.CLIPBOARD, self._guest.name)
+
+    def see(self, listed: Listed | None) -> None:
+        """The viewer sees this screen, whose machine may have a clipboard."""
+        clipboard = None if listed is None else self._guest.screens.clipboard_of(listed.door)
+        if not self.allowed or clipboard is self._clipboard:
+            return
+        self.leave()
+        self._clipboard = clipboard
+        if clipboard is not None:
+            clipboard.join(self)
+        self.clip_changed()
+
+    def leave(self) -> None:
+        """The viewer has left that machine."""
+        clipboard, self._clipboard = self._clipboard, None
+        if clipboard is not None:
+            clipboard.leave(self)
+        self._account.hold("pasting", 0, LISTENERS)
+
+    # -- from the viewer -------------------------------------------------------------------------
+
+    def handle(self, event: Copied | Paste | Clip) -> None:
+        """What the viewer says of its clipboard or of the machine's; it is told what is wrong with it."""
+        try:
+            if isinstance(event, Copied):
+                self._copied(event.number)
+            elif isinstance(event, Paste):
+                self._fetch(event.number)
+            else:
+                self._answer(event)
+        except (ConfigError, GraphError, RightsError) as error:
+            self._wire.send_message(Fault(_word(error), str(error)))
+            self._flush()
+
+    def _copied(self, number: int) -> None:
+        if self._clipboard is None:
+            self._who.principal.demand(Right.CLIPBOARD, self._guest.name)
+            if number:
+                raise ConfigError("the clipboard of this machine can't be reached")
+        elif number:
+            self._clipboard.offer(self)
+            self._offered = number
+        else:
+            self._clipboard.withdraw(self)
+
+    def _fetch(self, number: int) -> None:
+        self._fetched = number
+        if self._clipboard is not None and number == self._number:
+            self._clipboard.fetch(self)
+        else:
+            self._who.principal.demand(Right.CLIPBOARD, self._guest.name)
+            self.clip_refused("the machine has copied something else meanwhile")
+
+    def _answer(self, clip: Clip) -> None:
+        self._account.hold("pasting", 0, LISTENERS)
+        if self._clipboard is None:
+            return
+        text = None
+        try:
+            text = None if clip.refused else clip_text(clip.data)
+        finally:
+            self._clipboard.answer(self, text)
+
+    # -- from the machine ------------------------------------------------------------------------
+
+    def clip_changed(self) -> None:
+        """See `ClipboardViewer`."""
+        clipboard = self._clipboard
+        there = clipboard is not None and clipboard.there
+        self._number += there
+        state = ClipboardState(clipboard is not None, self._number if there else 0)
+        if state != self._told:
+            self._told = state
+            self._wire.send_message(state)
+            self._flush()
+
+    # What arrives is charged as a whole before it is asked for.
+    def clip_wanted(self) -> None:
+        """See `ClipboardViewer`."""
+        assert self._clipboard is not None
+        if not self._account.fits("pasting", CLIP_BYTES_MAX, LISTENERS):
+            self._clipboard.answer(self, None)
+            return
+        self._wire.send_paste(self._offered)
+        self._flush()
+
+    def clip_supplied(self, text: str) -> None:
+        """See `ClipboardViewer`."""
+        self._send(Clip(self._fetched, text.encode()))
+
+    def clip_refused(self, why: str) -> None:
+        """See `ClipboardViewer`."""
+        self._send(Clip(self._fetched, why.encode(), refused=True))
+
+    def _send(self, clip: Clip) -> None:
+        self._wire.send_clip(clip)
+        self._flush()
+
+
+def _word(error: MillraceError) -> str:
+    return "rights" if isinstance(error, RightsError) else error.listener_word
