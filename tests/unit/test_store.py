@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,15 @@ INSERT INTO memory VALUES ('level/mpv', '0.5');
 
 def made(secret: str, expires_s: int = 0) -> Token:
     return Token(0, "t", digest_of(secret), Right.HEAR, frozenset({"alice"}), 0, expires_s)
+
+
+def test_stored_admin_may_do_what_there_was_no_right_for_then(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    before = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK | Right.ADMIN
+    for rights in (before, before ^ Right.ADMIN):
+        store.add_token(replace(made(str(rights)), rights=rights))
+    assert [token.rights for token in store.tokens()] == [EVERYTHING, before ^ Right.ADMIN]
+    store.close()
 
 
 def test_state_survives_restart_in_private_file(tmp_path: Path) -> None:

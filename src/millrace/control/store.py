@@ -31,7 +31,7 @@ from millrace.guest.config import stream_table
 from millrace.io.locks import FileLock
 from millrace.remembered.devices import LEVELS_MAX, Level
 from millrace.rights.grants import Permission, Verdict
-from millrace.rights.model import Right, implied
+from millrace.rights.model import EVERYTHING, Right
 from millrace.rights.tokens import Token
 from millrace.text import quoted
 
@@ -258,12 +258,11 @@ class Store:
 
     # -- tokens ------------------------------------------------------------------------------------
 
-    # Those who may do everything may also do what there was no right for when they were stored.
     def tokens(self) -> list[Token]:
         """All stored tokens."""
         with self._reading(), _understood("a token"):
             rows = self._rows("SELECT id, name, digest, rights, guests, created_s, expires_s FROM tokens")
-            return [Token(i, n, d, implied(Right(r)), frozenset(json.loads(g)), c, e) for i, n, d, r, g, c, e in rows]
+            return [Token(i, n, d, _rights(r), frozenset(json.loads(g)), c, e) for i, n, d, r, g, c, e in rows]
 
     def add_token(self, token: Token) -> Token:
         """Store a token; returns it with its number, which is never reused."""
@@ -443,3 +442,10 @@ def _understood(what: str) -> Iterator[None]:
 
 def _gains(text: str) -> tuple[float, ...]:
     return tuple(float(gain) for gain in json.loads(text))
+
+
+# Those who may do everything may also do what there was no right for when they were stored.
+def _rights(number: int) -> Right:
+    """The rights of a stored token."""
+    rights = Right(number)
+    return EVERYTHING if Right.ADMIN in rights else rights
