@@ -12,9 +12,9 @@ import pytest
 
 from millrace.budget import Budget
 from millrace.doors.machine import MachineDoor
-from millrace.doors.spice.canvas import raster
-from millrace.doors.spice.screen import LOOKS_MAX, Controls, SpiceScreen
-from millrace.doors.spice.streams import StampMap
+from millrace.doors.spice.canvas import OBJECT_BYTES, PART_COST, raster
+from millrace.doors.spice.screen import LOOKS_MAX, STEP_COST, Controls, SpiceScreen
+from millrace.doors.spice.streams import DECODER_BYTES, RECT_BYTES, STREAM_BYTES, StampMap
 from millrace.errors import BudgetError, GraphError, RemoteProtocolError
 from millrace.graph.model import Ids
 from millrace.graph.pictures import Move
@@ -80,16 +80,23 @@ class Machine:
     def _woken(self) -> None:
         self.woken += 1
 
-    def says(self, *messages: bytes) -> None:
-        """The server sends these at once, and then nothing for a while."""
+    def says(self, *messages: bytes) -> int:
+        """The server sends these at once, and then nothing for a while. Returns in how many steps they were painted."""
         self.now_ns += 20 * NS_PER_MS
         self.wire.receive(b"".join(messages), self.now_ns)
         self.now_ns += SETTLED_NS
         self.wire.handle_timeout(self.now_ns)
         self.door.receive(self.now_ns)
+        steps = 1
         while self.wire.unfinished:
+            self.looks()
             self.wire.receive(b"", self.now_ns)
             self.door.receive(self.now_ns)
+            steps += 1
+        return steps
+
+    def looks(self) -> None:
+        """Called between two steps of a picture."""
 
     def points(self, *messages: bytes) -> None:
         self.cursor.receive(b"".join(messages), self.now_ns)
@@ -197,7 +204,7 @@ def test_pictures_with_alpha_are_laid_over() -> None:
 
 def test_truth_tables_are_those_of_their_operands() -> None:
     rng = np.random.default_rng(1)
-    pattern, source, there = (rng.integers(0, 256, (5, 5, 4), np.uint8) for _ in range(3))
+    pattern, source, there = (rng.integers(0, 1 << 32, (5, 5), np.uint32) for _ in range(3))
     assert (raster(0xCC, pattern, source, there) == source).all()
     assert (raster(0xF0, pattern, source, there) == pattern).all()
     assert (raster(0xAA, pattern, source, there) == there).all()
@@ -220,21 +227,88 @@ def test_scroll_is_a_move_and_later_ones_are_damage() -> None:
         made.says(server.copy_bits(Rect(0, 0, WIDTH, HEIGHT), 0, 8))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_any_drawings_reach_a_viewer_that_looks_now_and_then(seed: int) -> None:
-    made, rng = machine(), random.Random(seed)
+class Glancing(Machine):
+    """A viewer that looks between the steps of a picture, too."""
+
+    def looks(self) -> None:
+        if self.door.screen is not None and self.door.screen.memory is not None and self.now_ns % 3:
+            self.watch()
+
+
+def any_drawings(made: Machine, seed: int) -> None:
+    """Draw at random, and compare with what a viewer has that looks now and then."""
+    made.says(server.surface(WIDTH, HEIGHT), server.draw_copy(WHOLE, server.bitmap(noise(WIDTH, HEIGHT))))
+    rng = random.Random(seed)
     for _ in range(60):
         drawn = []
         for _ in range(rng.randint(1, 4)):
             at = Rect(rng.randrange(WIDTH - 9), rng.randrange(HEIGHT - 9), rng.randint(1, 9), rng.randint(1, 9))
             x, y = rng.randrange(WIDTH - 9), rng.randrange(HEIGHT - 9)
-            picture = server.bitmap(noise(at.width, at.height, rng.randrange(99)))
+            picture, source = server.bitmap(noise(at.width, at.height, rng.randrange(99))), at.moved(-at.x, -at.y)
             drawn.append(
-                rng.choice((server.copy_bits(at, x, y), server.draw_copy(at, picture), server.draw_fill(at, seed)))
-            )
+                rng.choice(
+                    (
+                        server.copy_bits(at, x, y), server.draw_copy(at, picture), server.draw_fill(at, seed),
+                        server.draw_copy(at, picture, rop=64), server.draw_copy(WHOLE, picture, source),
+                        server.draw_keyed(at, picture, 0x10203), server.draw_blended(at, picture, 99),
+                        server.draw_copy(at, server.lz_image(noise(at.width, at.height, seed))),
+                    )
+                )
+            )  # fmt: skip
         made.says(*drawn)
         if rng.random() < 0.6:
             assert (made.watch() == made.painted).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_drawings_reach_a_viewer_that_looks_now_and_then(seed: int) -> None:
+    any_drawings(Machine(), seed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_drawings_are_the_same_in_small_steps(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, divided = Machine(), Glancing()
+    any_drawings(whole, seed)
+    monkeypatch.setattr("millrace.doors.spice.screen.STEP_COST", 1)
+    monkeypatch.setattr("millrace.doors.spice.canvas.PIECE_COST", 700)
+    monkeypatch.setattr("millrace.doors.spice.canvas.MOVED_MAX", 20)
+    monkeypatch.setattr("millrace.wire.spice.lz.CODES", 2)
+    monkeypatch.setattr("millrace.wire.spice.lz.PIECE_PIXELS", 5)
+    any_drawings(divided, seed)
+    assert (divided.painted == whole.painted).all()
+
+
+def test_a_clip_of_many_rectangles_is_painted_in_steps() -> None:
+    """A rectangle takes longer than its pixel."""
+    made, parts = machine(), [Rect(n % 64, n // 64, 1, 1) for n in range(4096)]
+    for rop in (8, 64):
+        steps = made.says(server.draw_fill(Rect(0, 0, 64, 64), 0xFF00FF, rop, parts=parts))
+        assert steps >= 4096 * PART_COST // STEP_COST
+    assert (made.painted[:, :64, :3] == 0).all() and (made.painted[:, 64:] == noise(WIDTH, HEIGHT)[:, 64:]).all()
+
+
+def test_a_drawing_of_a_whole_screen_is_painted_in_steps_by_what_it_costs() -> None:
+    made, side = Machine(), 1024
+    whole = Rect(0, 0, side, side)
+    made.says(server.surface(side, side))
+    assert made.says(server.draw_fill(whole, 1)) <= 2 < made.says(server.draw_fill(whole, 1, rop=64))
+    small = server.bitmap(np.zeros((2, 2, 4), np.uint8))
+    assert made.says(server.draw_copy(whole, small, Rect(0, 0, 2, 2))) > 10, "stretched"
+
+
+def test_rectangles_that_lie_upon_each_other_are_painted_in_steps_and_not_copied() -> None:
+    made, box = machine(), Rect(0, 0, 1 << 20, 1 << 20)
+    assert made.says(server.draw_fill(box, 7, parts=[WHOLE] * 2000)) > 2000 * PART_COST // STEP_COST
+    with pytest.raises(RemoteProtocolError, match="overlap"):
+        made.says(server.message(104, server.base(box, [WHOLE] * 2) + struct.pack("<ii", 0, 0)))
+
+
+def test_a_drawing_from_its_own_surface_sees_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.doors.spice.canvas.PIECE_COST", WIDTH)
+    made = machine()
+    itself = server.image(104, WIDTH, HEIGHT, struct.pack("<I", 0))
+    made.says(server.draw_copy(WHOLE.moved(0, 1), itself))
+    assert (made.painted[1:] == noise(WIDTH, HEIGHT)[:-1]).all()
 
 
 def test_images_are_kept_until_they_are_to_be_forgotten() -> None:
@@ -253,7 +327,7 @@ def test_other_surfaces_are_drawn_on_and_from() -> None:
     made, picture = machine(), noise(20, 10, 6)
     before = made.budget.held
     made.says(server.surface(20, 10, 3), server.draw_copy(Rect(0, 0, 20, 10), server.bitmap(picture), surface=3))
-    assert made.budget.held == before + 800
+    assert made.budget.held == before + 800 + OBJECT_BYTES
     made.says(server.draw_copy(Rect(5, 5, 20, 10), server.image(104, 20, 10, struct.pack("<I", 3))))
     assert (made.painted[5:15, 5:25] == picture).all()
     made.says(server.destroy(3))
@@ -277,7 +351,7 @@ def test_mode_changes_and_a_channel_that_is_opened_anew() -> None:
     held = made.budget.held
     picture = noise(50, 40, 9)
     made.says(server.destroy(), server.surface(50, 40), server.draw_copy(Rect(0, 0, 50, 40), server.bitmap(picture)))
-    assert (made.watch() == picture).all() and made.budget.held == held - WIDTH * HEIGHT * 4 + 50 * 40 * 4
+    assert (made.watch() == picture).all() and made.budget.held == held - WIDTH * (HEIGHT + 1) * 4 + 50 * 41 * 4
     screen, made.wire = made.door.screen, linked(SpiceDisplay(7, 0, "", ticket, 0))
     made.door.restart(made.wire)
     assert (made.watch() == picture).all() and made.door.screen is screen
@@ -313,6 +387,37 @@ def test_screens_and_surfaces_are_charged_to_the_guest() -> None:
     made.door.close()
     with pytest.raises(RemoteProtocolError, match="surfaces"):
         Machine().says(*(server.surface(1, 1, number) for number in range(1, 1100)))
+
+
+def test_a_surface_of_which_little_is_seen_is_charged_whole_until_nobody_uses_it() -> None:
+    made, size = Machine(limit=1 << 20), 400 * 401 * 4
+    before = made.budget.held
+    made.says(server.heads(Rect(0, 0, 1, 1)), server.surface(400, 400), server.draw_fill(Rect(0, 0, 400, 400), 1))
+    assert made.budget.held >= before + size and made.painted.shape == (1, 1, 4)
+    made.says(server.heads(Rect(0, 0, 400, 300)))
+    held = made.budget.held
+    assert before + size <= held < before + size + 100_000
+    made.says(server.destroy())
+    assert made.budget.held == held, "its screen still shows it"
+    with pytest.raises(BudgetError):
+        made.says(server.surface(400, 400))
+    made.door.close()
+    assert made.budget.held < before + 2000
+
+
+def test_many_small_images_are_charged_as_objects_and_wide_rows_are_not_kept() -> None:
+    made, dot = machine(), noise(1, 1)
+    before = made.budget.held
+    made.says(*(server.draw_copy(Rect(0, 0, 1, 1), server.bitmap(dot, name=n, flags=1)) for n in range(300)))
+    assert made.budget.held == before + 300 * (4 + OBJECT_BYTES)
+    made.says(*(server.draw_copy(Rect(0, 0, 1, 1), server.bitmap(dot, name=n, flags=1)) for n in range(300)))
+    assert made.budget.held == before + 300 * (4 + OBJECT_BYTES), "the same again"
+    made.says(server.message(106))
+    assert made.budget.held == before
+    wide = server.image(0, 1, 2, struct.pack("<BBIIII", 8, 4, 1, 2, 4000, 0) + bytes(8000), 5, 1)
+    made.says(server.draw_copy(Rect(0, 0, 1, 2), wide))
+    (kept,) = made.door._canvas._kept.values()
+    assert kept.base is None and kept.nbytes == 8
 
 
 # -- video -----------------------------------------------------------------------------------------
@@ -401,11 +506,13 @@ def test_frames_for_the_decoder_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     made, frames = machine(), server.vp8(noise(WIDTH, HEIGHT), 12)
     limit = len(frames[0]) + len(frames[1])
     monkeypatch.setattr("millrace.doors.spice.streams.UNDECODED_BYTES", limit)
+    before = made.budget.shares()["connection"]
     made.says(server.stream_create(4, WHOLE, 2))
     held = []
     for n, frame in enumerate(frames):
         made.says(server.stream_data(4, 40 * n, frame))
-        held.append(made.budget.shares().get("connection", 0))
+        held.append(made.budget.shares()["connection"] - before)
+    held = [size - STREAM_BYTES - RECT_BYTES for size in held]
     assert held[1] == limit < sum(map(len, frames)) and held[2:] == [0] * 10
     before = made.painted
     made.watch()
@@ -413,6 +520,23 @@ def test_frames_for_the_decoder_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     assert (made.painted == before).all(), "without its key it waits for the next one"
     made.says(server.stream_data(4, 640, frames[0]))
     assert not (made.painted == before).all()
+
+
+def test_decoders_and_clips_of_streams_are_charged() -> None:
+    made, picture = machine(), smooth()
+    before, clip = made.budget.held, [Rect(n, 0, 1, 1) for n in range(60)]
+    made.says(server.stream_create(4, WHOLE, 1, clip))
+    streamed = made.budget.held
+    assert streamed == before + STREAM_BYTES + 60 * RECT_BYTES
+    made.says(server.stream_data(4, 1000, server.jpeg(picture)))
+    assert made.budget.held == streamed + WIDTH * HEIGHT * DECODER_BYTES
+    made.says(server.message(125, struct.pack("<I", 4)))
+    assert made.budget.held == before
+    made = Machine(limit=1 << 20)
+    made.says(server.surface(WIDTH, HEIGHT))
+    with pytest.raises(BudgetError):
+        for n in range(30):
+            made.says(server.stream_create(n, WHOLE, 1), server.stream_data(n, 1000, server.jpeg(picture)))
 
 
 def test_impossible_streams_are_refused() -> None:

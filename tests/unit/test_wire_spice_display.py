@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from millrace.errors import CodecError, PeerLost, RemoteProtocolError
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_MS
 from millrace.wire.spice.channel import ANSWER_NS, PICTURE_MAX, ChannelKind, SpiceChannel, SpiceMessage
-from millrace.wire.spice.cursor import CursorHide, CursorMove, CursorSet, Look, SpiceCursor
+from millrace.wire.spice.cursor import LOOK_BYTES, CursorHide, CursorMove, CursorSet, Look, SpiceCursor
 from millrace.wire.spice.display import (
     PICTURE_NS,
     SETTLED_NS,
@@ -34,9 +34,9 @@ from millrace.wire.spice.display import (
     display_event,
 )
 from millrace.wire.spice.draws import PATTERN, SOURCE, THERE, Blended, Copied, Keyed, Raster, Unknown, rop3_of
-from millrace.wire.spice.images import NotUnderstood, decoded, read_image
+from millrace.wire.spice.images import Image, NotUnderstood, decoding, read_image
 from millrace.wire.spice.inputs import UNACKNOWLEDGED_MAX, Lights, SpiceInputs
-from millrace.wire.spice.lz import decode_lz
+from millrace.wire.spice.lz import CODE_COST, CODES, PIECE_BYTES, LzDecoder
 from millrace.wire.spice.main import SpiceMain
 from tests.fuzz import seeds
 from tests.fuzz import spiceserver as server
@@ -86,6 +86,13 @@ def event_of(data: bytes) -> Any:
     return display_event(SpiceMessage(struct.unpack_from("<H", data)[0], data[6:]))
 
 
+def decode_lz(data: bytes, width: int, height: int) -> server.Pixels:
+    decoder = LzDecoder(data, width, height)
+    while decoder.step():
+        pass
+    return decoder.pixels()
+
+
 # -- LZ ------------------------------------------------------------------------------------------
 
 
@@ -123,7 +130,8 @@ def test_lz_matches_of_every_length_and_distance_are_decoded() -> None:
         (b"\x03" + bytes(11), "truncated|fewer"),
         (b"\x20\x00", "outside of it"),
         (b"\x00abc\x20\x01", "outside of it"),
-        (b"\x00abc\xe0" + b"\xff" * 8, "truncated"),
+        (b"\x00abc\xe0" + b"\xff" * 8, "outside of it"),
+        (b"\x00abc\xe0", "truncated"),
         (b"\x00abc\xe0\xff\xff\x00\x00", "outside of it"),
         (b"\x0f" + bytes(48), "more pixels"),
     ],
@@ -155,6 +163,15 @@ def test_any_lz_codes_are_decoded_or_refused(codes: bytes, width: int, height: i
 
 
 # -- images ----------------------------------------------------------------------------------------
+
+
+def decoded(image: Image) -> server.Pixels:
+    steps = decoding(image)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return cast(server.Pixels, done.value)
 
 
 def image_of(data: bytes) -> server.Pixels:
@@ -298,34 +315,55 @@ def test_events_wait_until_nothing_more_comes() -> None:
     assert len(wire.events()) == 21 and not wire.unfinished, "much is not withheld"
 
 
-def test_much_to_paint_is_given_out_in_steps() -> None:
-    wire, whole = display(), Rect(0, 0, 1024, 1024)
-    wire.receive(b"".join(server.draw_fill(whole, n) for n in range(7)), 0)
+def test_events_are_taken_one_by_one_and_what_waits_is_charged() -> None:
+    wire = display()
+    fill = server.draw_fill(Rect(0, 0, 1024, 1024), 7)
+    wire.receive(fill * 7, 0)
+    waiting = wire.partial_bytes
     wire.handle_timeout(SETTLED_NS)
-    events = wire.events()
-    assert len(events) == 2 and wire.unfinished and wire.partial_bytes and not wire.receive(b"", SETTLED_NS)
-    while wire.unfinished:
+    for n in range(7):
         due_ns = wire.next_timeout()
         assert due_ns is not None and due_ns > SETTLED_NS
         wire.handle_timeout(due_ns)
-        events += wire.events()
-    assert [event.colour for event in events if isinstance(event, Raster)] == list(range(7))
-    assert not wire.partial_bytes and wire.next_timeout() is None
+        assert isinstance(wire.take(), Raster)
+        assert wire.partial_bytes == waiting - waiting // 7 * n, "what was taken last is still in use"
+    assert wire.unfinished is False and wire.take() is None and not wire.partial_bytes and wire.next_timeout() is None
+    wire.painting = True
+    assert wire.unfinished and wire.next_timeout() is not None
 
 
-def test_lz_picture_of_many_codes_is_decoded_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.wire.spice.lz.CODES", 20)
-    wire, picture = display(), noise(64, 32)
-    wire.receive(server.draw_copy(Rect(0, 0, 64, 32), server.lz_image(picture)), 0)
-    wire.handle_timeout(SETTLED_NS)
-    steps, events = 0, wire.events()
-    while wire.unfinished:
-        assert not events and wire.partial_bytes > 20 * 3 * steps
-        events = wire.events()
+def test_clips_and_names_are_charged_as_the_objects_that_they_become() -> None:
+    parts = [Rect(n % 64 * 2, n // 64 * 2, 1, 1) for n in range(4096)]
+    for message, least in (
+        (server.draw_fill(Rect(0, 0, 128, 128), 1, parts=parts), 4096 * 16 * 10),
+        (server.message(105, struct.pack("<H", 9000) + bytes(9 * 9000)), 9000 * 48),
+    ):
+        wire = display()
+        wire.receive(message, 0)
+        assert wire.partial_bytes > least
+
+
+def test_a_step_of_an_lz_picture_does_not_depend_on_its_codes() -> None:
+    picture = noise(512, 400)
+    decoder, costs = LzDecoder(server.lz(picture), 512, 400), list[int]()
+    while cost := decoder.step():
+        costs.append(cost)
+    assert (decoder.pixels() == picture).all()
+    assert len(costs) > 512 * 400 // 32 // CODES and max(costs) <= (CODES + 1) * CODE_COST + PIECE_BYTES
+    side = 2048
+    head = struct.pack(">7I", 0x20205A4C, 0x10001, 8, side, side, 0, 1)
+    decoder = LzDecoder(head + b"\0abc" + server.match(side * side - 2, 0), side, side)
+    steps = 0
+    while decoder.step():
         steps += 1
-    (event,) = events
-    assert steps == 64 * 32 // 32 // 20 and isinstance(event, Raster) and event.image is not None
-    assert (decoded(event.image) == picture).all()
+    assert steps >= side * side * 3 // PIECE_BYTES, "one code asks for the whole picture"
+    assert (decoder.pixels()[:, :, :3] == tuple(b"abc")).all()
+
+
+def test_lz_length_without_end_is_refused_at_once() -> None:
+    head = struct.pack(">7I", 0x20205A4C, 0x10001, 8, 64, 64, 0, 1)
+    with pytest.raises(RemoteProtocolError, match="outside of it"):
+        LzDecoder(head + b"\0abc\xe0" + b"\xff" * (1 << 20), 64, 64).step()
 
 
 def test_other_messages_of_a_display_are_understood() -> None:
@@ -405,7 +443,7 @@ def test_cursor_is_set_moved_hidden_and_kept() -> None:
     wire, pixels = cursor(), bytes(range(64))
     wire.receive(server.cursor_set(3, -4, pixels, 4, 4, flags=2, name=9), 0)
     look = Look(Size(4, 4), Point(1, 2), pixels)
-    assert wire.events() == [CursorSet(Point(3, -4), True, look)] and wire.partial_bytes == 64
+    assert wire.events() == [CursorSet(Point(3, -4), True, look)] and wire.partial_bytes == 64 + LOOK_BYTES
     wire.receive(server.message(104, struct.pack("<hh", 7, 8)) + server.message(105), 0)
     assert wire.events() == [CursorMove(Point(7, 8)), CursorHide()]
     wire.receive(server.cursor_set(0, 0, b"", 0, 0, flags=4, name=9), 0)
@@ -442,6 +480,9 @@ def test_kept_cursors_are_bounded_and_damaged_ones_refused() -> None:
         wire.receive(server.cursor_set(0, 0, bytes(500 * 500 * 4), 500, 500, flags=2, name=name), 0)
         wire.events()
     assert wire.partial_bytes <= 4 << 20
+    for name in range(1000):
+        wire.receive(server.cursor_set(0, 0, bytes(4), 1, 1, flags=2, name=name), 0)
+    assert 1000 * LOOK_BYTES < wire.partial_bytes <= 4 << 20
     for data in (
         server.cursor_set(0, 0, bytes(63), 4, 4), server.cursor_set(0, 0, b"", 513, 1),
         server.cursor_set(0, 0, b"", 0, 1),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
 
 from millrace.budget import Account
 from millrace.doors.pushed import PushedStream
-from millrace.doors.spice.canvas import Canvas
+from millrace.doors.spice.canvas import MOVED_MAX, Canvas
 from millrace.doors.spice.streams import NewTrack, Streams
+from millrace.errors import GraphError
 from millrace.graph.pictures import PIXEL_BYTES, Cursor, Mode, Move, Overlay, Shape
 from millrace.graph.screen import MOVES_MAX, Screen
 from millrace.graph.screens import Screens
@@ -37,6 +38,8 @@ from millrace.wire.spice.inputs import SpiceInputs
 
 LOOKS_MAX = 64
 """Cursors whose numbers are remembered."""
+STEP_COST, EVENT_COST = 2 * 1024 * 1024, 8 * 1024
+"""What is painted in one step, and what an event takes besides, in pixels that could be copied: 1 to 2 ms."""
 
 
 def _nobody() -> None:
@@ -93,12 +96,54 @@ class Painting:
 
     def moved(self, parts: list[Rect], origin: Point, box: Rect) -> None:
         """Parts of the screen were copied. A move is valid only before anything else was painted."""
-        if self.rects or len(parts) != 1 or len(self.moves) >= MOVES_MAX:
+        one = len(parts) == 1 and parts[0].area <= MOVED_MAX
+        if self.rects or not one or len(self.moves) >= MOVES_MAX:
             self.rects += parts
         else:
             self.moves.append(Move(parts[0], box.x - origin.x, box.y - origin.y))
 
 
+class SurfaceMemory:
+    """The memory of surface 0: charged to `account` as long as it is used, less what its screen is charged for.
+
+    A screen is charged for what it shows, which may be a small part.
+    """
+
+    def __init__(self, account: Account, width: int, height: int) -> None:
+        """BudgetError if there is no room."""
+        # One row more than the surface has: the rows of a view that begins within a row end in the next one.
+        self._bytes = (height + 1) * width * PIXEL_BYTES
+        self._account, self._part, self._used = account, object(), True
+        self._views: list[int] = []
+        self._charge()
+        # Nothing of it is resident before it is painted.
+        memory = np.zeros(self._bytes, np.uint8)
+        self.bytes = memory.data
+        self.pixels = memory[: height * width * PIXEL_BYTES].reshape(height, width, PIXEL_BYTES)
+
+    def _charge(self) -> None:
+        used = self._used or self._views
+        self._account.hold(self._part, max(0, self._bytes - sum(self._views)) if used else 0)
+
+    def show(self, size: int) -> Callable[[], None]:
+        """A screen is about to be charged for so many bytes; returns what to call when it is not any more."""
+        self._views.append(size)
+        self._charge()
+
+        def gone() -> None:
+            self._views.remove(size)
+            self._charge()
+
+        return gone
+
+    def close(self) -> None:
+        """The surface is gone; some of it may still be shown."""
+        self._used = False
+        self._charge()
+
+
+# Painting takes steps, and while a drawing is under way nothing of it is published: a reader may see some of it early,
+# and is told all of it in the end. Only a move must not be seen in part, so it is a single step.
 class SpiceScreen:
     """One display channel with its cursor, as a screen of the guest. The screen exists once the server has made it."""
 
@@ -127,7 +172,10 @@ class SpiceScreen:
         self._videos = Streams(self._canvas, account, new_track, display.send_report)
         self._heads: tuple[Rect, ...] = ()
         self._view = EMPTY
-        self._memory = bytearray()
+        self._memory: SurfaceMemory | None = None
+        self._work: Iterator[int] | None = None
+        """The rest of an event that takes several steps."""
+        self._painting = Painting()
         self._looks: dict[Look, int] = {}
         self._look: Look | None = None
         self._numbers = 0
@@ -140,8 +188,9 @@ class SpiceScreen:
         self._videos = Streams(self._canvas, self._account, self._new_track, display.send_report)
 
     def _clear(self) -> None:
+        self._work = None
         self._videos.destroy(None)
-        self._canvas.close()
+        self._destroy(None)
         self._heads, self._view = (), EMPTY
 
     # -- the machine's side --------------------------------------------------------------------------
@@ -149,23 +198,34 @@ class SpiceScreen:
     def receive(self, now_ns: HostNs) -> None:
         """See `MachineDoor`."""
         del now_ns
-        painting = Painting()
-        for event in self.display.events():
-            if isinstance(event, SurfaceCreate | SurfaceDestroy | Heads):
-                # A picture belongs to one mode.
-                self._publish(painting)
-                painting = Painting()
-            self._event(event, painting)
-        self._publish(painting)
+        cost = 0
+        while cost < STEP_COST:
+            self._work = self._work or self._next()
+            if self._work is None:
+                break
+            step = next(self._work, None)
+            if step is None:
+                self._work = None
+            cost += EVENT_COST if step is None else step
+        self.display.painting = self._work is not None
+        self._publish()
 
-    def _event(self, event: DisplayEvent, painting: Painting) -> None:
+    def _next(self) -> Iterator[int] | None:
+        """The next event's work; None if there is none."""
+        event = self.display.take()
+        if isinstance(event, SurfaceCreate | SurfaceDestroy | Heads):
+            # A picture belongs to one mode.
+            self._publish()
+        return None if event is None else self._event(event)
+
+    def _event(self, event: DisplayEvent) -> Iterator[int]:
         if isinstance(event, StreamData):
-            surface, parts = self._videos.data(event, self.display.arrived_ns)
-            painting.rects += parts if surface == 0 else ()
+            parts = yield from self._videos.data(event, self.display.arrived_ns)
+            self._painting.rects += parts
         elif isinstance(event, SurfaceCreate):
             self._create(event)
         elif isinstance(event, SurfaceDestroy):
-            self._canvas.destroy(event.surface)
+            self._destroy(event.surface)
         elif isinstance(event, Heads):
             self._heads = event.rects
             self._show()
@@ -174,7 +234,7 @@ class SpiceScreen:
         elif isinstance(event, StreamCreate | StreamClip | StreamDestroy | ReportWanted):
             self._video(event)
         elif not isinstance(event, Mark):
-            self._draw(event, painting)
+            yield from self._draw(event)
 
     def _video(self, event: StreamCreate | StreamClip | StreamDestroy | ReportWanted) -> None:
         if isinstance(event, StreamCreate):
@@ -186,9 +246,9 @@ class SpiceScreen:
         else:
             self._videos.wanted(event)
 
-    def _draw(self, drawing: Drawing, painting: Painting) -> None:
+    def _draw(self, drawing: Drawing) -> Iterator[int]:
         try:
-            parts = self._canvas.draw(drawing)
+            parts = yield from self._canvas.drawing(drawing)
         except NotUnderstood as error:
             self._missed(str(error))
             return
@@ -196,9 +256,9 @@ class SpiceScreen:
         if drawing.base.surface != 0:
             return
         if isinstance(drawing, Copied):
-            painting.moved(parts, drawing.origin, drawing.base.box)
+            self._painting.moved(parts, drawing.origin, drawing.base.box)
         else:
-            painting.rects += parts
+            self._painting.rects += parts
 
     # -- the screen's mode ---------------------------------------------------------------------------
 
@@ -206,12 +266,21 @@ class SpiceScreen:
         if event.surface:
             self._canvas.create(event.surface, np.zeros((event.height, event.width, PIXEL_BYTES), np.uint8))
             return
-        # One row more than the surface has: the rows of a view that begins within a row end in the next one.
-        memory = bytearray((event.height + 1) * event.width * PIXEL_BYTES)
-        pixels = np.frombuffer(memory, np.uint8)[: event.height * event.width * PIXEL_BYTES]
-        self._canvas.create(0, pixels.reshape(event.height, event.width, PIXEL_BYTES))
-        self._memory, self._view = memory, EMPTY
+        self._destroy(0)
+        self._memory = SurfaceMemory(self._account, event.width, event.height)
+        self._canvas.create(0, self._memory.pixels)
+        self._view = EMPTY
         self._show()
+
+    def _destroy(self, number: int | None) -> None:
+        """A surface is gone; None: all are."""
+        if number is None:
+            self._canvas.close()
+        else:
+            self._canvas.destroy(number)
+        if self._memory is not None and not number:
+            self._memory.close()
+            self._memory = None
 
     def _wanted(self) -> Rect:
         """The part of surface 0 that monitors show: all of it, unless the server says otherwise."""
@@ -224,7 +293,8 @@ class SpiceScreen:
 
     def _show(self) -> None:
         """Give the screen the part of surface 0 that is to be seen, if that has changed."""
-        if 0 not in self._canvas.surfaces or (view := self._wanted()) == self._view:
+        memory = self._memory
+        if memory is None or (view := self._wanted()) == self._view:
             return
         if self.screen is None:
             self.screen = self._screens.add(self, self._label, self._door)
@@ -232,12 +302,18 @@ class SpiceScreen:
         stride = self._canvas.surfaces[0].shape[1] * PIXEL_BYTES
         begin = view.y * stride + view.x * PIXEL_BYTES
         mode = Mode(view.width, view.height, stride)
-        self.screen.set_mode(mode, memoryview(self._memory)[begin : begin + mode.bytes], self.display.arrived_ns)
+        gone = memory.show(mode.bytes)
+        try:
+            self.screen.set_mode(mode, memory.bytes[begin : begin + mode.bytes], self.display.arrived_ns, gone)
+        except GraphError:
+            gone()
+            raise
         self._view = view
         self._point()
 
     # The time at which a drawing was made is not sent, so a picture has the time of its arrival.
-    def _publish(self, painting: Painting) -> None:
+    def _publish(self) -> None:
+        painting, self._painting = self._painting, Painting()
         if self.screen is None or self.screen.memory is None:
             return
         dx, dy = -self._view.x, -self._view.y

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from millrace.budget import Account
 from millrace.codec.video import PictureDecoder, Pixels, vp8_key
-from millrace.doors.spice.canvas import Canvas
+from millrace.doors.spice.canvas import Canvas, Steps
 from millrace.errors import CodecError, RemoteProtocolError
 from millrace.graph.packets import Publisher, Track
 from millrace.graph.pictures import Overlay
@@ -30,6 +30,10 @@ PASSED_SIDE_MIN = 64
 """A smaller stream is decoded: QEMU makes one of each column of 32 pixels, if it is told to make video of them."""
 UNDECODED_BYTES = 4 * 1024 * 1024
 """Video since its last key frame that is kept, in case it must be decoded; beyond that, the next key is waited for."""
+DECODE_COST = 1024 * 1024
+"""What decoding a picture is counted as, in pixels that could be copied."""
+STREAM_BYTES, RECT_BYTES, DECODER_BYTES = 4096, 160, 8
+"""What a stream takes, a rectangle of its clip, and its decoder for each pixel: VP8 keeps four pictures."""
 CATCH_UP = 6
 """Pictures decoded for each that arrives, until the newest is reached."""
 JUMP_NS: HostNs = 1_000 * NS_PER_MS
@@ -90,10 +94,23 @@ class Stream:
     made: StreamCreate
     at: Rect
     parts: tuple[Rect, ...]
-    decoder: PictureDecoder
+    decoder: PictureDecoder | None = None
+    """Made for the first picture that is decoded: most that pass through never are."""
     stamps: StampMap = field(default_factory=StampMap)
     reports: Reports | None = None
     passed: Passed | None = None
+
+    @property
+    def pixels_max(self) -> int:
+        """The most pixels of a picture that is decoded."""
+        return min(self.made.width * self.made.height, DECODED_PIXELS_MAX)
+
+    @property
+    def bytes(self) -> int:
+        """The memory that it takes."""
+        passed = 0 if self.passed is None else self.passed.undecoded_bytes
+        decoder = 0 if self.decoder is None else self.pixels_max * DECODER_BYTES
+        return STREAM_BYTES + RECT_BYTES * len(self.parts) + passed + decoder
 
 
 # A decoder needs every frame since the last key, and SPICE has no way to ask for a key. So what was not decoded is
@@ -195,12 +212,11 @@ class Streams:
         if made.codec not in (MJPEG, VP8):
             raise RemoteProtocolError(f"unsupported SPICE video: codec {made.codec}")
         self.destroy(made.stream)
-        pixels_max = min(made.width * made.height, DECODED_PIXELS_MAX)
-        decoder = PictureDecoder("vp8" if made.codec == VP8 else "jpeg", pixels_max)
-        stream = Stream(made, made.at, made.parts, decoder)
+        stream = Stream(made, made.at, made.parts)
         if made.codec == VP8 and _worth_a_track(made) and self._new_track is not None:
             stream.passed = Passed(self._new_track(), made.width, made.height)
         self._streams[made.stream] = stream
+        self._charge()
 
     def wanted(self, wanted: ReportWanted) -> None:
         """The server wants reports on a stream."""
@@ -212,6 +228,7 @@ class Streams:
         if (stream := self._streams.get(number)) is not None:
             known = (stream.at,) if clip is None else clip
             stream.parts = tuple(part for rect in known if (part := rect.common(stream.at)).area)
+            self._charge()
 
     def destroy(self, number: int | None) -> None:
         """A stream is over; None: all are."""
@@ -221,36 +238,44 @@ class Streams:
                 passed.end()
         self._charge()
 
-    def _charge(self) -> None:
-        held = sum(stream.passed.undecoded_bytes for stream in self._streams.values() if stream.passed is not None)
-        self._account.hold("video", held)
+    def _charge(self, more: int = 0) -> None:
+        self._account.hold("video", sum(stream.bytes for stream in self._streams.values()) + more)
 
-    def data(self, data: StreamData, now_ns: HostNs) -> tuple[int, list[Rect]]:
-        """A picture of a stream came; returns the surface that it was drawn on, and what changed there."""
+    def data(self, data: StreamData, now_ns: HostNs) -> Steps:
+        """A picture of a stream came: draw it; returns what changed on the screen's surface."""
         stream = self._streams.get(data.stream)
         if stream is None:
-            return 0, []
+            return []
         pts_ns = stream.stamps.host_ns(data.mm_time, now_ns)
         if stream.reports is not None:
             report = stream.reports.took(data.mm_time, now_ns - pts_ns, now_ns)
             if report is not None:
                 self._report(report)
         pixels = self._pixels(stream, data, pts_ns, now_ns)
+        yield DECODE_COST
         if pixels is None:
-            return stream.made.surface, []
+            return []
         shown = pixels if stream.made.top_down else pixels[::-1]
         # A picture with a size of its own has its own place too.
         at = stream.at if data.at is None else data.at
         parts = stream.parts if data.at is None else (data.at,)
-        return stream.made.surface, self._canvas.show(shown, stream.made.surface, at, parts)
+        changed = yield from self._canvas.showing(shown, stream.made.surface, at, parts)
+        return changed if stream.made.surface == 0 else []
 
     def _pixels(self, stream: Stream, data: StreamData, pts_ns: HostNs, now_ns: HostNs) -> Pixels | None:
         passed = stream.passed
         try:
             if passed is None:
-                return stream.decoder.decode(data.data)
+                return self._decoder(stream).decode(data.data)
             passed.push(data.data, pts_ns, now_ns)
             self._charge()
-            return passed.newest(stream.decoder) if passed.track.info.key in self._painted else None
+            return passed.newest(self._decoder(stream)) if passed.track.info.key in self._painted else None
         except CodecError as error:
             raise RemoteProtocolError(f"SPICE video can't be decoded: {error}") from None
+
+    def _decoder(self, stream: Stream) -> PictureDecoder:
+        """A stream's decoder; BudgetError if there is no room for one."""
+        if stream.decoder is None:
+            self._charge(stream.pixels_max * DECODER_BYTES)
+            stream.decoder = PictureDecoder("vp8" if stream.made.codec == VP8 else "jpeg", stream.pixels_max)
+        return stream.decoder

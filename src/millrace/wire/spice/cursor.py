@@ -16,7 +16,9 @@ from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel, Spic
 
 SIDE_MAX = 512
 CACHE_BYTES = 4 * 1024 * 1024
-"""Cursors that are kept, by their pixels; beyond that, the oldest is forgotten."""
+"""Cursors that are kept; beyond that, the oldest is forgotten."""
+LOOK_BYTES = 512
+"""What one takes besides its pixels."""
 _NONE, _KEEP, _KEPT = 1, 2, 4
 _ALPHA, _MONO, _RGB16, _RGB24, _RGB32 = 0, 1, 4, 5, 6
 _DEPTHS = {_RGB16: 2, _RGB24: 3, _RGB32: 4}
@@ -94,9 +96,13 @@ class SpiceCursor:
     def _forget(self, kind: int, body: bytes) -> None:
         if kind in (102, 108):
             self._kept.clear()
+            self._kept_bytes = 0
         elif kind == 107:
-            self._kept.pop(unpack("<Q", body)[0], None)
-        self._kept_bytes = sum(len(look.pixels) for look in self._kept.values())
+            self._drop(unpack("<Q", body)[0])
+
+    def _drop(self, name: int) -> None:
+        look = self._kept.pop(name, None)
+        self._kept_bytes -= 0 if look is None else len(look.pixels) + LOOK_BYTES
 
     def _look(self, body: bytes, at: int) -> Look | None:
         (flags,) = unpack("<H", body, at)
@@ -115,11 +121,11 @@ class SpiceCursor:
         return look
 
     def _keep(self, name: int, look: Look) -> None:
-        self._kept.pop(name, None)
+        self._drop(name)
         self._kept[name] = look
-        total = sum(len(kept.pixels) for kept in self._kept.values())
-        while total > CACHE_BYTES:
-            total -= len(self._kept.pop(next(iter(self._kept))).pixels)
+        self._kept_bytes += len(look.pixels) + LOOK_BYTES
+        while self._kept_bytes > CACHE_BYTES:
+            self._drop(next(iter(self._kept)))
 
     def events(self) -> list[CursorEvent]:
         """The events since the last call."""

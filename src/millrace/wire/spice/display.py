@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeAlias
 
@@ -29,8 +29,7 @@ from millrace.wire.spice.draws import (
     read_drawing,
     read_rect,
 )
-from millrace.wire.spice.images import PIXELS_MAX, ImageKind
-from millrace.wire.spice.lz import LzDecoder
+from millrace.wire.spice.images import PIXELS_MAX
 
 SETTLED_NS: HostNs = 2 * NS_PER_MS
 """A picture is complete when nothing has come for this long: most cards' pictures come in columns of 32 pixels."""
@@ -38,12 +37,11 @@ PICTURE_NS: HostNs = 12 * NS_PER_MS
 """Or when this much time has passed since its first part."""
 PICTURE_BYTES = 16 * 1024 * 1024
 """Or when its parts have this size."""
-STEP_COST, EVENT_COST = 2 * 1024 * 1024, 4096
-"""Pixels that are painted in one step, and how many a drawing counts for besides its own."""
 STEP_NS: HostNs = NS_PER_MS
 """Between two steps others have their turn."""
-DRAWING_BYTES = 512
-"""What a drawing takes besides its pixels."""
+DRAWING_BYTES, RECT_BYTES, NAME_BYTES = 512, 160, 48
+"""What a drawing takes besides its pixels, and what a rectangle of its clip and the name of an image take more than on
+the wire."""
 CACHE_PIXELS = 4 * 1024 * 1024
 """How many pixels of images the server may expect to be kept."""
 HEADS_MAX = 16
@@ -187,12 +185,13 @@ class SpiceDisplay:
         self._channel = SpiceChannel(ChannelKind.DISPLAY, session, CAPS, password, encrypt, now_ns, number)
         self._near = near
         self._begun = False
-        self._gathered: list[DisplayEvent] = []
+        self.painting = False
+        """Set by whoever paints what `take` gave, while that takes more steps."""
+        self._gathered: list[tuple[DisplayEvent, int]] = []
         self._weight = 0
         self._first_ns = self._last_ns = 0
-        self._complete: deque[DisplayEvent] = deque()
-        self._complete_bytes = 0
-        self._decoder: LzDecoder | None = None
+        self._complete: deque[tuple[DisplayEvent, int]] = deque()
+        self._complete_bytes = self._taken_bytes = 0
         self._again_ns: HostNs = 0
 
     @property
@@ -203,13 +202,12 @@ class SpiceDisplay:
     @property
     def partial_bytes(self) -> int:
         """Bytes received of a message or picture that is still incomplete, or waits for its turn."""
-        decoded = 0 if self._decoder is None else self._decoder.held_bytes
-        return self._channel.partial_bytes + self._weight + self._complete_bytes + decoded
+        return self._channel.partial_bytes + self._weight + self._complete_bytes + self._taken_bytes
 
     @property
     def unfinished(self) -> bool:
-        """See `Core`: the rest of a picture that takes long comes with the next calls of `events`."""
-        return bool(self._complete)
+        """See `Core`: a picture that takes long is painted in steps."""
+        return bool(self._complete) or self.painting
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the channel."""
@@ -239,12 +237,13 @@ class SpiceDisplay:
         if not self._gathered:
             self._first_ns = now_ns
         self._last_ns = now_ns
-        self._gathered.append(event)
-        self._weight += DRAWING_BYTES + len(message.body)
+        weight = DRAWING_BYTES + len(message.body) + _objects_bytes(event)
+        self._gathered.append((event, weight))
+        self._weight += weight
 
     def next_timeout(self) -> HostNs | None:
         """When the picture that is being gathered counts as complete, or the link must have been accepted."""
-        if self._complete:
+        if self.unfinished:
             return self._again_ns
         if not self._gathered:
             return self._channel.next_timeout()
@@ -253,7 +252,7 @@ class SpiceDisplay:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
         due_ns = self.next_timeout()
-        if self._complete or self._gathered:
+        if self.unfinished or self._gathered:
             if due_ns is not None and now_ns >= due_ns:
                 self._settle()
                 self._again_ns = now_ns + STEP_NS
@@ -265,36 +264,20 @@ class SpiceDisplay:
         self._complete_bytes += self._weight
         self._gathered, self._weight = [], 0
 
-    # A server can send thousands of drawings of a whole screen within a picture's time, each in sixty bytes. So what
-    # they cost is counted, and whoever paints them is given only so many at a time.
-    def events(self) -> list[DisplayEvent]:
-        """The next events of complete pictures; not all of them, if there is much to paint."""
-        out: list[DisplayEvent] = []
-        cost = 0
-        while self._complete and cost < STEP_COST:
-            event = self._complete[0]
-            cost += _cost(event)
-            made = self._decoded(event)
-            if made is None:
-                break
-            out.append(made)
-            self._complete.popleft()
-        if not self._complete:
-            self._complete_bytes = 0
-        return out
+    # A server can send thousands of drawings of a whole screen within a picture's time, each in sixty bytes. So whoever
+    # paints them takes them one by one, and what waits stays charged.
+    def take(self) -> DisplayEvent | None:
+        """The next event of a complete picture; what the one before took is free again."""
+        event, self._taken_bytes = self._complete.popleft() if self._complete else (None, 0)
+        self._complete_bytes -= self._taken_bytes
+        return event
 
-    def _decoded(self, event: DisplayEvent) -> DisplayEvent | None:
-        """An event with the pixels of its LZ picture; None if that takes another step."""
-        if not isinstance(event, Raster | Keyed | Blended) or event.image is None:
-            return event
-        image = event.image
-        if image.kind != ImageKind.LZ_RGB:
-            return event
-        self._decoder = self._decoder or LzDecoder(image.data, image.width, image.height)
-        if not self._decoder.step():
-            return None
-        pixels, self._decoder = self._decoder.pixels(), None
-        return replace(event, image=replace(image, pixels=pixels, data=b""))
+    def events(self) -> list[DisplayEvent]:
+        """All events of complete pictures."""
+        out = []
+        while (event := self.take()) is not None:
+            out.append(event)
+        return out
 
     def send_report(self, report: StreamReport) -> None:
         """Queue a report on a stream."""
@@ -309,13 +292,15 @@ class SpiceDisplay:
         return self._channel.data_to_send()
 
 
-def _cost(event: DisplayEvent) -> int:
-    """Roughly the pixels that an event changes or reads."""
-    if isinstance(event, Raster | Keyed | Blended | Copied):
-        return EVENT_COST + sum(min(part.area, PIXELS_MAX) for part in event.base.parts)
-    if isinstance(event, SurfaceCreate):
-        return EVENT_COST + event.width * event.height
-    return STEP_COST // 2 if isinstance(event, StreamData) else EVENT_COST
+def _objects_bytes(event: DisplayEvent) -> int:
+    """What an event takes in memory beyond the bytes of its message."""
+    if isinstance(event, Raster | Keyed | Blended | Copied | Unknown):
+        return 0 if event.base is None else RECT_BYTES * len(event.base.parts)
+    if isinstance(event, StreamCreate):
+        return RECT_BYTES * len(event.parts)
+    if isinstance(event, StreamClip):
+        return RECT_BYTES * len(event.clip or ())
+    return NAME_BYTES * len(event.names or ()) if isinstance(event, Forget) else 0
 
 
 def _surface_create(body: bytes) -> DisplayEvent:

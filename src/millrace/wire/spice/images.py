@@ -6,7 +6,8 @@ type, flags (1: keep it for later, under this name), width and height. The type 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -14,10 +15,12 @@ from numpy.typing import NDArray
 
 from millrace.errors import RemoteProtocolError
 from millrace.wire.spice.channel import unpack
-from millrace.wire.spice.lz import decode_lz
+from millrace.wire.spice.lz import LzDecoder
 
 PIXELS_MAX = 4096 * 4096
 """The most pixels of one image or surface."""
+PIECE_PIXELS, UNPACK_COST = 64 * 1024, 16
+"""Pixels that are unpacked in one step, and how much longer that takes than to copy one."""
 KEEP, REPLACE = 1, 4
 _PALETTE_KEPT, _TOP_DOWN = 2, 4
 _LE1, _BE1, _LE4, _BE4, _PALETTE8, _RGB16, _RGB24, _RGB32, _RGBA, _ALPHA8 = range(1, 11)
@@ -62,8 +65,14 @@ class Image:
     data: bytes = b""
     surface: int = -1
     bitmap: Bitmap | None = None
-    pixels: Pixels | None = field(default=None, compare=False)
-    """Once they were decoded."""
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Memory that it takes to decode it, besides its own bytes."""
+        area = self.width * self.height
+        if self.kind == ImageKind.LZ_RGB:
+            return 2 * area * 4
+        return area * 4 if self.bitmap is not None and self.bitmap.form not in (_RGB32, _RGBA) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,8 @@ class Bitmap:
     form: int
     top_down: bool
     stride: int
-    palette: tuple[int, ...] = ()
+    palette: bytes = b""
+    """Colours of four bytes."""
 
 
 def read_image(body: bytes, at: int) -> Image | None:
@@ -111,7 +121,7 @@ def _bitmap(body: bytes, at: int, width: int, height: int) -> tuple[Bitmap, byte
     if (wide, high) != (width, height) or stride < (width * _BITS[form] + 7) // 8:
         raise RemoteProtocolError(f"a SPICE bitmap of {wide} × {high}, {stride} bytes a row, for {width} × {height}")
     at += 14
-    palette: tuple[int, ...] = ()
+    palette = b""
     if flags & _PALETTE_KEPT:
         at += 8
     else:
@@ -119,31 +129,42 @@ def _bitmap(body: bytes, at: int, width: int, height: int) -> tuple[Bitmap, byte
         at += 4
         if offset and form in _PALETTES:
             (count,) = unpack("<H", body, offset + 8)
-            palette = unpack(f"<{count}I", body, offset + 10)
+            palette = body[offset + 10 : offset + 10 + count * 4]
+            if len(palette) < count * 4:
+                raise RemoteProtocolError(f"truncated SPICE palette: {count} colours announced")
     if stride * height > len(body) - at:
         raise RemoteProtocolError(f"truncated SPICE bitmap: {width} × {height} in {len(body) - at} bytes")
     return Bitmap(form, bool(flags & _TOP_DOWN), stride, palette), body[at : at + stride * height]
 
 
-def decoded(image: Image) -> Pixels:
-    """The pixels of an image that contains them and needs no picture decoder; NotUnderstood for any other."""
-    if image.pixels is not None:
-        return image.pixels
+def decoding(image: Image) -> Generator[int, None, Pixels]:
+    """Decode an image that contains its pixels and needs no picture decoder; NotUnderstood for any other.
+
+    Yields after each step how many pixels could be copied in that time, and returns the image's.
+    """
     if image.kind == ImageKind.LZ_RGB:
-        return decode_lz(image.data, image.width, image.height)
-    if image.bitmap is None:
+        decoder = LzDecoder(image.data, image.width, image.height)
+        while cost := decoder.step():
+            yield cost
+        return decoder.pixels()
+    bitmap = image.bitmap
+    if bitmap is None:
         known = {kind.value: kind.name for kind in ImageKind}
         raise NotUnderstood(f"images compressed as {known.get(image.kind, image.kind)}")
-    rows = np.frombuffer(image.data, np.uint8).reshape(image.height, image.bitmap.stride)
-    out = _unpacked(rows, image.bitmap, image.width)
-    return out if image.bitmap.top_down else out[::-1]
+    rows = np.frombuffer(image.data, np.uint8).reshape(image.height, bitmap.stride)
+    if bitmap.form in (_RGB32, _RGBA):
+        out = rows[:, : image.width * 4].reshape(image.height, image.width, 4)
+    else:
+        out, count = np.zeros((image.height, image.width, 4), np.uint8), max(1, PIECE_PIXELS // image.width)
+        for y in range(0, image.height, count):
+            _unpack(rows[y : y + count], bitmap, out[y : y + count])
+            yield min(count, image.height - y) * image.width * UNPACK_COST
+    return out if bitmap.top_down else out[::-1]
 
 
-def _unpacked(rows: Pixels, bitmap: Bitmap, width: int) -> Pixels:
-    form, high = bitmap.form, len(rows)
-    if form in (_RGB32, _RGBA):
-        return rows[:, : width * 4].reshape(high, width, 4)
-    out = np.zeros((high, width, 4), np.uint8)
+def _unpack(rows: Pixels, bitmap: Bitmap, out: Pixels) -> None:
+    """Unpack rows of any form but those of four bytes a pixel."""
+    form, (high, width) = bitmap.form, out.shape[:2]
     if form == _RGB24:
         out[:, :, :3] = rows[:, : width * 3].reshape(high, width, 3)
     elif form == _RGB16:
@@ -154,9 +175,8 @@ def _unpacked(rows: Pixels, bitmap: Bitmap, width: int) -> Pixels:
         indices = _indices(rows, form, width)
         if not bitmap.palette:
             raise NotUnderstood("images whose palette was sent before")
-        palette = np.array(bitmap.palette, "<u4")
+        palette = np.frombuffer(bitmap.palette, "<u4")
         out[:] = palette[np.minimum(indices, len(palette) - 1)].view(np.uint8).reshape(high, width, 4)
-    return out
 
 
 def _from_555(words: NDArray[np.uint16], out: Pixels) -> None:
