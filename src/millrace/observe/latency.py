@@ -91,7 +91,7 @@ def breakdown(guest: Guest, stream: Stream, now_ns: HostNs) -> Breakdown:
     return Breakdown(stream.key, stream.name, ways)
 
 
-def way(key: str, name: str, stages: list[Stage], reported_ns: HostNs | None) -> WayView:
+def way(key: str, name: str, stages: list[Stage], reported_ns: float | None) -> WayView:
     """The path to one listener or viewer, with the total that it reports itself."""
     return WayView(
         listener=key, name=name, stages=[StageView(s.stage, round(s.ns / 1e6, 2), s.why) for s in stages],
