@@ -80,10 +80,10 @@ class StampedViewer(Viewer):
         self._at[whole.last.serial].append(time.monotonic_ns())
         await super()._decode(whole)
 
-    def _acknowledge(self, one: Any, now: int, drawn: bool) -> None:
+    def _acknowledge(self, one: Any, began: int, now: int, drawn: bool) -> None:
         piece = one.picture.piece
         self.stamps.setdefault(piece.painted_ns, [*self._at.pop(piece.serial), one.picture.decoded_ns, now])
-        super()._acknowledge(one, now, drawn)
+        super()._acknowledge(one, began, now, drawn)
 
 
 def stages(path: Path, viewer: StampedViewer, since_ns: int) -> str:

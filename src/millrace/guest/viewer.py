@@ -432,14 +432,15 @@ class ViewerSession:
 
     # When a picture arrived is known best from the viewer, if its clock is: its answer also waited for the drawing.
     def _acknowledged(self, event: Shown | Taken, now_ns: HostNs) -> None:
-        arrived_ns, rtt_ns = now_ns, self.rtt_ns
+        arrived_ns, decoded_ns, rtt_ns = now_ns, None, self.rtt_ns
         if isinstance(event, Shown):
             if event.decoded_ns:
-                arrived_ns = min(now_ns, event.decoded_ns + (rtt_ns or 0) // 2)
+                decoded_ns = min(now_ns, event.decoded_ns + (rtt_ns or 0) // 2)
+                arrived_ns = min(now_ns, (event.arrived_ns or event.decoded_ns) + (rtt_ns or 0) // 2)
             told = ViewerTimes(event.arrived_ns, event.decoded_ns, event.drawing_ns, event.drawn_ns)
             self.times.drawn(event.serial, told, event.skew_ns, now_ns)
         unknown = self.flow.rate is None
-        self.flow.acknowledged(event.serial, arrived_ns, rtt_ns)
+        self.flow.acknowledged(event.serial, arrived_ns, rtt_ns, decoded_ns)
         if unknown and self.flow.rate is not None:
             # What is sent until the next tick could take seconds on a thin line.
             self.regroup()
