@@ -408,11 +408,11 @@ def test_lone_viewers_encoder_changes_its_rate_and_begins_no_new_picture() -> No
     remote = Remote(desk)
     desk.run(30)
     for rate in (4_500_000, 1_100_000, 90_000_000):
-        remote.session.flow.rate = rate
+        remote.session.flow.line.rate = rate
         remote.session.regroup()
     desk.run(50)
     assert len(desk.groups) == 1 and len(remote.pieces) == 1 and desk.groups[0].sort.rate is None
-    remote.session.flow.rate = 4_800_000
+    remote.session.flow.line.rate = 4_800_000
     remote.session.regroup()
     assert desk.groups[0].sort.rate == 4_000_000
     # Another viewer is not slowed down by it.
