@@ -81,10 +81,18 @@ class ViewerClip:
             if number:
                 raise ConfigError("the clipboard of this machine can't be reached")
         elif number:
-            self._clipboard.offer(self)
-            self._offered = number
+            self._offer(self._clipboard, number)
         else:
             self._clipboard.withdraw(self)
+
+    # Some machines need the text at once. What was offered before stays if this is refused.
+    def _offer(self, clipboard: Clipboard, number: int) -> None:
+        before, self._offered = self._offered, number
+        try:
+            clipboard.offer(self)
+        except RightsError:
+            self._offered = before
+            raise
 
     def _fetch(self, number: int) -> None:
         self._fetched = number

@@ -12,13 +12,11 @@ CLIP_BYTES_MAX = 1024 * 1024
 # keeps; programs that get them wrong are common.
 def clip_text(data: bytes, encoding: str = "utf-8") -> str:
     """The text in these bytes; ConfigError, a sentence for whoever pastes it, if it is too long or no text."""
-    check_size(len(data))
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:
         raise ConfigError(f"what is on the clipboard is no text in {encoding.upper()}") from None
     text = text.rstrip("\0").replace("\r\n", "\n")
-    # Other encodings may need more bytes in this one.
     check_size(len(text.encode()))
     return text
 

@@ -1,4 +1,4 @@
-"""A machine's VNC sound in a guest's graph, and its screen. VNC has no microphone."""
+"""A machine's VNC sound in a guest's graph, its screen and its clipboard. VNC has no microphone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from millrace.clock.jitter import JitterProfile
 from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PROFILE, PushedStream, new_stream
+from millrace.doors.vnc.clipboard import VncClipboard
 from millrace.doors.vnc.screen import VncScreen
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
 from millrace.media.format import AudioFormat
 from millrace.units import HostNs, default_map
 from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.cuttext import CutOffered, CutSupplied, CutWanted
 from millrace.wire.vnc.messages import (
     AudioBegin,
     AudioData,
@@ -50,6 +52,7 @@ class VncDoor(PlayingDoor):
         self.name = "VNC"
         self.stream: PushedStream | None = None
         self.screen = screen
+        self.clipboard: VncClipboard | None = None
         self._profile, self._told = profile, told
 
     @property
@@ -71,9 +74,13 @@ class VncDoor(PlayingDoor):
         elif isinstance(event, Ready | SoundOffered | TlsWanted):
             if isinstance(event, Ready):
                 self.name = event.name or "VNC"
+                self.clipboard = None if self.screen is None else self.screen.clipboard()
             self._told(event)
         elif isinstance(event, AudioBegin):
             self._begin()
+        elif isinstance(event, CutOffered | CutWanted | CutSupplied):
+            if self.clipboard is not None:
+                self.clipboard.receive(event)
         elif isinstance(event, AudioEnd) and self.stream is not None:
             self.stream.stop()
 
@@ -111,3 +118,6 @@ class VncDoor(PlayingDoor):
         if self.screen is not None:
             self.screen.close()
             self.screen = None
+        if self.clipboard is not None:
+            self.clipboard.close()
+            self.clipboard = None

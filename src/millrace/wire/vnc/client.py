@@ -14,12 +14,14 @@ from millrace.pixels.rects import Point, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.keys import CODE_MAX, Keyboard
 from millrace.wire.vnc import messages
+from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText, too_long
 from millrace.wire.vnc.login import Respond, Step, VncLogin
 from millrace.wire.vnc.messages import AudioBegin, AudioData, AudioEnd, Encoding, Ready, SoundOffered, VncEvent
 from millrace.wire.vnc.pictures import Parse, Pictures
 
 DATA_MAX = 1024 * 1024
-TEXT_MAX = 1024 * 1024
+SKIPPED_MAX, SKIPPED_AT_ONCE = 64 * 1024 * 1024, 64 * 1024
+"""A text that is too long is skipped, so that the session goes on: as a whole, and in one step."""
 ANSWER_NS = 10 * NS_PER_S
 RATE_MAX = 48_000
 WORK_MAX = 1 << 20
@@ -65,6 +67,9 @@ class VncClient(VncLogin):
         self._let_in = False
         self._keyboard = Keyboard()
         self._at = Point(0, 0)
+        self.cut = CutText()
+        self._unread = 0
+        """Bytes that are skipped."""
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -150,20 +155,43 @@ class VncClient(VncLogin):
     def _colours(self, part: bytes) -> None:
         self._skip(6 * struct.unpack(">3xH", part)[0])
 
+    # The size is negative in the extended clipboard format.
     def _cut_text(self, part: bytes) -> None:
-        # The size is negative in the extended clipboard format.
-        self._skip(abs(struct.unpack(">3xi", part)[0]))
+        size = struct.unpack(">3xi", part)[0]
+        if abs(size) > CUT_BYTES_MAX:
+            self._events.append(too_long(abs(size)))
+            self._skip(abs(size))
+            return
+        step = VncClient._extended_cut if size < 0 else VncClient._plain_cut
+        self._then(abs(size), step)
+        if size == 0:
+            self._plain_cut(b"")
+
+    def _plain_cut(self, part: bytes) -> None:
+        self._cut(part, False)
+
+    def _extended_cut(self, part: bytes) -> None:
+        self._cut(part, True)
+
+    def _cut(self, part: bytes, extended: bool) -> None:
+        event, answer = self.cut.receive(part, extended)
+        self._out += answer
+        if event is not None:
+            self._events.append(event)
+        self._then(1, VncClient._message)
 
     def _skip(self, size: int) -> None:
-        if size > TEXT_MAX:
+        if size > SKIPPED_MAX:
             raise RemoteProtocolError(f"VNC message too long: {size} bytes")
-        self._then(size, VncClient._skipped)
-        if size == 0:
-            self._skipped(b"")
+        self._unread = size
+        self._skipped(b"")
 
     def _skipped(self, part: bytes) -> None:
-        del part
-        self._then(1, VncClient._message)
+        self._unread -= len(part)
+        if self._unread:
+            self._then(min(self._unread, SKIPPED_AT_ONCE), VncClient._skipped)
+        else:
+            self._then(1, VncClient._message)
 
     def _audio(self, part: bytes) -> None:
         kind, operation = struct.unpack(">BH", part)
@@ -264,6 +292,23 @@ class VncClient(VncLogin):
         """Ask for another size, of a server that can be asked."""
         if self._screen.head is not None and size.width > 0 < size.height:
             self._out += messages.set_desktop_size(size, *self._screen.head)
+
+    # -- the clipboard ---------------------------------------------------------------------------
+
+    def send_cut_offer(self, there: bool) -> None:
+        """Say whether there is a text for the server. `cut.extended` says whether it can be told."""
+        if self._let_in and self.cut.extended:
+            self._out += self.cut.offer(there)
+
+    def send_cut_request(self) -> None:
+        """Ask for the server's text."""
+        if self._let_in and self.cut.extended:
+            self._out += self.cut.request()
+
+    def send_cut_text(self, text: str) -> None:
+        """Hand the server a text."""
+        if self._let_in:
+            self._out += self.cut.provide(text)
 
     # -- out -------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
 from millrace.pixels.rects import Point, Rect, Size
+from millrace.wire.vnc.cuttext import CutOffered, CutSupplied, CutWanted
 
 S16 = 3
 """QEMU's number of signed 16-bit samples."""
@@ -37,6 +38,7 @@ class Encoding(IntEnum):
     LEDS = -261
     EXTENDED_DESKTOP_SIZE = -308
     ALPHA_CURSOR = -314
+    EXTENDED_CLIPBOARD = -1063131698
 
 
 # Lossless ones only: no JPEG quality is asked for, so that text stays exact to the last bit. Pictures are encoded again
@@ -48,6 +50,7 @@ COMPRESSED = (Encoding.COPY_RECT, Encoding.TIGHT, Encoding.ZRLE, Encoding.ZLIB, 
 PSEUDO = (
     Encoding.ALPHA_CURSOR, Encoding.CURSOR, Encoding.X_CURSOR, Encoding.POINTER_POS, Encoding.EXTENDED_DESKTOP_SIZE,
     Encoding.DESKTOP_SIZE, Encoding.LAST_RECT, Encoding.LEDS, Encoding.EXTENDED_KEYS, Encoding.POINTER_TYPE,
+    Encoding.EXTENDED_CLIPBOARD,
 )  # fmt: skip
 
 
@@ -144,7 +147,8 @@ class CursorAt:
 
 VncEvent: TypeAlias = (
     TlsWanted | Ready | SoundOffered | AudioBegin | AudioEnd | AudioData | Resized | Update | CursorShape | CursorAt
-)
+    | CutOffered | CutWanted | CutSupplied
+)  # fmt: skip
 
 
 # -- what a client says ----------------------------------------------------------------------------

@@ -1,0 +1,220 @@
+"""The clipboard of a VNC server, with and without the extension, from its bytes to the viewers and back."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import pytest
+
+from millrace.doors.vnc.clipboard import VncClipboard
+from millrace.doors.vnc.door import VncDoor
+from millrace.doors.vnc.screen import VncScreen
+from millrace.errors import RemoteProtocolError
+from millrace.media.clip import CLIP_BYTES_MAX
+from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
+from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutOffered, CutSupplied, CutText, CutWanted, too_long
+from millrace.wire.vnc.messages import Encoding
+from tests.fuzz import vncserver
+from tests.fuzz.vncserver import update
+from tests.unit.test_clipboard import USES, WRITER
+from tests.unit.test_vnc_pictures import HEIGHT, WIDTH, client, said
+from tests.watch import Desk, Remote
+
+TEXT, CAPS, REQUEST, PEEK, NOTIFY, PROVIDE = 1, 1 << 24, 1 << 25, 1 << 26, 1 << 27, 1 << 28
+
+
+def cut(body: bytes, extended: bool = True) -> bytes:
+    """A ServerCutText, or by its first byte a ClientCutText."""
+    return struct.pack(">Bxxxi", 3, -len(body) if extended else len(body)) + body
+
+
+def flags(number: int, rest: bytes = b"") -> bytes:
+    return cut(struct.pack(">I", number) + rest)
+
+
+def provided(text: bytes, size: int | None = None) -> bytes:
+    return zlib.compress(struct.pack(">I", len(text) if size is None else size) + text)
+
+
+CAPABLE = flags(CAPS | REQUEST | PEEK | NOTIFY | PROVIDE | TEXT, struct.pack(">I", 20 << 20))
+
+
+class Hall:
+    """A guest with a VNC server and a viewer that has the keyboard and every right."""
+
+    def __init__(self, *first: bytes) -> None:
+        self.desk = Desk()
+        self.wire: VncClient = client()
+        # The server has let us in before there was a door.
+        screens = self.desk.home.screens
+        self.screen = VncScreen(screens, self.wire, "door/3", lambda: None)
+        self.door = VncDoor(self.desk.house.rig.graph, self.wire, screen=self.screen)
+        self.board: VncClipboard = self.screen.clipboard()
+        self.door.clipboard = self.board
+        self.says(update(vncserver.rect(0, 0, WIDTH, HEIGHT, -223)), *first)
+        self.remote = Remote(self.desk, WRITER, principal=USES)
+        self.run()
+        self.sent()
+
+    def says(self, *messages: bytes) -> None:
+        said(self.wire, b"".join(messages))
+        self.door.receive(0)
+
+    def run(self) -> None:
+        self.desk.run(40)
+
+    def sent(self) -> bytes:
+        """What the server was told of its clipboard."""
+        out, kept = self.wire.data_to_send(), b""
+        while out:
+            size = {0: 20, 2: 4, 3: 10, 4: 8, 5: 6, 6: 8}[out[0]]
+            if out[0] == 2:
+                size += 4 * struct.unpack_from(">H", out, 2)[0]
+            if out[0] == 6:
+                size += abs(struct.unpack_from(">i", out, 4)[0])
+                kept += out[:size]
+            out = out[size:]
+        return kept
+
+    def pastes(self, number: int) -> list[Clip]:
+        self.remote.wire.send_paste(number)
+        self.run()
+        return self.remote.clips
+
+    def state(self) -> ClipboardState:
+        return self.remote.news(ClipboardState)[-1]
+
+
+def _message(number: int, rest: bytes = b"") -> bytes:
+    return b"\6" + flags(number, rest)[1:]
+
+
+def test_extension_is_asked_for_with_pictures_and_answered_with_what_is_understood() -> None:
+    vnc = client()
+    said(vnc, CAPABLE)
+    assert (
+        vnc.data_to_send() == _message(CAPS | REQUEST | PEEK | NOTIFY | PROVIDE | TEXT, bytes(4)) and vnc.cut.extended
+    )
+    fresh = VncClient(48_000, 2, "", lambda challenge, text: b"", 0, (Encoding.RAW,))
+    said(fresh, b"RFB 003.008\n\1\1" + bytes(4) + struct.pack(">HH16xI", 8, 8, 0))
+    assert struct.pack(">I", 0xC0A1E5CE) in fresh.data_to_send()
+
+
+def test_text_of_a_server_with_the_extension_is_asked_for_when_it_is_pasted() -> None:
+    hall = Hall(CAPABLE)
+    hall.says(flags(NOTIFY | TEXT))
+    hall.run()
+    assert hall.state() == ClipboardState(True, 1) and hall.sent() == b""
+    assert hall.pastes(1) == [] and hall.sent() == _message(REQUEST | TEXT)
+    hall.says(flags(PROVIDE | TEXT, provided("grüße\r\n日本\0".encode())))
+    hall.run()
+    assert hall.remote.clips == [Clip(1, "grüße\n日本".encode())]
+    hall.says(flags(NOTIFY))
+    hall.run()
+    assert hall.state() == ClipboardState(True, 0)
+
+
+def test_text_for_a_server_with_the_extension_is_sent_when_it_asks() -> None:
+    hall = Hall(CAPABLE)
+    hall.remote.say(Copied(1))
+    assert hall.sent() == _message(NOTIFY | TEXT)
+    hall.says(flags(PEEK))
+    assert hall.sent() == _message(NOTIFY | TEXT)
+    hall.says(flags(REQUEST | TEXT))
+    hall.run()
+    assert hall.remote.news(Paste) == [Paste(1)]
+    hall.remote.wire.send_clip(Clip(1, "ä\nb".encode()))
+    hall.run()
+    sent = hall.sent()
+    assert sent[:8] == struct.pack(">Bxxxi", 6, 8 - len(sent)) and sent[8:12] == struct.pack(">I", PROVIDE | TEXT)
+    assert zlib.decompress(sent[12:]) == struct.pack(">I", 6) + "ä\r\nb\0".encode()
+    hall.remote.leave()
+    assert hall.sent() == _message(NOTIFY)
+
+
+def test_server_without_the_extension_gets_and_sends_whole_texts() -> None:
+    hall = Hall()
+    hall.says(cut(b"caf\xe9\n", False))
+    hall.run()
+    assert hall.state() == ClipboardState(True, 1) and hall.pastes(1) == [Clip(1, "café\n".encode())]
+    assert hall.desk.home.admission.budget.held > 0 and hall.sent() == b""
+    hall.remote.say(Copied(1))
+    hall.run()
+    assert hall.remote.news(Paste) == [Paste(1)], "it can't ask, so it must have the text before"
+    hall.remote.wire.send_clip(Clip(1, "é日".encode()))
+    hall.run()
+    assert hall.sent() == struct.pack(">Bxxxi", 6, 2) + b"\xe9?"
+    assert hall.state() == ClipboardState(True, 0)
+
+
+def test_what_a_server_sends_back_is_not_copied_again() -> None:
+    hall = Hall()
+    hall.remote.say(Copied(1))
+    hall.run()
+    hall.remote.wire.send_clip(Clip(1, b"mine"))
+    hall.run()
+    hall.says(cut(b"mine", False))
+    hall.run()
+    assert not hall.remote.news(ClipboardState)[1:]
+    hall.says(cut(b"theirs", False))
+    hall.run()
+    assert hall.state() == ClipboardState(True, 1)
+
+
+def test_text_that_is_too_long_is_skipped_and_the_session_goes_on() -> None:
+    hall = Hall()
+    hall.says(cut(b"x" * (CLIP_BYTES_MAX + 1), False), cut(b"y" * (CUT_BYTES_MAX + 1), False))
+    assert hall.wire.partial_bytes == 0
+    assert hall.pastes(2)[0].refused and b"has 2.1 MB; 1.0 MB at most" in hall.remote.clips[0].data
+    hall.says(cut(b"short", False))
+    assert hall.pastes(3)[1] == Clip(3, b"short")
+    hall = Hall(CAPABLE)
+    hall.says(flags(NOTIFY | TEXT))
+    hall.pastes(1)
+    hall.says(flags(PROVIDE | TEXT, provided(bytes(CUT_BYTES_MAX), 2 * CUT_BYTES_MAX)))
+    hall.run()
+    assert hall.remote.clips[0].refused
+    assert too_long(CUT_BYTES_MAX + 1).refused
+
+
+def test_text_without_room_in_the_budget_is_refused() -> None:
+    hall = Hall()
+    budget = hall.desk.home.admission.budget
+    budget.open("else", {"all": budget.limit - budget.held - 1000}, 1.0)
+    hall.says(cut(b"x" * 2000, False))
+    assert hall.pastes(1)[0].refused and b"no room" in hall.remote.clips[0].data
+
+
+def test_clipboard_ends_with_the_session() -> None:
+    hall = Hall()
+    hall.says(cut(b"x" * 2000, False))
+    held = hall.desk.home.admission.budget.held
+    hall.door.close()
+    hall.run()
+    assert hall.state() == ClipboardState(False) and held - hall.desk.home.admission.budget.held >= 2000
+
+
+PROVIDES = struct.pack(">I", PROVIDE | TEXT)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"abc", PROVIDES + b"no zlib", PROVIDES + zlib.compress(b"xy"), PROVIDES + provided(b"short", 6)]
+)
+def test_broken_extended_text_ends_the_session(body: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        CutText().receive(body, True)
+
+
+def test_formats_that_are_not_understood_are_ignored() -> None:
+    cuts = CutText()
+    for number in (PROVIDE | 2, REQUEST | 2, 0):
+        assert cuts.receive(struct.pack(">I", number), True) == (None, b"")
+    assert cuts.receive(struct.pack(">I", NOTIFY | 2), True) == (CutOffered(False), b"")
+    assert cuts.receive(struct.pack(">I", REQUEST | 3), True) == (CutWanted(), b"")
+    assert cuts.receive(struct.pack(">I", PROVIDE | TEXT) + provided(b"\xff\0"), True)[0] == CutSupplied(
+        refused="what is on the clipboard is no text in UTF-8"
+    )
+    for event in (CutOffered(True, "secret"), CutSupplied("secret")):
+        assert "secret" not in repr(event)
