@@ -1,0 +1,107 @@
+"""The clipboard of real servers, with xclip as the program that copies and pastes there."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from millrace.graph.clipboard import Clipboard
+from millrace.graph.seat import Watcher
+from millrace.media.clip import CLIP_BYTES_MAX
+from tests.gops import WATCHER
+
+from .conftest import need
+from .test_screens_vnc import tigervnc, watching
+from .watched import Watched
+from .xserver import XServer
+
+pytestmark = [pytest.mark.real, pytest.mark.beside]
+WORDS = "grüße, 日本 and\na second line"
+LONG = "".join(f"{number:07}\n" for number in range(CLIP_BYTES_MAX // 8))
+
+
+class Paster:
+    """A viewer's clipboard: what it copies and what it is handed."""
+
+    who: Watcher = WATCHER
+
+    def __init__(self, clipboard: Clipboard) -> None:
+        self.clipboard = clipboard
+        self.mine = ""
+        self.got: list[str] = []
+        self.refused: list[str] = []
+        clipboard.join(self)
+
+    def clip_changed(self) -> None: ...
+
+    def clip_wanted(self) -> None:
+        self.clipboard.answer(self, self.mine)
+
+    def clip_supplied(self, text: str) -> None:
+        self.got.append(text)
+
+    def clip_refused(self, why: str) -> None:
+        self.refused.append(why)
+
+    def copy(self, text: str) -> None:
+        self.mine = text
+        self.clipboard.offer(self)
+
+
+def _copy(x: XServer, text: str) -> None:
+    """A program of the display copies a text, and serves it until another does."""
+    (x.folder / "copied").write_text(text)
+    x.start("xclip", "-quiet", "-selection", "clipboard", "-i", str(x.folder / "copied"))
+
+
+def _paste(x: XServer) -> str:
+    return x.run("xclip", "-selection", "clipboard", "-o", "-target", "UTF8_STRING")
+
+
+async def _pasted(x: XServer, text: str) -> None:
+    """What a program of the display pastes is this, within a while."""
+    found = ""
+    for _ in range(50):
+        found = await asyncio.to_thread(_paste, x)
+        if found == text:
+            return
+        await asyncio.sleep(0.2)
+    raise AssertionError(f"{len(found)} characters are pasted instead of {len(text)}: {found[:50]!r}")
+
+
+async def both_ways(one: Watched, x: XServer, words: str = WORDS, long: str = LONG) -> None:
+    """Texts pass both ways, and what is given does not come back."""
+    clipboard = one.guest.screens.clipboard_of(one.guest.machines[0].key)
+    assert clipboard is not None
+    paster = Paster(clipboard)
+    for text in (words, long):
+        await _copied(one, x, paster, text)
+        assert not paster.refused and paster.got.pop() == text
+    for text in (words, long):
+        serial = clipboard.serial
+        paster.copy(text)
+        await _pasted(x, text)
+        await asyncio.sleep(0.5)
+        assert clipboard.serial == serial, "what was given comes back as new"
+
+
+async def _copied(one: Watched, x: XServer, paster: Paster, text: str) -> None:
+    """A program of the display copies a text, and a viewer pastes it, or is told why not."""
+    clipboard, serial = paster.clipboard, paster.clipboard.serial
+    _copy(x, text)
+    await one.until(lambda: clipboard.serial > serial and clipboard.there, "it is told that something is copied")
+    clipboard.fetch(paster)
+    await one.until(lambda: bool(paster.got or paster.refused), "the text is there")
+
+
+def test_tigervnc(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"vnc+unix://{tmp_path}/vnc") as one:
+            # It fetches no text from its programs that takes more than one answer of theirs.
+            await both_ways(one, x, long=LONG[:60_000])
+
+    need("xclip")
+    with tigervnc(tmp_path) as x:
+        asyncio.run(test(x))
