@@ -547,9 +547,12 @@ def _vnc_pictures() -> Session:
 def x11() -> list[Session]:
     """A server's messages."""
     login = [xserver.setup(), *xserver.extensions()]
-    shown = [xserver.cursor(12), xserver.damaged(1, 2, 3, 4), xserver.cursor_changed(), xserver.copied(15)]
-    resized = [*shown, xserver.resized(32, 20), xserver.damaged(0, 0, 64, 48), xserver.error(17)]
-    return [[*login, *shown], [*login, *resized], [xserver.refused()]]
+    shown = [xserver.cursor(12), xserver.damaged(1, 2, 3, 4), xserver.cursor_changed(), xserver.copied(21)]
+    resized = [*shown, xserver.resized(32, 20), xserver.damaged(0, 0, 64, 48), xserver.error(23)]
+    window = xserver.BASE + 2
+    clipboard = [*xserver.names(), xserver.reply(24, struct.pack("<I", 9)), xserver.owned(8)]
+    clipboard += [xserver.pasted(9, xserver.UTF8), xserver.converted(window), xserver.property_changed(9, 77, True)]
+    return [[*login, *shown], [*login, *resized], [*login, *clipboard], [xserver.refused()]]
 
 
 # -- HTTP -------------------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ BASE, MASK, ROOT, VISUAL = 0x400000, 0x1FFFFF, 0x123, 0x21
 MAJORS = {b"DAMAGE": (143, 91), b"XFIXES": (138, 87), b"MIT-SHM": (130, 65), b"XTEST": (132, 0)}
 FIRST_COPY = 15
 """The number of the first request for a copy, after the memory was given and the damage forgotten."""
+NAMES = 6
+"""So many names a door asks for before, for the clipboard: from request 13 on. They are numbered from 301 on."""
+CLIPBOARD, TARGETS, INCR, UTF8, PLAIN, PROPERTY = range(301, 307)
 
 
 def setup(width: int = WIDTH, height: int = HEIGHT, bits: int = 32, vendor: bytes = b"The X") -> bytes:
@@ -65,3 +68,27 @@ def error(number: int, code: int = 8, major: int = 130, minor: int = 4) -> bytes
 
 def copied(number: int, size: int = WIDTH * HEIGHT * 4) -> bytes:
     return reply(number, struct.pack("<II", VISUAL, size), 24)
+
+
+def names() -> list[bytes]:
+    return [reply(13 + n, struct.pack("<I", 301 + n)) for n in range(NAMES)]
+
+
+def owned(owner: int, selection: int = CLIPBOARD) -> bytes:
+    return struct.pack("<BBHIIIII8x", MAJORS[b"XFIXES"][1], 0, 0, BASE + 2, owner, selection, 7, 7)
+
+
+def pasted(requestor: int, target: int, name: int = 77, selection: int = CLIPBOARD) -> bytes:
+    return struct.pack("<BxHIIIIII4x", 30, 0, 5, BASE + 2, requestor, selection, target, name)
+
+
+def converted(window: int, name: int = PROPERTY) -> bytes:
+    return struct.pack("<BxHIIIII8x", 31 | 0x80, 0, 5, window, CLIPBOARD, UTF8, name)
+
+
+def has(number: int, data: bytes, kind: int = UTF8, after: int = 0, bits: int = 8) -> bytes:
+    return reply(number, struct.pack("<III12x", kind, after, len(data) * 8 // bits) + data, bits)
+
+
+def property_changed(window: int, name: int, deleted: bool) -> bytes:
+    return struct.pack("<BxHIIIB15x", 28, 0, window, name, 5, deleted)

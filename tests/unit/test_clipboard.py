@@ -6,9 +6,10 @@ import pytest
 
 from millrace.errors import ConfigError, RemoteProtocolError, RightsError
 from millrace.graph.clipboard import ASKS_MAX, Clipboard
-from millrace.guest.clips import ViewerClip
+from millrace.guest.clips import FETCH_NS, ViewerClip
 from millrace.media.clip import CLIP_BYTES_MAX, check_size, clip_text
 from millrace.rights.model import Principal, Right, implied
+from millrace.units import NS_PER_MS
 from millrace.wire.peer.clips import CLIP, LAST, PIECE_BYTES, Clip, ClipboardState, Clips, Copied, Paste, pack_clip
 from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.pictures import TakeKeyboard, Watch, Watching
@@ -126,6 +127,23 @@ def test_text_that_was_replaced_meanwhile_is_not_handed_out_as_the_one_asked_for
     board.clipboard.emptied()
     desk.run(30)
     assert remote.news(ClipboardState)[-1] == ClipboardState(True, 0)
+
+
+def test_machine_that_does_not_hand_over_its_text_is_not_waited_for_for_ever() -> None:
+    desk, board = _desk()
+    remote = _remote(desk)
+    board.clipboard.copied()
+    desk.run(30)
+    _fetch(desk, remote, 1)
+    desk.run(FETCH_NS // NS_PER_MS - 2_000)
+    assert not remote.clips
+    desk.run(4_000)
+    assert [one.refused for one in remote.clips] == [True] and b"may be stopped" in remote.clips[0].data
+    board.clipboard.supply("too late")
+    _fetch(desk, remote, 1)
+    board.clipboard.supply("in time")
+    desk.run(30)
+    assert remote.clips[1:] == [Clip(1, b"in time")] and board.asked == ["wanted", "wanted"]
 
 
 # -- into the machine ----------------------------------------------------------------------------

@@ -7,14 +7,15 @@ import zlib
 
 import pytest
 
-from millrace.doors.vnc.clipboard import VncClipboard
+from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.vnc.door import VncDoor
 from millrace.doors.vnc.screen import VncScreen
 from millrace.errors import RemoteProtocolError
 from millrace.media.clip import CLIP_BYTES_MAX
+from millrace.wire.clips import ClipOffered, ClipSupplied, ClipWanted
 from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.vnc.client import VncClient
-from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutOffered, CutSupplied, CutText, CutWanted, too_long
+from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText, too_long
 from millrace.wire.vnc.messages import Encoding
 from tests.fuzz import vncserver
 from tests.fuzz.vncserver import update
@@ -51,7 +52,7 @@ class Hall:
         screens = self.desk.home.screens
         self.screen = VncScreen(screens, self.wire, "door/3", lambda: None)
         self.door = VncDoor(self.desk.house.rig.graph, self.wire, screen=self.screen)
-        self.board: VncClipboard = self.screen.clipboard()
+        self.board: MachineClipboard = self.screen.clipboard()
         self.door.clipboard = self.board
         self.says(update(vncserver.rect(0, 0, WIDTH, HEIGHT, -223)), *first)
         self.remote = Remote(self.desk, WRITER, principal=USES)
@@ -211,10 +212,10 @@ def test_formats_that_are_not_understood_are_ignored() -> None:
     cuts = CutText()
     for number in (PROVIDE | 2, REQUEST | 2, 0):
         assert cuts.receive(struct.pack(">I", number), True) == (None, b"")
-    assert cuts.receive(struct.pack(">I", NOTIFY | 2), True) == (CutOffered(False), b"")
-    assert cuts.receive(struct.pack(">I", REQUEST | 3), True) == (CutWanted(), b"")
-    assert cuts.receive(struct.pack(">I", PROVIDE | TEXT) + provided(b"\xff\0"), True)[0] == CutSupplied(
+    assert cuts.receive(struct.pack(">I", NOTIFY | 2), True) == (ClipOffered(False), b"")
+    assert cuts.receive(struct.pack(">I", REQUEST | 3), True) == (ClipWanted(), b"")
+    assert cuts.receive(struct.pack(">I", PROVIDE | TEXT) + provided(b"\xff\0"), True)[0] == ClipSupplied(
         refused="what is on the clipboard is no text in UTF-8"
     )
-    for event in (CutOffered(True, "secret"), CutSupplied("secret")):
+    for event in (ClipOffered(True, "secret"), ClipSupplied("secret")):
         assert "secret" not in repr(event)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
 from millrace.io.crypto import vnc_answer
+from millrace.wire.clips import ClipOffered
 from millrace.wire.vnc.client import VncClient
-from millrace.wire.vnc.cuttext import CutOffered
 from millrace.wire.vnc.messages import (
     COMPRESSED,
     PLAIN,
@@ -58,7 +58,7 @@ def test_sound_arrives_between_begin_and_end_among_other_messages() -> None:
     bell, cut = b"\x02", b"\x03\0\0\0" + struct.pack(">I", 3) + b"abc"
     colours = struct.pack(">BxHH", 1, 0, 1) + bytes(6)
     vnc.receive(begin + bell + audio + cut + colours + end, 0)
-    assert vnc.events() == [AudioBegin(), AudioData(b"pcm!"), CutOffered(True, "abc"), AudioEnd()]
+    assert vnc.events() == [AudioBegin(), AudioData(b"pcm!"), ClipOffered(True, "abc"), AudioEnd()]
 
 
 def test_password_answers_the_challenge() -> None:

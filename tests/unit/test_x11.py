@@ -22,7 +22,8 @@ from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_S
 from millrace.wire.x11 import randr, requests
-from millrace.wire.x11.client import Captured, CursorShape, Ready, Resized, X11Client
+from millrace.wire.x11.client import X11Client
+from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized
 from millrace.wire.x11.setup import COOKIE, find_cookie, read_description, setup_request
 from tests.fuzz import xserver
 from tests.fuzz.xserver import BASE, FIRST_COPY, HEIGHT, MAJORS, ROOT, WIDTH
@@ -252,7 +253,7 @@ def test_copies_become_pictures_and_the_screen_goes_with_the_session() -> None:
     reader = screen.read(WATCHER)
     picture = np.random.default_rng(3).integers(0, 256, len(memory), np.uint8)
     memory[:] = picture.tobytes()
-    wire.receive(xserver.copied(FIRST_COPY), 3)
+    wire.receive(xserver.copied(FIRST_COPY + xserver.NAMES), 3)
     door.receive(3)
     taken = reader.take(3)
     assert taken is not None and bytes(taken.pixels) == bytes(memory) and taken.painted_ns == 3

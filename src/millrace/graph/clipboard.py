@@ -144,8 +144,7 @@ class Clipboard:
         if viewer in self._viewers:
             self.withdraw(viewer)
             self._viewers.remove(viewer)
-        if viewer in self._fetching:
-            self._fetching.remove(viewer)
+        self.give_up(viewer)
 
     def offer(self, viewer: ClipboardViewer) -> None:
         """A viewer has copied a text; RightsError unless it may paste it into the machine."""
@@ -178,6 +177,11 @@ class Clipboard:
             self._fetching.append(viewer)
             if len(self._fetching) == 1:
                 self._source.clip_wanted()
+
+    def give_up(self, viewer: ClipboardViewer) -> None:
+        """A viewer waits no longer for what it has fetched."""
+        if viewer in self._fetching:
+            self._fetching.remove(viewer)
 
     def _end_offer(self) -> None:
         self._holder = None

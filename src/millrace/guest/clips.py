@@ -12,9 +12,13 @@ from millrace.graph.seat import Watcher
 from millrace.guest.home import Home
 from millrace.media.clip import CLIP_BYTES_MAX, clip_text
 from millrace.rights.model import Right
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.viewing import ViewServer
+
+FETCH_NS = 10 * NS_PER_S
+"""How long a viewer waits for a machine's text: the program that has it may be stopped."""
 
 
 # The right is asked for wherever text passes, by `Clipboard`. Here it decides whether the viewer is told anything.
@@ -31,6 +35,8 @@ class ViewerClip:
         """Of the machine's text, and of the one that was fetched last."""
         self._offered = 0
         """Of the viewer's own."""
+        self._waits = False
+        self._waits_since_ns: HostNs | None = None
 
     @property
     def who(self) -> Watcher:
@@ -59,6 +65,15 @@ class ViewerClip:
         if clipboard is not None:
             clipboard.leave(self)
         self._account.hold("pasting", 0, LISTENERS)
+
+    def tick(self, now_ns: HostNs) -> None:
+        """About once a second: a machine that does not answer is waited for no longer."""
+        if not self._waits or self._clipboard is None:
+            return
+        self._waits_since_ns = self._waits_since_ns or now_ns
+        if now_ns - self._waits_since_ns >= FETCH_NS:
+            self._clipboard.give_up(self)
+            self.clip_refused("the machine does not hand over its text; the program that has it may be stopped")
 
     # -- from the viewer -------------------------------------------------------------------------
 
@@ -97,6 +112,7 @@ class ViewerClip:
     def _fetch(self, number: int) -> None:
         self._fetched = number
         if self._clipboard is not None and number == self._number:
+            self._waits, self._waits_since_ns = True, None
             self._clipboard.fetch(self)
         else:
             self._who.principal.demand(Right.CLIPBOARD, self._guest.name)
@@ -144,6 +160,7 @@ class ViewerClip:
         self._send(Clip(self._fetched, why.encode(), refused=True))
 
     def _send(self, clip: Clip) -> None:
+        self._waits = False
         self._wire.send_clip(clip)
         self._flush()
 

@@ -171,6 +171,7 @@ class ViewerSession:
         if self._error is not None:
             raise self._error
         self.times.second(now_ns, self.sent_bytes, self.sent_pictures)
+        self.clip.tick(now_ns)
         self.long_hidden = self.hidden and now_ns - self._hidden_ns > HIDDEN_NS
         self.flush()
         self.regroup()

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from millrace.clock.jitter import JitterProfile
+from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PROFILE, PushedStream, new_stream
-from millrace.doors.vnc.clipboard import VncClipboard
 from millrace.doors.vnc.screen import VncScreen
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
 from millrace.media.format import AudioFormat
 from millrace.units import HostNs, default_map
+from millrace.wire.clips import ClipOffered, ClipSupplied, ClipWanted
 from millrace.wire.vnc.client import VncClient
-from millrace.wire.vnc.cuttext import CutOffered, CutSupplied, CutWanted
 from millrace.wire.vnc.messages import (
     AudioBegin,
     AudioData,
@@ -52,7 +52,7 @@ class VncDoor(PlayingDoor):
         self.name = "VNC"
         self.stream: PushedStream | None = None
         self.screen = screen
-        self.clipboard: VncClipboard | None = None
+        self.clipboard: MachineClipboard | None = None
         self._profile, self._told = profile, told
 
     @property
@@ -78,7 +78,7 @@ class VncDoor(PlayingDoor):
             self._told(event)
         elif isinstance(event, AudioBegin):
             self._begin()
-        elif isinstance(event, CutOffered | CutWanted | CutSupplied):
+        elif isinstance(event, ClipOffered | ClipWanted | ClipSupplied):
             if self.clipboard is not None:
                 self.clipboard.receive(event)
         elif isinstance(event, AudioEnd) and self.stream is not None:

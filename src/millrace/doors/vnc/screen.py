@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from millrace.doors.vnc.clipboard import VncClipboard
+from millrace.doors.clipboard import MachineClipboard
 from millrace.graph.pictures import Cursor, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
@@ -29,9 +29,9 @@ class VncScreen:
         self._shapes = 0
         self._watched = False
 
-    def clipboard(self) -> VncClipboard:
+    def clipboard(self) -> MachineClipboard:
         """The clipboard of its machine, which the caller closes."""
-        return VncClipboard(self._screens, self._wire, self._door, self._wake)
+        return MachineClipboard(self._screens, self._wire, self._door, self._wake)
 
     def resized(self, event: Resized, label: str, now_ns: HostNs) -> None:
         """Another size; GraphError if there is no room for it."""

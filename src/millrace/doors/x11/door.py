@@ -1,4 +1,4 @@
-"""The screen of an X display in its guest: what it copies to shared memory becomes pictures."""
+"""The screen of an X display in its guest: what it copies to shared memory becomes pictures. And its clipboard."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PushedStream
 from millrace.graph.pictures import PIXEL_BYTES, Cursor, Mode, Shape
@@ -15,7 +16,8 @@ from millrace.pixels.convert import Plane
 from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Point, Size
 from millrace.units import HostNs
-from millrace.wire.x11.client import Captured, CursorShape, Ready, Resized, X11Client, X11Event
+from millrace.wire.x11.client import X11Client
+from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized, X11Event
 
 NewMemory = Callable[[int], tuple[int, memoryview]]
 """Memory of so many bytes to share: its descriptor, which the receiver owns, and the memory."""
@@ -38,6 +40,7 @@ class X11Door(PlayingDoor):
         self._shapes = 0
         self._watched = False
         self._cursor: CursorShape | None = None
+        self._clipboard: MachineClipboard | None = None
 
     def receive(self, now_ns: HostNs) -> None:
         """See `MachineDoor`."""
@@ -47,12 +50,16 @@ class X11Door(PlayingDoor):
     def _handle(self, event: X11Event, now_ns: HostNs) -> None:
         if isinstance(event, Ready):
             self._told(event)
+            self._clipboard = MachineClipboard(self._screens, self._wire, self._door, self._wake)
+            self._wire.send_clip_watch()
         elif isinstance(event, Resized):
             self._resize(event.size, now_ns)
         elif isinstance(event, Captured):
             self._paint(event, now_ns)
-        else:
+        elif isinstance(event, CursorShape):
             self._shape(event)
+        elif self._clipboard is not None:
+            self._clipboard.receive(event)
 
     # The memory is sealed: the server can write into it at any time, but not shrink it under us. So it is copied from,
     # and never shown itself.
@@ -126,4 +133,7 @@ class X11Door(PlayingDoor):
         screen, self.screen = self.screen, None
         if screen is not None:
             self._screens.remove(screen)
+        clipboard, self._clipboard = self._clipboard, None
+        if clipboard is not None:
+            clipboard.close()
         self._shared = np.zeros(0, np.uint8)

@@ -19,7 +19,8 @@ from millrace.io.fdstream import FdStream
 from millrace.io.lookup import found_below
 from millrace.io.shared import shared_memory
 from millrace.io.sockets import why_not_unix
-from millrace.wire.x11.client import Ready, X11Client
+from millrace.wire.x11.client import X11Client
+from millrace.wire.x11.events import Ready
 from millrace.wire.x11.setup import find_cookie
 
 Lost = Callable[[Exception], None]

@@ -295,19 +295,25 @@ class VncClient(VncLogin):
 
     # -- the clipboard ---------------------------------------------------------------------------
 
-    def send_cut_offer(self, there: bool) -> None:
-        """Say whether there is a text for the server. `cut.extended` says whether it can be told."""
+    @property
+    def clip_eager(self) -> bool:
+        """See `ClipWire`: a server without the extension."""
+        return not self.cut.extended
+
+    def send_clip_offer(self, there: bool) -> None:
+        """See `ClipWire`."""
         if self._let_in and self.cut.extended:
             self._out += self.cut.offer(there)
 
-    def send_cut_request(self) -> None:
-        """Ask for the server's text."""
+    def send_clip_request(self) -> None:
+        """See `ClipWire`."""
         if self._let_in and self.cut.extended:
             self._out += self.cut.request()
 
-    def send_cut_text(self, text: str) -> None:
-        """Hand the server a text."""
-        if self._let_in:
+    # No answer says that there is none, so the server's program waits in vain.
+    def send_clip_text(self, text: str | None) -> None:
+        """See `ClipWire`."""
+        if self._let_in and text is not None:
             self._out += self.cut.provide(text)
 
     # -- out -------------------------------------------------------------------------------------

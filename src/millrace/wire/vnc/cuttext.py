@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
 
 from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.media.clip import CLIP_BYTES_MAX, check_size, clip_text
+from millrace.wire.clips import ClipEvent, ClipOffered, ClipSupplied, ClipWanted
 
 CUT_BYTES_MAX = 2 * CLIP_BYTES_MAX + 64
 """The largest message that is read. A longer one is skipped, and its text refused."""
@@ -19,38 +19,6 @@ _TEXT = 1
 _CAPS, _REQUEST, _PEEK, _NOTIFY, _PROVIDE = (1 << bit for bit in range(24, 29))
 # Ours. The size after them is that of a text that the server may send unasked: none.
 _OUR_CAPS = struct.pack(">II", _CAPS | _REQUEST | _PEEK | _NOTIFY | _PROVIDE | _TEXT, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class CutOffered:
-    """A program of the server has copied something. `text` is None if it must be asked for."""
-
-    there: bool
-    text: str | None = None
-    refused: str = ""
-    """Why it is not to be had."""
-
-    def __repr__(self) -> str:
-        return f"CutOffered({self.there}, refused={self.refused!r})"
-
-
-@dataclass(frozen=True, slots=True)
-class CutWanted:
-    """The server asks for the text that it was offered."""
-
-
-@dataclass(frozen=True, slots=True)
-class CutSupplied:
-    """The text that the server was asked for, or a sentence why it is not to be had."""
-
-    text: str = ""
-    refused: str = ""
-
-    def __repr__(self) -> str:
-        return f"CutSupplied(refused={self.refused!r})"
-
-
-CutEvent = CutOffered | CutWanted | CutSupplied
 
 
 class CutText:
@@ -61,7 +29,7 @@ class CutText:
         """The server has the extension: nothing has to be sent before it is pasted."""
         self._offers = False
 
-    def receive(self, data: bytes, extended: bool) -> tuple[CutEvent | None, bytes]:
+    def receive(self, data: bytes, extended: bool) -> tuple[ClipEvent | None, bytes]:
         """Take the body of a ServerCutText; returns what it says, and the answer to send."""
         if not extended:
             return _plain(data), b""
@@ -74,10 +42,10 @@ class CutText:
         if flags & _PROVIDE:
             return (_supplied(data[4:]) if flags & _TEXT else None), b""
         if flags & _NOTIFY:
-            return CutOffered(bool(flags & _TEXT)), b""
+            return ClipOffered(bool(flags & _TEXT)), b""
         if flags & _PEEK:
             return None, self.offer(self._offers)
-        return (CutWanted() if flags & _REQUEST and flags & _TEXT else None), b""
+        return (ClipWanted() if flags & _REQUEST and flags & _TEXT else None), b""
 
     def offer(self, there: bool) -> bytes:
         """Say whether there is a text for the server, which must have the extension."""
@@ -98,12 +66,12 @@ class CutText:
         return _message(struct.pack(">I", _PROVIDE | _TEXT) + packed)
 
 
-def too_long(size: int) -> CutOffered:
+def too_long(size: int) -> ClipOffered:
     """For a message that was skipped."""
     try:
         check_size(size)
     except ConfigError as error:
-        return CutOffered(True, refused=str(error))
+        return ClipOffered(True, refused=str(error))
     raise AssertionError
 
 
@@ -111,16 +79,16 @@ def _message(body: bytes) -> bytes:
     return struct.pack(">Bxxxi", 6, -len(body)) + body
 
 
-def _plain(data: bytes) -> CutOffered:
+def _plain(data: bytes) -> ClipOffered:
     try:
-        return CutOffered(True, clip_text(data, "latin-1"))
+        return ClipOffered(True, clip_text(data, "latin-1"))
     except ConfigError as error:
-        return CutOffered(True, refused=str(error))
+        return ClipOffered(True, refused=str(error))
 
 
 # The size comes first in the compressed data, so no more is inflated than it says, nor than may be passed on. Formats
 # are in the order of their bits, and text is the first one.
-def _supplied(packed: bytes) -> CutSupplied:
+def _supplied(packed: bytes) -> ClipSupplied:
     stream = zlib.decompressobj()
     try:
         head = stream.decompress(packed, 4)
@@ -133,10 +101,10 @@ def _supplied(packed: bytes) -> CutSupplied:
     except zlib.error as error:
         raise RemoteProtocolError(f"the VNC server sent broken zlib data: {error}") from None
     except ConfigError as error:
-        return CutSupplied(refused=str(error))
+        return ClipSupplied(refused=str(error))
     if len(data) < size:
         raise RemoteProtocolError(f"a cut text of {len(data)} bytes where it says {size}")
     try:
-        return CutSupplied(clip_text(data))
+        return ClipSupplied(clip_text(data))
     except ConfigError as error:
-        return CutSupplied(refused=str(error))
+        return ClipSupplied(refused=str(error))

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
 from millrace.pixels.rects import Point, Rect, Size
-from millrace.wire.vnc.cuttext import CutOffered, CutSupplied, CutWanted
+from millrace.wire.clips import ClipEvent
 
 S16 = 3
 """QEMU's number of signed 16-bit samples."""
@@ -147,7 +147,7 @@ class CursorAt:
 
 VncEvent: TypeAlias = (
     TlsWanted | Ready | SoundOffered | AudioBegin | AudioEnd | AudioData | Resized | Update | CursorShape | CursorAt
-    | CutOffered | CutWanted | CutSupplied
+    | ClipEvent
 )  # fmt: skip
 
 

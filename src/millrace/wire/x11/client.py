@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
@@ -19,7 +18,9 @@ from millrace.wire.chunk import Chunk
 from millrace.wire.contract import AnswerDue
 from millrace.wire.keys import BY_CODE
 from millrace.wire.x11 import randr, requests
+from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized, X11Event
 from millrace.wire.x11.requests import DAMAGE, EXTENSIONS, FIXES, SHM, TEST
+from millrace.wire.x11.selections import KINDS, Said, Selections, Then
 from millrace.wire.x11.setup import (
     PIXELS_MAX,
     SIDE_MAX,
@@ -42,38 +43,6 @@ _BUTTONS = (1, 2, 3, 4, 5, 8, 9)
 """X's numbers of left, middle, right, wheel up, wheel down, side and extra."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The server has let us in and has all that is needed."""
-
-    vendor: str
-
-
-@dataclass(frozen=True, slots=True)
-class Resized:
-    """The screen has this size. Give the server memory for all of it: `send_memory`."""
-
-    size: Size
-
-
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """The memory holds these rectangles, each from its offset on, row by row. It is valid until the next output."""
-
-    rects: tuple[tuple[Rect, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CursorShape:
-    """What the cursor looks like: B, G, R and alpha, by which they are multiplied."""
-
-    at: Point
-    hot: Point
-    size: Size
-    pixels: bytes
-
-
-X11Event: TypeAlias = Ready | Resized | Captured | CursorShape
 Answer: TypeAlias = Callable[["X11Client", bytes], None]
 
 
@@ -110,6 +79,7 @@ class X11Client(AnswerDue):
         """Requests that the last wish led to."""
         self._randr = 0
         self._made_of: randr.Resources | None = None
+        self._selections = Selections()
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -165,6 +135,10 @@ class X11Client(AnswerDue):
             self._configured(part)
         elif kind == self._first_events.get(DAMAGE):
             self._damage.add(Rect(*struct.unpack_from("<hhHH", part, 16)).common(self._whole))
+        elif kind in KINDS:
+            self._say(self._selections.event(part))
+        elif kind == self._first_events.get(FIXES):
+            self._say(self._selections.owned(part))
         elif kind == self._first_events.get(FIXES, -1) + 1:
             self._ask(requests.get_cursor(self._majors[FIXES]), X11Client._cursor)
 
@@ -386,6 +360,37 @@ class X11Client(AnswerDue):
     def _ignored(self, part: bytes) -> None:
         """An answer that says nothing that matters."""
 
+    # -- the clipboard ---------------------------------------------------------------------------
+
+    clip_eager = False
+
+    def send_clip_watch(self) -> None:
+        """Be told of the clipboard from now on, once we are let in."""
+        assert self._description is not None
+        self._say(self._selections.begin(self._majors[FIXES], self._description.root, self._number()))
+
+    def send_clip_offer(self, there: bool) -> None:
+        """See `ClipWire`."""
+        if self._selections.ready:
+            self._say(self._selections.offer(there))
+
+    def send_clip_request(self) -> None:
+        """See `ClipWire`."""
+        self._say(self._selections.fetch(self._number()))
+
+    def send_clip_text(self, text: str | None) -> None:
+        """See `ClipWire`."""
+        self._say(self._selections.supply(text))
+
+    def _say(self, said: list[Said]) -> None:
+        for request, then in said:
+            if then is None:
+                self._send(request)
+            else:
+                self._ask(request, _selected(then))
+        events, self._selections.events = self._selections.events, []
+        self._events += events
+
     # -- out -------------------------------------------------------------------------------------
 
     def _send(self, request: bytes, fds: Iterable[int] = ()) -> None:
@@ -422,3 +427,7 @@ def _extension(name: bytes) -> Answer:
 
 def _version(name: bytes) -> Answer:
     return lambda client, part: client._knows(name, part)
+
+
+def _selected(then: Then) -> Answer:
+    return lambda client, part: client._say(then(client._selections, part))

@@ -16,6 +16,7 @@ KEY_PRESS, KEY_RELEASE, BUTTON_PRESS, BUTTON_RELEASE, MOTION = 2, 3, 4, 5, 6
 KEYCODE_OFFSET, KEYCODE_MAX = 8, 255
 _DELTA_RECTANGLES, _Z_PIXMAP, _ALL_PLANES = 1, 2, 0xFFFFFFFF
 _STRUCTURE_NOTIFY, _EVENT_MASK, _CURSOR_NOTIFY = 0x20000, 0x800, 1
+_PROPERTY_CHANGE, _INPUT_ONLY, _ANY_OWNER = 0x400000, 2, 7
 
 
 def request(major: int, minor: int, body: bytes = b"") -> bytes:
@@ -85,3 +86,63 @@ def get_image(major: int, root: int, rect: Rect, segment: int, offset: int) -> b
 def fake_input(major: int, kind: int, detail: int, root: int, x: int = 0, y: int = 0) -> bytes:
     """A key, a button or a movement, as if a person had made it."""
     return request(major, 2, struct.pack("<BBxxII8xhh7xB", kind, detail, 0, root, x, y, 0))
+
+
+# -- selections: "Inter-Client Communication Conventions Manual", 2; fixesproto, "SelectSelectionInput" --------------
+
+
+def intern_atom(name: bytes) -> bytes:
+    """The number of a name."""
+    return request(16, 0, struct.pack("<Hxx", len(name)) + name)
+
+
+def create_window(window: int, root: int) -> bytes:
+    """A window that is never shown, of whose properties we are told."""
+    place = struct.pack("<hhHHHHI", 0, 0, 1, 1, 0, _INPUT_ONLY, 0)
+    return request(1, 0, struct.pack("<II", window, root) + place + struct.pack("<II", _EVENT_MASK, _PROPERTY_CHANGE))
+
+
+def destroy_window(window: int) -> bytes:
+    """Its properties go with it."""
+    return request(4, 0, struct.pack("<I", window))
+
+
+def watch_properties(window: int, watch: bool) -> bytes:
+    """Be told, or no more, of the properties of somebody else's window."""
+    return request(2, 0, struct.pack("<III", window, _EVENT_MASK, _PROPERTY_CHANGE if watch else 0))
+
+
+def watch_selection(major: int, window: int, selection: int) -> bytes:
+    """Be told who owns a selection, and when its owner has gone."""
+    return request(major, 2, struct.pack("<III", window, selection, _ANY_OWNER))
+
+
+def get_owner(selection: int) -> bytes:
+    """Who owns a selection."""
+    return request(23, 0, struct.pack("<I", selection))
+
+
+def set_owner(window: int, selection: int) -> bytes:
+    """Own a selection, or with no window give it up."""
+    return request(22, 0, struct.pack("<III", window, selection, 0))
+
+
+def convert_selection(window: int, selection: int, target: int, name: int) -> bytes:
+    """Have its owner put a selection into a property."""
+    return request(24, 0, struct.pack("<IIIII", window, selection, target, name, 0))
+
+
+def get_property(window: int, name: int, size: int) -> bytes:
+    """Read a property up to a size, and delete it if that is all."""
+    return request(20, 1, struct.pack("<IIIII", window, name, 0, 0, -(-size // 4)))
+
+
+def change_property(window: int, name: int, kind: int, bits: int, data: bytes) -> bytes:
+    """Put data into a property."""
+    return request(18, 0, struct.pack("<IIIBxxxI", window, name, kind, bits, len(data) * 8 // bits) + data)
+
+
+def selection_notify(time: int, requestor: int, selection: int, target: int, name: int) -> bytes:
+    """Tell a program that the selection is in its property; 0: that it is not to be had."""
+    event = struct.pack("<BxHIIIII8x", 31, 0, time, requestor, selection, target, name)
+    return request(25, 0, struct.pack("<II", requestor, 0) + event)

@@ -1,4 +1,4 @@
-"""The clipboard of a VNC server in its guest."""
+"""The clipboard of a machine in its guest, for every door whose wire can speak of one."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Callable
 from millrace.errors import BudgetError
 from millrace.graph.clipboard import Clipboard
 from millrace.graph.screens import Screens
-from millrace.wire.vnc.client import VncClient
-from millrace.wire.vnc.cuttext import CutEvent, CutOffered, CutWanted
+from millrace.wire.clips import ClipEvent, ClipOffered, ClipWanted, ClipWire
 
 
-# A server without the extension sends each text as it is copied, and must be sent one before it is pasted there. What
-# it sends is kept, so that no viewer is sent what it did not ask for. Such servers (x11vnc) may also send back what
-# they were given.
-class VncClipboard:
-    """A `ClipboardSource`, from when the server has let us in until the session ends."""
+# Some machines send each text as it is copied, and must be sent one before it is pasted there. What such a machine
+# sends is kept, so that no viewer is sent what it did not ask for. Some of them (x11vnc) send back what they were
+# given.
+class MachineClipboard:
+    """A `ClipboardSource`. It exists as long as the machine's clipboard can be reached."""
 
-    def __init__(self, screens: Screens, wire: VncClient, door: str, wake: Callable[[], None]) -> None:
+    def __init__(self, screens: Screens, wire: ClipWire, door: str, wake: Callable[[], None]) -> None:
+        """`wake` is called when the wire has something to send."""
         self._screens, self._wire, self._wake = screens, wire, wake
         self._kept: str | None = None
         self._refused = self._given = ""
         self._clipboard: Clipboard = screens.open_clipboard(self, door)
 
-    def receive(self, event: CutEvent) -> None:
-        """What the server says of its clipboard."""
-        if isinstance(event, CutOffered):
+    def receive(self, event: ClipEvent) -> None:
+        """What the machine says of its clipboard."""
+        if isinstance(event, ClipOffered):
             self._offered(event)
-        elif isinstance(event, CutWanted):
+        elif isinstance(event, ClipWanted):
             self._clipboard.ask(self._give)
         elif event.refused:
             self._clipboard.refuse(event.refused)
         else:
             self._clipboard.supply(event.text)
 
-    def _offered(self, event: CutOffered) -> None:
+    def _offered(self, event: ClipOffered) -> None:
         if event.text is not None and event.text == self._given:
             return
         self._keep(event.text)
@@ -53,25 +53,25 @@ class VncClipboard:
             self._clipboard.keep(0)
 
     def _give(self, text: str | None) -> None:
-        if text is not None:
+        if text is not None and self._wire.clip_eager:
             self._given = text
-            self._wire.send_cut_text(text)
-            self._wake()
+        self._wire.send_clip_text(text)
+        self._wake()
 
     # -- as a source -----------------------------------------------------------------------------
 
     def clip_offered(self) -> None:
         """See `ClipboardSource`."""
         self._keep(None)
-        if self._wire.cut.extended:
-            self._wire.send_cut_offer(True)
-            self._wake()
-        else:
+        if self._wire.clip_eager:
             self._clipboard.ask(self._give)
+        else:
+            self._wire.send_clip_offer(True)
+            self._wake()
 
     def clip_withdrawn(self) -> None:
         """See `ClipboardSource`."""
-        self._wire.send_cut_offer(False)
+        self._wire.send_clip_offer(False)
         self._wake()
 
     def clip_wanted(self) -> None:
@@ -81,9 +81,9 @@ class VncClipboard:
         elif self._kept is not None:
             self._clipboard.supply(self._kept)
         else:
-            self._wire.send_cut_request()
+            self._wire.send_clip_request()
             self._wake()
 
     def close(self) -> None:
-        """The session has ended."""
+        """It can't be reached any more."""
         self._screens.close_clipboard(self._clipboard)

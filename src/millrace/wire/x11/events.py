@@ -1,0 +1,43 @@
+"""What an X display tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from millrace.pixels.rects import Point, Rect, Size
+from millrace.wire.clips import ClipEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The server has let us in and has all that is needed."""
+
+    vendor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """The screen has this size. Give the server memory for all of it: `send_memory`."""
+
+    size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """The memory holds these rectangles, each from its offset on, row by row. It is valid until the next output."""
+
+    rects: tuple[tuple[Rect, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CursorShape:
+    """What the cursor looks like: B, G, R and alpha, by which they are multiplied."""
+
+    at: Point
+    hot: Point
+    size: Size
+    pixels: bytes
+
+
+X11Event: TypeAlias = Ready | Resized | Captured | CursorShape | ClipEvent

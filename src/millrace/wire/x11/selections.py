@@ -1,0 +1,262 @@
+"""The clipboard of an X display: its CLIPBOARD selection, which belongs to a program, or to us.
+
+"Inter-Client Communication Conventions Manual", version 2.0, 2: "Peer-to-Peer Communication by Means of Selections".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from millrace.errors import ConfigError
+from millrace.media.clip import CLIP_BYTES_MAX, check_size, clip_text
+from millrace.wire.clips import ClipEvent, ClipOffered, ClipSupplied, ClipWanted
+from millrace.wire.x11 import requests
+
+PIECE_BYTES = 64 * 1024
+"""A larger text is handed over in pieces of this size: the largest request may have 256 KiB."""
+ASKS_MAX, TRANSFERS_MAX = 16, 4
+_CLIPBOARD, _TARGETS, _INCR, _UTF8, _PLAIN = (
+    b"CLIPBOARD", b"TARGETS", b"INCR", b"UTF8_STRING", b"text/plain;charset=utf-8"
+)  # fmt: skip
+_PROPERTY = b"MILLRACE_CLIPBOARD"
+_NAMES = (_CLIPBOARD, _TARGETS, _INCR, _UTF8, _PLAIN, _PROPERTY)
+_ATOM, _STRING = 4, 31
+_PROPERTY_NOTIFY, _SELECTION_REQUEST, _SELECTION_NOTIFY = 28, 30, 31
+KINDS = frozenset({_PROPERTY_NOTIFY, _SELECTION_REQUEST, _SELECTION_NOTIFY})
+"""The events that belong here, beside those of XFIXES."""
+_NEW, _DELETED = 0, 1
+
+
+@dataclass(slots=True)
+class _Fetch:
+    """A text that is being read. The window is its own, so what comes late from the one before is not taken for it."""
+
+    window: int
+    target: int
+    pieces: bool = False
+    """The owner puts one piece after the other into the property, whenever we have deleted the one before (INCR)."""
+    data: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A program that pastes our text."""
+
+    time: int
+    requestor: int
+    target: int
+    name: int
+
+
+@dataclass(slots=True)
+class _Transfer:
+    """A text that is handed over in pieces."""
+
+    target: int
+    data: bytes
+    at: int = 0
+
+
+Then: TypeAlias = "Callable[[Selections, bytes], list[Said]]"
+Said: TypeAlias = tuple[bytes, Then | None]
+"""A request, and what becomes of its answer."""
+
+
+class Selections:
+    """What is said to the server about the selection; `events` tells what it says."""
+
+    def __init__(self) -> None:
+        self.events: list[ClipEvent] = []
+        self._atoms: dict[bytes, int] = {}
+        self._fixes = self._root = self._window = 0
+        self._owns = False
+        self._fetch: _Fetch | None = None
+        self._asks: list[_Ask] = []
+        self._transfers: dict[tuple[int, int], _Transfer] = {}
+
+    # -- beginning -------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether the server has told all numbers that are needed."""
+        return len(self._atoms) == len(_NAMES)
+
+    def begin(self, fixes: int, root: int, window: int) -> list[Said]:
+        """Learn the names, and be told of owners from then on. `window` is a new number."""
+        self._fixes, self._root, self._window = fixes, root, window
+        return [(requests.intern_atom(name), _named(name)) for name in _NAMES]
+
+    def _learn(self, name: bytes, part: bytes) -> list[Said]:
+        (self._atoms[name],) = struct.unpack_from("<I", part, 8)
+        if not self.ready:
+            return []
+        clipboard = self._atoms[_CLIPBOARD]
+        return [
+            (requests.create_window(self._window, self._root), None),
+            (requests.watch_selection(self._fixes, self._window, clipboard), None),
+            (requests.get_owner(clipboard), Selections._owner),
+        ]
+
+    def _owner(self, part: bytes) -> list[Said]:
+        if struct.unpack_from("<I", part, 8)[0]:
+            self.events.append(ClipOffered(True))
+        return []
+
+    def owned(self, part: bytes) -> list[Said]:
+        """XFIXES tells of a new owner: perhaps us, or with 0 nobody."""
+        owner, selection = struct.unpack_from("<II", part, 8)
+        if not self.ready or selection != self._atoms[_CLIPBOARD] or owner == self._window:
+            return []
+        self._owns = False
+        self.events.append(ClipOffered(owner != 0))
+        return self._drop()
+
+    # -- the display's text ----------------------------------------------------------------------
+
+    def fetch(self, window: int) -> list[Said]:
+        """Read the text. `window` is a new number."""
+        said = self._drop()
+        self._fetch = _Fetch(window, self._atoms[_UTF8])
+        return [*said, (requests.create_window(window, self._root), None), self._convert(self._fetch)]
+
+    def _convert(self, fetch: _Fetch) -> Said:
+        atoms = self._atoms
+        return requests.convert_selection(fetch.window, atoms[_CLIPBOARD], fetch.target, atoms[_PROPERTY]), None
+
+    def _drop(self) -> list[Said]:
+        fetch, self._fetch = self._fetch, None
+        return [] if fetch is None else [(requests.destroy_window(fetch.window), None)]
+
+    def event(self, part: bytes) -> list[Said]:
+        """An event of one of `KINDS`."""
+        kind = part[0] & 0x7F
+        if not self.ready:
+            return []
+        if kind == _SELECTION_NOTIFY:
+            return self._converted(part)
+        return self._asked(part) if kind == _SELECTION_REQUEST else self._changed(part)
+
+    def _converted(self, part: bytes) -> list[Said]:
+        window, name, fetch = *struct.unpack_from("<I8xI", part, 8), self._fetch
+        if fetch is None or window != fetch.window:
+            return []
+        if name:
+            return self._read(fetch)
+        if fetch.target != _STRING:
+            # Old programs have no other text than Latin-1.
+            fetch.target = _STRING
+            return [self._convert(fetch)]
+        return self._done(ClipSupplied(refused="what is on the machine's clipboard is no text"))
+
+    def _read(self, fetch: _Fetch) -> list[Said]:
+        said = requests.get_property(fetch.window, self._atoms[_PROPERTY], CLIP_BYTES_MAX)
+        return [(said, _got(fetch))]
+
+    def _take(self, fetch: _Fetch, part: bytes) -> list[Said]:
+        bits, kind, after, count = part[1], *struct.unpack_from("<III", part, 8)
+        if fetch is not self._fetch:
+            return []
+        if kind == self._atoms[_INCR] and not fetch.pieces:
+            fetch.pieces = True
+            return []
+        fetch.data += part[32 : 32 + count * bits // 8]
+        try:
+            check_size(len(fetch.data) + after)
+        except ConfigError as error:
+            return self._done(ClipSupplied(refused=str(error)))
+        return [] if fetch.pieces and count else self._complete(fetch)
+
+    def _complete(self, fetch: _Fetch) -> list[Said]:
+        try:
+            text = clip_text(bytes(fetch.data), "latin-1" if fetch.target == _STRING else "utf-8")
+        except ConfigError as error:
+            return self._done(ClipSupplied(refused=str(error)))
+        return self._done(ClipSupplied(text))
+
+    def _done(self, event: ClipSupplied) -> list[Said]:
+        self.events.append(event)
+        return self._drop()
+
+    def _changed(self, part: bytes) -> list[Said]:
+        window, name, state = struct.unpack_from("<II4xB", part, 4)
+        fetch = self._fetch
+        if state == _DELETED:
+            return self._next_piece(window, name)
+        if fetch is None or window != fetch.window or not fetch.pieces or name != self._atoms[_PROPERTY]:
+            return []
+        return self._read(fetch)
+
+    # -- our text --------------------------------------------------------------------------------
+
+    def offer(self, there: bool) -> list[Said]:
+        """Own the selection, or give it up if we do."""
+        owns, self._owns = self._owns, there
+        if not there and not owns:
+            return []
+        return [(requests.set_owner(self._window if there else 0, self._atoms[_CLIPBOARD]), None)]
+
+    def _asked(self, part: bytes) -> list[Said]:
+        time, requestor, selection, target, name = struct.unpack_from("<I4xIIII", part, 4)
+        ask = _Ask(time, requestor, target, name or target)
+        if not self._owns or selection != self._atoms[_CLIPBOARD]:
+            return self._answer(ask, False)
+        if target == self._atoms[_TARGETS]:
+            listed = (target, self._atoms[_UTF8], self._atoms[_PLAIN], _STRING)
+            data = struct.pack("<4I", *listed)
+            return [(requests.change_property(requestor, ask.name, _ATOM, 32, data), None), *self._answer(ask)]
+        if target not in (self._atoms[_UTF8], self._atoms[_PLAIN], _STRING) or len(self._asks) >= ASKS_MAX:
+            return self._answer(ask, False)
+        self._asks.append(ask)
+        if len(self._asks) == 1:
+            self.events.append(ClipWanted())
+        return []
+
+    def _answer(self, ask: _Ask, there: bool = True) -> list[Said]:
+        clipboard, name = self._atoms[_CLIPBOARD], ask.name if there else 0
+        return [(requests.selection_notify(ask.time, ask.requestor, clipboard, ask.target, name), None)]
+
+    def supply(self, text: str | None) -> list[Said]:
+        """Hand our text to all that wait for it; None: it is not to be had."""
+        asks, self._asks = self._asks, []
+        return [said for ask in asks for said in self._hand(ask, text)]
+
+    def _hand(self, ask: _Ask, text: str | None) -> list[Said]:
+        if text is None:
+            return self._answer(ask, False)
+        data = text.encode("latin-1", "replace") if ask.target == _STRING else text.encode()
+        if len(data) <= PIECE_BYTES:
+            return [(requests.change_property(ask.requestor, ask.name, ask.target, 8, data), None), *self._answer(ask)]
+        self._transfers[ask.requestor, ask.name] = _Transfer(ask.target, data)
+        while len(self._transfers) > TRANSFERS_MAX:
+            del self._transfers[next(iter(self._transfers))]
+        size = struct.pack("<I", len(data))
+        return [
+            (requests.watch_properties(ask.requestor, True), None),
+            (requests.change_property(ask.requestor, ask.name, self._atoms[_INCR], 32, size), None),
+            *self._answer(ask),
+        ]
+
+    # The last piece is an empty one. A program that goes before it is not told of, but its place is given to another.
+    def _next_piece(self, window: int, name: int) -> list[Said]:
+        transfer = self._transfers.get((window, name))
+        if transfer is None:
+            return []
+        piece = transfer.data[transfer.at : transfer.at + PIECE_BYTES]
+        transfer.at += len(piece)
+        said: list[Said] = [(requests.change_property(window, name, transfer.target, 8, piece), None)]
+        if not piece:
+            del self._transfers[window, name]
+            if all(one != window for one, _ in self._transfers):
+                said.append((requests.watch_properties(window, False), None))
+        return said
+
+
+def _named(name: bytes) -> Then:
+    return lambda selections, part: selections._learn(name, part)
+
+
+def _got(fetch: _Fetch) -> Then:
+    return lambda selections, part: selections._take(fetch, part)
