@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from millrace.cli import view as command
 from millrace.cli.main import app
 from millrace.client.canvas import Canvas, CursorShape
+from millrace.client.clipboard import SharedClipboard
 from millrace.client.faces import Unseen
 from millrace.client.figures import Figures
 from millrace.client.pictureoutputs import Shown, kind_of
@@ -161,6 +162,27 @@ def in_window(monkeypatch: pytest.MonkeyPatch, work: Callable[[Place], None]) ->
             place.window.close()
 
     asyncio.run(main())
+
+
+def test_window_shares_its_clipboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(place: Place) -> None:
+        shared, window = place.machine.clipboard, place.window
+        assert isinstance(shared, SharedClipboard)
+        window._write_text("grüße\n日本")
+        assert window._read_text() == "grüße\n日本"
+        calls: list[object] = []
+        for name in ("focus", "keyboard", "copied"):
+            monkeypatch.setattr(shared, name, lambda *args, name=name: calls.append((name, *args)))
+        window._poll()
+        calls.clear()
+        place.push(place.sdl.SDL_CLIPBOARDUPDATE)
+        place.push(place.sdl.SDL_WINDOWEVENT, window__event=place.sdl.SDL_WINDOWEVENT_FOCUS_LOST)
+        place.push(place.sdl.SDL_WINDOWEVENT, window__event=place.sdl.SDL_WINDOWEVENT_FOCUS_GAINED)
+        window.keyboard(KeyboardHeld(True))
+        assert calls == [("copied",), ("focus", False), ("focus", True), ("keyboard", True)]
+        assert Window("default", place._close, share_clipboard=False)._clipboard is None
+
+    in_window(monkeypatch, work)
 
 
 def test_only_what_changed_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:

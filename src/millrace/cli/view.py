@@ -29,6 +29,7 @@ _Screen = Annotated[
     str | None, typer.Option(metavar="SCREEN", help="Another screen than the first: screen/7. `millrace ls` has them.")
 ]
 _ViewOnly = Annotated[bool, typer.Option("--view-only", help="Don't take the keyboard.")]
+_NoClipboard = Annotated[bool, typer.Option("--no-clipboard", help="Don't share the clipboard with the machine.")]
 _FullScreen = Annotated[bool, typer.Option("--full-screen", help="Fill the desktop.")]
 _Latency = Annotated[
     str, typer.Option(help="Of the sound: low (no picture waits for it), normal, robust, or such as 30ms.")
@@ -51,6 +52,7 @@ def view(
     screen: _Screen = None,
     settings: _Settings = None,
     view_only: _ViewOnly = False,
+    no_clipboard: _NoClipboard = False,
     full_screen: _FullScreen = False,
     latency: _Latency = "normal",
     name: Annotated[str, typer.Option(help="Name of this viewer in `millrace ls`.")] = "",
@@ -67,7 +69,8 @@ def view(
     """Show a guest's screen here, with its sound, or record it.
 
     In the window, Ctrl-Alt-F is for full screen, Ctrl-Alt-G gives the machine all keys and the pointer, Ctrl-Alt-K
-    takes the keyboard or gives it up, Ctrl-Alt-Q quits; with Del on the keypad, Ctrl-Alt-Del goes to the machine.
+    takes the keyboard or gives it up, Ctrl-Alt-Q quits; with Del on the keypad, Ctrl-Alt-Del goes to the machine. With
+    the right `clipboard`, text that is copied here can be pasted there, and the other way.
 
     Examples:
 
@@ -92,7 +95,8 @@ def view(
         name=name, latency=latency, screen=screen, keyboard=not view_only, ca_file=str(ca or ""), cert=str(cert or ""),
         key=str(key or ""), token=_token(token_file), insecure=insecure, reconnect=not no_reconnect, socket=socket,
     )  # fmt: skip
-    _run(_planned(url, to, sound, common, settings or [], full_screen, seconds, json, quiet))
+    plan = _planned(url, to, sound, common, settings or [], full_screen, seconds, json, quiet)
+    _run(dataclasses.replace(plan, share_clipboard=not no_clipboard))
 
 
 # No dataclass: every command would take the time to import `dataclasses`.
@@ -109,6 +113,7 @@ class _Plan(NamedTuple):
     for_ns: int | None
     json: bool
     quiet: bool
+    share_clipboard: bool = True
 
 
 def _planned(
@@ -157,7 +162,7 @@ async def _view(plan: _Plan) -> dict[str, Any]:
             lost.append(why)
         viewer.stop()
 
-    shown = Shown(plan.to, _title(plan.url), plan.full_screen, plan.sound != "off", ended)
+    shown = Shown(plan.to, _title(plan.url), plan.full_screen, plan.sound != "off", ended, plan.share_clipboard)
     listener = _listener(plan, shown)
     viewer = Viewer(plan.url, shown.face, plan.options, listener)
     if not plan.quiet:

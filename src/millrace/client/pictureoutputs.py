@@ -23,9 +23,10 @@ class Shown:
     """A face, with what else belongs to it. `ended` is called once it takes no more; with an error if that is one."""
 
     def __init__(
-        self, to: str, title: str, full_screen: bool, sound: bool, ended: Callable[[OutputLost | None], None]
-    ) -> None:
-        self.to, self._sound = to, sound
+        self, to: str, title: str, full_screen: bool, sound: bool, ended: Callable[[OutputLost | None], None],
+        share_clipboard: bool = True,
+    ) -> None:  # fmt: skip
+        self.to, self._sound, self._share_clipboard = to, sound, share_clipboard
         self.recording: Recording | None = None
         self._viewer: Viewer | None = None
         self._loop = asyncio.get_running_loop()
@@ -50,7 +51,7 @@ class Shown:
     def _window(self, title: str, full_screen: bool) -> Face:
         from millrace.client.window import Window
 
-        window = Window(title, lambda: self._told(None), full_screen)
+        window = Window(title, lambda: self._told(None), full_screen, self._share_clipboard)
         self._open, self._close, self._attach = window.open, window.close, window.attach
         return window
 

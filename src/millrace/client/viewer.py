@@ -17,6 +17,7 @@ import aiohttp
 
 from millrace.client import dialler, endpoint
 from millrace.client.canvas import CODECS, FORMATS, Canvas, Decoder, Step, Undecodable, step_bytes
+from millrace.client.clipboard import SharedClipboard
 from millrace.client.faces import Face
 from millrace.client.figures import Figures
 from millrace.client.notices import NoticeLimiter
@@ -28,6 +29,7 @@ from millrace.pixels.rects import Point, Size
 from millrace.playout.presentation import Presentation, Waiting
 from millrace.text import printable, quoted
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs, MediaNs
+from millrace.wire.peer.clips import Clip, ClipboardState, Paste
 from millrace.wire.peer.messages import Bye, Configured, Fault
 from millrace.wire.peer.pictures import (
     SCREEN_SUBPROTOCOL,
@@ -139,6 +141,8 @@ class Viewer:
         self.relative = False
         """The machine takes movements of the pointer, not positions."""
         self.connections = 0
+        self.clipboard: SharedClipboard | None = None
+        """Shared with the machine; None: not at all."""
         self.on_event: Callable[[str, str], None] = lambda kind, text: None
         self._sound: OwnSound = sound or NoSound()
         self._dialler = dialler.Dialler(url, self.options, (SCREEN_SUBPROTOCOL,), "/screen")
@@ -202,6 +206,8 @@ class Viewer:
         wire = self._wire = ViewClient(self._watch(), now_ns())
         lost = asyncio.Event()
         runner = self._runner = MessageRunner(wire, partial(dialler.write, websocket), lambda error: lost.set())
+        if self.clipboard is not None:
+            self.clipboard.begin(wire, runner.flush)
         closings = [dialler.closing(websocket, due) for due in (self._stopping, lost)]
         try:
             async with asyncio.TaskGroup() as group:
@@ -216,6 +222,8 @@ class Viewer:
         finally:
             self._wire = self._runner = None
             self._disarm()
+            if self.clipboard is not None:
+                self.clipboard.end()
         if not self._stopping.is_set() and not self.ended:
             raise PeerLost("the connection ended")
 
@@ -256,6 +264,9 @@ class Viewer:
             self._notices(self.on_event, "gone", event.why)
         elif isinstance(event, Screens):
             self._notices(self.on_event, "screens", ", ".join(f"{one.key} {one.label}" for one in event.screens))
+        elif isinstance(event, ClipboardState | Paste | Clip):
+            if self.clipboard is not None:
+                self.clipboard.take(event)
         elif isinstance(event, Fault):
             self._fault(event)
         elif isinstance(event, Bye):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from millrace.client.canvas import Canvas, blend
+from millrace.client.clipboard import SharedClipboard
 from millrace.client.fitting import Fit
 from millrace.client.pressed import EXTRA, LEFT, MIDDLE, RIGHT, SIDE, Pressed
 from millrace.client.viewer import Viewer
@@ -52,7 +53,9 @@ def sdl() -> Any:
 class Window:
     """A `Face`. `closed` is called when the user closes the window."""
 
-    def __init__(self, title: str, closed: Callable[[], None], full_screen: bool = False) -> None:
+    def __init__(
+        self, title: str, closed: Callable[[], None], full_screen: bool = False, share_clipboard: bool = True
+    ) -> None:
         self._sdl = sdl()
         self._title, self._closed, self._full = title, closed, full_screen
         self._viewer: Viewer | None = None
@@ -68,6 +71,7 @@ class Window:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._descriptor: int | None = None
         self._pressed = Pressed(self._key, self._point, self._command)
+        self._clipboard = SharedClipboard(self._read_text, self._write_text, self._note) if share_clipboard else None
 
     # -- opening and closing ---------------------------------------------------------------------
 
@@ -93,8 +97,9 @@ class Window:
         self._watch_events()
 
     def attach(self, viewer: Viewer) -> None:
-        """Keys and pointer go to this viewer."""
+        """Keys and pointer go to this viewer, and what is copied."""
         self._viewer = viewer
+        viewer.clipboard = self._clipboard
 
     def close(self) -> None:
         """Close the window."""
@@ -160,6 +165,8 @@ class Window:
             self._pressed.release()
             self._grab(False)
         self._mine, self._state = held.mine, "" if held.mine else f"{held.who or 'nobody'} has the keyboard"
+        if self._clipboard is not None:
+            self._clipboard.keyboard(held.mine)
         self._set_arrow()
         self._redraw_ghost()
         self._retitle()
@@ -330,6 +337,8 @@ class Window:
             self._button(event.button.button, kind == sdl2.SDL_MOUSEBUTTONDOWN, relative)
         elif kind == sdl2.SDL_MOUSEWHEEL:
             self._pressed.wheel(event.wheel.y, relative)
+        elif kind == sdl2.SDL_CLIPBOARDUPDATE and self._clipboard is not None:
+            self._clipboard.copied()
 
     def _button(self, number: int, down: bool, relative: bool) -> None:
         viewer = self._viewer
@@ -346,10 +355,35 @@ class Window:
             self._soon("resize", RESIZE_PAUSE_S, self._wish_size)
         elif kind == sdl2.SDL_WINDOWEVENT_FOCUS_LOST:
             self._pressed.release()
+            self._focus(False)
+        elif kind == sdl2.SDL_WINDOWEVENT_FOCUS_GAINED:
+            self._focus(True)
         elif kind in (sdl2.SDL_WINDOWEVENT_MINIMIZED, sdl2.SDL_WINDOWEVENT_HIDDEN):
             self._hidden(True)
         elif kind in (sdl2.SDL_WINDOWEVENT_RESTORED, sdl2.SDL_WINDOWEVENT_SHOWN):
             self._hidden(False)
+
+    # -- the clipboard ---------------------------------------------------------------------------
+
+    def _focus(self, focused: bool) -> None:
+        if self._clipboard is not None:
+            self._clipboard.focus(focused)
+
+    # The binding makes bytes of the text, and loses the pointer by which it has to be freed.
+    def _read_text(self) -> str:
+        address = ctypes.cast(self._sdl.SDL_GetClipboardText, ctypes.c_void_p).value
+        found = ctypes.CFUNCTYPE(ctypes.c_void_p)(address or 0)()
+        try:
+            return ctypes.string_at(found).decode(errors="replace") if found else ""
+        finally:
+            self._sdl.SDL_free(found)
+
+    def _write_text(self, text: str) -> None:
+        self._sdl.SDL_SetClipboardText(text.replace("\0", "").encode())
+
+    def _note(self, text: str) -> None:
+        if self._viewer is not None:
+            self._viewer.on_event("clipboard", text)
 
     def _hidden(self, hidden: bool) -> None:
         if self._viewer is not None:

@@ -1,5 +1,6 @@
 // A guest's screen on the page: the canvas and what is said over it, the keyboard and the pointer, size and full screen. The connection, the
 // decoders and all drawing are in a worker (viewing.js).
+import { Clipboard } from "./clipboard.js";
 import { counted, el } from "./draw.js";
 import { CTRL_ALT_DEL, Keys, scanCode } from "./keys.js";
 import { plain } from "./messages.js";
@@ -25,6 +26,10 @@ export class Viewer {
     Object.assign(this, { join, probe, told, fills, preferred: {} });
     this.guest = ""; this.screens = null; this.state = "idle"; this.why = ""; this.joined = false; this.listener = null; this.delay = null;
     this.first = false;
+    this.clip = new Clipboard({
+      post: (what, detail) => this.worker?.postMessage({ what, ...detail }), works: () => this.mine && document.hasFocus(),
+      note: (text) => this.on_refused(text), draw: () => this.drawKeyboard(),
+    });
     this.wanted = null; this.reset();
     this.keys = new Keys((code, down) => this.say({ type: "key", code, down }), () => this.leave());
     this.pointing = new Pointing($("stage"), () => this.aimed(), (message) => this.say({ type: "pointer", ...message }));
@@ -47,6 +52,7 @@ export class Viewer {
   reset() {
     this.id = ""; this.mode = null; this.mayType = false; this.mine = false; this.who = ""; this.captured = false; this.stats = null;
     this.cursor = null; this.shapes = new Map(); this.settings = {}; this.note = this.wished = "";
+    this.clip.reset();
   }
 
   say(message) { this.worker?.postMessage({ what: "say", message }); }
@@ -117,6 +123,7 @@ export class Viewer {
   on_watching(message) {
     this.id = `viewer/${message.viewer}`; this.mayType = message.may_type === true; this.settings = message.settings ?? {};
     $("screen-quality").value = this.shownQuality();
+    this.clip.allowed = message.clipboard === true;
     if (!message.screen) this.turn("gone", "This guest has no screen at present.");
     if (document.hidden) this.say({ type: "hidden", hidden: true });
     this.draw();
@@ -129,6 +136,9 @@ export class Viewer {
   }
   on_drawn() { this.turn("on"); }
   on_settings(message) { this.settings = message.settings; $("screen-quality").value = this.shownQuality(); }
+  on_clipboard(state) { this.clip.state(state); }
+  on_paste(wish) { this.clip.wanted(wish); }
+  on_clip(clip) { this.clip.clip(clip); }
   on_screens() { /* The API lists them. */ }
   on_stats(stats) { this.stats = stats; this.drawFacts(); }
   on_refused(text) {
@@ -188,6 +198,8 @@ export class Viewer {
     addEventListener("resize", () => this.fit());
     $("screen-keyboard").addEventListener("click", () => this.hold(!this.mine));
     $("screen-delete").addEventListener("click", () => { this.keys.chord(CTRL_ALT_DEL); stage.focus(); });
+    $("screen-copy").addEventListener("click", () => { this.clip.copy(); stage.focus(); });
+    $("screen-paste").addEventListener("click", async () => { if (!this.mine) this.hold(true); await this.clip.read(); stage.focus(); });
     $("screen-full").addEventListener("click", () => this.toggleFull());
     $("screen-again").addEventListener("click", () => this.watch());
     $("screen-scale").addEventListener("change", () => { this.wished = ""; this.fit(); this.wishSize(); });
@@ -241,12 +253,14 @@ export class Viewer {
       if (event.type === "keydown" && event.code === "Enter" && this.mayType && this.state === "on") { event.preventDefault(); this.capture(); }
       return;
     }
+    if (this.mine && this.clip.keeps(event, () => this.keys.event(event))) return;
     if (this.mine && this.keys.event(event)) event.preventDefault();
     else if (scanCode(event.code)) event.preventDefault();
   }
 
   /** Release everything that is held; the keys belong to the page again. */
   release() {
+    this.clip.drop();
     this.keys?.release();
     this.pointing?.release();
     if (!this.captured) return;
@@ -350,6 +364,8 @@ export class Viewer {
     held.hidden = $("screen-delete").hidden = $("screen-type").hidden = !(on && mayType);
     held.textContent = mine ? "Give up keyboard" : "Take keyboard";
     $("screen-delete").disabled = !mine;
+    $("screen-copy").hidden = !(on && this.clip.waits);
+    $("screen-paste").hidden = !(on && mayType && this.clip.readable);
     const says = !mayType ? "You can watch, but not type." : mine ? (captured ? `You are typing. ${leave}.` : "You have the keyboard. Click the picture to type.")
       : who ? `${who} has the keyboard.` : "Click the picture to type.";
     $("screen-who").textContent = on ? says : "";

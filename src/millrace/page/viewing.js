@@ -1,5 +1,6 @@
 // The connection that carries a guest's screen, in a Worker of its own, so that a busy page delays no picture. It speaks the screen
 // protocol (docs/picture-protocol.md), decodes, and draws on the page's canvas, which is handed to it.
+import { Clips, isClip, packClip } from "./clips.js";
 import { NS_PER_MS, NS_PER_S, OffsetFilter } from "./clock.js";
 import { Allowance, Refusal, plain } from "./messages.js";
 import { Pacing } from "./pacing.js";
@@ -50,7 +51,7 @@ class View {
     release(this.ready?.flatMap((picture) => picture.prepared) ?? []);
     this.arrived = []; this.ready = []; this.waiting = 0; this.parts = null; this.mode = null; this.serial = 0; this.whole = true;
     this.damage = null; this.since = 0; this.gap = false; this.asked = -Infinity; this.told = null; this.epoch = {};
-    this.clock = new OffsetFilter();
+    this.clock = new OffsetFilter(); this.clips = new Clips();
     this.news = new Allowance(NEWS_AHEAD, NEWS_PER_NS);
     this.video.lose();
     this.counts = { pictures: 0, bytes: 0, since: nowNs(), latency: null, skew: null };
@@ -108,7 +109,7 @@ class View {
   /** A message that is not understood ends the connection for good: after reconnecting the server would send it again. */
   heard(data) {
     try {
-      if (typeof data === "string") this.control(parseScreenMessage(data)); else if (isPiece(data)) this.piece(parsePiece(data));
+      if (typeof data === "string") this.control(parseScreenMessage(data)); else if (isClip(data)) this.clip(data); else if (isPiece(data)) this.piece(parsePiece(data));
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       this.end(error.message);
@@ -129,6 +130,17 @@ class View {
     else if (message.type === "bye") { if (message.again === false) this.end(plain(message.reason)); }
     else on(message.type, message);
   }
+
+  // -- the clipboard ----------------------------------------------------------------------------
+
+  clip(data) {
+    const clip = this.clips.take(data);
+    if (clip) on("clip", clip.refused ? { ...clip, text: plain(clip.text) } : clip);
+  }
+  /** Ask for the guest's text of that number. */
+  paste({ number }) { this.clips.ask(number); this.send({ type: "paste", number }); }
+  /** Give the guest the text that it asked for; null: it is not to be had. */
+  text({ number, text }) { if (this.socket?.readyState === WebSocket.OPEN) for (const message of packClip(number, text)) this.socket.send(message); }
 
   // -- pictures ---------------------------------------------------------------------------------
 

@@ -1,0 +1,111 @@
+"""A viewer's own clipboard and that of the machine it sees, kept the same while the user works there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from millrace.errors import ConfigError
+from millrace.media.clip import check_size, clip_text
+from millrace.text import printable
+from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
+from millrace.wire.peer.viewing import ViewClient
+
+ClipboardEvent: TypeAlias = ClipboardState | Paste | Clip
+
+
+# What the user copied here is offered only while the window has both the focus and the keyboard: from then on any
+# program of the machine may read it. What was put here for the machine is not offered to it again, nor the other way.
+class SharedClipboard:
+    """`read` and `write` are of the clipboard here; `note` is told a sentence if a text can't be passed on."""
+
+    def __init__(self, read: Callable[[], str], write: Callable[[str], None], note: Callable[[str], None]) -> None:
+        self._read, self._write, self._note = read, write, note
+        self._focused = self._mine = False
+        self._last = ""
+        """The text that both have, as far as is known."""
+        self.end()
+
+    def begin(self, wire: ViewClient, flush: Callable[[], None]) -> None:
+        """A connection begins."""
+        self.end()
+        self._wire, self._flush = wire, flush
+
+    def end(self) -> None:
+        """It has ended: forget what belongs to it."""
+        self._wire: ViewClient | None = None
+        self._flush: Callable[[], None] = lambda: None
+        self._state = ClipboardState(there=False)
+        self._wants = False
+        """The machine has a text that was not fetched."""
+        self._number, self._text = 0, ""
+
+    def take(self, event: ClipboardEvent) -> None:
+        """What the daemon says of the clipboard."""
+        if isinstance(event, ClipboardState):
+            before, self._state = self._state, event
+            self._wants = event.number > 0 and (self._wants or event.number != before.number)
+            self._meet(offer=event.there and not before.there)
+        elif isinstance(event, Paste):
+            self._give(event.number)
+        elif event.refused:
+            self._note(printable(event.data.decode(errors="replace")))
+        else:
+            self._put(event)
+
+    # -- the user --------------------------------------------------------------------------------
+
+    def focus(self, focused: bool) -> None:
+        """The window has the focus, or has lost it."""
+        self._focused = focused
+        self._meet(offer=True)
+
+    def keyboard(self, mine: bool) -> None:
+        """The viewer has the keyboard, or has lost it."""
+        self._mine = mine
+        self._meet(offer=True)
+
+    def copied(self) -> None:
+        """Something was copied here."""
+        self._meet(offer=True)
+
+    def _meet(self, offer: bool) -> None:
+        wire = self._wire
+        if wire is None or not (self._focused and self._mine and self._state.there):
+            return
+        if self._wants:
+            self._wants = False
+            wire.send_paste(self._state.number)
+        elif offer:
+            self._offer(wire)
+        self._flush()
+
+    def _offer(self, wire: ViewClient) -> None:
+        text = self._read()
+        if not text or text == self._last:
+            return
+        self._last = text
+        try:
+            check_size(len(text.encode()))
+        except ConfigError as error:
+            self._note(str(error))
+            return
+        self._number, self._text = self._number + 1, text
+        wire.send_message(Copied(self._number))
+
+    def _give(self, number: int) -> None:
+        if self._wire is None:
+            return
+        had = number == self._number
+        self._wire.send_clip(Clip(number, self._text.encode() if had else b"it was replaced", refused=not had))
+        self._flush()
+
+    def _put(self, clip: Clip) -> None:
+        try:
+            text = clip_text(clip.data)
+        except ConfigError as error:
+            self._note(str(error))
+            return
+        if clip.number == self._state.number:
+            self._last = text
+            self._write(text)
