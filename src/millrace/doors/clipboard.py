@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from millrace.doors.machine import PlayingDoor
+from millrace.doors.pushed import PushedStream
 from millrace.errors import BudgetError
 from millrace.graph.clipboard import Clipboard
 from millrace.graph.screens import Screens
-from millrace.wire.clips import ClipEvent, ClipOffered, ClipWanted, ClipWire
+from millrace.units import HostNs
+from millrace.wire.clips import ClipEvent, ClipOffered, ClipSession, ClipWanted, ClipWire
 
 
 # Some machines send each text as it is copied, and must be sent one before it is pasted there. What such a machine
@@ -87,3 +90,29 @@ class MachineClipboard:
     def close(self) -> None:
         """It can't be reached any more."""
         self._screens.close_clipboard(self._clipboard)
+
+
+class ClipboardDoor(PlayingDoor):
+    """A door without sound, for a machine whose clipboard may come and go while it is attached."""
+
+    streams: Sequence[PushedStream] = ()
+
+    def __init__(self, screens: Screens, wire: ClipSession, door: str, wake: Callable[[], None]) -> None:
+        self._screens, self._wire, self._door, self._wake = screens, wire, door, wake
+        self._clipboard: MachineClipboard | None = None
+
+    def receive(self, now_ns: HostNs) -> None:
+        """See `MachineDoor`."""
+        if not self._wire.clip_there:
+            self.close()
+        elif self._clipboard is None:
+            self._clipboard = MachineClipboard(self._screens, self._wire, self._door, self._wake)
+        for event in self._wire.events():
+            if self._clipboard is not None:
+                self._clipboard.receive(event)
+
+    def close(self) -> None:
+        """See `MachineDoor`."""
+        clipboard, self._clipboard = self._clipboard, None
+        if clipboard is not None:
+            clipboard.close()

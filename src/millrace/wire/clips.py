@@ -59,3 +59,16 @@ class ClipWire(Protocol):
     def send_clip_text(self, text: str | None) -> None:
         """Hand over the text that was asked for; None: it is not to be had."""
         ...
+
+
+class ClipSession(ClipWire, Protocol):
+    """The same, of a machine that may share its clipboard only at times."""
+
+    @property
+    def clip_there(self) -> bool:
+        """Whether it does now."""
+        ...
+
+    def events(self) -> list[ClipEvent]:
+        """What it has said since the last call."""
+        ...

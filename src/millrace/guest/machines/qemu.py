@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
+from millrace.doors.clipboard import ClipboardDoor
 from millrace.doors.machine import MachineDoor
 from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.errors import PeerLost
@@ -86,6 +87,7 @@ class QemuMachine(AttachedMachine):
                     for kind in () if self._silent else ("Out", "In"):
                         self._register(client, kind, lost)
                     consoles.describe(event.consoles)
+                    client.send_register_clipboard()
                 elif isinstance(event, Registered):
                     if self._registered(event, consoles) and not ready.done():
                         ready.set_result(None)
@@ -100,10 +102,15 @@ class QemuMachine(AttachedMachine):
                 elif isinstance(event, NotThere):
                     lost(PeerLost(self._not_there(event)))
             consoles.answered()
+            clipboard.receive(now_ns())
             if self._no_sound is not None and not consoles.registered and not consoles.awaited:
                 lost(self._no_sound)
 
         consoles = self._consoles = Consoles(self, client, lambda: stream.flush_soon())
+        clipboard = ClipboardDoor(
+            self.guest.screens, client.clipboard, self.key, lambda: stream.flush_soon()
+        )  # fmt: skip
+        self.doors.append(clipboard)
         self._no_sound, self._accepted = None, set()
         stream = self._stream(control, client, after, lost)
         self._streams.append(stream)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from millrace.doors.clipboard import ClipboardDoor
 from millrace.doors.pushed import REMOTE_PROFILE
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.spice.screen import Controls, SpiceScreen
@@ -87,8 +88,11 @@ class SpiceMachine(NetworkMachine):
         main = SpiceMain(self.password, spice_ticket, now_ns())
         main_end: list[Exception] = []
 
+        clipboard = ClipboardDoor(self.guest.screens, main.agent, self.key, lambda: connection.wake())
+        self.doors.append(clipboard)
+
         def after(now: HostNs) -> None:
-            del now
+            clipboard.receive(now)
             for event in main.events():
                 if isinstance(event, MainInit):
                     self._number = event.session
@@ -104,7 +108,8 @@ class SpiceMachine(NetworkMachine):
             main_end.append(why)
             self._end(why)
 
-        await self._open(self._new_connection(main, after, main_ended), tls)
+        connection = self._new_connection(main, after, main_ended)
+        await self._open(connection, tls)
         began = now_ns()
         try:
             await self._until_ended()

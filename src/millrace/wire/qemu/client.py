@@ -16,6 +16,7 @@ from millrace.text import LABEL_MAX, printable
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import AnswerDue
+from millrace.wire.qemu.clipboard import MESSAGE_MAX, QemuClipboard
 from millrace.wire.qemu.dbus import CALL, ERROR, PROPERTIES, SIGNAL, DBusWire, Message
 from millrace.wire.qemu.values import Writer
 
@@ -121,7 +122,8 @@ class DisplayClient(AnswerDue):
     def __init__(self, uid: int, on_bus: bool, now_ns: HostNs, vm: str | None = None) -> None:
         self._answer_by_ns = now_ns + ANSWER_NS
         """When the machine must have answered about the 'Out' listener, or, if there is to be no sound, a console."""
-        self._wire = DBusWire(uid)
+        self._wire = DBusWire(uid, MESSAGE_MAX)
+        self.clipboard = QemuClipboard(self._wire)
         self._vm = vm
         self._on_bus = on_bus
         self._destination: str | None = None
@@ -172,6 +174,10 @@ class DisplayClient(AnswerDue):
             self._ask(f"{interface} {console}", console_path(console), PROPERTIES, "GetAll", "s", body,
                       self._destination)  # fmt: skip
 
+    def send_register_clipboard(self) -> None:
+        """Take part in QEMU's clipboard, if it has one; `clipboard.clip_there` says when it has accepted that."""
+        self.clipboard.send_register(self._destination)
+
     # -- input -----------------------------------------------------------------------------------
 
     def _input(self, console: int, interface: str, member: str, signature: str, *values: int) -> None:
@@ -207,6 +213,8 @@ class DisplayClient(AnswerDue):
         """Take bytes; RemoteProtocolError ends the connection."""
         self._wire.receive(data, now_ns)
         for message in self._wire.events():
+            if self.clipboard.took(message):
+                continue
             if message.kind == CALL:
                 self._wire.send_error(message, "org.freedesktop.DBus.Error.UnknownObject", "nothing is served here")
                 continue

@@ -61,6 +61,11 @@ class Message:
         return str(self.fields.get(_PATH, ""))
 
     @property
+    def sender(self) -> str:
+        """The sender's own name on a bus."""
+        return str(self.fields.get(_SENDER, ""))
+
+    @property
     def reply_to(self) -> int | None:
         """The serial of the call that this answers."""
         return self.fields.get(_REPLY_TO)

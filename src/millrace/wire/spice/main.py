@@ -8,6 +8,7 @@ from millrace.dsp.convert import Buffer
 from millrace.errors import PeerLost
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.contract import AnswerDue
+from millrace.wire.spice.agent import SpiceAgent
 from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel
 from millrace.wire.spice.messages import (
     ATTACH_CHANNELS,
@@ -28,6 +29,7 @@ class SpiceMain(AnswerDue):
 
     def __init__(self, password: str, encrypt: Encrypt, now_ns: HostNs) -> None:
         self._channel = SpiceChannel(ChannelKind.MAIN, 0, 0, password, encrypt, now_ns)
+        self.agent = SpiceAgent(self._channel)
         # When the list of channels must be there. The main channel's own link has the same deadline, and the list can't
         # come before it, so this one covers both.
         self._answer_by_ns = now_ns + ANSWER_NS
@@ -38,17 +40,20 @@ class SpiceMain(AnswerDue):
         self._channel.receive(data, now_ns)
         for message in self._channel.events():
             event = main_event(message)
-            if event is None:
-                continue
-            if isinstance(event, MainInit):
-                self._channel.send_message(ATTACH_CHANNELS)
-                self._prefer_absolute(event.mouse)
-            elif isinstance(event, MouseMode):
-                self._prefer_absolute(event)
-            # It comes again, with the new channel alone, when QEMU opens a sound card late.
-            elif isinstance(event, ChannelsList):
-                self._answer_by_ns = None
-            self._events.append(event)
+            if event is not None:
+                self._told(event)
+            self.agent.receive(message)
+
+    def _told(self, event: MainEvent) -> None:
+        if isinstance(event, MainInit):
+            self._channel.send_message(ATTACH_CHANNELS)
+            self._prefer_absolute(event.mouse)
+        elif isinstance(event, MouseMode):
+            self._prefer_absolute(event)
+        # It comes again, with the new channel alone, when QEMU opens a sound card late.
+        elif isinstance(event, ChannelsList):
+            self._answer_by_ns = None
+        self._events.append(event)
 
     # A machine gets its tablet when its driver has started, and begins with a mouse.
     def _prefer_absolute(self, mouse: MouseMode) -> None:
