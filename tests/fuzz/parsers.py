@@ -57,6 +57,7 @@ from millrace.wire.vnc.messages import COMPRESSED, TlsWanted
 from millrace.wire.x11.client import X11Client
 from tests.fuzz import seeds, spiceserver
 from tests.fuzz.mutate import Mutator, Repair, repair_at, repair_line
+from tests.unit.test_clipboard import Board
 from tests.watch import Desk, Remote
 
 Take = Callable[[bytes], None]
@@ -188,9 +189,14 @@ def _viewer_session() -> Take:
     desk = Desk()
     desk.add().fill(Rect(1, 1, 9, 9), 5, desk.now_ns)
     session = Remote(desk, speaks=False).session
+    board = Board(desk)
+    board.clipboard.copied()
 
     def take(data: bytes) -> None:
         session.receive(_message(data), desk.now_ns)
+        if "offered" in board.asked and len(board.got) < 4:
+            board.paste()
+        board.clipboard.supply("text")
         desk.run(5)
         assert not session.closing or session.viewers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from millrace.wire.native.messages import HEADER as NATIVE_HEADER
 from millrace.wire.native.messages import Call, Hello, frame
 from millrace.wire.peer import messages as peer
 from millrace.wire.peer import pictures as view
+from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste, pack_clip
 from millrace.wire.peer.pictures import Part, PartType, Piece, encode_picture_message, pack_piece
 from millrace.wire.peer.tracks import SOUND_TRACK, pack_track
 from millrace.wire.pulse.client import record_fields
@@ -289,7 +291,8 @@ def viewer() -> list[Session]:
         view.ChangeView({"picture": "2M", "scale": "0.5"}, 7), view.Taken(0, 2), view.TakeKeyboard(False),
         peer.Trouble("late", "network", "stalled", 5, {"late_ms": 3.0}), peer.Bye("done"),
     ]  # fmt: skip
-    return [[_told(message) for message in told], [_told(view.Watch(keyboard=True)), _told(view.Shown(0))]]
+    pasted = [_told(watch), _told(Copied(1)), _told(Paste(1)), *pack_clip(Clip(1, b"text")), _told(Copied(0))]
+    return [[_told(message) for message in told], [_told(view.Watch(keyboard=True)), _told(view.Shown(0))], pasted]
 
 
 # A picture of each type of part, whole and in two pieces, before and after a change of mode.
@@ -317,6 +320,7 @@ def view_daemon() -> list[Session]:
             watching, _told(view.ModeChanged(8, 6, 1)), pack_piece(Piece(1, 1, drawn[:1], last=False)),
             _told(view.ModeChanged(8, 6, 2)), pack_piece(Piece(2, 2, drawn[:1], key=True)),
         ],
+        [watching, _told(ClipboardState(True, 1)), _told(Paste(1)), *pack_clip(Clip(1, b"text"))],
     ]  # fmt: skip
 
 
@@ -427,6 +431,20 @@ def _spice(kind: int, body: bytes) -> bytes:
     return struct.pack("<HI", kind, len(body)) + body
 
 
+def _spice_agent() -> Session:
+    """An agent in the guest, which announces itself, copies and pastes."""
+
+    def said(kind: int, body: bytes) -> bytes:
+        return _spice(109, struct.pack("<IIQI", 1, kind, 0, len(body)) + body)
+
+    text = struct.pack("<II", 0, 1)
+    return [
+        _spice(103, struct.pack("<8I", 7, 1, 0, 0, 1, 10, 5, 6)), said(6, struct.pack("<II", 1, 0x68)), said(7, text),
+        said(8, text), said(4, text + b"text"), said(9, bytes(4)), _spice(110, struct.pack("<I", 5)),
+        _spice(108, bytes(4)), _spice(107), _spice(115, struct.pack("<I", 3)),
+    ]  # fmt: skip
+
+
 def spice_main() -> list[Session]:
     """A server's main channel, after the link."""
     init = _spice(103, struct.pack("<8I", 7, 1, 0, 0, 0, 0, 5, 6))
@@ -440,6 +458,7 @@ def spice_main() -> list[Session]:
             _spice(106, bytes(4)),
             _spice(7, bytes(20)),
         ],
+        _spice_agent(),
         *recorded("spice-main", split_spice),
     ]
 
@@ -519,8 +538,20 @@ def vnc() -> list[Session]:
     sound = [struct.pack(">BBHI", 255, 1, 2, len(pcm)) + pcm] * 5
     cut, colours = b"\3\0\0\0" + struct.pack(">I", 3) + b"abc", struct.pack(">BxHH", 1, 0, 1) + bytes(6)
     whole = [ack, begin, *sound, b"\2", cut, colours, end]
-    made = [[*login, *whole], [*password, *whole], refused, tls, [*login, *_vnc_pictures()]]
+    clipboard = [
+        _cut(1 << 24 | 1 << 25 | 1 << 27 | 1 << 28 | 1, bytes(4)),
+        _cut(1 << 27 | 1),
+        _cut(1 << 25 | 1),
+        _cut(1 << 26),
+    ]
+    clipboard.append(_cut(1 << 28 | 1, zlib.compress(struct.pack(">I", 6) + b"a\r\nbc\0")))
+    made = [[*login, *whole], [*password, *whole], refused, tls, [*login, *_vnc_pictures()], [*login, *clipboard]]
     return [*made, *recorded("vnc-server", lambda data: [data])]
+
+
+def _cut(flags: int, rest: bytes = b"") -> bytes:
+    """An extended cut text."""
+    return struct.pack(">BxxxiI", 3, -4 - len(rest), flags) + rest
 
 
 def _vnc_pictures() -> Session:

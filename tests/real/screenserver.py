@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from aiohttp import web
+from aiohttp import WSMsgType, web
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
@@ -114,6 +114,8 @@ class ScreenServer:
     def __init__(self, script: Callable[[ScreenServer], Any] | None = None, prefix: str = "", status: int = 0) -> None:
         self._script, self._prefix, self._status = script, prefix, status
         self.got: list[dict[str, Any]] = []
+        self.clips: list[bytes] = []
+        """Binary messages: text from the clipboard."""
         self.offered: list[str] = []
         self.joins = 0
         self.line: web.WebSocketResponse | None = None
@@ -192,7 +194,10 @@ class ScreenServer:
         self.joins += 1
         task = asyncio.create_task(self._script(self)) if self._script else None
         async for message in line:
-            await self._heard(line, json.loads(message.data))
+            if message.type is WSMsgType.BINARY:
+                self.clips.append(message.data)
+            else:
+                await self._heard(line, json.loads(message.data))
         if task is not None:
             task.cancel()
         return line
@@ -208,11 +213,13 @@ class ScreenServer:
         assert self.line is not None
         await self.line.send_str(json.dumps({"type": kind, **fields}))
 
-    async def welcome(self, width: int, height: int, may_type: bool = True, generation: int = 1, **mode: Any) -> None:
+    async def welcome(
+        self, width: int, height: int, may_type: bool = True, generation: int = 1, clipboard: bool = False, **mode: Any
+    ) -> None:
         """Begin: the first messages of a daemon."""
         await self.tell(
             "watching", viewer=4, guest="desk", screen="screen/7", label="Head 0", settings={"picture": "auto"},
-            may_type=may_type, version=1,
+            may_type=may_type, clipboard=clipboard, version=1,
         )  # fmt: skip
         await self.tell("keyboard", mine=False, who="")
         await self.tell("mode", width=width, height=height, generation=generation, **mode)

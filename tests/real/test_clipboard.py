@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from millrace.graph.clipboard import Clipboard
 from millrace.graph.seat import Watcher
+from millrace.guest.machines.address import parse_door
 from millrace.media.clip import CLIP_BYTES_MAX
+from tests.bus import daemon_in
 from tests.gops import WATCHER
 
 from .conftest import need
 from .test_screens_vnc import tigervnc, watching
+from .test_screens_x11 import xvfb
 from .watched import Watched
 from .xserver import XServer
 
@@ -71,7 +77,7 @@ async def _pasted(x: XServer, text: str) -> None:
     raise AssertionError(f"{len(found)} characters are pasted instead of {len(text)}: {found[:50]!r}")
 
 
-async def both_ways(one: Watched, x: XServer, words: str = WORDS, long: str = LONG) -> None:
+async def both_ways(one: Watched, x: XServer, words: str = WORDS, long: str = LONG) -> Paster:
     """Texts pass both ways, and what is given does not come back."""
     clipboard = one.guest.screens.clipboard_of(one.guest.machines[0].key)
     assert clipboard is not None
@@ -85,6 +91,7 @@ async def both_ways(one: Watched, x: XServer, words: str = WORDS, long: str = LO
         await _pasted(x, text)
         await asyncio.sleep(0.5)
         assert clipboard.serial == serial, "what was given comes back as new"
+    return paster
 
 
 async def _copied(one: Watched, x: XServer, paster: Paster, text: str) -> None:
@@ -105,3 +112,86 @@ def test_tigervnc(tmp_path: Path) -> None:
     need("xclip")
     with tigervnc(tmp_path) as x:
         asyncio.run(test(x))
+
+
+def test_x11vnc_which_knows_only_latin_1(tmp_path: Path) -> None:
+    need("xclip", "x11vnc")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"vnc://127.0.0.1:{port}") as one:
+            await both_ways(one, x, "grüße, café and\na second line", LONG[:60_000])
+
+    with xvfb(tmp_path) as x:
+        x.start("x11vnc", "-display", x.display, "-rfbport", str(port), "-localhost", "-forever", "-nopw")
+        asyncio.run(test(x))
+
+
+def test_x_display(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            paster = await both_ways(one, x)
+            await _copied(one, x, paster, LONG + "too long\n")
+            assert "1.0 MB at most" in paster.refused.pop() and not paster.got
+
+    need("xclip")
+    with xvfb(tmp_path) as x:
+        asyncio.run(test(x))
+
+
+def test_text_copied_before_the_display_was_attached_can_be_pasted(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        _copy(x, WORDS)
+        await _pasted(x, WORDS)
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            clipboard = one.guest.screens.clipboard_of(one.guest.machines[0].key)
+            assert clipboard is not None
+            await one.until(lambda: clipboard.there, "it is told that there is a text")
+            paster = Paster(clipboard)
+            clipboard.fetch(paster)
+            await one.until(lambda: paster.got == [WORDS], "the text is there")
+
+    need("xclip")
+    with xvfb(tmp_path) as x:
+        asyncio.run(test(x))
+
+
+# Its VNC server takes part in QEMU's clipboard as its guest's agent does, and there is no agent in these guests.
+def test_qemu_passes_our_text_on(tmp_path: Path) -> None:
+    need("qemu-system-x86_64")
+
+    async def main() -> None:
+        async with daemon_in(tmp_path) as daemon:
+            guest = daemon.worker.guests["alice"]
+            doors = [f"qmp:{tmp_path}/qmp", f"vnc+unix://{tmp_path}/vnc"]
+            one, other = (daemon.worker.attach(guest, parse_door(door)) for door in doors)
+
+            async def until(told: Callable[[], bool]) -> None:
+                async with asyncio.timeout(30):
+                    while not told():
+                        await asyncio.sleep(0.05)
+
+            await until(lambda: all(guest.screens.clipboard_of(machine.key) for machine in (one, other)))
+            boards = [guest.screens.clipboard_of(machine.key) for machine in (one, other)]
+            assert boards[0] is not None and boards[1] is not None
+            writer, reader = Paster(boards[0]), Paster(boards[1])
+            guest.screens.seat.take(WATCHER)
+            for text in (WORDS, LONG):
+                serial = boards[1].serial
+                writer.copy(text)
+                await until(lambda serial=serial: reader.clipboard.serial > serial)  # type: ignore[misc]
+                boards[1].fetch(reader)
+                await until(lambda: bool(reader.got or reader.refused))
+                assert reader.got.pop() == text
+
+    args = ("-display", "dbus,p2p=on", "-vnc", f"unix:{tmp_path}/vnc", "-device", "VGA")
+    command = ("-M", "pc", "-nodefaults", "-S", "-qmp", f"unix:{tmp_path}/qmp,server=on,wait=off", *args)
+    with (tmp_path / "qemu.log").open("wb") as log:
+        process = subprocess.Popen(("qemu-system-x86_64", *command), stdout=log, stderr=log)
+    try:
+        asyncio.run(main())
+    finally:
+        process.kill()
+        process.wait(10)
