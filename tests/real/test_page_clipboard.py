@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,20 +12,12 @@ from millrace.wire.keys import BY_NAME
 from millrace.wire.peer.clips import Clip, Clips, pack_clip
 
 from .browser import Chromium, Page
-from .conftest import need
 from .screenserver import ScreenServer, painted
 from .test_page_screen import HEIGHT, WIDTH, begin
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
 CONTROL, V = BY_NAME["ControlLeft"].code, BY_NAME["KeyV"].code
 READ = "navigator.clipboard.readText()"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    need("chromium")
-    with Chromium(tmp_path_factory.mktemp("clipboard") / "profile") as browser:
-        yield browser
 
 
 def on_page(
@@ -158,7 +148,7 @@ def test_without_the_right_nothing_is_offered_and_keys_go_on(chromium: Chromium)
     on_page(chromium, test, "clipboardReadWrite", "clipboardSanitizedWrite", clipboard=False)
 
 
-def test_user_elsewhere_is_not_disturbed(chromium: Chromium, tmp_path: Path) -> None:
+def test_user_elsewhere_is_not_disturbed(chromium: Chromium) -> None:
     async def test(page: Page, server: ScreenServer) -> None:
         await server.tell("keyboard", mine=False, who="another")
         await page.until("document.querySelector('#screen-who').textContent.includes('another')")

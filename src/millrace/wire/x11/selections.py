@@ -61,7 +61,7 @@ class _Transfer:
 
 
 Then: TypeAlias = "Callable[[Selections, bytes], list[Said]]"
-Said: TypeAlias = tuple[bytes, Then | None]
+Said: TypeAlias = "tuple[bytes, Then | None]"
 """A request, and what becomes of its answer."""
 
 
