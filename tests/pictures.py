@@ -15,6 +15,7 @@ from backports import zstd
 from millrace.io import clock
 from millrace.pixels.convert import Plane
 from millrace.pixels.rects import Rect
+from millrace.wire.peer.clips import Clip
 from millrace.wire.peer.pictures import (
     SCREEN_SUBPROTOCOL,
     FromViewer,
@@ -41,7 +42,7 @@ class Session:
 
     def __init__(self, websocket: web.WebSocketResponse, watch: Watch, wire: ViewServer) -> None:
         self.websocket, self.watch, self.wire = websocket, watch, wire
-        self.came: list[FromViewer] = []
+        self.came: list[FromViewer | Clip] = []
         self.arrived = asyncio.Event()
 
     @property
@@ -100,7 +101,7 @@ class PictureDaemon:
         await websocket.prepare(request)
         wire, session = ViewServer(clock.now_ns()), None
         async for message in websocket:
-            if message.type is not WSMsgType.TEXT:
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 break
             wire.receive(message.data, clock.now_ns())
             for event in wire.events():

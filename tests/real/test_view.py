@@ -20,6 +20,7 @@ from millrace.io.clock import now_ns
 from millrace.pixels.blockcode import Stamp, read
 from millrace.pixels.rects import Size
 from millrace.sim.desktop import CODE, Desktop
+from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.peer.pictures import Gone, Key, KeyboardHeld, Pointer, TakeKeyboard
 
 from ..pictures import PictureDaemon, Session
@@ -149,6 +150,48 @@ def test_window_shows_exactly_what_is_painted_and_sends_what_is_typed() -> None:
             assert len([one for one in came if isinstance(one, Key)]) == before
             viewer.send_signal(signal.SIGINT)
             assert await viewer.wait() == 0
+
+    asyncio.run(main())
+
+
+def test_clipboard_is_shared_with_the_machine_while_the_user_works_there() -> None:
+    need("Xvfb", "xdotool", "xclip")
+
+    async def main() -> None:
+        daemon, desktop = PictureDaemon(), Desktop(SIZE, "typing")
+        async with display() as x, daemon.on_tcp() as url, view(url, "--sound", "off", env=x.env):
+            session = await daemon.sessions.get()
+            await session.mode(desktop.picture)
+            await session.say(KeyboardHeld(True), ClipboardState(True))
+            place = placed(desktop)
+            await x.run("xdotool", "mousemove", str(place[1].start + 100), str(place[0].start + 50), "click", "1")
+            xclip = ("xclip", "-selection", "clipboard", "-target", "UTF8_STRING")
+
+            async def came(kind: type) -> Any:
+                async def found() -> Any:
+                    return next((one for one in session.came if isinstance(one, kind)), None)
+
+                return await until(found, kind.__name__)
+
+            copying = await asyncio.create_subprocess_exec(*xclip, "-i", "-quiet", env=x.env, stdin=subprocess.PIPE)
+            assert copying.stdin is not None
+            copying.stdin.write("grüße\n日本".encode())
+            copying.stdin.close()
+            assert await came(Copied) == Copied(1)
+            session.wire.send_paste(1)
+            await session.flush()
+            assert await came(Clip) == Clip(1, "grüße\n日本".encode())
+            await session.say(ClipboardState(True, 5))
+            assert await came(Paste) == Paste(5)
+            session.wire.send_clip(Clip(5, "ä of the machine".encode()))
+            await session.flush()
+
+            async def pasted() -> bool:
+                return (await x.run(*xclip, "-o")).decode() == "ä of the machine"
+
+            await until(pasted, "the machine's text is on the clipboard")
+            assert await copying.wait() == 0
+            assert [one for one in session.came if isinstance(one, Copied)] == [Copied(1)]
 
     asyncio.run(main())
 
