@@ -38,6 +38,7 @@ from millrace.rights.model import OWNER
 from millrace.sim.rig import Rig
 from millrace.units import NS_PER_MS, Frames, Positions, default_map
 from millrace.wire.native.session import NativeWire
+from millrace.wire.peer.clips import ClipboardState
 from millrace.wire.peer.messages import FormatChanged, Hello, Silence
 from millrace.wire.peer.pictures import Watch
 from millrace.wire.peer.session import PeerClient, PeerServer
@@ -55,7 +56,7 @@ from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, TlsWanted
 from millrace.wire.x11.client import X11Client
-from tests.fuzz import seeds, spiceserver
+from tests.fuzz import seeds, spiceserver, xserver
 from tests.fuzz.mutate import Mutator, Repair, repair_at, repair_line
 from tests.unit.test_clipboard import Board
 from tests.watch import Desk, Remote
@@ -188,7 +189,10 @@ def _peer_client() -> Take:
 def _viewer_session() -> Take:
     desk = Desk()
     desk.add().fill(Rect(1, 1, 9, 9), 5, desk.now_ns)
-    session = Remote(desk, speaks=False).session
+    remote = Remote(desk, speaks=False)
+    # It is handed texts for which the fuzz has asked in its name.
+    remote.wire.clips.ask(2**32 - 1)
+    session = remote.session
     board = Board(desk)
     board.clipboard.copied()
 
@@ -208,7 +212,9 @@ def _view_client() -> Take:
 
     def take(data: bytes) -> None:
         wire.receive(_message(data), STEP_NS)
-        wire.events()
+        for event in wire.events():
+            if isinstance(event, ClipboardState) and event.number:
+                wire.send_paste(event.number)
         wire.data_to_send()
 
     return take
@@ -457,7 +463,7 @@ WIRES = (
     Wire("spice: cursor", lambda: _linked(seeds.spice_cursor()), _spice_cursor, SPICE),
     Wire("spice: inputs", lambda: _linked(seeds.spice_inputs()), _spice_inputs, SPICE),
     Wire("vnc: machine to daemon", seeds.vnc, _vnc),
-    Wire("x11: display to daemon", seeds.x11, _x11),
+    Wire("x11: display to daemon", lambda: seeds.x11(xserver.NAMES), _x11),
 )
 
 

@@ -291,7 +291,8 @@ def viewer() -> list[Session]:
         view.ChangeView({"picture": "2M", "scale": "0.5"}, 7), view.Taken(0, 2), view.TakeKeyboard(False),
         peer.Trouble("late", "network", "stalled", 5, {"late_ms": 3.0}), peer.Bye("done"),
     ]  # fmt: skip
-    pasted = [_told(watch), _told(Copied(1)), _told(Paste(1)), *pack_clip(Clip(1, b"text")), _told(Copied(0))]
+    pasted = [_told(message) for message in (watch, view.TakeKeyboard(True), Copied(1), Paste(1))]
+    pasted += [*pack_clip(Clip(1, b"text")), _told(Copied(0))]
     return [[_told(message) for message in told], [_told(view.Watch(keyboard=True)), _told(view.Shown(0))], pasted]
 
 
@@ -441,7 +442,7 @@ def _spice_agent() -> Session:
     return [
         _spice(103, struct.pack("<8I", 7, 1, 0, 0, 1, 10, 5, 6)), said(6, struct.pack("<II", 1, 0x68)), said(7, text),
         said(8, text), said(4, text + b"text"), said(9, bytes(4)), _spice(110, struct.pack("<I", 5)),
-        _spice(108, bytes(4)), _spice(107), _spice(115, struct.pack("<I", 3)),
+        _spice(108, bytes(4)), _spice(107, b""), _spice(115, struct.pack("<I", 3)),
     ]  # fmt: skip
 
 
@@ -575,15 +576,16 @@ def _vnc_pictures() -> Session:
     ]  # fmt: skip
 
 
-def x11() -> list[Session]:
-    """A server's messages."""
+def x11(names: int = 0) -> list[Session]:
+    """A server's answers, to a client that asks for this many names of selections first: a door does."""
     login = [xserver.setup(), *xserver.extensions()]
-    shown = [xserver.cursor(12), xserver.damaged(1, 2, 3, 4), xserver.cursor_changed(), xserver.copied(21)]
-    resized = [*shown, xserver.resized(32, 20), xserver.damaged(0, 0, 64, 48), xserver.error(23)]
+    shown = [xserver.cursor(12), xserver.damaged(1, 2, 3, 4), xserver.cursor_changed(), xserver.copied(15 + names)]
+    resized = [*shown, xserver.resized(32, 20), xserver.damaged(0, 0, 64, 48), xserver.error(17 + names)]
     window = xserver.BASE + 2
     clipboard = [*xserver.names(), xserver.reply(24, struct.pack("<I", 9)), xserver.owned(8)]
     clipboard += [xserver.pasted(9, xserver.UTF8), xserver.converted(window), xserver.property_changed(9, 77, True)]
-    return [[*login, *shown], [*login, *resized], [*login, *clipboard], [xserver.refused()]]
+    made = [[*login, *shown], [*login, *resized], [xserver.refused()]]
+    return [*made, [*login, *clipboard]] if names else made
 
 
 # -- HTTP -------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Guest:
             self.announces(caps)
 
     def says(self, kind: int, body: bytes = b"") -> None:
-        self.agent.receive(SpiceMessage(kind, body))
+        self.agent.take(SpiceMessage(kind, body))
 
     def announces(self, caps: int = ALL, asks: int = 0) -> None:
         self.tells(CAPS, struct.pack("<II", asks, caps))
@@ -143,10 +143,11 @@ def test_no_more_is_sent_than_the_server_has_given_tokens_for() -> None:
     guest.agent.send_clip_text(text)
     guest.rest = b""
     assert guest.told() == []
-    for _ in range(6):
-        guest.says(110, struct.pack("<I", 2))
-        told = guest.told()
-    assert told == [(CLIPBOARD, SEL + TEXT + text.encode())]
+    assert len(guest.rest) == 2 * PIECE_BYTES
+    guest.says(110, struct.pack("<I", 5))
+    assert guest.told() == [] and len(guest.rest) == 7 * PIECE_BYTES
+    guest.says(110, struct.pack("<I", 10))
+    assert guest.told() == [(CLIPBOARD, SEL + TEXT + text.encode())]
 
 
 def test_agent_that_reads_nothing_gets_a_bounded_queue_of_whole_messages() -> None:

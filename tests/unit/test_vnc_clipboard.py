@@ -205,16 +205,16 @@ PROVIDES = struct.pack(">I", PROVIDE | TEXT)
 )
 def test_broken_extended_text_ends_the_session(body: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
-        CutText().receive(body, True)
+        CutText().take(body, True)
 
 
 def test_formats_that_are_not_understood_are_ignored() -> None:
     cuts = CutText()
     for number in (PROVIDE | 2, REQUEST | 2, 0):
-        assert cuts.receive(struct.pack(">I", number), True) == (None, b"")
-    assert cuts.receive(struct.pack(">I", NOTIFY | 2), True) == (ClipOffered(False), b"")
-    assert cuts.receive(struct.pack(">I", REQUEST | 3), True) == (ClipWanted(), b"")
-    assert cuts.receive(struct.pack(">I", PROVIDE | TEXT) + provided(b"\xff\0"), True)[0] == ClipSupplied(
+        assert cuts.take(struct.pack(">I", number), True) == (None, b"")
+    assert cuts.take(struct.pack(">I", NOTIFY | 2), True) == (ClipOffered(False), b"")
+    assert cuts.take(struct.pack(">I", REQUEST | 3), True) == (ClipWanted(), b"")
+    assert cuts.take(struct.pack(">I", PROVIDE | TEXT) + provided(b"\xff\0"), True)[0] == ClipSupplied(
         refused="what is on the clipboard is no text in UTF-8"
     )
     for event in (ClipOffered(True, "secret"), ClipSupplied("secret")):

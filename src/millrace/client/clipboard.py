@@ -14,6 +14,10 @@ from millrace.wire.peer.viewing import ViewClient
 ClipboardEvent: TypeAlias = ClipboardState | Paste | Clip
 
 
+def _nothing() -> None:
+    """There is no connection to write to."""
+
+
 # What the user copied here is offered only while the window has both the focus and the keyboard: from then on any
 # program of the machine may read it. What was put here for the machine is not offered to it again, nor the other way.
 class SharedClipboard:
@@ -24,6 +28,8 @@ class SharedClipboard:
         self._focused = self._mine = False
         self._last = ""
         """The text that both have, as far as is known."""
+        self._wire: ViewClient | None = None
+        self._flush: Callable[[], None] = _nothing
         self.end()
 
     def begin(self, wire: ViewClient, flush: Callable[[], None]) -> None:
@@ -33,8 +39,7 @@ class SharedClipboard:
 
     def end(self) -> None:
         """It has ended: forget what belongs to it."""
-        self._wire: ViewClient | None = None
-        self._flush: Callable[[], None] = lambda: None
+        self._wire, self._flush = None, _nothing
         self._state = ClipboardState(there=False)
         self._wants = False
         """The machine has a text that was not fetched."""

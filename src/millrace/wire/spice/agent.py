@@ -65,7 +65,7 @@ class SpiceAgent:
 
     # -- in --------------------------------------------------------------------------------------
 
-    def receive(self, message: SpiceMessage) -> None:
+    def take(self, message: SpiceMessage) -> None:
         """Take a message of the main channel; RemoteProtocolError for one that is wrong."""
         kind, body = message.kind, message.body
         if kind == INIT:

@@ -42,7 +42,7 @@ class SpiceMain(AnswerDue):
             event = main_event(message)
             if event is not None:
                 self._told(event)
-            self.agent.receive(message)
+            self.agent.take(message)
 
     def _told(self, event: MainEvent) -> None:
         if isinstance(event, MainInit):

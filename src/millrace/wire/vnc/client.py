@@ -174,7 +174,7 @@ class VncClient(VncLogin):
         self._cut(part, True)
 
     def _cut(self, part: bytes, extended: bool) -> None:
-        event, answer = self.cut.receive(part, extended)
+        event, answer = self.cut.take(part, extended)
         self._out += answer
         if event is not None:
             self._events.append(event)

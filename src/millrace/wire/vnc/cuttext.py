@@ -29,7 +29,7 @@ class CutText:
         """The server has the extension: nothing has to be sent before it is pasted."""
         self._offers = False
 
-    def receive(self, data: bytes, extended: bool) -> tuple[ClipEvent | None, bytes]:
+    def take(self, data: bytes, extended: bool) -> tuple[ClipEvent | None, bytes]:
         """Take the body of a ServerCutText; returns what it says, and the answer to send."""
         if not extended:
             return _plain(data), b""
