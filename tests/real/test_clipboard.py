@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -111,21 +110,6 @@ def test_tigervnc(tmp_path: Path) -> None:
 
     need("xclip")
     with tigervnc(tmp_path) as x:
-        asyncio.run(test(x))
-
-
-def test_x11vnc_which_knows_only_latin_1(tmp_path: Path) -> None:
-    need("xclip", "x11vnc")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    async def test(x: XServer) -> None:
-        async with watching(tmp_path, f"vnc://127.0.0.1:{port}") as one:
-            await both_ways(one, x, "grüße, café and\na second line", LONG[:60_000])
-
-    with xvfb(tmp_path) as x:
-        x.start("x11vnc", "-display", x.display, "-rfbport", str(port), "-localhost", "-forever", "-nopw")
         asyncio.run(test(x))
 
 
