@@ -20,6 +20,8 @@ from tests.watch import Desk
 
 
 class Sink:
+    untried = False
+
     def __init__(self) -> None:
         self.sizes: list[Size] = []
         self.pictures: list[EncodedPicture] = []

@@ -549,7 +549,7 @@ def test_a_delay_of_a_source_as_fast_as_its_reader_does_not_stay() -> None:
         picture = reader.take(max(at, due))
         assert picture is not None
         picture.release()
-    assert max(waited) > interval // 2 and waited[-5:] == [0] * 5
+    assert max(waited) > interval // 2 and max(waited[-5:]) < 1_000
 
 
 def test_source_as_fast_as_its_reader_does_not_wait_for_it() -> None:
@@ -572,7 +572,8 @@ def test_source_as_fast_as_its_reader_does_not_wait_for_it() -> None:
     # A source that paints all the time is still read no more often.
     fast = [taken[-1]]
     for _ in range(60):
-        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], fast[-1])
+        for _ in range(2):
+            own.screen.painted([own.fill(Rect(0, 0, 2, 2))], fast[-1])
         due = reader.next_timeout()
         assert due is not None
         picture = reader.take(max(fast[-1], due))

@@ -16,7 +16,7 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def latency(
     stream: Annotated[
         str | None,
-        typer.Argument(metavar="[TARGET]", help="stream/7, screen/3 or viewer/5, as `millrace ls` shows it."),
+        typer.Argument(metavar="TARGET", help="stream/7, screen/3 or viewer/5, as `millrace ls` shows it."),
     ] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Measure it with an audible test signal.")] = False,
     guest: Annotated[str, typer.Option(help="The guest to probe.")] = "default",
@@ -82,7 +82,7 @@ def explain(
 
       millrace explain viewer/5
 
-      millrace explain viewer/5 --json | jq -r '.steps[] | select(.stage == "pictures").text'
+      millrace explain viewer/5 --json | jq -r '.steps[].text'
     """
     from millrace.cli.api import call, query_of
 

@@ -96,7 +96,7 @@ def view(
         key=str(key or ""), token=_token(token_file), insecure=insecure, reconnect=not no_reconnect, socket=socket,
     )  # fmt: skip
     plan = _planned(url, to, sound, common, settings or [], full_screen, seconds, json, quiet)
-    _run(dataclasses.replace(plan, share_clipboard=not no_clipboard))
+    _run(plan._replace(share_clipboard=not no_clipboard))
 
 
 # No dataclass: every command would take the time to import `dataclasses`.

@@ -447,5 +447,4 @@ def _gains(text: str) -> tuple[float, ...]:
 # Those who may do everything may also do what there was no right for when they were stored.
 def _rights(number: int) -> Right:
     """The rights of a stored token."""
-    rights = Right(number)
-    return EVERYTHING if Right.ADMIN in rights else rights
+    return EVERYTHING if Right.ADMIN & number else Right(number)
