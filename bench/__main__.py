@@ -11,6 +11,7 @@ import sys
 NAMES = (
     "start",
     "faults",
+    "picture_faults",
     "latency",
     "bits",
     "streams_per_core",

@@ -72,6 +72,23 @@ class View:
         return sum(picture.size for picture in self.pictures[since:])
 
 
+class Lane:
+    """Work that waits until it is told to run."""
+
+    def __init__(self) -> None:
+        self.crowded = False
+        self.at_once = False
+        """Small work is done at once."""
+        self.waiting: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
+
+    def __call__(self, work: Callable[[], Any], done: Callable[[Any], None], small: bool = False) -> None:
+        assert not self.waiting, "one piece of work at a time"
+        if small and self.at_once:
+            done(work())
+        else:
+            self.waiting.append((work, done))
+
+
 class Rig:
     """A screen with one encoder; work runs when it is told to, in no time."""
 
@@ -82,14 +99,14 @@ class Rig:
         self.picture: Plane = blank_screen(size)
         self.freed: list[int] = []
         self.mode(self.picture)
-        self.waiting: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
-        self.at_once = False
-        """Small work is done at once."""
+        self.lane, self.told = Lane(), list[tuple[str, HostNs, Any]]()
+        self.waiting = self.lane.waiting
         self.failures: list[Exception] = []
         self.wakes = 0
         self.encoder = PictureEncoder(
             self.screen, PictureSettings(**settings), WATCHER, self.woken, lane=self.lane, clock=lambda: self.now_ns,
             budget=self.budget, formats=formats or Formats(), failed=self.failures.append,
+            computed=lambda: 0, told=lambda *told: self.told.append(told),
         )  # fmt: skip
 
     def woken(self) -> None:
@@ -101,13 +118,6 @@ class Rig:
         number = len(self.freed)
         pixels = memoryview(picture).cast("B")
         self.screen.set_mode(Mode(wide, high, wide * 4), pixels, self.now_ns, lambda: self.freed.append(number))
-
-    def lane(self, work: Callable[[], Any], done: Callable[[Any], None], small: bool = False) -> None:
-        assert not self.waiting, "one piece of work at a time"
-        if small and self.at_once:
-            done(work())
-        else:
-            self.waiting.append((work, done))
 
     def work(self) -> None:
         while self.waiting:

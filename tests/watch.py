@@ -18,10 +18,11 @@ from millrace.guest.viewers import Group, Viewers
 from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.pictures import PictureEncoder
-from millrace.outlets.plainpictures import PlainPictures
+from millrace.outlets.queue import Passed
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.rights.model import OWNER, Principal
 from millrace.sim.net import NetEmulator, Path
+from millrace.symptoms import Evidence, Symptom
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.clips import Clip
 from millrace.wire.peer.pictures import (
@@ -37,6 +38,7 @@ from millrace.wire.peer.pictures import (
 )
 from millrace.wire.peer.viewing import ViewClient
 from tests.painting import Canvas
+from tests.plainpictures import PlainPictures
 from tests.unit.test_guest_home import House
 
 STEP_NS = 5 * NS_PER_MS
@@ -90,9 +92,14 @@ class Remote:
 
     def __init__(
         self, desk: Desk, watch: Watch | None = None, path: Path = FAST, principal: Principal = OWNER,
-        acks: bool = True, speaks: bool = True,
+        acks: bool = True, speaks: bool = True, draws: bool = True,
     ) -> None:  # fmt: skip
-        self.desk, self.acks, self.speaks = desk, acks, speaks
+        """Without `draws` it acknowledges pictures that it does not decode, which saves time."""
+        self.desk, self.acks, self.speaks, self.draws = desk, acks, speaks, draws
+        self.slow_ns = self.off_ns = 0
+        """How long it takes to draw a picture, and how wrong the times are that it tells."""
+        self.skew_ns: HostNs | None = None
+        self._drawing: list[tuple[HostNs, int]] = []
         self.wire = ViewClient(watch or Watch(formats=["raw"]), desk.now_ns)
         self.down: NetEmulator[str | bytes] = NetEmulator(path, 1, lambda message: False)
         self.up: NetEmulator[str | bytes] = NetEmulator(Path(path.delay_ns), 1, lambda message: False)
@@ -107,10 +114,12 @@ class Remote:
         self.cursor: Any = None
         self.ended: MillraceError | None = None
         desk.id += 1
-        self.session = ViewerSession(
-            desk.viewers, desk.id, f"10.0.0.{desk.id}", self._write, self._room, desk.now_ns, principal
-        )
         self.unread = 0
+        self._ways: list[tuple[HostNs, int]] = []
+        """When what was written arrives at the viewer's machine, and its size."""
+        self.session = ViewerSession(
+            desk.viewers, desk.id, f"10.0.0.{desk.id}", self._write, self._room, desk.now_ns, principal, self._passed
+        )
         desk.remotes.append(self)
         self.pump()
 
@@ -119,6 +128,17 @@ class Remote:
             self.bytes += len(message)
             self.unread += len(message)
             self.down.send(message, self.desk.now_ns, len(message))
+            self._ways.append((round(self.down.arrives_ns), len(message)))
+
+    # A line passes the bytes of a message one by one, although the emulator delivers it as a whole.
+    def _passed(self) -> Passed:
+        now, rate = self.desk.now_ns, self.down.path.rate_bps
+        waiting = 0
+        for arrives_ns, size in self._ways:
+            if arrives_ns > now:
+                late = (arrives_ns - now) * rate // (8 * NS_PER_S) if rate else size
+                waiting += min(size, late)
+        return Passed(self.bytes, self.bytes - waiting)
 
     def _room(self) -> bool:
         return self.reads or self.unread < UNSENT_MAX
@@ -152,6 +172,9 @@ class Remote:
             self.wire.receive(message, now)
             for event in self.wire.events():
                 self._take(event, now)
+        for due_ns, serial in [one for one in self._drawing if one[0] <= now]:
+            self._drawing.remove((due_ns, serial))
+            self.wire.send_shown(serial, now + self.off_ns, now + self.off_ns, self.skew_ns)
         due = self.wire.next_timeout()
         if due is not None and due <= now and self.reads:
             self.wire.handle_timeout(now)
@@ -173,11 +196,12 @@ class Remote:
     def _draw(self, piece: Piece, now: HostNs) -> None:
         self.pieces.append(piece)
         self.shapes |= {part.dx: bytes(part.data) for part in piece.parts if part.type == PartType.SHAPE}
-        self.drawn.apply(part for part in piece.parts if part.type != PartType.SHAPE)
+        if self.draws:
+            self.drawn.apply(part for part in piece.parts if part.type != PartType.SHAPE)
         if piece.last and piece.serial:
             self.ages.append(now - piece.painted_ns)
             if self.acks:
-                self.wire.send_shown(piece.serial, now, now)
+                self._drawing.append((now + self.slow_ns, piece.serial))
 
     @property
     def canvas(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -203,22 +227,69 @@ class Remote:
 
 
 def hybrid(desk: Desk) -> MakePictures:
-    """The daemon's encoders, which work at once: in no time of the virtual clock."""
+    """The daemon's encoders, which take no time of the virtual clock unless `desk.threads` says so."""
 
     def make(
         screen: Screen, settings: PictureSettings, formats: Formats, who: Watcher, wake: Callable[[], None],
         failed: Callable[[Exception], None],
     ) -> PictureEncoder:  # fmt: skip
+        def told(cause: str, at_ns: HostNs, evidence: Evidence) -> None:
+            desk.home.report(Symptom("picture", cause, desk.home.name, screen.key, evidence, at_ns))
+
+        desk.made += 1
         return PictureEncoder(
-            screen, settings, who, wake, lane=_at_once, clock=lambda: desk.now_ns,
-            budget=desk.home.admission.budget, formats=formats, failed=failed,
+            screen, settings, who, wake, lane=desk.threads, clock=desk.threads.clock, computed=desk.threads.computed,
+            budget=desk.home.admission.budget, formats=formats, failed=failed, told=told,
         )  # fmt: skip
 
     return make
 
 
-def _at_once(work: Callable[[], Any], done: Callable[[Any], None], small: bool = False) -> None:
-    done(work())
+class Threads:
+    """The threads that encode, in virtual time: how long work waits for one, takes there, and computes."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.waits_ns = self.takes_ns = self.computes_ns = 0
+        self.crowded = self.hangs = False
+        self.works = 0
+        self._shift_ns = self._computed_ns = 0
+        self._done: list[tuple[HostNs, Callable[[], None]]] = []
+
+    def clock(self) -> HostNs:
+        """The time, which goes on while work runs."""
+        return self._desk.now_ns + self._shift_ns
+
+    def computed(self) -> HostNs:
+        """Processor time of a thread."""
+        return self._computed_ns
+
+    def __call__(self, work: Callable[[], Any], done: Callable[[Any], None], small: bool = False) -> None:
+        self.works += 1
+        self._shift_ns = self.waits_ns
+        try:
+            result: Any = work()
+        except Exception as error:
+            result = error
+        self._shift_ns = 0
+        took_ns = self.waits_ns + self.takes_ns
+        if not took_ns and not self.hangs:
+            done(result)
+        else:
+            due_ns = self._desk.now_ns + took_ns + (NS_PER_S * 3600 if self.hangs else 0)
+            self._done.append((due_ns, lambda: done(result)))
+
+    def spend(self) -> None:
+        """For work: it takes its time now."""
+        self._shift_ns += self.takes_ns
+        self._computed_ns += self.computes_ns
+
+    def run(self) -> None:
+        """Hand over what is done by now."""
+        due = [done for due_ns, done in self._done if due_ns <= self._desk.now_ns]
+        self._done = [one for one in self._done if one[0] > self._desk.now_ns]
+        for done in due:
+            done()
 
 
 class _Untimed:
@@ -240,8 +311,12 @@ class Desk:
         self.home = self.house.home
         self.remotes: list[Remote] = []
         self.groups: list[Group] = []
+        self.threads, self.made = Threads(self), 0
         self.changes: list[tuple[str, str]] = []
-        self.home.screens = Screens("alice", self.house.rig.graph.ids, self.home.admission.budget, self._screen_changed)
+        self.home.screens = Screens(
+            "alice", self.house.rig.graph.ids, self.home.admission.budget, self._screen_changed,
+            report=lambda symptom: self.home.report(symptom),
+        )  # fmt: skip
         self.viewers = Viewers(
             self.home, hybrid(self) if encodes else PlainPictures, self._timer,
             lambda change, session: self.changes.append((change, session.key)),
@@ -274,6 +349,7 @@ class Desk:
             self.now_ns += STEP_NS
             for remote in list(self.remotes):
                 remote.pump()
+            self.threads.run()
             for group in self.groups:
                 due = group.next_timeout() if group.sessions else None
                 if due is not None and due <= self.now_ns:
@@ -282,6 +358,7 @@ class Desk:
                 self._tick()
 
     def _tick(self) -> None:
+        self.home.screens.second(self.now_ns)
         for remote in list(self.remotes):
             try:
                 if remote.ended is None:

@@ -48,7 +48,7 @@ CAUSES: dict[tuple[str, str], str] = {
     (
         "send",
         "line full",
-    ): "the listener's connection is too slow for its bitrate (lower it), or the listener has stopped reading",
+    ): "the connection is too slow for what is sent (lower the bitrate), or the other side has stopped reading",
     ("network", "packets lost"): "packets did not arrive",
     ("network", "stalled"): "nothing arrived for longer than the target delay, then everything at once",
     ("network", "late"): "packets took longer than any before",
@@ -56,6 +56,29 @@ CAUSES: dict[tuple[str, str], str] = {
     ("listener", "not run"): "the listener did not get to run: stopped, suspended or overloaded",
     ("listener", "broke the protocol"): "the listener violated its protocol and was disconnected",
     ("listener", "left"): "the listener's connection was lost without a close",
+    ("machine", "broke the protocol"): "the virtual machine violated its protocol and was disconnected",
+    ("screen", "too many modes"): "the machine changes the size of its screen many times a second: all is sent anew",
+    ("screen", "over-reported"): "the machine reports far more of its screen than it changes: all is compared",
+    ("screen", "not supported"): "the machine sends its picture in a form that can't be shown",
+    ("screen", "memory shrunk"): "the machine shares less memory than its picture needs",
+    ("screen", "lost"): "one of the machine's screens ended, though the machine is still connected",
+    ("screen", "no reaction"): "keys were typed, and nothing was painted since: the guest hangs, or ignores them",
+    ("screen", "held"): "a reader keeps an old picture: it gets no newer one, and the memory stays in use",
+    ("picture", "behind"): "encoding takes longer than the time between two pictures: lower fps or scale",
+    ("picture", "starved"): "other threads and programs used the processor while a picture was encoded",
+    ("picture", "kept waiting"): "all threads that encode were busy with pictures of other screens or settings",
+    ("picture", "key pictures"): "viewers need whole pictures again and again: they join, or their decoders fail",
+    ("picture", "failed"): "the picture could not be encoded; it is tried again",
+    ("viewer", "no video"): "the viewer decodes no video that is sent, so all is sent as stills; a page needs https",
+    ("viewer", "decoder failed"): "the viewer could not decode a picture and asked for a whole one",
+    ("viewer", "missed a piece"): "the viewer noticed that a piece of a picture is missing and asked for a whole one",
+    ("viewer", "slow"): "the viewer has pictures that it takes long to decode and draw, or never acknowledges",
+    ("viewer", "does not read"): "what was sent has arrived at the viewer's machine, but the viewer does not take it",
+    ("viewer", "not run"): "the viewer did not get to run: stopped, suspended or overloaded",
+    ("viewer", "clock jumped"): "the viewer's times can't be true: its clock was set, or stood still",
+    ("viewer", "ahead of sound"): "the sound is so late that the picture no longer waits for it",
+    ("viewer", "behind sound"): "the picture is seen later than its sound is heard",
+    ("viewer", "keyboard taken"): "another viewer took the keyboard",
     ("viewer", "broke the protocol"): "the viewer violated its protocol and was disconnected",
     ("viewer", "left"): "the viewer's connection was lost without a close",
     ("device", "late"): "the listener's sound device asked late, then for more at once",
@@ -83,6 +106,8 @@ LISTENERS_CAUSES = frozenset(
     }
 )  # fmt: skip
 """What a listener may report of itself; the daemon alone says the rest."""
+VIEWERS_CAUSES = frozenset({("viewer", "not run")})
+"""What a viewer may report of itself besides what it reports as a listener does."""
 
 Evidence: TypeAlias = Mapping[str, str | int | float | bool | None]
 """Measurements and quoted text by name; a name ends in the unit, if there is one."""

@@ -19,7 +19,7 @@ from millrace.pixels.blockcode import Stamp, read
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.sim.desktop import CODE, Desktop
 from millrace.units import NS_PER_MS, NS_PER_S
-from millrace.wire.peer.messages import Bye, Fault
+from millrace.wire.peer.messages import Bye, Fault, Trouble
 from millrace.wire.peer.pictures import (
     ChangeView,
     CursorChanged,
@@ -303,6 +303,24 @@ def test_a_damaged_picture_asks_for_a_key_picture_and_what_follows_waits_for_it(
             await session.picture(desktop.picture, [Rect(0, 0, SIZE.width, SIZE.height)], key=True)
             await session.until_shown(4)
             assert np.array_equal(here.seen.pictures[-1][2][:, :, :3], desktop.picture[:, :, :3])
+
+    run(main())
+
+
+def test_a_viewer_that_did_not_run_says_so_itself() -> None:
+    async def main() -> None:
+        desktop = Desktop(SIZE)
+        async with watching() as here:
+            await here.session.mode(desktop.picture)
+            await here.session.until_shown(1)
+            await asyncio.sleep(3)
+            assert not [one for one in here.session.came if isinstance(one, Trouble)]
+            at = clock.now_ns()
+            asyncio.get_running_loop().waiting.now_ns += 600 * NS_PER_MS  # type: ignore[attr-defined]
+            await asyncio.sleep(1)
+            (trouble,) = [one for one in here.session.came if isinstance(one, Trouble)]
+            assert (trouble.stage, trouble.cause) == ("viewer", "not run") and 400 < trouble.evidence["late_ms"] <= 600
+            assert abs(trouble.at_ns - at) <= 100 * NS_PER_MS
 
     run(main())
 

@@ -14,7 +14,6 @@ import pytest
 from millrace.guest.machines.address import parse_door
 from millrace.io.clock import now_ns
 from millrace.outlets.picturetimes import STAGES
-from millrace.outlets.plainpictures import PlainPictures
 from millrace.pixels.rects import Rect, Size
 from millrace.sim.net import Path as Line
 from millrace.units import NS_PER_MS
@@ -37,28 +36,52 @@ from tests.scenario.test_rights import Rig, running
 from tests.watch import Desk, Painter, Remote
 
 WHOLE = Rect(0, 0, 320, 200)
-
+FULL = Watch(formats=["raw", "zstd", "jpeg", "png"], codecs=["avc1"])
 
 # -- in virtual time -----------------------------------------------------------------------------
 
 
-def test_fifty_viewers_that_join_at_once_share_one_key_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk, made = Desk(), []
-    screen = desk.add(width=320, height=200)
-    screen.fill(WHOLE, 9, desk.now_ns)
-    encode = PlainPictures._encode
+def film(desk: Desk, screen: Painter, ms: int) -> None:
+    """A film plays for so long."""
+    for rects in steps("film", screen.pixels, 1, ms // 35):
+        screen.screen.painted(rects, desk.now_ns)
+        desk.run(35)
 
-    def counted(self: Any, *args: Any) -> Any:
-        made.append(args)
-        return encode(self, *args)
 
-    monkeypatch.setattr(PlainPictures, "_encode", counted)
-    remotes = [Remote(desk) for _ in range(50)]
-    desk.run(100)
-    assert all(np.array_equal(remote.canvas, screen.pixels) for remote in remotes)
-    assert len(made) == 1 and len(desk.groups) == 1 and len(screen.screen.readers) == 1
-    bodies: set[tuple[Part, ...]] = {remote.pieces[0].parts for remote in remotes}
-    assert len(bodies) == 1
+def keys_of(remote: Remote, since: int = 0) -> list[int]:
+    """When key pictures were sent to a viewer."""
+    return sorted({piece.sent_ns for piece in remote.pieces[since:] if piece.key and piece.last})
+
+
+def test_fifty_viewers_that_join_a_film_at_once_share_one_key_picture() -> None:
+    desk = Desk(encodes=True)
+    screen = desk.add(width=480, height=340)
+    first = Remote(desk, FULL, draws=False)
+    film(desk, screen, 1_500)
+    assert keys_of(first), "the film is video"
+    before = len(first.pieces)
+    remotes = [Remote(desk, FULL, draws=False) for _ in range(50)]
+    film(desk, screen, 490)
+    assert len({group.sort for group in desk.groups if group.sessions}) == desk.made == 1
+    assert len(keys_of(first, before)) == 1 and len(screen.screen.readers) == 1
+    for remote in remotes:
+        assert len(keys_of(remote)) == 1 and remote.pieces[0].parts == remotes[0].pieces[0].parts
+
+
+def test_viewers_that_join_all_the_time_cause_two_key_pictures_a_second_at_most() -> None:
+    desk = Desk(encodes=True)
+    screen = desk.add(width=480, height=340)
+    first = Remote(desk, FULL, draws=False)
+    film(desk, screen, 1_500)
+    before = len(first.pieces)
+    for _ in range(30):
+        Remote(desk, FULL, draws=False)
+        film(desk, screen, 105)
+    keys = keys_of(first, before)
+    assert 4 <= len(keys) <= 7
+    assert all(later - earlier >= 500 * NS_PER_MS for earlier, later in zip(keys, keys[1:], strict=False))
+    told = next(one for one in desk.house.symptoms if one.stage == "picture")
+    assert told.cause == "key pictures" and told.subject == screen.screen.key
 
 
 def test_viewer_that_never_acknowledges_costs_little_and_nobody_else_anything() -> None:
@@ -67,12 +90,15 @@ def test_viewer_that_never_acknowledges_costs_little_and_nobody_else_anything() 
 
 
 def _ages(silent: int) -> list[int]:
-    """How old pictures are at one viewer, beside others that never acknowledge any."""
-    desk = Desk()
+    """How old pictures are at one viewer, beside others that never acknowledge any, or never read."""
+    desk = Desk(encodes=True)
     screen = desk.add(width=320, height=200)
     one = Remote(desk)
     others = [Remote(desk, acks=False) for _ in range(silent)]
+    deaf = [Remote(desk) for _ in range(silent)]
     desk.run(100)
+    for remote in deaf:
+        remote.reads = False
     before = desk.home.admission.budget.held
     for colour in range(100):
         screen.fill(WHOLE, colour, desk.now_ns)
@@ -81,25 +107,22 @@ def _ages(silent: int) -> list[int]:
     for other in others:
         # What it has not acknowledged is on its way, and then nothing.
         assert len(other.ages) == 1 and other.ended is None and other.session.flow.pictures == 1
-    assert desk.home.admission.budget.held - before < 300_000 * (silent + 1)
+    for remote in deaf:
+        assert remote.session.flow.pictures == 1 and remote.bytes < 600_000
+    assert desk.home.admission.budget.held - before < 300_000 * (2 * silent + 1)
     return one.ages
 
 
 def test_slow_viewer_gets_an_encoder_of_its_own_rate_and_others_keep_theirs() -> None:
-    desk = Desk()
-    screen = desk.add(width=320, height=200)
-    fast, slow = Remote(desk), Remote(desk, path=Line(10 * NS_PER_MS, rate_bps=4_000_000))
-    for colour in range(150):
-        screen.fill(WHOLE, colour, desk.now_ns)
-        desk.run(35)
+    desk = Desk(encodes=True)
+    screen = desk.add(width=480, height=340)
+    fast, slow = Remote(desk, FULL), Remote(desk, FULL, path=Line(10 * NS_PER_MS, rate_bps=2_000_000))
+    film(desk, screen, 5_000)
     rates = {group.sort.rate for group in desk.groups if group.sessions}
-    assert None in rates and any(rate and 1_000_000 <= rate <= 4_000_000 for rate in rates) and len(rates) == 2
+    assert None in rates and any(rate and 500_000 <= rate <= 2_000_000 for rate in rates) and len(rates) == 2
     assert max(fast.ages) < 60 * NS_PER_MS
-    desk.run(1_000)
-    assert np.array_equal(slow.canvas, screen.pixels)
-
-
-FULL = Watch(formats=["raw", "zstd", "jpeg", "png"], codecs=["avc1"])
+    desk.run(4_000)
+    assert slow.drawn.exact(screen.pixels)
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("scroll", 20_000_000), ("film", 20_000_000), ("film", 2_000_000)])

@@ -45,7 +45,7 @@ def test_encoder_is_made_works_and_gives_everything_back() -> None:
         painter.fill(Rect(0, 0, 9, 9), 5, desk.now_ns)
         budget = desk.home.admission.budget
         before = budget.held
-        make = encoders.of(budget)
+        make = encoders.of(budget, "alice", desk.home.report)
         failures: list[Exception] = []
         pictures = make(painter.screen, PictureSettings(), Formats(), WATCHER, woken.set, failures.append)
         pictures.join(sink)

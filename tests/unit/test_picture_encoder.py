@@ -71,7 +71,7 @@ def handed_over(rig: Rig, rects: list[Rect]) -> bool:
 
 def test_what_takes_no_time_is_made_at_once_and_all_else_in_another_thread() -> None:
     rig, view = started()
-    rig.at_once = True
+    rig.lane.at_once = True
     letter, window = Rect(20, 20, 9, 18), Rect(0, 0, 400, 200)
     for rect, elsewhere in ((letter, False), (window, True), (letter, False)):
         glyphs(rig.picture, rect, 7 + rig.screen.serial)
@@ -86,7 +86,7 @@ def test_what_takes_no_time_is_made_at_once_and_all_else_in_another_thread() -> 
 
 def test_no_video_and_no_sharpening_is_made_at_once() -> None:
     rig, view = started()
-    rig.at_once = True
+    rig.lane.at_once = True
     film = Rect(96, 96, 160, 160)
     there = []
     for seed in range(8):
@@ -124,7 +124,7 @@ def test_a_viewer_of_whose_line_nothing_is_known_is_sent_a_part_of_the_screen_fi
 
 def test_on_a_thin_line_only_what_surely_fits_is_made_at_once() -> None:
     rig, _ = started(picture=1_000_000)
-    rig.at_once = True
+    rig.lane.at_once = True
     for side, elsewhere in ((40, False), (120, True)):
         glyphs(rig.picture, Rect(0, 0, side, side), 7)
         assert handed_over(rig, [Rect(0, 0, side, side)]) == elsewhere
@@ -533,7 +533,7 @@ def test_encoder_that_finds_no_room_holds_none() -> None:
     def another(budget: Budget) -> PictureEncoder:
         return PictureEncoder(
             rig.screen, PictureSettings(), WATCHER, rig.woken, lane=rig.lane, clock=lambda: rig.now_ns, budget=budget,
-            formats=Formats(), failed=rig.failures.append,
+            formats=Formats(), failed=rig.failures.append, computed=lambda: 0, told=lambda *told: None,
         )  # fmt: skip
 
     # No room for its reader, which may use less of the budget, and none for itself.

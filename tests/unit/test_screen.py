@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from millrace.budget import Budget
 from millrace.errors import BudgetError, GraphError, RightsError
-from millrace.graph.pictures import Cursor, Mode, Move, Overlay, Shape
-from millrace.graph.screen import MOVES_MAX, READERS_MAX, SHAPES_MAX, Picture, Reader, Screen
+from millrace.graph.pictures import MOVES_MAX, Cursor, Mode, Move, Overlay, Shape
+from millrace.graph.screen import READERS_MAX, SHAPES_MAX, Picture, Reader, Screen
 from millrace.graph.seat import Seat, Watcher
 from millrace.pixels.convert import PixelFormat, Plane, blank, convert
 from millrace.pixels.rects import RECTS_MAX, Damage, Point, Rect, Size

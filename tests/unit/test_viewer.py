@@ -489,7 +489,8 @@ def test_trouble_is_reported_as_the_viewers() -> None:
     desk.run(30)
     remote.say(Trouble("froze", "network", "late", evidence={"late_ms": 80.0}))
     remote.say(Trouble("froze", "store", "can't write"))
-    (symptom,) = desk.house.symptoms
+    no_video, symptom = desk.house.symptoms
+    assert (no_video.stage, no_video.cause) == ("viewer", "no video")
     for _ in range(200):
         remote.say(Trouble("froze", "network", "late"))
     assert len(desk.house.symptoms) <= AHEAD_NS // TROUBLE_NS

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from types import SimpleNamespace
 from typing import Any, cast
 
+from millrace.outlets.queue import Passed
 from millrace.server.http.frames import UNSENT_BYTES_MAX, FrameWriter
 
 
@@ -38,3 +41,30 @@ def test_messages_become_whole_frames_until_close() -> None:
     whole.closed = True
     writer.write(["late"])
     assert transport.written == head + long
+
+
+def test_bytes_that_the_other_machine_has_taken_are_told_from_those_on_the_way() -> None:
+    async def test() -> None:
+        loop, server = asyncio.get_running_loop(), socket.create_server(("127.0.0.1", 0))
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, accepted)
+        try:
+            writer = FrameWriter(transport, cast(Any, SimpleNamespace(closed=False)))
+            assert writer.passed() == Passed(0, 0)
+            writer.write([bytes(100)])
+            async with asyncio.timeout(5):
+                while writer.passed() != Passed(102, 102):
+                    await asyncio.sleep(0.005)
+            writer.write([bytes(20_000_000)])
+            passed = writer.passed()
+            assert passed is not None and 102 <= passed.arrived < passed.written == 20_000_112
+        finally:
+            transport.abort()
+            client.close()
+            server.close()
+        await asyncio.sleep(0)
+        assert writer.passed() is None
+
+    asyncio.run(test())
+    assert FrameWriter(cast(Any, Transport()), cast(Any, None)).passed() is None

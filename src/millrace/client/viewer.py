@@ -30,7 +30,7 @@ from millrace.playout.presentation import Presentation, Waiting
 from millrace.text import printable, quoted
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs, MediaNs
 from millrace.wire.peer.clips import Clip, ClipboardState, Paste
-from millrace.wire.peer.messages import Bye, Configured, Fault
+from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
 from millrace.wire.peer.pictures import (
     SCREEN_SUBPROTOCOL,
     ChangeView,
@@ -59,6 +59,8 @@ from millrace.wire.peer.viewing import ViewClient, ViewerEvent
 UNDECODED_MAX = 64 * 1024 * 1024
 """The most bytes that may wait to be decoded. A daemon waits for acknowledgements long before."""
 LEAD_MAX_NS: HostNs = 30 * NS_PER_MS
+TICK_S, LATE_NS = 0.1, 150 * NS_PER_MS
+"""A timer of its own, and by how much it is late if this program did not run."""
 SMOOTHING = 0.1
 QUICK = (PartType.ZSTD, PartType.RAW, PartType.MOVE, PartType.SHAPE)
 QUICK_PIXELS = 65_536
@@ -211,7 +213,8 @@ class Viewer:
         closings = [dialler.closing(websocket, due) for due in (self._stopping, lost)]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work) for work in (runner.run(), self._decoding(), *closings)]
+                works = (runner.run(), self._decoding(), self._ticking(), *closings)
+                tasks = [group.create_task(work) for work in works]
                 try:
                     await self._read(websocket, wire, runner)
                 finally:
@@ -235,6 +238,19 @@ class Viewer:
             for event in wire.events():
                 self._take(event)
             runner.flush()
+
+    # The daemon can't tell a viewer that is stopped from one that does not read.
+    async def _ticking(self) -> None:
+        """Tell the daemon when this program did not get to run: somewhere between the last tick and the next."""
+        last_ns = now_ns()
+        while True:
+            await asyncio.sleep(TICK_S)
+            now, due_ns = now_ns(), last_ns + round(TICK_S * NS_PER_S)
+            if now - due_ns > LATE_NS and self._wire is not None:
+                at_ns = self._wire.on_daemons_clock((last_ns + due_ns) // 2)
+                evidence = {"late_ms": round((now - due_ns) / NS_PER_MS, 1)}
+                self._say(Trouble("froze", "viewer", "not run", at_ns, evidence))
+            last_ns = now
 
     def _watch(self) -> Watch:
         options = self.options

@@ -44,12 +44,14 @@ class Canvas:
         """Empty until the first `show`."""
         self._picture: Plane = np.zeros((0, 0, PIXEL_BYTES), np.uint8)
         self._damage = Damage()
+        self._reported = self._changed = 0
+        """Pixels that were compared since the last `publish`, and those of them in boxes that differ."""
         self._small: list[Rect] = []
         """Small parts that were painted, not in the damage yet."""
 
     def __bool__(self) -> bool:
         """Whether there is something to publish."""
-        return bool(self._damage) or bool(self._small)
+        return bool(self._damage) or bool(self._small) or bool(self._reported)
 
     @property
     def whole(self) -> Rect:
@@ -89,9 +91,11 @@ class Canvas:
 
     def paint_band(self, at: Rect, rows: Rows) -> None:
         """Paint a band, if it differs."""
+        self._reported += at.area
         box = differing(part_of(self._picture, at), rows)
         if box is None:
             return
+        self._changed += box.area
         there = box.moved(at.x, at.y)
         part_of(self._picture, there)[:] = part_of(rows, box)
         if box.area > SMALL:
@@ -101,6 +105,7 @@ class Canvas:
         if len(self._small) > SMALL_MAX:
             self._join()
 
+    # Encoders count how much of these has changed.
     def lines(self, at: Rect) -> memoryview:
         """The memory of whole lines, to be written at once: they are damage."""
         self._damage.add(at)
@@ -124,5 +129,8 @@ class Canvas:
     def publish(self, painted_ns: HostNs) -> None:
         """Publish what was painted since the last time as the next picture."""
         self._join()
+        if self._reported:
+            self.screen.facts.compared(self._reported, self._changed, painted_ns)
+            self._reported = self._changed = 0
         if self._damage:
             self.screen.painted(self._damage.take(), painted_ns)

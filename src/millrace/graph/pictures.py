@@ -18,6 +18,7 @@ from millrace.units import HostNs
 PIXEL_BYTES = 4
 SIDE_MAX = 16_384
 SHAPE_SIDE_MAX = 512
+MOVES_MAX = 16
 
 
 class Mode(msgspec.Struct, frozen=True):
@@ -167,3 +168,20 @@ def check_shape(shape: Shape) -> None:
 def visible(overlay: Overlay) -> tuple[Rect, ...]:
     """The visible parts of an overlay: the whole, or the parts of it that are not covered."""
     return tuple(overlay.at.common(rect) for rect in overlay.clip) if overlay.clip else (overlay.at,)
+
+
+def touched(moves: list[Move], places: list[Rect]) -> bool:
+    """Whether a move takes pixels from these places, or to them."""
+    return any(
+        place.common(move.to).area or place.common(move.to.moved(-move.dx, -move.dy)).area
+        for move in moves
+        for place in places
+    )
+
+
+def sorted_moves(moves: list[Move], whole: Rect) -> tuple[list[Move], list[Rect]]:
+    """The moves if all of them are valid for such a screen; otherwise the areas they changed, as damage."""
+    true = [move for move in moves if whole.holds(move.to) and whole.holds(move.to.moved(-move.dx, -move.dy))]
+    if len(true) == len(moves) <= MOVES_MAX:
+        return true, []
+    return [], [move.to for move in moves]

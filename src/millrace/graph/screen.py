@@ -20,7 +20,7 @@ they are ready. The rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from millrace.budget import Account, Budget
@@ -35,8 +35,11 @@ from millrace.graph.pictures import (
     Shape,
     check_mode,
     check_shape,
+    sorted_moves,
+    touched,
     visible,
 )
+from millrace.graph.screenfacts import Found, ScreenFacts, withheld
 from millrace.graph.seat import Seat, Watcher
 from millrace.pixels.convert import Convert, PixelFormat, Plane, Planes, convert
 from millrace.pixels.rects import Damage, Point, Rect, Size
@@ -45,7 +48,6 @@ from millrace.units import HostNs
 READERS_MAX = 256
 SCREEN_BYTES, READER_BYTES = 8 * 1024, 8 * 1024
 OVERLAYS_MAX = 64
-MOVES_MAX = 16
 CATCH_UP = 8
 """A reader that takes every picture takes each earlier by this part of its interval, until it takes them at once."""
 SHAPES_MAX = 64
@@ -113,6 +115,7 @@ class Reader:
         self._cursor: Cursor | None = None
         self._base_ns: HostNs | None = None
         """From when the interval to the next picture counts."""
+        self._taken_ns: HostNs = 0
 
     def next_timeout(self) -> HostNs | None:
         """When it can take a picture; None: only after a change, or after it releases the picture it holds."""
@@ -132,7 +135,7 @@ class Reader:
         self._moves = []
         self._base_ns = self._base(now_ns, due_ns)
         self._serial = self.screen.serial
-        self._cursor = self.screen.cursor
+        self._cursor, self._taken_ns = self.screen.cursor, now_ns
         self.held = Picture(self, memory, damage, moves)
         return self.held
 
@@ -145,6 +148,11 @@ class Reader:
             return now_ns
         every = self.screen.serial - self._serial <= 1
         return max(now_ns - self.interval_ns, due_ns - (self.interval_ns // CATCH_UP if every else 0))
+
+    def withheld(self, now_ns: HostNs) -> Found | None:
+        """Whether it keeps its picture for too long."""
+        held = self.held
+        return None if held is None else withheld(self.who.key, self._taken_ns, now_ns, held.mode.bytes)
 
     def _seen(self, damage: tuple[Rect, ...]) -> tuple[Rect, ...]:
         """Damage without what lies below an overlay that the reader leaves out."""
@@ -168,7 +176,7 @@ class Reader:
     def changed(self, rects: Iterable[Rect], moves: list[Move], overlays: Iterable[Overlay]) -> None:
         """For the screen: this was just painted, moves first; `overlays` lie over it, or did until now."""
         had_all = self._serial == self.screen.serial - 1 and self.held is None and not self._damage
-        if had_all and not _touched(moves, self._left_out(overlays)):
+        if had_all and not touched(moves, self._left_out(overlays)):
             self._moves = moves
         else:
             self._forget_moves()
@@ -255,6 +263,7 @@ class Screen:
         self._watched: HostNs | None = None
         self._painted: frozenset[str] = frozenset()
         self._ended = False
+        self.facts = ScreenFacts()
 
     # -- the source's side -----------------------------------------------------------------------
 
@@ -270,6 +279,7 @@ class Screen:
         # is released.
         account = self._budget.open("screen", {"pixels": mode.bytes})
         before, self.memory = self.memory, Memory(mode, pixels, account, free)
+        self.facts.mode(now_ns)
         if before is not None:
             before.release()
         self._next_serial(now_ns)
@@ -292,7 +302,7 @@ class Screen:
         if self.memory is None:
             raise GraphError(f"{self.key} has no mode yet")
         whole = self.memory.mode.whole
-        moved, torn = _sorted_moves(list(moves), whole)
+        moved, torn = sorted_moves(list(moves), whole)
         changed = [part for rect in chain(rects, torn) if (part := rect.common(whole)).area]
         lying = self.overlays if overlays is None else tuple(overlays)[:OVERLAYS_MAX]
         if not changed and not moved and lying == self.overlays:
@@ -388,6 +398,13 @@ class Screen:
         self._readers_changed()
         return reader
 
+    def second(self, now_ns: HostNs) -> Iterator[Found]:
+        """Once a second: what its source or its readers do wrong."""
+        yield from self.facts.second(0 if self.memory is None else self.memory.mode.whole.area)
+        for reader in self.readers:
+            if (found := reader.withheld(now_ns)) is not None:
+                yield found
+
     def leave(self, reader: Reader) -> None:
         """For readers: remove one."""
         self.readers.remove(reader)
@@ -417,20 +434,3 @@ class Screen:
         if painted != self._painted:
             self._painted = painted
             self._source.paint(painted)
-
-
-def _touched(moves: list[Move], places: list[Rect]) -> bool:
-    """Whether a move takes pixels from these places, or to them."""
-    return any(
-        place.common(move.to).area or place.common(move.to.moved(-move.dx, -move.dy)).area
-        for move in moves
-        for place in places
-    )
-
-
-def _sorted_moves(moves: list[Move], whole: Rect) -> tuple[list[Move], list[Rect]]:
-    """The moves if all of them are valid for such a screen; otherwise the areas they changed, as damage."""
-    true = [move for move in moves if whole.holds(move.to) and whole.holds(move.to.moved(-move.dx, -move.dy))]
-    if len(true) == len(moves) <= MOVES_MAX:
-        return true, []
-    return [], [move.to for move in moves]

@@ -13,6 +13,7 @@ from millrace.graph.pictures import ScreenSource
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Seat
 from millrace.pixels.convert import Convert, convert
+from millrace.symptoms import Report, Symptom
 from millrace.text import LABEL_MAX, printable
 from millrace.units import NS_PER_S, HostNs
 
@@ -64,7 +65,9 @@ class Screens:
         budget: Budget,
         changed: Callable[[str, Listed], None] = lambda change, listed: None,
         by: Convert = convert,
+        report: Report = lambda symptom: None,
     ) -> None:
+        self._report = report
         self._guest, self._ids, self._budget, self._changed, self._by = guest, ids, budget, changed, by
         self.seat = Seat(guest, self._seat_changed)
         self._listed: dict[str, Listed] = {}
@@ -133,7 +136,10 @@ class Screens:
                 self._changed("change", listed)
 
     def second(self, now_ns: HostNs) -> None:
-        """Once a second: count what was painted."""
+        """Once a second: count what was painted, and report what is wrong with it."""
+        for listed in self:
+            for found in listed.screen.second(now_ns):
+                self._report(Symptom("screen", found.cause, self._guest, listed.key, found.evidence, found.at_ns))
         before_ns, self._counted_ns = self._counted_ns, now_ns
         if before_ns is None or now_ns <= before_ns:
             return

@@ -10,10 +10,12 @@ from millrace.budget import Budget
 from millrace.codec.picturesettings import PictureSettings
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
-from millrace.io.clock import now_ns
+from millrace.io.clock import now_ns, worked_ns
 from millrace.io.offload import Lane, Offload
 from millrace.outlets.encoded import MakePictures, Pictures
 from millrace.outlets.picturechoice import Formats
+from millrace.symptoms import Evidence, Report, Symptom
+from millrace.units import HostNs
 
 if TYPE_CHECKING:
     from millrace.outlets.pictures import PictureEncoder
@@ -38,16 +40,19 @@ class Encoders:
     def __init__(self) -> None:
         self._offload: Offload | None = None
 
-    def of(self, budget: Budget) -> MakePictures:
-        """Makes encoders at the expense of a guest."""
+    def of(self, budget: Budget, guest: str, report: Report) -> MakePictures:
+        """Makes encoders of a guest, at its expense."""
 
         def make(
             screen: Screen, settings: PictureSettings, formats: Formats, who: Watcher, wake: Callable[[], None],
             failed: Callable[[Exception], None],
         ) -> Pictures:  # fmt: skip
+            def told(cause: str, at_ns: HostNs, evidence: Evidence) -> None:
+                report(Symptom("picture", cause, guest, screen.key, evidence, at_ns))
+
             return _load()(
                 screen, settings, who, wake, lane=self.lane(), clock=now_ns, budget=budget, formats=formats,
-                failed=failed,
+                failed=failed, computed=worked_ns, told=told,
             )  # fmt: skip
 
         return make

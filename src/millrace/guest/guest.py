@@ -133,9 +133,9 @@ class Guest:
             self.graph.resume(state.graph)
             self.microphone = self.graph.sources[state.microphone]
         self.machines: list[Machine] = []
-        self.screens = Screens(config.name, ids, budget, self._screen_changed)
+        self.screens = Screens(config.name, ids, budget, self._screen_changed, report=self.report)
         self.tracks = Tracks(config.name, ids, self.screens.seat, budget)
-        self.viewers = Viewers(self, common.encoders.of(budget), changed=self._viewer_changed)
+        self.viewers = Viewers(self, common.encoders.of(budget, self.name, self.report), changed=self._viewer_changed)
         self.thumbnails = Thumbnails(self.screens, common.encoders.lane, budget, now_ns)
         self.directory = common.runtime / config.name
         self.native_path = self.directory / "native"

@@ -16,18 +16,18 @@ from millrace.guest.company import Company
 from millrace.guest.cursor import SentCursor
 from millrace.guest.hands import Hands
 from millrace.guest.refreshes import Refreshes
-from millrace.guest.troubles import report_trouble
+from millrace.guest.viewerblame import ViewerBlame
 from millrace.outlets.encoded import EncodedPicture, cut_pieces
 from millrace.outlets.pictureflow import PictureFlow
 from millrace.outlets.picturetimes import PictureTimes, ViewerTimes
-from millrace.outlets.queue import Write
+from millrace.outlets.queue import Traffic, Write, unknown
 from millrace.pixels.rects import Size
 from millrace.rights.model import Principal, Right
 from millrace.symptoms import Evidence, Symptom, last_heard
 from millrace.text import printable
 from millrace.units import NS_PER_S, NS_PER_US, HostNs
 from millrace.wire.peer.clips import Clip, Copied, Paste
-from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
+from millrace.wire.peer.messages import Bye, Configured, Fault
 from millrace.wire.peer.pictures import (
     ChangeView,
     FromViewer,
@@ -68,14 +68,15 @@ class ViewerSession:
 
     def __init__(
         self, viewers: Company[ViewerSession], id_: int, address: str, write: Write, room: Callable[[], bool],
-        now_ns: HostNs, principal: Principal,
+        now_ns: HostNs, principal: Principal, traffic: Traffic = unknown,
     ) -> None:  # fmt: skip
         self.viewers, self.guest = viewers, viewers.guest
         self.id, self.address, self.principal = id_, address, principal
         self.name = address
         self.who = Watcher(self.key, principal)
         self.account = self.guest.admission.budget.open("viewer", {"itself": VIEWER_BYTES}, LISTENERS)
-        self.wire = ViewServer(now_ns)
+        wire = self.wire = ViewServer(now_ns)
+        self.blame = ViewerBlame(self.guest, principal, self.key, wire.keepalive, wire.send_ping, traffic)
         self.closing = False
         self.settings = PictureSettings()
         self.codecs: frozenset[str] = frozenset()
@@ -141,6 +142,7 @@ class ViewerSession:
         if self._left:
             return
         self.wire.receive(message, now_ns)
+        self.blame.received(now_ns)
         for event in self.wire.events():
             self._handle(event, now_ns)
         self.flush()
@@ -173,6 +175,7 @@ class ViewerSession:
         self.times.second(now_ns, self.sent_bytes, self.sent_pictures)
         self.clip.tick(now_ns)
         self.long_hidden = self.hidden and now_ns - self._hidden_ns > HIDDEN_NS
+        self.blame.second(self.listed.screen if self.listed else None, now_ns)
         self.flush()
         self.regroup()
 
@@ -199,6 +202,7 @@ class ViewerSession:
     def forget(self) -> None:
         """The connection is over. It is reached through these, which keep this: a cycle (daemon/collector.py)."""
         self._write, self._room = (lambda messages: None), (lambda: False)
+        self.blame.forget()
         del self.clip
 
     def silent(self, stage: str, cause: str, evidence: Evidence, now_ns: HostNs) -> Symptom:
@@ -218,6 +222,7 @@ class ViewerSession:
     # -- events ----------------------------------------------------------------------------------
 
     def _handle(self, event: FromViewer | Clip, now_ns: HostNs) -> None:
+        self.blame.told(event, now_ns)
         if isinstance(event, Watch):
             self._greet(event)
         elif isinstance(event, Shown | Taken):
@@ -235,8 +240,6 @@ class ViewerSession:
         elif isinstance(event, Refresh):
             self.refreshed += 1
             self.viewers.refresh(self)
-        elif isinstance(event, Trouble):
-            report_trouble(self.guest, self.principal, self.key, event, now_ns)
         elif isinstance(event, Bye):
             self.closing = True
 
@@ -335,6 +338,7 @@ class ViewerSession:
             return
         try:
             self.hands.control(event, self.who, self.listed.screen, self._size)
+            self.blame.typed(event, self.listed.screen, self.viewers.clock())
         except RightsError as error:
             # Once for a pointer that moves a hundred times a second.
             if not self._refused:
@@ -430,19 +434,16 @@ class ViewerSession:
         self.flow.sent(serial, picture.size, now)
         self.times.sent(serial, picture, now)
         self.flush()
+        self.blame.sent(serial, now)
 
-    # When a picture arrived is known best from the viewer, if its clock is: its answer also waited for the drawing.
     def _acknowledged(self, event: Shown | Taken, now_ns: HostNs) -> None:
-        arrived_ns, decoded_ns, rtt_ns = now_ns, None, self.rtt_ns
+        arrived_ns, decoded_ns, rtt_ns, first = now_ns, None, self.rtt_ns, self.flow.rate is None
         if isinstance(event, Shown):
-            if event.decoded_ns:
-                decoded_ns = min(now_ns, event.decoded_ns + (rtt_ns or 0) // 2)
-                arrived_ns = min(now_ns, (event.arrived_ns or event.decoded_ns) + (rtt_ns or 0) // 2)
             told = ViewerTimes(event.arrived_ns, event.decoded_ns, event.drawing_ns, event.drawn_ns)
+            arrived_ns = told.arrival_ns(rtt_ns or 0, now_ns)
             self.times.drawn(event.serial, told, event.skew_ns, now_ns)
-        unknown = self.flow.rate is None
         self.flow.acknowledged(event.serial, arrived_ns, rtt_ns, decoded_ns)
-        if unknown and self.flow.rate is not None:
+        if first and self.flow.rate is not None:
             # What is sent until the next tick could take seconds on a thin line.
             self.regroup()
         self.account.hold("sending", self.flow.bytes_on_way, LISTENERS)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from millrace.codec.picturesettings import PictureSettings
-from millrace.errors import CodecError, GraphError, MillraceError, RightsError
+from millrace.errors import BudgetError, CodecError, GraphError, MillraceError, RightsError
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
 from millrace.guest.home import Home
@@ -17,11 +17,12 @@ from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns
 from millrace.io.timer import TimerRunner
 from millrace.outlets.encoded import MakePictures
-from millrace.outlets.picturechoice import Formats
+from millrace.outlets.picturechoice import VIDEO_CODECS, Formats
 from millrace.outlets.picturecounts import PictureCounts
 from millrace.outlets.pictureflow import rate_step
 from millrace.outlets.picturetimes import StageTotals
 from millrace.rights.model import NOBODY
+from millrace.symptoms import TEXT_MAX, Symptom
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import ScreenNamed
 
@@ -30,8 +31,6 @@ log = logging.getLogger("millrace.guest")
 VIEWERS_MAX = 256
 NAMED_MAX = 64
 """Screens of a list."""
-VIDEO_CODECS = ("avc1", "vp8")
-"""In order of preference: VP8 takes twice the time."""
 RETRY_NS = 5 * NS_PER_S
 """How long a viewer whose encoder has failed waits for another."""
 
@@ -91,8 +90,8 @@ class Group:
             self._timer.rearm()
 
     def next_timeout(self) -> HostNs | None:
-        """See `Timed`: of the encoder, and of the pointers that have to be sent."""
-        due = [ns for session in self.sessions for ns in (session.cursor_due(), session.refreshes.due_ns)]
+        """See `Timed`: of the encoder, of the pointers and key pictures that have to be sent, and of what is late."""
+        due = [ns for one in self.sessions for ns in (one.cursor_due(), one.refreshes.due_ns, one.blame.next_timeout())]
         return min((ns for ns in (*due, self.pictures.next_timeout()) if ns is not None), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
@@ -104,6 +103,8 @@ class Group:
             self.pictures.handle_timeout(now_ns)
             for session in self.sessions:
                 session.send_cursor(now_ns)
+                if session.blame.look(now_ns):
+                    session.flush()
 
     def close(self) -> None:
         """The last viewer has left."""
@@ -251,6 +252,10 @@ class Viewers:
         """An encoder makes no more pictures: its viewers are told, and tried with another one later."""
         log.warning("guest %s, %s: pictures ended: %s", self.guest.name, group.listed.key, error)
         told = error if isinstance(error, MillraceError) else CodecError("the picture can't be encoded")
+        if not isinstance(error, BudgetError):
+            # Its budget has reported that.
+            evidence = {"error": str(error)[:TEXT_MAX] or type(error).__name__}
+            self.guest.report(Symptom("picture", "failed", self.guest.name, group.listed.key, evidence))
         for session in list(group.sessions):
             self._exit(session)
             session.retry_ns = self.clock() + RETRY_NS
@@ -292,6 +297,8 @@ class Viewers:
         seat = self.guest.screens.seat
         if seat.who is not session.who:
             for other in self.sessions:
+                if other.has_keyboard:
+                    other.blame.keyboard_taken(session.name)
                 other.release_keys()
             seat.take(session.who)
         self._tell_keyboard()

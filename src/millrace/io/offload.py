@@ -56,6 +56,12 @@ class Offload:
         """For one user."""
         return Lane(self)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether all threads are busy, so that work would have to wait."""
+        with self._wake:
+            return not self._idle and len(self._threads) == self._limit
+
     # Threads are started when they are needed: a daemon without pictures has none.
     def submit(self, lane: Lane, work: Callable[[], Any]) -> None:
         """For lanes: queue work; Busy if too much waits, or the pool is closed."""
@@ -133,6 +139,11 @@ class Lane:
     def busy(self) -> bool:
         """Whether work is under way."""
         return self._done is not None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether all threads of the pool are busy."""
+        return self._pool.crowded
 
     def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None], small: bool = False) -> None:
         """Start work; Busy if the pool is full or closed. `small`: it takes well under a millisecond."""

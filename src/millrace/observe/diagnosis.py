@@ -37,6 +37,8 @@ CLOCK_JUMP_NS = 200 * NS_PER_MS
 CYCLE_MAX_NS = 40 * NS_PER_MS
 OURS = frozenset({"loop", "cycle", "encoder"})
 SENDING = frozenset({"send"})
+MACHINE = frozenset({"machine"})
+LINE = frozenset({"send", "network"})
 INFERRED: dict[Trouble, tuple[str, str]] = {
     "late": ("machine", "late"), "unread": ("recorder", "does not read"), "overrun": ("client", "too much"),
     "microphone": ("microphone", "late"),
@@ -69,8 +71,12 @@ class Doubt(NamedTuple):
 
 
 class Suspicion(NamedTuple):
-    """A symptom to be judged in the event loop's next turn; it was heard at `heard_ns`, and reported at `told_ns`."""
+    """A symptom to be judged at `due_ns`, as a rule in the event loop's next turn.
 
+    It was heard at `heard_ns`, and reported at `told_ns`.
+    """
+
+    due_ns: HostNs
     symptom: Symptom
     heard_ns: HostNs
     told_ns: HostNs
@@ -103,24 +109,27 @@ class Diagnosis:
         self._doubts: deque[Doubt] = deque()
         self._doubtful: Counter[str] = Counter()
         self._suspicions: list[Suspicion] = []
+        self._later: deque[Suspicion] = deque()
+        """Those that wait for `CONFIRM_NS`."""
 
     def next_timeout(self) -> HostNs | None:
         """When the next symptom is to be judged."""
-        if self._suspicions:
-            return self._suspicions[0].told_ns
-        return self._doubts[0].due_ns if self._doubts else None
+        return min((one[0].due_ns for one in (self._suspicions, self._later, self._doubts) if one), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """Judge the symptoms that were reported, and examine the underruns that are due at `now_ns`."""
         suspicions, self._suspicions = self._suspicions, []
         for suspicion in suspicions:
             self._judge(suspicion)
+        while self._later and self._later[0].due_ns <= now_ns:
+            self._judge(self._later.popleft())
         while self._doubts and self._doubts[0].due_ns <= now_ns:
             self._look_into(self._doubts.popleft())
 
     def forget(self, guest: str) -> None:
         """Forget what was recorded or is pending of a guest of this name: the next one is a different one."""
         self._suspicions = [one for one in self._suspicions if one.symptom.guest != guest]
+        self._later = deque(one for one in self._later if one.symptom.guest != guest)
         self._doubts = deque(one for one in self._doubts if one.guest.name != guest)
         del self._doubtful[guest]
         self.incidents.forget(guest)
@@ -140,17 +149,30 @@ class Diagnosis:
         )
 
     def _suspect(self, symptom: Symptom, heard_ns: HostNs) -> None:
-        self._suspicions.append(Suspicion(symptom, heard_ns, self._around.now_ns()))
+        told_ns = self._around.now_ns()
+        if symptom.stage == "screen":
+            # Its connection may be seen to end before that of its machine.
+            self._later.append(Suspicion(told_ns + CONFIRM_NS, symptom, heard_ns, told_ns))
+        else:
+            self._suspicions.append(Suspicion(told_ns, symptom, heard_ns, told_ns))
         self._rearm()
 
     def _judge(self, suspicion: Suspicion) -> None:
-        symptom, heard, told = suspicion
+        _, symptom, heard, told = suspicion
         if self._hurt_by_us(symptom.guest, symptom.subject, heard):
             return
         # To the listener, a connection that is full looks like packet loss. It is recorded already, under "send".
         if symptom.stage == "network" and self.incidents.near(
             SENDING, told, 3 * NS_PER_S, symptom.guest, symptom.subject
         ):
+            return
+        if symptom.stage == "screen" and self.incidents.near(
+            MACHINE, told + CONFIRM_NS, 2 * CONFIRM_NS, symptom.guest, symptom.subject
+        ):
+            return
+        # A picture that is late is also later than its sound: the line is recorded already.
+        late = (symptom.stage, symptom.cause) == ("viewer", "behind sound")
+        if late and self.incidents.near(LINE, told, 3 * NS_PER_S, symptom.guest, symptom.subject):
             return
         self._record(symptom, told)
 

@@ -26,6 +26,7 @@ from millrace.outlets.encoded import EncodedPicture, PictureSink
 from millrace.outlets.line import LAN_RATE, QUEUED_MAX_NS, Line
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.picturecounts import PictureCounts, tallied
+from millrace.outlets.picturestrain import Spent, Strain, Told
 from millrace.outlets.picturework import Given, Lacking, Made, PictureWork, Task
 from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import NS_PER_S, HostNs
@@ -41,6 +42,11 @@ _VIDEO = (PartType.VIDEO, PartType.DRAW)
 
 class Offload(Protocol):
     """Runs work in another thread, and calls `done` with its result or exception where the encoder lives."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether all threads are busy, so that work would have to wait."""
+        ...
 
     def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None], small: bool = False) -> None:
         """Begin; an exception if there is no room for it. Small work may be done, and told, before this returns."""
@@ -113,13 +119,18 @@ class PictureEncoder:
     def __init__(
         self, screen: Screen, settings: PictureSettings, who: Watcher, wake: Callable[[], None], *,
         lane: Offload, clock: Callable[[], HostNs], budget: Budget, formats: Formats,
-        failed: Callable[[Exception], None],
+        failed: Callable[[Exception], None], computed: Callable[[], HostNs], told: Told,
     ) -> None:  # fmt: skip
-        """`wake` is called when a deadline may have changed, `failed` when no more pictures will come, and why."""
+        """`wake` is called when a deadline may have changed, `failed` when no more pictures will come, and why.
+
+        `computed` is the processor time of the thread that calls it, and `told` hears of trouble.
+        """
         self.screen, self.settings, self.formats = screen, settings, formats
         self._wake, self._lane, self._clock, self._failed = wake, lane, clock, failed
         self._account = budget.open("picture encoder", {"viewers": VIEWER_BYTES}, LISTENERS)
+        self._computed = computed
         self._interval_ns = NS_PER_S // settings.fps
+        self._strain = Strain(self._interval_ns, told)
         try:
             self._reader = screen.read(who, self._interval_ns, wake=self._woken)
         except GraphError:
@@ -159,6 +170,7 @@ class PictureEncoder:
     def join(self, sink: PictureSink) -> None:
         """Send to `sink` from now on, first the whole picture."""
         viewer = _Viewer(sink, self.rate)
+        self._strain.joined()
         self._viewers.append(viewer)
         self._account.hold("viewers", VIEWER_BYTES * (1 + len(self._viewers)), LISTENERS)
         if self.size is not None:
@@ -174,6 +186,7 @@ class PictureEncoder:
 
     def refresh(self, sink: PictureSink) -> None:
         """What `sink` shows is wrong, or its decoder has failed: send all of it again."""
+        self._strain.refreshed()
         for viewer in self._viewers:
             if viewer.sink is sink and self.size is not None:
                 viewer.voided(self.size)
@@ -267,9 +280,10 @@ class PictureEncoder:
         task = Task(now_ns, key=key, lacking=lacking)
         if picture is not None:
             task = task._replace(picture=_pixels(picture), damage=picture.damage, moves=picture.moves)
-        rate = self.rate
+        rate, crowded, times = self.rate, self._lane.crowded, (self._clock, self._computed)
         self._job, self._last_ns = job, now_ns
-        self._lane(lambda: _made(work, task, rate), self._done, rate == work.rate and work.is_small(task))
+        small = rate == work.rate and work.is_small(task)
+        self._lane(lambda: _made(work, task, rate, crowded, *times), self._done, small)
 
     def _fit(self, picture: Picture) -> None:
         """Begin anew for another mode, of which all viewers lack everything."""
@@ -291,7 +305,7 @@ class PictureEncoder:
 
     # -- what was made ---------------------------------------------------------------------------
 
-    def _done(self, made: Made | Exception) -> None:
+    def _done(self, made: tuple[Made, Spent] | Exception) -> None:
         job, self._job = self._job, None
         assert job is not None
         if job.picture is not None:
@@ -301,7 +315,9 @@ class PictureEncoder:
         elif isinstance(made, Exception):
             self._end(made)
         else:
-            self._send(made, job)
+            self._strain.encoded(made[1])
+            self._compare(made[0], job)
+            self._send(made[0], job)
             self._wake()
 
     def _send(self, made: Made, job: _Job) -> None:
@@ -309,6 +325,7 @@ class PictureEncoder:
         self._due_ns = made.due_ns
         if made.key:
             self._key_ns = now_ns
+            self._strain.key_picture(job.begun_ns)
         self.counts.encoded(made.encode_ns, made.key)
         caught = {id(viewer): given for (_, viewers), given in zip(job.catching, made.given, strict=True)
                   for viewer in viewers}  # fmt: skip
@@ -328,6 +345,13 @@ class PictureEncoder:
             else:
                 self._push(viewer, partial, now_ns)
                 viewer.missed(made.video, True)
+
+    def _compare(self, made: Made, job: _Job) -> None:
+        """Note how much of what the source reported has changed."""
+        if job.picture is not None and self.settings.scale == 1:
+            reported = sum(rect.area for rect in job.picture.damage)
+            changed = sum(rect.area for rect in made.touched)
+            self.screen.facts.compared(reported, changed, job.picture.painted_ns)
 
     def _catch_up(self, viewer: _Viewer, given: Given, made: Made, job: _Job, now_ns: HostNs) -> None:
         """Send what it lacked. What it saw roughly is all that it may lack besides the common parts."""
@@ -386,10 +410,14 @@ class PictureEncoder:
         self._account.close()
 
 
-def _made(work: PictureWork, task: Task, rate: int) -> Made:
+def _made(
+    work: PictureWork, task: Task, rate: int, crowded: bool, clock: Callable[[], HostNs], computed: Callable[[], HostNs]
+) -> tuple[Made, Spent]:  # fmt: skip
+    began_ns, before_ns = clock(), computed()
     if rate != work.rate:
         work.set_rate(rate)
-    return work.make(task)
+    made = work.make(task)
+    return made, Spent(task.now_ns, began_ns, clock(), computed() - before_ns, crowded)
 
 
 def _pixels(picture: Picture) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

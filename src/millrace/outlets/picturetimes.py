@@ -32,6 +32,11 @@ class ViewerTimes(NamedTuple):
     drawing_ns: HostNs
     drawn_ns: HostNs
 
+    # Known best from the viewer, if its clock is: its answer also waited for the drawing.
+    def arrival_ns(self, rtt_ns: HostNs, now_ns: HostNs) -> HostNs:
+        """When a picture had arrived at the latest, half a round trip added, by an answer that came now."""
+        return min(now_ns, self.decoded_ns + rtt_ns // 2) if self.decoded_ns else now_ns
+
     def within(self, sent_ns: HostNs, now_ns: HostNs) -> ViewerTimes | None:
         """The times cut to between sending and now; None if they can't be true.
 

@@ -8,10 +8,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 QUEUE_PACKETS_MAX, QUEUE_BYTES_MAX = 50, 1024 * 1024
 Message = str | bytes
 Write = Callable[[Sequence[Message]], None]
+
+
+class Passed(NamedTuple):
+    """Bytes that were written to a connection, and those of them that have arrived at the other machine."""
+
+    written: int
+    arrived: int
+
+
+Traffic = Callable[[], Passed | None]
+"""None if the system can't say."""
+
+
+def unknown() -> None:
+    """A connection of which nothing is known."""
 
 
 class SendQueue:

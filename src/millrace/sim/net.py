@@ -110,6 +110,8 @@ class NetEmulator(Generic[T]):
 
     def __init__(self, path: Path, seed: int = 1, droppable: Callable[[T], bool] = lambda message: True) -> None:
         self.path = path
+        self.arrives_ns = 0.0
+        """When the message that was sent last arrives."""
         self.sent = self.lost = self.duplicated = self.reordered = 0
         self._random = np.random.default_rng(seed)
         self._droppable = droppable
@@ -128,7 +130,8 @@ class NetEmulator(Generic[T]):
         copies = 2 if self._droppable(message) and self._random.random() < self.path.duplicate else 1
         self.duplicated += copies - 1
         for _ in range(copies):
-            heapq.heappush(self._queue, (self._arrival(now_ns, size), self._serial, message))
+            self.arrives_ns = self._arrival(now_ns, size)
+            heapq.heappush(self._queue, (self.arrives_ns, self._serial, message))
             self._serial += 1
 
     def _is_full(self, now_ns: HostNs) -> bool:

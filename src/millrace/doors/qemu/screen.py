@@ -69,16 +69,17 @@ class QemuScreen:
     recording = False
 
     def __init__(
-        self, screens: Screens, peer: ScreenPeer, console: Console, door: str, control: ConsoleInput, open_shared: Open
+        self, screens: Screens, peer: ScreenPeer, console: Console, door: str, control: ConsoleInput,
+        open_shared: Open, report: Callable[[str, str], None] = lambda cause, why: None,
     ) -> None:  # fmt: skip
-        """GraphError if there is no room for a screen."""
+        """GraphError if there is no room for a screen. `report` is told of a cause of the stage "screen", and why."""
         self.peer, self.console, self.control = peer, console, control
         self.trouble = ""
         """Why the screen shows nothing, for users."""
         label = console.label or "console"
         if console.head:
             label = f"{label} head {console.head}"
-        self._screens, self._open = screens, open_shared
+        self._screens, self._open, self._report = screens, open_shared, report
         self._delay_ns = next((ns for name, ns in DELAY_NS.items() if label.startswith(name)), OTHER_DELAY_NS)
         self.screen = screens.add(self, label, door)
         self.canvas = Canvas(self.screen)
@@ -152,7 +153,7 @@ class QemuScreen:
             try:
                 self.canvas.show(size, rows, self._painted_ns)
             except GraphError as error:
-                self._fail(f"no room for its {size.width} × {size.height}: {error}")
+                self._fail(f"no room for its {size.width} × {size.height}: {error}", "")
                 return
             self.control.size = size
         self._shown, self.trouble = size == self.canvas.size, ""
@@ -189,7 +190,7 @@ class QemuScreen:
         try:
             self.canvas.resize(size, self._painted_ns)
         except GraphError as error:
-            self._fail(f"no room for its {size.width} × {size.height}: {error}")
+            self._fail(f"no room for its {size.width} × {size.height}: {error}", "")
         else:
             self.control.size = size
 
@@ -229,7 +230,7 @@ class QemuScreen:
 
     def _shrunk(self) -> None:
         self._unmap()
-        self._fail("QEMU shares less memory than its picture needs")
+        self._fail("QEMU shares less memory than its picture needs", "memory shrunk")
 
     # Whole lines are read, whatever part of them has changed: that is one call, and the lines are contiguous. A band of
     # them is compared while it is still in the processor's cache. What is large has mostly changed, and comparing takes
@@ -267,9 +268,12 @@ class QemuScreen:
         else:
             log.warning("%s: QEMU calls %s, which is unknown here", self.screen.key, printable(member))
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: str, cause: str = "not supported") -> None:
+        """The screen stays blank. Without a cause it is the guest's memory, which its budget has reported."""
         if why != self.trouble:
             log.warning("%s: %s", self.screen.key, why)
+            if cause:
+                self._report(cause, why)
         self._shown, self.trouble = False, why
 
     # -- the pointer's shape ---------------------------------------------------------------------

@@ -12,8 +12,8 @@ from millrace.doors.pushed import PushedStream
 from millrace.doors.spice.canvas import MOVED_MAX, Canvas
 from millrace.doors.spice.streams import NewTrack, Streams
 from millrace.errors import GraphError
-from millrace.graph.pictures import PIXEL_BYTES, Cursor, Mode, Move, Overlay, Shape
-from millrace.graph.screen import MOVES_MAX, Screen
+from millrace.graph.pictures import MOVES_MAX, PIXEL_BYTES, Cursor, Mode, Move, Overlay, Shape
+from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
 from millrace.pixels.rects import EMPTY, Point, Rect, Size, few
 from millrace.units import HostNs

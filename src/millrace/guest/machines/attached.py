@@ -11,7 +11,7 @@ from dataclasses import replace
 from millrace.budget import CONNECTIONS, ENDED
 from millrace.doors.machine import MachineDoor
 from millrace.doors.pushed import PushedStream
-from millrace.errors import MillraceError, PeerLost
+from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec
 from millrace.symptoms import Symptom
@@ -144,7 +144,7 @@ class AttachedMachine(ABC):
         if self.state == "attached" or text != self.error:
             log.warning("guest %s: %s: %s", self.guest.name, self.spec.text, text)
         if self.state == "attached":
-            self._report("lost", text)
+            self._report("broke the protocol" if isinstance(error, RemoteProtocolError) else "lost", text)
         self._show("displaced" if isinstance(error, Displaced) else "waiting", text)
         self._gone()
 

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from millrace.doors.machine import MachineDoor
@@ -19,6 +20,8 @@ from millrace.io.fdstream import FdStream
 from millrace.io.settled import Settled
 from millrace.io.sharedpicture import shared_picture
 from millrace.pixels.rects import Size
+from millrace.symptoms import TEXT_MAX, Symptom
+from millrace.text import printable
 from millrace.wire.qemu.client import Console, ConsoleSize, DisplayClient, PointerKind, Refusal
 from millrace.wire.qemu.display import ScreenPeer
 
@@ -94,7 +97,8 @@ class Consoles:
         try:
             peer = ScreenPeer(os.getuid(), os.close)
             control = ConsoleInput(self._client, number, self._flush)
-            door = QemuScreen(owner.guest.screens, peer, console, owner.key, control, shared_picture)
+            screens, report = owner.guest.screens, partial(self._report, number)
+            door = QemuScreen(screens, peer, console, owner.key, control, shared_picture, report)
         except BaseException:
             mine.close()
             theirs.close()
@@ -119,6 +123,7 @@ class Consoles:
         """The connection of one screen has ended."""
         door = self._screens.pop(number, None)
         if door is not None:
+            self._report(number, "lost", str(why))
             door.close()
             self._owner.doors.remove(door)
             self.registered -= number not in self.awaited
@@ -154,6 +159,12 @@ class Consoles:
             door = self._screens.pop(number)
             door.close()
             self._owner.doors.remove(door)
+
+    def _report(self, number: int, cause: str, why: str) -> None:
+        guest = self._owner.guest
+        evidence = {"why": printable(why, TEXT_MAX), "console": number}
+        inferred = cause == "lost"
+        guest.report(Symptom("screen", cause, guest.name, self._owner.key, evidence, inferred=inferred))
 
     def _fail(self, number: int, why: str) -> None:
         self.awaited.discard(number)

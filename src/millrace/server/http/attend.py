@@ -176,7 +176,7 @@ class Attendants:
     def _session(self, kind: Kind, guest: Guest, principal: Principal, address: str, writer: FrameWriter) -> Attendee:
         id_, now = self._guests.take_id(), now_ns()
         if kind is VIEWER:
-            return ViewerSession(guest.viewers, id_, address, writer.write, writer.room, now, principal)
+            return ViewerSession(guest.viewers, id_, address, writer.write, writer.room, now, principal, writer.passed)
         return ListenerSession(guest, id_, address, writer.write, writer.room, now, principal)
 
     # Leaving undoes the steps of arriving in reverse order; `closed` may already have been called when the session

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import Sequence
 
 from aiohttp import web
+
+from millrace.outlets.queue import Passed
 
 UNSENT_BYTES_MAX = 48 * 1024
 """Bytes buffered in a listener's transport before its own queue, which can drop, takes over."""
@@ -36,6 +41,7 @@ class FrameWriter:
     ) -> None:
         """`send_buffer` is the kernel's, in bytes; None: as large as the kernel makes it."""
         self._transport, self._whole = transport, whole
+        self._written = 0
         raw = transport.get_extra_info("socket")
         if raw is not None and send_buffer is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
@@ -48,7 +54,22 @@ class FrameWriter:
         for message in messages:
             opcode, data = (1, message.encode()) if isinstance(message, str) else (2, message)
             parts += (_frame_header(len(data), opcode), data)
-        self._transport.write(b"".join(parts))
+        data = b"".join(parts)
+        self._written += len(data)
+        self._transport.write(data)
+
+    # What the kernel still has, the other machine has not acknowledged (tcp(7), SIOCOUTQ, which is TIOCOUTQ). Without
+    # TLS that counts these very bytes, with it a few more.
+    def passed(self) -> Passed | None:
+        """How many bytes were written, and have arrived at the other machine; None if the system can't say."""
+        raw = self._transport.get_extra_info("socket")
+        if raw is None or self._transport.is_closing():
+            return None
+        try:
+            (waiting,) = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4)))
+        except OSError:
+            return None
+        return Passed(self._written, self._written - waiting - self._transport.get_write_buffer_size())
 
     def room(self) -> bool:
         """Whether more can be written without building up a backlog."""

@@ -27,6 +27,8 @@ class Keepalive:
         self.heard_ns = now_ns
         """When something was last received."""
         self._next_ping_ns = now_ns
+        self.answered_ns: HostNs = 0
+        """When the latest ping that was answered was sent: all that was sent before it has arrived."""
         self.clock = OffsetFilter()
 
     def rest_until(self, now_ns: HostNs) -> None:
@@ -43,6 +45,7 @@ class Keepalive:
         # best of all.
         if pong.t > now_ns:
             raise RemoteProtocolError("unexpected pong: no such ping was sent")
+        self.answered_ns = max(self.answered_ns, pong.t)
         self.clock.add(pong.t, pong.now, now_ns)
 
     def next_timeout(self) -> HostNs:
@@ -81,7 +84,11 @@ class KeptSession:
         if self._hello_by_ns is not None and now_ns >= self._hello_by_ns:
             raise PeerLost(f"no {self._first}")
         if self.keepalive.due(now_ns):
-            self._out.append(encode_message(Ping(now_ns)))
+            self.send_ping(now_ns)
+
+    def send_ping(self, now_ns: HostNs) -> None:
+        """Ping at once."""
+        self._out.append(encode_message(Ping(now_ns)))
 
     def data_to_send(self) -> list[str | bytes]:
         """See `Sender`."""

@@ -1,6 +1,6 @@
 """An encoder of pictures that sends each changed rectangle as its pixels, without loss. See `encoded.Pictures`.
 
-It takes next to no time, and many bytes: enough for a viewer on the same host.
+It takes next to no time, and is for tests of what surrounds an encoder.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""What a screen's source does too often or too much: counted as it happens, judged once a second. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from millrace.symptoms import Evidence
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+
+MODES_MAX, MODES_PAUSE_NS = 5, NS_PER_S // 2
+"""So many changes of mode, none of them later than this after the one before, are trouble. A machine that boots makes
+two or three."""
+OVER_SCREENS, OVER_FACTOR = 8, 50
+"""So many whole screens in a second were reported in pictures of which a fiftieth, or less, had changed."""
+COMPARED_MAX = 256
+"""Of what was compared since the last second."""
+HELD_NS = NS_PER_S
+"""A reader that keeps a picture for longer withholds it: encoding takes a tenth of that."""
+
+
+class Found(NamedTuple):
+    """A cause of the stage "screen", when it began, and the measurements."""
+
+    cause: str
+    at_ns: HostNs
+    evidence: Evidence
+
+
+class ScreenFacts:
+    """The counts of one screen. Times are those of painting."""
+
+    def __init__(self) -> None:
+        self._modes: list[HostNs] = []
+        """Those that followed each other quickly, the first ones of them only."""
+        self._last_mode_ns: HostNs = 0
+        self._told_modes = self._told_over = False
+        self._over: list[tuple[HostNs, int, int]] = []
+        """When, and the pixels that were reported and that had changed, where that was too far apart."""
+
+    def mode(self, now_ns: HostNs) -> None:
+        """The source set a mode."""
+        if now_ns - self._last_mode_ns > MODES_PAUSE_NS:
+            self._modes, self._told_modes = [], False
+        if len(self._modes) < MODES_MAX:
+            self._modes.append(now_ns)
+        self._last_mode_ns = now_ns
+
+    def compared(self, reported: int, changed: int, now_ns: HostNs) -> None:
+        """So many pixels were reported as painted, of which so many differed."""
+        if reported > OVER_FACTOR * changed and len(self._over) < COMPARED_MAX:
+            self._over.append((now_ns, reported, changed))
+
+    def second(self, pixels: int) -> Iterator[Found]:
+        """What is to be told of a screen of so many pixels; called once a second."""
+        yield from self._many_modes()
+        yield from self._over_reported(pixels)
+
+    def _many_modes(self) -> Iterator[Found]:
+        modes = self._modes
+        if len(modes) == MODES_MAX and not self._told_modes:
+            self._told_modes = True
+            yield Found("too many modes", modes[0], {"modes": MODES_MAX, "within_ms": _ms(modes[-1] - modes[0])})
+
+    # Some cards always do it, at every caret: that is worth one incident, not one a second. It is told again when the
+    # source has been exact for a second, and errs anew.
+    def _over_reported(self, pixels: int) -> Iterator[Found]:
+        over, self._over = self._over, []
+        reported, changed = sum(one[1] for one in over), sum(one[2] for one in over)
+        if reported < OVER_SCREENS * max(1, pixels):
+            self._told_over = self._told_over and bool(over)
+            return
+        if not self._told_over:
+            evidence = {"screens_reported": round(reported / pixels, 1), "screens_changed": round(changed / pixels, 3)}
+            yield Found("over-reported", over[0][0], evidence)
+        self._told_over = True
+
+
+def _ms(ns: HostNs) -> float:
+    return round(ns / NS_PER_MS, 1)
+
+
+def withheld(who: str, since_ns: HostNs, now_ns: HostNs, size: int) -> Found | None:
+    """A reader has had a picture of so many bytes since then: whether that is too long."""
+    if now_ns - since_ns <= HELD_NS:
+        return None
+    evidence: Evidence = {
+        "by": who,
+        "held_ms": round((now_ns - since_ns) / NS_PER_MS),
+        "mib": round(size / (1 << 20), 1),
+    }
+    return Found("held", since_ns, evidence)
