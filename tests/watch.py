@@ -134,10 +134,10 @@ class Remote:
     def _passed(self) -> Passed:
         now, rate = self.desk.now_ns, self.down.path.rate_bps
         waiting = 0
+        self._ways = [one for one in self._ways if one[0] > now]
         for arrives_ns, size in self._ways:
-            if arrives_ns > now:
-                late = (arrives_ns - now) * rate // (8 * NS_PER_S) if rate else size
-                waiting += min(size, late)
+            late = (arrives_ns - now) * rate // (8 * NS_PER_S) if rate else size
+            waiting += min(size, late)
         return Passed(self.bytes, self.bytes - waiting)
 
     def _room(self) -> bool:

@@ -257,7 +257,7 @@ class ViewerBlame:
         if shown.skew_ns is None:
             self._skews.clear()
             return
-        self._skews.append((now_ns, shown.skew_ns))
+        self._skews.append((now_ns if sent_ns is None else sent_ns, shown.skew_ns))
         least, most = min(skew for _, skew in self._skews), max(skew for _, skew in self._skews)
         if len(self._skews) < SKEWED or (most > AHEAD_NS and least < BEHIND_NS):
             return
