@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from millrace.wire.peer.pictures import (
     Gone,
     Key,
     KeyboardHeld,
-    Part,
     PartType,
     Piece,
     TakeKeyboard,
@@ -79,7 +79,7 @@ def test_viewers_that_join_all_the_time_cause_two_key_pictures_a_second_at_most(
         film(desk, screen, 105)
     keys = keys_of(first, before)
     assert 4 <= len(keys) <= 7
-    assert all(later - earlier >= 500 * NS_PER_MS for earlier, later in zip(keys, keys[1:], strict=False))
+    assert all(later - earlier >= 500 * NS_PER_MS for earlier, later in itertools.pairwise(keys))
     told = next(one for one in desk.house.symptoms if one.stage == "picture")
     assert told.cause == "key pictures" and told.subject == screen.screen.key
 

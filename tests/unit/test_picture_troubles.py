@@ -1,4 +1,4 @@
-"""What is concluded of screens (graph/screenfacts), encoders (outlets/picturestrain) and viewers (guest/viewerblame)."""
+"""What is concluded of screens (graph/screenfacts), encoders (outlets/picturestrain), viewers (guest/viewerblame)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from millrace.graph.screen import Screen
 from millrace.guest.home import Home
-from millrace.guest.troubles import report_trouble
+from millrace.guest.troubles import TROUBLE_NS, report_trouble
 from millrace.outlets.picturechoice import VIDEO_CODECS
 from millrace.outlets.queue import Passed, Traffic, unknown
 from millrace.rights.model import Principal
@@ -147,10 +147,10 @@ class ViewerBlame:
     def told(self, event: FromViewer | Clip, now_ns: HostNs) -> None:
         """The viewer has sent this."""
         if isinstance(event, Watch):
-            self._can_decode(event)
+            self._can_decode(event, now_ns)
         elif isinstance(event, Refresh):
             cause = "missed a piece" if event.why == "missing" else "decoder failed"
-            self._report("viewer", cause, {"why": printable(event.why, TEXT_MAX)}, None)
+            self._report("viewer", cause, {"why": printable(event.why, TEXT_MAX)}, now_ns)
         elif isinstance(event, Shown | Taken):
             self._acknowledged(event, now_ns)
         elif isinstance(event, Hidden):
@@ -161,14 +161,14 @@ class ViewerBlame:
                 self._own, self._told_own_ns = None, now_ns
             report_trouble(self._home, self._principal, self._key, event, now_ns, views=True)
 
-    def _can_decode(self, watch: Watch) -> None:
+    def _can_decode(self, watch: Watch, now_ns: HostNs) -> None:
         lossless = watch.settings.get("picture") in ("lossless", "off")
         if not lossless and not set(watch.codecs) & set(VIDEO_CODECS):
-            self._report("viewer", "no video", {"decodes": printable(", ".join(watch.codecs), TEXT_MAX)}, None)
+            self._report("viewer", "no video", {"decodes": printable(", ".join(watch.codecs), TEXT_MAX)}, now_ns)
 
-    def keyboard_taken(self, by: str) -> None:
+    def keyboard_taken(self, by: str, now_ns: HostNs) -> None:
         """Another viewer has taken the keyboard."""
-        self._report("viewer", "keyboard taken", {"by": printable(by, TEXT_MAX)}, None)
+        self._report("viewer", "keyboard taken", {"by": printable(by, TEXT_MAX)}, now_ns)
 
     # -- pictures that are late ------------------------------------------------------------------
 
@@ -229,16 +229,16 @@ class ViewerBlame:
         evidence: dict[str, float] = {"late_ms": _ms(now_ns - oldest.sent_ns)}
         if oldest.has_it_ns is not None and now_ns - oldest.has_it_ns > KNOWN_NS:
             evidence["had_it_for_ms"] = _ms(now_ns - oldest.has_it_ns)
-            self._report("viewer", "slow", evidence, at, inferred=True)
+            self._report("viewer", "slow", evidence, now_ns, at, inferred=True)
         elif looks.latest is None or oldest.end is None:
-            self._report("send", "line full", evidence, at, inferred=True)
+            self._report("send", "line full", evidence, now_ns, at, inferred=True)
         elif looks.there:
             unread = Symptom("viewer", "does not read", self._home.name, self._key, evidence, at, inferred=True)
             self._blame_viewer(unread, now_ns)
         else:
             evidence |= {"looks_with_progress": looks.moved, "looks_without": looks.stood}
             blamed = ("send", "line full") if looks.moved >= looks.stood else ("network", "stalled")
-            self._report(*blamed, evidence, at, inferred=True)
+            self._report(*blamed, evidence, now_ns, at, inferred=True)
 
     def _blame_viewer(self, symptom: Symptom, now_ns: HostNs) -> None:
         """Report that soon, unless the viewer says, or has just said, that it did not run."""
@@ -253,7 +253,7 @@ class ViewerBlame:
             early_ns = 0 if sent_ns is None else sent_ns - shown.decoded_ns
             off_ns = max(shown.drawn_ns - now_ns, early_ns)
             if off_ns > IMPOSSIBLE_NS + self._rtt_ns:
-                self._report("viewer", "clock jumped", {"off_ms": _ms(off_ns)}, sent_ns)
+                self._report("viewer", "clock jumped", {"off_ms": _ms(off_ns)}, now_ns, sent_ns)
         if shown.skew_ns is None:
             self._skews.clear()
             return
@@ -262,7 +262,7 @@ class ViewerBlame:
         if len(self._skews) < SKEWED or (most > AHEAD_NS and least < BEHIND_NS):
             return
         cause = "behind sound" if least >= BEHIND_NS else "ahead of sound"
-        self._report("viewer", cause, {"skew_ms": _ms(shown.skew_ns)}, self._skews[0][0], inferred=True)
+        self._report("viewer", cause, {"skew_ms": _ms(shown.skew_ns)}, now_ns, self._skews[0][0], inferred=True)
         self._skews.clear()
 
     # -- keys without an effect ------------------------------------------------------------------
@@ -289,8 +289,14 @@ class ViewerBlame:
         typed = self._typed
         if len(typed) >= KEYS_MIN and now_ns - typed[-1] >= NO_REACTION_NS:
             evidence = {"keys": len(typed), "nothing_for_ms": _ms(now_ns - typed[0])}
-            self._report("screen", "no reaction", evidence, typed[0])
+            self._report("screen", "no reaction", evidence, now_ns, typed[0])
             typed.clear()
 
-    def _report(self, stage: str, cause: str, evidence: Evidence, at: HostNs | None, inferred: bool = False) -> None:
-        self._home.report(Symptom(stage, cause, self._home.name, self._key, evidence, at, inferred))
+    def _report(
+        self, stage: str, cause: str, evidence: Evidence, now_ns: HostNs, at_ns: HostNs | None = None,
+        inferred: bool = False,
+    ) -> None:  # fmt: skip
+        """Report what began at `at_ns`; all viewers and listeners of one principal cause so many incidents at most."""
+        if self._home.troubles.take(self._principal.key, TROUBLE_NS, now_ns):
+            at = now_ns if at_ns is None else at_ns
+            self._home.report(Symptom(stage, cause, self._home.name, self._key, evidence, at, inferred))

@@ -298,7 +298,7 @@ class Viewers:
         if seat.who is not session.who:
             for other in self.sessions:
                 if other.has_keyboard:
-                    other.blame.keyboard_taken(session.name)
+                    other.blame.keyboard_taken(session.name, self.clock())
                 other.release_keys()
             seat.take(session.who)
         self._tell_keyboard()
