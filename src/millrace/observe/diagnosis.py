@@ -114,7 +114,10 @@ class Diagnosis:
 
     def next_timeout(self) -> HostNs | None:
         """When the next symptom is to be judged."""
-        return min((one[0].due_ns for one in (self._suspicions, self._later, self._doubts) if one), default=None)
+        due = [suspicions[0].due_ns for suspicions in (self._suspicions, self._later) if suspicions]
+        if self._doubts:
+            due.append(self._doubts[0].due_ns)
+        return min(due, default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """Judge the symptoms that were reported, and examine the underruns that are due at `now_ns`."""

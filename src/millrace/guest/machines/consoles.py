@@ -20,7 +20,7 @@ from millrace.io.fdstream import FdStream
 from millrace.io.settled import Settled
 from millrace.io.sharedpicture import shared_picture
 from millrace.pixels.rects import Size
-from millrace.symptoms import TEXT_MAX, Symptom
+from millrace.symptoms import TEXT_MAX, Evidence, Symptom
 from millrace.text import printable
 from millrace.wire.qemu.client import Console, ConsoleSize, DisplayClient, PointerKind, Refusal
 from millrace.wire.qemu.display import ScreenPeer
@@ -162,7 +162,7 @@ class Consoles:
 
     def _report(self, number: int, cause: str, why: str) -> None:
         guest = self._owner.guest
-        evidence = {"why": printable(why, TEXT_MAX), "console": number}
+        evidence: Evidence = {"why": printable(why, TEXT_MAX), "console": number}
         inferred = cause == "lost"
         guest.report(Symptom("screen", cause, guest.name, self._owner.key, evidence, inferred=inferred))
 
