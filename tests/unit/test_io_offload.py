@@ -109,6 +109,30 @@ def test_lanes_wait_for_each_other_but_threads_do_not_multiply() -> None:
     run(main)
 
 
+def test_pool_is_crowded_while_all_its_threads_work() -> None:
+    async def test() -> None:
+        pool, going, started = Offload(1), threading.Event(), threading.Event()
+        one, other = pool.lane(), pool.lane()
+        assert not one.crowded, "it has no thread yet"
+
+        def work() -> None:
+            started.set()
+            going.wait(10)
+
+        done = asyncio.Event()
+        one(work, lambda result: done.set())
+        await asyncio.to_thread(started.wait, 10)
+        assert one.crowded and other.crowded
+        going.set()
+        await done.wait()
+        async with asyncio.timeout(10):
+            while other.crowded:
+                await asyncio.sleep(0.001)
+        pool.close()
+
+    asyncio.run(test())
+
+
 def test_end_waits_for_what_runs_and_discards_the_rest() -> None:
     async def main() -> None:
         pool, started, ended, told = Offload(1), threading.Event(), threading.Event(), []

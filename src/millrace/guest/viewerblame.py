@@ -255,7 +255,9 @@ class ViewerBlame:
             if off_ns > IMPOSSIBLE_NS + self._rtt_ns:
                 self._report("viewer", "clock jumped", {"off_ms": _ms(off_ns)}, now_ns, sent_ns)
         if shown.skew_ns is None:
-            self._skews.clear()
+            # One that was passed over has none, and says nothing of the others.
+            if shown.drawn_ns:
+                self._skews.clear()
             return
         self._skews.append((now_ns if sent_ns is None else sent_ns, shown.skew_ns))
         least, most = min(skew for _, skew in self._skews), max(skew for _, skew in self._skews)
