@@ -76,7 +76,7 @@ class ViewerSession:
         self.who = Watcher(self.key, principal)
         self.account = self.guest.admission.budget.open("viewer", {"itself": VIEWER_BYTES}, LISTENERS)
         wire = self.wire = ViewServer(now_ns)
-        self.blame = ViewerBlame(self.guest, principal, self.key, wire.keepalive, wire.send_ping, traffic)
+        self.blame = ViewerBlame(self.guest, principal, self.key, wire.keepalive, wire.send_probe, traffic)
         self.closing = False
         self.settings = PictureSettings()
         self.codecs: frozenset[str] = frozenset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import ClassVar
 
 from millrace.clock.sync import OffsetFilter
@@ -12,6 +13,7 @@ from millrace.wire.peer.messages import Ping, Pong, encode_message
 PING_NS = 2 * NS_PER_S
 SILENT_MAX_NS = 15 * NS_PER_S
 HELLO_MAX_NS = 10 * NS_PER_S
+PROBES_KEPT = 8
 ANSWERS_MAX = 64
 """The most messages that may wait to be sent before pings go unanswered: a peer may keep pinging without reading."""
 
@@ -30,6 +32,8 @@ class Keepalive:
         self.answered_ns: HostNs = 0
         """When the latest ping that was answered was sent: all that was sent before it has arrived."""
         self.clock = OffsetFilter()
+        self._probes: deque[HostNs] = deque(maxlen=PROBES_KEPT)
+        """When pings were sent that wait behind pictures: their round trips say nothing of the clocks."""
 
     def rest_until(self, now_ns: HostNs) -> None:
         """Don't ping before `now_ns`."""
@@ -46,7 +50,12 @@ class Keepalive:
         if pong.t > now_ns:
             raise RemoteProtocolError("unexpected pong: no such ping was sent")
         self.answered_ns = max(self.answered_ns, pong.t)
-        self.clock.add(pong.t, pong.now, now_ns)
+        if pong.t not in self._probes:
+            self.clock.add(pong.t, pong.now, now_ns)
+
+    def probing(self, now_ns: HostNs) -> None:
+        """A ping is sent now to learn when it arrives, behind what was sent before."""
+        self._probes.append(now_ns)
 
     def next_timeout(self) -> HostNs:
         """The next deadline."""
@@ -84,10 +93,11 @@ class KeptSession:
         if self._hello_by_ns is not None and now_ns >= self._hello_by_ns:
             raise PeerLost(f"no {self._first}")
         if self.keepalive.due(now_ns):
-            self.send_ping(now_ns)
+            self._out.append(encode_message(Ping(now_ns)))
 
-    def send_ping(self, now_ns: HostNs) -> None:
-        """Ping at once."""
+    def send_probe(self, now_ns: HostNs) -> None:
+        """Ping at once, to learn when all that was sent before has arrived (`Keepalive.answered_ns`)."""
+        self.keepalive.probing(now_ns)
         self._out.append(encode_message(Ping(now_ns)))
 
     def data_to_send(self) -> list[str | bytes]:
