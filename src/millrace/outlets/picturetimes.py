@@ -35,6 +35,11 @@ class ViewerTimes(NamedTuple):
     # Known best from the viewer, if its clock is: its answer also waited for the drawing.
     def arrival_ns(self, rtt_ns: HostNs, now_ns: HostNs) -> HostNs:
         """When a picture had arrived at the latest, half a round trip added, by an answer that came now."""
+        arrived_ns = self.arrived_ns or self.decoded_ns
+        return min(now_ns, arrived_ns + rtt_ns // 2) if arrived_ns else now_ns
+
+    def decoding_ns(self, rtt_ns: HostNs, now_ns: HostNs) -> HostNs:
+        """The same of when it had been decoded."""
         return min(now_ns, self.decoded_ns + rtt_ns // 2) if self.decoded_ns else now_ns
 
     def within(self, sent_ns: HostNs, now_ns: HostNs) -> ViewerTimes | None:
