@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import aiohttp
 
@@ -22,13 +22,14 @@ from millrace.client.faces import Face
 from millrace.client.figures import Figures
 from millrace.client.notices import NoticeLimiter
 from millrace.client.options import ListenerOptions
+from millrace.client.ownsound import NoSound, OwnSound
 from millrace.errors import ConfigError, PeerLost, RemoteProtocolError
 from millrace.io.clock import now_ns
 from millrace.io.messages import MessageRunner
 from millrace.pixels.rects import Point, Size
 from millrace.playout.presentation import Presentation, Waiting
 from millrace.text import printable, quoted
-from millrace.units import NS_PER_MS, NS_PER_S, HostNs, MediaNs
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.clips import Clip, ClipboardState, Paste
 from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
 from millrace.wire.peer.pictures import (
@@ -92,35 +93,6 @@ class _Decoded(NamedTuple):
     steps: list[Step]
     arrived_ns: HostNs
     decoded_ns: HostNs
-
-
-class OwnSound(Protocol):
-    """The sound that is played beside the picture: `Listener` is one."""
-
-    @property
-    def number(self) -> int | None:
-        """The number of its listener; None while it has none."""
-        ...
-
-    @property
-    def picture_first(self) -> bool:
-        """Whether no picture waits for it."""
-        ...
-
-    def heard_ns(self, now: HostNs) -> MediaNs | None:
-        """The capture time, on the daemon's clock, of what is heard now; None without sound."""
-        ...
-
-
-class NoSound:
-    """No sound is played beside the picture."""
-
-    number = None
-    picture_first = True
-
-    def heard_ns(self, now: HostNs) -> MediaNs | None:
-        """See `OwnSound`."""
-        return None
 
 
 class Viewer:

@@ -437,8 +437,7 @@ class ViewerSession:
         self.blame.sent(serial, now)
 
     def _acknowledged(self, event: Shown | Taken, now_ns: HostNs) -> None:
-        arrived_ns = decoded_ns = now_ns
-        rtt_ns, first = self.rtt_ns, self.flow.rate is None
+        arrived_ns, decoded_ns, rtt_ns, first = now_ns, now_ns, self.rtt_ns, self.flow.rate is None
         if isinstance(event, Shown):
             told = ViewerTimes(event.arrived_ns, event.decoded_ns, event.drawing_ns, event.drawn_ns)
             arrived_ns, decoded_ns = told.arrival_ns(rtt_ns or 0, now_ns), told.decoding_ns(rtt_ns or 0, now_ns)
