@@ -447,4 +447,4 @@ def _gains(text: str) -> tuple[float, ...]:
 # Those who may do everything may also do what there was no right for when they were stored.
 def _rights(number: int) -> Right:
     """The rights of a stored token."""
-    return EVERYTHING if Right.ADMIN & number else Right(number)
+    return EVERYTHING if Right.ADMIN in Right(number) else Right(number)
