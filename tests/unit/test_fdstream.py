@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from millrace.io.fdstream import FdStream
+from millrace.io.fdstream import UNSENT_FDS_MAX, FdStream
 from millrace.io.turns import Turns
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
@@ -79,5 +79,60 @@ def test_descriptors_sent_after_close_are_closed() -> None:
             os.set_blocking(read, False)
             assert os.read(read, 1) == b"" and core.out == []
             os.close(read)
+
+    asyncio.run(test())
+
+
+class Slow(Reads):
+    """A core that is called again and again for what it has received."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 0
+
+    def receive(self, data: Any, now_ns: HostNs) -> None:
+        if len(data):
+            assert not self.left, "read before the rest was done"
+            self.left = 3
+        elif self.left:
+            self.left -= 1
+        super().receive(data, now_ns)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_nothing_is_read_while_the_core_is_unfinished(run: Callable[[Any], None]) -> None:
+    async def test() -> None:
+        ours, theirs = socket.socketpair()
+        core, ended = Slow(), list[Exception]()
+        stream = FdStream(
+            ours, core, lambda: None, ended.append, turns=Turns(), chunk_max=256, unfinished=lambda: core.left > 0
+        )
+        theirs.sendall(bytes(2000))
+        async with asyncio.timeout(10):
+            while len(core.got) < 2000 or core.left:
+                await asyncio.sleep(0.001)
+            core.left = 2
+            stream.go_on()
+            while core.left:
+                await asyncio.sleep(0.001)
+            theirs.close()
+            while not ended:
+                await asyncio.sleep(0.001)
+
+    run(test())
+
+
+def test_a_peer_that_takes_no_descriptors_is_cut_before_they_are_many() -> None:
+    async def test() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            core, ended, opened = Sends(), list[Exception](), 0
+            stream = FdStream(ours, core, lambda: None, ended.append)
+            before = len(os.listdir("/proc/self/fd"))
+            while not ended:
+                core.out.append(Chunk(bytearray(b"x"), (os.dup(0),), give=True))
+                stream.flush()
+                opened = max(opened, len(os.listdir("/proc/self/fd")) - before)
+            assert opened <= UNSENT_FDS_MAX + 2 and len(os.listdir("/proc/self/fd")) <= before
 
     asyncio.run(test())

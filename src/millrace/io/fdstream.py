@@ -27,6 +27,8 @@ CHUNK_BYTES_MIN, CHUNK_BYTES_MAX = 256, 4 * 1024
 """How much is read and parsed in one step when other connections share the turns."""
 FDS_MAX = 16
 UNSENT_MAX = 4 * 1024 * 1024
+UNSENT_FDS_MAX = 256
+"""Descriptors that may wait for the peer to take them. Each counts as open, and a process has only so many."""
 BEHIND = 256 * 1024
 
 
@@ -67,7 +69,8 @@ class FdStream:
     `may_wait` is asked whether that many bytes may wait for the peer to read them, and called with 0 when none do any
     more.
     `whose` names the guest and door in the log. `chunk_max` bounds what is read at once, `RECEIVE_BYTES` at most: for
-    what comes in large messages, such as pictures.
+    what comes in large messages, such as pictures. While the core is `unfinished` nothing is read, and it is given no
+    bytes again and again, in turns.
     """
 
     first = False
@@ -87,8 +90,9 @@ class FdStream:
         gone: Callable[[], None] = lambda: None,
         outgoing: Outgoing | None = None,
         chunk_max: int = CHUNK_BYTES_MAX,
+        unfinished: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._whose, self._gone = whose, gone
+        self._whose, self._gone, self._unfinished = whose, gone, unfinished
         self._chunk_size = (
             ChunkSize(RECEIVE_BYTES, RECEIVE_BYTES) if turns is None else ChunkSize(CHUNK_BYTES_MIN, chunk_max)
         )
@@ -105,6 +109,7 @@ class FdStream:
         self._close_timer: asyncio.TimerHandle | None = None
         """Set once the stream is being closed: only output queued before that is still sent."""
         self._unsent = _bytes_of(self._out)
+        self._unsent_fds = sum(_fds_of(chunk) for chunk in self._out.chunks)
         self._timer = TimerRunner(self, self._loop)
         sock.setblocking(False)
         self._loop.add_reader(sock, self._readable)
@@ -120,6 +125,15 @@ class FdStream:
         else:
             self._pause()
 
+    def go_on(self) -> None:
+        """The core has become unfinished by something else than what was read: let it go on at the next turn."""
+        if self._reading and not self._paused:
+            self._pause()
+
+    @property
+    def _reading(self) -> bool:
+        return self._sock.fileno() >= 0 and self._close_timer is None
+
     def _pause(self) -> None:
         """Read on at the guest's next turn."""
         self._paused = True
@@ -131,10 +145,15 @@ class FdStream:
         if self._flush_due and self._sock.fileno() >= 0:
             self._flush_due = False
             self.flush()
-        if self._paused and self._sock.fileno() >= 0 and self._close_timer is None:
+        if self._paused and self._reading and self._unfinished():
+            self._run(lambda: self._core.receive(b"", now_ns()))
+            if self._reading and self._unfinished():
+                return False
+        if self._paused and self._reading:
             self._paused = False
             self._loop.add_reader(self._sock, self._readable)
-            self._read()
+            if not self.turns.over():
+                self._read()
         return True
 
     def _read(self) -> None:
@@ -156,7 +175,9 @@ class FdStream:
                 self.sender = None
         self._run(lambda: self._core.receive(self._buffer[:size], now_ns()))
         self._chunk_size.processed(self.turns.over())
-        if self._sock.fileno() >= 0 and self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if not self._reading:
+            return
+        if self._unfinished() or self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._pause()
 
     def next_timeout(self) -> HostNs | None:
@@ -212,6 +233,7 @@ class FdStream:
         for chunk in self._core.data_to_send():
             self._out.chunks.append(chunk)
             self._unsent += len(chunk.data)
+            self._unsent_fds += _fds_of(chunk)
         if self._writing:
             self._await_room()
         else:
@@ -236,6 +258,7 @@ class FdStream:
                 return
             _given(chunk)
             self._unsent -= sent
+            self._unsent_fds -= _fds_of(chunk)
             out.begun = sent < len(chunk.data)
             if out.begun:
                 out.chunks[0] = Chunk(chunk.data[sent:])
@@ -250,7 +273,8 @@ class FdStream:
             self.close()
 
     def _await_room(self) -> None:
-        if self._unsent > UNSENT_MAX or not self._may_wait(self._unsent):
+        too_much = self._unsent > UNSENT_MAX or self._unsent_fds > UNSENT_FDS_MAX
+        if too_much or not self._may_wait(self._unsent):
             self._too_much()
         elif not self._writing:
             self._writing = True
@@ -274,7 +298,8 @@ class FdStream:
         for chunk in (*out.chunks, *self._core.data_to_send()):
             _given(chunk)
         out.chunks = deque(begun)
-        self._unsent = _bytes_of(out)
+        # What is left of a message has no descriptors any more.
+        self._unsent, self._unsent_fds = _bytes_of(out), 0
 
     def _send_away(self, why: Exception) -> None:
         """End the connection because of something the peer did, and send it the reason."""
@@ -315,6 +340,7 @@ class FdStream:
             # Its user is reached through these, and keeps the stream: a cycle, which only a full collection would
             # free (daemon/collector.py).
             self._after = self._gone = _nothing
+            self._unfinished = _finished
             self._ended, self._may_wait, self._last_word, self._take_fds = _not_told, _all_may, None, None
             self.sender = None
             gone()
@@ -338,6 +364,11 @@ def _nothing() -> None:
     """The stream is closed."""
 
 
+def _finished() -> bool:
+    """The stream is closed."""
+    return False
+
+
 def _not_told(why: Exception) -> None:
     """The stream is closed."""
 
@@ -349,6 +380,11 @@ def _all_may(unsent: int) -> bool:
 
 def _bytes_of(out: Outgoing) -> int:
     return sum(len(chunk.data) for chunk in out.chunks)
+
+
+def _fds_of(chunk: Chunk) -> int:
+    """How many descriptors it owns."""
+    return len(chunk.fds) if chunk.give else 0
 
 
 def _given(chunk: Chunk) -> None:
