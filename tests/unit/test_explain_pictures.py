@@ -48,7 +48,6 @@ def played(desk: Desk, screen: Painter, kind: str = "fill", pictures: int = 60) 
             screen.screen.painted(next(moving), desk.now_ns)
         desk.run(35)
         if number % 28 == 0:
-            desk.home.screens.second(desk.now_ns)
             desk.viewers.second()
 
 

@@ -72,8 +72,6 @@ def test_guest_that_is_watched_is_recorded_though_nothing_plays() -> None:
     for colour in range(60):
         screen.fill(Rect(0, 0, 320, 200), colour, desk.now_ns)
         desk.run(35)
-        if colour % 28 == 0:
-            desk.home.screens.second(desk.now_ns)
     watched = guest(Rig(), desk=desk)
     recorder.note([watched], desk.now_ns)
     (seen,) = recorder.of("alice")

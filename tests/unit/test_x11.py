@@ -280,7 +280,7 @@ def test_viewer_waits_for_what_was_painted_while_nobody_watched() -> None:
     screen = screens.first.screen
     reader = screen.read(WATCHER)
     assert reader.next_timeout() is None and reader.take(0) is None, "nothing was copied yet"
-    wire.receive(xserver.copied(FIRST_COPY), 1)
+    wire.receive(xserver.copied(FIRST_COPY + xserver.NAMES), 1)
     door.receive(1)
     assert reader.next_timeout() == 0
     reader.end()
@@ -290,7 +290,7 @@ def test_viewer_waits_for_what_was_painted_while_nobody_watched() -> None:
     wire.receive(xserver.damaged(1, 2, 3, 4), 2)
     reader = screen.read(WATCHER)
     assert reader.next_timeout() is None
-    wire.receive(xserver.copied(FIRST_COPY + 2, 48), 3)
+    wire.receive(xserver.copied(FIRST_COPY + xserver.NAMES + 2, 48), 3)
     door.receive(3)
     assert reader.next_timeout() == 0
 

@@ -141,13 +141,13 @@ class Screens:
             for found in listed.screen.second(now_ns):
                 self._report(Symptom("screen", found.cause, self._guest, listed.key, found.evidence, found.at_ns))
         before_ns, self._counted_ns = self._counted_ns, now_ns
-        if before_ns is None or now_ns <= before_ns:
-            return
+        passed_ns = 0 if before_ns is None else now_ns - before_ns
         for listed in self._listed.values():
-            screen, passed_ns = listed.screen, now_ns - before_ns
+            screen = listed.screen
             self.painted += screen.serial - listed.counted
-            listed.fps = (screen.serial - listed.counted) * NS_PER_S / passed_ns
-            listed.pixels = (screen.painted_pixels - listed.counted_pixels) * NS_PER_S // passed_ns
+            if passed_ns > 0:
+                listed.fps = (screen.serial - listed.counted) * NS_PER_S / passed_ns
+                listed.pixels = (screen.painted_pixels - listed.counted_pixels) * NS_PER_S // passed_ns
             listed.counted, listed.counted_pixels = screen.serial, screen.painted_pixels
 
     def close(self) -> None:
