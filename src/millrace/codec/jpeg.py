@@ -6,6 +6,7 @@ import io
 
 from PIL import Image
 
+from millrace.codec.scans import check_scans
 from millrace.errors import CodecError
 
 
@@ -13,6 +14,7 @@ from millrace.errors import CodecError
 # no format but JPEG is tried.
 def decode_jpeg(data: bytes, width: int, height: int) -> bytes:
     """A picture of exactly this size, as rows of B, G, R and an unused byte; CodecError for anything else."""
+    check_scans(data)
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             if image.size != (width, height):

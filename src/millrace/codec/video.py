@@ -13,6 +13,7 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
+from millrace.codec.scans import check_scans
 from millrace.errors import CodecError
 
 Pixels = NDArray[np.uint8]
@@ -78,6 +79,8 @@ class PictureDecoder:
             raise CodecError(f"an empty {self.codec} picture")
         if self.codec == "vp8" and not vp8_key(data):
             return
+        if self.codec == "jpeg":
+            check_scans(data)
         width, height = vp8_size(data) if self.codec == "vp8" else jpeg_size(data)
         if not 0 < width * height <= self._pixels_max:
             raise CodecError(f"a {self.codec} picture of {width} × {height}; {self._pixels_max} pixels at most")
