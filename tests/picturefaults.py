@@ -329,7 +329,7 @@ def guest_hangs(scene: Scene) -> HostNs:
 
 
 def line_full(scene: Scene) -> HostNs:
-    scene.one.down.path = replace(scene.one.down.path, rate_bps=scene.some_ms(60, 180) * 1_000)
+    scene.one.down.path = replace(scene.one.down.path, rate_bps=scene.some_ms(12, 32) * 1_000)
     return scene.desk.now_ns
 
 

@@ -78,6 +78,6 @@ def test_damage_beyond_the_screen_or_without_a_change_harms_nobody() -> None:
         desk.run(35)
     assert remote.bytes - before < 1_000, "nothing changed, so nothing is sent"
     painter.pixels[50:60, 50:60] = 9
-    painter.screen.painted([Rect(-100, -100, 155, 155), Rect(55, 50, 10**6, 10)], desk.now_ns)
+    painter.screen.painted([Rect(-100, -100, 155, 160), Rect(55, 50, 10**6, 10)], desk.now_ns)
     desk.run(100)
     assert remote.drawn.exact(painter.pixels)

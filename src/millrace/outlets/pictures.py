@@ -100,6 +100,8 @@ class _Job:
     def __init__(self, picture: Picture | None, begun_ns: HostNs, viewers: list[_Viewer]) -> None:
         self.picture, self.begun_ns, self.viewers = picture, begun_ns, viewers
         self.catching: list[tuple[Lacking, list[_Viewer]]] = []
+        self.first = False
+        """It is the first of its mode: its damage is no report of the source."""
 
     def lacks(self, viewer: _Viewer, refine: bool) -> None:
         """Bring this viewer up to date with the same parts as others that lack the same."""
@@ -264,6 +266,7 @@ class PictureEncoder:
         return due_ns is not None and due_ns <= now_ns
 
     def _begin(self, picture: Picture | None, ready: list[_Viewer], now_ns: HostNs) -> None:
+        before = self._work
         if picture is not None:
             self._painted_ns, self._number = picture.painted_ns, picture.serial
             number, published_ns = self._published
@@ -272,6 +275,7 @@ class PictureEncoder:
         if (work := self._work) is None:
             return
         job = _Job(picture, now_ns, ready)
+        job.first = work is not before
         for viewer in ready:
             job.lacks(viewer, refine=picture is None)
         lacking = tuple(lacking for lacking, _ in job.catching)
@@ -348,7 +352,7 @@ class PictureEncoder:
 
     def _compare(self, made: Made, job: _Job) -> None:
         """Note how much of what the source reported has changed."""
-        if job.picture is not None and self.settings.scale == 1:
+        if job.picture is not None and not job.first and self.settings.scale == 1:
             reported = sum(rect.area for rect in job.picture.damage)
             changed = sum(rect.area for rect in made.touched)
             self.screen.facts.compared(reported, changed, job.picture.painted_ns)
