@@ -7,8 +7,9 @@ import logging
 import os
 import socket
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any, Protocol
+
+from msgspec.structs import replace
 
 from millrace.budget import CONNECTIONS
 from millrace.control.livesessions import Leave
