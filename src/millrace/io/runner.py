@@ -35,7 +35,7 @@ from millrace.io.senderidentity import SenderIdentity
 from millrace.io.timer import TimerRunner
 from millrace.io.turns import Turns
 from millrace.units import HostNs
-from millrace.wire.contract import Runner, Sender, Timed
+from millrace.wire.contract import UNRUN, Runner, Sender, Timed
 
 log = logging.getLogger("millrace.io")
 
@@ -300,7 +300,9 @@ class StreamRunner(asyncio.BufferedProtocol):
         return True
 
     def _forget(self, core: Connection) -> None:
-        self._core = self._transport = None
+        # The core keeps what it was given of this runner, and the sender's identity keeps the core: each a cycle.
+        self._core = self._transport = self._sender = None
+        core.wake, core.over = UNRUN.wake, UNRUN.over
         self._make = _nothing
         self._among.pop(self, None)
 
