@@ -88,8 +88,10 @@ class MachineClipboard:
             self._wake()
 
     def close(self) -> None:
-        """It can't be reached any more."""
+        """It can't be reached any more. Called once."""
         self._screens.close_clipboard(self._clipboard)
+        # It has this as its source: a cycle, which only a full collection would free (daemon/collector.py).
+        del self._clipboard
 
 
 class ClipboardDoor(PlayingDoor):
