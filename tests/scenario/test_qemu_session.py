@@ -102,6 +102,8 @@ class Vm:
             self._describe(message)
         elif message.member == "RegisterListener":
             self._register(message, int(message.path.rpartition("_")[2]))
+        elif message.interface.endswith(".Clipboard"):
+            self.wire.send_error(message, UNKNOWN, "no such object")
         elif message.member.startswith("Register"):
             fd = self._fds.pop(0)
             if self.sound:

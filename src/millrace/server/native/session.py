@@ -301,8 +301,7 @@ class NativeSession:
         self.server.listeners.pending.enter(self)
         self.state.name = hello.name[:100]
         if hello.version < 1:
-            why = f"version {hello.version} of the native protocol is not supported; this daemon speaks {VERSION}"
-            self.end(why, "protocol")
+            self.end(f"native protocol {hello.version} is not supported; this daemon speaks {VERSION}", "protocol")
             return
         try:
             self._authorize(hello)
