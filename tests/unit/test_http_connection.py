@@ -12,6 +12,8 @@ from aiohttp import web
 from millrace.server.http.connection import HttpConnection, bare
 from millrace.server.http.reading import ReadInTime
 
+from ..virtual import run
+
 CLOSES = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 REST = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n"
 
@@ -60,7 +62,7 @@ def test_closed_connection_that_is_not_read_is_cut(monkeypatch: pytest.MonkeyPat
                 await asyncio.sleep(0.01)
         connection.connection_lost(None)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_closed_connection_is_not_cut_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +81,7 @@ def test_closed_connection_is_not_cut_while_it_is_read(monkeypatch: pytest.Monke
         assert transport.abort.called
         connection.connection_lost(None)
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize("reads", [True, False])
@@ -100,10 +102,10 @@ def test_response_may_take_long_while_it_is_read(monkeypatch: pytest.MonkeyPatch
             await asyncio.sleep(0.3)
 
     if reads:
-        asyncio.run(main())
+        run(main())
     else:
         with pytest.raises(TimeoutError):
-            asyncio.run(main())
+            run(main())
 
 
 @pytest.mark.parametrize("reads", [True, False])
@@ -125,10 +127,10 @@ def test_what_the_kernel_holds_counts_as_unread(
                 kernel["unread"] += 0 if reads else 10_000
 
     if reads:
-        asyncio.run(main())
+        run(main())
     else:
         with pytest.raises(TimeoutError):
-            asyncio.run(main())
+            run(main())
 
 
 def test_body_that_breaks_off_after_its_answer_keeps_no_frames() -> None:
@@ -143,7 +145,7 @@ def test_body_that_breaks_off_after_its_answer_keeps_no_frames() -> None:
         await asyncio.gather(task, return_exceptions=True)
         assert error.__traceback__ is None and not connection._messages
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_error_is_bared_with_those_that_led_to_it() -> None:
@@ -176,4 +178,4 @@ def test_malformed_request_is_refused_without_its_own_bytes() -> None:
         assert sent.endswith(b"\r\n\r\nInvalid header value char"), sent
         connection.connection_lost(None)
 
-    asyncio.run(main())
+    run(main())
