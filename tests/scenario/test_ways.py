@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +15,21 @@ from types import FrameType
 
 import aiohttp
 import msgspec
+import numpy as np
 import pytest
 
 import millrace
+from millrace.client.canvas import Canvas
+from millrace.client.faces import Unseen
 from millrace.client.listener import Listener
 from millrace.client.options import ListenerOptions
 from millrace.client.outputs import make_output
 from millrace.client.pulse import PulsePlayer
+from millrace.client.viewer import Viewer, ViewerOptions
 from millrace.daemon.app import Daemon
 from millrace.graph.share import Share
+from millrace.guest.machines.address import DoorSpec
+from millrace.pixels.rects import Rect
 from millrace.sim.signals import sine
 from millrace.wire.peer.messages import Hello, Trouble
 from tests import bus
@@ -30,6 +37,7 @@ from tests.scenario.test_ports import TwoHosts
 
 SRC = Path(millrace.__file__).parent
 DRAWN = (SRC.parent.parent / "docs" / "architecture.md").read_text()
+WAYS = DRAWN.split("\n## Five ways\n")[1].split("\n## ")[0].split("\n- **")[1:]
 TYPES = {"symptoms.py", "media/packet.py"}
 """Files of which only types are used, which is no call."""
 ANSWERS = "server/http/answers.py"
@@ -38,8 +46,8 @@ ANSWERS = "server/http/answers.py"
 
 def way(name: str) -> list[str]:
     """The files of the way that begins with this name, without those of other processes."""
-    (text,) = [way for way in DRAWN.split("\n## Five ways\n")[1].split("\n- **")[1:] if way.startswith(name)]
-    files = re.findall(r"`(\S+\.py)`", text.split("\n## ")[0])
+    (text,) = [way for way in WAYS if way.startswith(name)]
+    files = re.findall(r"`(\S+\.py)`", text)
     return [file for file in files if not file.startswith("cli/") and file not in {*TYPES, ANSWERS}]
 
 
@@ -85,8 +93,8 @@ class Episodes:
 
 def steps(name: str) -> list[list[str]]:
     """The files of each step of the way that begins with this name, without those of other processes."""
-    (text,) = [way for way in DRAWN.split("\n## Five ways\n")[1].split("\n- **")[1:] if way.startswith(name)]
-    return [re.findall(r"`(\S+\.py)`", step) for step in text.split("\n## ")[0].split("\n  - ")[1:]]
+    (text,) = [way for way in WAYS if way.startswith(name)]
+    return [re.findall(r"`(\S+\.py)`", step) for step in text.split("\n  - ")[1:]]
 
 
 def passes(called: list[str], files: list[str]) -> list[str]:
@@ -152,6 +160,83 @@ def test_path_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 WIDTH, HEIGHT = 400, 300
+LENGTHS = {0: 19, 2: 3, 3: 9, 4: 7, 5: 5}
+"""Bytes of a client's messages after their first (RFC 6143, 7.5); to those of 2, encodings are added."""
+
+
+class VncServer:
+    """Lets everybody in, and answers a request with the picture that the test has painted since the last one."""
+
+    async def start(self) -> int:
+        """Returns the port."""
+        self._asked = asyncio.Event()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        writer.write(b"RFB 003.008\n\1\1" + bytes(4) + struct.pack(">HH16xI", WIDTH, HEIGHT, 4) + b"test")
+        try:
+            await reader.readexactly(14)
+            while True:
+                kind = (await reader.readexactly(1))[0]
+                message = await reader.readexactly(LENGTHS[kind])
+                if kind == 2:
+                    await reader.readexactly(4 * int.from_bytes(message[1:], "big"))
+                elif kind == 3:
+                    self._asked.set()
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    async def paint(self, picture: np.ndarray) -> None:
+        """One update of the whole screen."""
+        await self._asked.wait()
+        self._asked.clear()
+        head = struct.pack(">BxH", 0, 1) + struct.pack(">HHHHi", 0, 0, WIDTH, HEIGHT, 0)
+        self._writer.write(head + picture.tobytes())
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class Seen(Unseen):
+    """What a viewer shows."""
+
+    def __init__(self) -> None:
+        self.pixels: np.ndarray = np.zeros(0)
+        self.drawn = asyncio.Event()
+
+    def draw(self, canvas: Canvas, changed: Sequence[Rect], painted_ns: int) -> None:
+        self.pixels = canvas.pixels[:, :, :3].copy()
+        self.drawn.set()
+
+    async def until(self, picture: np.ndarray) -> None:
+        """Until that is on the screen, exactly."""
+        while not np.array_equal(self.pixels, picture[:, :, :3]):
+            self.drawn.clear()
+            await self.drawn.wait()
+
+
+def test_path_of_a_picture(tmp_path: Path) -> None:
+    """All of it but the window, which needs a display."""
+
+    async def test(daemon: Daemon) -> None:
+        server, seen = VncServer(), Seen()
+        spec = DoorSpec("vnc", "", "127.0.0.1", await server.start())
+        viewer = Viewer("ws://localhost/alice", seen, ViewerOptions(socket=daemon.config.runtime / "api.sock"))
+        text = np.random.default_rng(1).integers(0, 2, (HEIGHT, WIDTH, 1), np.uint8) * np.full(4, 255, np.uint8)
+        with noted() as called:
+            daemon.worker.attach(daemon.worker.guests["alice"], spec)
+            watching = asyncio.create_task(viewer.run())
+            for picture in (text, np.roll(text, -40, 0)):
+                await server.paint(picture)
+                await seen.until(picture)
+        viewer.stop()
+        await watching
+        server.close()
+        assert passes(called, way("A picture")[:-1]) == []
+
+    bus.running(tmp_path, test)
 
 
 def test_path_of_an_incident(tmp_path: Path) -> None:
