@@ -35,7 +35,7 @@ from millrace.io.senderidentity import SenderIdentity
 from millrace.io.timer import TimerRunner
 from millrace.io.turns import Turns
 from millrace.units import HostNs
-from millrace.wire.contract import UNRUN, Runner, Sender, Timed
+from millrace.wire.contract import Runner, Sender, Timed
 
 log = logging.getLogger("millrace.io")
 
@@ -285,7 +285,7 @@ class StreamRunner(asyncio.BufferedProtocol):
         if self._lost:
             if not core.closed():
                 return False
-            self._forget(core)
+            self._forget()
             return True
         if self._settling:
             return True
@@ -299,10 +299,9 @@ class StreamRunner(asyncio.BufferedProtocol):
             transport.resume_reading()
         return True
 
-    def _forget(self, core: Connection) -> None:
-        # The core keeps what it was given of this runner, and the sender's identity keeps the core: each a cycle.
+    def _forget(self) -> None:
+        # The sender's identity keeps the core: a cycle.
         self._core = self._transport = self._sender = None
-        core.wake, core.over = UNRUN.wake, UNRUN.over
         self._make = _nothing
         self._among.pop(self, None)
 
@@ -388,7 +387,7 @@ class StreamRunner(asyncio.BufferedProtocol):
                 pass
             return None
         self._cease()
-        self._forget(core)
+        self._forget()
         sock = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
         transport.abort()
         return Released(sock, self._rest)

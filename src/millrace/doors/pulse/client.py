@@ -211,6 +211,7 @@ class PulseClient(ClientStreams):
         if self.door.clients.pop(self.index, None) is not None:
             self.door.publish(Facility.CLIENT, Change.REMOVE, self.index)
             self.door.host.client_changed("remove", self)
+        self.wake, self.over = UNRUN.wake, UNRUN.over  # The runner's methods: with this, the runner would be a cycle.
         return True
 
     # What is half done can't be put into a value, so it is finished here; what waits for others is begun again where
