@@ -270,6 +270,37 @@ def test_continued_watcher_gets_new_and_removed_objects_without_sync() -> None:
     run(test)
 
 
+def test_watcher_that_loses_a_removed_guest_is_told_that_it_is_gone_and_nothing_of_the_next() -> None:
+    async def test(registry: Registry) -> None:
+        registry.put(1, "guest", "a", lambda: {"id": 1})
+        registry.put(2, "sink", "a", lambda: {"id": 2})
+        registry.put(3, "guest", "b", lambda: {"id": 3})
+        both, stranger = (
+            Watcher(registry, Principal(f"token/{len(names)}", parse_rights("see"), frozenset(names)))
+            for names in ("ab", "b")
+        )
+        assert await told([both, stranger]) == [[{"id": 1}, {"id": 2}, {"id": 3}], [{"id": 3}]]
+        # Its sinks go one by one before it does, and one of them changes meanwhile.
+        both.principal = both.principal.without("a")
+        registry.put(2, "sink", "a", lambda: {"id": 2})
+        await told([])
+        registry.drop(2)
+        assert await told([both, stranger]) == [[2], []]
+        over = registry.looked(both)
+        assert over == Looked(frozenset({1, 3}), synced=True), "it goes on elsewhere, and is told there"
+        registry.drop_guest("a")
+        assert await told([both, stranger]) == [[1], []]
+        registry.put(4, "guest", "a", lambda: {"id": 4})
+        registry.drop(4)
+        await told([])
+        registry.put(5, "guest", "a", lambda: {"id": 5})
+        registry.drop_guest("a")
+        registry.drop_guest("b")
+        assert await told([both, stranger]) == [[3], [3]]
+
+    run(test)
+
+
 async def looks(registry: Registry, objects: int) -> int:
     """How many entries are visited for a watcher that continues for another, which had seen as many removed objects."""
     for number in range(objects):

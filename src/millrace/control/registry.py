@@ -129,6 +129,9 @@ class _Look:
     gone: frozenset[int]
     """Numbers its predecessor was sent, still to be checked: objects that are gone must be reported as removed."""
     synced: bool
+    saw: Principal
+    """With whose rights it was sent what it has. A guest that is removed is taken from its principal before what is in
+    it goes, which it must still be told."""
 
 
 # What a watcher can rely on. It is sent every object that it may see, then `synced`, then every change, and for each
@@ -140,6 +143,9 @@ class _Look:
 #
 # `looked` is for a watcher that continues elsewhere. It must learn there of the objects that disappeared in between,
 # so the numbers it has been sent go with it, including removals that were under way but not sent.
+#
+# A watcher's rights only shrink, and only because a guest is removed (`Principal.without`). It is sent nothing more of
+# that guest from then on, but the removal of what it saw there (`saw`), and of nothing in a later guest of that name.
 class Registry:
     """All objects and all watchers."""
 
@@ -211,6 +217,8 @@ class Registry:
                 shown = {entry.id: _shown(entry) for entry in there}
                 yield from self._tell_of(there, shown, gone, list(self._watchers))
                 self._leaving = {}
+                for guest in [entry.guest for entry in gone.values() if entry.kind == "guest"]:
+                    self._forget(guest)
             else:
                 there = _slice(self._measured, self._chunk_size.bytes)
                 shown = {entry.id: _shown(entry) for entry in there}
@@ -228,18 +236,28 @@ class Registry:
         made: dict[tuple[Any, ...], bytes] = {}
         """Encoded messages by view; empty for a view in which nothing is visible."""
         for number, watcher in enumerate(watchers, 1):
-            key = (watcher.principal.rights, watcher.principal.guests, watcher.kinds, watcher.encode)
+            look = self._watchers.get(watcher)
+            if look is None:
+                continue
+            now = watcher.principal
+            key = (now.rights, now.guests, look.saw.guests, watcher.kinds, watcher.encode)
             data = made.get(key)
             if new := data is None:
-                seen = [shown[e.id] for e in there if _sees(watcher, e)]
-                lost = [e.id for e in gone.values() if _sees(watcher, e)]
+                seen = [shown[e.id] for e in there if _sees(watcher, now, e)]
+                lost = [e.id for e in gone.values() if _sees(watcher, look.saw, e)]
                 data = made[key] = watcher.encode(seen, lost, False) if seen or lost else b""
                 self._chunk_size.processed(len(data) > STEP_BYTES)
-            if data and watcher in self._watchers:
+            if data:
                 watcher.send_objects(data)
             # Encoding is slow, so it takes a step of its own; sending an encoded message is cheap.
             if new or number % SENDS_A_STEP == 0:
                 yield
+
+    def _forget(self, guest: str) -> None:
+        """All that was in it is gone, and was told: a later guest of that name is another one."""
+        for watcher, look in self._watchers.items():
+            if guest in look.saw.guests and guest not in watcher.principal.guests:
+                look.saw = look.saw.without(guest)
 
     # -- watchers --------------------------------------------------------------------------------
 
@@ -247,7 +265,7 @@ class Registry:
     # makes them. Changes, which everybody waits for, have turns of their own.
     def watch(self, watcher: Watcher, turns: Turns, before: Looked = NOTHING) -> None:
         """Send `watcher` all objects and what is gone of `before`, in its `turns`, then every change."""
-        look = self._watchers[watcher] = _Look(before.numbers, before.synced)
+        look = self._watchers[watcher] = _Look(before.numbers, before.synced, watcher.principal)
         turns.wait(_Showing(watcher, self._show(watcher, look), turns))
 
     def looked(self, watcher: Watcher) -> Looked | None:
@@ -256,7 +274,7 @@ class Registry:
         if look is None:
             return None
         there = (*self._entries.values(), *self._leaving.values(), *self._gone.values())
-        return Looked(look.gone.union(e.id for e in there if _sees(watcher, e)), look.synced)
+        return Looked(look.gone.union(e.id for e in there if _sees(watcher, look.saw, e)), look.synced)
 
     def unwatch(self, watcher: Watcher) -> None:
         """Stop notifying it."""
@@ -320,11 +338,12 @@ def _slice(entries: dict[int, Entry], count: int) -> list[Entry]:
     return [entries.pop(id_) for id_ in list(islice(entries, count))]
 
 
-def _sees(watcher: Watcher, entry: Entry) -> bool:
+def _sees(watcher: Watcher, principal: Principal, entry: Entry) -> bool:
+    """Whether a watcher is told of an object with the rights of `principal`: those that it has, or had."""
     if entry.kind in ON_REQUEST if watcher.kinds is None else entry.kind not in watcher.kinds:
         return False
     right = Right.ADMIN if entry.kind in ("request", "token") else Right.SEE
-    return watcher.principal.may(right, entry.guest or None)
+    return principal.may(right, entry.guest or None)
 
 
 def _seen_by(watcher: Watcher, entries: Iterable[Entry | None]) -> Iterator[Entry]:
@@ -334,7 +353,7 @@ def _seen_by(watcher: Watcher, entries: Iterable[Entry | None]) -> Iterator[Entr
         if entry is not None:
             key = entry.kind, entry.guest
             if key not in seen:
-                seen[key] = _sees(watcher, entry)
+                seen[key] = _sees(watcher, watcher.principal, entry)
             if seen[key]:
                 yield entry
 
