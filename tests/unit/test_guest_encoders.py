@@ -11,6 +11,7 @@ import pytest
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import BudgetError
 from millrace.guest.encoders import Encoders, load_encoders
+from millrace.io.fairqueue import Customer
 from millrace.outlets.encoded import EncodedPicture
 from millrace.outlets.picturechoice import Formats
 from millrace.pixels.rects import Rect, Size
@@ -45,7 +46,7 @@ def test_encoder_is_made_works_and_gives_everything_back() -> None:
         painter.fill(Rect(0, 0, 9, 9), 5, desk.now_ns)
         budget = desk.home.admission.budget
         before = budget.held
-        make = encoders.of(budget, "alice", desk.home.report)
+        make = encoders.of(budget, "alice", desk.home.report, Customer())
         failures: list[Exception] = []
         pictures = make(painter.screen, PictureSettings(), Formats(), WATCHER, woken.set, failures.append)
         pictures.join(sink)

@@ -11,7 +11,8 @@ import pytest
 
 from millrace.errors import Busy
 from millrace.io import offload
-from millrace.io.offload import Lane, Offload
+from millrace.io.fairqueue import Customer
+from millrace.io.offload import Item, Lane, Offload
 
 
 def run(main: Any) -> None:
@@ -27,7 +28,7 @@ async def result_of(lane: Lane, work: Any) -> Any:
 def test_results_and_errors_come_back_on_the_loop() -> None:
     async def main() -> None:
         pool = Offload(2)
-        lane, here = pool.lane(), threading.get_ident()
+        lane, here = pool.lane(Customer()), threading.get_ident()
         assert await result_of(lane, lambda: threading.get_ident()) != here
         error = await result_of(lane, lambda: 1 // 0)
         assert isinstance(error, ZeroDivisionError)
@@ -48,7 +49,9 @@ def test_its_threads_have_the_priority_of_the_loop() -> None:
     async def main() -> None:
         pool = Offload(1)
         own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-        found = await result_of(pool.lane(), lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        found = await result_of(
+            pool.lane(Customer()), lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        )
         assert found == own
         pool.close()
 
@@ -60,7 +63,7 @@ def test_small_work_is_done_at_once_while_it_takes_little_of_the_loops_time() ->
 
     async def main() -> None:
         pool, told = Offload(1, clock=lambda: now[0]), []
-        lane, here = pool.lane(), threading.get_native_id()
+        lane, here = pool.lane(Customer()), threading.get_native_id()
 
         def work() -> int:
             now[0] += 2 * offload.SMALL_NS_MAX
@@ -85,7 +88,7 @@ def test_small_work_is_done_at_once_while_it_takes_little_of_the_loops_time() ->
 def test_an_exception_of_small_work_is_told() -> None:
     async def main() -> None:
         pool, told = Offload(1), []
-        pool.lane()(lambda: 1 // 0, told.append, small=True)
+        pool.lane(Customer())(lambda: 1 // 0, told.append, small=True)
         assert isinstance(told[0], ZeroDivisionError)
         pool.close()
 
@@ -95,7 +98,7 @@ def test_an_exception_of_small_work_is_told() -> None:
 def test_lanes_wait_for_each_other_but_threads_do_not_multiply() -> None:
     async def main() -> None:
         pool, going = Offload(2), threading.Event()
-        lanes = [pool.lane() for _ in range(6)]
+        lanes = [pool.lane(Customer()) for _ in range(6)]
         results = [asyncio.ensure_future(result_of(lane, lambda: (going.wait(5), threading.get_ident())[1]))
                    for lane in lanes]  # fmt: skip
         await asyncio.sleep(0)
@@ -112,7 +115,7 @@ def test_lanes_wait_for_each_other_but_threads_do_not_multiply() -> None:
 def test_pool_is_crowded_while_all_its_threads_work() -> None:
     async def test() -> None:
         pool, going, started = Offload(1), threading.Event(), threading.Event()
-        one, other = pool.lane(), pool.lane()
+        one, other = pool.lane(Customer()), pool.lane(Customer())
         assert not one.crowded, "it has no thread yet"
 
         def work() -> None:
@@ -142,7 +145,7 @@ def test_end_waits_for_what_runs_and_discards_the_rest() -> None:
             ended.wait(0.05)
             ended.set()
 
-        first, second = pool.lane(), pool.lane()
+        first, second = pool.lane(Customer()), pool.lane(Customer())
         first(work, told.append)
         second(lambda: told.append("ran"), told.append)
         started.wait(5)
@@ -159,7 +162,7 @@ def test_end_waits_for_what_runs_and_discards_the_rest() -> None:
 def test_closed_lane_is_told_nothing_and_others_are() -> None:
     async def main() -> None:
         pool, told = Offload(1), []
-        gone, stays = pool.lane(), pool.lane()
+        gone, stays = pool.lane(Customer()), pool.lane(Customer())
         gone(int, told.append)
         gone.close()
         assert await result_of(stays, lambda: 5) == 5 and told == []
@@ -168,18 +171,40 @@ def test_closed_lane_is_told_nothing_and_others_are() -> None:
     run(main)
 
 
-def test_too_much_work_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_much_work_of_one_customer_is_refused_and_no_other_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(offload, "QUEUE_MAX", 2)
 
     async def main() -> None:
-        pool, going, started = Offload(1), threading.Event(), threading.Event()
-        pool.lane()(lambda: (started.set(), going.wait(5)), lambda _: None)
+        pool, going, started, greedy = Offload(1), threading.Event(), threading.Event(), Customer[Item]()
+        pool.lane(greedy)(lambda: (started.set(), going.wait(5)), lambda _: None)
         started.wait(5)
         for _ in range(2):
-            pool.lane()(int, lambda _: None)
+            pool.lane(greedy)(int, lambda _: None)
         with pytest.raises(Busy, match="too many pictures"):
-            pool.lane()(int, lambda _: None)
+            pool.lane(greedy)(int, lambda _: None)
+        other = asyncio.ensure_future(result_of(pool.lane(Customer()), lambda: 5))
+        await asyncio.sleep(0)
         going.set()
+        assert await other == 5
+        pool.close()
+
+    run(main)
+
+
+def test_work_of_one_customer_does_not_wait_for_what_another_has_waiting() -> None:
+    async def main() -> None:
+        pool, going, started, order = Offload(1), threading.Event(), threading.Event(), list[str]()
+        greedy, other = Customer[Item](), Customer[Item]()
+        pool.lane(greedy)(lambda: (started.set(), going.wait(5)), lambda _: None)
+        started.wait(5)
+        for _ in range(8):
+            pool.lane(greedy)(lambda: order.append("greedy"), lambda _: None)
+        last = asyncio.ensure_future(result_of(pool.lane(greedy), lambda: order.append("greedy")))
+        await asyncio.sleep(0)
+        pool.lane(other)(lambda: order.append("other"), lambda _: None)
+        going.set()
+        await last
+        assert order == ["other"] + ["greedy"] * 9
         pool.close()
 
     run(main)
@@ -191,7 +216,7 @@ def test_work_that_outlives_the_loop_is_harmless() -> None:
 
     async def main() -> None:
         pools.append(Offload(1))
-        pools[0].lane()(lambda: going.wait(5), lambda _: None)
+        pools[0].lane(Customer())(lambda: going.wait(5), lambda _: None)
 
     run(main)
     going.set()

@@ -11,7 +11,8 @@ from millrace.codec.picturesettings import PictureSettings
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
 from millrace.io.clock import now_ns, worked_ns
-from millrace.io.offload import Lane, Offload
+from millrace.io.fairqueue import Customer
+from millrace.io.offload import Item, Lane, Offload
 from millrace.outlets.encoded import MakePictures, Pictures
 from millrace.outlets.picturechoice import Formats
 from millrace.symptoms import Evidence, Report, Symptom
@@ -40,8 +41,8 @@ class Encoders:
     def __init__(self) -> None:
         self._offload: Offload | None = None
 
-    def of(self, budget: Budget, guest: str, report: Report) -> MakePictures:
-        """Makes encoders of a guest, at its expense."""
+    def of(self, budget: Budget, guest: str, report: Report, customer: Customer[Item]) -> MakePictures:
+        """Makes encoders of a guest, at its expense; `customer` is its turn at the threads."""
 
         def make(
             screen: Screen, settings: PictureSettings, formats: Formats, who: Watcher, wake: Callable[[], None],
@@ -51,17 +52,17 @@ class Encoders:
                 report(Symptom("picture", cause, guest, screen.key, evidence, at_ns))
 
             return _load()(
-                screen, settings, who, wake, lane=self.lane(), clock=now_ns, budget=budget, formats=formats,
+                screen, settings, who, wake, lane=self.lane(customer), clock=now_ns, budget=budget, formats=formats,
                 failed=failed, computed=worked_ns, told=told,
             )  # fmt: skip
 
         return make
 
-    def lane(self) -> Lane:
-        """A way to the threads, for one user."""
+    def lane(self, customer: Customer[Item]) -> Lane:
+        """A way to the threads, for one user of a guest."""
         if self._offload is None:
             self._offload = Offload()
-        return self._offload.lane()
+        return self._offload.lane(customer)
 
     def close(self) -> None:
         """End all work; called when there are no guests any more."""

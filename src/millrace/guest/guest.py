@@ -32,7 +32,9 @@ from millrace.guest.thumbnails import Thumbnails
 from millrace.guest.viewer import ViewerSession
 from millrace.guest.viewers import Viewers
 from millrace.io.clock import now_ns
+from millrace.io.fairqueue import Customer
 from millrace.io.listeners import Listeners
+from millrace.io.offload import Item
 from millrace.io.sockets import private_dir
 from millrace.io.turns import Steps, Turns
 from millrace.outlets.peer import Subscriber, Subscribers
@@ -135,8 +137,10 @@ class Guest:
         self.machines: list[Machine] = []
         self.screens = Screens(config.name, ids, budget, self._screen_changed, report=self.report)
         self.tracks = Tracks(config.name, ids, self.screens.seat, budget)
-        self.viewers = Viewers(self, common.encoders.of(budget, self.name, self.report), changed=self._viewer_changed)
-        self.thumbnails = Thumbnails(self.screens, common.encoders.lane, budget, now_ns)
+        encoders, customer = common.encoders, Customer[Item]()
+        make = encoders.of(budget, self.name, self.report, customer)
+        self.viewers = Viewers(self, make, changed=self._viewer_changed)
+        self.thumbnails = Thumbnails(self.screens, lambda: encoders.lane(customer), budget, now_ns)
         self.directory = common.runtime / config.name
         self.native_path = self.directory / "native"
         self.id = ids.take() if state is None else state.id

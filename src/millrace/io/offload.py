@@ -1,4 +1,4 @@
-"""Work for other threads: a few of them.
+"""Work for other threads: a few of them, which guests use in turn (io/fairqueue.py).
 
 Compression and colour conversion release the GIL, so they may run beside the event loop. Their threads have the loop's
 own priority: one of a lower is preempted while it holds the GIL, and the loop waits for it (on a core that another
@@ -11,12 +11,12 @@ import asyncio
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from millrace.errors import Busy
 from millrace.io.clock import now_ns
+from millrace.io.fairqueue import Customer, FairQueue, Taken
 from millrace.units import NS_PER_MS, HostNs
 
 T = TypeVar("T")
@@ -24,13 +24,16 @@ log = logging.getLogger("millrace.io")
 THREADS_MAX = 4
 SMALL_SHARE, SMALL_NS_MAX = 0.1, 5 * NS_PER_MS
 """How much of the loop's time small work may take, in the long run and at once."""
-QUEUE_MAX = 256
-"""Work that waits. Each user has one piece under way, so this limits the users."""
+QUEUE_MAX = 64
+"""Work of one customer that waits. Each lane has one piece under way, so this limits the lanes."""
+Item: TypeAlias = tuple["Lane", Callable[[], Any]]
 
 
 # The laws of the pool:
 #
 # - A lane has one piece of work at a time, which is why the owners of lanes need no locks.
+# - Customers (guests) are served in turn, by the time that their work takes: however many lanes one has, the work of
+#   another that uses less waits only until a thread is done with what it has begun.
 # - `done` is called on the event loop, exactly once for each piece of work that was accepted, unless the lane or the
 #   pool was closed first: then it is not called at all, and the work may or may not have run.
 # - Small work is done at once, on the loop, and its `done` called before the call returns, as long as all of it takes
@@ -46,15 +49,15 @@ class Offload:
         self._small_ns: float = SMALL_NS_MAX
         self._small_at_ns = clock()
         self._loop = asyncio.get_running_loop()
-        self._work: deque[tuple[Lane, Callable[[], Any]] | None] = deque()
+        self._work: FairQueue[Item] = FairQueue()
         self._wake = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._closed = False
 
-    def lane(self) -> Lane:
-        """For one user."""
-        return Lane(self)
+    def lane(self, customer: Customer[Item]) -> Lane:
+        """For one user, whose work is a customer's."""
+        return Lane(self, customer)
 
     @property
     def crowded(self) -> bool:
@@ -64,11 +67,11 @@ class Offload:
 
     # Threads are started when they are needed: a daemon without pictures has none.
     def submit(self, lane: Lane, work: Callable[[], Any]) -> None:
-        """For lanes: queue work; Busy if too much waits, or the pool is closed."""
+        """For lanes: queue work; Busy if too much of its customer waits, or the pool is closed."""
         with self._wake:
-            if self._closed or len(self._work) >= QUEUE_MAX:
+            if self._closed or len(lane.customer.waiting) >= QUEUE_MAX:
                 raise Busy("the daemon is shutting down" if self._closed else "too many pictures wait to be encoded")
-            self._work.append((lane, work))
+            self._work.put(lane.customer, (lane, work))
             if not self._idle and len(self._threads) < self._limit:
                 thread = threading.Thread(target=self._run, name=f"millrace-offload-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
@@ -87,20 +90,23 @@ class Offload:
         return (result,)
 
     def _run(self) -> None:
-        while (item := self._next()) is not None:
-            lane, work = item
+        while (taken := self._next()) is not None:
+            lane, work = taken.item
+            began_ns = self._clock()
             result = _result(work)
+            with self._wake:
+                self._work.done(taken, self._clock() - began_ns)
             self._tell(lane, result)
             # Otherwise this frame would keep a picture until the next one.
-            del item, lane, work, result
+            del taken, lane, work, result
 
-    def _next(self) -> tuple[Lane, Callable[[], Any]] | None:
+    def _next(self) -> Taken[Item] | None:
         with self._wake:
             self._idle += 1
-            while not self._work:
+            while not self._closed and (taken := self._work.take()) is None:
                 self._wake.wait()
             self._idle -= 1
-            return self._work.popleft()
+            return None if self._closed else taken
 
     def _tell(self, lane: Lane, result: Any) -> None:
         try:
@@ -116,7 +122,6 @@ class Offload:
                 return
             self._closed = True
             self._work.clear()
-            self._work.extend([None] * len(self._threads))
             self._wake.notify_all()
         for thread in self._threads:
             thread.join()
@@ -130,8 +135,8 @@ class Offload:
 class Lane:
     """One user's way into the pool: calling it runs `work` in a thread, and `done` with its result or exception."""
 
-    def __init__(self, pool: Offload) -> None:
-        self._pool = pool
+    def __init__(self, pool: Offload, customer: Customer[Item]) -> None:
+        self._pool, self.customer = pool, customer
         self._done: Callable[[Any], None] | None = None
         self._closed = False
 
