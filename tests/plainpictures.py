@@ -80,7 +80,7 @@ class PlainPictures:
         if memory is not None and ready:
             self._take(now_ns)
             self._send(ready, memory.picture, now_ns)
-        self._blocked = {sink for sink in self._lacking if not sink.ready(now_ns)}
+        self._blocked = {sink for sink in self._lacking if sink not in ready}
 
     def _send(self, ready: list[PictureSink], picture: Plane, now_ns: HostNs) -> None:
         """Send each what it lacks; what is the same for several is encoded once."""

@@ -21,6 +21,21 @@ from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Comman
 COST_NS = NS_PER_MS // 4
 
 
+class HandTurned(Turns):
+    """Turns without an event loop: rounds are made by `run`."""
+
+    def _schedule(self) -> None:
+        """No loop makes them."""
+
+    def run(self, rounds: int = 10_000) -> int:
+        """Make rounds until nothing waits; returns how many there were."""
+        for number in range(rounds):
+            if not self.waiting:
+                return number
+            self._round()
+        raise AssertionError("work that never ends")
+
+
 class FakeTransport:
     """A transport that stores what is written, and whether reading is paused."""
 

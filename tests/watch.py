@@ -14,7 +14,8 @@ from millrace.graph.screen import Screen
 from millrace.graph.screens import Listed, Screens
 from millrace.graph.seat import Watcher
 from millrace.guest.viewer import ViewerSession
-from millrace.guest.viewers import Group, Viewers
+from millrace.guest.viewergroup import Group
+from millrace.guest.viewers import Viewers
 from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.pictures import PictureEncoder
@@ -39,6 +40,7 @@ from millrace.wire.peer.pictures import (
 from millrace.wire.peer.viewing import ViewClient
 from tests.painting import Canvas
 from tests.plainpictures import PlainPictures
+from tests.turning import HandTurned
 from tests.unit.test_guest_home import House
 
 STEP_NS = 5 * NS_PER_MS
@@ -309,6 +311,7 @@ class Desk:
         self.now_ns: HostNs = 5 * NS_PER_S
         self.id = 100
         self.home = self.house.home
+        self.turns = self.home.turns = HandTurned(lambda: 0)
         self.remotes: list[Remote] = []
         self.groups: list[Group] = []
         self.threads, self.made = Threads(self), 0
@@ -354,6 +357,7 @@ class Desk:
                 due = group.next_timeout() if group.sessions else None
                 if due is not None and due <= self.now_ns:
                     group.handle_timeout(self.now_ns)
+            self.turns.run()
             if self.now_ns % NS_PER_S < STEP_NS:
                 self._tick()
 

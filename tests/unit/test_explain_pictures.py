@@ -155,9 +155,13 @@ def test_viewer_is_explained_with_its_line_its_stages_and_its_pictures() -> None
     total = float(text(found, "latency").split()[0])
     assert sum(float(step.text.split()[0]) for step in stages) == pytest.approx(total, abs=0.5)
     assert text(found, "in sync") == "it has no listener here, so each picture is shown at once"
+    assert "acknowledgement" not in text(found, "line")
+    session.pictures.early = 2
+    assert "; 2 acknowledgements came before the" in text(explain_viewer(guest, session), "line")
     session.configure({"picture": "off"})
     assert text(explain_viewer(guest, session), "pictures") == "none are sent: picture=off was asked for"
     desk.remove(screen)
+    desk.turns.run()
     assert text(explain_viewer(guest, session), "screen").startswith("none: the guest has no screen now")
 
 
@@ -205,7 +209,7 @@ def test_metrics_count_what_was_painted_sent_skipped_and_where_the_time_went() -
     assert sample(first, prefix + "screens") == 1 and sample(first, prefix + "viewers") == 2
     assert sample(first, prefix + "painted_pictures_total") == screen.screen.serial
     sent = sample(first, prefix + "sent_pictures_total")
-    assert sent == remote.session.sent_pictures + gone.session.sent_pictures
+    assert sent == remote.session.pictures.sent + gone.session.pictures.sent
     held = sample(first, prefix + "picture_bytes_total", kind="zstd")
     assert 0 < held < remote.bytes + gone.bytes and sample(first, prefix + "picture_bytes_total", kind="jpeg") == 0
     made = sample(first, prefix + "picture_encode_seconds_bucket", le="+Inf")

@@ -265,6 +265,11 @@ class Screen:
         self._ended = False
         self.facts = ScreenFacts()
 
+    @property
+    def ended(self) -> bool:
+        """Whether the source is gone."""
+        return self._ended
+
     # -- the source's side -----------------------------------------------------------------------
 
     def set_mode(self, mode: Mode, pixels: memoryview, now_ns: HostNs, free: Callable[[], None] = lambda: None) -> None:

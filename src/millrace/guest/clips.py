@@ -23,12 +23,14 @@ FETCH_NS = 10 * NS_PER_S
 
 # The right is asked for wherever text passes, by `Clipboard`. Here it decides whether the viewer is told anything.
 class ViewerClip:
-    """A `ClipboardViewer`. `flush` writes what was queued on the wire."""
+    """A `ClipboardViewer`. `flush` writes what was queued on the wire, and `later` has `tell` called soon."""
 
     def __init__(
-        self, guest: Home, who: Watcher, wire: ViewServer, account: Account, flush: Callable[[], None]
+        self, guest: Home, who: Watcher, wire: ViewServer, account: Account, flush: Callable[[], None],
+        later: Callable[[], None],
     ) -> None:  # fmt: skip
         self._guest, self._who, self._wire, self._account, self._flush = guest, who, wire, account, flush
+        self._later = later
         self._clipboard: Clipboard | None = None
         self._told = ClipboardState(there=False)
         self._number = self._fetched = 0
@@ -91,7 +93,7 @@ class ViewerClip:
             self._flush()
 
     def _copied(self, number: int) -> None:
-        if self._clipboard is None:
+        if self._clipboard is None or self._clipboard.closed:
             self._who.principal.demand(Right.CLIPBOARD, self._guest.name)
             if number:
                 raise ConfigError("the clipboard of this machine can't be reached")
@@ -132,10 +134,16 @@ class ViewerClip:
 
     def clip_changed(self) -> None:
         """See `ClipboardViewer`."""
-        clipboard = self._clipboard
-        there = clipboard is not None and clipboard.there
-        self._number += there
-        state = ClipboardState(clipboard is not None, self._number if there else 0)
+        self._number += self._there
+        self._later()
+
+    @property
+    def _there(self) -> bool:
+        return self._clipboard is not None and self._clipboard.there
+
+    def tell(self) -> None:
+        """Tell the viewer what it can paste, if that has changed."""
+        state = ClipboardState(self._clipboard is not None, self._number if self._there else 0)
         if state != self._told:
             self._told = state
             self._wire.send_message(state)

@@ -21,6 +21,10 @@ class Company(Protocol[Viewer]):
     totals: StageTotals
     """Where the time went, of all of them."""
 
+    def arrive(self, session: Viewer) -> None:
+        """It has connected; GraphError if there is no room."""
+        ...
+
     def find(self, screen: str | None) -> Listed | None:
         """The screen that it asks for."""
         ...
@@ -39,6 +43,14 @@ class Company(Protocol[Viewer]):
 
     def ready(self, session: Viewer) -> None:
         """It may have room again."""
+        ...
+
+    def tell(self, session: Viewer) -> None:
+        """Tell it the newest state of what it has not been told."""
+        ...
+
+    def tell_later(self) -> None:
+        """Something has changed that is to be told."""
         ...
 
     def refresh(self, session: Viewer) -> None:

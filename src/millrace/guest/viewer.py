@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import UNSET
 
 from millrace.budget import LISTENERS
 from millrace.codec.picturesettings import PictureSettings, changed_picture
-from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, PeerLost, RightsError
+from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
 from millrace.guest.clips import ViewerClip
 from millrace.guest.company import Company
-from millrace.guest.cursor import SentCursor
 from millrace.guest.hands import Hands
 from millrace.guest.refreshes import Refreshes
 from millrace.guest.viewerblame import ViewerBlame
-from millrace.outlets.encoded import EncodedPicture, cut_pieces
+from millrace.guest.viewerpictures import ViewerPictures
+from millrace.guest.viewersending import Sending
+from millrace.outlets.encoded import EncodedPicture
 from millrace.outlets.pictureflow import PictureFlow
-from millrace.outlets.picturetimes import PictureTimes, ViewerTimes
+from millrace.outlets.picturetimes import PictureTimes
 from millrace.outlets.queue import Traffic, Write, unknown
 from millrace.pixels.rects import Size
 from millrace.rights.model import Principal, Right
 from millrace.symptoms import Evidence, Symptom, last_heard
 from millrace.text import printable
-from millrace.units import NS_PER_S, NS_PER_US, HostNs
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.clips import Clip, Copied, Paste
 from millrace.wire.peer.messages import Bye, Configured, Fault
 from millrace.wire.peer.pictures import (
@@ -47,22 +48,18 @@ from millrace.wire.peer.pictures import (
     ToViewer,
     Watch,
     Watching,
-    pack_parts,
 )
 from millrace.wire.peer.viewing import ViewServer
 
 NAME_MAX = 100
 VIEWER_BYTES = 96 * 1024
 """Memory of a viewer: its connection, its send buffer and its state."""
-UNSENT_MAX = 64
-"""Messages that may wait because the viewer does not read; with more, it is given up."""
 HIDDEN_NS = 5 * NS_PER_S
 """A viewer that is hidden for longer leaves its encoder."""
 
 
-# What is written can't be dropped any more, so everything is left out before: a picture is encoded for a viewer only
-# while it is `ready`, the pointer is sent in its newest state only, and other messages are few. Messages and pictures
-# go through `_put` in one order, which is part of the protocol: a mode precedes its pictures.
+# Messages and pictures go through `sending` in one order, which is part of the protocol: a mode precedes its pictures.
+# What is told in rounds (`Viewers.tell`) is told only if there is room; until then it stays what has to be told.
 class ViewerSession:
     """One connected viewer. `write` sends messages; `room` says whether the connection can take more."""
 
@@ -75,7 +72,13 @@ class ViewerSession:
         self.name = address
         self.who = Watcher(self.key, principal)
         self.account = self.guest.admission.budget.open("viewer", {"itself": VIEWER_BYTES}, LISTENERS)
+        try:
+            viewers.arrive(self)
+        except GraphError:
+            self.account.close()
+            raise
         wire = self.wire = ViewServer(now_ns)
+        self.sending = Sending(wire, self.account, write, room, traffic)
         self.blame = ViewerBlame(self.guest, principal, self.key, wire.keepalive, wire.send_probe, traffic)
         self.closing = False
         self.settings = PictureSettings()
@@ -91,20 +94,14 @@ class ViewerSession:
         """The screen that it sees."""
         self.encoding = False
         """Whether it shares an encoder now."""
-        self.flow, self.times, self.refreshes = PictureFlow(), PictureTimes(now_ns, viewers.totals), Refreshes()
-        self.hands = Hands()
-        self.clip = ViewerClip(self.guest, self.who, self.wire, self.account, self.flush)
-        self.sent_bytes = self.sent_pictures = self.refreshed = 0
-        self._write, self._room = write, room
+        self.times, self.refreshes, self.hands = PictureTimes(now_ns, viewers.totals), Refreshes(), Hands()
+        self.pictures = ViewerPictures(wire, self.sending, self.blame, self.account, self.times, viewers.clock)
+        self.clip = ViewerClip(self.guest, self.who, wire, self.account, self.sending.flush, viewers.tell_later)
+        self.refreshed = 0
         self._left = self._joined = self._any = False
         self._like = ("", "")
         """The door and the label of the screen that it saw last."""
         self._told = ""
-        self._unsent: list[str | bytes] = []
-        self._error: MillraceError | None = None
-        self._size = Size(1, 1)
-        """Of the pictures sent."""
-        self._cursor = SentCursor()
         self._held: tuple[bool, str] | None = None
         self._refused = False
         """It was told that it has no keyboard."""
@@ -119,6 +116,11 @@ class ViewerSession:
     def rtt_ns(self) -> HostNs | None:
         """Round-trip time to the viewer."""
         return self.wire.keepalive.clock.rtt_ns
+
+    @property
+    def flow(self) -> PictureFlow:
+        """What is on its way."""
+        return self.pictures.flow
 
     @property
     def has_keyboard(self) -> bool:
@@ -158,26 +160,21 @@ class ViewerSession:
 
     def flush(self) -> None:
         """Write what is pending, as far as the connection has room."""
-        self._unsent += self.wire.data_to_send()
-        if not self._unsent or self._left:
-            return
-        if self._room():
-            unsent, self._unsent = self._unsent, []
-            self.sent_bytes += sum(map(len, unsent))
-            self._write(unsent)
-        elif len(self._unsent) > UNSENT_MAX:
-            self._fail(PeerLost(f"the viewer left {len(self._unsent)} messages unread"))
+        self.sending.flush()
 
     def tick(self, now_ns: HostNs) -> None:
         """About once a second: measure, and follow the line. Raises the error that ended the pictures, if any."""
-        if self._error is not None:
-            raise self._error
-        self.times.second(now_ns, self.sent_bytes, self.sent_pictures)
+        if self.sending.error is not None:
+            raise self.sending.error
+        self.times.second(now_ns, self.sending.bytes, self.pictures.sent)
+        self.pictures.settle(self.rtt_ns, now_ns)
         self.clip.tick(now_ns)
         self.long_hidden = self.hidden and now_ns - self._hidden_ns > HIDDEN_NS
         self.blame.second(self.listed.screen if self.listed else None, now_ns)
         self.flush()
+        self.viewers.tell(self)
         self.regroup()
+        self.viewers.ready(self)
 
     def fault(self, error: MillraceError) -> None:
         """Tell the viewer why the session ends."""
@@ -197,11 +194,11 @@ class ViewerSession:
         finally:
             self._left = True
             self.account.close()
-            self._unsent.clear()
+            self.sending.close()
 
     def forget(self) -> None:
         """The connection is over. It is reached through these, which keep this: a cycle (daemon/collector.py)."""
-        self._write, self._room = (lambda messages: None), (lambda: False)
+        self.sending.forget()
         self.blame.forget()
         del self.clip
 
@@ -213,11 +210,6 @@ class ViewerSession:
         """Send a control message."""
         self.wire.send_message(message)
         self.flush()
-
-    def _fail(self, error: MillraceError) -> None:
-        """End the session at the next tick, because of `error`; until then it is sent nothing."""
-        self._error = self._error or error
-        self._room = lambda: False
 
     # -- events ----------------------------------------------------------------------------------
 
@@ -285,7 +277,7 @@ class ViewerSession:
         self.send(
             Watching(self.id, self.guest.name, key, label, self.settings.as_dict(), self.may_type, self.clip.allowed)
         )
-        self.clip.see(listed)
+        self.tell_clip()
 
     def accepts(self, listed: Listed) -> bool:
         """Whether a new screen takes the place of the one that it saw: after a machine has come back."""
@@ -334,10 +326,10 @@ class ViewerSession:
 
     def _control(self, event: Key | Pointer | SizeWish | Text) -> None:
         """Pass on what it types and points at, if it has the keyboard."""
-        if self.listed is None:
+        if self.listed is None or self.listed.screen.ended:
             return
         try:
-            self.hands.control(event, self.who, self.listed.screen, self._size)
+            self.hands.control(event, self.who, self.listed.screen, self.pictures.size)
             self.blame.typed(event, self.listed.screen, self.viewers.clock())
         except RightsError as error:
             # Once for a pointer that moves a hundred times a second.
@@ -349,14 +341,14 @@ class ViewerSession:
 
     def release_keys(self) -> None:
         """Release what it holds down; called while it still has the keyboard."""
-        if self.has_keyboard and self.listed is not None:
+        if self.has_keyboard and self.listed is not None and not self.listed.screen.ended:
             self.hands.release(self.listed.screen.controlled(self.who, "typing"))
         self.hands.forget()
 
     def tell_keyboard(self, holder: str) -> None:
         """Tell it who has the keyboard, if that has changed."""
         held = self.has_keyboard, holder
-        if self._joined and held != self._held:
+        if self._joined and held != self._held and self.sending.open:
             self._held, self._refused = held, False
             self.send(KeyboardHeld(*held))
 
@@ -364,7 +356,7 @@ class ViewerSession:
 
     def tell_screens(self, named: list[ScreenNamed]) -> None:
         """Tell it which screens there are, if that has changed."""
-        if self._joined and named != self._named:
+        if self._joined and named != self._named and self.sending.open:
             self._named = named
             self.send(Screens(named))
 
@@ -373,29 +365,41 @@ class ViewerSession:
         self.listed = None
         self.clip.see(None)
         self.hands.forget()
-        self._cursor = SentCursor()
+        self.pictures.screen_gone()
         self.send(Gone(why))
 
     def tell_relative(self) -> None:
         """Whether the pointer takes movements may have changed."""
-        if self.listed is not None:
+        if self.listed is not None and self.sending.open:
             self.wire.send_relative(self.listed.screen.relative)
             self.flush()
 
-    def cursor_due(self) -> HostNs | None:
-        """When the pointer can be sent; None if it is as it was."""
-        sees = self.listed is not None and self.encoding and self._sees()
-        return self._cursor.due(self.listed.screen) if sees and self.listed is not None else None
+    def tell_clip(self) -> None:
+        """The clipboard of its machine may have come, gone or changed."""
+        self.clip.see(self.listed)
+        if self.sending.open:
+            self.clip.tell()
 
-    def send_cursor(self, now_ns: HostNs) -> None:
-        """Send the pointer, if it is time and there is room."""
-        due_ns = self.cursor_due()
-        if due_ns is not None and now_ns >= due_ns and self.listed is not None:
-            self._cursor.send(self.listed.screen, self._size, self.wire, now_ns)
+    # -- in the rounds of its group --------------------------------------------------------------
+
+    def due_ns(self) -> HostNs | None:
+        """When something is to be sent: 0 for a picture that waits, or when the pointer is due."""
+        if self.pictures.due:
+            return 0
+        sees = self.listed is not None and self.encoding and not self.hidden
+        return self.pictures.cursor_due(self.listed.screen) if sees and self.listed is not None else None
+
+    def send_pictures(self) -> Iterator[None]:
+        """Send the picture that waits for its turn, in steps."""
+        if self.pictures.due and self.encoding:
+            yield from self.pictures.send(self.listed is not None and self.listed.screen.relative)
+
+    def send_due(self, now_ns: HostNs) -> None:
+        """Send the pointer, and ask for pictures that are late, if it is time."""
+        if self.listed is not None and self.encoding and not self.hidden:
+            self.pictures.send_cursor(self.listed.screen, now_ns)
+        if self.blame.look(now_ns):
             self.flush()
-
-    def _sees(self) -> bool:
-        return not self.hidden and not self._unsent and self._error is None and self._room()
 
     # -- pictures: see `PictureSink` -------------------------------------------------------------
 
@@ -406,45 +410,20 @@ class ViewerSession:
 
     def ready(self, now_ns: HostNs) -> bool:
         """See `PictureSink`."""
-        return self._sees() and self.flow.ready(self.rtt_ns)
+        return not self.hidden and self.pictures.ready(self.rtt_ns)
 
     def resized(self, size: Size) -> None:
         """See `PictureSink`."""
-        self._size = size
-        self.times.begin(self.viewers.clock())
-        self._cursor.again()
-        self.wire.send_mode(size.width, size.height, self.listed is not None and self.listed.screen.relative)
-        self.flush()
+        self.pictures.resized(size)
 
     def push(self, picture: EncodedPicture) -> None:
         """See `PictureSink`."""
-        if self._left or self._error is not None:
-            return
-        if not self.account.fits("sending", self.flow.bytes_on_way + picture.size, LISTENERS):
-            self._fail(BudgetError(f"guest {self.guest.name} has no memory left for this picture"))
-            return
-        now, serial = self.viewers.clock(), 0
-        pieces = list(cut_pieces(picture.parts))
-        for at, parts in enumerate(pieces, 1):
-            serial = self.wire.send_piece(
-                pack_parts(parts), now, at == len(pieces), picture.key, picture.painted_ns,
-                picture.encode_ns // NS_PER_US, picture.wait_ns // NS_PER_US,
-            )  # fmt: skip
-        self.sent_pictures += 1
-        self.flow.sent(serial, picture.size, now)
-        self.times.sent(serial, picture, now)
-        self.flush()
-        self.blame.sent(serial, now)
+        self.pictures.push(picture)
 
     def _acknowledged(self, event: Shown | Taken, now_ns: HostNs) -> None:
-        arrived_ns, decoded_ns, rtt_ns, first = now_ns, now_ns, self.rtt_ns, self.flow.rate is None
-        if isinstance(event, Shown):
-            told = ViewerTimes(event.arrived_ns, event.decoded_ns, event.drawing_ns, event.drawn_ns)
-            arrived_ns, decoded_ns = told.arrival_ns(rtt_ns or 0, now_ns), told.decoding_ns(rtt_ns or 0, now_ns)
-            self.times.drawn(event.serial, told, event.skew_ns, now_ns)
-        self.flow.acknowledged(event.serial, arrived_ns, rtt_ns, decoded_ns)
+        first = self.flow.rate is None
+        self.pictures.acknowledged(event, self.rtt_ns, now_ns)
         if first and self.flow.rate is not None:
             # What is sent until the next tick could take seconds on a thin line.
             self.regroup()
-        self.account.hold("sending", self.flow.bytes_on_way, LISTENERS)
         self.viewers.ready(self)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
 
-from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import BudgetError, CodecError, GraphError, MillraceError, RightsError
 from millrace.graph.screens import Listed
-from millrace.graph.seat import Watcher
 from millrace.guest.home import Home
 from millrace.guest.notfound import missing
 from millrace.guest.viewer import ViewerSession
+from millrace.guest.viewergroup import Group, Sort, Timer, in_this_loop
 from millrace.io.clock import now_ns
-from millrace.io.timer import TimerRunner
+from millrace.io.turns import Steps
 from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturechoice import VIDEO_CODECS, Formats
 from millrace.outlets.picturecounts import PictureCounts
-from millrace.outlets.pictureflow import rate_step
+from millrace.outlets.pictureflow import RATE_MAX, rate_step
 from millrace.outlets.picturetimes import StageTotals
-from millrace.rights.model import NOBODY
 from millrace.symptoms import TEXT_MAX, Symptom
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import ScreenNamed
@@ -29,101 +25,27 @@ from millrace.wire.peer.pictures import ScreenNamed
 log = logging.getLogger("millrace.guest")
 
 VIEWERS_MAX = 256
+"""Connections of viewers, those that have not said yet what they want among them."""
+ENCODERS_MAX = 32
+"""Encoders of a guest: of more sorts of viewers, some share a coarser one."""
 NAMED_MAX = 64
 """Screens of a list."""
 RETRY_NS = 5 * NS_PER_S
 """How long a viewer whose encoder has failed waits for another."""
 
 
-class Sort(NamedTuple):
-    """Viewers of the same sort share an encoder."""
-
-    screen: str
-    settings: PictureSettings
-    rate: int | None
-    """Bit/s; None: no bound."""
-    formats: Formats
-
-
-def for_viewers(listed: Listed) -> str:
-    """The name by which the encoders of its viewers read a screen."""
-    return f"{listed.key} for viewers"
-
-
-class Timer(Protocol):
-    """Runs a group at its deadlines."""
-
-    def rearm(self) -> None:
-        """The deadline may have changed."""
-        ...
-
-    def stop(self) -> None:
-        """Run it no more."""
-        ...
-
-
-def _in_this_loop(group: Group) -> Timer:
-    return TimerRunner(group, asyncio.get_running_loop())
-
-
-class Group:
-    """An encoder, and the viewers that share it."""
-
-    def __init__(
-        self, home: Home, sort: Sort, listed: Listed, make: MakePictures, timer: Callable[[Group], Timer],
-        failed: Callable[[Group, Exception], None],
-    ) -> None:  # fmt: skip
-        self.sort, self.listed = sort, listed
-        self.sessions: list[ViewerSession] = []
-        self._turns = home.turns
-        self._timer: Timer | None = None
-        who = Watcher(for_viewers(listed), NOBODY)
-        self.pictures = make(
-            listed.screen, sort.settings, sort.formats, who, self.wake, lambda error: failed(self, error)
-        )
-        self.pictures.set_rate(sort.rate)
-        self._timer = timer(self)
-
-    def wake(self) -> None:
-        """Something may be due."""
-        if self._timer is not None:
-            self._timer.rearm()
-
-    def next_timeout(self) -> HostNs | None:
-        """See `Timed`: of the encoder, of the pointers and key pictures that have to be sent, and of what is late."""
-        due = [ns for one in self.sessions for ns in (one.cursor_due(), one.refreshes.due_ns, one.blame.next_timeout())]
-        return min((ns for ns in (*due, self.pictures.next_timeout()) if ns is not None), default=None)
-
-    def handle_timeout(self, now_ns: HostNs) -> None:
-        """See `Timed`."""
-        with self._turns:
-            for session in self.sessions:
-                if session.refreshes.due_ns is not None and session.refreshes.allowed(now_ns):
-                    self.pictures.refresh(session)
-            self.pictures.handle_timeout(now_ns)
-            for session in self.sessions:
-                session.send_cursor(now_ns)
-                if session.blame.look(now_ns):
-                    session.flush()
-
-    def close(self) -> None:
-        """The last viewer has left."""
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.stop()
-        self.pictures.close()
-        # It has this group's `wake`: a cycle, which only a full collection would free (daemon/collector.py).
-        del self.pictures
-
-
 # The keyboard changes hands here and nowhere else: what the one who had it holds down is released while it still has
 # it, and all viewers of the guest are told. So whatever takes it away from a viewer (leaving, its rights, its screen)
 # goes through `leave_keyboard`.
+#
+# What a machine does, and who has the keyboard, is told in rounds (`_follow_all`), a worker of the guest's turns: each
+# viewer is told the newest state, however many there were before. A screen that is gone is still seen until then, so
+# nothing is begun on a screen that has `ended`.
 class Viewers:
     """The viewers of one guest."""
 
     def __init__(
-        self, guest: Home, make: MakePictures, timer: Callable[[Group], Timer] = _in_this_loop,
+        self, guest: Home, make: MakePictures, timer: Callable[[Group], Timer] = in_this_loop,
         changed: Callable[[str, ViewerSession], None] = lambda change, session: None,
         clock: Callable[[], HostNs] = now_ns,
     ) -> None:  # fmt: skip
@@ -138,6 +60,15 @@ class Viewers:
         self._make, self._timer, self._changed = make, timer, changed
         self._groups: dict[Sort, Group] = {}
         self._group_of: dict[ViewerSession, Group] = {}
+        self._connected: set[ViewerSession] = set()
+        self._new: dict[Listed, None] = {}
+        """Screens that came since the last round."""
+        self._named: list[ScreenNamed] = []
+        self._holder = ""
+        """The name of the viewer that has the keyboard."""
+        self._stale = False
+        """Something has changed since the last round began."""
+        self._following = Steps(self._follow_all, guest.turns.over)
 
     def of_listener(self, key: str) -> list[ViewerSession]:
         """The viewers that belong to a sound listener."""
@@ -179,19 +110,25 @@ class Viewers:
 
     # -- who watches -----------------------------------------------------------------------------
 
-    def join(self, session: ViewerSession) -> None:
-        """A viewer has said what it wants; GraphError if there is no room."""
-        if len(self.sessions) >= VIEWERS_MAX:
+    def arrive(self, session: ViewerSession) -> None:
+        """A viewer has connected; GraphError if there is no room."""
+        if len(self._connected) >= VIEWERS_MAX:
             raise GraphError(f"guest {self.guest.name} has {VIEWERS_MAX} viewers, the maximum")
+        self._connected.add(session)
+
+    def join(self, session: ViewerSession) -> None:
+        """A viewer has said what it wants."""
         self.sessions.append(session)
         self._changed("new", session)
-        session.tell_screens(self._named())
-        session.tell_keyboard(self._holder())
+        self._look()
+        session.tell_screens(self._named)
+        session.tell_keyboard(self._holder)
         self.regroup(session)
         self.guest.latency_changed()
 
     def leave(self, session: ViewerSession) -> None:
         """A viewer has left, or may not watch any more."""
+        self._connected.discard(session)
         self.leave_keyboard(session)
         self._exit(session)
         if session in self.sessions:
@@ -208,7 +145,9 @@ class Viewers:
         if before is not None and sort is not None and self._only_rate(before, sort):
             self._set_rate(before, sort)
             return
-        group = None if sort is None or session.listed is None else self._group(sort, session.listed)
+        group = None if sort is None or session.listed is None else self._group(sort, session.listed, before)
+        if group is not None and group is before:
+            return
         self._exit(session)
         if group is not None:
             self._group_of[session], session.encoding = group, True
@@ -232,7 +171,7 @@ class Viewers:
 
     def _sort(self, session: ViewerSession) -> Sort | None:
         """The sort that a viewer is of now; None while it is sent no pictures."""
-        if session.listed is None or not session.wants_pictures or session.long_hidden:
+        if session.listed is None or session.listed.screen.ended or not session.wants_pictures or session.long_hidden:
             return None
         if self.clock() < session.retry_ns:
             return None
@@ -242,11 +181,30 @@ class Viewers:
             rate = rate_step(session.flow.rate, group.sort.rate if group else None)
         return Sort(session.listed.key, settings, rate, _formats(session))
 
-    def _group(self, sort: Sort, listed: Listed) -> Group:
+    def _group(self, sort: Sort, listed: Listed, before: Group | None) -> Group:
+        """The group of that sort, for a viewer that leaves `before`."""
         group = self._groups.get(sort)
         if group is None:
-            group = self._groups[sort] = Group(self.guest, sort, listed, self._make, self._timer, self._failed)
+            ends = before is not None and len(before.sessions) == 1
+            if len(self._groups) - ends >= ENCODERS_MAX:
+                return self._coarser(sort)
+            group = Group(self.guest, sort, listed, self._make, self._timer, self._failed, self.clock)
+            self._groups[sort] = group
         return group
+
+    def _coarser(self, sort: Sort) -> Group:
+        """Another group that suits: with the best pictures that are no better than wanted, or else the coarsest."""
+
+        def unlike(group: Group) -> tuple[bool, bool, int]:
+            rate, wanted = group.sort.rate or RATE_MAX, sort.rate or RATE_MAX
+            return group.sort.settings != sort.settings, rate > wanted, rate if rate > wanted else -rate
+
+        like = [one for one in self.groups if (one.sort.screen, one.sort.formats) == (sort.screen, sort.formats)]
+        if not like:
+            raise GraphError(
+                f"guest {self.guest.name} has {ENCODERS_MAX} encoders of pictures, the maximum, and none of them suits"
+            )
+        return min(like, key=unlike)
 
     def _failed(self, group: Group, error: Exception) -> None:
         """An encoder makes no more pictures: its viewers are told, and tried with another one later."""
@@ -264,6 +222,7 @@ class Viewers:
     def _exit(self, session: ViewerSession) -> None:
         group = self._group_of.pop(session, None)
         session.encoding = False
+        session.pictures.drop()
         if group is None:
             return
         group.sessions.remove(session)
@@ -274,10 +233,9 @@ class Viewers:
             group.close()
 
     def ready(self, session: ViewerSession) -> None:
-        """A viewer has room again: send it what is due."""
+        """A viewer may have room again: what is due is sent."""
         group = self._group_of.get(session)
-        if group is not None and session.ready(self.clock()):
-            group.handle_timeout(self.clock())
+        if group is not None and (session.pictures.due or session.ready(self.clock())):
             group.wake()
 
     def refresh(self, session: ViewerSession) -> None:
@@ -295,51 +253,77 @@ class Viewers:
         if not session.may_type:
             raise RightsError(f"{session.principal.key} may not type in guest {self.guest.name}")
         seat = self.guest.screens.seat
-        if seat.who is not session.who:
-            for other in self.sessions:
-                if other.has_keyboard:
-                    other.blame.keyboard_taken(session.name, self.clock())
-                other.release_keys()
-            seat.take(session.who)
-        self._tell_keyboard()
+        if seat.who is session.who:
+            return
+        before = self._typist()
+        if before is not None:
+            before.blame.keyboard_taken(session.name, self.clock())
+            before.release_keys()
+        seat.take(session.who)
+        for one in (before, session):
+            if one is not None:
+                self._changed("change", one)
+        self.tell_later()
 
     def leave_keyboard(self, session: ViewerSession) -> None:
         """Take the keyboard away from a viewer, if it has it."""
         if session.has_keyboard:
             session.release_keys()
             self.guest.screens.seat.leave(session.who)
-            self._tell_keyboard()
-
-    def _holder(self) -> str:
-        """The name of the viewer that has the keyboard."""
-        holder = self.guest.screens.seat.who
-        names = (session.name for session in self.sessions if session.who is holder)
-        return "" if holder is None else next(names, holder.key)
-
-    def _tell_keyboard(self) -> None:
-        for session in list(self.sessions):
-            session.tell_keyboard(self._holder())
             self._changed("change", session)
+            self.tell_later()
 
-    # -- the screens -----------------------------------------------------------------------------
+    def _typist(self) -> ViewerSession | None:
+        """The viewer that has the keyboard."""
+        holder = self.guest.screens.seat.who
+        return None if holder is None else next((one for one in self.sessions if one.who is holder), None)
+
+    # -- what is told in rounds ------------------------------------------------------------------
 
     def screen_changed(self, change: str, listed: Listed) -> None:
         """A screen of the guest came, changed or went."""
-        for session in list(self.sessions):
-            if change == "new" and session.listed is None and session.accepts(listed):
-                session.see(listed)
-            elif change == "remove" and session.listed is listed:
-                self._lost(session, listed)
-            session.tell_screens(self._named())
-            session.tell_relative()
-            session.clip.see(session.listed)
-            if change != "change":
-                # Readers that come and go are changes too: those of the encoder that this makes.
-                session.regroup()
+        if change == "new":
+            self._new[listed] = None
+        elif change == "remove":
+            self._new.pop(listed, None)
+        self.tell_later()
 
-    def _lost(self, session: ViewerSession, listed: Listed) -> None:
-        self._exit(session)
-        session.tell_gone(self._why(listed))
+    def tell_later(self) -> None:
+        """Tell all viewers what has changed, in the next round."""
+        self._stale = True
+        self.guest.turns.wait(self._following)
+
+    def _follow_all(self) -> Iterator[None]:
+        while self._stale:
+            self._stale = False
+            new, self._new = list(self._new), {}
+            self._look()
+            for session in list(self.sessions):
+                if session in self._connected:
+                    self._follow(session, new)
+                    yield
+
+    def _follow(self, session: ViewerSession, new: list[Listed]) -> None:
+        """Tell a viewer the newest state; `new` are screens that may take the place of the one that it saw."""
+        listed = session.listed
+        if listed is not None and listed.screen.ended:
+            self._exit(session)
+            session.tell_gone(self._why(listed))
+        if session.listed is None:
+            for one in new:
+                if not one.screen.ended and session.accepts(one):
+                    session.see(one)
+                    break
+        self.tell(session)
+        if session.listed is not listed:
+            session.regroup()
+
+    def tell(self, session: ViewerSession) -> None:
+        """Tell a viewer what it has not been told yet, if it has room."""
+        session.tell_screens(self._named)
+        session.tell_keyboard(self._holder)
+        session.tell_relative()
+        session.tell_clip()
 
     def _why(self, listed: Listed) -> str:
         """Why a screen is gone, as its machine says."""
@@ -349,8 +333,11 @@ class Viewers:
                 return f"{listed.label}: {view.error or view.state}"
         return f"{listed.label} is gone"
 
-    def _named(self) -> list[ScreenNamed]:
-        return [_named(listed) for listed in self.guest.screens][:NAMED_MAX]
+    def _look(self) -> None:
+        """Note what all viewers are to be told."""
+        typist, holder = self._typist(), self.guest.screens.seat.who
+        self._holder = typist.name if typist is not None else "" if holder is None else holder.key
+        self._named = [_named(listed) for listed in self.guest.screens][:NAMED_MAX]
 
 
 def _formats(session: ViewerSession) -> Formats:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from millrace.graph.screens import Listed
 from millrace.guest.guest import Guest
 from millrace.guest.viewer import ViewerSession
-from millrace.guest.viewers import Group, for_viewers
+from millrace.guest.viewergroup import Group, for_viewers
 from millrace.observe.explain import Step
 from millrace.observe.picturelatency import of_viewer
 from millrace.outlets.picturecounts import PictureCounts
@@ -205,9 +205,11 @@ def _line(session: ViewerSession) -> str:
     carries = (
         "not measured, as nothing had to wait" if flow.rate is None else f"carries about {flow.rate / 1e6:.1f} Mb/s"
     )
+    early = session.pictures.early
+    told = f"; {counted(early, 'acknowledgement')} came before the picture can have arrived" if early else ""
     return (
         f"{carries}; {session.times.bitrate / 1000:.0f} kb/s are sent,"
-        f" {counted(flow.pictures, 'picture')} on the way ({_bytes(flow.bytes_on_way)})"
+        f" {counted(flow.pictures, 'picture')} on the way ({_bytes(flow.bytes_on_way)}){told}"
     )
 
 

@@ -173,7 +173,7 @@ def viewer_view(session: ViewerSession) -> ViewerView:
         keyboard=session.has_keyboard, hidden=session.hidden, bitrate=times.bitrate, line_rate=flow.rate,
         fps=round(times.fps, 1), latency_ms=_ms(times.latency_ns),
         ledger_ms={name: round(ns / 1e6, 2) for name, ns in times.breakdown.items()}, skew_ms=_ms(times.skew_ns),
-        sent=session.sent_pictures, shown=times.shown, skipped=times.skipped,
+        sent=session.pictures.sent, shown=times.shown, skipped=times.skipped,
         skipped_fps=round(times.skipped_fps, 1), on_way=flow.pictures, refreshed=session.refreshed,
         rtt_ms=_ms(session.rtt_ns),
     )  # fmt: skip

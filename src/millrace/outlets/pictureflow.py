@@ -25,6 +25,10 @@ EASY_NS = 15 * NS_PER_MS
 """A transfer that takes no longer than this beyond the round trip has met no queue."""
 PROBE_NS = 2 * NS_PER_S
 GROWTH = 1.25
+SLACK_NS = 20 * NS_PER_MS
+"""How wrong a viewer may be about our clock."""
+HOLDS_MAX = 4 * 1024 * 1024
+"""Bytes on their way at most, whatever a viewer's answers say of its line."""
 RATE_MIN, RATE_MAX = 50_000, 1_000_000_000
 """Bit/s."""
 
@@ -110,15 +114,19 @@ class PictureFlow:
         """Pictures on their way."""
         return len(self._on_way)
 
-    def ready(self, rtt_ns: HostNs | None) -> bool:
-        """Whether another picture may be sent now: what is on its way is no more than line and viewer hold."""
-        if not self._on_way:
+    def ready(self, rtt_ns: HostNs | None, waiting: int = 0) -> bool:
+        """Whether another picture may be sent now: what is on its way is no more than line and viewer hold.
+
+        `waiting` is how many bytes have not arrived at its machine, whatever it has acknowledged.
+        """
+        held = max(self.bytes_on_way, waiting)
+        if not self._on_way and held < SAMPLE_BYTES:
             return True
         if self.viewer.rate is None or rtt_ns is None:
             few = len(self._on_way) < min(PICTURES_MAX, FIRST_PICTURES + (rtt_ns or 0) // PICTURE_NS)
-            return few and self.bytes_on_way < SAMPLE_BYTES
-        holds = self.viewer.rate * (rtt_ns + QUEUE_NS) // (8 * NS_PER_S)
-        return len(self._on_way) < PICTURES_MAX and self.bytes_on_way <= holds
+            return few and held < SAMPLE_BYTES
+        holds = min(HOLDS_MAX, self.viewer.rate * (rtt_ns + QUEUE_NS) // (8 * NS_PER_S))
+        return len(self._on_way) < PICTURES_MAX and held <= holds
 
     def sent(self, serial: int, size: int, now_ns: HostNs) -> None:
         """A picture of `size` bytes was written."""
@@ -126,16 +134,24 @@ class PictureFlow:
         self.bytes_on_way += size
 
     def acknowledged(
-        self, serial: int, arrived_ns: HostNs, rtt_ns: HostNs | None, decoded_ns: HostNs | None = None
-    ) -> None:
-        """All pictures up to `serial` have arrived at about `arrived_ns`, and were decoded, if that was later, then."""
-        size, first = 0, None
+        self, serial: int, arrived_ns: HostNs, rtt_ns: HostNs | None, decoded_ns: HostNs | None = None,
+        now_ns: HostNs | None = None,
+    ) -> None:  # fmt: skip
+        """All pictures up to `serial` have arrived at about `arrived_ns`, and were decoded, if that was later, then.
+
+        Times are the viewer's word: no picture has arrived before it was sent, or was decoded before it arrived. One
+        that is too early to be true counts as `now_ns`.
+        """
+        size, first, last_ns = 0, None, 0
         while self._on_way and self._on_way[0].serial <= serial:
             one = self._on_way.popleft()
-            size, first = size + one.size, first or one
+            size, first, last_ns = size + one.size, first or one, one.sent_ns
         if first is None:
             return
         self.bytes_on_way -= size
+        if now_ns is not None and arrived_ns < last_ns - SLACK_NS:
+            arrived_ns = now_ns
+        arrived_ns = max(arrived_ns, last_ns)
         self.line.passed(size, first.sent_ns, arrived_ns, rtt_ns or 0)
         self.viewer.passed(size, first.sent_ns, max(arrived_ns, decoded_ns or 0), rtt_ns or 0)
 

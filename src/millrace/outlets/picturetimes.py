@@ -11,13 +11,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from millrace.outlets.encoded import EncodedPicture
-from millrace.units import NS_PER_MS, NS_PER_S, HostNs
+from millrace.outlets.pictureflow import SLACK_NS
+from millrace.units import NS_PER_S, HostNs
 
 WEIGHT = 0.2
 """Of the newest picture in each average."""
 KEPT = 64
 """Pictures whose times are kept until they are acknowledged."""
-SLACK_NS = 20 * NS_PER_MS
 OLD_NS = 60 * NS_PER_S
 STAGES = ("door", "damage", "encode", "queue", "network", "decode", "sound", "draw")
 """In the door; as damage until the encoder begins; in it; until it is written; until all of it has arrived; until it is
@@ -122,11 +122,14 @@ class PictureTimes:
     def drawn(self, serial: int, told: ViewerTimes, skew_ns: HostNs | None, now_ns: HostNs) -> None:
         """A picture is seen, or, without `drawn_ns`, was replaced by a newer one before it was."""
         one = self._sent.pop(serial, None)
+        if one is None:
+            # It was told before, or never sent.
+            return
         self.shown += 1
         if told.drawn_ns or skew_ns is not None:
             self.skew_ns = None if skew_ns is None or abs(skew_ns) > OLD_NS else self._mean(self.skew_ns, skew_ns)
-        times = told.within(one.sent_ns, now_ns) if one is not None else None
-        if one is None or times is None or not one.counts:
+        times = told.within(one.sent_ns, now_ns)
+        if times is None or not one.counts:
             return
         if now_ns - one.picture.painted_ns > OLD_NS:
             return

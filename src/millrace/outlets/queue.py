@@ -20,6 +20,8 @@ class Passed(NamedTuple):
 
     written: int
     arrived: int
+    exact: bool = True
+    """More than `arrived` can't have arrived, but for what TLS adds."""
 
 
 Traffic = Callable[[], Passed | None]

@@ -32,6 +32,8 @@ from millrace.wire.peer.pictures import SCREEN_SUBPROTOCOL
 log = logging.getLogger("millrace.web")
 
 TICK_S = 1.0
+TICKS_A_STEP = 16
+"""Sessions that are ticked before other things run."""
 DEADLINE_GRID_NS = 250 * NS_PER_MS
 """Grid to which deadlines are rounded up: see `Deadlines`."""
 BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
@@ -262,10 +264,13 @@ class Attendants:
         """One task for all sessions, as long as there are any: the once-a-second `tick` of each."""
         while self._sockets:
             await asyncio.sleep(TICK_S)
-            now = now_ns()
-            for session, attended in list(self._sockets.items()):
+            for number, (session, attended) in enumerate(list(self._sockets.items()), 1):
+                if number % TICKS_A_STEP == 0:
+                    await asyncio.sleep(0)
+                if session not in self._sockets:
+                    continue
                 try:
-                    session.tick(now)
+                    session.tick(now_ns())
                 except PeerLost as error:
                     self._lost(session, attended, error)
                 except Exception as error:

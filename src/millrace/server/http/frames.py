@@ -59,7 +59,8 @@ class FrameWriter:
         self._transport.write(data)
 
     # What the kernel still has, the other machine has not acknowledged (tcp(7), SIOCOUTQ, which is TIOCOUTQ). Without
-    # TLS that counts these very bytes, with it a few more.
+    # TLS that counts these very bytes, with it a few more; on a unix socket the memory that they take, which for small
+    # messages is a multiple (unix(7)).
     def passed(self) -> Passed | None:
         """How many bytes were written, and have arrived at the other machine; None if the system can't say."""
         raw = self._transport.get_extra_info("socket")
@@ -69,7 +70,8 @@ class FrameWriter:
             (waiting,) = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4)))
         except OSError:
             return None
-        return Passed(self._written, self._written - waiting - self._transport.get_write_buffer_size())
+        arrived = self._written - waiting - self._transport.get_write_buffer_size()
+        return Passed(self._written, arrived, raw.family != socket.AF_UNIX)
 
     def room(self) -> bool:
         """Whether more can be written without building up a backlog."""

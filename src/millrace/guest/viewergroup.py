@@ -1,0 +1,142 @@
+"""Viewers of the same sort, which share an encoder: what is due for them is sent in their guest's turns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+from millrace.codec.picturesettings import PictureSettings
+from millrace.graph.screens import Listed
+from millrace.graph.seat import Watcher
+from millrace.guest.home import Home
+from millrace.guest.viewer import ViewerSession
+from millrace.io.timer import TimerRunner
+from millrace.outlets.encoded import MakePictures
+from millrace.outlets.picturechoice import Formats
+from millrace.rights.model import NOBODY
+from millrace.units import HostNs
+
+log = logging.getLogger("millrace.guest")
+
+
+class Sort(NamedTuple):
+    """Viewers of the same sort share an encoder."""
+
+    screen: str
+    settings: PictureSettings
+    rate: int | None
+    """Bit/s; None: no bound."""
+    formats: Formats
+
+
+def for_viewers(listed: Listed) -> str:
+    """The name by which the encoders of its viewers read a screen."""
+    return f"{listed.key} for viewers"
+
+
+class Timer(Protocol):
+    """Runs a group at its deadlines."""
+
+    def rearm(self) -> None:
+        """The deadline may have changed."""
+        ...
+
+    def stop(self) -> None:
+        """Run it no more."""
+        ...
+
+
+def in_this_loop(group: Group) -> Timer:
+    """A timer of the event loop."""
+    return TimerRunner(group, asyncio.get_running_loop())
+
+
+# A machine may move its pointer and paint thousands of times in what is read from it at once, and each time something
+# may be due for each viewer. So what happens only asks for a round (`wake`), and a round looks at each viewer once, in
+# steps: a worker of the guest's turns (io/turns.py).
+class Group:
+    """An encoder, and the viewers that share it."""
+
+    first = False
+
+    def __init__(
+        self, home: Home, sort: Sort, listed: Listed, make: MakePictures, timer: Callable[[Group], Timer],
+        failed: Callable[[Group, Exception], None], clock: Callable[[], HostNs],
+    ) -> None:  # fmt: skip
+        self.sort, self.listed = sort, listed
+        self.sessions: list[ViewerSession] = []
+        self._turns, self._failed, self._clock = home.turns, failed, clock
+        self._timer: Timer | None = None
+        self._waits = False
+        """A round is under way, or waits for its turn."""
+        self._steps: Iterator[None] | None = None
+        who = Watcher(for_viewers(listed), NOBODY)
+        self.pictures = make(
+            listed.screen, sort.settings, sort.formats, who, self.wake, lambda error: failed(self, error)
+        )
+        self.pictures.set_rate(sort.rate)
+        self._timer = timer(self)
+
+    def wake(self) -> None:
+        """Something may be due: have a round."""
+        if self._timer is not None and not self._waits:
+            self._waits = True
+            self._turns.wait(self)
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`: of the encoder, and of what its viewers are to be sent; None while a round waits."""
+        if self._waits:
+            return None
+        due = [ns for one in self.sessions for ns in (one.due_ns(), one.refreshes.due_ns, one.blame.next_timeout())]
+        return min((ns for ns in (*due, self.pictures.next_timeout()) if ns is not None), default=None)
+
+    def handle_timeout(self, now_ns: HostNs) -> None:
+        """See `Timed`."""
+        self.wake()
+
+    def work(self) -> bool:
+        """See `Worker`."""
+        if self._timer is None:
+            return True
+        steps = self._steps = self._steps or self._round()
+        try:
+            for _ in steps:
+                if self._timer is None:
+                    return True
+                if self._turns.over():
+                    return False
+        except Exception as error:
+            # Once, and not in every round: its viewers are given another encoder later.
+            log.exception("guest's viewers of %s: internal error", self.listed.key)
+            self._failed(self, error)
+        self._steps, self._waits = None, False
+        if self._timer is not None:
+            self._timer.rearm()
+        return True
+
+    # What was made since the last round comes first: a viewer takes no other picture before it was sent that.
+    def _round(self) -> Iterator[None]:
+        for session in list(self.sessions):
+            yield from session.send_pictures()
+        now_ns = self._clock()
+        for session in self.sessions:
+            if session.refreshes.due_ns is not None and session.refreshes.allowed(now_ns):
+                self.pictures.refresh(session)
+        self.pictures.handle_timeout(now_ns)
+        yield
+        for session in list(self.sessions):
+            yield from session.send_pictures()
+            session.send_due(self._clock())
+            yield
+
+    def close(self) -> None:
+        """The last viewer has left."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stop()
+        self.pictures.close()
+        # Both have this group: cycles, which only a full collection would free (daemon/collector.py).
+        self._steps = None
+        del self.pictures, self._failed

@@ -1,0 +1,190 @@
+"""The pictures of one viewer: the newest is kept until its turn, and counts until it has arrived and was seen."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from millrace.budget import LISTENERS, Account
+from millrace.errors import BudgetError
+from millrace.graph.screen import Screen
+from millrace.guest.cursor import SentCursor
+from millrace.guest.viewerblame import ViewerBlame
+from millrace.guest.viewersending import Sending
+from millrace.outlets.encoded import EncodedPicture, cut_pieces
+from millrace.outlets.pictureflow import PictureFlow
+from millrace.outlets.picturetimes import PictureTimes, ViewerTimes
+from millrace.pixels.rects import Size
+from millrace.units import NS_PER_US, HostNs
+from millrace.wire.peer.pictures import Shown, Taken, pack_parts
+from millrace.wire.peer.viewing import ViewServer
+
+SLACK = 64
+"""TLS adds less than this part to what it carries, so bytes in the kernel are a little more than those written."""
+
+
+class _End(NamedTuple):
+    """A picture, and how many bytes had been written with it since the beginning of the connection."""
+
+    serial: int
+    at: int
+
+
+# When an acknowledgement is here, the kernel knows that the bytes of its picture have arrived: a segment acknowledges
+# what its sender had received, and that is processed before its data (RFC 9293, section 3.10.7.4). So one that comes
+# before is false. It counts when they have arrived: whoever sends it is sent no more than whoever sends none. What the
+# transport and the kernel hold is counted and charged, whatever was acknowledged.
+class ViewerPictures:
+    """What a viewer is sent of its screen."""
+
+    def __init__(
+        self, wire: ViewServer, sending: Sending, blame: ViewerBlame, account: Account, times: PictureTimes,
+        clock: Callable[[], HostNs],
+    ) -> None:  # fmt: skip
+        self.flow, self.times = PictureFlow(), times
+        self.sent = 0
+        """Pictures sent."""
+        self.early = 0
+        """Pictures that were acknowledged before they can have arrived."""
+        self.size = Size(1, 1)
+        """Of the pictures sent."""
+        self._wire, self._sending, self._blame, self._account, self._clock = wire, sending, blame, account, clock
+        self._cursor = SentCursor()
+        self._mode: Size | None = None
+        """What the pictures have to be announced as."""
+        self._next: EncodedPicture | None = None
+        """The picture that waits for its turn, or is being sent."""
+        self._ends: deque[_End] = deque()
+        self._has = 0
+        """The newest picture that has arrived at the viewer's machine."""
+        self._claimed = 0
+        """The newest that was acknowledged too early."""
+
+    # -- what is to be sent ----------------------------------------------------------------------
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to `send`, and room for it."""
+        return (self._mode is not None or self._next is not None) and self._sending.open
+
+    def ready(self, rtt_ns: HostNs | None) -> bool:
+        """Whether another picture can be sent."""
+        return self._next is None and self._sending.open and self.flow.ready(rtt_ns, self._waiting())
+
+    def resized(self, size: Size) -> None:
+        """What was not sent yet is void, and pictures have this size from now on."""
+        self._next, self._mode = None, size
+        self._charge()
+
+    def push(self, picture: EncodedPicture) -> None:
+        """The newest picture."""
+        if not self._sending.closed:
+            self._next = picture
+            self._charge()
+
+    def drop(self) -> None:
+        """It has no encoder any more: what was not sent is void."""
+        self._next = self._mode = None
+        self._charge()
+
+    def screen_gone(self) -> None:
+        """The pointer of the next screen is another one."""
+        self._cursor = SentCursor()
+
+    # A picture of several pieces is sent in as many steps. Between two of them it may become void.
+    def send(self, relative: bool) -> Iterator[None]:
+        """Send what is due. `relative`: the machine's pointer takes movements."""
+        if self._mode is not None:
+            self.size, self._mode = self._mode, None
+            self.times.begin(self._clock())
+            self._cursor.again()
+            self._wire.send_mode(self.size.width, self.size.height, relative)
+            self._sending.flush()
+        picture, now_ns = self._next, self._clock()
+        if picture is None:
+            return
+        serial, pieces = 0, list(cut_pieces(picture.parts))
+        for at, parts in enumerate(pieces, 1):
+            last = at == len(pieces)
+            serial = self._wire.send_piece(
+                pack_parts(parts), now_ns, last, picture.key, picture.painted_ns,
+                picture.encode_ns // NS_PER_US, picture.wait_ns // NS_PER_US,
+            )  # fmt: skip
+            self._sending.flush(begun=True)
+            if not last:
+                yield
+                if self._next is not picture or self._sending.closed:
+                    return
+        self._note(picture, serial, now_ns)
+
+    def _note(self, picture: EncodedPicture, serial: int, now_ns: HostNs) -> None:
+        """All of it was sent."""
+        self._next = None
+        self.sent += 1
+        self.flow.sent(serial, picture.size, now_ns)
+        self.times.sent(serial, picture, now_ns)
+        self._blame.sent(serial, now_ns)
+        passed = self._sending.passed
+        if passed is not None:
+            self._ends.append(_End(serial, passed.written))
+        else:
+            self._has = serial
+        self._charge()
+
+    # -- the pointer -----------------------------------------------------------------------------
+
+    def cursor_due(self, screen: Screen) -> HostNs | None:
+        """When the pointer can be sent; None if it is as it was."""
+        return self._cursor.due(screen) if self._sending.open else None
+
+    def send_cursor(self, screen: Screen, now_ns: HostNs) -> None:
+        """Send the pointer, if it is time and there is room."""
+        due_ns = self.cursor_due(screen)
+        if due_ns is not None and now_ns >= due_ns:
+            self._cursor.send(screen, self.size, self._wire, now_ns)
+            self._sending.flush()
+
+    # -- what was acknowledged -------------------------------------------------------------------
+
+    def acknowledged(self, event: Shown | Taken, rtt_ns: HostNs | None, now_ns: HostNs) -> None:
+        """The viewer says that it has a picture, and when it had."""
+        if event.serial > self._arrived():
+            self.early += 1
+            self._claimed = max(self._claimed, event.serial)
+            return
+        arrived_ns = decoded_ns = now_ns
+        if isinstance(event, Shown):
+            told = ViewerTimes(event.arrived_ns, event.decoded_ns, event.drawing_ns, event.drawn_ns)
+            arrived_ns, decoded_ns = told.arrival_ns(rtt_ns or 0, now_ns), told.decoding_ns(rtt_ns or 0, now_ns)
+            self.times.drawn(event.serial, told, event.skew_ns, now_ns)
+        self.flow.acknowledged(event.serial, arrived_ns, rtt_ns, decoded_ns, now_ns)
+        self._charge()
+
+    def settle(self, rtt_ns: HostNs | None, now_ns: HostNs) -> None:
+        """Count what was acknowledged too early and has arrived since, and charge what waits now."""
+        serial = min(self._claimed, self._arrived())
+        if serial:
+            self.flow.acknowledged(serial, now_ns, rtt_ns)
+        self._claimed = 0 if serial == self._claimed else self._claimed
+        self._charge()
+
+    def _arrived(self) -> int:
+        """The newest picture of which all bytes can have arrived at the viewer's machine, by the kernel's count."""
+        passed = self._sending.passed
+        known = 0 if passed is None else passed.arrived + (passed.written - passed.arrived) // SLACK
+        while self._ends and (passed is None or not passed.exact or self._ends[0].at <= known):
+            self._has = self._ends.popleft().serial
+        return self._has
+
+    def _waiting(self) -> int:
+        """Bytes that were written and have not arrived."""
+        passed = self._sending.passed
+        return 0 if passed is None else max(0, passed.written - passed.arrived)
+
+    def _charge(self) -> None:
+        """Hold what is on its way to the viewer, and the picture that is next."""
+        held = max(self.flow.bytes_on_way, self._waiting()) + (self._next.size if self._next else 0)
+        if not self._account.fits("sending", held, LISTENERS) and not self._sending.closed:
+            self._next = None
+            self._sending.fail(BudgetError("the guest has no memory left for this picture"))

@@ -1,0 +1,82 @@
+"""What one viewer is sent: messages in one order, what waits for room, and what its machine has not taken yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from millrace.budget import LISTENERS, Account
+from millrace.errors import BudgetError, MillraceError, PeerLost
+from millrace.outlets.queue import Passed, Traffic, Write, unknown
+from millrace.wire.peer.viewing import ViewServer
+
+UNSENT_MAX, UNSENT_BYTES_MAX = 64, 2 * 1024 * 1024
+"""Messages that may wait because the viewer does not read, and their bytes; with more, it is given up."""
+
+
+# What is written can't be dropped any more, so everything is left out before: a picture is encoded for a viewer only
+# while it is `open`, states are told in their newest form only, and other messages are few. What happens to a viewer
+# must not happen to those that it is called for, so an error is kept until its session's tick.
+class Sending:
+    """The connection of one viewer. `write` sends messages; `room` says whether it can take more."""
+
+    def __init__(
+        self, wire: ViewServer, account: Account, write: Write, room: Callable[[], bool], traffic: Traffic = unknown
+    ) -> None:
+        self.bytes = 0
+        """Written since the beginning."""
+        self.error: MillraceError | None = None
+        """What ended it; nothing is sent any more."""
+        self._wire, self._account = wire, account
+        self._write, self._room, self._traffic = write, room, traffic
+        self._unsent: list[str | bytes] = []
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is sent any more."""
+        return self._closed or self.error is not None
+
+    @property
+    def open(self) -> bool:
+        """Whether something new can be sent at once."""
+        return not self._unsent and not self.closed and self._room()
+
+    @property
+    def passed(self) -> Passed | None:
+        """What was written to the connection, and has arrived; None if the system can't say."""
+        return self._traffic()
+
+    def flush(self, begun: bool = False) -> None:
+        """Write what is queued on the wire, if there is room, or it is the rest of what has `begun`."""
+        self._unsent += self._wire.data_to_send()
+        if self.closed:
+            self._unsent.clear()
+        elif self._unsent and (begun or self._room()):
+            unsent, self._unsent = self._unsent, []
+            self.bytes += sum(map(len, unsent))
+            self._account.hold("unsent", 0, LISTENERS)
+            self._write(unsent)
+        elif self._unsent:
+            self._bound()
+
+    def _bound(self) -> None:
+        count, size = len(self._unsent), sum(map(len, self._unsent))
+        if count > UNSENT_MAX or size > UNSENT_BYTES_MAX:
+            self.fail(PeerLost(f"the viewer left {count} messages of {size} bytes unread"))
+        elif not self._account.fits("unsent", size, LISTENERS):
+            self.fail(BudgetError("the guest has no memory left for what this viewer does not read"))
+
+    def fail(self, error: MillraceError) -> None:
+        """Send nothing more; the session's next tick ends it."""
+        self.error = self.error or error
+        self._unsent.clear()
+
+    def close(self) -> None:
+        """The session is over."""
+        self._closed = True
+        self._unsent.clear()
+
+    def forget(self) -> None:
+        """The connection is over. It is reached through these, which keep this: a cycle (daemon/collector.py)."""
+        self._closed = True
+        self._write, self._room, self._traffic = (lambda messages: None), (lambda: False), unknown

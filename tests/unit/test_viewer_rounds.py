@@ -1,0 +1,406 @@
+"""What happens to one machine is told its viewers in rounds: newest states only, in the guest's turns, and bounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from millrace.budget import MIB
+from millrace.errors import BudgetError, GraphError, PeerLost
+from millrace.graph.share import SLICE_NS
+from millrace.guest import viewersending
+from millrace.guest.viewergroup import Group
+from millrace.guest.viewerpictures import ViewerPictures
+from millrace.guest.viewers import ENCODERS_MAX, VIEWERS_MAX
+from millrace.guest.viewersending import UNSENT_BYTES_MAX, UNSENT_MAX, Sending
+from millrace.outlets.encoded import PIECE_BYTES
+from millrace.outlets.pictureflow import HOLDS_MAX
+from millrace.pixels.rects import Rect, Size
+from millrace.sim.net import Path
+from millrace.units import NS_PER_MS, NS_PER_S
+from millrace.wire.peer.clips import ClipboardState
+from millrace.wire.peer.messages import Fault
+from millrace.wire.peer.pictures import (
+    ChangeView,
+    CursorChanged,
+    KeyboardHeld,
+    ModeChanged,
+    Refresh,
+    Screens,
+    Shown,
+    TakeKeyboard,
+    Taken,
+    Watch,
+)
+from tests.turning import HandTurned
+from tests.watch import Desk, Remote
+
+SPOT = Rect(3, 4, 10, 8)
+WRITE_NS = NS_PER_MS // 20
+
+
+def watched(viewers: int, **options: Any) -> tuple[Desk, Any, list[Remote]]:
+    """A screen with so many viewers, who have seen it."""
+    desk = Desk(**options)
+    screen = desk.add()
+    screen.fill(SPOT, 200, desk.now_ns)
+    remotes = [Remote(desk) for _ in range(viewers)]
+    desk.run(60)
+    for remote in remotes:
+        assert np.array_equal(remote.canvas, screen.pixels)
+        remote.told.clear()
+    return desk, screen, remotes
+
+
+# -- floods --------------------------------------------------------------------------------------
+
+
+def looks_during(monkeypatch: pytest.MonkeyPatch, desk: Desk, flood: Any) -> int:
+    """How many viewers are looked at while a flood is read in one go, and told."""
+    looked = [0]
+    for kind, name in ((Group, "next_timeout"), (type(desk.viewers), "tell")):
+        before = getattr(kind, name)
+
+        def counted(self: Any, *args: Any, before: Any = before) -> Any:
+            looked[0] += len(self.sessions) if isinstance(self, Group) else 1
+            return before(self, *args)
+
+        monkeypatch.setattr(kind, name, counted)
+    flood()
+    assert looked[0] == 0, "nothing is done for a viewer before the round"
+    desk.turns.run()
+    return looked[0]
+
+
+def test_flood_of_pointer_positions_is_looked_at_once_for_each_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, screen, remotes = watched(20)
+
+    def flood() -> None:
+        for x in range(3_000):
+            screen.point(x % 50, 7, 1 + x % 3)
+
+    assert looks_during(monkeypatch, desk, flood) <= 3 * len(remotes)
+    desk.run(60)
+    for remote in remotes:
+        assert len(remote.news(CursorChanged)) <= 2 and (remote.cursor.x, remote.cursor.shape) == (2_999 % 50, 3)
+        assert len(remote.shapes) <= 2
+
+
+def test_flood_of_modes_is_told_once_to_each_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, screen, remotes = watched(20)
+
+    def flood() -> None:
+        for width in range(1, 501):
+            screen.show(width, 9, desk.now_ns)
+
+    assert looks_during(monkeypatch, desk, flood) <= 8 * len(remotes)
+    desk.run(100)
+    for remote in remotes:
+        assert len(remote.news(ModeChanged)) == 1 and remote.canvas.shape == (9, 500, 4)
+        (screens,) = remote.news(Screens)
+        assert screens.screens[0].width == 500
+
+
+def test_flood_of_paint_is_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, screen, remotes = watched(20)
+
+    def flood() -> None:
+        for colour in range(1_000):
+            screen.fill(SPOT, colour % 256, desk.now_ns)
+
+    assert looks_during(monkeypatch, desk, flood) <= 3 * len(remotes)
+    desk.run(60)
+    assert all(np.array_equal(remote.canvas, screen.pixels) for remote in remotes)
+
+
+def test_flood_of_screens_that_come_and_go_leaves_viewers_with_the_newest() -> None:
+    desk, screen, remotes = watched(5)
+    desk.remove(screen)
+    for _ in range(200):
+        desk.remove(desk.add())
+    last = desk.add()
+    last.fill(SPOT, 77, desk.now_ns)
+    desk.run(100)
+    for remote in remotes:
+        assert remote.session.listed is not None and remote.session.listed.screen is last.screen
+        assert np.array_equal(remote.canvas, last.pixels) and len(remote.gone) == 1
+        assert len(remote.news(Screens)) <= 2
+
+
+def test_keyboard_that_changes_hands_all_the_time_is_told_in_its_newest_state() -> None:
+    desk, _, (one, two, three) = watched(3)
+    for _ in range(300):
+        one.say(TakeKeyboard(True))
+        two.say(TakeKeyboard(True))
+    desk.run(30)
+    assert [held.who for held in three.news(KeyboardHeld)] == [two.session.name]
+    assert two.keyboard == (True, two.session.name) and one.keyboard == (False, two.session.name)
+
+
+def test_texts_copied_in_a_machine_are_announced_in_their_newest_state() -> None:
+    desk, _, (remote,) = watched(1)
+    board = desk.home.screens.open_clipboard(Board(), "door/7")
+    desk.run(30)
+    for _ in range(500):
+        board.copied()
+    desk.run(30)
+    told = remote.news(ClipboardState)
+    assert len(told) <= 2 and told[-1].number == 500
+
+
+class Board:
+    """A machine's clipboard that nobody uses."""
+
+    def clip_offered(self) -> None: ...
+
+    def clip_withdrawn(self) -> None: ...
+
+    def clip_wanted(self) -> None: ...
+
+
+def test_round_of_many_viewers_takes_no_more_than_the_guests_slice_at_a_time() -> None:
+    worked = [0]
+    desk = Desk()
+    desk.turns = desk.home.turns = HandTurned(lambda: worked[0])
+    desk.viewers._following._over = desk.turns.over
+    screen = desk.add()
+    remotes = [Remote(desk) for _ in range(VIEWERS_MAX)]
+
+    def slow(remote: Remote, write: Any) -> Any:
+        def costly(messages: Any) -> None:
+            worked[0] += WRITE_NS
+            write(messages)
+
+        return costly
+
+    for remote in remotes:
+        remote.session.sending._write = slow(remote, remote._write)
+    desk.run(100)
+    screen.point(9, 9)
+    screen.show(50, 40, desk.now_ns)
+    screen.fill(SPOT, 5, desk.now_ns)
+    desk.now_ns += NS_PER_S // 20
+    rounds, written = 0, worked[0]
+    while desk.turns.waiting:
+        before = worked[0]
+        desk.turns._round()
+        rounds += 1
+        assert worked[0] - before <= SLICE_NS + 4 * WRITE_NS
+    assert worked[0] - written >= VIEWERS_MAX * WRITE_NS and rounds >= VIEWERS_MAX * WRITE_NS // (2 * SLICE_NS)
+    desk.run(200)
+    assert all(np.array_equal(remote.canvas, screen.pixels) for remote in remotes)
+
+
+def test_large_picture_is_sent_in_steps_and_the_next_one_waits_for_it() -> None:
+    desk, screen, (remote,) = watched(1)
+    screen.show(800, 600, desk.now_ns)
+    desk.run(100)
+    pictures, sent, before = remote.session.pictures, remote.session.pictures.sent, remote.bytes
+    screen.fill(Rect(0, 0, 800, 600), 200, desk.now_ns)
+    desk.groups[0].pictures.handle_timeout(desk.now_ns + NS_PER_S)
+    steps = pictures.send(False)
+    next(steps)
+    assert PIECE_BYTES // 2 < remote.bytes - before < 2 * PIECE_BYTES
+    assert not pictures.ready(None) and pictures.sent == sent
+    pictures.drop()
+    remote.session.resized(Size(800, 600))
+    assert next(steps, "ended") == "ended", "the rest of it is void"
+    remote.say(Refresh("it lacks that"))
+    desk.run(100)
+    assert np.array_equal(remote.canvas, screen.pixels) and remote.ended is None
+
+
+def test_error_in_a_round_ends_the_encoder_and_not_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, screen, (remote,) = watched(1)
+    monkeypatch.setattr(ViewerPictures, "send_cursor", lambda self, screen, now_ns: 1 // 0)
+    screen.point(5, 5)
+    desk.turns.run()
+    assert not desk.groups[0].sessions and not screen.screen.readers
+    monkeypatch.undo()
+    screen.fill(SPOT, 3, desk.now_ns)
+    desk.run(6_500)
+    assert np.array_equal(remote.canvas, screen.pixels) and remote.news(Fault)
+
+
+# -- queues --------------------------------------------------------------------------------------
+
+
+def test_viewer_that_reads_nothing_is_told_the_newest_when_it_reads_again() -> None:
+    desk, screen, (remote, other) = watched(2)
+    remote.reads, remote.unread = False, 10**6
+    for width in range(1, 201):
+        screen.show(width, 5, desk.now_ns)
+        screen.point(width % 40, 3)
+        other.say(TakeKeyboard(width % 2 == 0))
+        remote.session.wire.keepalive.heard(desk.now_ns)
+        desk.run(20)
+    assert remote.ended is None and len(remote.session.sending._unsent) < 4
+    assert remote.session.account.part("unsent") < 1_000
+    screen.fill(SPOT, 8, desk.now_ns)
+    remote.reads, remote.unread = True, 0
+    desk.run(1_200)
+    assert np.array_equal(remote.canvas, screen.pixels) and remote.keyboard == (False, other.session.name)
+    (screens,) = remote.news(Screens)
+    assert screens.screens[0].width == 200 and remote.cursor.x == 0
+
+
+def test_answers_that_a_viewer_does_not_read_are_bounded_in_number_bytes_and_memory() -> None:
+    desk, _, (many, large, poor) = watched(3)
+    for remote in (many, large, poor):
+        remote.reads, remote.unread = False, 10**6
+    for _ in range(UNSENT_MAX + 2):
+        many.say(ChangeView({"picture": "fine"}))
+    large.session.sending._wire._out += ["x" * UNSENT_BYTES_MAX, "y"]
+    large.session.flush()
+    budget = desk.home.admission.budget
+    budget.limit = budget.held + 1_000
+    poor.session.sending._wire._out += ["x" * 2_000]
+    poor.session.flush()
+    for remote in (many, large, poor):
+        assert not remote.session.sending._unsent and remote.session.sending.closed
+    desk.run(1_100)
+    assert isinstance(many.ended, PeerLost) and isinstance(large.ended, PeerLost)
+    assert isinstance(poor.ended, BudgetError) and not poor.session.account.held
+
+
+def test_module_is_what_the_session_sends_through() -> None:
+    _, _, (remote,) = watched(1)
+    assert isinstance(remote.session.sending, Sending) and viewersending.UNSENT_MAX == UNSENT_MAX
+
+
+# -- limits --------------------------------------------------------------------------------------
+
+
+def test_connections_that_have_not_said_what_they_want_are_viewers_too() -> None:
+    desk = Desk()
+    desk.add()
+    remotes = [Remote(desk) for _ in range(VIEWERS_MAX)]
+    held = desk.home.admission.budget.held
+    with pytest.raises(GraphError, match="the maximum"):
+        Remote(desk)
+    assert not desk.viewers.sessions and desk.home.admission.budget.held == held
+    remotes[0].leave()
+    remotes.append(Remote(desk))
+    desk.run(100)
+    assert len(desk.viewers.sessions) == VIEWERS_MAX
+
+
+def sorts(desk: Desk, screen: str, number: int) -> list[Remote]:
+    """Viewers of so many sorts."""
+    return [Remote(desk, Watch(screen=screen, settings={"fps": str(1 + fps)})) for fps in range(number)]
+
+
+def test_viewers_of_more_sorts_than_encoders_share_a_coarser_one() -> None:
+    desk = Desk()
+    screen = desk.add()
+    key = screen.screen.key
+    remotes = sorts(desk, key, ENCODERS_MAX - 2)
+    for rate in ("1M", "4M"):
+        remotes.append(Remote(desk, Watch(settings={"picture": rate})))
+    desk.run(2_000)
+    late = Remote(desk, Watch(settings={"picture": "3M"}))
+    screen.fill(SPOT, 66, desk.now_ns)
+    desk.run(3_000)
+    groups = [group for group in desk.groups if group.sessions]
+    assert len(groups) == ENCODERS_MAX and np.array_equal(late.canvas, screen.pixels)
+    (shared,) = [group for group in groups if len(group.sessions) > 1]
+    assert shared.sort.rate is not None or shared.sort.settings.fps < 30
+    # As soon as there is room, it has its own.
+    remotes[0].leave()
+    desk.run(1_100)
+    assert sum(bool(group.sessions) for group in desk.groups) == ENCODERS_MAX
+    assert any(group.sort.rate == 3_000_000 and group.sessions == [late.session] for group in desk.groups)
+
+
+def test_viewer_that_can_share_no_encoder_is_told_that_there_are_too_many() -> None:
+    desk = Desk()
+    first, second = desk.add(), desk.add("other", "door/8")
+    sorts(desk, first.screen.key, ENCODERS_MAX)
+    desk.run(60)
+    late = Remote(desk, Watch(screen=second.screen.key))
+    unseen = Remote(desk, Watch(screen=second.screen.key, settings={"picture": "off"}))
+    desk.run(60)
+    assert isinstance(late.ended, GraphError) and f"{ENCODERS_MAX} encoders" in str(late.ended)
+    assert not second.screen.readers and unseen.ended is None
+    unseen.say(ChangeView({"picture": "auto"}))
+    desk.run(60)
+    (fault,) = (one for one in unseen.news(Fault) if "encoders" in one.message)
+    assert f"{ENCODERS_MAX} encoders" in fault.message and fault.code == "graph" and unseen.ended is None
+
+
+# -- acknowledgements ----------------------------------------------------------------------------
+
+
+def test_viewer_that_acknowledges_what_it_has_not_read_is_sent_no_more_than_one_that_does_not() -> None:
+    desk = Desk()
+    screen = desk.add(width=640, height=400)
+    liar = Remote(desk, path=Path(NS_PER_MS, rate_bps=400_000), acks=False)
+    silent = Remote(desk, path=Path(NS_PER_MS, rate_bps=400_000), acks=False)
+    for colour in range(100):
+        screen.fill(Rect(0, 0, 640, 400), colour, desk.now_ns)
+        desk.run(30)
+        serial = liar.session.wire.sent
+        if serial:
+            liar.say(Shown(serial, desk.now_ns, desk.now_ns))
+            liar.say(Taken(serial))
+    assert liar.session.pictures.sent == silent.session.pictures.sent == 1 and liar.bytes <= silent.bytes + 1_000
+    assert liar.session.pictures.early >= 100 and liar.session.flow.rate is None and not liar.session.times.shown
+    waiting = liar._passed().written - liar._passed().arrived
+    assert liar.session.account.part("sending") >= waiting > MIB // 2
+    # Once the bytes have arrived, the acknowledgement counts.
+    desk.run(25_000)
+    assert liar.session.flow.pictures <= 1 and liar.session.pictures.sent >= 2
+
+
+def test_bytes_that_have_not_arrived_are_charged_whatever_was_acknowledged() -> None:
+    desk, _, (remote,) = watched(1)
+    sending, pictures = remote.session.sending, remote.session.pictures
+    assert not remote.session.account.part("sending")
+    remote._ways.append((desk.now_ns + NS_PER_S, 3 * MIB))
+    remote.bytes += 3 * MIB
+    assert not pictures.ready(NS_PER_MS)
+    pictures.settle(None, desk.now_ns)
+    assert remote.session.account.part("sending") == 3 * MIB and sending.error is None
+    remote._ways.clear()
+    pictures.settle(None, desk.now_ns)
+    assert not remote.session.account.part("sending") and pictures.ready(NS_PER_MS)
+    budget = desk.home.admission.budget
+    budget.limit = budget.held + MIB
+    remote._ways.append((desk.now_ns + 9 * NS_PER_S, 3 * MIB))
+    remote.bytes += 3 * MIB
+    desk.run(2_100)
+    assert isinstance(remote.ended, BudgetError) and not remote.session.account.held
+
+
+def test_repeated_acknowledgement_is_counted_once() -> None:
+    desk, screen, (remote,) = watched(1)
+    before = remote.session.times.shown
+    screen.fill(SPOT, 9, desk.now_ns)
+    desk.run(60)
+    serial = remote.pieces[-1].serial
+    for _ in range(50):
+        remote.say(Shown(serial, desk.now_ns, desk.now_ns, 999))
+    assert remote.session.times.shown == before + 1 and remote.session.times.skew_ns is None
+
+
+@pytest.mark.parametrize("off_ns", [-3_600 * NS_PER_S, 3_600 * NS_PER_S, -(2**62)])
+def test_times_that_can_not_be_change_neither_the_rate_nor_the_ledger(off_ns: int) -> None:
+    rates = []
+    for wrong_ns in (0, off_ns):
+        desk = Desk()
+        screen = desk.add(width=640, height=400)
+        remote = Remote(desk, path=Path(5 * NS_PER_MS, rate_bps=20_000_000), acks=False)
+        known = 0
+        for colour in range(120):
+            screen.fill(Rect(0, 0, 320, 100), colour, desk.now_ns)
+            desk.run(30)
+            for piece in remote.pieces[known:]:
+                told_ns = desk.now_ns + wrong_ns
+                remote.say(Shown(piece.serial, told_ns, told_ns, None, 0, told_ns, told_ns))
+            known = len(remote.pieces)
+        rates.append(remote.session.flow.rate or 0)
+        assert wrong_ns == 0 or remote.session.times.latency_ns is None
+    assert 0 < rates[1] <= 2 * rates[0]
+    assert HOLDS_MAX < 8 * MIB
