@@ -1,6 +1,7 @@
 """Run the named benchmarks, or all.
 
 python -m bench [NAME ...] [OPTIONS OF THE BENCHMARK]
+python -m bench NAME --help
 """
 
 from __future__ import annotations
@@ -28,16 +29,25 @@ NAMES = (
     "encode",
     "picture",
     "sync",
+    "keypress",
+    "idle_screens",
+    "viewers_more",
+    "vnc_peer",
 )
 
 
 def main() -> None:
     """Entry point."""
-    if {"-h", "--help"} & set(sys.argv[1:2]):
+    named, helped = [word for word in sys.argv[1:] if word[0].isalpha()], {"-h", "--help"} & set(sys.argv[1:])
+    if helped and not named:
         print(f"{__doc__}\nBenchmarks: {' '.join(NAMES)}; fuzz only by name")
         return
-    for name in [word for word in sys.argv[1:] if word[0].isalpha()] or NAMES:
-        importlib.import_module(f"bench.{name}").main()
+    for name in named or NAMES:
+        module = importlib.import_module(f"bench.{name}")
+        if helped:
+            print(module.__doc__)
+        else:
+            module.main()
 
 
 if __name__ == "__main__":

@@ -62,11 +62,14 @@ class Daemon:
 
     def __init__(
         self, runtime: Path, *args: str, listen: str = "127.0.0.1:0", ppm: float = 0.0, log: int | None = None,
-        painted: str = "", stamps: Path | None = None,
+        painted: str = "", stamps: Path | None = None, module: str = "",
     ) -> None:  # fmt: skip
-        """With `painted`, its guest has a screen that paints itself, with `stamps` noted: see bench/painted.py."""
+        """With `painted`, its guest has a screen that paints itself, with `stamps` noted: see bench/painted.py.
+
+        `module` is what runs instead of `millrace`.
+        """
         self.runtime = runtime
-        module = "bench.skewed" if ppm else "bench.painted" if painted else ""
+        module = module or ("bench.skewed" if ppm else "bench.painted" if painted else "")
         command = [sys.executable, "-m", module] if module else MILLRACE
         self.env = (
             os.environ
@@ -111,12 +114,10 @@ class Daemon:
 
 
 @contextmanager
-def daemon(
-    *args: str, ppm: float = 0.0, log: int | None = None, painted: str = "", stamps: Path | None = None
-) -> Iterator[Daemon]:
-    """A daemon in its own directory, on a clock that is off by `ppm`."""
+def daemon(*args: str, **options: Any) -> Iterator[Daemon]:
+    """A daemon in its own directory; for the options see `Daemon`."""
     with tempfile.TemporaryDirectory(prefix="mr") as name:
-        one = Daemon(Path(name), *args, ppm=ppm, log=log, painted=painted, stamps=stamps)
+        one = Daemon(Path(name), *args, **options)
         try:
             yield one
         finally:
@@ -140,6 +141,12 @@ def processes() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
             process.kill()
         for process in started:
             process.wait()
+
+
+def option(name: str, default: float) -> float:
+    """The number after --NAME in the command line."""
+    words = sys.argv
+    return float(words[words.index(f"--{name}") + 1]) if f"--{name}" in words else default
 
 
 def median(values: list[float]) -> float:
