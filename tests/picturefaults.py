@@ -249,14 +249,14 @@ class Qemu:
             home.screens, self.peer, Console(2, "virtio-vga", 0, True), "door/9", control, shared_picture,
             lambda cause, why: home.report(Symptom("screen", cause, "alice", "door/9", {"why": why})),
         )  # fmt: skip
-        exchange(self.console, self.peer)
+        exchange(self.console, self.peer, self.peer.take)
 
     def step(self, fds: tuple[int, ...] = ()) -> None:
         """What QEMU has sent arrives."""
         self.peer.receive_fds([os.dup(fd) for fd in fds])
-        exchange(self.console, self.peer)
-        self.door.receive(self.scene.desk.now_ns)
+        exchange(self.console, self.peer, lambda: self.door.receive(self.scene.desk.now_ns))
         self.door.publish()
+        self.door.receive(self.scene.desk.now_ns)
 
 
 def unsupported(scene: Scene) -> HostNs:
@@ -277,6 +277,7 @@ def memory_shrinks(scene: Scene) -> HostNs:
         qemu.console.scanout_map(fd, 64, 64, 256, 0)
         qemu.step((fd,))
         scene.viewer(watch)
+        qemu.step()
         scene.run(200)
         os.ftruncate(fd, scene.some_ms(0, 4_000))
         at_ns = scene.desk.now_ns

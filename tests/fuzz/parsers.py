@@ -270,9 +270,10 @@ def _screen() -> Take:
     def take(data: bytes) -> None:
         peer.receive_fds([] if peer._fds else [9])
         peer.receive(data, rig.now_ns)
-        peer.data_to_send()
         door.receive(rig.now_ns)
         door.publish()
+        door.receive(rig.now_ns)
+        peer.data_to_send()
         if (picture := reader.take(rig.now_ns)) is not None:
             assert all(picture.mode.whole.holds(rect) for rect in picture.damage)
             picture.release()

@@ -406,6 +406,7 @@ def dbus_screen() -> list[Session]:
         console.receive(b"".join(bytes(chunk.data) for chunk in peer_.data_to_send()))
         said.append(console.data_to_send())
         peer_.receive(said[-1], 0)
+        peer_.events()
     picture = np.random.default_rng(7).integers(0, 256, (48, 64, 4), np.uint8)
     console.scanout(picture)
     for row in range(0, 48, 16):

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from millrace.daemon.app import Daemon
 from millrace.graph.seat import Watcher
 from millrace.guest.guest import Guest
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
-from millrace.guest.machines.consoles import Consoles
+from millrace.guest.machines.consoles import Consoles, Later
+from millrace.guest.machines.qemu import QemuMachine
 from millrace.io.settled import Settled
+from millrace.io.turns import Turns
 from millrace.observe.objects import ScreenView
 from millrace.observe.views import screen_view
 from millrace.pixels.rects import Point, Size
@@ -26,6 +29,7 @@ from millrace.rights.model import OWNER
 from millrace.sim.qemu import ServerWire
 from millrace.sim.qemuscreen import RGB565, FakeConsole, Pixels
 from millrace.wire.qemu.dbus import CALL, UNKNOWN_METHOD, Message
+from millrace.wire.qemu.display import ScreenPeer
 from millrace.wire.qemu.values import Reader, Writer
 from tests.bus import daemon_in
 
@@ -67,6 +71,8 @@ class Vm:
         self.absolute = True
         self.size: dict[str, int] = {}
         """Width and Height of its consoles, if it names them."""
+        self.ids: list[int] = []
+        """The numbers that it lists, if not those of its consoles."""
         self.wire, self.input = ServerWire(), list[tuple[str, list[Any]]]()
         self.screens: dict[int, FakeConsole] = {}
         self.sockets: list[socket.socket] = []
@@ -119,7 +125,7 @@ class Vm:
     def _describe(self, message: Message) -> None:
         (interface,) = message.values()
         if interface.endswith(".VM"):
-            found = entries(Name="vm", ConsoleIDs=list(self.consoles))
+            found = entries(Name="vm", ConsoleIDs=self.ids or list(self.consoles))
         elif interface.endswith(".Console"):
             number = int(message.path.rpartition("_")[2])
             found = entries(Label="VGA", Head=number, Type=self.consoles[number], **self.size)
@@ -165,8 +171,8 @@ class Vm:
         self.screens[number].scanout(picture)
         self.step(number)
 
-    def changed(self, interface: str, **properties: object) -> None:
-        """Properties of the first console have changed."""
+    def changed(self, interface: str, console: int = 0, **properties: object) -> None:
+        """Properties of a console have changed."""
         text = Writer().text("s", f"org.qemu.Display1.{interface}")
         found = entries(**properties)
         text.align(4)
@@ -179,8 +185,8 @@ class Vm:
         else:
             body += found
         body += Writer().number("u", 0).bytes()
-        fields: dict[int, str | int] = {1: "/org/qemu/Display1/Console_0", 2: "org.freedesktop.DBus.Properties",
-                                        3: "PropertiesChanged"}  # fmt: skip
+        path = f"/org/qemu/Display1/Console_{console}"
+        fields: dict[int, str | int] = {1: path, 2: "org.freedesktop.DBus.Properties", 3: "PropertiesChanged"}
         self.wire._send(4, 1, fields, "sa{sv}as", body)
         self._flush(self.sockets[0])
 
@@ -314,12 +320,110 @@ def test_mode_that_only_lines_and_properties_tell_of_is_shown_whole(tmp_path: Pa
     asyncio.run(main())
 
 
+def test_flood_of_calls_is_taken_in_the_guests_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a turn is over, one call is taken and the loop goes on, whatever has been received."""
+    taken = 0
+    take = ScreenPeer.take
+
+    def counted(peer: ScreenPeer) -> object:
+        nonlocal taken
+        taken += 1
+        return take(peer)
+
+    monkeypatch.setattr(ScreenPeer, "take", counted)
+    monkeypatch.setattr(Turns, "over", lambda turns: True)
+
+    async def main() -> None:
+        nonlocal taken
+        vm = Vm()
+        async with hall(tmp_path, vm) as one:
+            await one.attached()
+            vm.show(0, noise(64, 48))
+            screen = next(iter(one.guest.screens)).screen
+            await until(lambda: screen.memory is not None)
+            for n in range(300):
+                vm.screens[0].mouse(n, n, True)
+            vm.step(0)
+            taken, most, passes = 0, 0, 0
+            while taken < 300:
+                before = taken
+                await asyncio.sleep(0)
+                most, passes = max(most, taken - before), passes + 1
+                assert passes < 100_000
+            assert most <= 2
+            vm.changed("Console", Width=80, Height=60)
+            await until(lambda: screen.memory is not None and screen.memory.mode.width == 80)
+
+    asyncio.run(main())
+
+
+def test_typed_text_arrives_whole_though_the_guest_takes_it_slowly(tmp_path: Path) -> None:
+    async def main() -> None:
+        vm = Vm()
+        async with hall(tmp_path, vm) as one:
+            await one.attached()
+            who = Watcher("viewer/1", OWNER)
+            reader = next(iter(one.guest.screens)).screen.read(who)
+            one.guest.screens.seat.take(who)
+            text = [(0x10 + n % 20, down) for n in range(30) for down in (True, False)]
+            for code, down in text:
+                reader.key(code, down)
+            await asyncio.sleep(0)
+            assert len(vm.input) < 30, "not all at once"
+            await until(lambda: len(vm.input) == len(text))
+            assert vm.input == [("Press" if down else "Release", [code]) for code, down in text]
+            for code, down in text:
+                reader.key(code, down)
+            await one.machine.stop()
+            reader.end()
+
+    asyncio.run(main())
+
+
+def test_later_calls_once_though_it_is_begun_again_and_again() -> None:
+    async def main() -> None:
+        called: list[int] = []
+        later = Later(lambda: called.append(1))
+        for _ in range(200):
+            later.begin(0.001)
+        assert later.begun
+        await until(lambda: called)
+        await asyncio.sleep(0.01)
+        assert called == [1] and not later.begun
+        later.begin(0.001)
+        later.close()
+        await asyncio.sleep(0.01)
+        assert called == [1]
+
+    asyncio.run(main())
+
+
 def test_machine_with_several_heads_has_a_screen_for_each_but_not_for_terminals(tmp_path: Path) -> None:
     async def main() -> None:
         vm = Vm(consoles={0: "Graphic", 1: "Text", 2: "Graphic"})
         async with hall(tmp_path, vm) as one:
             await one.attached(2)
             assert [view.name for view in one.views()] == ["VGA", "VGA head 2"]
+
+    asyncio.run(main())
+
+
+def test_consoles_that_are_not_listed_are_not_remembered_and_none_is_shown_twice(tmp_path: Path) -> None:
+    async def main() -> None:
+        vm = Vm(consoles={0: "Graphic", 3: "Graphic"})
+        vm.ids = [0, 0, 3, 2**32 - 1, 3]
+        async with hall(tmp_path, vm) as one:
+            await one.attached(2)
+            assert [view.name for view in one.views()] == ["VGA", "VGA head 3"]
+            for n in range(1, 100):
+                vm.changed("Mouse", n, IsAbsolute=False)
+                vm.changed("Console", n, Width=n, Height=n)
+                await asyncio.sleep(0)
+            vm.changed("Mouse", IsAbsolute=False)
+            screen = next(iter(one.guest.screens)).screen
+            await until(lambda: screen.relative)
+            assert isinstance(one.machine, QemuMachine) and one.machine._consoles is not None
+            assert (set(one.machine._consoles._absolute), set(one.machine._consoles._sizes)) == ({0, 3}, {3})
 
     asyncio.run(main())
 

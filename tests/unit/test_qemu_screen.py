@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from millrace.budget import Budget
 from millrace.doors.canvas import BAND_PIXELS, Canvas
-from millrace.doors.qemu.input import MOTION_WAITS, UNANSWERED_MAX, ConsoleInput
-from millrace.doors.qemu.screen import SHAPES_KNOWN_MAX, QemuScreen
-from millrace.errors import GraphError, RemoteProtocolError
+from millrace.doors.qemu.input import AT_ONCE, MOTION_WAITS, UNANSWERED_MAX, WAITING_MAX, ConsoleInput
+from millrace.doors.qemu.screen import SHAPES_KNOWN_MAX, TOLD_MAX, QemuScreen
+from millrace.errors import ConfigError, GraphError, RemoteProtocolError
 from millrace.graph.model import Ids
-from millrace.graph.screen import Picture, Reader
+from millrace.graph.pictures import Mode
+from millrace.graph.screen import Picture, Reader, Screen
 from millrace.graph.screens import Screens
 from millrace.graph.seat import Watcher
 from millrace.io.sharedpicture import SharedPicture, shared_picture
@@ -56,20 +57,28 @@ class Sent(DisplayClient):
 class Rig:
     """A console with its door, and one viewer once `watch` was called."""
 
-    def __init__(self, limit: int = 64 * MIB, label: str = "virtio-vga") -> None:
+    def __init__(
+        self, limit: int = 64 * MIB, label: str = "virtio-vga", over: Callable[[], bool] = lambda: False
+    ) -> None:  # fmt: skip
         self.console, self.closed = FakeConsole(), list[int]()
         self.budget = Budget(limit=limit)
         self.screens = Screens("alice", Ids(), self.budget)
         self.peer = ScreenPeer(1000, self._close)
         self.client = Sent()
         self.input = ConsoleInput(self.client, 2, lambda: None)
+        self.reports: list[str] = []
+        self.woken = 0
         self.door = QemuScreen(
-            self.screens, self.peer, Console(2, label, 0, True), "door/1", self.input, shared_picture
-        )
+            self.screens, self.peer, Console(2, label, 0, True), "door/1", self.input, shared_picture,
+            lambda cause, why: self.reports.append(cause), self._wake, over,
+        )  # fmt: skip
         self.screen = self.door.screen
         self.now_ns = 10**9
         self.reader: Reader | None = None
-        exchange(self.console, self.peer)
+        exchange(self.console, self.peer, self.peer.take)
+
+    def _wake(self) -> None:
+        self.woken += 1
 
     def _close(self, fd: int) -> None:
         self.closed.append(fd)
@@ -78,12 +87,25 @@ class Rig:
     def step(self, fds: tuple[int, ...] = ()) -> None:
         self.now_ns += 10**6
         self.peer.receive_fds([os.dup(fd) for fd in fds])
-        exchange(self.console, self.peer)
-        self.door.receive(self.now_ns)
+        exchange(self.console, self.peer, self.run)
+        self.publish()
+
+    def run(self) -> int:
+        """What a connection does in its turns; how many it takes."""
+        turns = 0
+        while self.door.busy:
+            self.door.receive(self.now_ns)
+            turns += 1
+        return turns
+
+    def publish(self) -> None:
         self.door.publish()
+        self.run()
 
     def watch(self) -> Reader:
         self.reader = self.screen.read(Watcher("viewer/1", OWNER))
+        self.run()
+        self.publish()
         return self.reader
 
     def shown(self) -> Pixels:
@@ -105,7 +127,7 @@ def test_listener_offers_shared_memory_and_answers_before_all_else() -> None:
     rig = Rig()
     assert rig.console.properties == {"Interfaces": [MAP]}
     serial = rig.console.call("GetAll", "s", Writer().text("s", MAP), "org.freedesktop.DBus.Properties")
-    exchange(rig.console, rig.peer)
+    exchange(rig.console, rig.peer, rig.run)
     assert rig.console.answered == [serial]
 
 
@@ -462,10 +484,10 @@ def test_descriptors_of_calls_that_need_none_are_closed() -> None:
     memory = Memory(8, 8)
     rig.console.scanout_map(memory.fd, 8, 8, 32)
     rig.peer.receive_fds([os.dup(memory.fd)])
-    exchange(rig.console, rig.peer)
+    rig.peer.receive(rig.console.data_to_send(), 0)
     assert len(rig.closed) == 1
     rig.door.close()
-    assert len(rig.closed) == 2, "that of an event which nobody took"
+    assert len(rig.closed) == 2, "that of a call which nobody took"
     os.close(hear)
     os.close(ring)
 
@@ -473,8 +495,14 @@ def test_descriptors_of_calls_that_need_none_are_closed() -> None:
 def test_length_of_a_picture_is_checked_before_it_is_buffered() -> None:
     peer = ScreenPeer(0)
     peer.receive(b"OK x\r\nAGREE_UNIX_FD\r\n", 0)
+    wrong = struct.pack("<cBBBIII", b"l", CALL, 0, 1, 2 * PICTURE_MAX, 1, 8)
     with pytest.raises(RemoteProtocolError, match="at most"):
-        peer.receive(struct.pack("<cBBBIII", b"l", CALL, 0, 1, 2 * PICTURE_MAX, 1, 8), 0)
+        peer.receive(wrong, 0)
+    rig = Rig()
+    rig.console.mouse(1, 2, True)
+    rig.peer.receive(rig.console.data_to_send() + wrong, 0)
+    with pytest.raises(RemoteProtocolError, match="at most"):
+        rig.run()
 
 
 def test_large_message_is_received_in_any_pieces() -> None:
@@ -487,8 +515,153 @@ def test_large_message_is_received_in_any_pieces() -> None:
     for at in range(0, len(data), 60_001):
         rig.peer.receive(data[at : at + 60_001], 0)
         assert rig.peer.partial_bytes <= len(data)
-    rig.door.receive(rig.now_ns)
+        rig.run()
     assert (rig.shown() == picture).all() and rig.peer.partial_bytes == 0
+
+
+# -- work and memory ------------------------------------------------------------------------------------
+
+
+def always() -> bool:
+    return True
+
+
+def test_each_turn_does_little_of_what_qemu_sends() -> None:
+    """A turn that is over ends after one step, be it a call or a band of a picture."""
+    rig = Rig(over=always)
+    reader = rig.watch()
+    for n in range(400):
+        rig.console.mouse(n, n, True)
+    rig.peer.receive(rig.console.data_to_send(), 0)
+    assert rig.run() >= 400
+    rig.console.scanout(noise(1024, 1024))
+    rig.peer.receive(rig.console.data_to_send(), 0)
+    rig.door.receive(rig.now_ns)
+    rig.door.publish()
+    rig.door.receive(rig.now_ns)
+    assert rig.peer.partial_bytes > 4 * MIB, "it is still charged"
+    assert rig.door.busy and reader.take(10**10) is None, "no part of a picture is shown"
+    assert rig.run() >= 1024 * 1024 // BAND_PIXELS - 2
+    assert rig.peer.partial_bytes == 0 and reader.take(10**10) is not None
+    rig.console.disable()
+    rig.peer.receive(rig.console.data_to_send(), 0)
+    assert rig.run() >= 1024 * 1024 // BAND_PIXELS and not rig.shown().any()
+
+
+def test_size_that_qemu_tells_is_taken_in_turns() -> None:
+    rig = Rig(over=always)
+    picture = noise(640, 480)
+    rig.console.scanout(picture)
+    rig.step()
+    rig.door.set_size(Size(800, 600))
+    rig.door.settle_size()
+    assert rig.woken and rig.shown().shape == (480, 640, 4) and rig.door.busy
+    assert rig.run() >= 640 * 480 // BAND_PIXELS
+    assert rig.shown().shape == (600, 800, 4) and (rig.shown()[:480, :640] == picture).all()
+
+
+def test_parts_at_ever_new_places_allocate_few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, modes = Rig(), []
+    before = Screen.set_mode
+
+    def set_mode(screen: Screen, mode: Mode, pixels: memoryview, now_ns: int) -> None:
+        modes.append(mode)
+        before(screen, mode, pixels, now_ns)
+
+    monkeypatch.setattr(Screen, "set_mode", set_mode)
+    rig.console.scanout(noise(8, 8))
+    rig.step()
+    dots = {(7 * n, 5 * n): noise(1, 1, n) for n in range(300)}
+    for (x, y), dot in dots.items():
+        rig.console.update(x, y, dot)
+    rig.step()
+    assert len(modes) < 30 and all((rig.shown()[y, x] == dot).all() for (x, y), dot in dots.items())
+    last = modes[-1]
+    for x, y in ((-1, 0), (0, -5), (-(2**31), 0), (16_384, 0), (0, 2**31 - 1)):
+        rig.console.update(x, y, noise(1, 1))
+    rig.step()
+    assert modes[-1] == last, "no surface of QEMU has such parts"
+    assert rig.budget.held < 4 * last.width * last.height + MIB
+
+
+def test_lines_of_a_larger_picture_are_shown_before_its_size_is_told() -> None:
+    rig = Rig()
+    rig.console.scanout(noise(640, 480))
+    rig.step()
+    picture = noise(800, 600, 2)
+    for y in range(0, 600, 20):
+        rig.console.update(0, y, picture[y : y + 20])
+    rig.step()
+    assert (rig.shown() == picture).all()
+
+
+def test_empty_picture_is_none() -> None:
+    rig = Rig()
+    rig.console.call("Scanout", "uuuuay", numbers("uuuu", 0, 0, 0, XRGB).blob(b""))
+    rig.console.update(0, 0, noise(20, 10))
+    rig.step()
+    rig.console.scanout(noise(20, 10, 3))
+    rig.step()
+    assert (rig.shown() == noise(20, 10, 3)).all()
+
+
+class Counting(SharedPicture):
+    """Counts what is read of it at once."""
+
+    most = 0
+
+    def read(self, at: int, into: memoryview) -> bool:
+        Counting.most = max(Counting.most, into.nbytes)
+        return super().read(at, into)
+
+
+@pytest.mark.parametrize(("width", "height", "stride"), [(1, 16_384, 16_384), (2048, 1024, 8192), (1024, 2, 1 << 27)])
+def test_shared_picture_is_read_a_little_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, width: int, height: int, stride: int
+) -> None:
+    rig = Rig(over=always)
+    monkeypatch.setattr(rig.door, "_open", Counting)
+    monkeypatch.setattr(Counting, "most", 0)
+    rig.watch()
+    rig.console.scanout_map(memory := os.memfd_create("qemu"), width, height, stride)
+    os.ftruncate(memory, stride * height)
+    rig.step((memory,))
+    assert rig.screen.memory is not None and rig.screen.memory.mode.height == height and not rig.door.trouble
+    assert 0 < Counting.most <= 4 * BAND_PIXELS
+    rig.door.close()
+    os.close(memory)
+
+
+def test_shared_picture_is_not_shown_before_it_is_copied() -> None:
+    rig = Rig(over=always)
+    memory = Memory(300, 200)
+    memory.show(rig)
+    rig.watch()
+    rig.taken()
+    assert rig.reader is not None
+    rig.reader.end()
+    memory.paint(noise(300, 200))
+    for picture in (noise(300, 200), noise(300, 200)):
+        rig.console.update_map(0, 0, 300, 200)
+        rig.step()
+        reader = rig.screen.read(Watcher("viewer/1", OWNER))
+        assert rig.woken and reader.take(10**10) is None, "what is there is old"
+        rig.run()
+        rig.publish()
+        taken = reader.take(10**10)
+        assert taken is not None and (taken.plane == picture).all(), "even where nothing differs"
+        taken.release()
+        reader.end()
+
+
+def test_troubles_without_end_are_logged_a_few_times(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    for n in range(100):
+        rig.console.call(f"Unknown{n}", "", Writer())
+        rig.console.scanout(noise(8, 8), 1000 + n)
+        rig.console.scanout(noise(8, 8))
+    rig.step()
+    assert len(caplog.records) == TOLD_MAX and not rig.door.trouble
 
 
 # -- the pointer's shape --------------------------------------------------------------------------------
@@ -522,9 +695,10 @@ def test_shape_that_returns_keeps_its_number_and_many_are_bounded() -> None:
         rig.console.cursor(noise(8, 8, seed))
     rig.step()
     assert len(rig.door._shapes) == SHAPES_KNOWN_MAX
+    last = rig.screen.cursor
     rig.console.cursor(noise(600, 2))
     rig.step()
-    assert rig.screen.cursor.shown
+    assert rig.screen.cursor == last, "nobody points with so much"
 
 
 # -- input ----------------------------------------------------------------------------------------------
@@ -594,15 +768,53 @@ def test_movements_are_joined_while_qemu_does_not_answer_and_none_is_lost() -> N
     assert sums == [20, 40]
 
 
-def test_presses_are_dropped_while_qemu_hangs_and_releases_are_not() -> None:
+def test_clicks_are_dropped_while_qemu_hangs_and_releases_are_not() -> None:
     rig = sized(Rig())
-    for _ in range(2 * UNANSWERED_MAX):
-        rig.door.key(0x1E, True)
-    assert len(rig.client.calls) == UNANSWERED_MAX
-    rig.door.key(0x1E, False)
     rig.door.pointer(Point(1, 1), 1, False)
+    rig.client.unanswered = UNANSWERED_MAX
+    rig.door.pointer(Point(9, 9), 0b11, False)
+    rig.door.pointer(Point(9, 9), 0b10, False)
     rig.door.size_wish(Size(800, 600))
-    assert [member for member, _ in rig.client.calls[UNANSWERED_MAX:]] == ["Release"]
+    assert [member for member, _ in rig.client.calls] == ["SetAbsPosition", "Press", "Release"]
+
+
+def test_long_text_arrives_whole_in_order_and_no_faster_than_a_guest_takes_keys() -> None:
+    rig = sized(Rig())
+    text = [(0x02 + n * 7 % 50, down) for n in range(2_000) for down in (True, False)]
+    for code, down in text:
+        rig.door.key(code, down)
+    assert len(rig.client.calls) == AT_ONCE and rig.input.pacing
+    ticks = 0
+    while len(rig.client.calls) < len(text):
+        # QEMU answers late, and all at once.
+        if ticks % 300 == 299:
+            rig.client.unanswered = 0
+            rig.input.answered()
+        rig.input.pace()
+        ticks += 1
+        assert len(rig.client.calls) <= AT_ONCE + ticks and rig.client.unanswered <= UNANSWERED_MAX
+    assert rig.client.calls == [("Press" if down else "Release", [code]) for code, down in text]
+    for _ in range(AT_ONCE):
+        rig.input.pace()
+    assert not rig.input.pacing, "nothing more is due"
+
+
+def test_keys_without_room_are_refused_aloud_and_none_stays_down() -> None:
+    rig = sized(Rig())
+    rig.client.unanswered = UNANSWERED_MAX
+    rig.door.key(0x1E, True)
+    for _ in range(WAITING_MAX - 1):
+        rig.door.key(0x30, True)
+    for down in (True, False):
+        with pytest.raises(ConfigError, match="has not taken the last 20000 keys"):
+            rig.door.key(0x31, down)
+    rig.door.key(0x1E, False)
+    assert not rig.client.calls and not rig.input.pacing
+    rig.client.unanswered = 0
+    rig.input.answered()
+    assert len(rig.client.calls) == AT_ONCE
+    rig.door.close()
+    assert sorted(rig.client.calls[AT_ONCE:]) == [("Release", [0x1E]), ("Release", [0x30])]
 
 
 def test_size_is_a_wish() -> None:
@@ -615,6 +827,11 @@ def test_size_is_a_wish() -> None:
 # -- the canvas -----------------------------------------------------------------------------------------
 
 
+def done(steps: Iterator[None]) -> int:
+    """Run steps to their end; how many there were."""
+    return sum(1 for _ in steps)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(129, 300), st.integers(129, 200), st.lists(st.tuples(*[st.integers(0, 300)] * 4), max_size=6))
 def test_canvas_shows_what_was_painted_whatever_is_compared(
@@ -624,7 +841,8 @@ def test_canvas_shows_what_was_painted_whatever_is_compared(
     rig = Rig()
     screen = screens.add(rig.door, "x", "door/1")
     canvas, truth = Canvas(screen), noise(width, height)
-    canvas.show(Size(width, height), truth, 0)
+    done(canvas.replace(Size(width, height), truth, 0))
+    canvas.publish(0)
     reader = screen.read(Watcher("viewer/1", OWNER))
     seen = np.zeros_like(truth)
     for seed, (x, y, wide, high) in enumerate(parts):
@@ -634,7 +852,7 @@ def test_canvas_shows_what_was_painted_whatever_is_compared(
         rows = truth[at.y : at.bottom, at.x : at.right].copy()
         rows[: 1 + seed] = noise(at.width, min(1 + seed, at.height), seed)
         truth[at.y : at.bottom, at.x : at.right] = rows
-        canvas.paint(at, rows)
+        done(canvas.paint(at, rows))
         canvas.publish(seed)
         picture = reader.take(10**9 * (seed + 1))
         if picture is not None:
@@ -648,7 +866,8 @@ def test_canvas_shows_what_was_painted_whatever_is_compared(
 def test_distant_changes_of_a_large_part_are_a_box_in_each_band() -> None:
     canvas = Canvas(Rig().screen)
     picture = noise(1024, 512)
-    canvas.show(Size(1024, 512), picture, 0)
+    done(canvas.replace(Size(1024, 512), picture, 0))
+    canvas.publish(0)
     reader = canvas.screen.read(Watcher("viewer/1", OWNER))
     first = reader.take(10**9)
     assert first is not None
@@ -656,7 +875,7 @@ def test_distant_changes_of_a_large_part_are_a_box_in_each_band() -> None:
     high = BAND_PIXELS // 1024
     for y in (3, 3 + 4 * high):
         picture[y, 500 + y] ^= 255
-    canvas.paint(canvas.whole, picture)
+    done(canvas.paint(canvas.whole, picture))
     canvas.publish(1)
     second = reader.take(2 * 10**9)
     assert second is not None and set(second.damage) == {Rect(503, 3, 1, 1), Rect(503 + 4 * high, 3 + 4 * high, 1, 1)}
@@ -665,10 +884,10 @@ def test_distant_changes_of_a_large_part_are_a_box_in_each_band() -> None:
 def test_canvas_without_room_changes_nothing() -> None:
     rig = Rig(limit=MIB)
     canvas = Canvas(rig.screen)
-    canvas.show(Size(100, 100), noise(100, 100), 0)
+    done(canvas.replace(Size(100, 100), noise(100, 100), 0))
     held = rig.budget.held
     with pytest.raises(GraphError):
-        canvas.show(Size(1000, 1000), None, 0)
+        done(canvas.show(Size(1000, 1000), 0))
     assert rig.budget.held == held and canvas.size == Size(100, 100) and (rig.shown() == noise(100, 100)).all()
 
 

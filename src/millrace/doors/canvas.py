@@ -7,6 +7,7 @@ in each band: it runs on the event loop. Encoders compare again, cell by cell, i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -19,12 +20,16 @@ from millrace.pixels.difference import cells_within, differing, from_cells, join
 from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import HostNs
 
-SMALL_EXACT, SMALL_MAX = 16, 4096
+SMALL_EXACT, SMALL_MAX = 16, 256
 """Small parts whose exact place is kept, and those that are collected at all; beyond each they are joined."""
 SMALL = 128 * 128
 """The most pixels of a small part."""
 BAND_PIXELS = 64 * 1024
 """Compared at once."""
+LINE_PIXELS = 64
+"""A line of fewer pixels takes as long: it is elsewhere in memory."""
+
+BLACK = 0
 
 Rows: TypeAlias = NDArray[np.uint8]
 """Pixels to paint: (rows, columns, 4), in B, G, R and an unused byte."""
@@ -35,6 +40,8 @@ def rows_of(data: bytes | bytearray | memoryview, width: int, height: int, strid
     return np.ndarray((height, width, PIXEL_BYTES), np.uint8, data, strides=(stride, PIXEL_BYTES, 1))
 
 
+# What takes long is an iterator, each step of which takes about as long as a band. It must be run to its end before
+# another is begun, and before anything is published.
 class Canvas:
     """Paints one screen. What was painted is damage until `publish`."""
 
@@ -58,36 +65,53 @@ class Canvas:
         """The whole picture."""
         return Rect(0, 0, self.size.width, self.size.height)
 
-    def show(self, size: Size, rows: Rows | None, now_ns: HostNs) -> None:
-        """Begin a picture of that size: `rows`, or black. GraphError, and no change, if there is no room."""
-        # Nothing of it is resident before it is painted.
-        picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
-        mode = Mode(size.width, size.height, size.width * PIXEL_BYTES)
-        self.screen.set_mode(mode, picture.reshape(-1).data, now_ns)
-        if rows is not None:
-            picture[:] = rows
-        self.size, self._picture, self._damage, self._small = size, picture, Damage(), []
+    # Nothing of zeros is resident before it is painted. What is filled anyway need not be zero before.
+    def show(self, size: Size, now_ns: HostNs) -> Iterator[None]:
+        """Begin a black picture of that size, which nobody is shown before `publish`.
 
-    def resize(self, size: Size, now_ns: HostNs) -> None:
-        """Change the size, and keep what is in both. GraphError, and no change, if there is no room."""
+        GraphError, and no change, if there is no room.
+        """
+        self._begin(np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8), now_ns)
+        yield
+
+    def replace(self, size: Size, rows: Rows, now_ns: HostNs) -> Iterator[None]:
+        """Begin a picture of that size and `rows`, as `show` does."""
+        self._begin(np.empty((size.height, size.width, PIXEL_BYTES), np.uint8), now_ns)
+        yield from self._fill(self.whole, rows)
+
+    def resize(self, size: Size, now_ns: HostNs) -> Iterator[None]:
+        """Begin a picture of that size, as `show` does, and keep what is in both."""
         before, kept = self._picture, Rect(0, 0, size.width, size.height).common(self.whole)
-        self.show(size, None, now_ns)
-        part_of(self._picture, kept)[:] = part_of(before, kept)
-        self._damage.add(kept)
+        self._begin(np.empty((size.height, size.width, PIXEL_BYTES), np.uint8), now_ns)
+        yield from self._fill(kept, part_of(before, kept))
+        yield from self._fill(Rect(kept.width, 0, size.width - kept.width, kept.height), BLACK)
+        yield from self._fill(Rect(0, kept.height, size.width, size.height - kept.height), BLACK)
 
-    def paint(self, at: Rect, rows: Rows) -> None:
+    def _begin(self, picture: Plane, now_ns: HostNs) -> None:
+        height, width = picture.shape[:2]
+        mode = Mode(width, height, width * PIXEL_BYTES)
+        self.screen.set_mode(mode, picture.reshape(-1).data, now_ns)
+        self.screen.await_paint()
+        self.size, self._picture, self._small = Size(width, height), picture, []
+        self._damage = Damage([self.whole])
+
+    def _fill(self, at: Rect, rows: Rows | int) -> Iterator[None]:
+        for band in self.bands(at):
+            part = rows if isinstance(rows, int) else part_of(rows, band.moved(-at.x, -at.y))
+            part_of(self._picture, band)[:] = part
+            yield
+
+    def paint(self, at: Rect, rows: Rows) -> Iterator[None]:
         """Paint `rows` there, which must be within the picture: what differs of them."""
-        for y in self.bands(at):
-            band = rows[y - at.y : y - at.y + self.high(at)]
-            self.paint_band(Rect(at.x, y, at.width, len(band)), band)
+        for band in self.bands(at):
+            self.paint_band(band, part_of(rows, band.moved(-at.x, -at.y)))
+            yield
 
-    def high(self, at: Rect) -> int:
-        """How many lines of a part are compared at once."""
-        return max(1, BAND_PIXELS // at.width)
-
-    def bands(self, at: Rect) -> range:
-        """Where the bands of a part begin."""
-        return range(at.y, at.bottom, self.high(at))
+    def bands(self, at: Rect, line_pixels: int = LINE_PIXELS) -> Iterator[Rect]:
+        """The parts of a part that are painted at once, if its lines are no shorter than so many pixels."""
+        high = max(1, BAND_PIXELS // max(at.width, line_pixels))
+        for y in range(at.y, at.bottom, high):
+            yield Rect(at.x, y, at.width, min(high, at.bottom - y))
 
     def paint_band(self, at: Rect, rows: Rows) -> None:
         """Paint a band, if it differs."""
@@ -105,16 +129,19 @@ class Canvas:
         if len(self._small) > SMALL_MAX:
             self._join()
 
-    # Encoders count how much of these has changed.
     def lines(self, at: Rect) -> memoryview:
-        """The memory of whole lines, to be written at once: they are damage."""
-        self._damage.add(at)
+        """The memory of whole lines, to be written at once: the writer says what is damage."""
         return part_of(self._picture, at).reshape(-1).data
 
-    def blank(self) -> None:
+    # Encoders count how much of it has changed.
+    def painted(self, at: Rect) -> None:
+        """This was written into `lines`, or some of it."""
+        self._damage.add(at)
+
+    def blank(self) -> Iterator[None]:
         """Paint everything black."""
-        self._picture[:] = 0
         self._damage.add(self.whole)
+        return self._fill(self.whole, BLACK)
 
     # A text console paints its characters one by one: two thousand rectangles are joined by the cells that they touch,
     # which takes a microsecond each, and not one by one, which takes a hundred.
@@ -123,8 +150,7 @@ class Canvas:
         small, self._small = self._small, []
         if len(small) > SMALL_EXACT:
             small = from_cells(joined(cells_within(small, self.size)), self.whole)
-        for rect in small:
-            self._damage.add(rect)
+        self._damage.add_all(small)
 
     def publish(self, painted_ns: HostNs) -> None:
         """Publish what was painted since the last time as the next picture."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -126,10 +126,10 @@ class Memory:
             self._account.close()
             self._free()
 
-    def changed(self, rect: Rect) -> None:
-        """Mark `rect` as outdated in the converted copies."""
+    def changed(self, rects: Sequence[Rect]) -> None:
+        """Mark these as outdated in the converted copies."""
         for _, damage in self._converted.values():
-            damage.add(rect)
+            damage.add_all(rects)
 
     # The budget is asked before the planes are kept, so a refusal leaves nothing behind. What changes while this format
     # is not asked for only adds to its damage.

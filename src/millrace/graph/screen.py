@@ -182,8 +182,7 @@ class Reader:
             self._forget_moves()
             for move in moves:
                 self._damage.add(move.to)
-        for rect in rects:
-            self._damage.add(rect)
+        self._damage.add_all(rects)
 
     def _forget_moves(self) -> None:
         """Turn the moves into damage: they no longer lead from the reader's picture to the newest one."""
@@ -314,9 +313,9 @@ class Screen:
             return
         self.old = False
         self._next_serial(now_ns)
-        for rect in (*changed, *(move.to for move in moved)):
-            self.memory.changed(rect)
-            self.painted_pixels += rect.area
+        painted = [*changed, *(move.to for move in moved)]
+        self.memory.changed(painted)
+        self.painted_pixels += sum(rect.area for rect in painted)
         before, self.overlays = self.overlays, lying
         gone = [overlay for overlay in before if overlay not in lying]
         for reader in self.readers:

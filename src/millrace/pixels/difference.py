@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.pixels.convert import Plane
-from millrace.pixels.rects import EMPTY, RECTS_MAX, Damage, Rect, Size
+from millrace.pixels.rects import EMPTY, RECTS_MAX, Rect, Size, few
 
 CELL = 16
 """The side of a cell in pixels: that of a macroblock."""
@@ -182,7 +182,7 @@ def joined(cells: Cells, gap: int = GAP) -> tuple[Rect, ...]:
         rects = _stacked(starts, ends, gap)
         if len(rects) <= RECTS_MAX:
             break
-    return Damage(rects).rects
+    return tuple(few(rects))
 
 
 # Runs as plain numbers: with a thousand of them, objects would take longer than the comparison of the pixels.

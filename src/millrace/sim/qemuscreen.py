@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -93,8 +95,8 @@ class FakeConsole:
         return self.call("Disable", "", Writer())
 
 
-def exchange(console: FakeConsole, to: ScreenPeer, rounds: int = 8) -> None:
-    """Pass bytes both ways until nothing is left to be said."""
+def exchange(console: FakeConsole, to: ScreenPeer, take: Callable[[], object], rounds: int = 8) -> None:
+    """Pass bytes both ways until nothing is left to be said; `take` takes what was received."""
     for _ in range(rounds):
         there, back = b"".join(bytes(chunk.data) for chunk in to.data_to_send()), console.data_to_send()
         if not there and not back:
@@ -103,3 +105,4 @@ def exchange(console: FakeConsole, to: ScreenPeer, rounds: int = 8) -> None:
             console.receive(there)
         if back:
             to.receive(back, 0)
+            take()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from millrace.doors.canvas import Canvas, Rows, rows_of
+from millrace.doors.canvas import Canvas, rows_of
 from millrace.doors.pushed import PushedStream
 from millrace.doors.qemu.input import ConsoleInput
 from millrace.errors import GraphError
-from millrace.graph.pictures import PIXEL_BYTES, SHAPE_SIDE_MAX, SIDE_MAX, Cursor, Shape
+from millrace.graph.pictures import PIXEL_BYTES, SIDE_MAX, Cursor, Shape
 from millrace.graph.screens import Screens
 from millrace.pixels.rects import Damage, Point, Rect, Size
 from millrace.text import printable
@@ -39,6 +39,8 @@ SHAPES_KNOWN_MAX = 32
 IN_PLACE_MIN = 512 * 512
 """Pixels of lines from which shared memory is not compared here."""
 GL = ("ScanoutDMABUF", "UpdateDMABUF")
+TOLD_MAX = 16
+"""Different troubles of a screen that are logged; QEMU may send what can't be shown without end."""
 
 
 class Shared(Protocol):
@@ -57,11 +59,24 @@ Open = Callable[[int], Shared | None]
 """The memory behind a descriptor, which is taken over; None if it is no memory."""
 
 
+def _nothing() -> None:
+    """There is no connection to go on with."""
+
+
+def _never() -> bool:
+    """There is no turn that could be over."""
+    return False
+
+
 # What QEMU shares is copied at once, as it goes on painting there. While nobody watches it is not even copied: what
 # QEMU says has changed is noted, and copied when somebody comes. Copies, which are here anyway, are always painted.
 #
 # A picture that can't be shown (a format, no room) leaves the screen blank and the machine's sound alone; what follows
 # is dropped until QEMU sends a whole picture again.
+#
+# All of it is done in steps: a band of a picture, a call, a publication. While there is more (`busy`), nothing is read
+# from QEMU, and the steps follow in the guest's turns. What is painted is published between two calls only, never with
+# a part of a call.
 class QemuScreen:
     """A console: QEMU's calls to the listener `peer`; keys and the pointer go to `control`."""
 
@@ -71,15 +86,20 @@ class QemuScreen:
     def __init__(
         self, screens: Screens, peer: ScreenPeer, console: Console, door: str, control: ConsoleInput,
         open_shared: Open, report: Callable[[str, str], None] = lambda cause, why: None,
+        wake: Callable[[], None] = _nothing, over: Callable[[], bool] = _never,
     ) -> None:  # fmt: skip
-        """GraphError if there is no room for a screen. `report` is told of a cause of the stage "screen", and why."""
+        """GraphError if there is no room for a screen.
+
+        `report` is told of a cause of the stage "screen", and why; `wake` is called when it has become `busy` by
+        something else than what was received; `over` is asked after each step whether the guest's turn is over.
+        """
         self.peer, self.console, self.control = peer, console, control
         self.trouble = ""
         """Why the screen shows nothing, for users."""
         label = console.label or "console"
         if console.head:
             label = f"{label} head {console.head}"
-        self._screens, self._open, self._report = screens, open_shared, report
+        self._screens, self._open, self._report, self._wake, self._over = screens, open_shared, report, wake, over
         self._delay_ns = next((ns for name, ns in DELAY_NS.items() if label.startswith(name)), OTHER_DELAY_NS)
         self.screen = screens.add(self, label, door)
         self.canvas = Canvas(self.screen)
@@ -87,15 +107,20 @@ class QemuScreen:
         self._map = ScanoutMap(-1, 0, 0, 0, 0, 0)
         self._stale = Damage()
         """What has changed in the shared memory and was not copied."""
-        self._shapes: dict[bytes, int] = {}
+        self._work: Iterator[None] | None = None
+        """The rest of what takes several steps."""
+        self._publish_due = self._settle_due = False
+        self._shapes: dict[int, int] = {}
+        """Numbers of shapes by the hash of their pixels."""
         self._cursor = Cursor(shown=True)
-        self._watched = self._ended = False
+        self._pointed = self._watched = self._ended = False
         self._shown = False
         """Whether what QEMU sends has a place on the screen."""
         self._said = Size(0, 0)
         """The size that QEMU told by the other way; 0 × 0 before it has."""
         self._now_ns: HostNs = 0
         self._number = 0
+        self._told: set[str] = set()
 
     # -- from QEMU -------------------------------------------------------------------------------
 
@@ -104,156 +129,204 @@ class QemuScreen:
         """Whether there is something to publish."""
         return bool(self.canvas)
 
+    @property
+    def busy(self) -> bool:
+        """Whether `receive` must be called again, although nothing has come."""
+        waits = self._work is not None or self._publish_due or self._settle_due or self._copies
+        return not self._ended and (waits or self.peer.waiting)
+
+    @property
+    def _copies(self) -> bool:
+        """Whether shared memory is to be copied."""
+        return self._watched and self._shown and self._shared is not None and bool(self._stale)
+
     def receive(self, now_ns: HostNs) -> None:
-        """See `MachineDoor`; `publish` must follow when no more comes."""
+        """See `MachineDoor`: one step, and more while the turn lasts; `publish` must follow when no more comes."""
         if not self.canvas:
             self._now_ns = now_ns
-        for event in self.peer.events():
-            self._take(event)
+        while self.busy:
+            self._work = self._work or self._next()
+            if next(self._work, self) is self:
+                self._work = None
+                self.peer.forget()
+            if self._over():
+                break
+        # The position may come before the first shape.
+        if self._pointed and self._cursor.shape and not self._ended:
+            self._pointed = False
+            self.screen.set_cursor(self._cursor)
+
+    def _next(self) -> Iterator[None]:
+        """What is done next. What is shared is copied after all calls, most of which say that it has changed."""
+        if self._publish_due and not (self._copies and self.screen.old):
+            self._publish_due = False
+            self.canvas.publish(self._painted_ns)
+        elif self.peer.waiting:
+            event = self.peer.take()
+            if event is not None:
+                return self._event(event)
+        elif self._settle_due:
+            self._settle_due = False
+            return self._settle()
+        elif self._copies:
+            return self._refresh()
+        return iter(())
 
     def publish(self) -> None:
-        """Show what was painted. QEMU paints a picture in many small calls, in text mode hundreds."""
-        self.canvas.publish(self._painted_ns)
+        """Have shown what was painted. QEMU paints a picture in many small calls, in text mode hundreds."""
+        self._publish_due = True
+        self._wake()
 
     @property
     def _painted_ns(self) -> HostNs:
         return max(0, self._now_ns - self._delay_ns)
 
-    def _take(self, event: ScreenEvent) -> None:
+    def _event(self, event: ScreenEvent) -> Iterator[None]:
         if isinstance(event, Update):
-            self._update(event)
+            yield from self._update(event)
         elif isinstance(event, Scanout):
-            self._unmap()
-            if self._supported(event.format):
-                rows = rows_of(event.pixels, event.width, event.height, event.stride)
-                self._begin(Size(event.width, event.height), rows)
+            yield from self._scanout(event)
         elif isinstance(event, UpdateMap):
             self._stale.add(Rect(event.x, event.y, event.width, event.height).common(self.canvas.whole))
-            self._refresh()
         elif isinstance(event, ScanoutMap):
-            self._mapped(event)
+            yield from self._mapped(event)
         elif isinstance(event, CursorDefine):
             self._define(event)
         elif isinstance(event, MouseSet):
             self._cursor = Cursor(self._cursor.shape, self._cursor.hot, Point(event.x, event.y), event.shown)
-            self._set_cursor()
+            self._pointed = True
         elif isinstance(event, Disabled):
             self._unmap()
             if self._shown:
-                self.canvas.blank()
+                yield from self.canvas.blank()
         elif isinstance(event, Unsupported):
             self._refuse(event.member)
 
-    def _begin(self, size: Size, rows: Rows | None) -> None:
-        """A whole picture, of the same size as before or of another; None if it is not copied now."""
+    def _scanout(self, event: Scanout) -> Iterator[None]:
+        self._unmap()
+        if not self._supported(event.format):
+            return
+        rows = rows_of(event.pixels, event.width, event.height, event.stride)
+        size = Size(event.width, event.height)
         if size == self.canvas.size:
-            if rows is not None:
-                self.canvas.paint(self.canvas.whole, rows)
-        elif 0 < size.width <= SIDE_MAX and 0 < size.height <= SIDE_MAX:
-            try:
-                self.canvas.show(size, rows, self._painted_ns)
-            except GraphError as error:
-                self._fail(f"no room for its {size.width} × {size.height}: {error}", "")
-                return
-            self.control.size = size
-        self._shown, self.trouble = size == self.canvas.size, ""
+            self._shown, self.trouble = True, ""
+            yield from self.canvas.paint(self.canvas.whole, rows)
+        else:
+            yield from self._sized(size, self.canvas.replace(size, rows, self._painted_ns))
 
-    def _update(self, event: Update) -> None:
+    def _sized(self, size: Size, steps: Iterator[None]) -> Iterator[None]:
+        """Begin a picture of another size, which takes these steps."""
+        self._shown = False
+        if not (0 < size.width <= SIDE_MAX and 0 < size.height <= SIDE_MAX):
+            return
+        try:
+            yield from steps
+        except GraphError as error:
+            self._fail(f"no room for its {size.width} × {size.height}: {error}", "")
+        else:
+            self._shown, self.trouble, self.control.size = True, "", size
+
+    def _update(self, event: Update) -> Iterator[None]:
         at = Rect(event.x, event.y, event.width, event.height)
-        if not self._shown or self._shared is not None or event.format not in FORMATS:
+        beyond = at.x < 0 or at.y < 0 or at.right > SIDE_MAX or at.bottom > SIDE_MAX
+        if beyond or not self._shown or self._shared is not None or event.format not in FORMATS:
             return
         if not self.canvas.whole.holds(at):
-            whole = self.canvas.whole.around(at)
-            said = Rect(0, 0, self._said.width, self._said.height)
-            # Not line by line: of each size a picture is allocated.
-            guess = Size(whole.width, max(whole.height, whole.width * 3 // 4))
-            self._resize(self._said if said.holds(at) else guess)
+            yield from self._resize(self._size_around(at))
         if self.canvas.whole.holds(at):
-            self.canvas.paint(at, rows_of(event.pixels, event.width, event.height, event.stride))
+            yield from self.canvas.paint(at, rows_of(event.pixels, event.width, event.height, event.stride))
 
     # QEMU 7.2 says the size of a picture only when it sends all of it. After a change of mode it may send parts of the
     # new picture instead, line by line; the size comes over another connection, before or after them. So a part that
     # does not fit makes the picture larger at once, and what was painted is kept whenever the size changes.
+    #
+    # A picture is allocated for each size, so one that is guessed grows by a quarter at least: whatever parts come, a
+    # few are allocated.
+    def _size_around(self, at: Rect) -> Size:
+        """The size of a picture that such a part belongs to: the one that QEMU told, or a guess."""
+        if Rect(0, 0, self._said.width, self._said.height).holds(at):
+            return self._said
+        width, height = self.canvas.size.width, self.canvas.size.height
+        wide, high = _grown(width, at.right), _grown(height, at.bottom)
+        return Size(wide, max(high, min(SIDE_MAX, wide * 3 // 4)) if wide > width else high)
+
     def set_size(self, size: Size) -> None:
         """QEMU says, by the other way, that the console has this size."""
-        self._said = size
+        if 0 < size.width <= SIDE_MAX and 0 < size.height <= SIDE_MAX:
+            self._said = size
 
     def settle_size(self) -> None:
         """No more than was on its way when `set_size` was called can still be missing: take that size."""
-        if self._shown and not self._ended and self._shared is None and self._said != self.canvas.size:
-            self._resize(self._said)
-            self.publish()
+        self._settle_due = True
+        self._wake()
 
-    def _resize(self, size: Size) -> None:
-        if not (0 < size.width <= SIDE_MAX and 0 < size.height <= SIDE_MAX):
-            return
-        try:
-            self.canvas.resize(size, self._painted_ns)
-        except GraphError as error:
-            self._fail(f"no room for its {size.width} × {size.height}: {error}", "")
-        else:
-            self.control.size = size
+    def _settle(self) -> Iterator[None]:
+        if self._shown and self._shared is None and self._said.width and self._said != self.canvas.size:
+            yield from self._resize(self._said)
+
+    def _resize(self, size: Size) -> Iterator[None]:
+        return self._sized(size, self.canvas.resize(size, self._painted_ns))
 
     # -- shared memory ---------------------------------------------------------------------------
 
-    def _mapped(self, event: ScanoutMap) -> None:
+    def _mapped(self, event: ScanoutMap) -> Iterator[None]:
         self._unmap()
         shared = self._open(event.fd)
         if shared is None:
             self._fail("QEMU shares its picture in something that is no memory")
-        elif not self._supported(event.format):
+            return
+        if not self._supported(event.format):
             shared.close()
+            return
+        self._shared, self._map, size = shared, event, Size(event.width, event.height)
+        if size == self.canvas.size:
+            self._shown, self.trouble = True, ""
         else:
-            self._shared, self._map = shared, event
-            size = Size(event.width, event.height)
-            rows = self._lines(shared, 0, size) if self._watched else None
-            if self._watched and rows is None:
-                self._shrunk()
-                return
-            self._begin(size, rows)
-            if rows is None and self._shown:
-                self._stale.add(self.canvas.whole)
+            yield from self._sized(size, self.canvas.show(size, self._painted_ns))
+        if self._shown:
+            self._stale.add(self.canvas.whole)
 
     def _unmap(self) -> None:
         if self._shared is not None:
             self._shared.close()
         self._shared, self._stale = None, Damage()
 
-    def _refresh(self) -> None:
-        """Copy what has changed in the shared memory, if somebody watches."""
-        if not (self._watched and self._shown and self._shared is not None):
-            return
-        for at in self._stale.take():
-            if not self._copy(self._shared, at):
-                self._shrunk()
-                return
-
-    def _shrunk(self) -> None:
-        self._unmap()
-        self._fail("QEMU shares less memory than its picture needs", "memory shrunk")
-
     # Whole lines are read, whatever part of them has changed: that is one call, and the lines are contiguous. A band of
     # them is compared while it is still in the processor's cache. What is large has mostly changed, and comparing takes
     # as long as reading: it is read into its place, and encoders find what differs, in another thread.
-    def _copy(self, shared: Shared, at: Rect) -> bool:
-        lines, stride = Rect(0, at.y, self.canvas.size.width, at.height), self._map.stride
-        if lines.area > IN_PLACE_MIN and stride == lines.width * PIXEL_BYTES:
-            return shared.read(self._map.offset + at.y * stride, self.canvas.lines(lines))
-        for y in self.canvas.bands(lines):
-            band = Rect(0, y, lines.width, min(self.canvas.high(lines), lines.bottom - y))
-            rows = self._lines(shared, y, Size(band.width, band.height))
-            if rows is None:
-                return False
-            self.canvas.paint_band(band, rows)
+    def _refresh(self) -> Iterator[None]:
+        """Copy what has changed in the shared memory."""
+        shared, stride = self._shared, self._map.stride
+        assert shared is not None
+        for at in self._stale.take():
+            lines = Rect(0, at.y, self.canvas.size.width, at.height)
+            in_place = lines.area > IN_PLACE_MIN and stride == lines.width * PIXEL_BYTES
+            if in_place or self.screen.old:
+                self.canvas.painted(lines)
+            for band in self.canvas.bands(lines, stride // PIXEL_BYTES):
+                if not (self._read(shared, band) if in_place else self._compare(shared, band)):
+                    self._shrunk()
+                    return
+                yield
+
+    def _read(self, shared: Shared, band: Rect) -> bool:
+        """Read lines into their place; False if the memory ends before them."""
+        return shared.read(self._map.offset + band.y * self._map.stride, self.canvas.lines(band))
+
+    def _compare(self, shared: Shared, band: Rect) -> bool:
+        """Read lines and paint what differs of them."""
+        stride = self._map.stride
+        data = bytearray(stride * (band.height - 1) + band.width * PIXEL_BYTES)
+        if not shared.read(self._map.offset + band.y * stride, memoryview(data)):
+            return False
+        self.canvas.paint_band(band, rows_of(data, band.width, band.height, stride))
         return True
 
-    def _lines(self, shared: Shared, y: int, size: Size) -> Rows | None:
-        """Lines of the shared memory; None if it ends before them."""
-        stride = self._map.stride
-        data = bytearray(stride * (size.height - 1) + size.width * PIXEL_BYTES)
-        if not size.height or not shared.read(self._map.offset + y * stride, memoryview(data)):
-            return None
-        return rows_of(data, size.width, size.height, stride)
+    def _shrunk(self) -> None:
+        self._unmap()
+        # Some of it may have been read.
+        self.canvas.painted(self.canvas.whole)
+        self._fail("QEMU shares less memory than its picture needs", "memory shrunk")
 
     # -- what can't be shown ---------------------------------------------------------------------
 
@@ -266,43 +339,42 @@ class QemuScreen:
         if member in GL:
             self._fail("QEMU draws with OpenGL, which is not supported: run it without gl=on")
         else:
-            log.warning("%s: QEMU calls %s, which is unknown here", self.screen.key, printable(member))
+            self._log(f"QEMU calls {printable(member)}, which is unknown here")
 
     def _fail(self, why: str, cause: str = "not supported") -> None:
         """The screen stays blank. Without a cause it is the guest's memory, which its budget has reported."""
         if why != self.trouble:
-            log.warning("%s: %s", self.screen.key, why)
+            self._log(why)
             if cause:
                 self._report(cause, why)
         self._shown, self.trouble = False, why
+
+    def _log(self, text: str) -> None:
+        """Log it once."""
+        if text not in self._told and len(self._told) < TOLD_MAX:
+            self._told.add(text)
+            log.warning("%s: %s", self.screen.key, text)
 
     # -- the pointer's shape ---------------------------------------------------------------------
 
     # QEMU defines a shape anew each time the guest selects one. A shape that was there before keeps its number, so that
     # readers need not be sent it again.
     def _define(self, event: CursorDefine) -> None:
-        if not (0 < event.width <= SHAPE_SIDE_MAX and 0 < event.height <= SHAPE_SIDE_MAX):
-            return
-        look = event.width.to_bytes(2) + event.pixels
-        number = self._shapes.pop(look, None)
-        if number is None:
+        look, size = hash((event.width, event.pixels)), Size(event.width, event.height)
+        number = self._shapes.pop(look, 0)
+        known = self.screen.shape(number)
+        if known is None or (known.size, known.pixels) != (size, event.pixels):
             self._number = number = self._number + 1
+            try:
+                self.screen.define_shape(Shape(number, size, event.pixels))
+            except GraphError as error:
+                self._log(f"a cursor is left out: {error}")
+                return
         self._shapes[look] = number
         if len(self._shapes) > SHAPES_KNOWN_MAX:
             del self._shapes[next(iter(self._shapes))]
-        try:
-            if self.screen.shape(number) is None:
-                self.screen.define_shape(Shape(number, Size(event.width, event.height), event.pixels))
-        except GraphError as error:
-            log.warning("%s: a cursor is left out: %s", self.screen.key, error)
-            return
         self._cursor = Cursor(number, Point(event.hot_x, event.hot_y), self._cursor.at, self._cursor.shown)
-        self._set_cursor()
-
-    def _set_cursor(self) -> None:
-        # The position may come before the first shape.
-        if self._cursor.shape:
-            self.screen.set_cursor(self._cursor)
+        self._pointed = True
 
     # -- from readers ----------------------------------------------------------------------------
 
@@ -323,10 +395,11 @@ class QemuScreen:
 
     def watched(self, interval_ns: HostNs | None) -> None:
         """See `ScreenSource`."""
-        self._watched = interval_ns is not None
-        if self._watched and not self._ended:
-            self._refresh()
-            self.publish()
+        before, self._watched = self._watched, interval_ns is not None
+        if self._copies and not before:
+            # What is on the screen is old.
+            self.screen.await_paint()
+            self._wake()
 
     def set_absolute(self, absolute: bool) -> None:
         """Whether the guest has a tablet."""
@@ -336,8 +409,15 @@ class QemuScreen:
     def close(self) -> None:
         """See `MachineDoor`."""
         if not self._ended:
-            self._ended = True
+            self._ended, self._work = True, None
             self.control.release()
             self._unmap()
             self.peer.close()
             self._screens.remove(self.screen)
+
+
+def _grown(side: int, least: int) -> int:
+    """A side that was `side` pixels long and must be `least`."""
+    if least <= side or 4 * least >= 5 * side:
+        return max(side, least)
+    return min(SIDE_MAX, side + side // 2)

@@ -19,6 +19,7 @@ from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.settled import Settled
 from millrace.io.sharedpicture import shared_picture
+from millrace.io.turns import Turns
 from millrace.pixels.rects import Size
 from millrace.symptoms import TEXT_MAX, Evidence, Symptom
 from millrace.text import printable
@@ -29,6 +30,8 @@ log = logging.getLogger("millrace.attach")
 Lost = Callable[[Exception], None]
 SETTLED_S = 0.1
 """By how much the size of a console may come before the pictures of that size."""
+PACE_S = 0.01
+"""Between two keys of a text, as in QEMU's own VNC server (ui/vnc.c, key-delay-ms)."""
 
 
 class Owner(Protocol):
@@ -48,10 +51,83 @@ class Owner(Protocol):
         ...
 
     def screen_stream(
-        self, sock: socket.socket, peer: ScreenPeer, after: Callable[[], None], lost: Lost
+        self, sock: socket.socket, peer: ScreenPeer, after: Callable[[], None], lost: Lost, busy: Callable[[], bool]
     ) -> FdStream:  # fmt: skip
-        """A connection of the session that receives pictures."""
+        """A connection of the session that receives pictures; while its screen is `busy` it receives no more."""
         ...
+
+
+class Later:
+    """Calls `then` once, a time after `begin` was called last."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+        self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is to call."""
+        return self._handle is not None
+
+    def begin(self, seconds: float) -> None:
+        """Call then, and not before."""
+        self.close()
+        self._handle = asyncio.get_running_loop().call_later(seconds, self._due)
+
+    def _due(self) -> None:
+        self._handle = None
+        self._then()
+
+    def close(self) -> None:
+        """Never call, unless it is begun again."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+class Shown:
+    """A console that is shown: its screen, and what that is to do later."""
+
+    def __init__(self, door: QemuScreen, turns: Turns, flush: Callable[[], None]) -> None:
+        """`flush` is called when input was given to the client."""
+        self.door, self._turns, self._flush = door, turns, flush
+        self._settled, self._sized, self._paced = Settled(door.publish), Later(door.settle_size), Later(self._pace)
+
+    def received(self) -> None:
+        """QEMU has sent something, or the screen goes on with it."""
+        self.door.receive(now_ns())
+        if self.door.due:
+            self._settled.came()
+
+    def set_size(self, size: Size) -> None:
+        """QEMU says its size."""
+        self.door.set_size(size)
+        self._sized.begin(SETTLED_S)
+
+    def typed(self) -> None:
+        """Keys or the pointer were sent, or wait."""
+        self._flush()
+        self._go_on()
+
+    def answered(self) -> None:
+        """QEMU has processed input."""
+        self.door.control.answered()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self.door.control.pacing and not self._paced.begun:
+            self._paced.begin(PACE_S)
+
+    def _pace(self) -> None:
+        with self._turns:
+            self.door.control.pace()
+        self.typed()
+
+    def close(self) -> None:
+        """It is shown no more."""
+        self.door.close()
+        for later in (self._settled, self._sized, self._paced):
+            later.close()
 
 
 # A machine's sound and its screens are served by one session but do without each other: a QEMU without a card for
@@ -69,10 +145,9 @@ class Consoles:
         """How many can be watched."""
         self.trouble = ""
         """Why one can't, for users."""
-        self._screens: dict[int, QemuScreen] = {}
+        self._screens: dict[int, Shown] = {}
         self._absolute: dict[int, bool] = {}
         self._sizes: dict[int, Size] = {}
-        self._loop = asyncio.get_running_loop()
 
     def describe(self, numbers: tuple[int, ...]) -> None:
         """Ask QEMU about these consoles."""
@@ -96,56 +171,51 @@ class Consoles:
         mine, theirs = socket.socketpair()
         try:
             peer = ScreenPeer(os.getuid(), os.close)
-            control = ConsoleInput(self._client, number, self._flush)
-            screens, report = owner.guest.screens, partial(self._report, number)
-            door = QemuScreen(screens, peer, console, owner.key, control, shared_picture, report)
+            control = ConsoleInput(self._client, number, lambda: shown.typed())
+            door = QemuScreen(
+                owner.guest.screens, peer, console, owner.key, control, shared_picture, partial(self._report, number),
+                lambda: stream.go_on(), owner.guest.turns.over,
+            )  # fmt: skip
         except BaseException:
             mine.close()
             theirs.close()
             raise
-        settled = Settled(door.publish)
-
-        def after() -> None:
-            door.receive(now_ns())
-            if door.due:
-                settled.came()
-
         owner.doors.append(door)
-        self._screens[number] = door
+        shown = self._screens[number] = Shown(door, owner.guest.turns, self._flush)
+        stream = owner.screen_stream(
+            mine, peer, shown.received, lambda why: self._ended(number, why), lambda: door.busy
+        )  # fmt: skip
         if number in self._sizes:
-            self._set_size(door, self._sizes[number])
+            shown.set_size(self._sizes[number])
         if number in self._absolute:
             door.set_absolute(self._absolute[number])
-        owner.screen_stream(mine, peer, after, lambda why: self._ended(number, why))
         self._client.send_register_screen(number, theirs.detach())
 
     def _ended(self, number: int, why: Exception) -> None:
         """The connection of one screen has ended."""
-        door = self._screens.pop(number, None)
-        if door is not None:
+        shown = self._screens.pop(number, None)
+        if shown is not None:
             self._report(number, "lost", str(why))
-            door.close()
-            self._owner.doors.remove(door)
+            self._remove(shown)
             self.registered -= number not in self.awaited
             if not isinstance(why, PeerLost):
                 self._fail(number, str(why))
 
+    def _remove(self, shown: Shown) -> None:
+        shown.close()
+        self._owner.doors.remove(shown.door)
+
     def sized(self, size: ConsoleSize) -> None:
         """QEMU says the size of a console."""
         self._sizes[size.number] = Size(size.width, size.height)
-        door = self._screens.get(size.number)
-        if door is not None:
-            self._set_size(door, self._sizes[size.number])
-
-    def _set_size(self, door: QemuScreen, size: Size) -> None:
-        door.set_size(size)
-        self._loop.call_later(SETTLED_S, door.settle_size)
+        if size.number in self._screens:
+            self._screens[size.number].set_size(self._sizes[size.number])
 
     def pointer(self, kind: PointerKind) -> None:
         """What the guest takes as its pointer has changed, or is known now."""
         self._absolute[kind.number] = kind.absolute
         if kind.number in self._screens:
-            self._screens[kind.number].set_absolute(kind.absolute)
+            self._screens[kind.number].door.set_absolute(kind.absolute)
 
     def accepted(self, number: int) -> None:
         """QEMU has accepted the listener."""
@@ -156,9 +226,7 @@ class Consoles:
         """QEMU can't say what a console is, or has refused the listener."""
         self._fail(number, f"QEMU refused: {refusal.text or refusal.error}")
         if number in self._screens:
-            door = self._screens.pop(number)
-            door.close()
-            self._owner.doors.remove(door)
+            self._remove(self._screens.pop(number))
 
     def _report(self, number: int, cause: str, why: str) -> None:
         guest = self._owner.guest
@@ -172,10 +240,15 @@ class Consoles:
         log.warning("%s: %s", self._owner.label, self.trouble)
 
     def answered(self) -> None:
-        """QEMU has processed input: send the movement that waited for that."""
-        for door in self._screens.values():
-            door.control.send_motion()
+        """QEMU has processed input: send what waited for that."""
+        for shown in self._screens.values():
+            shown.answered()
 
     def hint(self) -> str:
         """What is wrong with a screen, for users."""
-        return next((door.trouble for door in self._screens.values() if door.trouble), self.trouble)
+        return next((one.door.trouble for one in self._screens.values() if one.door.trouble), self.trouble)
+
+    def close(self) -> None:
+        """The session has ended."""
+        for shown in self._screens.values():
+            shown.close()

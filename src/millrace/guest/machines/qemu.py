@@ -175,27 +175,32 @@ class QemuMachine(AttachedMachine):
         self._streams.append(self._stream(mine, peer, lambda: door.receive(now_ns()), ended))
         client.send_register(kind, theirs.detach())
 
-    def screen_stream(self, sock: socket.socket, peer: ScreenPeer, after: After, lost: Lost) -> FdStream:
+    def screen_stream(
+        self, sock: socket.socket, peer: ScreenPeer, after: After, lost: Lost, busy: Callable[[], bool]
+    ) -> FdStream:  # fmt: skip
         """See `consoles.Owner`."""
-        stream = self._stream(sock, peer, after, lost)
+        stream = self._stream(sock, peer, after, lost, busy)
         self._streams.append(stream)
         return stream
 
     def _stream(
-        self, sock: socket.socket, core: DisplayClient | AudioPeer | ScreenPeer, after: After, lost: Lost
-    ) -> FdStream:
+        self, sock: socket.socket, core: DisplayClient | AudioPeer | ScreenPeer, after: After, lost: Lost,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> FdStream:  # fmt: skip
         """A connection of the session, charged to the guest."""
         holds, may_wait = self._partial(), self._may_wait()
         pictures = core if isinstance(core, ScreenPeer) else None
 
+        # What is shown is charged until it is; then as much less.
         def weighed() -> None:
             holds(core.partial_bytes)
             after()
+            holds(core.partial_bytes)
 
         return FdStream(
             sock, core, weighed, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
             take_fds=pictures.receive_fds if pictures else None,
-            chunk_max=RECEIVE_BYTES if pictures else CHUNK_BYTES_MAX,
+            chunk_max=RECEIVE_BYTES if pictures else CHUNK_BYTES_MAX, unfinished=busy,
         )  # fmt: skip
 
     def _door(self, kind: str, peer: AudioPeer) -> MachineDoor:
@@ -250,6 +255,8 @@ class QemuMachine(AttachedMachine):
 
     def _gone(self) -> None:
         # The doors first: they release the keys that are held, if QEMU is still there to be told.
+        if self._consoles is not None:
+            self._consoles.close()
         super()._gone()
         for stream in self._streams:
             stream.is_behind()

@@ -30,6 +30,8 @@ QEMU_NAME = "org.qemu"
 ANSWER_NS = 10 * NS_PER_S
 CONSOLES_MAX = 16
 """Consoles of one machine that are asked about; a card with several heads has one for each."""
+NUMBER_MAX = 999_999_999
+"""Of a console, as `console_number` reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ class DisplayClient(AnswerDue):
         self._names: list[str] = []
         self._events: list[ClientEvent] = []
         self._sizes: dict[int, tuple[int, int]] = {}
-        """By console, of those that were described."""
+        """By console, of those that were asked about: nothing is told of others."""
         self.unanswered = 0
         """Input that QEMU has not processed yet, in calls."""
         if on_bus:
@@ -169,6 +171,7 @@ class DisplayClient(AnswerDue):
 
     def send_describe(self, console: int) -> None:
         """Ask what a console is and what its pointer is; `Console` and `PointerKind` answer."""
+        self._sizes[console] = 0, 0
         for interface in (CONSOLE, MOUSE):
             body = Writer().text("s", interface).bytes()
             self._ask(f"{interface} {console}", console_path(console), PROPERTIES, "GetAll", "s", body,
@@ -227,17 +230,19 @@ class DisplayClient(AnswerDue):
 
     def _signalled(self, message: Message) -> None:
         number = console_number(message.path)
-        if number is None or message.interface != PROPERTIES or message.signature != "sa{sv}as":
+        if number is None or number not in self._sizes:
+            return
+        if message.interface != PROPERTIES or message.signature != "sa{sv}as":
             return
         interface, changed, _ = message.values()
         if interface == MOUSE:
             self._pointer(number, changed)
-        elif interface == CONSOLE and number in self._sizes:
+        elif interface == CONSOLE:
             self._sized(number, changed)
 
     def _sized(self, number: int, found: dict[str, Any]) -> None:
         """Note what is known of a size; QEMU names only what has changed."""
-        before = self._sizes.get(number, (0, 0))
+        before = self._sizes[number]
         width, height = found.get("Width", before[0]), found.get("Height", before[1])
         if isinstance(width, int) and isinstance(height, int) and (width, height) != before:
             self._sizes[number] = width, height
@@ -292,8 +297,9 @@ class DisplayClient(AnswerDue):
         if self._on_bus:
             self._watch_signals(destination)
         ids = found.get("ConsoleIDs", [])
-        numbers = [n for n in ids if isinstance(n, int) and n >= 0] if isinstance(ids, list) else []
-        self._events.append(Machine(name, uuid, tuple(numbers[:CONSOLES_MAX])))
+        listed = ids if isinstance(ids, list) else []
+        numbers = dict.fromkeys(n for n in listed if isinstance(n, int) and 0 <= n <= NUMBER_MAX)
+        self._events.append(Machine(name, uuid, tuple(numbers)[:CONSOLES_MAX]))
 
     def _watch_signals(self, destination: str | None) -> None:
         rule = f"type='signal',sender='{destination}',interface='{PROPERTIES}',member='PropertiesChanged'"

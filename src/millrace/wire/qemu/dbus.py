@@ -10,6 +10,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
 from millrace.text import printable, quoted
@@ -21,10 +23,11 @@ from millrace.wire.qemu.values import Reader, Writer
 MESSAGE_MAX = 1024 * 1024
 """Ample for all but pictures: QEMU sends 10 ms of sound at a time."""
 LARGE = 64 * 1024
-"""A message that is longer is not copied: it keeps the buffer that it was received into."""
+"""A message that is longer is received into memory of its own, and never copied."""
 HEADERS_KEPT, HEADER_KEPT_MAX = 32, 512
 _HEADER_BYTES = 16
 _LINE_MAX = 16 * 1024
+_ORDERS = {0x6C: "<", 0x42: ">"}
 CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
 PROPERTIES = "org.freedesktop.DBus.Properties"
 UNKNOWN_METHOD = "org.freedesktop.DBus.Error.UnknownMethod"
@@ -99,6 +102,26 @@ class Message:
         return Reader(self.body, self.order).values(self.signature)
 
 
+class _Large:
+    """A message that is being received. Its memory is reserved at once, but resident only as it is received."""
+
+    def __init__(self, head: int, body_size: int) -> None:
+        self.head, self.received = head, 0
+        self.memory = np.empty(head + body_size, np.uint8).data
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is there."""
+        return self.received == len(self.memory)
+
+    def receive(self, data: Buffer) -> Buffer:
+        """Take what belongs to it; returns the rest."""
+        size = min(len(data), len(self.memory) - self.received)
+        self.memory[self.received : self.received + size] = memoryview(data)[:size]
+        self.received += size
+        return data[size:]
+
+
 # Authentication is lock-step: the server's OK, then its AGREE_UNIX_FD, and only after BEGIN has been sent are the bytes
 # binary. Calls made before that are held back: until BEGIN the server expects lines of text. The NUL byte in front
 # carries the sender's credentials where the kernel attaches them to data.
@@ -112,6 +135,8 @@ class DBusWire(Untimed):
         self._headers: dict[tuple[str, bytes], dict[int, Any]] = {}
         """Fields of calls by their encoding."""
         self._buffer = bytearray()
+        self._large: _Large | None = None
+        """The message that is being received, if it is large. It precedes what is in the buffer."""
         self._serial = 0
         self._steps = [b"OK ", b"AGREE_UNIX_FD"]
         self._out: list[Chunk] = [Chunk(bytearray(b"\0AUTH EXTERNAL " + str(uid).encode().hex().encode() + b"\r\n"))]
@@ -123,16 +148,28 @@ class DBusWire(Untimed):
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection."""
         del now_ns
-        self._buffer += data
+        self.receive_bytes(data)
+        while (message := self.take()) is not None:
+            self._events.append(message)
+
+    def receive_bytes(self, data: Buffer) -> None:
+        """Take bytes, of which `take` makes messages one by one: for messages that take long."""
+        self._buffer += data if self._large is None else self._large.receive(data)
         while not self.ready and self._line():
             pass
-        while self.ready and self._message():
-            pass
+        if not self.ready or self._large is not None or len(self._buffer) < _HEADER_BYTES:
+            return
+        # Before waiting for the rest, so that what is buffered is bounded by what was announced.
+        head, body_size = self._sizes()
+        if LARGE <= head + body_size > len(self._buffer):
+            self._large, received = _Large(head, body_size), self._buffer
+            self._buffer = bytearray()
+            self._large.receive(received)
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message that is still incomplete."""
-        return len(self._buffer)
+        """Bytes received of messages that are still incomplete, or were not taken."""
+        return len(self._buffer) + (0 if self._large is None else self._large.received)
 
     def _line(self) -> bool:
         end = self._buffer.find(b"\r\n")
@@ -154,24 +191,46 @@ class DBusWire(Untimed):
             self.ready = True
         return True
 
-    def _message(self) -> bool:
-        if len(self._buffer) < _HEADER_BYTES:
+    @property
+    def waiting(self) -> bool:
+        """Whether a whole message has not been taken, or one that `take` refuses."""
+        if self._large is not None:
+            return self._large.whole
+        if not self.ready or len(self._buffer) < _HEADER_BYTES:
             return False
-        order = {0x6C: "<", 0x42: ">"}.get(self._buffer[0])
+        try:
+            return len(self._buffer) >= sum(self._sizes())
+        except RemoteProtocolError:
+            return True
+
+    def _sizes(self) -> tuple[int, int]:
+        """Bytes of the header and of the body of the message that begins here; RemoteProtocolError if that is wrong."""
+        order = _ORDERS.get(self._buffer[0])
         if order is None or self._buffer[3] != 1:
             raise RemoteProtocolError("these bytes are not a D-Bus message")
-        _, kind, flags, _, body_size, serial, fields_size = struct.unpack_from(order + "BBBBIII", self._buffer)
+        body_size, fields_size = struct.unpack_from(order + "4xI4xI", self._buffer)
         head = _HEADER_BYTES + fields_size + -fields_size % 8
-        # Before waiting for the rest, so that what is buffered is bounded by what was announced.
-        size = head + body_size
-        if size > self._message_max:
-            raise RemoteProtocolError(f"D-Bus message too long: {size} bytes; {self._message_max} at most")
-        if len(self._buffer) < size:
-            return False
-        raw = self._taken(size)
+        if head + body_size > self._message_max:
+            raise RemoteProtocolError(
+                f"D-Bus message too long: {head + body_size} bytes; {self._message_max} at most"
+            )  # fmt: skip
+        return head, body_size
+
+    def take(self) -> Message | None:
+        """The next whole message; None if there is none. RemoteProtocolError ends the connection."""
+        if not self.waiting:
+            return None
+        raw: bytes | memoryview
+        if self._large is not None:
+            head, raw, self._large = self._large.head, self._large.memory, None
+        else:
+            head, body_size = self._sizes()
+            raw = bytes(self._buffer[: head + body_size])
+            del self._buffer[: head + body_size]
+        order = _ORDERS[raw[0]]
+        _, kind, flags, _, _, serial, _ = struct.unpack_from(order + "BBBBIII", raw)
         fields = self._fields(bytes(raw[:head]), kind, order)
-        self._events.append(Message(kind, flags, serial, fields, raw[head:], order))
-        return True
+        return Message(kind, flags, serial, fields, raw[head:], order)
 
     # A peer repeats its calls with the same header but for the serial and the length, thousands of times a second.
     def _fields(self, header: bytes, kind: int, order: str) -> dict[int, Any]:
@@ -188,16 +247,6 @@ class DBusWire(Untimed):
         if kind == CALL and len(header) <= HEADER_KEPT_MAX and len(self._headers) < HEADERS_KEPT:
             self._headers[known] = fields
         return fields
-
-    def _taken(self, size: int) -> bytes | memoryview:
-        """The first message of the buffer, taken out."""
-        if size < LARGE:
-            raw = bytes(self._buffer[:size])
-            del self._buffer[:size]
-            return raw
-        # What follows is short, as the buffer is looked at after each read.
-        whole, self._buffer = self._buffer, self._buffer[size:]
-        return memoryview(whole)[:size]
 
     def events(self) -> list[Message]:
         """The messages received since the last call."""

@@ -30,7 +30,7 @@ BYTES_MAX = 256 * 1024 * 1024
 """Shared memory may be larger."""
 HEAD_MAX = 64 * 1024
 """What may come with it: the header of its message."""
-SIDE_MAX = 16_384
+SIDE_MAX, CURSOR_SIDE_MAX = 16_384, 512
 FDS_MAX = 16
 """Descriptors received ahead of their message."""
 FORMATS = {0x20020888: "x8r8g8b8", 0x20028888: "a8r8g8b8"}
@@ -146,47 +146,67 @@ class ScreenPeer(Untimed):
         self.greeted = False
         self._close_fd = close_fd
         self._fds: deque[int] = deque()
-        self._events: deque[ScreenEvent] = deque()
+        self._taken_bytes = 0
 
     def receive_fds(self, fds: list[int]) -> None:
         """Take descriptors, which came with the bytes passed to `receive` next."""
         self._fds.extend(fds)
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends the connection."""
+        """Take bytes; RemoteProtocolError ends the connection. `take` makes events of them."""
+        del now_ns
         if len(self._fds) > FDS_MAX:
             raise RemoteProtocolError(
                 f"QEMU sent {len(self._fds)} descriptors without the messages that they belong to"
             )
-        self.wire.receive(data, now_ns)
-        for message in self.wire.events():
-            fds = self._claimed(message)
-            try:
-                if message.kind == CALL:
-                    self._called(message, fds)
-            finally:
-                for fd in fds:
-                    self._close_fd(fd)
+        self.wire.receive_bytes(data)
+
+    # A few bytes may be thousands of calls, and one call a picture that takes long to be copied. So whoever shows them
+    # takes them one by one, and nothing is read meanwhile (io/fdstream.py).
+    @property
+    def waiting(self) -> bool:
+        """Whether a whole call has not been taken."""
+        return self.wire.waiting
+
+    def take(self) -> ScreenEvent | None:
+        """Answer the next call and return its event; None if it has none, or if there is no whole call.
+
+        What the event before took counts no more. RemoteProtocolError ends the connection.
+        """
+        self.forget()
+        message = self.wire.take()
+        if message is None:
+            return None
+        fds = self._claimed(message)
+        try:
+            event = self._called(message, fds) if message.kind == CALL else None
+        finally:
+            for fd in fds:
+                self._close_fd(fd)
+        if event is not None:
+            self._taken_bytes = len(message.body)
+        return event
+
+    def forget(self) -> None:
+        """What `take` gave is not needed any more."""
+        self._taken_bytes = 0
 
     def _claimed(self, message: Message) -> list[int]:
         if not 0 <= message.fds <= len(self._fds):
             raise RemoteProtocolError(f"{message.member}: came without its {message.fds} descriptors")
         return [self._fds.popleft() for _ in range(message.fds)]
 
-    def _called(self, message: Message, fds: list[int]) -> None:
+    def _called(self, message: Message, fds: list[int]) -> ScreenEvent | None:
         if message.interface == PROPERTIES:
             self._properties(message)
-            return
+            return None
         make = _CALLS.get(message.member)
         if make is None:
             # A call that is refused must be answered too: QEMU holds its GL until UpdateDMABUF is.
             self.wire.send_error(message, UNKNOWN_METHOD, f"{message.member} is not supported")
-            self._events.append(Unsupported(message.member))
-            return
+            return Unsupported(message.member)
         self.wire.send_reply(message)
-        event = make(message, fds)
-        if event is not None:
-            self._events.append(event)
+        return make(message, fds)
 
     # QEMU asks twice: for all properties of the listener, and, if `Interfaces` names shared memory, for those of that.
     def _properties(self, message: Message) -> None:
@@ -201,13 +221,16 @@ class ScreenPeer(Untimed):
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message that is still incomplete."""
-        return self.wire.partial_bytes
+        """Bytes received of calls that are still incomplete, wait to be taken, or were taken last."""
+        return self.wire.partial_bytes + self._taken_bytes
 
     def events(self) -> list[ScreenEvent]:
         """QEMU's calls since the last time."""
-        out = list(self._events)
-        self._events.clear()
+        out = []
+        while self.waiting:
+            if (event := self.take()) is not None:
+                out.append(event)
+        self.forget()
         return out
 
     def data_to_send(self) -> list[Chunk]:
@@ -216,9 +239,6 @@ class ScreenPeer(Untimed):
 
     def close(self) -> None:
         """The connection is over: close the descriptors that were not taken."""
-        for event in self.events():
-            if isinstance(event, ScanoutMap):
-                self._fds.append(event.fd)
         while self._fds:
             self._close_fd(self._fds.popleft())
 
@@ -266,9 +286,12 @@ def _update_map(message: Message, fds: list[int]) -> ScreenEvent:
     return UpdateMap(*message.values("iiii"))
 
 
-def _cursor(message: Message, fds: list[int]) -> ScreenEvent:
+def _cursor(message: Message, fds: list[int]) -> ScreenEvent | None:
     (width, height, hot_x, hot_y), pixels = _with_pixels(message, "iiii")
     _filled("CursorDefine", width, height, width * PIXEL_BYTES, pixels)
+    # Nobody points with more, and this is copied.
+    if not (0 < width <= CURSOR_SIDE_MAX and 0 < height <= CURSOR_SIDE_MAX):
+        return None
     return CursorDefine(width, height, hot_x, hot_y, bytes(pixels[: width * height * PIXEL_BYTES]))
 
 
