@@ -4,8 +4,10 @@ Three runs go on in parallel, at priorities by how sensitive to timing they are:
 
 - Tests that drive real programs and judge the sound as it arrives have the highest priority. As many run at a time as
   there are processors to spare: they mostly wait.
-- Tests that drive programs and daemons but judge no times run beside them, at a lower priority.
-- Everything that only computes (lint, unit tests, hours of virtual time) runs when the processor would be idle.
+- Tests that drive programs but judge no times run beside them, at a lower priority.
+- Everything that only computes (lint, unit tests, hours of virtual time) runs when the processor would be idle. Daemons
+  in the tests' own process follow it, so that this lane is about as long as the other two: whichever ended last by far
+  would leave the processors half idle.
 
 Tests marked `alone`, whose timing others would disturb or which load the whole machine, follow by themselves. Tests
 that failed in parallel are named and run again by themselves, and that result counts. Failures are printed once more
@@ -30,7 +32,9 @@ BIN = Path(sys.executable).parent
 PROCESSORS = os.cpu_count() or 1
 SOURCES = ["src", "tests", "bench", "examples"]
 COMPUTING = ["tests/unit", "tests/test_layers.py", "tests/scenario/test_time.py", "tests/scenario/test_machines.py"]
-OTHERS = [f"--ignore={path}" for path in COMPUTING]
+REAL = "tests/real"
+"""All tests of other programs, and the only ones with the marks `real`, `beside` and `alone`."""
+OTHERS = [f"--ignore={path}" for path in (*COMPUTING, REAL)]
 SOUNDING, BESIDE = max(1, min(3, PROCESSORS)), max(2, min(3, PROCESSORS // 4))
 """How many tests of each kind run at a time. With one at a time, those beside would go on long after the others."""
 AGAIN_MAX = 40
@@ -54,10 +58,11 @@ def several(number: int, *args: str) -> list[str]:
     return pytest(*(["-n", str(number), "--dist", "loadgroup"] if number > 1 else []), *args)
 
 
-COMPUTE = [[*IDLY, *command] for command in (*LINT, pytest("-m", "not alone", *COMPUTING))]
-BESIDE_SOUND = [*GIVING_WAY, *several(BESIDE, "-m", "not alone and (beside or not real)", *OTHERS)]
-SOUND = several(SOUNDING, "-m", "real and not beside and not alone", *OTHERS)
-ALONE = pytest("-m", "alone")
+COMPUTE = [[*IDLY, *command] for command in (*LINT, pytest(*COMPUTING))]
+IN_PROCESS = [*GIVING_WAY, *several(BESIDE, *OTHERS)]
+BESIDE_SOUND = [*GIVING_WAY, *several(BESIDE, "-m", "not alone and (beside or not real)", REAL)]
+SOUND = several(SOUNDING, "-m", "real and not beside and not alone", REAL)
+ALONE = pytest("-m", "alone", REAL)
 
 
 def quietly(log: IO[bytes], *commands: list[str], failed: Path | None = None) -> int:
@@ -102,21 +107,23 @@ def failures(text: bytes) -> bytes:
 def main() -> int:
     """Run all; 0 if nothing failed."""
     with contextlib.ExitStack() as stack:
-        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(4)]
+        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(5)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        beside, sound = folder / "beside", folder / "sound"
+        own, beside, sound = folder / "own", folder / "beside", folder / "sound"
+        # With two threads, the third run begins when the first one is over.
         pool = stack.enter_context(ThreadPoolExecutor(2))
         others = [
             pool.submit(quietly, logs[0], *COMPUTE),
             pool.submit(quietly, logs[1], BESIDE_SOUND, failed=beside),
+            pool.submit(quietly, logs[2], IN_PROCESS, failed=own),
         ]
-        sounded = shown(SOUND, logs[2], sound)
+        sounded = shown(SOUND, logs[3], sound)
         codes = [one.result() for one in others]
-        for log in logs[:2]:
+        for log in logs[:3]:
             log.seek(0)
             print(log.read().decode(errors="replace"), flush=True)
-        codes += [sounded, shown(ALONE, logs[3])]
-        codes[1:3] = again(codes[1], beside), again(codes[2], sound)
+        codes += [sounded, shown(ALONE, logs[4])]
+        codes[1:4] = again(codes[1], beside), again(codes[2], own), again(codes[3], sound)
         for code, log in zip(codes, logs, strict=True):
             if code:
                 log.seek(0)
