@@ -431,6 +431,9 @@ def _x11() -> Take:
     def take(data: bytes) -> None:
         wire.receive(data, rig.now_ns)
         door.receive(rig.now_ns)
+        while wire.unfinished:
+            wire.receive(b"", rig.now_ns)
+            door.receive(rig.now_ns)
         wire.data_to_send()
 
     return take

@@ -7,8 +7,8 @@ import struct
 WIDTH, HEIGHT = 64, 48
 BASE, MASK, ROOT, VISUAL = 0x400000, 0x1FFFFF, 0x123, 0x21
 MAJORS = {b"DAMAGE": (143, 91), b"XFIXES": (138, 87), b"MIT-SHM": (130, 65), b"XTEST": (132, 0)}
-FIRST_COPY = 15
-"""The number of the first request for a copy, after the memory was given and the damage forgotten."""
+ATTACHED, FIRST_COPY = 14, 16
+"""The numbers of the first request whose answer says that the server has the memory, and of that for a copy."""
 NAMES = 6
 """So many names a door asks for before, for the clipboard: from request 13 on. They are numbered from 301 on."""
 CLIPBOARD, TARGETS, INCR, UTF8, PLAIN, PROPERTY = range(301, 307)
@@ -45,7 +45,7 @@ def extensions(shm: tuple[int, int] = (1, 2)) -> list[bytes]:
 
 
 def cursor(number: int, width: int = 4, height: int = 3, at: tuple[int, int] = (5, 6)) -> bytes:
-    pixels = bytes(range(width * height)) * 4
+    pixels = bytes(n % 256 for n in range(width * height)) * 4
     return reply(number, struct.pack("<hhHHHHI8x", *at, width, height, 1, 2, 9) + pixels)
 
 
@@ -64,6 +64,10 @@ def cursor_changed() -> bytes:
 
 def error(number: int, code: int = 8, major: int = 130, minor: int = 4) -> bytes:
     return struct.pack("<BBHIHB21x", 0, code, number, 0, minor, major)
+
+
+def attached(number: int = ATTACHED) -> bytes:
+    return reply(number, struct.pack("<I", ROOT))
 
 
 def copied(number: int, size: int = WIDTH * HEIGHT * 4) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.budget import Budget
-from millrace.doors.x11.door import X11Door
+from millrace.doors.x11.door import BAND_PIXELS, SHAPE_PIXELS, X11Door
 from millrace.errors import ConfigError, PeerLost, RemoteProtocolError
 from millrace.graph.model import Ids
 from millrace.graph.screens import Screens
@@ -22,7 +22,7 @@ from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_S
 from millrace.wire.x11 import randr, requests
-from millrace.wire.x11.client import X11Client
+from millrace.wire.x11.client import AT_ONCE, X11Client
 from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized
 from millrace.wire.x11.setup import COOKIE, find_cookie, read_description, setup_request
 from tests.fuzz import xserver
@@ -46,10 +46,17 @@ def sent(wire: X11Client) -> list[bytes]:
     return out
 
 
+def says(wire: X11Client, data: bytes, now_ns: int = 0) -> None:
+    """The server says this, and the client goes on with it as its connection has it do."""
+    wire.receive(data, now_ns)
+    while wire.unfinished:
+        wire.receive(b"", now_ns)
+
+
 def inside() -> X11Client:
     wire = X11Client(b"", 0)
     assert bytes(wire.data_to_send()[0].data) == setup_request(b"")
-    wire.receive(b"".join([xserver.setup(), *xserver.extensions()]), 0)
+    says(wire, b"".join([xserver.setup(), *xserver.extensions()]))
     return wire
 
 
@@ -90,6 +97,8 @@ def test_damage_is_copied_at_once_while_somebody_watches() -> None:
     assert sent(wire) == [], "one at a time"
     wire.receive(xserver.copied(FIRST_COPY), 7)
     assert wire.events() == [Captured(((WHOLE, 0),))]
+    assert sent(wire) == [], "the memory is read"
+    wire.painted(7)
     asked = sent(wire)
     assert [struct.unpack_from("<hhHH", one, 8) for one in asked[1:]] == [(1, 2, 3, 4), (60, 0, 4, 5)]
     assert [int.from_bytes(one[28:32], "little") for one in asked[1:]] == [0, 48]
@@ -99,6 +108,8 @@ def test_slow_reader_has_copies_at_its_pace() -> None:
     wire = copying()
     wire.send_watch(NS_PER_S)
     wire.receive(xserver.copied(FIRST_COPY) + xserver.damaged(0, 0, 1, 1), 5)
+    wire.painted(5)
+    wire.receive(b"", 5)
     sent(wire)
     assert wire.next_timeout() == NS_PER_S
     wire.handle_timeout(NS_PER_S)
@@ -107,19 +118,36 @@ def test_slow_reader_has_copies_at_its_pace() -> None:
 
 def test_new_size_needs_new_memory_and_voids_what_was_being_copied() -> None:
     wire = copying()
+    wire.receive(xserver.attached(), 0)
     sent(wire)
     wire.receive(xserver.resized(32, 20), 0)
     assert wire.events() == [Resized(Size(32, 20))]
     wire.send_memory(100, 32 * 20 * 4)
     wire.receive(xserver.copied(FIRST_COPY), 1)
-    assert wire.events() == [Captured(())]
+    assert wire.events() == []
     assert requests.get_image(SHM, ROOT, Rect(0, 0, 32, 20), BASE + 4, 0) in sent(wire)
+
+
+def test_size_is_told_when_the_server_has_the_memory_of_the_one_before() -> None:
+    wire = copying()
+    sent(wire)
+    for n in range(1, 5_000):
+        wire.receive(xserver.resized(100 + n, 20), 0)
+        wire.receive(xserver.cursor_changed(), 0)
+    assert wire.events() == [] and len(sent(wire)) == 0, "nothing waits but the newest"
+    says(wire, xserver.cursor(12) + xserver.copied(FIRST_COPY), 1)
+    assert [type(event) for event in wire.events()] == [CursorShape, Captured]
+    wire.painted(1)
+    assert sent(wire) == [requests.get_cursor(MAJORS[b"XFIXES"][0])], "once, and no copy of what is no more"
+    wire.receive(xserver.attached(), 2)
+    assert wire.events() == [Resized(Size(5_099, 20))]
 
 
 def test_copy_that_the_server_refuses_is_made_again() -> None:
     wire = copying()
     sent(wire)
     wire.receive(xserver.error(FIRST_COPY), 1)
+    wire.painted(1)
     assert len(sent(wire)) == 2
     with pytest.raises(RemoteProtocolError, match="refused"):
         wire.receive(xserver.error(13), 1)
@@ -208,7 +236,7 @@ def test_wrong_server_ends_its_connection(said: list[bytes], hint: str) -> None:
     wire = X11Client(b"", 0)
     with pytest.raises(RemoteProtocolError, match=hint):
         for one in (*said, bytes(3_000)):
-            wire.receive(one, 0)
+            says(wire, one)
 
 
 def test_silent_server_is_given_up() -> None:
@@ -293,6 +321,75 @@ def test_viewer_waits_for_what_was_painted_while_nobody_watched() -> None:
     wire.receive(xserver.copied(FIRST_COPY + xserver.NAMES + 2, 48), 3)
     door.receive(3)
     assert reader.next_timeout() == 0
+
+
+class Served:
+    """A door with a server in its hands. `over`: whether each turn is over at once."""
+
+    def __init__(self, over: bool = False, budget: Budget | None = None) -> None:
+        self.wire, self.screens, self.memories = inside(), Screens("alice", Ids(), budget or Budget()), []
+        self.door = X11Door(
+            self.screens, self.wire, "X", "door/1", self._memory, lambda ready: None, lambda: None, lambda: over
+        )
+        self.turns()
+        assert self.screens.first is not None
+        self.screen = self.screens.first.screen
+        self.reader = self.screen.read(WATCHER)
+
+    def _memory(self, size: int) -> tuple[int, memoryview]:
+        self.memories.append(bytearray(size))
+        return 5, memoryview(self.memories[-1])
+
+    def turns(self, data: bytes = b"") -> int:
+        """What a connection does in its turns; how many it takes."""
+        turns = 1
+        self.wire.receive(data, 0)
+        self.door.receive(0)
+        while self.wire.unfinished or self.door.busy:
+            self.wire.receive(b"", 0)
+            self.door.receive(0)
+            turns += 1
+        return turns
+
+
+def test_size_that_changes_while_copies_are_under_way_leaves_the_session() -> None:
+    """The answers for the old size come in one piece with the new one, which has less room, or more."""
+    for width, height in ((8, 8), (640, 480), (WIDTH, 8), (48, 64)):
+        one, copy = Served(), FIRST_COPY + xserver.NAMES
+        one.turns(xserver.attached(xserver.ATTACHED + xserver.NAMES))
+        one.turns(xserver.damaged(0, 10, WIDTH, 30) + xserver.damaged(0, 0, 5, 5) + xserver.copied(copy))
+        copies = xserver.copied(copy + 2) + xserver.copied(copy + 3)
+        one.turns(xserver.resized(width, height) + copies)
+        assert len(one.memories) == 2 and one.reader.take(0) is None, "nothing of the old size is shown"
+        one.memories[1][:] = bytes(range(256)) * (width * height // 64)
+        # New damage and the end of the old, memory in place of other memory, its answer, and a copy.
+        copy += 3 + 2 + 3 + 2
+        one.turns(xserver.attached(copy - 2))
+        one.turns(xserver.copied(copy))
+        taken = one.reader.take(0)
+        assert taken is not None and bytes(taken.pixels) == bytes(one.memories[1])
+        taken.release()
+        one.door.close()
+
+
+def test_each_turn_does_little_of_what_a_server_sends() -> None:
+    one = Served(over=True)
+    assert one.turns(xserver.damaged(1, 2, 3, 4) * 400) >= 400 // AT_ONCE
+    one = Served(over=True)
+    one.turns(xserver.attached(xserver.ATTACHED + xserver.NAMES) + xserver.copied(FIRST_COPY + xserver.NAMES))
+    assert one.turns(xserver.resized(1024, 768)) < 10
+    one.memories[1][:] = os.urandom(1024) * (1024 * 768 // 256)
+    copy = FIRST_COPY + xserver.NAMES + 2 + 3 + 2
+    one.turns(xserver.attached(copy - 2))
+    one.wire.data_to_send()
+    one.wire.receive(xserver.copied(copy) + xserver.damaged(0, 0, 9, 9) * 20, 0)
+    one.door.receive(0)
+    assert one.door.busy and not one.wire.data_to_send(), "no copy is asked for while the last one is painted"
+    assert one.turns() >= 1024 * 768 // BAND_PIXELS and one.wire.data_to_send()
+    taken = one.reader.take(0)
+    assert taken is not None and bytes(taken.pixels) == bytes(one.memories[1])
+    taken.release()
+    assert one.turns(xserver.cursor(12, 512, 512)) >= 512 * 512 // SHAPE_PIXELS and one.screen.cursor.shown
 
 
 def test_alpha_is_taken_out_of_colours() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -21,8 +22,17 @@ from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized, X11E
 
 NewMemory = Callable[[int], tuple[int, memoryview]]
 """Memory of so many bytes to share: its descriptor, which the receiver owns, and the memory."""
+BAND_PIXELS, SHAPE_PIXELS = 64 * 1024, 8 * 1024
+"""What is copied in one step, of the screen and of a cursor."""
 
 
+def _never() -> bool:
+    """There is no turn that could be over."""
+    return False
+
+
+# It works in steps: an event, or a band of what was copied. While there is more (`busy`), nothing is read from the
+# server, and the steps follow in the guest's turns.
 class X11Door(PlayingDoor):
     """One display. `told` is called when it has let us in. A `ScreenSource`."""
 
@@ -30,10 +40,14 @@ class X11Door(PlayingDoor):
 
     def __init__(
         self, screens: Screens, wire: X11Client, label: str, door: str, memory: NewMemory,
-        told: Callable[[Ready], None], wake: Callable[[], None],
+        told: Callable[[Ready], None], wake: Callable[[], None], over: Callable[[], bool] = _never,
     ) -> None:  # fmt: skip
+        """`over` is asked after each step whether the guest's turn is over."""
         self._screens, self._wire, self._label, self._door = screens, wire, label, door
-        self._new_memory, self._told, self._wake = memory, told, wake
+        self._new_memory, self._told, self._wake, self._over = memory, told, wake, over
+        self._events: deque[X11Event] = deque()
+        self._work: Iterator[None] | None = None
+        """The rest of what takes several steps."""
         self.screen: Screen | None = None
         self._shared = np.zeros(0, np.uint8)
         self._picture: Plane = np.zeros((0, 0, PIXEL_BYTES), np.uint8)
@@ -43,11 +57,22 @@ class X11Door(PlayingDoor):
         self._clipboard: MachineClipboard | None = None
 
     def receive(self, now_ns: HostNs) -> None:
-        """See `MachineDoor`."""
-        for event in self._wire.events():
-            self._handle(event, now_ns)
+        """See `MachineDoor`: one step, and more while the turn lasts."""
+        self._events += self._wire.events()
+        while self.busy:
+            self._work = self._work or self._handle(self._events.popleft(), now_ns)
+            if next(self._work, self) is self:
+                self._work = None
+                self._events += self._wire.events()
+            if self._over():
+                break
 
-    def _handle(self, event: X11Event, now_ns: HostNs) -> None:
+    @property
+    def busy(self) -> bool:
+        """Whether `receive` must be called again, although nothing has come."""
+        return self._work is not None or bool(self._events)
+
+    def _handle(self, event: X11Event, now_ns: HostNs) -> Iterator[None]:
         if isinstance(event, Ready):
             self._told(event)
             self._clipboard = MachineClipboard(self._screens, self._wire, self._door, self._wake)
@@ -55,9 +80,9 @@ class X11Door(PlayingDoor):
         elif isinstance(event, Resized):
             self._resize(event.size, now_ns)
         elif isinstance(event, Captured):
-            self._paint(event, now_ns)
+            yield from self._paint(event, now_ns)
         elif isinstance(event, CursorShape):
-            self._shape(event)
+            yield from self._shape(event)
         elif self._clipboard is not None:
             self._clipboard.receive(event)
 
@@ -74,24 +99,31 @@ class X11Door(PlayingDoor):
         self._shared = np.frombuffer(memory, np.uint8)
         self._wire.send_memory(fd, picture.nbytes)
 
-    def _paint(self, event: Captured, now_ns: HostNs) -> None:
-        if self.screen is None:
-            return
+    # A reader may see some of it early, and is told all of it in the end.
+    def _paint(self, event: Captured, now_ns: HostNs) -> Iterator[None]:
+        assert self.screen is not None
         for rect, offset in event.rects:
-            pixels = self._shared[offset : offset + rect.area * PIXEL_BYTES]
+            pixels = self._shared[offset : offset + rect.area * PIXEL_BYTES].reshape(rect.height, rect.width, -1)
             place = self._picture[rect.y : rect.bottom, rect.x : rect.right]
-            place[:] = pixels.reshape(place.shape)
+            for rows in _bands(rect.height, BAND_PIXELS // rect.width):
+                place[rows] = pixels[rows]
+                yield
         self.screen.painted([rect for rect, _ in event.rects], now_ns)
+        self._wire.painted(now_ns)
 
-    def _shape(self, event: CursorShape) -> None:
-        if self.screen is None:
-            return
+    def _shape(self, event: CursorShape) -> Iterator[None]:
+        assert self.screen is not None
         if not event.size.width or not event.size.height:
             self.screen.set_cursor(Cursor(at=event.at))
             return
         if self._cursor is None or (self._cursor.pixels, self._cursor.size) != (event.pixels, event.size):
+            size, line, parts = event.size, event.size.width * PIXEL_BYTES, []
+            for rows in _bands(size.height, SHAPE_PIXELS // size.width):
+                part = event.pixels[rows.start * line : rows.stop * line]
+                parts.append(straight(part, Size(size.width, rows.stop - rows.start)))
+                yield
             self._shapes += 1
-            self.screen.define_shape(Shape(self._shapes, event.size, straight(event.pixels, event.size)))
+            self.screen.define_shape(Shape(self._shapes, size, b"".join(parts)))
         self._cursor = event
         self.screen.set_cursor(Cursor(self._shapes, event.hot, event.at, True))
 
@@ -130,6 +162,8 @@ class X11Door(PlayingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
+        self._work = None
+        self._events.clear()
         screen, self.screen = self.screen, None
         if screen is not None:
             self._screens.remove(screen)
@@ -137,3 +171,9 @@ class X11Door(PlayingDoor):
         if clipboard is not None:
             clipboard.close()
         self._shared = np.zeros(0, np.uint8)
+
+
+def _bands(height: int, high: int) -> Iterator[slice]:
+    """So many rows in bands of at most so many, or one."""
+    for y in range(0, height, max(1, high)):
+        yield slice(y, min(y + max(1, high), height))

@@ -56,7 +56,10 @@ class X11Machine(AttachedMachine):
 
         sock = await self._connected()
         label = f"X display :{display}"
-        door = X11Door(self.guest.screens, wire, label, self.key, self._memory, told, lambda: stream.flush_soon())
+        door = X11Door(
+            self.guest.screens, wire, label, self.key, self._memory, told, lambda: stream.flush_soon(),
+            self.guest.turns.over,
+        )  # fmt: skip
         self.doors.append(door)
         self._stream = stream = self._served(sock, wire, door, lost)
         await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -71,7 +74,10 @@ class X11Machine(AttachedMachine):
             holds(wire.partial_bytes)
             door.receive(now_ns())
 
-        return FdStream(sock, wire, after, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label)
+        return FdStream(
+            sock, wire, after, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
+            unfinished=lambda: wire.unfinished or door.busy,
+        )  # fmt: skip
 
     # The mapping lives as long as something refers to it.
     def _memory(self, size: int) -> tuple[int, memoryview]:

@@ -7,7 +7,7 @@ descriptor, XFIXES tells the cursor, XTEST makes input.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
@@ -19,6 +19,7 @@ from millrace.wire.contract import AnswerDue
 from millrace.wire.keys import BY_CODE
 from millrace.wire.x11 import randr, requests
 from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized, X11Event
+from millrace.wire.x11.randr import Wish
 from millrace.wire.x11.requests import DAMAGE, EXTENSIONS, FIXES, SHM, TEST
 from millrace.wire.x11.selections import KINDS, Said, Selections, Then
 from millrace.wire.x11.setup import (
@@ -38,6 +39,8 @@ SETUP_MAX, REPLY_MAX = 256 * 1024, 2 * 1024 * 1024
 CURSOR_SIDE_MAX = 512
 WAITING_MAX = 1024
 """Requests that the server may leave unanswered."""
+AT_ONCE = 8
+"""Messages of the server that are processed in one call of `receive`: a millisecond or two."""
 _ERROR, _REPLY, _CONFIGURE, _GENERIC = 0, 1, 22, 35
 _BUTTONS = (1, 2, 3, 4, 5, 8, 9)
 """X's numbers of left, middle, right, wheel up, wheel down, side and extra."""
@@ -50,7 +53,11 @@ Answer: TypeAlias = Callable[["X11Client", bytes], None]
 # forget the damage, and copies of the damaged rectangles. What is painted after that comes as new damage, and what was
 # told before the server came to forget it is kept for the next time: so nothing is missed, and nothing is polled.
 #
-# The copies are read before anything else is sent, as the server may then write into the memory again.
+# The copies are painted before the next ones are asked for, as the server then writes into the memory again. So whoever
+# paints them says when that is done, and nothing is processed meanwhile.
+#
+# Each size takes memory and a descriptor. So a size is told when the server has taken the memory of the one before, and
+# of those that it had in between only the last counts.
 class X11Client(AnswerDue):
     """One connection. `cookie` is empty where the server needs none."""
 
@@ -69,35 +76,43 @@ class X11Client(AnswerDue):
         self._damage = Damage()
         self._copying: list[tuple[Rect, int]] = []
         self._copies_due = 0
-        self._size = Size(0, 0)
+        self._painting = self._more = False
+        self._size = self._next_size = Size(0, 0)
+        """That of the memory, and the one that the server has said last."""
+        self._attaching = False
+        """The size was told, and the server has not taken its memory yet."""
+        self._cursor_asked = self._cursor_again = False
         self._interval_ns: HostNs | None = None
         self._copied_ns: HostNs = now_ns
         self._due_ns: HostNs | None = None
         self._buttons = 0
-        self._wish = Size(0, 0)
         self._wishing: set[int] = set()
         """Requests that the last wish led to."""
-        self._randr = 0
-        self._made_of: randr.Resources | None = None
         self._selections = Selections()
 
     # -- in --------------------------------------------------------------------------------------
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends the connection."""
+        """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
         self._buffer += data
-        while (size := self._size_of_next()) <= len(self._buffer):
+        for _ in range(AT_ONCE):
+            size = self._size_of_next()
+            self._more = size <= len(self._buffer)
+            if not self._more or self._painting:
+                break
             part = bytes(self._buffer[:size])
             del self._buffer[:size]
-            if self._description is None:
-                self._let_in(part)
-            else:
-                self._packet(part)
+            (self._let_in if self._description is None else self._packet)(part)
         self._copy(now_ns)
 
     @property
+    def unfinished(self) -> bool:
+        """It has messages that it can process: it stopped so that others may go on."""
+        return self._more and not self._painting
+
+    @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message that is still incomplete."""
+        """Bytes received of messages that are still incomplete, or were not processed."""
         return len(self._buffer)
 
     def _size_of_next(self) -> int:
@@ -118,7 +133,7 @@ class X11Client(AnswerDue):
         if part[0] != 1:
             raise refusal(part[:8], part[8:])
         self._description = read_description(part[8:])
-        self._size = self._description.size
+        self._size = self._next_size = self._description.size
         for name in EXTENSIONS:
             self._ask(requests.query_extension(name), _extension(name))
 
@@ -140,7 +155,7 @@ class X11Client(AnswerDue):
         elif kind == self._first_events.get(FIXES):
             self._say(self._selections.owned(part))
         elif kind == self._first_events.get(FIXES, -1) + 1:
-            self._ask(requests.get_cursor(self._majors[FIXES]), X11Client._cursor)
+            self._ask_cursor()
 
     def _refused(self, part: bytes) -> None:
         """An error takes the place of an answer."""
@@ -176,8 +191,9 @@ class X11Client(AnswerDue):
         self._send(requests.watch_size(root))
         self._watch_damage()
         self._send(requests.watch_cursor(majors[FIXES], root))
-        self._ask(requests.get_cursor(majors[FIXES]), X11Client._cursor)
+        self._ask_cursor()
         self._events += [Ready(self._description.vendor), Resized(self._size)]
+        self._attaching = True
 
     # A root window has other memory after a change of its size, of which servers (TigerVNC) tell no damage to those who
     # began before.
@@ -202,14 +218,35 @@ class X11Client(AnswerDue):
     def _configured(self, part: bytes) -> None:
         window, width, height = struct.unpack_from("<8xI8xHH", part)
         assert self._description is not None
-        size = check_size(width, height) if window == self._description.root else self._size
-        if size != self._size:
-            self._size = size
-            self._damage = Damage()
-            self._watch_damage()
-            self._events.append(Resized(size))
+        if window == self._description.root:
+            self._next_size = check_size(width, height)
+            self._tell_size()
+
+    # What is being copied goes to the memory before, and is not shown.
+    def _tell_size(self) -> None:
+        if self._next_size == self._size or self._attaching:
+            return
+        self._size, self._attaching = self._next_size, True
+        self._damage, self._copying, self._memory_bytes = Damage(), [], 0
+        self._watch_damage()
+        self._events.append(Resized(self._size))
+
+    def _attached(self, part: bytes) -> None:
+        del part
+        self._attaching = False
+        self._tell_size()
+
+    # A cursor may change more often than it is told.
+    def _ask_cursor(self) -> None:
+        self._cursor_again = self._cursor_asked
+        if not self._cursor_asked:
+            self._cursor_asked = True
+            self._ask(requests.get_cursor(self._majors[FIXES]), X11Client._cursor)
 
     def _cursor(self, part: bytes) -> None:
+        self._cursor_asked = False
+        if self._cursor_again:
+            self._ask_cursor()
         x, y, width, height, hot_x, hot_y = struct.unpack_from("<8xhhHHHH", part)
         pixels = part[PACKET : PACKET + width * height * PIXEL]
         if max(width, height) > CURSOR_SIDE_MAX or len(pixels) < width * height * PIXEL:
@@ -225,9 +262,9 @@ class X11Client(AnswerDue):
         self._segment, self._memory_bytes = self._number(), size
         self._send(requests.attach_memory(self._majors[SHM], self._segment), (fd,))
         self._attached_at = self._sent
+        # Any answer says that the server has come so far.
+        self._ask(requests.get_focus(), X11Client._attached)
         self._damage = Damage([self._whole])
-        # What is being copied goes to the memory before.
-        self._copying = []
 
     def send_watch(self, interval_ns: HostNs | None) -> None:
         """Copy what changed at most this often from now on, or not at all."""
@@ -237,11 +274,11 @@ class X11Client(AnswerDue):
     @property
     def behind(self) -> bool:
         """Whether something was painted that is not copied yet."""
-        return self._copies_due > 0 or bool(self._damage)
+        return self._copies_due > 0 or self._painting or bool(self._damage)
 
     def _copy(self, now_ns: HostNs) -> None:
         """Have what is damaged copied, if that is due."""
-        if self._interval_ns is None or not self._segment or self._copies_due or not self._damage:
+        if self._interval_ns is None or not self._segment or self._copies_due or not self._damage or self._painting:
             return
         self._due_ns = self._copied_ns + self._interval_ns
         if self._due_ns <= now_ns or not self._interval_ns:
@@ -250,7 +287,7 @@ class X11Client(AnswerDue):
     def _send_copies(self, now_ns: HostNs) -> None:
         assert self._description is not None
         self._due_ns, self._copied_ns = None, now_ns
-        if self._whole.area * PIXEL > self._memory_bytes:
+        if self._whole.area * PIXEL > self._memory_bytes or self._next_size != self._size:
             return
         rects = [rect for rect in (rect.common(self._whole) for rect in self._damage.take()) if rect.area]
         if sum(rect.area for rect in rects) > self._whole.area:
@@ -268,13 +305,16 @@ class X11Client(AnswerDue):
         del part
         self._image_due()
 
-    # The memory was replaced, or the size changed, if there is no room in it for what was copied.
     def _image_due(self) -> None:
         self._copies_due -= 1
-        if self._copies_due == 0:
-            whole = self._whole
-            rects = tuple(one for one in self._copying if whole.holds(one[0]))
-            self._events.append(Captured(rects))
+        if self._copies_due == 0 and self._copying:
+            self._events.append(Captured(tuple(self._copying)))
+            self._painting = True
+
+    def painted(self, now_ns: HostNs) -> None:
+        """What was captured last is painted: the server may write into the memory again."""
+        self._painting = False
+        self._copy(now_ns)
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`."""
@@ -316,49 +356,21 @@ class X11Client(AnswerDue):
     def send_size(self, size: Size) -> None:
         """Ask for another size, of a server that has RandR; it may refuse. Ignored while another wish is on its way."""
         fits = 0 < size.width <= SIDE_MAX and 0 < size.height <= SIDE_MAX and size.width * size.height <= PIXELS_MAX
-        if fits and self._answer_by_ns is None and self._answers.keys().isdisjoint(self._wishing):
-            self._wish, self._wishing = size, set()
-            self._wishes(requests.query_extension(randr.RANDR), X11Client._has_randr)
+        ready = self._description is not None and self._answer_by_ns is None
+        if fits and ready and self._answers.keys().isdisjoint(self._wishing):
+            assert self._description is not None
+            self._wishing = set()
+            wish = Wish(self._description.root, size)
+            self._wishes(wish, wish.begin())
 
-    def _wishes(self, request: bytes, answer: Answer) -> None:
+    def _wishes(self, wish: Wish, said: Sequence[randr.Said]) -> None:
         """Ask for something that may be refused."""
-        self._ask(request, answer)
-        self._wishing.add(self._sent & 0xFFFF)
-
-    def _has_randr(self, part: bytes) -> None:
-        assert self._description is not None
-        if part[8]:
-            self._randr = part[9]
-            self._wishes(randr.query_version(self._randr), X11Client._ignored)
-            self._wishes(randr.get_resources(self._randr, self._description.root), X11Client._resources)
-
-    def _resources(self, part: bytes) -> None:
-        assert self._description is not None
-        self._made_of = made_of = randr.read_resources(part)
-        if made_of is None:
-            return
-        if self._wish in made_of.modes:
-            self._set_mode(made_of, made_of.modes[self._wish])
-        else:
-            mode = randr.create_mode(self._randr, self._description.root, self._wish)
-            self._wishes(mode, X11Client._mode_made)
-
-    def _mode_made(self, part: bytes) -> None:
-        made_of = self._made_of
-        assert made_of is not None
-        (mode,) = struct.unpack_from("<I", part, 8)
-        self._send(randr.add_mode(self._randr, made_of.output, mode))
-        self._set_mode(made_of, mode)
-
-    # A CRTC may not reach beyond the screen, neither before nor after: so it is off in between.
-    def _set_mode(self, made_of: randr.Resources, mode: int) -> None:
-        assert self._description is not None
-        self._wishes(randr.set_crtc(self._randr, made_of, 0), X11Client._ignored)
-        self._send(randr.set_size(self._randr, self._description.root, self._wish))
-        self._wishes(randr.set_crtc(self._randr, made_of, mode), X11Client._ignored)
-
-    def _ignored(self, part: bytes) -> None:
-        """An answer that says nothing that matters."""
+        for request, then in said:
+            if then is None:
+                self._send(request)
+            else:
+                self._ask(request, _wished(wish, then))
+                self._wishing.add(self._sent & 0xFFFF)
 
     # -- the clipboard ---------------------------------------------------------------------------
 
@@ -431,3 +443,7 @@ def _version(name: bytes) -> Answer:
 
 def _selected(then: Then) -> Answer:
     return lambda client, part: client._say(then(client._selections, part))
+
+
+def _wished(wish: Wish, then: randr.Then) -> Answer:
+    return lambda client, part: client._wishes(wish, then(wish, part))

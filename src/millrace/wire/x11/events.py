@@ -25,7 +25,7 @@ class Resized:
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """The memory holds these rectangles, each from its offset on, row by row. It is valid until the next output."""
+    """The memory holds these rectangles, each from its offset on, row by row. It is valid until `painted`."""
 
     rects: tuple[tuple[Rect, int], ...]
 

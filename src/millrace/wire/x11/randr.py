@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.rects import Size
-from millrace.wire.x11.requests import request
+from millrace.wire.x11.requests import query_extension, request
 
 RANDR = b"RANDR"
 _HEAD, _MODE = 32, 32
@@ -74,3 +76,53 @@ def set_size(major: int, root: int, size: Size) -> bytes:
     """Give the screen a size."""
     width, height = (round(side * _MM_PER_INCH / _DPI) for side in (size.width, size.height))
     return request(major, 7, struct.pack("<IHHII", root, size.width, size.height, width, height))
+
+
+Then: TypeAlias = "Callable[[Wish, bytes], list[Said]]"
+Said: TypeAlias = "tuple[bytes, Then | None]"
+"""A request, and what becomes of its answer."""
+
+
+class Wish:
+    """Another size that is asked for, step by step, each of which the server may refuse."""
+
+    def __init__(self, root: int, size: Size) -> None:
+        self._root, self._size = root, size
+        self._major = 0
+        self._made_of: Resources | None = None
+
+    def begin(self) -> list[Said]:
+        """The first step."""
+        return [(query_extension(RANDR), Wish._has_randr)]
+
+    def _has_randr(self, part: bytes) -> list[Said]:
+        if not part[8]:
+            return []
+        self._major = part[9]
+        return [(query_version(self._major), Wish._ignored), (get_resources(self._major, self._root), Wish._resources)]
+
+    def _resources(self, part: bytes) -> list[Said]:
+        self._made_of = made_of = read_resources(part)
+        if made_of is None:
+            return []
+        if self._size in made_of.modes:
+            return self._set_mode(made_of, made_of.modes[self._size])
+        return [(create_mode(self._major, self._root, self._size), Wish._mode_made)]
+
+    def _mode_made(self, part: bytes) -> list[Said]:
+        made_of = self._made_of
+        assert made_of is not None
+        (mode,) = struct.unpack_from("<I", part, 8)
+        return [(add_mode(self._major, made_of.output, mode), None), *self._set_mode(made_of, mode)]
+
+    # A CRTC may not reach beyond the screen, neither before nor after: so it is off in between.
+    def _set_mode(self, made_of: Resources, mode: int) -> list[Said]:
+        return [
+            (set_crtc(self._major, made_of, 0), Wish._ignored),
+            (set_size(self._major, self._root, self._size), None),
+            (set_crtc(self._major, made_of, mode), Wish._ignored),
+        ]
+
+    def _ignored(self, part: bytes) -> list[Said]:
+        """An answer that says nothing that matters."""
+        return []

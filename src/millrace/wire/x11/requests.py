@@ -91,6 +91,11 @@ def fake_input(major: int, kind: int, detail: int, root: int, x: int = 0, y: int
 # -- selections: "Inter-Client Communication Conventions Manual", 2; fixesproto, "SelectSelectionInput" --------------
 
 
+def get_focus() -> bytes:
+    """The shortest request that is answered."""
+    return request(43, 0)
+
+
 def intern_atom(name: bytes) -> bytes:
     """The number of a name."""
     return request(16, 0, struct.pack("<Hxx", len(name)) + name)
