@@ -63,6 +63,21 @@ def photo(picture: Plane, rect: Rect, seed: int, step: int = 0) -> Rect:
     return rect
 
 
+def coloured(data: bytes, at: Rect) -> Plane:
+    """A rectangle of few colours, pixel by pixel as the protocol says it."""
+    count = data[0] + 1
+    bits = next(bits for bits in (0, 1, 2, 4, 8) if count <= 2**bits)
+    row, rest = (at.width * bits + 7) // 8, data[1 + 3 * count :]
+    rows = rest if len(rest) == row * at.height else decompress(rest)
+    assert len(rows) == row * at.height
+    cells = np.unpackbits(np.frombuffer(rows, np.uint8).reshape(at.height, row), axis=1)[:, : at.width * bits]
+    indices = cells.reshape(at.height, at.width, bits).astype(int) @ (1 << np.arange(bits)[::-1]) if bits else 0
+    table = np.frombuffer(data, np.uint8, 3 * count, 1).reshape(count, 3)
+    out = np.zeros((at.height, at.width, 4), np.uint8)
+    out[:, :, :3] = table[indices]
+    return out
+
+
 class Canvas:
     """What a viewer shows after the parts that it was sent."""
 
@@ -96,6 +111,8 @@ class Canvas:
     def _still(self, part: Part) -> Plane:
         if part.type == PartType.JPEG:
             return np.asarray(Image.open(io.BytesIO(part.data)).convert("RGB"))[:, :, ::-1]
+        if part.type == PartType.PALETTE:
+            return coloured(bytes(part.data), part.at)
         rows = decompress(part.data) if part.type == PartType.ZSTD else bytes(part.data)
         return np.frombuffer(rows, np.uint8).reshape(part.at.height, part.at.width, 4)
 

@@ -303,6 +303,7 @@ def view_daemon() -> list[Session]:
     at, whole = Rect(2, 1, 3, 2), Rect(0, 0, 8, 6)
     drawn = (
         Part(PartType.RAW, at, bytes(24)), Part(PartType.ZSTD, at, ZSTD_FRAME), Part(PartType.MOVE, at, dx=-2, dy=1),
+        Part(PartType.PALETTE, at, bytes((1, *range(6))) + b"\x80" * at.height),
         Part(PartType.JPEG, at, b"\xff\xd8"), Part(PartType.PNG, at, b"\x89PNG"), Part(PartType.VIDEO, at, b"\0\0\1"),
         Part(PartType.DRAW, whole),
     )  # fmt: skip

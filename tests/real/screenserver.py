@@ -23,7 +23,7 @@ from PIL import Image
 from millrace.server.http import assets
 from tests.places import lack
 
-RAW, ZSTD, JPEG, MOVE, VIDEO, SHAPE, DRAW, PNG = range(1, 9)
+RAW, ZSTD, JPEG, MOVE, VIDEO, SHAPE, DRAW, PNG, PALETTE = range(1, 10)
 LAST, KEY = 1, 2
 _PIECE, _PART = struct.Struct("<BBHIQQII"), struct.Struct("<BBHHHHHHI")
 Picture = np.ndarray
@@ -75,6 +75,16 @@ def zstd(data: bytes) -> bytes:
     room = ctypes.create_string_buffer(lib.ZSTD_compressBound(ctypes.c_size_t(len(data))))
     size = lib.ZSTD_compress(room, ctypes.c_size_t(len(room)), data, ctypes.c_size_t(len(data)), 1)
     return room.raw[:size]
+
+
+def few(picture: Picture, plain: bool = False) -> bytes:
+    """A picture of few colours: a palette, and packed indices."""
+    height, width = picture.shape[:2]
+    colours, indices = np.unique(picture[..., :3].reshape(-1, 3), axis=0, return_inverse=True)
+    bits = next(bits for bits in (0, 1, 2, 4, 8) if len(colours) <= 1 << bits)
+    cells = indices.reshape(height, width, 1) >> np.arange(bits)[::-1] & 1
+    rows = np.packbits(cells.reshape(height, -1).astype(bool), axis=1).tobytes()
+    return bytes([len(colours) - 1]) + colours.tobytes() + (rows if plain else zstd(rows))
 
 
 def still(picture: Picture, kind: str) -> bytes:

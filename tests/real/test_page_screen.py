@@ -24,6 +24,7 @@ from .screenserver import (
     DRAW,
     JPEG,
     MOVE,
+    PALETTE,
     PNG,
     RAW,
     SHAPE,
@@ -33,6 +34,7 @@ from .screenserver import (
     Rect,
     ScreenServer,
     encoded,
+    few,
     painted,
     part,
     piece,
@@ -114,13 +116,20 @@ async def stills(page: Browser, server: ScreenServer) -> None:
     picture = painted(WIDTH, HEIGHT, 1)
     await begin(page, server, picture)
     watch = await server.until("watch")
-    assert {"raw", "zstd", "jpeg", "png"} <= set(watch["formats"]) and watch["version"] == 1
+    assert {"raw", "zstd", "palette", "jpeg", "png"} <= set(watch["formats"]) and watch["version"] == 1
     await shows(page, picture)
     for kind, at in ((RAW, Rect(3, 5, 33, 21)), (ZSTD, Rect(100, 7, 64, 50)), (PNG, Rect(17, 100, 48, 48))):
         picture, new = over(picture, at, kind)
         plain = np.ascontiguousarray(new).tobytes()
         data = {RAW: plain, ZSTD: zstd(plain), PNG: still(new, "png")}[kind]
         await server.send(part(kind, at, data))
+    # Of 1, 2, 4, 16 and more colours, with rows that end within a byte.
+    for n, count in enumerate((1, 2, 3, 16, 40)):
+        at = Rect(5 + 50 * n, 150, 45, 33)
+        colours = np.random.default_rng(n).integers(0, 256, (count, 4), np.uint8)
+        new = colours[np.random.default_rng(n).integers(0, count, (at.h, at.w))]
+        at.of(picture)[:] = new
+        await server.send(part(PALETTE, at, few(new, plain=n % 2 == 0)))
     await shows(page, picture)
     # Two moves that overlap themselves, the second of what the first has moved; then a JPEG, and a move of that.
     for to, dx, dy in ((Rect(40, 30, 200, 100), 8, 10), (Rect(30, 24, 200, 100), -10, -6)):
@@ -543,6 +552,9 @@ def damages() -> list[tuple[str, Callable[[ScreenServer, Picture], Awaitable[Any
         ("damaged", sent(part(ZSTD, at, b"not zstd at all"))),
         ("damaged", sent(part(ZSTD, at, zstd(bytes(32 * 32 * 4 + 4))))),
         ("damaged", sent(part(ZSTD, at, zstd(bytes(16))))),
+        ("damaged", sent(part(PALETTE, at, bytes((3, *range(11)))))),
+        ("damaged", sent(part(PALETTE, at, bytes((3, *range(12))) + zstd(bytes(32 * 8 + 1))))),
+        ("damaged", sent(part(PALETTE, at, bytes((2, *range(9))) + b"\xff" * 32 * 8))),
         ("damaged", sent(part(RAW, at, bytes(4095)))),
         ("damaged", sent(part(RAW, Rect(300, 180, 32, 32), bytes(4096)))),
         ("damaged", sent(part(MOVE, at, dx=40))),

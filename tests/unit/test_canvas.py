@@ -13,6 +13,7 @@ from backports import zstd
 from PIL import Image
 
 from millrace.client.canvas import Canvas, CursorShape, Decoder, Undecodable, blend, step_bytes
+from millrace.codec.palette import Palettes
 from millrace.pixels.rects import Rect, Size
 from millrace.sim.desktop import Desktop
 from millrace.wire.peer.pictures import Part, PartType
@@ -62,10 +63,18 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(one[:, :, :3].astype(int) - other[:, :, :3]).mean())
 
 
+def of_few_colours(pixels: np.ndarray) -> bytes:
+    data = Palettes(zstd.compress).encode(pixels)
+    assert data is not None
+    return data
+
+
+FOUR = bytes((3, *range(12)))
 EXACT = {
     PartType.RAW: lambda pixels: pixels.tobytes(),
     PartType.ZSTD: lambda pixels: zstd.compress(pixels.tobytes()),
     PartType.PNG: lambda pixels: still("PNG", pixels),
+    PartType.PALETTE: lambda pixels: of_few_colours(pixels),
 }
 
 
@@ -127,6 +136,12 @@ def test_video_is_drawn_only_where_it_is_to_be(codec: str) -> None:
         Part(PartType.ZSTD, AT, zstd.compress(bytes(AT.area * 4 + 1))),
         Part(PartType.ZSTD, AT, zstd.compress(bytes(AT.area * 4))[:-2]),
         Part(PartType.ZSTD, AT, zstd.compress(bytes(1 << 28))),
+        Part(PartType.PALETTE, AT, FOUR[:-1]),
+        Part(PartType.PALETTE, AT, FOUR),
+        Part(PartType.PALETTE, AT, FOUR + b"nonsense"),
+        Part(PartType.PALETTE, AT, FOUR + zstd.compress(bytes(99 * 38 + 1))),
+        Part(PartType.PALETTE, AT, FOUR + zstd.compress(bytes(1 << 28))),
+        Part(PartType.PALETTE, AT, bytes((2, *range(9))) + zstd.compress(b"\xff" * 99 * 38)),
         Part(PartType.JPEG, AT, still("JPEG", np.zeros((99, 151, 4), np.uint8))),
         Part(PartType.JPEG, AT, still("PNG", np.zeros((99, 150, 4), np.uint8))),
         Part(PartType.PNG, AT, still("PNG", np.zeros((99, 150, 4), np.uint8))[:40]),
@@ -171,7 +186,7 @@ def test_cursors_are_kept_bounded_and_drawn_over_a_copy() -> None:
     blend(drawn, arrow, 400, 400)
 
 
-@pytest.mark.parametrize("kind", ["h264", "vp8", "zstd", "JPEG", "PNG"])
+@pytest.mark.parametrize("kind", ["h264", "vp8", "zstd", "palette", "JPEG", "PNG"])
 def test_mutated_parts_are_decoded_or_refused(kind: str) -> None:
     """Whatever a daemon sends, the viewer has pixels of the right size or asks for a key picture."""
     source, random = desktop(), np.random.default_rng(7)
@@ -181,6 +196,8 @@ def test_mutated_parts_are_decoded_or_refused(kind: str) -> None:
         good = [Part(PartType.VIDEO, at, encoder.encode(source.picture)) for _ in range(3)]
     elif kind == "zstd":
         good = [Part(PartType.ZSTD, at, zstd.compress(cut(source.picture, at).tobytes()))]
+    elif kind == "palette":
+        good = [Part(PartType.PALETTE, at, of_few_colours(cut(source.picture, at)))]
     else:
         good = [Part(PartType[kind], at, still(kind, cut(source.picture, at)))]
     decoder, refused = Decoder(), 0

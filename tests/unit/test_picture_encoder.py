@@ -27,6 +27,7 @@ from tests.painting import blank_screen, glyphs, photo, steps
 from tests.picturerig import SIZE, STEP_NS, Rig, View, shown
 
 WHOLE = Rect(0, 0, 640, 400)
+EXACT = {PartType.ZSTD, PartType.PALETTE}
 
 
 def desktop(picture: Plane) -> None:
@@ -51,7 +52,7 @@ def test_desktop_is_exact_after_each_step_on_a_fast_line(kind: str) -> None:
     for rects in steps(kind, rig.picture, 5, 12):
         rig.paint(rects)
         assert shown(view, rig)
-    assert view.types(begun) <= {PartType.ZSTD, PartType.MOVE}
+    assert view.types(begun) <= {*EXACT, PartType.MOVE}
     if kind == "scroll":
         assert PartType.MOVE in view.types(begun)
     if kind in ("caret", "typing"):
@@ -135,7 +136,7 @@ def test_film_is_one_video_that_is_sharpened_when_it_stands_still() -> None:
     rig.play("film", 14)
     film = view.pictures[-4:]
     assert all([part.type for part in picture.parts].count(PartType.VIDEO) == 1 for picture in film)
-    assert all(part.type in (PartType.VIDEO, PartType.DRAW, PartType.ZSTD) for p in film for part in p.parts)
+    assert all(part.type in (PartType.VIDEO, PartType.DRAW, *EXACT) for p in film for part in p.parts)
     assert view.canvas is not None and 25 < view.canvas.error(rig.picture) < 60
     keys = [p.key for p in view.pictures if any(part.type == PartType.VIDEO for part in p.parts)]
     assert keys[0] and not any(keys[1:])
@@ -171,7 +172,7 @@ def test_slow_line_is_never_overfilled_and_ends_exact() -> None:
         queued.append(line.queued_ns(sent_ns))
         line.sent(picture.size, sent_ns)
     # A key picture may take longer than its share, and what comes after it waits.
-    assert max(queued) <= QUEUED_MAX_NS and {PartType.VIDEO, PartType.ZSTD} <= view.types()
+    assert max(queued) <= QUEUED_MAX_NS and PartType.VIDEO in view.types() and EXACT & view.types()
     rig.settle(20)
     assert shown(view, rig)
 
@@ -180,11 +181,12 @@ def test_lossless_is_never_anything_else() -> None:
     rig, view = started(picture="lossless")
     rig.play("film", 12)
     rig.settle(1)
-    assert shown(view, rig) and view.types() <= {PartType.ZSTD, PartType.MOVE}
+    assert shown(view, rig) and view.types() <= {*EXACT, PartType.MOVE}
 
 
 @pytest.mark.parametrize(
-    "formats", [Formats(None), Formats(None, False), Formats("vp8"), Formats("avc1", False, False)]
+    "formats",
+    [Formats(None), Formats(None, False), Formats("vp8"), Formats("avc1", False, False), Formats(palette=False)],
 )
 def test_viewers_are_sent_only_what_they_can_show(formats: Formats) -> None:
     rig, view = started(formats=formats, picture=8_000_000)
@@ -194,7 +196,8 @@ def test_viewers_are_sent_only_what_they_can_show(formats: Formats) -> None:
     assert shown(view, rig)
     assert (PartType.VIDEO in view.types()) == (formats.video is not None)
     assert formats.jpeg or PartType.JPEG not in view.types()
-    assert formats.zstd or PartType.ZSTD not in view.types()
+    assert formats.zstd or not EXACT & view.types()
+    assert (PartType.PALETTE in view.types()) == (formats.zstd and formats.palette)
 
 
 def test_viewer_that_was_not_ready_gets_what_it_lacks_from_the_newest_picture() -> None:

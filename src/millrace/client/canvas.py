@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from millrace.errors import RemoteProtocolError
+from millrace.codec.palette import unpacked
+from millrace.errors import CodecError, RemoteProtocolError
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Move, Rect, Size
@@ -30,7 +31,7 @@ else:
     from backports import zstd
 
 CODECS = ("avc1", "vp8")
-FORMATS = ("raw", "zstd", "jpeg", "png")
+FORMATS = ("raw", "zstd", "palette", "jpeg", "png")
 SHAPES_MAX = 64
 _START_CODES = (b"\0\0\1", b"\0\0\0\1")
 
@@ -177,15 +178,25 @@ def _pixels(data: Any, at: Rect) -> Plane:
 
 
 def _zstd(data: Any, at: Rect) -> Plane:
-    size = at.area * PIXEL_BYTES
+    return _pixels(_inflated(data, at.area * PIXEL_BYTES), at)
+
+
+def _palette(data: Any, at: Rect) -> Plane:
+    try:
+        return unpacked(data, at.width, at.height, _inflated)
+    except CodecError as error:
+        raise Undecodable(f"a rectangle can't be decoded: {error}") from None
+
+
+def _inflated(data: Any, size: int) -> bytes:
     unpacker = zstd.ZstdDecompressor()
     try:
         found = unpacker.decompress(data, max_length=size + 1)
     except zstd.ZstdError as error:
         raise Undecodable(f"a rectangle can't be decoded: {error}") from None
     if len(found) != size or not unpacker.eof:
-        raise Undecodable(f"a rectangle of {at.width} × {at.height} in another number of bytes")
-    return _pixels(found, at)
+        raise Undecodable(f"a rectangle in another number of bytes than {size}")
+    return bytes(found)
 
 
 def _still(kind: str) -> Callable[[Any, Rect], Plane]:
@@ -205,6 +216,7 @@ def _still(kind: str) -> Callable[[Any, Rect], Plane]:
 _STILLS: dict[PartType, Callable[[Any, Rect], Plane]] = {
     PartType.RAW: _pixels,
     PartType.ZSTD: _zstd,
+    PartType.PALETTE: _palette,
     PartType.JPEG: _still("JPEG"),
     PartType.PNG: _still("PNG"),
 }

@@ -63,7 +63,7 @@ LEAD_MAX_NS: HostNs = 30 * NS_PER_MS
 TICK_S, LATE_NS = 0.1, 150 * NS_PER_MS
 """A timer of its own, and by how much it is late if this program did not run."""
 SMOOTHING = 0.1
-QUICK = (PartType.ZSTD, PartType.RAW, PartType.MOVE, PartType.SHAPE)
+QUICK = (PartType.ZSTD, PartType.PALETTE, PartType.RAW, PartType.MOVE, PartType.SHAPE)
 QUICK_PIXELS = 65_536
 """A picture of such parts, and of no more pixels besides its moves, is decoded in 0.1 to 0.2 ms."""
 

@@ -36,7 +36,11 @@ class ZstdStills:
 
     def encode(self, part: Plane) -> bytes:
         """BGRX rows, as part type ZSTD of the picture protocol."""
-        out: bytes = self._by.compress(np.ascontiguousarray(part).data, self._flush)
+        return self.compress(np.ascontiguousarray(part).data)
+
+    def compress(self, data: bytes | memoryview) -> bytes:
+        """Any bytes as one frame that states their number."""
+        out: bytes = self._by.compress(data, self._flush)
         return out
 
 

@@ -342,7 +342,8 @@ class Viewers:
 
 def _formats(session: ViewerSession) -> Formats:
     video = next((codec for codec in VIDEO_CODECS if codec in session.codecs), None)
-    return Formats(video, "jpeg" in session.formats, "zstd" in session.formats)
+    zstd = "zstd" in session.formats
+    return Formats(video, "jpeg" in session.formats, zstd, zstd and "palette" in session.formats)
 
 
 def _named(listed: Listed) -> ScreenNamed:

@@ -23,11 +23,11 @@ BUSY = 0.8
 NAMED_MAX = 5
 """Viewers of one encoder that are named."""
 _WORDS = {
-    "zstd": "exact by zstd", "raw": "exact, as pixels", "png": "exact by PNG", "jpeg": "rough by JPEG",
-    "move": "moved, as scrolls are", "video": "as video",
+    "zstd": "exact by zstd", "palette": "exact by palette", "raw": "exact, as pixels", "png": "exact by PNG",
+    "jpeg": "rough by JPEG", "move": "moved, as scrolls are", "video": "as video",
 }  # fmt: skip
 _LOSSY = ("jpeg", "video")
-_KNOWN = {"avc1", "vp8", "raw", "zstd", "jpeg", "png"}
+_KNOWN = {"avc1", "vp8", "raw", "zstd", "palette", "jpeg", "png"}
 """What a viewer may say that it decodes; other words of it are not repeated."""
 
 

@@ -43,6 +43,7 @@ class Formats(NamedTuple):
     video: str | None = "avc1"
     jpeg: bool = True
     zstd: bool = True
+    palette: bool = True
 
 
 class Room(NamedTuple):

@@ -11,7 +11,7 @@ from millrace.wire.peer.pictures import Part, PartType
 
 KINDS: dict[int, str] = {
     PartType.RAW: "raw", PartType.ZSTD: "zstd", PartType.PNG: "png", PartType.JPEG: "jpeg", PartType.MOVE: "move",
-    PartType.VIDEO: "video", PartType.DRAW: "video",
+    PartType.VIDEO: "video", PartType.DRAW: "video", PartType.PALETTE: "palette",
 }  # fmt: skip
 """What the parts of a picture are counted as: a further rectangle of a video belongs to it."""
 KIND_NAMES = tuple(dict.fromkeys(KINDS.values()))

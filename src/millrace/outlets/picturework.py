@@ -18,6 +18,7 @@ import numpy as np
 
 from millrace.codec import yuv
 from millrace.codec.avvideo import video_encoder
+from millrace.codec.palette import Palettes
 from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
 from millrace.codec.videoencoder import VideoEncoder
 from millrace.outlets.cells import EXACT, FAIR, LOSSY, PHOTO, STALE, UNKNOWN, CellMap
@@ -119,6 +120,7 @@ class PictureWork:
         self._scaled = Scaled(self.size, scale) if scale != 1 else None
         self._difference = Difference(self.size)
         self._zstd = ZstdStills()
+        self._palettes = Palettes(self._zstd.compress)
         self._video: VideoEncoder | None = None
         self._fresh = True
         self._began_ns: HostNs = 0
@@ -300,16 +302,22 @@ class PictureWork:
         if density is None and tile.area > TILE_PIXELS_MIN * 4:
             y = tile.y + (tile.height - PROBED_ROWS) // 2
             band = Rect(tile.x, y, tile.width, PROBED_ROWS).common(tile)
-            density = len(self._zstd.encode(part_of(self.reference, band))) / band.area
+            density = len(self._packed(band).data) / band.area
         return (UNKNOWN if density is None else density) * tile.area
 
     def _exactly(self, tile: Rect) -> Part:
-        pixels = part_of(self.reference, tile)
         if not self.formats.zstd:
-            return Part(PartType.RAW, tile, pixels.tobytes())
-        data = self._zstd.encode(pixels)
-        self.cells.measured(tile, len(data))
-        return Part(PartType.ZSTD, tile, data)
+            return Part(PartType.RAW, tile, part_of(self.reference, tile).tobytes())
+        part = self._packed(tile)
+        self.cells.measured(tile, len(part.data))
+        return part
+
+    def _packed(self, tile: Rect) -> Part:
+        pixels = part_of(self.reference, tile)
+        few = self._palettes.encode(pixels) if self.formats.palette else None
+        if few is not None:
+            return Part(PartType.PALETTE, tile, few)
+        return Part(PartType.ZSTD, tile, self._zstd.encode(pixels))
 
     def _jpeg(self, tile: Rect, quality: int, level: int) -> Part:
         self.cells.sent(tile, level)

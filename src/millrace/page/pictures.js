@@ -4,7 +4,7 @@ import { Refusal } from "./messages.js";
 
 export const PIECE = 16, HEADER_BYTES = 32, PART_BYTES = 18;
 export const LAST = 1, KEY = 2;
-export const RAW = 1, ZSTD = 2, JPEG = 3, MOVE = 4, VIDEO = 5, SHAPE = 6, DRAW = 7, PNG = 8;
+export const RAW = 1, ZSTD = 2, JPEG = 3, MOVE = 4, VIDEO = 5, SHAPE = 6, DRAW = 7, PNG = 8, PALETTE = 9;
 const SIDE_MAX = 16384, AREA_MAX = 2 ** 26, SHAPE_SIDE_MAX = 512, PARTS_MAX = 1024, PIECE_MAX = 4 * 1024 * 1024, TEXT_MAX = 65536, SCREENS_MAX = 256, TIME_MAX = 2n ** 63n;
 const isCount = (value) => Number.isSafeInteger(value) && value >= 0;
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
@@ -65,7 +65,7 @@ function parseParts(buffer, view) {
     if (length > buffer.byteLength - from) return null;
     const [x, y, w, h] = [2, 4, 6, 8].map((offset) => view.getUint16(at + offset, true));
     const part = { type, x, y, w, h, dx: view.getInt16(at + 10, true), dy: view.getInt16(at + 12, true), bytes: new Uint8Array(buffer, from, length) };
-    if (type >= RAW && type <= PNG) parts.push(part);
+    if (type >= RAW && type <= PALETTE) parts.push(part);
     at = from + length;
   }
   return parts;

@@ -1,5 +1,5 @@
 // What a screen shows: a canvas, and a copy of it in memory for what moves. All parts of a picture are applied in their order.
-import { DRAW, JPEG, MOVE, PNG, RAW, SHAPE, VIDEO, ZSTD, jpegSize, pngSize } from "./pictures.js";
+import { DRAW, JPEG, MOVE, PALETTE, PNG, RAW, SHAPE, VIDEO, ZSTD, jpegSize, pngSize } from "./pictures.js";
 
 const STALE_MAX = 32, COPIED_MAX = 0.6;
 const GECKO = /Gecko\/\d/.test(navigator.userAgent), MIME = { [JPEG]: "image/jpeg", [PNG]: "image/png" };
@@ -24,6 +24,24 @@ export function opaque(bytes) {
   return into;
 }
 
+/** The pixels of a rectangle of few colours (docs/picture-protocol.md) as R, G, B, 255; null if it is damaged. */
+export function coloured({ bytes, w, h }, zstd) {
+  const count = bytes[0] + 1, head = 1 + 3 * count, bits = [0, 1, 2, 4, 8].find((n) => count <= 1 << n), row = Math.ceil((w * bits) / 8);
+  if (bytes.byteLength < head) return null;
+  const rest = bytes.subarray(head), packed = rest.byteLength === row * h ? rest : zstd?.decode(rest, row * h);
+  if (!packed) return null;
+  const colours = new Uint32Array(count), each = new Uint8Array(colours.buffer), into = new Uint32Array(w * h);
+  for (let k = 0; k < count; k++) each.set([bytes[3 * k + 3], bytes[3 * k + 2], bytes[3 * k + 1], 255], 4 * k);
+  for (let y = 0, to = 0; y < h; y++) {
+    for (let x = 0; x < w; x++, to++) {
+      const bit = x * bits, index = bits && (packed[y * row + (bit >> 3)] >> (8 - bits - (bit & 7))) & ((1 << bits) - 1);
+      if (index >= count) return null;
+      into[to] = colours[index];
+    }
+  }
+  return new Uint8ClampedArray(into.buffer);
+}
+
 // Preparing a part is what may take long or fail: decompressing, decoding. It may run ahead of drawing while a picture waits for the sound.
 // A prepared part holds pixels, a bitmap or a video frame; `release` gives them back if it is never drawn.
 /** Makes parts ready to be drawn. */
@@ -36,6 +54,10 @@ export class Preparation {
     if (part.type === ZSTD) {
       const bytes = this.zstd?.decode(part.bytes, part.w * part.h * 4);
       return bytes ? { ...part, pixels: opaque(bytes) } : null;
+    }
+    if (part.type === PALETTE) {
+      const pixels = coloured(part, this.zstd);
+      return pixels && { ...part, pixels };
     }
     if (part.type in MIME) return this.#still(part);
     if (part.type === VIDEO) {
@@ -106,7 +128,7 @@ export class Surface {
   /** Draw one prepared part. */
   apply(part) {
     const { type } = part;
-    if (type === RAW || type === ZSTD) this.#put(part, part.pixels);
+    if (type === RAW || type === ZSTD || type === PALETTE) this.#put(part, part.pixels);
     else if (type === MOVE) this.#move(part);
     else if (type === VIDEO) this.#video(part);
     else if (type === DRAW) this.#draw(part, part.from ?? (this.last && { frame: this.last, x: 0, y: 0 }));

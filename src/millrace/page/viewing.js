@@ -41,7 +41,7 @@ class View {
     if (this.wish !== wish) return;
     this.codecs ??= able;
     this.preparation = new Preparation(zstd, this.video);
-    this.formats = ["raw", ...(zstd ? ["zstd"] : []), "jpeg", "png"];
+    this.formats = ["raw", ...(zstd ? ["zstd", "palette"] : []), "jpeg", "png"];
     this.tries = 0;
     this.connect();
   }

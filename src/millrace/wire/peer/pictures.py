@@ -298,6 +298,8 @@ class PartType(IntEnum):
     DRAW = 7
     """No bytes: another rectangle of the last VIDEO to draw."""
     PNG = 8
+    PALETTE = 9
+    """Few colours: a palette and indices, see `codec/palette.py`."""
 
 
 _EMPTY_PARTS = (PartType.MOVE, PartType.DRAW)
