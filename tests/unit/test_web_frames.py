@@ -68,3 +68,14 @@ def test_bytes_that_the_other_machine_has_taken_are_told_from_those_on_the_way()
 
     asyncio.run(test())
     assert FrameWriter(cast(Any, Transport()), cast(Any, None)).passed() is None
+
+
+def test_connection_that_is_lost_has_no_room_and_no_count() -> None:
+    class Lost(Transport):
+        """asyncio's transport of TLS, once the one below it is gone."""
+
+        def get_write_buffer_size(self) -> int:
+            raise AttributeError
+
+    writer = FrameWriter(cast(Any, Lost()), cast(Any, SimpleNamespace(closed=False)))
+    assert not writer.room() and writer.passed() is None

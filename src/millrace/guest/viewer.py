@@ -188,13 +188,13 @@ class ViewerSession:
         """The connection or its rights are gone."""
         if self._left:
             return
+        self.sending.close()
         try:
             self.viewers.leave(self)
             self.clip.leave()
         finally:
             self._left = True
             self.account.close()
-            self.sending.close()
 
     def forget(self) -> None:
         """The connection is over. It is reached through these, which keep this: a cycle (daemon/collector.py)."""

@@ -43,8 +43,8 @@ class Sending:
 
     @property
     def passed(self) -> Passed | None:
-        """What was written to the connection, and has arrived; None if the system can't say."""
-        return self._traffic()
+        """What was written to the connection, and has arrived; None if the system can't say, or it is over."""
+        return None if self._closed else self._traffic()
 
     def flush(self, begun: bool = False) -> None:
         """Write what is queued on the wire, if there is room, or it is the rest of what has `begun`."""

@@ -63,16 +63,24 @@ class FrameWriter:
     # messages is a multiple (unix(7)).
     def passed(self) -> Passed | None:
         """How many bytes were written, and have arrived at the other machine; None if the system can't say."""
-        raw = self._transport.get_extra_info("socket")
-        if raw is None or self._transport.is_closing():
+        raw, unwritten = self._transport.get_extra_info("socket"), self._unwritten()
+        if raw is None or unwritten is None or self._transport.is_closing():
             return None
         try:
             (waiting,) = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4)))
         except OSError:
             return None
-        arrived = self._written - waiting - self._transport.get_write_buffer_size()
-        return Passed(self._written, arrived, raw.family != socket.AF_UNIX)
+        return Passed(self._written, self._written - waiting - unwritten, raw.family != socket.AF_UNIX)
+
+    def _unwritten(self) -> int | None:
+        """Bytes that the transport holds; None once the connection is lost."""
+        try:
+            return self._transport.get_write_buffer_size()
+        except AttributeError:
+            # asyncio's transport of TLS asks the one below it, which it has let go of then (CPython 3.11, sslproto.py).
+            return None
 
     def room(self) -> bool:
         """Whether more can be written without building up a backlog."""
-        return self._transport.get_write_buffer_size() < UNSENT_BYTES_MAX
+        unwritten = self._unwritten()
+        return unwritten is not None and unwritten < UNSENT_BYTES_MAX
