@@ -20,8 +20,9 @@ from millrace.units import NS_PER_US, HostNs
 from millrace.wire.peer.pictures import Shown, Taken, pack_parts
 from millrace.wire.peer.viewing import ViewServer
 
-SLACK = 64
-"""TLS adds less than this part to what it carries, so bytes in the kernel are a little more than those written."""
+SLACK, SLACK_BYTES = 64, 4 * 1024
+"""TLS adds less than this part to large messages, and these bytes to all small ones that may be on their way (RFC 8446,
+section 5.2: 22 for each): what the kernel counts is a little more than what was written."""
 
 
 class _End(NamedTuple):
@@ -172,7 +173,7 @@ class ViewerPictures:
     def _arrived(self) -> int:
         """The newest picture of which all bytes can have arrived at the viewer's machine, by the kernel's count."""
         passed = self._sending.passed
-        known = 0 if passed is None else passed.arrived + (passed.written - passed.arrived) // SLACK
+        known = 0 if passed is None else passed.arrived + (passed.written - passed.arrived) // SLACK + SLACK_BYTES
         while self._ends and (passed is None or not passed.exact or self._ends[0].at <= known):
             self._has = self._ends.popleft().serial
         return self._has
