@@ -21,6 +21,7 @@ from millrace.guest.machines.address import parse_door
 from millrace.io.clock import now_ns
 from millrace.pixels.convert import Plane
 from millrace.rights.model import OWNER
+from millrace.wire.keys import BY_KEYSYM
 from tests.bus import daemon_in
 
 from .clients import old_qemu
@@ -38,8 +39,16 @@ PAINTER = bytes.fromhex(
     # Paint CX words of bank DX (VESA 4F05): SI = SI * 25173 + AX of the key.
     "51b8054f31dbcd1059 b800a08ec031ff 69f6556201ee89f0abe2f5c3"
 )
-IMAGE = PAINTER.ljust(510, b"\0") + b"\x55\xaa"
-"""A boot sector that paints, by key."""
+ECHO = bytes.fromhex("31c08ed88ed0bc007cfc b80300cd10 31c0cd16 b40e bb0700 cd10 ebf3")
+"""Text mode; then for ever: wait for a key and write its character."""
+SHIFT, TEXT = 0x2A, 0xB8000
+"""Where a card's text is: a character and its colour, one after the other."""
+
+
+def boot_sector(code: bytes) -> bytes:
+    return code.ljust(510, b"\0") + b"\x55\xaa"
+
+
 KEYS = {"a": 0x1E, "b": 0x30, "c": 0x2E, "t": 0x14, "x": 0x2D, "z": 0x2C}
 
 
@@ -53,9 +62,9 @@ async def until(true: Callable[[], Any], what: str, seconds: float = 30.0) -> No
 class Qemu:
     """A QEMU with that guest, on a bus of its own."""
 
-    def __init__(self, folder: Path, *args: str) -> None:
+    def __init__(self, folder: Path, *args: str, code: bytes = PAINTER) -> None:
         self.folder, self.address = folder, f"unix:path={folder}/bus"
-        (folder / "boot.img").write_bytes(IMAGE)
+        (folder / "boot.img").write_bytes(boot_sector(code))
         self._numbers = itertools.count()
         self._bus = subprocess.Popen(
             ["dbus-daemon", "--session", "--nofork", f"--address={self.address}"], stderr=subprocess.DEVNULL
@@ -95,6 +104,12 @@ class Qemu:
         picture: Plane = np.frombuffer(data, np.uint8).reshape(height, width, 3)[:, :, ::-1]
         path.unlink()
         return picture
+
+    async def text(self, size: int) -> str:
+        """The first characters that it shows in text mode."""
+        path = self.folder / f"{next(self._numbers)}.text"
+        await self.tell("pmemsave", val=TEXT, size=2 * size, filename=str(path))
+        return path.read_bytes()[::2].decode("latin-1")
 
     def kill(self) -> None:
         assert self.process is not None
@@ -152,10 +167,10 @@ class Viewer:
 
 
 @contextlib.asynccontextmanager
-async def machine(folder: Path, *args: str) -> AsyncIterator[tuple[Daemon, Qemu]]:
+async def machine(folder: Path, *args: str, code: bytes = PAINTER) -> AsyncIterator[tuple[Daemon, Qemu]]:
     need("qemu-system-x86_64", "dbus-daemon")
     async with daemon_in(folder) as daemon:
-        qemu = Qemu(folder, *args)
+        qemu = Qemu(folder, *args, code=code)
         try:
             await qemu.start()
             guest = daemon.worker.guest("alice")
@@ -200,6 +215,29 @@ def test_picture_equals_qemus_own_dump_in_each_mode_and_keys_arrive(
             assert text.any() and watching.screen.relative, "this guest has a mouse, and no tablet"
             one = daemon.worker.guest("alice").machines[0].view()
             assert one.state == "attached" and ("no sound" in one.hint) == (display is SILENT)
+
+    asyncio.run(main())
+
+
+def test_long_text_arrives_whole(tmp_path: Path) -> None:
+    typed = "The quick brown fox jumps over the lazy dog 0123456789 " * 8
+
+    async def main() -> None:
+        async with machine(tmp_path, "-device", "VGA", *SILENT, code=ECHO) as (daemon, qemu):
+            watching = await viewer(daemon)
+            await watching.equals(qemu, (720, 400))
+            for char in typed:
+                key = BY_KEYSYM[ord(char)]
+                codes = [SHIFT, key.code] if key.keysym != ord(char) else [key.code]
+                for code, down in (*((code, True) for code in codes), *((code, False) for code in reversed(codes))):
+                    watching.reader.key(code, down)
+            seen = ""
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(30):
+                    while seen != typed:
+                        await asyncio.sleep(0.5)
+                        seen = await qemu.text(len(typed))
+            assert seen == typed
 
     asyncio.run(main())
 
