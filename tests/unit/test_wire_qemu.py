@@ -20,7 +20,7 @@ from millrace.wire.qemu.audio import (
     VoiceWrite,
     format_of,
 )
-from millrace.wire.qemu.client import DisplayClient, Machine, NotThere, Refusal, Registered
+from millrace.wire.qemu.client import AT_ONCE, DisplayClient, Machine, NotThere, Refusal, Registered
 from millrace.wire.qemu.dbus import CALL, MESSAGE_MAX, DBusWire, Message
 from millrace.wire.qemu.qmp import HandedOver, QmpHandover
 from millrace.wire.qemu.values import Reader, Writer, elements
@@ -207,6 +207,21 @@ def test_right_machine_of_several_on_bus_is_found() -> None:
     client.send_register("Out", 7)
     (chunk,) = client.data_to_send()
     assert chunk.fds == (7,) and b":1.3" in chunk.data
+
+
+def test_client_processes_a_few_messages_at_once() -> None:
+    client, wire = DisplayClient(0, on_bus=False, now_ns=0), ServerWire()
+    bus_answers(client, {})
+    client.data_to_send()
+    wire.ready = True
+    for _ in range(100):
+        wire.send_call("/", "x.y", "Z")
+    client.receive(b"".join(bytes(chunk.data) for chunk in wire.data_to_send()), 0)
+    answered = [len(client.data_to_send())]
+    while client.unfinished:
+        client.receive(b"", 0)
+        answered.append(len(client.data_to_send()))
+    assert sum(answered) == 100 and max(answered) == AT_ONCE
 
 
 def test_bus_without_machine_lists_those_present() -> None:

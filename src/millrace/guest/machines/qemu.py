@@ -112,7 +112,7 @@ class QemuMachine(AttachedMachine):
         )  # fmt: skip
         self.doors.append(clipboard)
         self._no_sound, self._accepted = None, set()
-        stream = self._stream(control, client, after, lost)
+        stream = self._stream(control, client, after, lost, lambda: client.unfinished)
         self._streams.append(stream)
         await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():

@@ -30,6 +30,8 @@ QEMU_NAME = "org.qemu"
 ANSWER_NS = 10 * NS_PER_S
 CONSOLES_MAX = 16
 """Consoles of one machine that are asked about; a card with several heads has one for each."""
+AT_ONCE = 16
+"""Messages that are processed in one call of `receive`: a millisecond or two."""
 NUMBER_MAX = 999_999_999
 """Of a console, as `console_number` reads it."""
 
@@ -213,20 +215,32 @@ class DisplayClient(AnswerDue):
     # -- in --------------------------------------------------------------------------------------
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends the connection."""
-        self._wire.receive(data, now_ns)
-        for message in self._wire.events():
-            if self.clipboard.took(message):
-                continue
-            if message.kind == CALL:
-                self._wire.send_error(message, "org.freedesktop.DBus.Error.UnknownObject", "nothing is served here")
-                continue
-            if message.kind == SIGNAL:
-                self._signalled(message)
-                continue
-            pending = self._pending.pop(message.reply_to, None) if message.reply_to is not None else None
-            if pending is not None:
-                self._answered(*pending, message)
+        """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
+        del now_ns
+        self._wire.receive_bytes(data)
+        for _ in range(AT_ONCE):
+            message = self._wire.take()
+            if message is None:
+                break
+            self._said(message)
+
+    @property
+    def unfinished(self) -> bool:
+        """It has messages that it can process: it stopped so that others may go on."""
+        return self._wire.waiting
+
+    def _said(self, message: Message) -> None:
+        if self.clipboard.took(message):
+            return
+        if message.kind == CALL:
+            self._wire.send_error(message, "org.freedesktop.DBus.Error.UnknownObject", "nothing is served here")
+            return
+        if message.kind == SIGNAL:
+            self._signalled(message)
+            return
+        pending = self._pending.pop(message.reply_to, None) if message.reply_to is not None else None
+        if pending is not None:
+            self._answered(*pending, message)
 
     def _signalled(self, message: Message) -> None:
         number = console_number(message.path)
