@@ -240,6 +240,7 @@ class House(Rig):
 
         def says(*events: VncEvent) -> None:
             wire._events += events
+            wire.receive(b"", self.now_ns)
             door.receive(self.now_ns)
 
         says(Ready("vm"), AudioBegin())

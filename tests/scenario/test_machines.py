@@ -332,6 +332,7 @@ def test_spice_records_in_message_sizes_that_server_handles() -> None:
 
 def vnc_says(door: VncDoor, rig: Rig, *events: VncEvent) -> None:
     door.wire._events += events
+    door.wire.receive(b"", rig.now_ns)
     door.receive(rig.now_ns)
 
 

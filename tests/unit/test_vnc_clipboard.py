@@ -20,7 +20,7 @@ from millrace.wire.vnc.messages import Encoding
 from tests.fuzz import vncserver
 from tests.fuzz.vncserver import update
 from tests.unit.test_clipboard import USES, WRITER
-from tests.unit.test_vnc_pictures import HEIGHT, WIDTH, client, said
+from tests.unit.test_vnc_pictures import HEIGHT, WIDTH, client, passed, said
 from tests.watch import Desk, Remote
 
 TEXT, CAPS, REQUEST, PEEK, NOTIFY, PROVIDE = 1, 1 << 24, 1 << 25, 1 << 26, 1 << 27, 1 << 28
@@ -60,8 +60,7 @@ class Hall:
         self.sent()
 
     def says(self, *messages: bytes) -> None:
-        said(self.wire, b"".join(messages))
-        self.door.receive(0)
+        passed(self.door, b"".join(messages))
 
     def run(self) -> None:
         self.desk.run(40)

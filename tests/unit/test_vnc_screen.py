@@ -19,7 +19,7 @@ from millrace.wire.vnc.client import VncClient
 from tests.fuzz import vncserver
 from tests.fuzz.vncserver import noise, update
 from tests.gops import WATCHER
-from tests.unit.test_vnc_pictures import CHANGES, HEIGHT, PIXEL, WHOLE, WIDTH, client, said
+from tests.unit.test_vnc_pictures import CHANGES, HEIGHT, PIXEL, WHOLE, WIDTH, client, passed
 
 PHOTO = noise(90, 70)
 
@@ -38,8 +38,7 @@ class Hall:
         self.woken += 1
 
     def says(self, *rects: bytes, now_ns: int = 0) -> None:
-        said(self.wire, update(*rects))
-        self.door.receive(now_ns)
+        passed(self.door, update(*rects), now_ns)
 
     @property
     def shown(self) -> Plane:

@@ -6,15 +6,15 @@ they are ready. The rules:
 - Damage is per reader: it covers all that changed since that reader last took a picture, and may cover more.
 - A move is valid only from one serial to the next. A reader gets moves only if it took the picture directly before.
   Otherwise they become damage, as they do if the reader was still holding its last picture when the move was painted,
-  or lacks some of the pixels that moved.
+  or when painting began, or lacks some of the pixels that moved.
 - Overlays are part of the picture and come with its serial. A reader leaves out those that its viewer composes from
   their tracks: what is painted there is no damage for it until the overlay is gone from that place. The source is told
   which overlays it must paint because some viewer can't compose them.
 - A picture is a lease: until it is released, its memory stays mapped and its mode valid, whatever the source does. A
   reader holds one at a time, so one that never releases keeps the memory of one mode, and gets no other picture.
 - Paint that arrives while a picture is held may show in it. It is damage of the next picture, which repairs the tear.
-- What a source last painted may be old, if it paints only while somebody watches. It says so, and then nobody gets a
-  picture until it has painted.
+- What a source last painted may be old, if it paints only while somebody watches, or be half painted over, if it takes
+  more steps. It says so, and then nobody gets a picture until it has painted.
 - A picture is converted once for all readers that want the same format, and only where it changed.
 """
 
@@ -116,6 +116,8 @@ class Reader:
         self._base_ns: HostNs | None = None
         """From when the interval to the next picture counts."""
         self._taken_ns: HostNs = 0
+        self._torn = False
+        """Painting began while it held its last picture."""
 
     def next_timeout(self) -> HostNs | None:
         """When it can take a picture; None: only after a change, or after it releases the picture it holds."""
@@ -175,7 +177,8 @@ class Reader:
 
     def changed(self, rects: Iterable[Rect], moves: list[Move], overlays: Iterable[Overlay]) -> None:
         """For the screen: this was just painted, moves first; `overlays` lie over it, or did until now."""
-        had_all = self._serial == self.screen.serial - 1 and self.held is None and not self._damage
+        whole, self._torn = self.held is None and not self._torn, False
+        had_all = self._serial == self.screen.serial - 1 and whole and not self._damage
         if had_all and not touched(moves, self._left_out(overlays)):
             self._moves = moves
         else:
@@ -183,6 +186,10 @@ class Reader:
             for move in moves:
                 self._damage.add(move.to)
         self._damage.add_all(rects)
+
+    def tear(self) -> None:
+        """For the screen: painting begins, and what is held may show some of it."""
+        self._torn = self._torn or self.held is not None
 
     def _forget_moves(self) -> None:
         """Turn the moves into damage: they no longer lead from the reader's picture to the newest one."""
@@ -328,8 +335,10 @@ class Screen:
         self._wake()
 
     def await_paint(self) -> None:
-        """What is in the memory is old, or nothing yet: readers wait for what is painted next."""
+        """What is in the memory is old, nothing yet, or about to change: readers wait for what is painted next."""
         self.old = True
+        for reader in self.readers:
+            reader.tear()
 
     def _wake(self) -> None:
         for reader in list(self.readers):

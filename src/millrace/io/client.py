@@ -50,7 +50,7 @@ class Core(Session[Buffer, bytes], Protocol):
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message that is still incomplete."""
+        """Bytes received of a message that is still incomplete, and what was made of it and is not used yet."""
         ...
 
     @property
@@ -91,7 +91,7 @@ class ClientConnection:
 
     `after` is called when bytes were taken or a deadline has passed; `ended` once, with the reason. All work is charged
     to `turns`. `may_wait` is asked whether so many bytes may wait for the peer to read them. `partial` is passed the
-    size of a message that is still incomplete; it raises to end the connection if that is too much. A core that bounds
+    size of what is still incomplete, or waits; it raises to end the connection if that is too much. A core that bounds
     its own work in one step may be given large chunks.
     """
 
@@ -204,6 +204,7 @@ class ClientConnection:
                 self._chunk_size.processed(over)
                 if over:
                     break
+            self._partial(self._core.partial_bytes)
             self.unfinished = self._core.unfinished
             return min(taken, len(data))
         except RemoteProtocolError as error:
@@ -231,6 +232,7 @@ class ClientConnection:
         try:
             self._core.handle_timeout(now_ns)
             self._after(now_ns)
+            self._partial(self._core.partial_bytes)
         except MillraceError as error:
             self._why, self.closing = error, True
 

@@ -150,15 +150,31 @@ def _place(rect: Rect) -> tuple[int, int]:
     return rect.y, rect.x
 
 
+class Few:
+    """So many rectangles, one after the other, as at most as many as a damage keeps, which cover them."""
+
+    __slots__ = ("_each", "_joined", "rects")
+
+    def __init__(self, count: int) -> None:
+        self.rects: list[Rect] = []
+        self._each = -(-count // RECTS_MAX)
+        self._joined = 0
+        """How many the last one covers."""
+
+    def add(self, rect: Rect) -> None:
+        """The next one."""
+        if self.rects and self._joined < self._each:
+            last = self.rects[-1]
+            self.rects[-1] = last.around(rect) if last.area else rect
+            self._joined += 1
+        else:
+            self.rects.append(rect)
+            self._joined = 1
+
+
 def few(rects: list[Rect]) -> list[Rect]:
     """At most as many rectangles as a damage keeps, which cover these."""
-    if len(rects) <= RECTS_MAX:
-        return rects
-    each = -(-len(rects) // RECTS_MAX)
-    out = []
-    for first in range(0, len(rects), each):
-        joined = EMPTY
-        for rect in rects[first : first + each]:
-            joined = joined.around(rect) if joined.area else rect
-        out.append(joined)
-    return out
+    out = Few(len(rects))
+    for rect in rects:
+        out.add(rect)
+    return out.rects

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from millrace.clock.jitter import JitterProfile
@@ -30,7 +30,12 @@ from millrace.wire.vnc.messages import (
     Update,
     VncEvent,
 )
+from millrace.wire.vnc.work import PART_WORK, WORK_MAX
 
+SOUND_WORK = 5
+"""What a byte of sound costs."""
+_SHOW_WORK: dict[type, int] = {Resized: WORK_MAX, CursorShape: 100_000, CursorAt: 20_000}
+"""What these cost: whoever watches is told of another size."""
 SessionEvent: TypeAlias = Ready | SoundOffered | TlsWanted
 
 
@@ -54,23 +59,43 @@ class VncDoor(PlayingDoor):
         self.screen = screen
         self.clipboard: MachineClipboard | None = None
         self._profile, self._told = profile, told
+        self._work: Iterator[int] | None = None
+        """The rest of an event that takes more steps."""
 
     @property
     def streams(self) -> list[PushedStream]:
         """See `MachineDoor`."""
         return [] if self.stream is None else [self.stream]
 
+    # A step of the wire and this one share what a step may cost. What is left of an event goes on in the next step, in
+    # which the wire parses nothing.
     def receive(self, now_ns: HostNs) -> None:
-        """See `MachineDoor`."""
-        for event in self.wire.events():
-            self._handle(event, now_ns)
+        """See `MachineDoor`. While the wire is `unfinished`, it must be called again."""
+        wire, work = self.wire, self.wire.work
+        while work.spent < WORK_MAX:
+            if self._work is None:
+                if (event := wire.take()) is None:
+                    break
+                self._work = self._handle(event, now_ns)
+                work.spent += PART_WORK
+            cost = next(self._work, 0)
+            work.spent += cost
+            if not cost:
+                self._work = None
+        wire.painting = self._work is not None or wire.waiting
 
-    def _handle(self, event: VncEvent, now_ns: HostNs) -> None:
-        if isinstance(event, Update | Resized | CursorShape | CursorAt):
+    def _handle(self, event: VncEvent, now_ns: HostNs) -> Iterator[int]:
+        """Yields what each step has cost, besides what an event costs."""
+        if isinstance(event, Update):
+            if self.screen is not None:
+                yield from self.screen.updated(event, now_ns)
+        elif isinstance(event, Resized | CursorShape | CursorAt):
             self._show(event, now_ns)
+            yield _SHOW_WORK[type(event)]
         elif isinstance(event, AudioData):
             if self.stream is not None:
                 self.stream.write(self.stream.format.decode(event.payload), now_ns)
+                yield SOUND_WORK * len(event.payload)
         elif isinstance(event, Ready | SoundOffered | TlsWanted):
             if isinstance(event, Ready):
                 self.name = event.name or "VNC"
@@ -84,13 +109,11 @@ class VncDoor(PlayingDoor):
         elif isinstance(event, AudioEnd) and self.stream is not None:
             self.stream.stop()
 
-    def _show(self, event: Update | Resized | CursorShape | CursorAt, now_ns: HostNs) -> None:
+    def _show(self, event: Resized | CursorShape | CursorAt, now_ns: HostNs) -> None:
         screen = self.screen
         if screen is None:
             return
-        if isinstance(event, Update):
-            screen.updated(event, now_ns)
-        elif isinstance(event, Resized):
+        if isinstance(event, Resized):
             screen.resized(event, self.name, now_ns)
         elif isinstance(event, CursorShape):
             screen.cursor_shaped(event)
@@ -111,7 +134,7 @@ class VncDoor(PlayingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
-        self._told = _untold
+        self._told, self._work = _untold, None
         if self.stream is not None:
             self.stream.remove()
             self.stream = None

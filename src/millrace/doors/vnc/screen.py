@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from millrace.doors.clipboard import MachineClipboard
-from millrace.graph.pictures import Cursor, Mode, Move, Shape
+from millrace.graph.pictures import MOVES_MAX, Cursor, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
-from millrace.pixels.convert import Plane
-from millrace.pixels.rects import Point, Rect, Size, few
+from millrace.pixels.rects import Few, Point, Rect, Size
 from millrace.units import HostNs
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import Copied, CursorAt, CursorShape, Filled, Painted, Part, Resized, Update
 
+PIXEL_WORK, ROW_WORK = 2, 150
+"""What it costs to paint or copy a pixel, and each row of a rectangle: in memory that is new, up to a page."""
+BAND_WORK = 200_000
+"""What is painted at once."""
+RECT_WORK = 10_000
+"""What a rectangle costs, however small."""
+TOLD_WORK = 200_000
+"""What it costs to tell the readers what was painted."""
+Pixels = NDArray[np.uint32]
+
+
+class _Changes:
+    """What the parts of an update change. Moves come first in a picture: a copy after anything else is painted, too."""
+
+    def __init__(self, parts: int) -> None:
+        self.moves: list[Move] = []
+        self._parts = parts
+        self._few: Few | None = None
+
+    def add(self, part: Part) -> None:
+        """The next part."""
+        if self._few is None and isinstance(part, Copied) and len(self.moves) < MOVES_MAX:
+            self.moves.append(Move(part.rect, part.rect.x - part.origin.x, part.rect.y - part.origin.y))
+            return
+        if self._few is None:
+            self._few = Few(self._parts - len(self.moves))
+        self._few.add(part.rect)
+
+    @property
+    def rects(self) -> list[Rect]:
+        """What was painted: a few rectangles that cover it."""
+        return [] if self._few is None else self._few.rects
+
 
 # Its memory and what it tells its readers change together, when an update is complete: a move is true only of the
-# picture before.
+# picture before. An update that takes more than one step is seen by nobody until it is painted.
 class VncScreen:
     """A `ScreenSource`. It exists from the server's first size on until the session ends."""
 
     def __init__(self, screens: Screens, wire: VncClient, door: str, wake: Callable[[], None]) -> None:
         self._screens, self._wire, self._door, self._wake = screens, wire, door, wake
         self.screen: Screen | None = None
-        self._picture: Plane = np.zeros((0, 0, 4), np.uint8)
+        self._picture: Pixels = np.zeros((0, 0), "<u4")
         self._shapes = 0
         self._watched = False
 
@@ -39,37 +72,48 @@ class VncScreen:
         if self.screen is None:
             self.screen = self._screens.add(self, label, self._door)
         # Nothing is resident of it before it is painted.
-        picture = np.zeros((size.height, size.width, 4), np.uint8)
+        picture = np.zeros((size.height, size.width), "<u4")
         self.screen.set_mode(Mode(size.width, size.height, size.width * 4), picture.data.cast("B"), now_ns)
         self.screen.await_paint()
         self._picture = picture
 
-    def updated(self, update: Update, now_ns: HostNs) -> None:
-        """Paint one picture."""
-        if self.screen is None:
+    def updated(self, update: Update, now_ns: HostNs) -> Iterator[int]:
+        """Paint one picture; yields what each step has cost."""
+        screen = self.screen
+        if screen is None:
             return
-        moves: list[Move] = []
-        rects: list[Rect] = []
-        for part in update.parts:
-            self._paint(part)
-            # Moves come first in a picture. What is copied after something was painted is painted, too.
-            if isinstance(part, Copied) and not rects:
-                moves.append(Move(part.rect, part.rect.x - part.origin.x, part.rect.y - part.origin.y))
-            else:
-                rects.append(part.rect)
-        self.screen.painted(few(rects), now_ns, moves)
+        screen.await_paint()
+        changes = _Changes(len(update.parts))
+        parts = update.parts
+        while parts:
+            part = parts.popleft()
+            changes.add(part)
+            yield from self._paint(part)
+        screen.painted(changes.rects, now_ns, changes.moves)
+        yield TOLD_WORK
 
-    def _paint(self, part: Part) -> None:
-        rect, picture = part.rect, self._picture
-        place = picture[rect.y : rect.bottom, rect.x : rect.right]
+    def _paint(self, part: Part) -> Iterator[int]:
+        rect, source = part.rect, self._source(part)
+        place = self._picture[rect.y : rect.bottom, rect.x : rect.right]
+        row_work = ROW_WORK + PIXEL_WORK * rect.width
+        if rect.height * row_work <= BAND_WORK:
+            # As most are.
+            place[:] = source.copy() if isinstance(part, Copied) else source
+            yield RECT_WORK + rect.height * row_work
+            return
+        for rows in _bands(part, BAND_WORK // row_work):
+            band = source if isinstance(part, Filled) else source[rows]
+            place[rows] = band.copy() if isinstance(part, Copied) else band
+            yield RECT_WORK + (rows.stop - rows.start) * row_work
+
+    def _source(self, part: Part) -> Pixels:
+        """What it is to be: its pixels, or a single one for all of them."""
+        if isinstance(part, Filled):
+            return np.frombuffer(part.pixel, "<u4")
         if isinstance(part, Painted):
-            place[:] = np.frombuffer(part.pixels, np.uint8).reshape(place.shape)
-        elif isinstance(part, Filled):
-            # As words, which is ten times as fast as four bytes again and again.
-            place.view("<u4")[:] = int.from_bytes(part.pixel, "little")
-        else:
-            x, y = part.origin.x, part.origin.y
-            place[:] = picture[y : y + rect.height, x : x + rect.width].copy()
+            return np.frombuffer(part.pixels, "<u4").reshape(part.rect.height, part.rect.width)
+        at, rect = part.origin, part.rect
+        return self._picture[at.y : at.y + rect.height, at.x : at.x + rect.width]
 
     def cursor_shaped(self, event: CursorShape) -> None:
         """Another pointer."""
@@ -134,4 +178,10 @@ class VncScreen:
             self._screens.remove(screen)
 
 
-# A damage joins rectangles in quadratic time. An update has its own from top to bottom, so neighbours are close.
+# Where a copy overlaps its origin, each band must be read before another is painted there: so it begins at the end that
+# it moves to.
+def _bands(part: Part, rows: int) -> list[slice]:
+    """Its rows, so many at a time, in the order in which they are to be painted."""
+    rect, rows = part.rect, max(1, rows)
+    bands = [slice(y, min(y + rows, rect.height)) for y in range(0, rect.height, rows)]
+    return bands[::-1] if isinstance(part, Copied) and rect.y > part.origin.y else bands

@@ -7,27 +7,41 @@ little-endian.
 from __future__ import annotations
 
 import struct
+from collections import deque
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.pixels.rects import Point, Size
 from millrace.units import NS_PER_S, HostNs
+from millrace.wire.clips import ClipOffered, ClipSupplied
 from millrace.wire.keys import CODE_MAX, Keyboard
 from millrace.wire.vnc import messages
 from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText, too_long
 from millrace.wire.vnc.login import Respond, Step, VncLogin
-from millrace.wire.vnc.messages import AudioBegin, AudioData, AudioEnd, Encoding, Ready, SoundOffered, VncEvent
+from millrace.wire.vnc.messages import (
+    AudioBegin,
+    AudioData,
+    AudioEnd,
+    CursorShape,
+    Encoding,
+    Ready,
+    SoundOffered,
+    Update,
+    VncEvent,
+)
 from millrace.wire.vnc.pictures import Parse, Pictures
+from millrace.wire.vnc.work import PART_WORK, WORK_MAX, Work
 
-DATA_MAX = 1024 * 1024
+DATA_MAX, DATA_AT_ONCE = 1024 * 1024, 64 * 1024
+"""Sound in one message: as a whole, and in one step."""
 SKIPPED_MAX, SKIPPED_AT_ONCE = 64 * 1024 * 1024, 64 * 1024
 """A text that is too long is skipped, so that the session goes on: as a whole, and in one step."""
 ANSWER_NS = 10 * NS_PER_S
 RATE_MAX = 48_000
-WORK_MAX = 1 << 20
-"""The most pixels in one call of `receive`, more or less: one or two milliseconds."""
-STEP_WORK = 512
-"""What a message takes, or a part of one, in pixels."""
+BYTES_PER_WORK = 4
+CUT_WORK = 20
+"""What a byte of a text costs."""
+EVENT_BYTES = 200
 RELATIVE_ORIGIN = 0x7FFF
 
 
@@ -55,7 +69,13 @@ class VncClient(VncLogin):
         self._encodings = pictures
         self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
         """When the login must be done."""
-        self._screen = Pictures()
+        self.work = Work()
+        """What this step has cost, which whoever takes the events adds to."""
+        self.painting = False
+        """Set by whoever takes the events, while one of them takes more steps."""
+        self._waiting_events: deque[tuple[VncEvent, int]] = deque()
+        self._waiting_bytes = self._taken_bytes = 0
+        self._screen = Pictures(self.work)
         self._parse: Parse | None = None
         self._interval_ns: HostNs | None = None
         self._asked_ns: HostNs = now_ns
@@ -69,7 +89,7 @@ class VncClient(VncLogin):
         self._at = Point(0, 0)
         self.cut = CutText()
         self._unread = 0
-        """Bytes that are skipped."""
+        """Bytes that are skipped, or of sound, and still to come."""
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -77,25 +97,49 @@ class VncClient(VncLogin):
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
         if self._paused and not self._shaking:
             raise RemoteProtocolError("this VNC server sent data before the TLS handshake")
-        self._buffer += data
-        self._screen.work = 0
-        while len(self._buffer) >= self._need and not self._paused and self._screen.work < WORK_MAX:
-            with memoryview(self._buffer) as view:
+        buffer, work = self._buffer, self.work
+        buffer += data
+        work.spent = 0
+        while len(buffer) >= self._need and not (self._paused or self.painting) and work.spent < WORK_MAX:
+            with memoryview(buffer) as view:
                 part = bytes(view[: self._need])
-            del self._buffer[: self._need]
+            del buffer[: self._need]
             self._step(self, part)
-            self._screen.work += STEP_WORK
+            work.spent += PART_WORK + len(part) // BYTES_PER_WORK
+        if self._events:
+            self._keep_events()
         self._ask(now_ns)
 
     @property
     def unfinished(self) -> bool:
-        """It has bytes that it can process: it stopped so that others may go on."""
-        return len(self._buffer) >= self._need and not self._paused
+        """It has more to do with what it has received: it stopped so that others may go on."""
+        return self.painting or (len(self._buffer) >= self._need and not self._paused)
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message that is still incomplete, and what was made of it."""
-        return len(self._buffer) + self._screen.held_bytes
+        """Bytes received of a message that is still incomplete, and what was made of it and is not painted yet."""
+        return len(self._buffer) + self._screen.held_bytes + self._waiting_bytes + self._taken_bytes
+
+    # What waits stays charged until it is done with. `_events` is what the login's part adds to.
+    def _keep_events(self) -> None:
+        events, self._events = self._events, []
+        for event in events:
+            held = _held_bytes(event)
+            self._waiting_events.append((event, held))
+            self._waiting_bytes += held
+
+    def take(self) -> VncEvent | None:
+        """The next event; what the one before held is free again."""
+        if self._events:
+            self._keep_events()
+        event, self._taken_bytes = self._waiting_events.popleft() if self._waiting_events else (None, 0)
+        self._waiting_bytes -= self._taken_bytes
+        return event
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are events to be taken."""
+        return bool(self._waiting_events or self._events)
 
     def _entered(self, width: int, height: int) -> None:
         self._answer_by_ns, self._let_in = None, True
@@ -106,6 +150,7 @@ class VncClient(VncLogin):
             listed = (*self._encodings, *messages.PSEUDO, Encoding.AUDIO)
             self._screen.asked = True
             self._screen.resize(width, height)
+            self._screen.tell_size()
             self._take_events()
         self._out += messages.set_encodings(listed)
         self._then(1, VncClient._message)
@@ -178,6 +223,8 @@ class VncClient(VncLogin):
         self._out += answer
         if event is not None:
             self._events.append(event)
+            # A short message may have inflated to a long text.
+            self.work.spent += CUT_WORK * max(len(part), _held_bytes(event))
         self._then(1, VncClient._message)
 
     def _skip(self, size: int) -> None:
@@ -187,11 +234,12 @@ class VncClient(VncLogin):
         self._skipped(b"")
 
     def _skipped(self, part: bytes) -> None:
+        self._more(part, SKIPPED_AT_ONCE, VncClient._skipped)
+
+    def _more(self, part: bytes, at_once: int, step: Step) -> None:
+        """A part of a message came, and the rest of it comes in pieces."""
         self._unread -= len(part)
-        if self._unread:
-            self._then(min(self._unread, SKIPPED_AT_ONCE), VncClient._skipped)
-        else:
-            self._then(1, VncClient._message)
+        self._then(*(min(self._unread, at_once), step) if self._unread else (1, VncClient._message))
 
     def _audio(self, part: bytes) -> None:
         kind, operation = struct.unpack(">BH", part)
@@ -207,13 +255,13 @@ class VncClient(VncLogin):
         size = struct.unpack(">I", part)[0]
         if size > DATA_MAX:
             raise RemoteProtocolError(f"VNC audio message too long: {size} bytes; {DATA_MAX} at most")
-        self._then(size, VncClient._data)
-        if size == 0:
-            self._data(b"")
+        self._unread = size
+        self._data(b"")
 
     def _data(self, part: bytes) -> None:
-        self._events.append(AudioData(part))
-        self._then(1, VncClient._message)
+        if part:
+            self._events.append(AudioData(part))
+        self._more(part, DATA_AT_ONCE, VncClient._data)
 
     # -- asking for pictures ---------------------------------------------------------------------
 
@@ -319,8 +367,10 @@ class VncClient(VncLogin):
     # -- out -------------------------------------------------------------------------------------
 
     def events(self) -> list[VncEvent]:
-        """The events since the last call."""
-        out, self._events = self._events, []
+        """All events that wait."""
+        out = []
+        while (event := self.take()) is not None:
+            out.append(event)
         return out
 
     def data_to_send(self) -> bytes:
@@ -339,3 +389,14 @@ class VncClient(VncLogin):
 # the eighth goes back, and the one that goes forward needs an extension.
 def _mask(buttons: int) -> int:
     return buttons & 0x1F | (0x80 if buttons & 0x20 else 0)
+
+
+def _held_bytes(event: VncEvent) -> int:
+    """What an event takes in memory."""
+    if isinstance(event, Update):
+        return EVENT_BYTES + event.held_bytes
+    if isinstance(event, AudioData):
+        return EVENT_BYTES + len(event.payload)
+    if isinstance(event, CursorShape):
+        return EVENT_BYTES + len(event.pixels)
+    return EVENT_BYTES + (len(event.text or "") if isinstance(event, ClipOffered | ClipSupplied) else 0)

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-STEPS = 64
-"""Diagonals in one step."""
+DIAGONAL_WORK, SAMPLE_WORK = 25_000, 15
+"""What a diagonal costs, and each of its samples."""
 
 
-def undo_gradient(told: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8] | None]:
-    """From differences (rows, columns, samples) to samples: None after each step, and then the result."""
-    high, wide, samples = told.shape
-    flat_in, out = told.reshape(-1, samples), np.zeros((high * wide, samples), np.uint8)
+def undo_gradient(picture: NDArray[np.uint8]) -> Iterator[int]:
+    """From differences (rows, columns, samples) to samples, in place; yields what each step has cost."""
+    high, wide, samples = picture.shape
+    flat = picture.reshape(-1, samples)
     # Diagonals by row, the two before and the one to be computed. Row 0 stands for what is above the picture.
     before, last, now = (np.zeros((high + 1, samples), np.int16) for _ in range(3))
     for diagonal in range(high + wide - 1):
@@ -26,9 +26,7 @@ def undo_gradient(told: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8] | None]
         start = first * wide + diagonal - first
         places = slice(start, start + (end - first - 1) * (wide - 1) + 1, max(1, wide - 1))
         guess = last[first + 1 : end + 1] + last[first:end] - before[first:end]
-        now[first + 1 : end + 1] = (np.clip(guess, 0, 255) + flat_in[places]) & 255
-        out[places] = now[first + 1 : end + 1]
+        now[first + 1 : end + 1] = (np.clip(guess, 0, 255) + flat[places]) & 255
+        flat[places] = now[first + 1 : end + 1]
         before, last, now = last, now, before
-        if diagonal % STEPS == STEPS - 1:
-            yield None
-    yield out.reshape(high, wide, samples)
+        yield DIAGONAL_WORK + SAMPLE_WORK * samples * (end - first)

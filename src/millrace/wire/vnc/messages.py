@@ -6,6 +6,7 @@ RFC 6143 for RFB 3.8; "rfbproto" (the community's RFB specification) for the res
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -124,9 +125,14 @@ Part: TypeAlias = Painted | Filled | Copied
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A picture: its parts are applied in this order. One too large to wait for comes in several."""
+    """A picture: its parts are applied in this order, and taken out, which frees them one by one.
 
-    parts: tuple[Part, ...]
+    One too large to wait for comes in several.
+    """
+
+    parts: deque[Part]
+    held_bytes: int
+    """What they take in memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ RFC 6143, 7.6 to 7.8; rfbproto for Tight, QEMU's pseudo-encodings and the sizes 
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeAlias
 
@@ -27,10 +28,11 @@ from millrace.wire.vnc.messages import (
     VncEvent,
 )
 from millrace.wire.vnc.tight import Tight
-from millrace.wire.vnc.zrle import Tiles, inflated_max
+from millrace.wire.vnc.work import PART_WORK, Work
+from millrace.wire.vnc.zrle import WINDOW_BYTES, Tiles, inflated_max
 
 Parse: TypeAlias = Generator[int, bytes, None]
-"""Yields how many bytes it needs next, and is sent them. 0: it could go on, and has done some work."""
+"""Yields how many bytes it needs next, and is sent them. 0: it could go on, but the step is over."""
 PIXEL = 4
 BAND_BYTES = 1024 * 1024
 """Rows that are taken in one piece."""
@@ -40,19 +42,19 @@ HELD_MAX = 36 * 1024 * 1024
 """The most bytes of pixels that an update may hold, or paint, before it is passed on in part: one picture in 4K."""
 PART_BYTES = 256
 ENDLESS = 0xFFFF
-SLOW, SLOWER = 4, 16
-"""How much longer than copying a pixel it takes to inflate one, and to find its run."""
+CURSOR_PIXELS, CURSOR_WORK = 8 * 1024, 40
+"""How much of a cursor is made at once, and what a pixel of it costs."""
 
 
 # An update is passed on as a whole when it is complete: until then, what is on the screen is still the picture before,
 # of which the server's copies are true. Every rectangle's place and every length is checked before anything is
 # allocated for it.
 class Pictures:
-    """Parses updates. `size` is the screen's; `work` grows by about one for each pixel that was copied."""
+    """Parses updates. `size` is the screen's; what that costs is added to `work`."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work) -> None:
         self.size = Size(0, 0)
-        self.work = 0
+        self._work = work
         self.relative = self.extended_keys = False
         """The server wants the pointer's movement instead of its position; it knows scan codes."""
         self.leds: int | None = None
@@ -62,22 +64,31 @@ class Pictures:
         self.asked = False
         """Whether pictures were ever asked for: until then, a rectangle of one is not expected."""
         self._held_bytes = self._inflating_bytes = self._painted_bytes = 0
-        self._parts: list[Part] = []
+        self._parts: deque[Part] = deque()
         self._events: list[VncEvent] = []
-        self._zlib, self._zrle, self._tight = Inflater(), Inflater(), Tight()
+        self._untold_size = False
+        """The size was not told yet."""
+        self._zlib, self._zrle, self._tight = Inflater(work), Inflater(work), Tight(work)
 
     def events(self) -> list[VncEvent]:
         """The events since the last call."""
         out, self._events = self._events, []
         return out
 
+    # Each size makes another picture here, and another encoder for each viewer. So of several sizes in a row, only the
+    # last one is told.
     def resize(self, width: int, height: int) -> None:
         """The screen has this size now; RemoteProtocolError if that is too large."""
         if max(width, height) > SIZE_MAX or width * height > PIXELS_MAX:
             raise RemoteProtocolError(f"the VNC server's screen is too large: {width} × {height}")
         self._pass_on()
         self.size = Size(width, height)
-        if width and height:
+        self._untold_size = bool(width and height)
+
+    def tell_size(self) -> None:
+        """Tell of another size, if it was not told."""
+        if self._untold_size:
+            self._untold_size = False
             self._events.append(Resized(self.size))
 
     def update(self) -> Parse:
@@ -92,6 +103,7 @@ class Pictures:
             read += 1
             if max(self._held_bytes, self._painted_bytes) > HELD_MAX:
                 self._pass_on()
+        self.tell_size()
         self._pass_on()
 
     def _rectangle(self, rect: Rect, encoding: int) -> Parse:
@@ -108,7 +120,7 @@ class Pictures:
         if not rect.area:
             raise RemoteProtocolError("the VNC server sent an empty rectangle, compressed")
         # What it takes to inflate it is booked before its bytes arrive.
-        self._inflating_bytes = 2 * rect.area * PIXEL
+        self._inflating_bytes = rect.area * PIXEL + WINDOW_BYTES
         yield from _ENCODINGS[encoding](self, rect)
         self._inflating_bytes = 0
 
@@ -126,15 +138,17 @@ class Pictures:
 
     def _pass_on(self) -> None:
         if self._parts:
-            self._events.append(Update(tuple(self._parts)))
-        self._parts, self._held_bytes, self._painted_bytes = [], 0, 0
+            self._events.append(Update(self._parts, self._held_bytes))
+        self._parts, self._held_bytes, self._painted_bytes = deque(), 0, 0
 
     def _add(self, part: Part, held: int = 0) -> None:
-        if part.rect.area:
+        area = part.rect.area
+        if area:
+            if self._untold_size:
+                self.tell_size()
             self._parts.append(part)
             self._held_bytes += held + PART_BYTES
-            self._painted_bytes += part.rect.area * PIXEL + PART_BYTES
-            self.work += part.rect.area
+            self._painted_bytes += area * PIXEL + PART_BYTES
 
     # -- pictures --------------------------------------------------------------------------------
 
@@ -150,37 +164,24 @@ class Pictures:
     def _inflate(self, rect: Rect) -> Parse:
         yield from self._compressed(self._zlib, rect.area * PIXEL)
         for band in bands(rect):
-            self._add(Painted(band, self._zlib.read(band.area * PIXEL)), band.area * PIXEL)
-            self.work += SLOW * band.area
-            yield 0
-        self._zlib.end()
+            self._add(Painted(band, (yield from self._zlib.read(band.area * PIXEL))), band.area * PIXEL)
+        yield from self._zlib.end()
 
     def _compressed(self, stream: Inflater, most: int) -> Parse:
-        """Read the length and the bytes of what inflates to `most` bytes at most."""
+        """Read the length of what inflates to `most` bytes at most."""
         size = int.from_bytes((yield 4), "big")
         if size > compressed_max(most):
             raise RemoteProtocolError(f"the VNC server sent {size} compressed bytes for {most}")
-        stream.feed((yield size))
+        stream.begin(size)
 
     def _tiles(self, rect: Rect) -> Parse:
-        most = inflated_max(rect.width, rect.height)
-        yield from self._compressed(self._zrle, most)
-        data = bytearray()
-        while part := self._zrle.read_up_to(BAND_BYTES):
-            data += part
-            if len(data) > most:
-                raise RemoteProtocolError("a ZRLE rectangle of the VNC server is too long")
-            self.work += len(part)
-            yield 0
-        tiles = Tiles(rect.width, rect.height, bytes(data))
-        for tile in tiles:
-            self.work += SLOWER * tile.area
-            yield 0
+        yield from self._compressed(self._zrle, inflated_max(rect.width, rect.height))
+        tiles = Tiles(rect.width, rect.height, self._zrle, self._work)
+        yield from tiles.parse()
         self._add(Painted(rect, tiles.picture.data.cast("B")), rect.area * PIXEL)
 
     def _tightly(self, rect: Rect) -> Parse:
         pixels = yield from self._tight.rectangle(rect.width, rect.height)
-        self.work += SLOW * rect.area
         if len(pixels) == PIXEL:
             self._add(Filled(rect, bytes(pixels)))
         else:
@@ -211,13 +212,13 @@ class Pictures:
         size = Size(rect.width, rect.height)
         cursors.check_cursor(size)
         data = yield rect.area * PIXEL + cursors.mask_bytes(size)
-        self._shape(rect, cursors.masked(data, size) if rect.area else b"")
+        yield from self._shaped(rect, lambda rows: cursors.masked(data, size, rows))
 
     def _two_coloured_cursor(self, rect: Rect) -> Parse:
         size = Size(rect.width, rect.height)
         cursors.check_cursor(size)
         data = (yield 6 + 2 * cursors.mask_bytes(size)) if rect.area else b""
-        self._shape(rect, cursors.two_coloured(data, size) if rect.area else b"")
+        yield from self._shaped(rect, lambda rows: cursors.two_coloured(data, size, rows))
 
     def _alpha_cursor(self, rect: Rect) -> Parse:
         size = Size(rect.width, rect.height)
@@ -225,11 +226,21 @@ class Pictures:
         if (yield 4) != bytes(4):
             raise RemoteProtocolError("the VNC server sent a cursor in an encoding that was not asked for")
         data = yield rect.area * PIXEL
-        self._shape(rect, cursors.with_alpha(data, size) if rect.area else b"")
+        yield from self._shaped(rect, lambda rows: cursors.with_alpha(data, size, rows))
 
-    def _shape(self, rect: Rect, pixels: bytes) -> None:
+    def _shaped(self, rect: Rect, pixels_of: Callable[[range], bytes]) -> Parse:
+        """A cursor whose rows give these pixels."""
+        pixels = bytearray()
+        if rect.area:
+            step = max(1, CURSOR_PIXELS // rect.width)
+            for y in range(0, rect.height, step):
+                rows = range(y, min(y + step, rect.height))
+                pixels += pixels_of(rows)
+                self._work.spent += PART_WORK + CURSOR_WORK * rect.width * len(rows)
+                if self._work.over:
+                    yield 0
         size = Size(rect.width, rect.height) if rect.area else Size(0, 0)
-        self._events.append(CursorShape(Point(rect.x, rect.y), size, pixels))
+        self._events.append(CursorShape(Point(rect.x, rect.y), size, bytes(pixels)))
 
     def _pointer_at(self, rect: Rect) -> Parse:
         self._events.append(CursorAt(Point(rect.x, rect.y)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,28 +12,40 @@ from millrace.dsp.convert import Buffer
 from millrace.errors import CodecError, RemoteProtocolError
 from millrace.wire.vnc.gradient import undo_gradient
 from millrace.wire.vnc.inflate import Inflater
+from millrace.wire.vnc.work import Work
 
 STREAMS = 4
 PLAIN_BYTES = 12
 """What is shorter comes uncompressed, without a length."""
+BAND_PIXELS = 32 * 1024
+"""Rows that are unpacked at once."""
+PIXEL_WORK = 8
+"""What a pixel costs beside what it takes to inflate it."""
+JPEG_PIXELS_MAX, JPEG_BYTES, JPEG_WORK = 65_536, 64 * 1024, 25
+"""A JPEG is decoded in one step, so a large one is refused. Servers that send any, which none is asked to, divide them
+at this size. Then how many bytes may come beside the pixels, and what a pixel costs."""
 _FILL, _JPEG, _BASIC_MAX, _FILTERED = 8, 9, 7, 4
 _COPY, _PALETTE, _GRADIENT = 0, 1, 2
 Parse = Generator[int, bytes, Buffer]
 """Yields how many bytes it needs, or 0 to let others go on; returns the pixels, or a single one."""
+Pixels = NDArray[np.uint32]
+Unpack = Callable[[Buffer, Pixels], None]
+"""Makes whole rows (rows, columns) of bytes."""
 
 
 class Tight:
     """Parses the rectangles of one connection, over which its four zlib streams go on."""
 
-    def __init__(self) -> None:
-        self._streams = [Inflater() for _ in range(STREAMS)]
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._streams = [Inflater(work) for _ in range(STREAMS)]
 
     def rectangle(self, width: int, height: int) -> Parse:
         """Parse one rectangle, after its header."""
         control = (yield 1)[0]
         for number in range(STREAMS):
             if control >> number & 1:
-                self._streams[number] = Inflater()
+                self._streams[number] = Inflater(self._work)
         kind = control >> 4
         if kind == _FILL:
             return (yield 3)[::-1] + b"\0"
@@ -42,22 +54,59 @@ class Tight:
         if kind > _BASIC_MAX:
             raise RemoteProtocolError(f"the VNC server sent an unknown kind of Tight: {kind}")
         told = (yield 1)[0] if kind & _FILTERED else _COPY
-        stream = self._streams[kind & 3]
-        if told == _COPY:
-            data = yield from _basic(stream, width * height * 3)
-            return _bgrx(np.frombuffer(data, np.uint8).reshape(-1, 3))
-        if told == _PALETTE:
-            return (yield from _palette(stream, width, height))
-        if told == _GRADIENT:
-            return (yield from _gradient(stream, width, height))
-        raise RemoteProtocolError(f"the VNC server sent an unknown filter of Tight: {told}")
+        if told > _GRADIENT:
+            raise RemoteProtocolError(f"the VNC server sent an unknown filter of Tight: {told}")
+        # Nothing of it is resident before it is painted.
+        picture: Pixels = np.zeros((height, width), "<u4")
+        yield from self._filtered(self._streams[kind & 3], told, picture)
+        return picture.data.cast("B")
 
     def _jpeg(self, width: int, height: int) -> Parse:
-        data = yield (yield from _compact_size())
+        if width * height > JPEG_PIXELS_MAX:
+            raise RemoteProtocolError(f"the VNC server sent a JPEG of {width} × {height}, which nobody asked for")
+        size = yield from _compact_size()
+        if size > JPEG_BYTES + 4 * width * height:
+            raise RemoteProtocolError(f"the VNC server sent a JPEG of {size} bytes for {width} × {height}")
+        data = yield size
+        self._work.spent += JPEG_WORK * width * height
         try:
             return decode_jpeg(data, width, height)
         except CodecError as error:
             raise RemoteProtocolError(f"the VNC server sent {error}") from None
+
+    def _filtered(self, stream: Inflater, told: int, picture: Pixels) -> Generator[int, bytes, None]:
+        width = picture.shape[1]
+        if told == _PALETTE:
+            colours = (yield 1)[0] + 1
+            palette = _palette((yield 3 * colours))
+            if colours <= 2:
+                yield from self._rows(stream, picture, (width + 7) // 8, _bits_of(palette))
+            else:
+                yield from self._rows(stream, picture, width, _bytes_of(palette))
+            return
+        yield from self._rows(stream, picture, 3 * width, _unpack_rgb)
+        if told == _GRADIENT:
+            for cost in undo_gradient(picture.view(np.uint8).reshape(*picture.shape, 4)):
+                self._work.spent += cost
+                if self._work.over:
+                    yield 0
+
+    def _rows(self, stream: Inflater, picture: Pixels, row: int, unpack: Unpack) -> Generator[int, bytes, None]:
+        """Rows of so many bytes each, which are compressed unless they are few."""
+        height, width = picture.shape
+        plain = row * height < PLAIN_BYTES
+        if not plain:
+            stream.begin((yield from _compact_size()))
+        rows = max(1, BAND_PIXELS // width)
+        for y in range(0, height, rows):
+            part = picture[y : y + rows]
+            size = row * len(part)
+            unpack((yield size) if plain else (yield from stream.read(size)), part)
+            self._work.spent += PIXEL_WORK * part.size
+            if self._work.over:
+                yield 0
+        if not plain:
+            yield from stream.end()
 
 
 def _compact_size() -> Generator[int, bytes, int]:
@@ -70,42 +119,36 @@ def _compact_size() -> Generator[int, bytes, int]:
     return size
 
 
-def _basic(stream: Inflater, size: int) -> Generator[int, bytes, bytes]:
-    """`size` bytes, which are compressed unless they are few."""
-    if size < PLAIN_BYTES:
-        return (yield size)
-    stream.feed((yield (yield from _compact_size())))
-    data = stream.read(size)
-    stream.end()
-    return data
+def _unpack_rgb(data: Buffer, to: Pixels) -> None:
+    """R, G, B as B, G, R and 0."""
+    rgb, out = np.frombuffer(data, np.uint8).reshape(-1, 3), to.view(np.uint8).reshape(-1, 4)
+    for sample in range(3):
+        out[:, sample] = rgb[:, 2 - sample]
 
 
-def _palette(stream: Inflater, width: int, height: int) -> Parse:
-    colours = (yield 1)[0] + 1
-    palette = _bgrx(np.frombuffer((yield 3 * colours), np.uint8).reshape(-1, 3))
-    row = (width + 7) // 8 if colours <= 2 else width
-    data = yield from _basic(stream, row * height)
-    indices = np.frombuffer(data, np.uint8).reshape(height, row)
-    if colours <= 2:
-        indices = np.unpackbits(indices, axis=1)[:, :width]
-    if indices.size and int(indices.max()) >= colours:
+def _palette(data: bytes) -> Pixels:
+    out: Pixels = np.zeros(len(data) // 3, "<u4")
+    _unpack_rgb(data, out)
+    return out
+
+
+def _bits_of(palette: Pixels) -> Unpack:
+    def unpack(data: Buffer, to: Pixels) -> None:
+        packed = np.frombuffer(data, np.uint8).reshape(len(to), -1)
+        _paint(palette, np.unpackbits(packed, axis=1)[:, : to.shape[1]], to)
+
+    return unpack
+
+
+def _bytes_of(palette: Pixels) -> Unpack:
+    def unpack(data: Buffer, to: Pixels) -> None:
+        _paint(palette, np.frombuffer(data, np.uint8).reshape(to.shape), to)
+
+    return unpack
+
+
+def _paint(palette: Pixels, indices: NDArray[np.uint8], to: Pixels) -> None:
+    if int(indices.max()) >= len(palette):
         raise RemoteProtocolError("the VNC server sent a Tight rectangle with a colour beyond its palette")
-    return np.take(np.frombuffer(palette, "<u4"), indices).data.cast("B")
-
-
-def _gradient(stream: Inflater, width: int, height: int) -> Parse:
-    data = yield from _basic(stream, width * height * 3)
-    out: NDArray[np.uint8] | None = None
-    for out in undo_gradient(np.frombuffer(data, np.uint8).reshape(height, width, 3)):
-        if out is None:
-            yield 0
-    assert out is not None
-    return _bgrx(out.reshape(-1, 3))
-
-
-def _bgrx(pixels: NDArray[np.uint8]) -> Buffer:
-    """Rows of R, G, B as B, G, R and 0."""
-    out = np.zeros((len(pixels), 4), np.uint8)
-    for to, origin in ((0, 2), (1, 1), (2, 0)):
-        out[:, to] = pixels[:, origin]
-    return out.data.cast("B")
+    # With "raise" it would work on a copy.
+    np.take(palette, indices, out=to, mode="clip")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.rects import Rect
+from millrace.wire.vnc.inflate import Inflater
+from millrace.wire.vnc.work import Work
 
 SIDE = 64
 PIXEL = 3
 """Bytes of a pixel: B, G, R."""
+WINDOW_BYTES = 64 * 1024
+"""How much is inflated ahead of the tiles."""
+TILE_WORK, PIXEL_WORK, RUN_WORK = 30_000, 20, 500
+"""What a tile costs, each of its pixels, and each of its runs."""
 _RAW, _SOLID, _PALETTE_MAX, _RLE, _RLE_PALETTE = 0, 1, 16, 128, 130
 Pixels = NDArray[np.uint32]
 
@@ -31,27 +37,40 @@ def whole_pixels(data: bytes) -> Pixels:
 
 
 class Tiles:
-    """Reads the tiles of one rectangle from its inflated bytes."""
+    """Reads the tiles of one rectangle from its stream."""
 
-    def __init__(self, width: int, height: int, data: bytes) -> None:
+    def __init__(self, width: int, height: int, stream: Inflater, work: Work) -> None:
+        # Nothing of it is resident before it is painted.
         self.picture: Pixels = np.zeros((height, width), "<u4")
-        self._data, self._at = data, 0
+        self._stream, self._work = stream, work
+        self._data, self._at = b"", 0
 
-    def __iter__(self) -> Iterator[Rect]:
-        """Decode tile by tile; RemoteProtocolError if the bytes are wrong."""
+    def parse(self) -> Generator[int, bytes, None]:
+        """Decode tile by tile; RemoteProtocolError if the bytes are wrong. See `Inflater` for what it yields."""
         high, wide = self.picture.shape
         for y in range(0, high, SIDE):
             for x in range(0, wide, SIDE):
                 tile = Rect(x, y, min(SIDE, wide - x), min(SIDE, high - y))
+                yield from self._inflated(inflated_max(tile.width, tile.height))
                 part = self.picture[y : tile.bottom, x : tile.right]
                 try:
                     part[:] = self._tile(tile).reshape(part.shape)
                 except (IndexError, ValueError):
                     # Beyond the last byte, beyond a palette, or a run that goes on into the next tile.
                     raise RemoteProtocolError("a ZRLE tile of the VNC server is wrong") from None
-                yield tile
-        if self._at != len(self._data):
+                self._work.spent += TILE_WORK + PIXEL_WORK * tile.area
+                if self._work.over:
+                    yield 0
+        if self._at != len(self._data) or (yield from self._stream.some(1)):
             raise RemoteProtocolError("a ZRLE rectangle of the VNC server is too long")
+
+    def _inflated(self, size: int) -> Generator[int, bytes, None]:
+        """Have `size` bytes ready, or all that are left."""
+        while len(self._data) - self._at < size:
+            more = yield from self._stream.some(WINDOW_BYTES)
+            if not more:
+                break
+            self._data, self._at = self._data[self._at :] + more, 0
 
     def _take(self, size: int) -> bytes:
         part = self._data[self._at : self._at + size]
@@ -84,26 +103,33 @@ class Tiles:
         return np.take(palette, indices)
 
     def _runs(self, area: int) -> Pixels:
-        colours, lengths, at = [], [], self._at
+        colours, lengths, at, data = [], [], self._at, self._data
         while area > 0:
-            colours.append(self._data[at : at + PIXEL])
-            length, at = self._length(at + PIXEL, area)
+            colours.append(at)
+            length, at = data[at + PIXEL] + 1, at + PIXEL + 1
+            if length > 255:
+                length, at = self._length(at - 1, area)
             lengths.append(length)
             area -= length
         self._at = at
-        return np.repeat(whole_pixels(b"".join(colours)), lengths)
+        if area:
+            raise IndexError
+        self._work.spent += RUN_WORK * len(lengths)
+        places = np.array(colours)[:, None] + np.arange(PIXEL)
+        return np.repeat(whole_pixels(np.frombuffer(data, np.uint8)[places].tobytes()), lengths)
 
     def _palette_runs(self, colours: int, area: int) -> Pixels:
         palette = whole_pixels(self._take(colours * PIXEL))
-        indices, lengths, at = [], [], self._at
+        indices, lengths, at, data = [], [], self._at, self._data
         while area > 0:
-            index, length, at = self._data[at], 1, at + 1
+            index, length, at = data[at], 1, at + 1
             if index >= _RLE:
                 length, at = self._length(at, area)
             indices.append(index & 127)
             lengths.append(length)
             area -= length
         self._at = at
+        self._work.spent += RUN_WORK * len(lengths)
         return np.repeat(palette[indices], lengths)
 
     def _length(self, at: int, most: int) -> tuple[int, int]:
