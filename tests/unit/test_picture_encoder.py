@@ -20,6 +20,7 @@ from millrace.pixels.convert import Plane
 from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.pixels.scroll import apply_move
+from millrace.sim.desktop import Desktop
 from millrace.units import NS_PER_S
 from millrace.wire.peer.pictures import PartType
 from tests.gops import WATCHER
@@ -129,6 +130,18 @@ def test_on_a_thin_line_only_what_surely_fits_is_made_at_once() -> None:
     for side, elsewhere in ((40, False), (120, True)):
         glyphs(rig.picture, Rect(0, 0, side, side), 7)
         assert handed_over(rig, [Rect(0, 0, side, side)]) == elsewhere
+
+
+def test_grey_film_is_video_though_it_has_few_colours() -> None:
+    source = Desktop(Size(720, 520), "film")
+    rig = Rig(source.size)
+    view = rig.join(View())
+    rig.settle()
+    for _ in range(14):
+        rects = source.paint(rig.now_ns)
+        rig.picture[:] = source.picture
+        rig.paint(rects)
+    assert all(PartType.VIDEO in {part.type for part in picture.parts} for picture in view.pictures[-4:])
 
 
 def test_film_is_one_video_that_is_sharpened_when_it_stands_still() -> None:

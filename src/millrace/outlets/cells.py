@@ -22,6 +22,8 @@ HISTORY, OFTEN = 12, 4
 """A cell changes often if it did in so many of the last twelve pictures; each 100 ms without one count as one."""
 PHOTO = 1.0
 """More than this many bytes a pixel by zstd are a photo; text has 0.1 to 0.5."""
+PALETTE = 0.4
+"""More than this many bytes a pixel by palette may be a photo or a film in grey; text has 0.02 to 0.2."""
 UNKNOWN = 0.4
 
 Levels: TypeAlias = NDArray[np.uint8]

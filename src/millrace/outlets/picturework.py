@@ -21,7 +21,7 @@ from millrace.codec.avvideo import video_encoder
 from millrace.codec.palette import Palettes
 from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
 from millrace.codec.videoencoder import VideoEncoder
-from millrace.outlets.cells import EXACT, FAIR, LOSSY, PHOTO, STALE, UNKNOWN, CellMap
+from millrace.outlets.cells import EXACT, FAIR, LOSSY, PALETTE, PHOTO, STALE, UNKNOWN, CellMap
 from millrace.outlets.line import LAN_RATE
 from millrace.outlets.picturechoice import (
     FILM_PIXELS,
@@ -315,7 +315,7 @@ class PictureWork:
     def _packed(self, tile: Rect) -> Part:
         pixels = part_of(self.reference, tile)
         few = self._palettes.encode(pixels) if self.formats.palette else None
-        if few is not None:
+        if few is not None and (tile.area <= SMALL or len(few) <= PALETTE * tile.area):
             return Part(PartType.PALETTE, tile, few)
         return Part(PartType.ZSTD, tile, self._zstd.encode(pixels))
 
