@@ -127,6 +127,8 @@ class Rig:
             except Exception as error:
                 result = error
             done(result)
+        for _ in self.encoder.deliver():
+            pass
 
     def join(self, view: View) -> View:
         view.clock = lambda: self.now_ns

@@ -5,7 +5,7 @@ It takes next to no time, and is for tests of what surrounds an encoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -93,6 +93,10 @@ class PlainPictures:
                     self.counts.encoded(0, made[rects].key)
                 self.counts.pushed(made[rects].kinds)
                 sink.push(made[rects])
+
+    def deliver(self) -> Iterator[None]:
+        """See `Pictures`: all is sent at once."""
+        return iter(())
 
     def close(self) -> None:
         """See `Pictures`."""

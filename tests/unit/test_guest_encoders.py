@@ -55,6 +55,7 @@ def test_encoder_is_made_works_and_gives_everything_back() -> None:
                 woken.clear()
                 pictures.handle_timeout(desk.now_ns)
                 await woken.wait()
+                list(pictures.deliver())
         assert sink.sizes == [Size(64, 48)] and sink.pictures[0].size and not failures
         assert budget.held > before
         pictures.close()

@@ -558,3 +558,43 @@ def test_encoder_that_finds_no_room_holds_none() -> None:
         with pytest.raises(BudgetError):
             another(budget)
         assert (rig.budget.held, len(rig.screen.readers)) == (held, readers)
+
+
+def test_picture_is_handed_over_viewer_by_viewer_and_the_next_waits_for_that() -> None:
+    rig, first = started()
+    views = [first, *(rig.join(View()) for _ in range(9))]
+    rig.settle()
+    before = [len(view.pictures) for view in views]
+    rig.picture[10:300, 10:300] = 200
+    rig.screen.painted([Rect(10, 10, 290, 290)], rig.now_ns)
+    rig.now_ns += STEP_NS
+    rig.encoder.handle_timeout(rig.now_ns)
+    (work, done) = rig.waiting.pop()
+    done(work())
+    assert [len(view.pictures) for view in views] == before and rig.encoder.next_timeout() == 0
+    going = rig.encoder.deliver()
+    for number in range(4):
+        next(going)
+        assert [len(view.pictures) for view in views] == [n + (at <= number) for at, n in enumerate(before)]
+    # Meanwhile one leaves, one comes, and the screen is painted: no other picture is begun.
+    rig.encoder.leave(views[6])
+    late = rig.join(View())
+    rig.picture[0:9, 0:9] = 7
+    rig.screen.painted([Rect(0, 0, 9, 9)], rig.now_ns)
+    rig.now_ns += STEP_NS
+    rig.encoder.handle_timeout(rig.now_ns)
+    assert not rig.waiting
+    list(going)
+    assert [len(view.pictures) - n for view, n in zip(views, before, strict=True)] == [1] * 6 + [0] + [1] * 3
+    assert not late.pictures
+    rig.settle()
+    assert all(shown(view, rig) for view in (*views[:6], *views[7:], late))
+    # One that ends with a picture that is not handed over gives all of it back.
+    rig.screen.painted([WHOLE], rig.now_ns)
+    rig.picture[:] = 1
+    rig.now_ns += STEP_NS
+    rig.encoder.handle_timeout(rig.now_ns)
+    (work, done) = rig.waiting.pop()
+    done(work())
+    rig.encoder.close()
+    assert not list(rig.encoder.deliver()) and "picture encoder" not in rig.budget.shares()

@@ -118,6 +118,7 @@ class Group:
 
     # What was made since the last round comes first: a viewer takes no other picture before it was sent that.
     def _round(self) -> Iterator[None]:
+        yield from self.pictures.deliver()
         for session in list(self.sessions):
             yield from session.send_pictures()
         now_ns = self._clock()
@@ -126,6 +127,8 @@ class Group:
                 self.pictures.refresh(session)
         self.pictures.handle_timeout(now_ns)
         yield
+        # What is small was encoded at once.
+        yield from self.pictures.deliver()
         for session in list(self.sessions):
             yield from session.send_pictures()
             session.send_due(self._clock())

@@ -94,7 +94,11 @@ class Pictures(Protocol):
         ...
 
     def handle_timeout(self, now_ns: HostNs) -> None:
-        """Encode and send what is due. Also to be called when a sink has become ready."""
+        """Encode what is due. Also to be called when a sink has become ready."""
+        ...
+
+    def deliver(self) -> Iterator[None]:
+        """Push what was encoded to the sinks that it is for, in steps."""
         ...
 
     def close(self) -> None:

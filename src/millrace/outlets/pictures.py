@@ -6,12 +6,12 @@ missed a picture of the video, it is not drawn any more of it before a key pictu
 lacks the video and there is video to send, for all who wait, and at most twice a second.
 
 The work itself runs elsewhere (`Offload`), one picture at a time; so a picture is begun only when the one before is
-done, and damage collects meanwhile. What takes well under a millisecond, such as a typed letter, is made at once.
+handed over (`deliver`), and damage collects meanwhile. What takes well under a millisecond is made at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -143,6 +143,8 @@ class PictureEncoder:
         self._work: PictureWork | None = None
         self._of: tuple[Mode, Memory] | None = None
         self._job: _Job | None = None
+        self._made: Made | None = None
+        """What the job has made, to be handed over."""
         self._serial = 0
         self._due_ns: HostNs | None = None
         self._last_ns: HostNs | None = None
@@ -211,6 +213,8 @@ class PictureEncoder:
 
     def next_timeout(self) -> HostNs | None:
         """When `handle_timeout` is due; None: when something is painted, or a viewer becomes ready or joins."""
+        if self._made is not None:
+            return 0
         if self._closed or self._job is not None:
             return None
         painted_ns = self._reader.next_timeout()
@@ -236,7 +240,7 @@ class PictureEncoder:
         """Begin a picture if one is due. Also to be called when a sink has become ready."""
         for viewer in self._viewers:
             viewer.asleep = False
-        due_ns = self.next_timeout()
+        due_ns = None if self._job is not None else self.next_timeout()
         if due_ns is None or now_ns < due_ns:
             return
         ready = [viewer for viewer in self._viewers if viewer.ready(now_ns)]
@@ -310,10 +314,12 @@ class PictureEncoder:
     # -- what was made ---------------------------------------------------------------------------
 
     def _done(self, made: tuple[Made, Spent] | Exception) -> None:
-        job, self._job = self._job, None
+        job = self._job
         assert job is not None
         if job.picture is not None:
             job.picture.release()
+        if isinstance(made, Exception) or self._closed:
+            self._job = None
         if self._closed:
             self._free()
         elif isinstance(made, Exception):
@@ -321,10 +327,19 @@ class PictureEncoder:
         else:
             self._strain.encoded(made[1])
             self._compare(made[0], job)
-            self._send(made[0], job)
+            self._made = made[0]
             self._wake()
 
-    def _send(self, made: Made, job: _Job) -> None:
+    def deliver(self) -> Iterator[None]:
+        """See `Pictures`."""
+        made, job = self._made, self._job
+        if made is None or job is None:
+            return
+        yield from self._send(made, job)
+        self._made = self._job = None
+
+    # Viewers may come and go between two steps. Those that come lack everything, and need nothing of this.
+    def _send(self, made: Made, job: _Job) -> Iterator[None]:
         now_ns = self._clock()
         self._due_ns = made.due_ns
         if made.key:
@@ -336,9 +351,11 @@ class PictureEncoder:
         common = self._picture(made.parts, made, job)
         still = tuple(part for part in made.parts if part.type not in _VIDEO)
         partial = common if len(still) == len(made.parts) else self._picture(still, made, job)
-        for viewer in self._viewers:
+        for viewer in list(self._viewers):
             given = caught.get(id(viewer))
             viewer.catching = given is not None and bool(given.parts)
+            if viewer.left:
+                continue
             if given is not None and not (viewer.missing.rects and not given.parts):
                 self._catch_up(viewer, given, made, job, now_ns)
             elif viewer not in job.viewers or viewer.missing:
@@ -349,6 +366,7 @@ class PictureEncoder:
             else:
                 self._push(viewer, partial, now_ns)
                 viewer.missed(made.video, True)
+            yield
 
     def _compare(self, made: Made, job: _Job) -> None:
         """Note how much of what the source reported has changed."""
@@ -404,7 +422,8 @@ class PictureEncoder:
         self._closed = True
         self._viewers = []
         self._reader.end()
-        if self._job is None:
+        if self._job is None or self._made is not None:
+            self._made = self._job = None
             self._free()
 
     def _free(self) -> None:
