@@ -251,6 +251,21 @@ def test_time_of_a_picture_is_its_first_call_less_what_the_card_takes() -> None:
         assert rig.screen.painted_ns == rig.now_ns - delay_ms * 10**6
 
 
+def test_picture_that_follows_another_at_once_has_its_own_time() -> None:
+    rig = Rig()
+    rig.console.scanout(noise(8, 8))
+    rig.step()
+    for _ in range(3):
+        rig.console.update(0, 0, noise(2, 2, rig.now_ns))
+        rig.peer.receive(rig.console.data_to_send(), 0)
+        rig.door.publish()
+        rig.now_ns += 10**9
+        rig.door.receive(rig.now_ns)
+        assert rig.door.due, "it was painted after the one before was published"
+    rig.publish()
+    assert rig.screen.painted_ns == rig.now_ns - 2 * 10**6
+
+
 def test_disabled_console_is_black_until_next_picture() -> None:
     rig = Rig()
     rig.console.scanout(noise(32, 32))

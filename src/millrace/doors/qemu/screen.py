@@ -118,7 +118,9 @@ class QemuScreen:
         """Whether what QEMU sends has a place on the screen."""
         self._said = Size(0, 0)
         """The size that QEMU told by the other way; 0 × 0 before it has."""
+        self._received_ns: HostNs = 0
         self._now_ns: HostNs = 0
+        """When the first call came of what is to be published."""
         self._number = 0
         self._told: set[str] = set()
 
@@ -142,6 +144,7 @@ class QemuScreen:
 
     def receive(self, now_ns: HostNs) -> None:
         """See `MachineDoor`: one step, and more while the turn lasts; `publish` must follow when no more comes."""
+        self._received_ns = now_ns
         if not self.canvas:
             self._now_ns = now_ns
         while self.busy:
@@ -161,6 +164,7 @@ class QemuScreen:
         if self._publish_due and not (self._copies and self.screen.old):
             self._publish_due = False
             self.canvas.publish(self._painted_ns)
+            self._now_ns = self._received_ns
         elif self.peer.waiting:
             event = self.peer.take()
             if event is not None:
