@@ -10,6 +10,7 @@ import atexit
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from bench.painted import serve
 
@@ -32,13 +33,16 @@ def stamp(path: str) -> None:
 
 
 def always() -> None:
-    """Paint although nobody watches, as long as there is a screen."""
+    """Paint although nobody watches."""
     from millrace.sim.painted import PaintedMachine
 
-    def next_timeout(self: PaintedMachine) -> int | None:
-        return self._next_ns if self._screen is not None and self._screen.memory is not None else None
+    show = PaintedMachine.show
 
-    PaintedMachine.next_timeout = next_timeout  # type: ignore[method-assign]
+    def shown(self: PaintedMachine, screen: Any, now_ns: int) -> None:
+        self.always = True
+        show(self, screen, now_ns)
+
+    PaintedMachine.show = shown  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -111,6 +111,9 @@ def test_it_paints_only_while_watched_and_on_whole_seconds() -> None:
     assert here.machine.next_timeout() is None
     here.machine.always = True
     assert here.machine.next_timeout() is not None
+    here.screen.end()
+    assert here.machine.next_timeout() is None
+    here.machine.handle_timeout(times[-1] + NS_PER_S)
 
 
 def test_a_key_is_answered_by_a_picture_with_its_mark_at_once() -> None:

@@ -93,11 +93,14 @@ class PaintedMachine:
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`."""
-        return self._next_ns if self._screen is not None and (self._watched or self.always) else None
+        screen = self._screen
+        paints = screen is not None and not screen.ended and (self._watched or self.always)
+        return self._next_ns if paints else None
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """Paint, if it is time."""
-        if self._screen is not None and now_ns >= self._next_ns:
+        due_ns = self.next_timeout()
+        if due_ns is not None and now_ns >= due_ns:
             self._paint(now_ns)
 
     def _paint(self, now_ns: HostNs) -> None:
