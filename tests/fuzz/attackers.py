@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from millrace.wire.pulse.constants import COOKIE_BYTES
-from tests.fuzz import seeds, verdicts
+from tests.fuzz import clientseeds, seeds, verdicts
 from tests.fuzz.mutate import Mutator, repair_at
 from tests.fuzz.verdicts import Heard
 
@@ -123,11 +123,11 @@ class Pulse(Attacker):
 
     def session(self, sock: socket.socket) -> None:
         """See `Attacker`."""
-        messages = self.mutator.session(seeds.pulse()[0], repair_at(0, ">I", 20))
-        heard = self.exchange(sock, [seeds.with_cookie(message, self.cookie) for message in messages])
+        messages = self.mutator.session(clientseeds.pulse()[0], repair_at(0, ">I", 20))
+        heard = self.exchange(sock, [clientseeds.with_cookie(message, self.cookie) for message in messages])
         self.judge(verdicts.pulse(heard))
-        if heard.ended and messages in seeds.pulse()[0]:
-            which = seeds.pulse()[0].index(messages)
+        if heard.ended and messages in clientseeds.pulse()[0]:
+            which = clientseeds.pulse()[0].index(messages)
             self.findings.append(f"{self.name}: session {which} as it was recorded was ended: {heard.data[-40:]!r}")
 
 
@@ -136,12 +136,12 @@ class Native(Attacker):
 
     def session(self, sock: socket.socket) -> None:
         """See `Attacker`."""
-        messages = self.mutator.session(seeds.native(), repair_at(0, "<I", 8))
+        messages = self.mutator.session(clientseeds.native(), repair_at(0, "<I", 8))
         heard = self.exchange(sock, messages)
         # On a unix socket, nothing that was sent before a reset is lost.
         heard.reset = False
         self.judge(verdicts.native(heard))
-        if heard.ended and messages in seeds.native():
+        if heard.ended and messages in clientseeds.native():
             self.findings.append(f"{self.name}: a session as it was recorded was ended: {heard.data[-200:]!r}")
 
 
@@ -162,7 +162,7 @@ class WebSocket(Http):
     """The peer protocol, over a handshake that is mostly valid."""
 
     path = b"/victim"
-    sessions = staticmethod(seeds.peer_listener)
+    sessions = staticmethod(clientseeds.peer_listener)
 
     def session(self, sock: socket.socket) -> None:
         """See `Attacker`."""
@@ -191,7 +191,7 @@ class View(WebSocket):
     """The picture protocol, likewise."""
 
     path = b"/victim/screen"
-    sessions = staticmethod(seeds.viewer)
+    sessions = staticmethod(clientseeds.viewer)
 
 
 def masked(mask: bytes, payload: bytes) -> bytes:

@@ -14,11 +14,11 @@ from aiohttp import web
 from millrace.codec.parameters import checked_parameters, packet_fits
 from millrace.errors import RemoteProtocolError
 from millrace.wire.peer.messages import FormatChanged, decode_from_daemon, unpack_media
-from tests.fuzz import seeds
+from tests.fuzz import clientseeds
 from tests.fuzz.mutate import Mutator
 from tests.real.browser import Chromium, Page
 from tests.real.conftest import Bus
-from tests.real.test_page import in_browser
+from tests.real.pages import in_browser
 from tests.scenario.test_hostile_server import BYE, WELCOME, opus, packets, serving, stream
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("heavy")]
@@ -59,7 +59,7 @@ def pythons(messages: list[tuple[str, bytes]]) -> list[str]:
 def traffic(seed: int) -> list[tuple[str, bytes]]:
     """A daemon's messages, slightly mutated."""
     mutator = Mutator(seed)
-    session = mutator.session(seeds.peer_daemon())
+    session = mutator.session(clientseeds.peer_daemon())
     return [("text" if message[:1] in (b"{", b"[", b'"') else "packet", message) for message in session]
 
 

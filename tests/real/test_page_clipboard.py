@@ -10,10 +10,10 @@ import pytest
 from millrace.media.clip import CLIP_BYTES_MAX
 from millrace.wire.keys import BY_NAME
 from millrace.wire.peer.clips import Clip, Clips, pack_clip
+from tests.real.screenpages import HEIGHT, WIDTH, begin
 
 from .browser import Chromium, Page
 from .screenserver import ScreenServer, painted
-from .test_page_screen import HEIGHT, WIDTH, begin
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
 CONTROL, V = BY_NAME["ControlLeft"].code, BY_NAME["KeyV"].code

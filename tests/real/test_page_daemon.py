@@ -10,10 +10,10 @@ import pytest
 
 from millrace.pixels.blockcode import read
 from millrace.sim.desktop import CODE
+from tests.real.screenpages import canvas, press, shows
 
 from .browser import Chromium, Page
 from .conftest import MILLRACE
-from .test_page_screen import canvas, press, shows
 from .test_view_daemon import painted
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]

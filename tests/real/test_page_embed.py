@@ -19,10 +19,10 @@ from millrace.pixels.blockcode import read
 from millrace.rights.model import parse_rights
 from millrace.server.http.origins import parse_addresses
 from millrace.sim.desktop import CODE
+from tests.real.pages import shot
+from tests.real.screenpages import press
 
 from .browser import Chromium, Page
-from .test_page import shot
-from .test_page_screen import press
 from .test_page_wall import SIZE, several
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 import millrace
+from tests.real.pages import in_browser, shot
 
 from .browser import Chromium, Page
 from .conftest import Bus
-from .test_page import in_browser, shot
 
 MANY, FOLD = 40, 12
 COUNT = "document.querySelectorAll('#mix .thing').length"

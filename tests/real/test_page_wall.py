@@ -24,10 +24,10 @@ from millrace.server.http.origins import Addresses
 from millrace.sim.desktop import Desktop
 from millrace.sim.painted import PaintedMachine
 from millrace.symptoms import Symptom
+from tests.real.pages import shot
+from tests.real.screenpages import press
 
 from .browser import Chromium, Page
-from .test_page import shot
-from .test_page_screen import press
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
 SCENES = {"accounts": "typing", "build-7": "scroll", "lab": "still", "reception": "film"}

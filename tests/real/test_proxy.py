@@ -14,11 +14,11 @@ import aiohttp
 import pytest
 
 from millrace.server.http.authentication import CREDENTIAL, SUBPROTOCOL
+from tests.real.pages import ANALYSER, judged, listening, playing
 
 from ..scenario.test_certificates import Pair, certificate
 from .browser import own_page
 from .conftest import MILLRACE, Bus, need, wait_for
-from .test_page import ANALYSER, judged, listening, playing
 
 pytestmark = [pytest.mark.real, pytest.mark.xdist_group("heavy")]
 DOCS = (Path(__file__).parents[2] / "docs" / "proxy.md").read_text()

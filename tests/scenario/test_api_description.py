@@ -23,7 +23,7 @@ from millrace.wire.pulse.client import playback_fields, record_fields
 from millrace.wire.pulse.constants import Command
 from millrace.wire.pulse.tagstruct import Spec
 from tests import bus
-from tests.scenario.test_rights import Rig
+from tests.scenario.tenants import Rig
 
 API = "/api/v1"
 

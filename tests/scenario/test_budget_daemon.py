@@ -28,7 +28,7 @@ from millrace.wire.native.messages import Hello as NativeHello
 from millrace.wire.native.session import NativeWire
 from millrace.wire.peer.messages import Configure, FormatChanged, encode_message
 from tests.nativebus import eventually
-from tests.scenario.test_rights import Rig, joined, running
+from tests.scenario.tenants import Rig, joined, running
 
 
 def state(guest: Guest) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from millrace.graph.clipboard import Clipboard
 from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.pictures import KeyboardHeld, TakeKeyboard
-from tests.scenario.test_rights import Rig, running
+from tests.scenario.tenants import Rig, running
 from tests.scenario.test_viewers import Watcher, painter_of, watching
 
 SECRET = "correct horse battery staple"

@@ -17,9 +17,9 @@ from millrace.wire.pulse.client import Failed, Reply, record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command, Err
 from millrace.wire.pulse.tagstruct import Spec
 from tests.nativebus import eventually, of_daemon, running
+from tests.scenario.pulseviews import load, sinks_of
 
 from .test_pulse_restore import Program
-from .test_pulse_sinks import load, sinks_of
 
 S16 = Spec(SampleFormat.S16LE, 2, 48_000)
 HALF, FULL = (0x8000, 0x8000), (0x10000, 0x10000)

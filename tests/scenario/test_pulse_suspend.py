@@ -10,8 +10,7 @@ from millrace.graph.model import Sink
 from millrace.sim.rig import Capture, Player, Rig, RigClient
 from millrace.wire.pulse.constants import NO_INDEX, Command
 from millrace.wire.pulse.tagstruct import Spec
-
-from .test_pulse_sinks import load
+from tests.scenario.pulseviews import load
 
 F32 = Spec(SampleFormat.F32LE, 2, 48_000)
 LATENCY_MS = 50

@@ -16,7 +16,7 @@ from PIL import Image
 from millrace.io.clock import now_ns
 from millrace.pixels.rects import Rect
 from millrace.server.http.wall import SHOWN_MAX
-from tests.scenario.test_rights import Rig, running
+from tests.scenario.tenants import Rig, running
 from tests.watch import Painter
 
 WORK_S = 40

@@ -11,7 +11,7 @@ import pytest
 from millrace.wire.native.messages import Fault, Reply, frame
 from millrace.wire.pulse.constants import COOKIE_BYTES, Command, Err
 from millrace.wire.pulse.session import HEADER
-from tests.fuzz import seeds, verdicts
+from tests.fuzz import clientseeds, verdicts
 from tests.fuzz.verdicts import Heard
 
 Verdict = Callable[[Heard], str]
@@ -106,7 +106,7 @@ def test_machine_door_status_must_be_readable() -> None:
 
 def test_cookie_is_inserted_at_its_place() -> None:
     cookie = bytes(range(1, 256)) + b"\xff"
-    first = seeds.pulse()[0][0][0]
-    made = seeds.with_cookie(first, cookie)
+    first = clientseeds.pulse()[0][0][0]
+    made = clientseeds.with_cookie(first, cookie)
     assert len(made) == len(first) and made.endswith(cookie) and made[: -len(cookie)] == first[: -len(cookie)]
-    assert seeds.with_cookie(bytes(2 * COOKIE_BYTES), cookie) == bytes(2 * COOKIE_BYTES)
+    assert clientseeds.with_cookie(bytes(2 * COOKIE_BYTES), cookie) == bytes(2 * COOKIE_BYTES)

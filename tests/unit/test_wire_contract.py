@@ -41,7 +41,7 @@ from millrace.wire.spice.main import SpiceMain
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, TlsWanted
 from millrace.wire.x11.client import X11Client
-from tests.fuzz import seeds
+from tests.fuzz import clientseeds, seeds
 
 NOW = 5 * NS_PER_S
 LINK = [seeds.spice_reply(bytes(162)), bytes(4)]
@@ -103,9 +103,9 @@ def linked(sessions: list[seeds.Session]) -> list[seeds.Session]:
 
 
 CASES = (
-    Case("PulseSession", PulseSession, lambda: [*seeds.pulse()[0], old_pulse()]),
-    Case("PulseClientSession", asked_pulse, lambda: seeds.pulse()[1]),
-    Case("NativeWire", spoken_native, seeds.native),
+    Case("PulseSession", PulseSession, lambda: [*clientseeds.pulse()[0], old_pulse()]),
+    Case("PulseClientSession", asked_pulse, lambda: clientseeds.pulse()[1]),
+    Case("NativeWire", spoken_native, clientseeds.native),
     Case("DBusWire", lambda: DBusWire(0), seeds.dbus_audio),
     Case("AudioPeer", lambda: AudioPeer(0), seeds.dbus_audio),
     Case("ScreenPeer", watching_screen, seeds.dbus_screen),
@@ -119,10 +119,10 @@ CASES = (
     Case("SpiceCursor", lambda: SpiceCursor(7, 0, "", ticket, NOW), lambda: linked(seeds.spice_cursor())),
     Case("SpiceInputs", lambda: SpiceInputs(7, "", ticket, NOW), lambda: linked(seeds.spice_inputs())),
     Case("X11Client", lambda: X11Client(b"", NOW), lambda: [said[:12] for said in seeds.x11()]),
-    Case("PeerServer", lambda: PeerServer(NOW), seeds.peer_listener),
-    Case("PeerClient", lambda: PeerClient(Hello(microphone=True), NOW), seeds.peer_daemon),
-    Case("ViewServer", lambda: ViewServer(NOW), seeds.viewer),
-    Case("ViewClient", lambda: ViewClient(Watch(), NOW), seeds.view_daemon),
+    Case("PeerServer", lambda: PeerServer(NOW), clientseeds.peer_listener),
+    Case("PeerClient", lambda: PeerClient(Hello(microphone=True), NOW), clientseeds.peer_daemon),
+    Case("ViewServer", lambda: ViewServer(NOW), clientseeds.viewer),
+    Case("ViewClient", lambda: ViewClient(Watch(), NOW), clientseeds.view_daemon),
 )
 MESSAGES = {kind.__name__ for kind in OVER_MESSAGES}
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -235,8 +235,8 @@ def test_session_continues_from_anothers_state(name: str, seed: int) -> None:
 
 def test_unwritten_output_is_written_by_continuing_session() -> None:
     pulse, native = PulseSession(), NativeWire(daemon=True)
-    pulse.receive(seeds.pulse()[0][0][0], NOW)
-    native.receive(seeds.native()[0][0], NOW)
+    pulse.receive(clientseeds.pulse()[0][0][0], NOW)
+    native.receive(clientseeds.native()[0][0], NOW)
     pulse.send_block(3, b"sound")
     native.send_message(Reply(1, {"a": [1, 2]}), (7, 8))
     native.receive_fds([5])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.errors import CodecError, PeerLost, RemoteProtocolError
-from millrace.pixels.rects import Point, Rect, Size
+from millrace.pixels.rects import Point, Rect
 from millrace.units import NS_PER_MS
 from millrace.wire.spice.channel import ANSWER_NS, PICTURE_MAX, ChannelKind, SpiceChannel, SpiceMessage
-from millrace.wire.spice.cursor import LOOK_BYTES, CursorHide, CursorMove, CursorSet, Look, SpiceCursor
+from millrace.wire.spice.cursor import SpiceCursor
 from millrace.wire.spice.display import (
     PICTURE_NS,
     SETTLED_NS,
@@ -35,55 +35,11 @@ from millrace.wire.spice.display import (
 )
 from millrace.wire.spice.draws import PATTERN, SOURCE, THERE, Blended, Copied, Keyed, Raster, Unknown, rop3_of
 from millrace.wire.spice.images import Image, NotUnderstood, decoding, read_image
-from millrace.wire.spice.inputs import UNACKNOWLEDGED_MAX, Lights, SpiceInputs
+from millrace.wire.spice.inputs import SpiceInputs
 from millrace.wire.spice.lz import CODE_COST, CODES, PIECE_BYTES, LzDecoder
-from millrace.wire.spice.main import SpiceMain
 from tests.fuzz import seeds
 from tests.fuzz import spiceserver as server
-
-KEY = bytes(162)
-BOX = Rect(3, 5, 40, 20)
-
-
-def ticket(key: bytes, password: str) -> bytes:
-    return bytes(128)
-
-
-def reply(specific: int = 0b1_0000_0101_0010) -> bytes:
-    body = struct.pack("<I", 0) + KEY + struct.pack("<IIIII", 1, 1, 178, 0b1011, specific)
-    return b"REDQ" + struct.pack("<III", 2, 2, len(body)) + body
-
-
-def linked(wire: Any, specific: int = 0b1_0000_0101_0010) -> Any:
-    wire.receive(reply(specific) + bytes(4), 0)
-    return wire
-
-
-def display(**options: Any) -> SpiceDisplay:
-    made: SpiceDisplay = linked(SpiceDisplay(7, 0, "", ticket, 0, **options))
-    return made
-
-
-def sent(wire: Any) -> list[tuple[int, bytes]]:
-    """The messages that a channel has to send after its ticket."""
-    data, out = wire.data_to_send(), []
-    if data[:4] == b"REDQ":
-        data = data[16 + struct.unpack_from("<I", data, 12)[0] + 4 + 128 :]
-    while data:
-        kind, size = struct.unpack_from("<HI", data)
-        out.append((kind, data[6 : 6 + size]))
-        data = data[6 + size :]
-    return out
-
-
-def noise(width: int, height: int, seed: int = 0, levels: int = 256) -> server.Pixels:
-    made = np.random.default_rng(seed).integers(0, levels, (height, width, 4), np.uint8)
-    made[:, :, 3] = 0
-    return made
-
-
-def event_of(data: bytes) -> Any:
-    return display_event(SpiceMessage(struct.unpack_from("<H", data)[0], data[6:]))
+from tests.spicewire import BOX, display, event_of, linked, noise, reply, sent, ticket
 
 
 def decode_lz(data: bytes, width: int, height: int) -> server.Pixels:
@@ -431,141 +387,7 @@ def test_any_display_message_is_understood_skipped_or_refused(kind: int, body: b
         return
 
 
-# -- the cursor --------------------------------------------------------------------------------------
-
-
-def cursor() -> SpiceCursor:
-    made: SpiceCursor = linked(SpiceCursor(7, 0, "", ticket, 0))
-    return made
-
-
-def test_cursor_is_set_moved_hidden_and_kept() -> None:
-    wire, pixels = cursor(), bytes(range(64))
-    wire.receive(server.cursor_set(3, -4, pixels, 4, 4, flags=2, name=9), 0)
-    look = Look(Size(4, 4), Point(1, 2), pixels)
-    assert wire.events() == [CursorSet(Point(3, -4), True, look)] and wire.partial_bytes == 64 + LOOK_BYTES
-    wire.receive(server.message(104, struct.pack("<hh", 7, 8)) + server.message(105), 0)
-    assert wire.events() == [CursorMove(Point(7, 8)), CursorHide()]
-    wire.receive(server.cursor_set(0, 0, b"", 0, 0, flags=4, name=9), 0)
-    wire.receive(server.message(107, struct.pack("<Q", 9)) + server.cursor_set(0, 0, b"", 0, 0, flags=4, name=9), 0)
-    known, gone = wire.events()
-    assert known == CursorSet(Point(0, 0), True, look) and gone == CursorSet(Point(0, 0), True, None)
-    wire.receive(server.message(101, struct.pack("<hhHHBH", 1, 2, 0, 0, 1, 1)), 0)
-    assert wire.events() == [CursorSet(Point(1, 2), True, None)] and not wire.partial_bytes
-
-
-def test_cursors_without_alpha_get_it_from_their_mask() -> None:
-    wire = cursor()
-    # Four pixels: black, white, transparent, inverting.
-    wire.receive(server.cursor_set(0, 0, bytes((0b0011_0000, 0b0101_0000)), 4, 1, kind=1), 0)
-    (mono,) = wire.events()
-    assert isinstance(mono, CursorSet) and mono.look is not None
-    black, white, clear = b"\0\0\0\xff", b"\xff\xff\xff\xff", bytes(4)
-    assert mono.look.pixels == black + white + clear + white
-    for kind, colours in (
-        (6, b"\1\2\3\0" + bytes(4)), (5, b"\1\2\3" + bytes(3)), (4, struct.pack("<HH", 1 << 10 | 1 << 5 | 1, 0))
-    ):  # fmt: skip
-        wire.receive(server.cursor_set(0, 0, colours + bytes((0b0100_0000,)), 2, 1, kind=kind), 0)
-        (deep,) = wire.events()
-        assert isinstance(deep, CursorSet) and deep.look is not None
-        assert deep.look.pixels == (b"\1\2\3\xff" if kind != 4 else b"\x08\x08\x08\xff") + clear
-    wire.receive(server.cursor_set(0, 0, b"", 16, 16, kind=2), 0)
-    (unknown,) = wire.events()
-    assert isinstance(unknown, CursorSet) and unknown.look is not None and len(unknown.look.pixels) == 1024
-
-
-def test_kept_cursors_are_bounded_and_damaged_ones_refused() -> None:
-    wire = cursor()
-    for name in range(20):
-        wire.receive(server.cursor_set(0, 0, bytes(500 * 500 * 4), 500, 500, flags=2, name=name), 0)
-        wire.events()
-    assert wire.partial_bytes <= 4 << 20
-    for name in range(1000):
-        wire.receive(server.cursor_set(0, 0, bytes(4), 1, 1, flags=2, name=name), 0)
-    assert 1000 * LOOK_BYTES < wire.partial_bytes <= 4 << 20
-    for data in (
-        server.cursor_set(0, 0, bytes(63), 4, 4), server.cursor_set(0, 0, b"", 513, 1),
-        server.cursor_set(0, 0, b"", 0, 1),
-        server.message(103, b"abc"), server.message(104), server.message(107),
-    ):  # fmt: skip
-        with pytest.raises(RemoteProtocolError):
-            cursor().receive(data, 0)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(101, 108), st.binary(max_size=60))
-def test_any_cursor_message_is_understood_or_refused(kind: int, body: bytes) -> None:
-    try:
-        cursor().receive(server.message(kind, body), 0)
-    except RemoteProtocolError:
-        return
-
-
 # -- keys and pointer --------------------------------------------------------------------------------
-
-
-def inputs() -> SpiceInputs:
-    made: SpiceInputs = linked(SpiceInputs(7, "", ticket, 0))
-    sent(made)
-    return made
-
-
-def test_keys_are_sent_as_scan_codes() -> None:
-    wire = inputs()
-    wire.send_key(0x1E, True)
-    wire.send_key(0x1E, False)
-    wire.send_key(0xC8, True)
-    wire.send_key(0xC8, False)
-    assert sent(wire) == [
-        (101, b"\x1e\0\0\0"), (102, b"\x9e\0\0\0"), (101, b"\xe0\x48\0\0"), (102, b"\xe0\xc8\0\0")
-    ]  # fmt: skip
-    closed = SpiceInputs(7, "", ticket, 0)
-    closed.data_to_send()
-    closed.send_key(0x1E, True)
-    closed.send_pointer(Point(1, 1), 1, False)
-    assert not closed.data_to_send()
-
-
-def test_pointer_goes_to_a_place_or_moves_and_presses() -> None:
-    wire = inputs()
-    wire.send_pointer(Point(10, 20), 0, False, 1)
-    wire.send_pointer(Point(10, 20), 0, False, 1)
-    wire.send_pointer(Point(-5, 20), 0b1001, False, 1)
-    wire.send_pointer(Point(-5, 20), 0b0001, False, 1)
-    assert sent(wire) == [
-        (112, struct.pack("<IIHB", 10, 20, 0, 1)), (112, struct.pack("<IIHB", 0, 20, 0, 1)),
-        (113, struct.pack("<BH", 1, 1)), (113, struct.pack("<BH", 4, 9)), (114, struct.pack("<BH", 4, 1)),
-    ]  # fmt: skip
-    wire.send_pointer(Point(-3, 4), 1, True)
-    wire.send_pointer(Point(0, 0), 0, True)
-    assert sent(wire) == [(111, struct.pack("<iiH", -3, 4, 1)), (114, struct.pack("<BH", 1, 0))]
-
-
-@pytest.mark.parametrize("relative", [False, True])
-def test_movements_that_the_server_has_not_taken_are_joined(relative: bool) -> None:
-    wire = inputs()
-    for n in range(UNACKNOWLEDGED_MAX + 10):
-        wire.send_pointer(Point(1 if relative else n + 1, 0), 0, relative)
-    assert len(sent(wire)) == UNACKNOWLEDGED_MAX
-    wire.receive(server.message(111), 0)
-    kind, body = sent(wire)[0]
-    assert (kind, body[:4]) == ((111, struct.pack("<i", 10)) if relative else (112, struct.pack("<I", 26)))
-    wire.send_pointer(Point(1 if relative else 99, 0), 1, relative)
-    assert [kind for kind, _ in sent(wire)] == [111 if relative else 112, 113], "a click is not held back"
-    wire.receive(server.message(102, b"\6\0"), 0)
-    assert wire.events() == [Lights(False, True, True)] and not wire.events() and not wire.partial_bytes
-
-
-def test_a_machine_with_a_tablet_is_asked_for_absolute_places() -> None:
-    main = SpiceMain("", ticket, 0)
-    linked(main)
-    sent(main)
-    main.receive(server.message(103, struct.pack("<8I", 7, 0, 1, 1, 0, 0, 0, 0)), 0)
-    assert [kind for kind, _ in sent(main)] == [104]
-    main.receive(server.message(105, struct.pack("<HH", 3, 1)), 0)
-    assert sent(main) == [(105, struct.pack("<H", 2))]
-    main.receive(server.message(105, struct.pack("<HH", 3, 2)), 0)
-    assert not sent(main) and len(main.events()) == 3
 
 
 def test_codec_names_what_is_no_picture() -> None:

@@ -1,5 +1,5 @@
 // How fast to play: clock estimates, target delay and rate control, a port of the Python package `millrace.clock`.
-// Times are nanoseconds as doubles. tests/real/test_page.py runs both on the same traces.
+// Times are nanoseconds as doubles. tests/real/test_page_python.py runs both on the same traces.
 
 export const NS_PER_S = 1e9, NS_PER_MS = 1e6;
 

@@ -1,0 +1,173 @@
+"""Keyboard, pointer and fingers on a guest's screen, in real browsers: what arrives in the guest."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import numpy as np
+import pytest
+
+from millrace.wire.keys import BY_NAME
+from tests.real.screenpages import HEIGHT, WIDTH, begin, held_keys, in_chromium, press
+
+from .browser import Chromium, Page
+from .screenserver import (
+    SHAPE,
+    Rect,
+    ScreenServer,
+    painted,
+    part,
+    piece,
+)  # fmt: skip
+
+pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
+
+
+def test_keys_arrive_as_scan_codes_and_none_stays_down(chromium: Chromium) -> None:
+    in_chromium(chromium, held_keys)
+
+
+def test_page_and_daemon_number_keys_alike(chromium: Chromium) -> None:
+    codes = {name: key.code for name, key in BY_NAME.items()}
+    table = f"import('/page/keys.js').then(({{ scanCode }}) => {json.dumps(list(codes))}.map(scanCode))"
+
+    async def test(page: Page, server: ScreenServer) -> None:
+        await page.open(server.url)
+        assert dict(zip(codes, await page.run(table), strict=True)) == codes
+
+    in_chromium(chromium, test)
+
+
+def test_keyboard_is_taken_over_and_given_up(chromium: Chromium) -> None:
+    who = "document.querySelector('#screen-who').textContent"
+
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        await server.tell("keyboard", mine=False, who="alice")
+        await page.until(f"{who} === 'alice has the keyboard.'")
+        await page.click("#stage")
+        await press(page, "KeyB", "b", True)
+        await page.click("#screen-keyboard")
+        await server.until("keyboard", take=True)
+        assert len([one for one in server.got if one["type"] == "keyboard"]) == 1, "a click does not take it from alice"
+        assert not [one for one in server.got if one["type"] in ("key", "pointer")]
+        await server.tell("keyboard", mine=True, who="somebody")
+        await page.until(f"{who}.includes('You are typing')")
+        await press(page, "KeyB", "b", True)
+        await server.until("key", code=0x30, down=True)
+        # Somebody else takes it while a key is down.
+        await server.tell("keyboard", mine=False, who="bob")
+        await page.until(f"{who} === 'bob has the keyboard.'")
+        count = len(server.got)
+        await press(page, "KeyC", "c", True)
+        await page.click("#screen-keyboard")
+        await server.until("keyboard", 2, take=True)
+        assert not [one for one in server.got[count:] if one["type"] == "key" and one["code"] == 0x2E]
+        await server.tell("keyboard", mine=True, who="somebody")
+        await page.until(f"{who}.includes('You are typing')")
+        for code, key in (("ControlLeft", "Control"), ("AltLeft", "Alt"), ("ShiftLeft", "Shift")):
+            await press(page, code, key, True)
+        await page.until("document.activeElement.id === 'screen-keyboard'")
+        for number in (0x1D, 0x38, 0x2A):
+            await server.until("key", code=number, down=False)
+        await page.click("#screen-keyboard")
+        await server.until("keyboard", take=False)
+
+    in_chromium(chromium, test)
+
+
+def test_pointer_and_wheel_arrive_in_the_guests_pixels(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        # Twice as wide as the window.
+        await page.size(1000, 800)
+        await begin(page, server, painted(2000, 1000))
+        await server.tell("keyboard", mine=True, who="somebody")
+        await page.until("document.querySelector('#screen-who').textContent.includes('You have')")
+        x, y = await page.middle("#stage")
+        box = await page.run(
+            "(() => { const r = document.querySelector('#stage').getBoundingClientRect();"
+            " return [r.left, r.top, r.width, r.height]; })()"
+        )
+        mouse = {"x": x, "y": y}
+        await page.send(
+            "Input.dispatchMouseEvent", type="mousePressed", button="right", buttons=2, clickCount=1, **mouse
+        )
+        pressed = await server.until("pointer", buttons=4, relative=False)
+        await page.send(
+            "Input.dispatchMouseEvent", type="mouseReleased", button="right", buttons=0, clickCount=1, **mouse
+        )
+        assert abs(pressed["x"] - 1000) <= 2 and abs(pressed["y"] - 500) <= 2, (pressed, box)
+        corner = {"x": box[0] + box[2] - 2, "y": box[1] + box[3] - 2}
+        await page.send("Input.dispatchMouseEvent", type="mouseMoved", **corner)
+        await server.until("pointer", 3)
+        moved = [one for one in server.got if one["type"] == "pointer"][-1]
+        assert 1990 < moved["x"] < 2000 and 990 < moved["y"] < 1000 and moved["buttons"] == 0
+        count = len(server.got)
+        before = sum(one["type"] == "pointer" for one in server.got)
+        for _ in range(2):
+            await page.send("Input.dispatchMouseEvent", type="mouseWheel", deltaX=0, deltaY=120, **mouse)
+        await server.until("pointer", before + 4)
+        seen = [one["buttons"] for one in server.got[count:] if one["type"] == "pointer"]
+        assert seen == [16, 0, 16, 0]
+
+    in_chromium(chromium, test)
+
+
+def test_finger_taps_drags_and_text_is_typed_on_a_phone(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await page.size(360, 740)
+        await page.send("Emulation.setTouchEmulationEnabled", enabled=True)
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        assert await page.run("document.documentElement.scrollWidth <= innerWidth")
+        x, y = await page.middle("#stage")
+
+        async def touch(kind: str, *points: tuple[float, float]) -> None:
+            given = [{"x": a, "y": b, "id": n} for n, (a, b) in enumerate(points)]
+            await page.send("Input.dispatchTouchEvent", type=kind, touchPoints=given)
+
+        await touch("touchStart", (x, y))
+        await touch("touchEnd")
+        await server.until("keyboard", take=True)
+        await server.tell("keyboard", mine=True, who="somebody")
+        await page.until("document.querySelector('#screen-who').textContent.includes('You are typing')")
+        await touch("touchStart", (x, y))
+        await touch("touchEnd")
+        await server.until("pointer", buttons=1)
+        await server.until("pointer", 2, buttons=0)
+        count = len(server.got)
+        await touch("touchStart", (x, y))
+        await touch("touchMove", (x + 40, y))
+        await touch("touchMove", (x + 60, y))
+        await touch("touchEnd")
+        await server.until("pointer", 2, buttons=1)
+        await asyncio.sleep(0.2)
+        drag = [one for one in server.got[count:] if one["type"] == "pointer"]
+        assert drag[-1]["buttons"] == 0 and drag[-1]["x"] - drag[0]["x"] > 30, drag
+        await page.click("#screen-type")
+        await page.until("document.activeElement.id === 'screen-text'")
+        await page.send("Input.insertText", text="é日本")
+        await server.until("text", text="é日本")
+
+    in_chromium(chromium, test)
+
+
+def test_cursor_is_the_browsers_own_or_drawn_for_who_only_watches(chromium: Chromium) -> None:
+    style, drawn = "document.querySelector('#stage').style.cursor", "document.querySelector('#guest-cursor')"
+
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        shape = np.full((12, 10, 4), 255, np.uint8)
+        assert server.line is not None
+        await server.line.send_bytes(piece([part(SHAPE, Rect(2, 3, 10, 12), shape.tobytes(), dx=5)], 0))
+        await server.tell("cursor", shape=5, x=100, y=50, hot_x=2, hot_y=3, shown=True)
+        await page.until(f"!{drawn}.hidden && {drawn}.naturalWidth === 10")
+        assert await page.run(style) == ""
+        await server.tell("keyboard", mine=True, who="somebody")
+        await page.until(f"{style}.startsWith('url(\"data:image/png;base64,') && {style}.endsWith('2 3, default')")
+        assert await page.run(f"{drawn}.hidden")
+        await server.tell("cursor", shape=5, x=100, y=50, shown=False)
+        await page.until(f"{style} === 'none'")
+        assert not page.errors
+
+    in_chromium(chromium, test)
