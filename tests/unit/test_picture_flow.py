@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from millrace.budget import ENDED
 from millrace.codec.picturesettings import PICTURE_SETTING_NAMES, PictureSettings, changed_picture
 from millrace.errors import ConfigError
 from millrace.guest.hands import Hands
+from millrace.io.turns import Turns
 from millrace.outlets.pictureflow import (
     FIRST_PICTURES,
     GROWTH,
@@ -148,7 +150,7 @@ def test_wrong_picture_settings_say_what_is_possible(name: str, text: str, why: 
 
 
 def test_held_keys_and_buttons_are_released_once() -> None:
-    hands, painter = Hands(), Painter()
+    hands, painter = Hands(Turns(), ENDED), Painter()
     for code, down in ((1, True), (2, True), (2, True), (3, True), (3, False)):
         hands.key(painter, code, down)
     hands.pointer(painter, Point(4, 5), 0b01001, False)

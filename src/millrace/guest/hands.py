@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from millrace.errors import ConfigError
+import sys
+from collections import deque
+
+import msgspec
+
+from millrace.budget import LISTENERS, Account
+from millrace.errors import ConfigError, RightsError
 from millrace.graph.pictures import Mode, ScreenSource
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
+from millrace.io.turns import Turns
 from millrace.pixels.rects import Point, Size
 from millrace.text import quoted
 from millrace.wire.keys import BY_KEYSYM
-from millrace.wire.peer.pictures import Key, Pointer, SizeWish, Text
+from millrace.wire.peer.pictures import SIDE_MAX, TEXT_MAX, Key, Pointer, SizeWish, Text
 
 WHEEL = 0b11000
 """Notches of the wheel, which are no buttons that can be held."""
@@ -17,20 +24,63 @@ WHEEL = 0b11000
 SHIFT = 0x2A
 SYMBOLS = {"\n": 0xFF0D, "\r": 0xFF0D, "\t": 0xFF09, "\b": 0xFF08}
 """Keysyms of characters that are not their own."""
+AT_ONCE = 16
+"""The characters that are typed at once. A longer text is typed in turns."""
+CHARS_MAX, INPUTS_MAX = 16 * TEXT_MAX, 1024
+"""How many characters may wait, and how many texts, keys and other inputs."""
+INPUT_BYTES = 256
+"""Memory of one that waits, besides its text."""
 
 
+class _Input(msgspec.Struct):
+    """What a viewer of pictures of that size does; of a text, what is left from `at` on."""
+
+    event: Key | Pointer | SizeWish | Text
+    size: Size
+    at: int = 0
+
+    @property
+    def chars(self) -> int:
+        """Characters that are still to be typed."""
+        return len(self.event.text) - self.at if isinstance(self.event, Text) else 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes in memory."""
+        return INPUT_BYTES + (sys.getsizeof(self.event.text) if isinstance(self.event, Text) else 0)
+
+
+# A text takes up to four keys a character, each of which is a message to the machine. So a long one is typed in the
+# guest's turns, and what the viewer does meanwhile waits behind it. Whoever loses the keyboard loses what waits, before
+# anybody else types.
 class Hands:
-    """What one viewer holds down on a screen."""
+    """What one viewer holds down on a screen, and what it has done that waits behind a text. A `Worker` of `turns`.
 
-    def __init__(self) -> None:
+    What waits is charged to `account`.
+    """
+
+    first = False
+
+    def __init__(self, turns: Turns, account: Account) -> None:
+        self._turns, self._account = turns, account
         self._keys: dict[int, None] = {}
         self._buttons = 0
         self._at, self._relative = Point(0, 0), False
+        self._waiting: deque[_Input] = deque()
+        self._chars = self._held_bytes = 0
+        """Of what waits."""
+        self._from: tuple[Watcher, Screen] | None = None
+        """Whose it is, and where it goes."""
 
     @property
     def keys(self) -> tuple[int, ...]:
         """Scan codes of the keys, in the order in which they were pressed."""
         return tuple(self._keys)
+
+    @property
+    def waiting(self) -> int:
+        """How many texts, keys and other inputs wait to be passed on."""
+        return len(self._waiting)
 
     def key(self, source: ScreenSource, code: int, down: bool) -> None:
         """Press or release a key. A press that is repeated is passed on: it is the viewer's auto-repeat."""
@@ -45,23 +95,99 @@ class Hands:
         source.pointer(at, buttons, relative)
         self._at, self._buttons, self._relative = at, buttons & ~WHEEL, relative
 
+    def control(self, event: Key | Pointer | SizeWish | Text, who: Watcher, screen: Screen, size: Size) -> None:
+        """Pass on what a viewer of pictures of that size does, after what waits.
+
+        RightsError unless `who` has the keyboard; ConfigError for a text that can't be typed, or if too much waits.
+        """
+        source = screen.controlled(who, "typing" if isinstance(event, Key | Text) else "pointing")
+        if isinstance(event, Text):
+            event = Text(_typable(event.text))
+        done = _Input(event, size)
+        if not self._waiting and done.chars <= AT_ONCE:
+            while not self._pass_on(done, source, screen):
+                pass
+            return
+        if not self._joins_last(done):
+            self._queue(done, source)
+        self._from = who, screen
+        self._turns.wait(self)
+
+    # The pointer may move a hundred times a second. Places are joined, and movements while their sum is one that a
+    # viewer could send.
+    def _joins_last(self, new: _Input) -> bool:
+        """Whether a movement of the pointer was added to the one that waits last."""
+        before, event = self._waiting[-1].event if self._waiting else None, new.event
+        if not isinstance(before, Pointer) or not isinstance(event, Pointer):
+            return False
+        if (before.buttons, before.relative) != (event.buttons, event.relative):
+            return False
+        if event.relative:
+            event = Pointer(before.x + event.x, before.y + event.y, event.buttons, True)
+            if max(abs(event.x), abs(event.y)) > SIDE_MAX:
+                return False
+        self._waiting[-1] = _Input(event, new.size)
+        return True
+
+    # A key that was dropped could leave another one pressed for good. So if not even keys have room, nothing is kept.
+    def _queue(self, new: _Input, source: ScreenSource) -> None:
+        chars, held_bytes = self._chars + new.chars, self._held_bytes + new.held_bytes
+        if (
+            chars <= CHARS_MAX
+            and len(self._waiting) < INPUTS_MAX
+            and self._account.fits("typing", held_bytes, LISTENERS)
+        ):
+            self._waiting.append(new)
+            self._chars, self._held_bytes = chars, held_bytes
+            return
+        if isinstance(new.event, Text):
+            raise ConfigError(f"text: {self._chars:,} characters still wait to be typed; this text is not")
+        self.release(source)
+        raise ConfigError("too much waits behind a text that is being typed: it is dropped, and all keys are released")
+
+    def work(self) -> bool:
+        """See `Worker`: pass on what waits."""
+        while self._waiting and self._from is not None:
+            who, screen = self._from
+            try:
+                source = screen.controlled(who, "typing")
+            except RightsError:
+                self._drop()
+                break
+            self._next(source, screen)
+            if self._turns.over():
+                return not self._waiting
+        return True
+
+    def _next(self, source: ScreenSource, screen: Screen) -> None:
+        one = self._waiting[0]
+        self._chars -= one.chars
+        done = self._pass_on(one, source, screen)
+        self._chars += one.chars
+        if done:
+            self._waiting.popleft()
+            self._held_bytes -= one.held_bytes
+            self._account.hold("typing", self._held_bytes, LISTENERS)
+
     # A viewer's positions are in the picture that it is sent, which may be smaller than the screen. A machine that has
     # only a mouse can't follow positions.
-    def control(self, event: Key | Pointer | SizeWish | Text, who: Watcher, screen: Screen, size: Size) -> None:
-        """Pass on what a viewer of pictures of that size does; RightsError unless `who` has the keyboard."""
-        typed = isinstance(event, Key | Text)
-        source = screen.controlled(who, "typing" if typed else "pointing")
+    def _pass_on(self, one: _Input, source: ScreenSource, screen: Screen) -> bool:
+        """Pass on an input, or the next character of a text. Returns whether all of it is passed on."""
+        event = one.event
+        if isinstance(event, Text):
+            if one.chars:
+                self._type(source, *_TYPED[event.text[one.at]])
+                one.at += 1
+            return not one.chars
         if isinstance(event, Key):
             self.key(source, event.code, event.down)
         elif isinstance(event, SizeWish):
             source.size_wish(Size(event.width, event.height))
-        elif isinstance(event, Text):
-            for code, shifted in _keys_of(event.text):
-                self._type(source, code, shifted)
         elif event.relative:
             self.pointer(source, Point(event.x, event.y), event.buttons, True)
         elif screen.memory is not None and not screen.relative:
-            self.pointer(source, _on_screen(event, screen.memory.mode, size), event.buttons, False)
+            self.pointer(source, _on_screen(event, screen.memory.mode, one.size), event.buttons, False)
+        return True
 
     def _type(self, source: ScreenSource, code: int, shifted: bool) -> None:
         """Press and release a key, with shift if it takes that."""
@@ -74,7 +200,7 @@ class Hands:
 
     # The pointer stays where it is: a movement of nothing, or the position that was last.
     def release(self, source: ScreenSource) -> None:
-        """Release everything, the last key first."""
+        """Drop what waits and release everything, the last key first."""
         keys, buttons = list(self._keys), self._buttons
         self.forget()
         for code in reversed(keys):
@@ -83,23 +209,39 @@ class Hands:
             source.pointer(Point(0, 0) if self._relative else self._at, 0, self._relative)
 
     def forget(self) -> None:
-        """The screen is gone, and with it what was held down there."""
+        """The screen is gone, and with it what was held down there, and what was to be typed."""
+        self._drop()
         self._keys.clear()
         self._buttons = 0
+
+    def _drop(self) -> None:
+        self._waiting.clear()
+        self._chars = self._held_bytes = 0
+        self._from = None
+        self._account.hold("typing", 0, LISTENERS)
 
 
 # A machine takes keys, and what they mean depends on its keyboard layout, which nobody tells us. US is what most have
 # before anybody has chosen another.
-def _keys_of(text: str) -> list[tuple[int, bool]]:
-    """The scan codes that type a text on a US keyboard, and whether with shift; ConfigError if it has no such key."""
-    out = []
-    for char in text.replace("\r\n", "\n"):
-        symbol = SYMBOLS.get(char, ord(char))
-        key = BY_KEYSYM.get(symbol)
-        if key is None or (char not in SYMBOLS and not char.isprintable()):
+def _typed() -> dict[str, tuple[int, bool]]:
+    """The scan code of each character that a US keyboard types, and whether with shift."""
+    out = {}
+    for symbol, key in BY_KEYSYM.items():
+        if symbol < 0x100 and chr(symbol).isprintable():
+            out[chr(symbol)] = key.code, symbol != key.keysym
+    return out | {char: (BY_KEYSYM[symbol].code, False) for char, symbol in SYMBOLS.items()}
+
+
+_TYPED = _typed()
+
+
+def _typable(text: str) -> str:
+    """The characters to type; ConfigError if the keyboard has no key for one."""
+    text = text.replace("\r\n", "\n")
+    for char in text:
+        if char not in _TYPED:
             raise ConfigError(f"text: the machine's keyboard has no key for {quoted(char)}; type it there")
-        out.append((key.code, symbol != key.keysym))
-    return out
+    return text
 
 
 def _on_screen(event: Pointer, mode: Mode, size: Size) -> Point:

@@ -94,7 +94,11 @@ class ViewerSession:
         """The screen that it sees."""
         self.encoding = False
         """Whether it shares an encoder now."""
-        self.times, self.refreshes, self.hands = PictureTimes(now_ns, viewers.totals), Refreshes(), Hands()
+        self.times, self.refreshes, self.hands = (
+            PictureTimes(now_ns, viewers.totals),
+            Refreshes(),
+            Hands(self.guest.turns, self.account),
+        )
         self.pictures = ViewerPictures(wire, self.sending, self.blame, self.account, self.times, viewers.clock)
         self.clip = ViewerClip(self.guest, self.who, wire, self.account, self.sending.flush, viewers.tell_later)
         self.refreshed = 0

@@ -1,0 +1,189 @@
+"""What a viewer types: long texts in turns, everything else in its order behind them, bounded and charged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from millrace.graph.pictures import ScreenSource
+from millrace.graph.share import SLICE_NS
+from millrace.guest.hands import AT_ONCE, CHARS_MAX, INPUTS_MAX
+from millrace.pixels.rects import Rect
+from millrace.wire.peer.messages import Fault
+from millrace.wire.peer.pictures import TEXT_MAX, Key, Pointer, SizeWish, TakeKeyboard, Text, Watch
+from tests.watch import Desk, Painter, Remote
+
+LONG = Text("a" * TEXT_MAX)
+TICK_NS = 20_000
+A = [(0x1E, True), (0x1E, False)]
+
+
+class Room:
+    """A guest with a screen, and a viewer that has the keyboard."""
+
+    def __init__(self) -> None:
+        self.desk = Desk()
+        self.screen: Painter = self.desk.add()
+        self._clock_ns = 0
+        self.screen.fill(Rect(0, 0, 9, 9), 7, self.desk.now_ns)
+        self.anna = Remote(self.desk, Watch(name="anna", formats=["raw"], keyboard=True))
+        self.desk.run(60)
+
+        self.desk.turns.clock = self._tick
+
+    def _tick(self) -> int:
+        """Each look at the clock takes a while, so that turns end."""
+        self._clock_ns += TICK_NS
+        return self._clock_ns
+
+    def begin(self) -> int:
+        """One round; returns how many letters of a long text were typed in it."""
+        self.desk.turns._round()
+        typed = len(self.typed) // 2
+        assert self.typed == A * typed and 0 < typed <= SLICE_NS // TICK_NS
+        return typed
+
+    def end(self) -> int:
+        """Rounds until nobody waits; returns their number."""
+        return self.desk.turns.run()
+
+    @property
+    def typed(self) -> list[object]:
+        return self.screen.typed
+
+    @property
+    def charged(self) -> int:
+        return self.anna.session.account.part("typing")
+
+    def faults(self) -> list[str]:
+        """What anna was told, after all that waits."""
+        self.desk.run(30)
+        return [fault.message for fault in self.anna.news(Fault)]
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    yield Room()
+
+
+def test_long_text_is_typed_in_turns_and_charged_while_it_waits(room: Room) -> None:
+    room.anna.say(LONG)
+    assert not room.typed and room.charged > TEXT_MAX
+    room.begin()
+    assert room.charged > TEXT_MAX and room.end() > TEXT_MAX * TICK_NS // SLICE_NS - 2
+    assert room.typed == A * TEXT_MAX
+    assert not room.charged and not room.anna.session.hands.waiting and not room.faults()
+
+
+def test_short_text_is_typed_at_once(room: Room) -> None:
+    room.anna.say(Text("a" * AT_ONCE))
+    assert room.typed == A * AT_ONCE and not room.charged
+    room.anna.say(Text(""))
+    assert len(room.typed) == 2 * AT_ONCE
+
+
+def test_what_is_done_during_a_text_comes_after_it_in_its_order(room: Room) -> None:
+    room.anna.say(LONG)
+    begun = room.begin()
+    room.anna.say(Key(0x1C, True))
+    room.anna.say(Text("b"))
+    room.anna.say(Pointer(5, 6, 1))
+    room.anna.say(Key(0x1C, False))
+    room.anna.say(SizeWish(800, 600))
+    assert room.typed == A * begun
+    room.end()
+    after = [(0x1C, True), (0x30, True), (0x30, False), (5, 6, 1, False), (0x1C, False), (800, 600)]
+    assert room.typed == [*A * TEXT_MAX, *after]
+    room.anna.say(Key(0x30, True))
+    assert room.typed[-1] == (0x30, True), "at once again"
+
+
+def test_movements_that_wait_are_joined_and_buttons_are_not(room: Room) -> None:
+    room.anna.say(LONG)
+    for x in range(50):
+        room.anna.say(Pointer(x, 1, 0))
+    for _ in range(50):
+        room.anna.say(Pointer(2, -1, 1, relative=True))
+    room.anna.say(Pointer(9, 9, 1))
+    for _ in range(3):
+        room.anna.say(Pointer(10_000, 0, 0, relative=True))
+    room.end()
+    moved = [(49, 1, 0, False), (100, -50, 1, True), (9, 9, 1, False)]
+    assert room.typed[2 * TEXT_MAX :] == [*moved, (10_000, 0, 0, True), (10_000, 0, 0, True), (10_000, 0, 0, True)]
+
+
+def test_taking_over_the_keyboard_stops_what_is_left(room: Room) -> None:
+    ben = Remote(room.desk, Watch(name="ben"))
+    room.desk.run(30)
+    room.anna.say(LONG)
+    begun = room.begin()
+    room.anna.say(Key(0x1C, True))
+    ben.say(TakeKeyboard(True))
+    ben.say(Key(0x30, True))
+    room.end()
+    assert room.typed == [*A * begun, (0x30, True)] and not room.charged
+
+
+def test_whoever_leaves_or_loses_the_screen_types_no_more(room: Room) -> None:
+    other = Remote(room.desk, Watch(name="ben"))
+    room.desk.run(30)
+    other.say(TakeKeyboard(True))
+    other.say(LONG)
+    other.leave()
+    room.anna.say(TakeKeyboard(True))
+    room.anna.say(LONG)
+    room.desk.remove(room.screen)
+    room.end()
+    assert not room.typed and not room.charged and not room.anna.session.hands.waiting
+
+
+def test_keyboard_that_went_otherwise_stops_the_text(room: Room) -> None:
+    """Not by way of `Viewers`: the seat is asked before each key."""
+    room.anna.say(LONG)
+    room.desk.home.screens.seat.leave(room.anna.session.who)
+    room.end()
+    assert not room.typed and not room.charged
+
+
+def test_too_much_text_is_refused_and_what_waits_is_typed(room: Room) -> None:
+    for _ in range(CHARS_MAX // TEXT_MAX + 1):
+        room.anna.say(LONG)
+    told = room.faults()
+    assert len(told) == 1 and "65,536 characters still wait" in told[0]
+    room.end()
+    assert room.typed == A * CHARS_MAX and room.charged == 0
+    room.anna.say(Text("a"))
+    assert len(room.typed) == 2 * CHARS_MAX + 2
+
+
+def test_too_many_keys_behind_a_text_drop_it_and_release_all(room: Room) -> None:
+    room.anna.say(Key(0x1D, True))
+    room.anna.say(LONG)
+    for n in range(INPUTS_MAX):
+        room.anna.say(Key(0x30, n % 2 == 0))
+    told = room.faults()
+    assert len(told) == 1 and "too much waits" in told[0]
+    room.end()
+    assert room.typed == [(0x1D, True), (0x1D, False)] and room.charged == 0
+
+
+def test_text_without_room_in_the_budget_is_refused(room: Room) -> None:
+    budget = room.desk.home.admission.budget
+    budget.limit = budget.held + 1000
+    room.anna.say(LONG)
+    assert len(told := room.faults()) == 1 and "this text is not" in told[0]
+    room.end()
+    assert not room.typed
+
+
+def test_character_that_only_looks_like_a_keysym_is_refused(room: Room) -> None:
+    """U+FF08 is a bracket; as a keysym, 0xFF08 is the backspace key."""
+    room.anna.say(Text("（"))
+    assert "no key for '（'" in room.faults()[0] and not room.typed
+
+
+def test_source_is_that_of_the_screen(room: Room) -> None:
+    source: ScreenSource = room.screen
+    room.anna.session.hands.key(source, 0x1E, True)
+    assert room.anna.session.hands.keys == (0x1E,)
