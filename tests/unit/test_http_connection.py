@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from millrace.server.http.connection import HttpConnection, bare
-from millrace.server.http.reading import ReadInTime
+from millrace.server.http.reading import ReadInTime, waiting
 
 from ..virtual import run
 
@@ -131,6 +131,14 @@ def test_what_the_kernel_holds_counts_as_unread(
     else:
         with pytest.raises(TimeoutError):
             run(main())
+
+
+def test_lost_tls_connection_has_nothing_unread() -> None:
+    """asyncio's transport of TLS cannot be asked any more."""
+    transport = Mock()
+    transport.is_closing.return_value = False
+    transport.get_write_buffer_size.side_effect = AttributeError
+    assert waiting(transport) == 0
 
 
 def test_body_that_breaks_off_after_its_answer_keeps_no_frames() -> None:

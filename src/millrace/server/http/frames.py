@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from millrace.outlets.queue import Passed
+from millrace.server.http.reading import unwritten
 
 UNSENT_BYTES_MAX = 48 * 1024
 """Bytes buffered in a listener's transport before its own queue, which can drop, takes over."""
@@ -63,24 +64,16 @@ class FrameWriter:
     # messages is a multiple (unix(7)).
     def passed(self) -> Passed | None:
         """How many bytes were written, and have arrived at the other machine; None if the system can't say."""
-        raw, unwritten = self._transport.get_extra_info("socket"), self._unwritten()
-        if raw is None or unwritten is None or self._transport.is_closing():
+        raw, held = self._transport.get_extra_info("socket"), unwritten(self._transport)
+        if raw is None or held is None or self._transport.is_closing():
             return None
         try:
             (waiting,) = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4)))
         except OSError:
             return None
-        return Passed(self._written, self._written - waiting - unwritten, raw.family != socket.AF_UNIX)
-
-    def _unwritten(self) -> int | None:
-        """Bytes that the transport holds; None once the connection is lost."""
-        try:
-            return self._transport.get_write_buffer_size()
-        except AttributeError:
-            # asyncio's transport of TLS asks the one below it, which it has let go of then (CPython 3.11, sslproto.py).
-            return None
+        return Passed(self._written, self._written - waiting - held, raw.family != socket.AF_UNIX)
 
     def room(self) -> bool:
         """Whether more can be written without building up a backlog."""
-        unwritten = self._unwritten()
-        return unwritten is not None and unwritten < UNSENT_BYTES_MAX
+        held = unwritten(self._transport)
+        return held is not None and held < UNSENT_BYTES_MAX

@@ -13,14 +13,24 @@ SLOWEST = 1024
 """Bytes a second."""
 
 
+def unwritten(transport: asyncio.Transport) -> int | None:
+    """Bytes that the transport holds; None once the connection is lost."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        # asyncio's transport of TLS asks the one below it, which it has let go of then (CPython 3.11, sslproto.py).
+        return None
+
+
 def waiting(transport: asyncio.Transport) -> int:
     """Bytes that the peer has not taken: those that the transport holds, and those that the kernel holds.
 
     The kernel takes megabytes at once, so what the transport holds alone says nothing for minutes on a slow line.
     """
-    if transport.is_closing() and not transport.get_write_buffer_size():
+    held = unwritten(transport)
+    if held is None or (not held and transport.is_closing()):
         return 0
-    return transport.get_write_buffer_size() + unread(transport)
+    return held + unread(transport)
 
 
 def _nothing() -> int:
