@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from millrace.errors import ConfigError
 from millrace.graph.pictures import ScreenSource
 from millrace.graph.share import SLICE_NS
 from millrace.guest.hands import AT_ONCE, CHARS_MAX, INPUTS_MAX
@@ -187,3 +188,24 @@ def test_source_is_that_of_the_screen(room: Room) -> None:
     source: ScreenSource = room.screen
     room.anna.session.hands.key(source, 0x1E, True)
     assert room.anna.session.hands.keys == (0x1E,)
+
+
+def test_machine_that_takes_no_more_keys_stops_the_text_and_says_so(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text of capitals stops between a shift and its letter, and no key stays down."""
+    room.anna.say(Key(0x1D, True))
+    took = Painter.key
+
+    def key(painter: Painter, code: int, down: bool) -> None:
+        if down and len(painter.typed) >= 102:
+            raise ConfigError("the machine has not taken the last keys")
+        took(painter, code, down)
+
+    monkeypatch.setattr(Painter, "key", key)
+    room.anna.say(Text("A" * TEXT_MAX))
+    room.end()
+    down = [code for code, pressed in room.typed if pressed]
+    assert sorted(down) == sorted(code for code, pressed in room.typed if not pressed) and len(down) < 60
+    assert room.faults() == ["the machine has not taken the last keys"]
+    assert room.charged == 0 and room.anna.session.hands.waiting == 0

@@ -76,7 +76,7 @@ class ScreenSource(Protocol):
     """
 
     def key(self, code: int, down: bool) -> None:
-        """A key was pressed or released."""
+        """A key was pressed or released. ConfigError if the machine has not taken those before it."""
         ...
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -30,6 +31,10 @@ CHARS_MAX, INPUTS_MAX = 16 * TEXT_MAX, 1024
 """How many characters may wait, and how many texts, keys and other inputs."""
 INPUT_BYTES = 256
 """Memory of one that waits, besides its text."""
+
+
+def _untold(error: ConfigError) -> None:
+    """There is nobody to tell."""
 
 
 class _Input(msgspec.Struct):
@@ -61,8 +66,9 @@ class Hands:
 
     first = False
 
-    def __init__(self, turns: Turns, account: Account) -> None:
-        self._turns, self._account = turns, account
+    def __init__(self, turns: Turns, account: Account, refused: Callable[[ConfigError], None] = _untold) -> None:
+        """`refused` is told why a machine takes no more of a text that is being typed."""
+        self._turns, self._account, self._refused = turns, account, refused
         self._keys: dict[int, None] = {}
         self._buttons = 0
         self._at, self._relative = Point(0, 0), False
@@ -154,7 +160,13 @@ class Hands:
             except RightsError:
                 self._drop()
                 break
-            self._next(source, screen)
+            try:
+                self._next(source, screen)
+            except ConfigError as error:
+                # A machine that hangs takes only so many keys.
+                self.release(source)
+                self._refused(error)
+                break
             if self._turns.over():
                 return not self._waiting
         return True
@@ -193,10 +205,12 @@ class Hands:
         """Press and release a key, with shift if it takes that."""
         if shifted:
             source.key(SHIFT, True)
-        source.key(code, True)
-        source.key(code, False)
-        if shifted:
-            source.key(SHIFT, False)
+        try:
+            source.key(code, True)
+            source.key(code, False)
+        finally:
+            if shifted:
+                source.key(SHIFT, False)
 
     # The pointer stays where it is: a movement of nothing, or the position that was last.
     def release(self, source: ScreenSource) -> None:

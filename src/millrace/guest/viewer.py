@@ -97,7 +97,7 @@ class ViewerSession:
         self.times, self.refreshes, self.hands = (
             PictureTimes(now_ns, viewers.totals),
             Refreshes(),
-            Hands(self.guest.turns, self.account),
+            Hands(self.guest.turns, self.account, self.sending.tell_refused),
         )
         self.pictures = ViewerPictures(wire, self.sending, self.blame, self.account, self.times, viewers.clock)
         self.clip = ViewerClip(self.guest, self.who, wire, self.account, self.sending.flush, viewers.tell_later)
