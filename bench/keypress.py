@@ -2,7 +2,8 @@
 
 A boot sector waits for a key and writes its character. QEMU looks at a text console every 30 ms, and how long it waited
 to do so (its tick) is shown apart: what it took longer than in its quickest twentieth. The native picture counts as
-shown when it is in the viewer's memory, the browser's when its page has drawn it. Takes a minute; `--quick`, 20 s.
+shown when it is in the viewer's memory, the browser's when the daemon hears that its page has drawn it.
+Takes a minute; `--quick`, 20 s.
 """
 
 from __future__ import annotations
