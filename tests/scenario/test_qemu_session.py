@@ -281,12 +281,12 @@ def test_small_updates_in_one_burst_are_one_picture(tmp_path: Path) -> None:
             picture = noise(720, 400)
             vm.show(0, picture)
             screen = next(iter(one.guest.screens)).screen
-            await until(lambda: screen.serial == 1)
+            await until(lambda: screen.serial >= 1)
             for n in range(200):
                 at = n % 25 * 16
                 vm.screens[0].update(9 * (n // 25), at, picture[at : at + 16, :9])
             vm.step(0)
-            await until(lambda: screen.serial > 1)
+            await until(lambda: screen.serial > 2)
             await asyncio.sleep(0.05)
             assert screen.serial < 100, "a burst is cut by time, but not at each call"
 
