@@ -20,11 +20,13 @@ def stamp(path: str) -> None:
     from millrace.doors.qemu.screen import QemuScreen
     from millrace.graph.screen import Screen
     from millrace.guest.viewer import ViewerSession
+    from millrace.guest.viewerpictures import ViewerPictures
     from millrace.wire.peer.pictures import Shown
 
     clock = time.monotonic_ns
     rows: dict[str, list[Any]] = {"keys": [], "painted": [], "sent": [], "drawn": []}
-    key, painted, push, acknowledged = QemuScreen.key, Screen.painted, ViewerSession.push, ViewerSession._acknowledged
+    kept: set[ViewerPictures] = set()
+    key, painted, note, acknowledged = QemuScreen.key, Screen.painted, ViewerPictures._note, ViewerSession._acknowledged
 
     def keyed(self: QemuScreen, code: int, down: bool) -> None:
         key(self, code, down)
@@ -35,18 +37,20 @@ def stamp(path: str) -> None:
         rows["painted"].append((now_ns, clock()))
         painted(self, rects, now_ns, *more)
 
-    def pushed(self: ViewerSession, picture: Any) -> None:
-        push(self, picture)
-        rows["sent"].append((self.id, self.wire.sent, picture.painted_ns))
+    def noted(self: ViewerPictures, picture: Any, serial: int, now_ns: int) -> None:
+        rows["sent"].append((id(self), serial, picture.painted_ns))
+        # So that no other has its id.
+        kept.add(self)
+        note(self, picture, serial, now_ns)
 
     def shown(self: ViewerSession, event: Any, now_ns: int) -> None:
         if isinstance(event, Shown) and event.drawn_ns:
             # A page's own idea of this clock is off by half of what its quickest ping took.
-            rows["drawn"].append((self.id, event.serial, clock()))
+            rows["drawn"].append((id(self.pictures), event.serial, clock()))
         acknowledged(self, event, now_ns)
 
     QemuScreen.key, Screen.painted = keyed, published  # type: ignore[method-assign]
-    ViewerSession.push, ViewerSession._acknowledged = pushed, shown  # type: ignore[method-assign]
+    ViewerPictures._note, ViewerSession._acknowledged = noted, shown  # type: ignore[method-assign]
     atexit.register(lambda: Path(path).write_text(json.dumps(rows)))
 
 
