@@ -58,7 +58,7 @@ def several(number: int, *args: str) -> list[str]:
     return pytest(*(["-n", str(number), "--dist", "loadgroup"] if number > 1 else []), *args)
 
 
-COMPUTE = [[*IDLY, *command] for command in (*LINT, pytest(*COMPUTING))]
+COMPUTE = [[*IDLY, *command] for command in (*LINT, several(BESIDE, *COMPUTING))]
 IN_PROCESS = [*GIVING_WAY, *several(BESIDE, *OTHERS)]
 BESIDE_SOUND = [*GIVING_WAY, *several(BESIDE, "-m", "not alone and (beside or not real)", REAL)]
 SOUND = several(SOUNDING, "-m", "real and not beside and not alone", REAL)
