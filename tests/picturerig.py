@@ -18,9 +18,10 @@ from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import PartType, check_part
 from tests.gops import WATCHER
-from tests.painting import Canvas, blank_screen, steps
+from tests.painting import Canvas, blank_screen, glyphs, photo, steps
 
 SIZE = Size(640, 400)
+WHOLE = Rect(0, 0, 640, 400)
 STEP_NS: HostNs = NS_PER_S // 30
 
 
@@ -163,3 +164,18 @@ class Rig:
 
 def shown(view: View, rig: Rig) -> bool:
     return view.canvas is not None and view.canvas.exact(rig.picture)
+
+
+def desktop(picture: Plane) -> None:
+    glyphs(picture, Rect(0, 0, 400, 200), 3)
+    photo(picture, Rect(400, 200, 240, 200), 4)
+
+
+def started(size: Size = SIZE, formats: Formats | None = None, **settings: Any) -> tuple[Rig, View]:
+    """A viewer that has the first picture."""
+    rig = Rig(size, formats, **settings)
+    desktop(rig.picture)
+    view = rig.join(View((formats or Formats()).video or "avc1"))
+    rig.settle()
+    assert shown(view, rig)
+    return rig, view

@@ -50,6 +50,7 @@ BINDS = {
     "start_server", "start_unix_server",
 }  # fmt: skip
 FILES = sorted(SRC.rglob("*.py"))
+FILE_LINES_MAX = 450
 MODULES = {"millrace." + ".".join(path.relative_to(SRC).with_suffix("").parts): path for path in FILES}
 
 
@@ -218,10 +219,16 @@ def test_files_and_functions_are_within_size_limits() -> None:
     lines = []
     for path in FILES:
         text = path.read_text()
-        assert text.count("\n") <= 450, f"{path.name} is too long"
+        assert text.count("\n") <= FILE_LINES_MAX, f"{path.name} is too long"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines.append((node.end_lineno or 0) - node.lineno + 1)
                 assert lines[-1] <= 58, f"{path.name}: {node.name} is too long"
     lines.sort()
     assert lines[len(lines) // 2] <= 6 and lines[len(lines) * 9 // 10] <= 16
+
+
+@pytest.mark.parametrize("folder", ["tests", "bench", "examples"])
+def test_files_outside_the_package_are_within_the_size_limit(folder: str) -> None:
+    lines = {str(path): path.read_text().count("\n") for path in (SRC.parent.parent / folder).rglob("*.py")}
+    assert lines and not [path for path, count in lines.items() if count > FILE_LINES_MAX]

@@ -46,6 +46,7 @@ from tests.unit.test_guest_home import House
 STEP_NS = 5 * NS_PER_MS
 FAST = Path(delay_ns=NS_PER_MS)
 UNSENT_MAX = 48 * 1024
+SPOT = Rect(3, 4, 10, 8)
 
 
 class Painter:

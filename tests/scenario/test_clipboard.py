@@ -16,7 +16,7 @@ from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.pictures import KeyboardHeld, TakeKeyboard
 from tests.scenario.tenants import Rig, running
-from tests.scenario.test_viewers import Watcher, painter_of, watching
+from tests.scenario.watchers import Watcher, painter_of, watching
 
 SECRET = "correct horse battery staple"
 

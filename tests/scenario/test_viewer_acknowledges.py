@@ -22,7 +22,7 @@ from millrace.pixels.rects import Rect
 from millrace.wire.peer.pictures import SCREEN_SUBPROTOCOL, Shown, Watch, encode_picture_message
 from tests import bus
 from tests.scenario.test_certificates import certificate
-from tests.scenario.test_viewers import Watcher
+from tests.scenario.watchers import Watcher
 from tests.watch import Painter
 
 WIDE, HIGH = 640, 400

@@ -7,112 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millrace.budget import Budget
 from millrace.errors import BudgetError, GraphError, RightsError
 from millrace.graph.pictures import MOVES_MAX, Cursor, Mode, Move, Overlay, Shape
-from millrace.graph.screen import READERS_MAX, SHAPES_MAX, Picture, Reader, Screen
-from millrace.graph.seat import Seat, Watcher
+from millrace.graph.screen import READERS_MAX, SHAPES_MAX
+from millrace.graph.seat import Watcher
 from millrace.pixels.convert import PixelFormat, Plane, blank, convert
-from millrace.pixels.rects import MANY, RECTS_MAX, Damage, Point, Rect, Size
+from millrace.pixels.rects import Point, Rect, Size
 from millrace.rights.model import OWNER
-from millrace.units import NS_PER_S
 from tests.gops import WATCHER
-
-WIDTH, HEIGHT = 24, 16
-MODE = Mode(WIDTH, HEIGHT, WIDTH * 4)
-
-
-class Painter:
-    """A source that paints numbers: each pixel says when it was painted."""
-
-    def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
-        self.budget, self.seat = Budget(limit=limit), Seat("default")
-        self.screen = Screen("screen/0", self, self.seat, self.budget)
-        self.memory = bytearray(MODE.bytes)
-        self.picture: Plane = np.frombuffer(self.memory, np.uint8).reshape(HEIGHT, WIDTH, 4)
-        self.freed: list[int] = []
-        self.told: list[object] = []
-        self.step = 0
-
-    def key(self, code: int, down: bool) -> None:
-        self.told.append((code, down))
-
-    def pointer(self, at: Point, buttons: int, relative: bool) -> None:
-        self.told.append((at, buttons, relative))
-
-    def size_wish(self, size: Size) -> None:
-        self.told.append(size)
-
-    def paint(self, tracks: frozenset[str]) -> None:
-        self.told.append(tracks)
-
-    def watched(self, interval_ns: int | None) -> None:
-        self.told.append(interval_ns)
-
-    def mode(self) -> None:
-        memory, number = bytearray(MODE.bytes), self.step
-        self.memory = memory
-        self.picture = np.frombuffer(memory, np.uint8).reshape(HEIGHT, WIDTH, 4)
-        self.screen.set_mode(MODE, memoryview(memory), 0, lambda: self.freed.append(number))
-
-    def fill(self, rect: Rect) -> Rect:
-        self.step += 1
-        noise = np.random.default_rng(self.step).integers(0, 256, (HEIGHT, WIDTH, 4), np.uint8)
-        part = slice(rect.y, rect.bottom), slice(rect.x, rect.right)
-        self.picture[part] = noise[part]
-        return rect
-
-    def move(self, move: Move) -> Move:
-        origin = move.to.moved(-move.dx, -move.dy)
-        self.picture[move.to.y : move.to.bottom, move.to.x : move.to.right] = self.picture[
-            origin.y : origin.bottom, origin.x : origin.right
-        ].copy()
-        return move
-
-
-class Viewer:
-    """Applies the updates that a reader gets."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self.canvas: Plane = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
-        self.taken: list[Picture] = []
-        self.holding: Picture | None = None
-
-    def take(self, now_ns: int = 0) -> Picture | None:
-        picture = self.reader.take(now_ns)
-        if picture is not None:
-            self.taken.append(picture)
-            self.show(picture)
-            picture.release()
-        return picture
-
-    def hold(self) -> None:
-        self.holding = self.reader.take(0) or self.holding
-
-    def done(self) -> None:
-        """What it held is read only now: it may show what was painted meanwhile."""
-        if self.holding is not None:
-            self.show(self.holding)
-            self.holding.release()
-            self.holding = None
-
-    def show(self, picture: Picture) -> None:
-        pixels = np.frombuffer(picture.pixels, np.uint8).reshape(HEIGHT, WIDTH, 4)
-        for move in picture.moves:
-            origin = move.to.moved(-move.dx, -move.dy)
-            self.canvas[move.to.y : move.to.bottom, move.to.x : move.to.right] = self.canvas[
-                origin.y : origin.bottom, origin.x : origin.right
-            ].copy()
-        for rect in picture.damage:
-            part = slice(rect.y, rect.bottom), slice(rect.x, rect.right)
-            self.canvas[part] = pixels[part]
-
-
-def painter() -> Painter:
-    painter = Painter()
-    painter.mode()
-    return painter
+from tests.paintedscreen import HEIGHT, MODE, RECTS, WIDTH, Painter, Viewer, painter
 
 
 def test_reader_gets_whole_picture_then_its_own_damage() -> None:
@@ -250,21 +153,6 @@ def test_screen_readers_are_limited() -> None:
     assert len(own.screen.readers) == READERS_MAX
 
 
-def test_thumbnail_is_taken_at_its_interval() -> None:
-    own = painter()
-    view = Viewer(own.screen.read(WATCHER, interval_ns=NS_PER_S))
-    assert view.reader.next_timeout() == 0 and view.take(5)
-    assert view.reader.next_timeout() is None
-    own.screen.painted([own.fill(Rect(0, 0, 1, 1))], 10)
-    assert view.reader.next_timeout() == NS_PER_S + 5 and view.take(NS_PER_S) is None
-    assert view.take(NS_PER_S + 5) is not None
-    view.reader.set_interval(0)
-    own.screen.read(WATCHER, interval_ns=NS_PER_S).end()
-    view.reader.end()
-    view.reader.end()
-    assert own.told == [NS_PER_S, 0, None]
-
-
 def test_overlays_come_with_picture_and_composing_reader_gets_no_damage_below() -> None:
     own = painter()
     whole, composes = Viewer(own.screen.read(WATCHER)), Viewer(own.screen.read(WATCHER, leave_out=frozenset({"film"})))
@@ -381,45 +269,6 @@ def test_known_colours_are_converted_by_bt_601(to: PixelFormat) -> None:
             assert np.abs(planes.planes[1][1, 2].astype(int) - (blue, red)).max() <= 1
 
 
-RECTS = st.builds(
-    lambda x, y, w, h: Rect(x, y, min(w, WIDTH - x), min(h, HEIGHT - y)),
-    st.integers(0, WIDTH - 1), st.integers(0, HEIGHT - 1), st.integers(0, WIDTH), st.integers(0, HEIGHT),
-)  # fmt: skip
-
-
-@given(st.lists(RECTS, max_size=200))
-def test_damage_covers_all_changes_in_few_rectangles(rects: list[Rect]) -> None:
-    damage, painted, covered = Damage(rects), np.zeros((HEIGHT, WIDTH), bool), np.zeros((HEIGHT, WIDTH), bool)
-    for rect in rects:
-        painted[rect.y : rect.bottom, rect.x : rect.right] = True
-    for rect in damage.rects:
-        covered[rect.y : rect.bottom, rect.x : rect.right] = True
-    assert len(damage.rects) <= RECTS_MAX and not (painted & ~covered).any()
-
-
-@given(st.lists(st.lists(RECTS, max_size=90), max_size=5))
-def test_damage_covers_changes_that_come_together(pictures: list[list[Rect]]) -> None:
-    damage, painted, covered = Damage(), np.zeros((HEIGHT, WIDTH), bool), np.zeros((HEIGHT, WIDTH), bool)
-    for rects in pictures:
-        damage.add_all(rects)
-        for rect in rects:
-            painted[rect.y : rect.bottom, rect.x : rect.right] = True
-        assert len(damage.rects) <= RECTS_MAX
-    for rect in damage.rects:
-        covered[rect.y : rect.bottom, rect.x : rect.right] = True
-    assert not (painted & ~covered).any()
-
-
-def test_many_changes_are_not_joined_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    damage = Damage([Rect(3 * n, 5, 1, 1) for n in range(RECTS_MAX)])
-    monkeypatch.setattr(Damage, "_nearest", lambda damage, rect: pytest.fail("it takes the time of a sound's cycle"))
-    damage.add_all(Rect(3 * n, 9, 1, 1) for n in range(RECTS_MAX))
-    assert len(damage.rects) == RECTS_MAX
-    damage.take()
-    damage.add_all(Rect(3 * n, 9, 1, 1) for n in range(MANY - 1))
-    assert len(damage.rects) == MANY - 1
-
-
 MOVES = st.builds(
     lambda to, dx, dy: Move(to, max(to.right - WIDTH, min(dx, to.x)), max(to.bottom - HEIGHT, min(dy, to.y))),
     RECTS, st.integers(-8, 8), st.integers(-8, 8),
@@ -514,93 +363,3 @@ def test_picture_is_due_when_a_reader_composes_less_than_before() -> None:
     reads.reader.set_leave_out(frozenset())
     assert reads.reader.next_timeout() == 0 and reads.take() is not None
     assert reads.taken[-1].damage == (film.at,) and np.array_equal(reads.canvas, own.picture)
-
-
-def test_readers_are_woken_when_a_picture_may_be_due() -> None:
-    own, woken = painter(), []
-    reader = own.screen.read(WATCHER, wake=lambda: woken.append(reader.next_timeout()))
-    assert not woken and Viewer(reader).take()
-    own.screen.painted([own.fill(Rect(0, 0, 2, 2))], 1)
-    Viewer(reader).take()
-    own.screen.define_shape(Shape(1, Size(1, 1), bytes(4)))
-    own.screen.set_cursor(Cursor(1, shown=True))
-    own.mode()
-    assert [due is not None for due in woken] == [True, True, True]
-    own.screen.end()
-    assert woken[-1] is None and reader.ended
-
-
-def test_old_picture_is_given_to_nobody() -> None:
-    own, woken = painter(), []
-    reader = own.screen.read(WATCHER, wake=lambda: woken.append(reader.next_timeout()))
-    assert Viewer(reader).take()
-    own.screen.painted([own.fill(Rect(0, 0, 2, 2))], 1)
-    own.screen.await_paint()
-    assert reader.next_timeout() is None and reader.take(9) is None
-    own.screen.painted([], 2)
-    assert reader.next_timeout() is None, "nothing was painted"
-    own.screen.painted([own.fill(Rect(4, 0, 2, 2))], 3)
-    taken = Viewer(reader).take()
-    assert woken[-1] == 0 and taken is not None and taken.damage == (Rect(0, 0, 2, 2), Rect(4, 0, 2, 2))
-
-
-def test_after_a_pause_a_second_picture_follows_at_once_and_no_third() -> None:
-    own, interval = painter(), NS_PER_S // 30
-    reader = own.screen.read(WATCHER, interval)
-    waited = []
-    for at in (0, NS_PER_S, NS_PER_S + 4_000_000, NS_PER_S + 8_000_000):
-        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], at)
-        due = reader.next_timeout()
-        assert due is not None
-        waited.append(max(0, due - at))
-        picture = reader.take(max(at, due))
-        assert picture is not None
-        picture.release()
-    assert waited[:3] == [0, 0, 0] and waited[3] > interval // 2
-
-
-def test_a_delay_of_a_source_as_fast_as_its_reader_does_not_stay() -> None:
-    own, interval = painter(), NS_PER_S // 30
-    reader = own.screen.read(WATCHER, interval)
-    waited = []
-    # Two pictures more than the interval allows, then one an interval.
-    for at in (0, 1_000_000, 2_000_000, *(step * interval for step in range(1, 20))):
-        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], at)
-        due = reader.next_timeout()
-        assert due is not None
-        waited.append(max(0, due - at))
-        picture = reader.take(max(at, due))
-        assert picture is not None
-        picture.release()
-    assert max(waited) > interval // 2 and max(waited[-5:]) < 1_000
-
-
-def test_source_as_fast_as_its_reader_does_not_wait_for_it() -> None:
-    """A painter whose pictures come at the reader's interval, some milliseconds early or late."""
-    own = painter()
-    interval = NS_PER_S // 30
-    reader = own.screen.read(WATCHER, interval)
-    random, waited, taken = np.random.default_rng(1), [], []
-    for step in range(1, 200):
-        at = step * interval + int(random.integers(-2_000_000, 2_000_001))
-        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], at)
-        due = reader.next_timeout()
-        assert due is not None
-        picture = reader.take(max(at, due))
-        assert picture is not None
-        picture.release()
-        taken.append(max(at, due))
-        waited.append(max(0, due - at))
-    assert sum(waited[5:]) / len(waited[5:]) < 500_000
-    # A source that paints all the time is still read no more often.
-    fast = [taken[-1]]
-    for _ in range(60):
-        for _ in range(2):
-            own.screen.painted([own.fill(Rect(0, 0, 2, 2))], fast[-1])
-        due = reader.next_timeout()
-        assert due is not None
-        picture = reader.take(max(fast[-1], due))
-        assert picture is not None
-        picture.release()
-        fast.append(max(fast[-1], due))
-    assert fast[-1] - fast[0] >= 59 * interval

@@ -35,9 +35,8 @@ from millrace.wire.peer.pictures import (
     Watch,
 )
 from tests.turning import HandTurned
-from tests.watch import Desk, Remote
+from tests.watch import SPOT, Desk, Remote
 
-SPOT = Rect(3, 4, 10, 8)
 WRITE_NS = NS_PER_MS // 20
 
 

@@ -1,0 +1,157 @@
+"""The picture encoder's work: what is made at once and what in another thread, what it holds, and how it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from millrace.budget import PROGRAMS, Budget
+from millrace.codec.picturesettings import PictureSettings
+from millrace.errors import BudgetError, CodecError
+from millrace.outlets.picturechoice import Formats
+from millrace.outlets.pictures import PictureEncoder
+from millrace.outlets.picturework import Task
+from millrace.pixels.rects import Rect
+from millrace.units import NS_PER_S
+from tests.gops import WATCHER
+from tests.painting import blank_screen, glyphs, photo
+from tests.picturerig import SIZE, STEP_NS, WHOLE, Rig, View, shown, started
+
+
+def handed_over(rig: Rig, rects: list[Rect]) -> bool:
+    """Whether the next picture is made in another thread, not at once."""
+    rig.screen.painted(rects, rig.now_ns)
+    rig.now_ns += STEP_NS
+    rig.encoder.handle_timeout(rig.now_ns)
+    there = bool(rig.waiting)
+    rig.run(rig.now_ns + STEP_NS)
+    rig.work()
+    return there
+
+
+def test_what_takes_no_time_is_made_at_once_and_all_else_in_another_thread() -> None:
+    rig, view = started()
+    rig.lane.at_once = True
+    letter, window = Rect(20, 20, 9, 18), Rect(0, 0, 400, 200)
+    for rect, elsewhere in ((letter, False), (window, True), (letter, False)):
+        glyphs(rig.picture, rect, 7 + rig.screen.serial)
+        assert handed_over(rig, [rect]) == elsewhere
+        assert shown(view, rig)
+    late = rig.join(View())
+    glyphs(rig.picture, letter, 99)
+    assert handed_over(rig, [letter]), "somebody lacks the whole picture"
+    rig.settle()
+    assert shown(view, rig) and shown(late, rig)
+
+
+def test_no_video_and_no_sharpening_is_made_at_once() -> None:
+    rig, view = started()
+    rig.lane.at_once = True
+    film = Rect(96, 96, 160, 160)
+    there = []
+    for seed in range(8):
+        photo(rig.picture, film, seed)
+        there.append(handed_over(rig, [film]))
+    assert not there[0] and all(there[-3:])
+    rig.now_ns += NS_PER_S
+    assert handed_over(rig, [Rect(20, 20, 9, 18)]), "the film stands still by now"
+    rig.settle()
+    assert shown(view, rig)
+
+
+def test_on_a_thin_line_only_what_surely_fits_is_made_at_once() -> None:
+    rig, _ = started(picture=1_000_000)
+    rig.lane.at_once = True
+    for side, elsewhere in ((40, False), (120, True)):
+        glyphs(rig.picture, Rect(0, 0, side, side), 7)
+        assert handed_over(rig, [Rect(0, 0, side, side)]) == elsewhere
+
+
+def test_no_viewer_no_work() -> None:
+    rig, view = started()
+    view.open = False
+    rig.paint([glyphs(rig.picture, Rect(0, 0, 90, 18), 1)])
+    assert rig.encoder.next_timeout() is None, "it would only find that nobody is ready"
+    view.open = True
+    rig.encoder.handle_timeout(rig.now_ns)
+    rig.work()
+    assert shown(view, rig)
+    rig.encoder.leave(view)
+    rig.encoder.leave(view)
+    rig.paint([glyphs(rig.picture, Rect(0, 0, 90, 18), 2)])
+    assert rig.encoder.next_timeout() is None and not rig.waiting
+
+
+def test_one_picture_at_a_time_and_its_lease_ends_with_it() -> None:
+    rig, view = started()
+    rig.screen.painted([glyphs(rig.picture, Rect(0, 0, 90, 18), 1)], rig.now_ns)
+    rig.now_ns += STEP_NS
+    rig.encoder.handle_timeout(rig.now_ns)
+    assert len(rig.waiting) == 1 and rig.encoder.next_timeout() is None
+    rig.encoder.handle_timeout(rig.now_ns)
+    # Its memory stays while it is read, although the screen has another mode already.
+    rig.mode(blank_screen(SIZE))
+    assert len(rig.waiting) == 1 and rig.freed == []
+    rig.work()
+    assert len(rig.freed) == 1
+    rig.settle()
+    assert shown(view, rig)
+
+
+def test_end_frees_all_even_in_the_middle_of_a_picture() -> None:
+    for busy in (False, True):
+        rig, view = started()
+        sent = len(view.pictures)
+        if busy:
+            rig.screen.painted([WHOLE], rig.now_ns)
+            rig.now_ns += STEP_NS
+            rig.encoder.handle_timeout(rig.now_ns)
+            assert rig.waiting
+        rig.encoder.close()
+        rig.encoder.close()
+        assert ("picture encoder" in rig.budget.shares()) == busy
+        rig.work()
+        rig.screen.end()
+        assert "picture encoder" not in rig.budget.shares() and len(rig.freed) == 1
+        assert len(view.pictures) == sent and rig.encoder.next_timeout() is None and not rig.failures
+
+
+def test_failure_ends_the_encoder_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, _ = started()
+
+    def broken(self: Any, task: Task) -> None:
+        raise CodecError("no")
+
+    monkeypatch.setattr("millrace.outlets.picturework.PictureWork.make", broken)
+    rig.paint([glyphs(rig.picture, Rect(0, 0, 90, 18), 1)])
+    assert [str(error) for error in rig.failures] == ["no"]
+    assert rig.encoder.next_timeout() is None and "picture encoder" not in rig.budget.shares()
+
+
+def test_screen_too_large_for_the_budget_is_refused() -> None:
+    rig = Rig()
+    rig.budget.limit = rig.budget.held + 100_000
+    rig.join(View())
+    rig.settle()
+    assert "no room" in str(rig.failures[0]) and not rig.freed
+    rig.screen.end()
+    assert rig.budget.held == 0
+
+
+def test_encoder_that_finds_no_room_holds_none() -> None:
+    rig = Rig()
+    readers, held, limit = len(rig.screen.readers), rig.budget.held, rig.budget.limit
+
+    def another(budget: Budget) -> PictureEncoder:
+        return PictureEncoder(
+            rig.screen, PictureSettings(), WATCHER, rig.woken, lane=rig.lane, clock=lambda: rig.now_ns, budget=budget,
+            formats=Formats(), failed=rig.failures.append, computed=lambda: 0, told=lambda *told: None,
+        )  # fmt: skip
+
+    # No room for its reader, which may use less of the budget, and none for itself.
+    for budget, room in ((rig.budget, int(held / PROGRAMS)), (Budget(limit=1), limit)):
+        rig.budget.limit = room
+        with pytest.raises(BudgetError):
+            another(budget)
+        assert (rig.budget.held, len(rig.screen.readers)) == (held, readers)

@@ -1,0 +1,130 @@
+"""Keys, the pointer and wishes for a size on their way to QEMU's console."""
+
+from __future__ import annotations
+
+import pytest
+
+from millrace.doors.qemu.input import AT_ONCE, MOTION_WAITS, UNANSWERED_MAX, WAITING_MAX
+from millrace.errors import ConfigError
+from millrace.pixels.rects import Point, Size
+from tests.qemuconsole import Rig, noise
+
+
+def sized(rig: Rig) -> Rig:
+    rig.console.scanout(noise(64, 48))
+    rig.step()
+    return rig
+
+
+def test_keys_arrive_by_number_and_those_held_are_released_at_the_end() -> None:
+    rig = Rig()
+    rig.door.key(0x1E, True)
+    rig.door.key(0x1E, True)
+    rig.door.key(0xC8, True)
+    rig.door.key(0xC8, False)
+    rig.door.key(0x1234, True)
+    assert rig.client.calls == [("Press", [0x1E]), ("Press", [0x1E]), ("Press", [0xC8]), ("Release", [0xC8])]
+    rig.door.close()
+    assert rig.client.calls[4:] == [("Release", [0x1E])]
+
+
+def test_positions_are_kept_within_the_screen_and_precede_buttons() -> None:
+    rig = sized(Rig())
+    rig.door.pointer(Point(10, 20), 0, False)
+    rig.door.pointer(Point(100, -3), 0b101, False)
+    rig.door.pointer(Point(63, 0), 0b100, False)
+    assert rig.client.calls == [
+        ("SetAbsPosition", [10, 20]), ("SetAbsPosition", [63, 0]), ("Press", [0]), ("Press", [2]), ("Release", [0]),
+    ]  # fmt: skip
+    rig.door.close()
+    assert rig.client.calls[5:] == [("Release", [2])]
+
+
+def test_notch_of_the_wheel_is_one_press() -> None:
+    rig = sized(Rig())
+    for buttons in (0b1000, 0, 0b10000, 0):
+        rig.door.pointer(Point(0, 0), buttons, False)
+    assert rig.client.calls == [("Press", [3]), ("Release", [3]), ("Press", [4]), ("Release", [4])]
+
+
+def test_pointer_follows_what_the_guest_takes() -> None:
+    rig = sized(Rig())
+    rig.door.set_absolute(False)
+    assert rig.screen.relative
+    rig.door.pointer(Point(5, 6), 0, True)
+    rig.door.pointer(Point(-2, 1), 0, True)
+    rig.door.pointer(Point(10, 10), 0, False)
+    moves = [values for member, values in rig.client.calls if member == "RelMotion"]
+    assert moves == [[5, 6], [-2, 1], [7, 3]]
+    rig.door.set_absolute(True)
+    assert not rig.screen.relative
+    rig.door.pointer(Point(2, -3), 0, True)
+    assert rig.client.calls[-1] == ("SetAbsPosition", [12, 7])
+
+
+def test_movements_are_joined_while_qemu_does_not_answer_and_none_is_lost() -> None:
+    rig = sized(Rig())
+    rig.door.set_absolute(False)
+    for _ in range(20):
+        rig.door.pointer(Point(1, 2), 0, True)
+    assert len(rig.client.calls) == MOTION_WAITS + 1
+    rig.client.unanswered = 0
+    rig.input.send_motion()
+    sums = [sum(values[i] for _, values in rig.client.calls) for i in range(2)]
+    assert sums == [20, 40]
+
+
+def test_clicks_are_dropped_while_qemu_hangs_and_releases_are_not() -> None:
+    rig = sized(Rig())
+    rig.door.pointer(Point(1, 1), 1, False)
+    rig.client.unanswered = UNANSWERED_MAX
+    rig.door.pointer(Point(9, 9), 0b11, False)
+    rig.door.pointer(Point(9, 9), 0b10, False)
+    rig.door.size_wish(Size(800, 600))
+    assert [member for member, _ in rig.client.calls] == ["SetAbsPosition", "Press", "Release"]
+
+
+def test_long_text_arrives_whole_in_order_and_no_faster_than_a_guest_takes_keys() -> None:
+    rig = sized(Rig())
+    text = [(0x02 + n * 7 % 50, down) for n in range(2_000) for down in (True, False)]
+    for code, down in text:
+        rig.door.key(code, down)
+    assert len(rig.client.calls) == AT_ONCE and rig.input.pacing
+    ticks = 0
+    while len(rig.client.calls) < len(text):
+        # QEMU answers late, and all at once.
+        if ticks % 300 == 299:
+            rig.client.unanswered = 0
+            rig.input.answered()
+        rig.input.pace()
+        ticks += 1
+        assert len(rig.client.calls) <= AT_ONCE + ticks and rig.client.unanswered <= UNANSWERED_MAX
+    assert rig.client.calls == [("Press" if down else "Release", [code]) for code, down in text]
+    for _ in range(AT_ONCE):
+        rig.input.pace()
+    assert not rig.input.pacing, "nothing more is due"
+
+
+def test_keys_without_room_are_refused_aloud_and_none_stays_down() -> None:
+    rig = sized(Rig())
+    rig.client.unanswered = UNANSWERED_MAX
+    rig.door.key(0x1E, True)
+    for _ in range(WAITING_MAX - 1):
+        rig.door.key(0x30, True)
+    for down in (True, False):
+        with pytest.raises(ConfigError, match="has not taken the last 20000 keys"):
+            rig.door.key(0x31, down)
+    rig.door.key(0x1E, False)
+    assert not rig.client.calls and not rig.input.pacing
+    rig.client.unanswered = 0
+    rig.input.answered()
+    assert len(rig.client.calls) == AT_ONCE
+    rig.door.close()
+    assert sorted(rig.client.calls[AT_ONCE:]) == [("Release", [0x1E]), ("Release", [0x30])]
+
+
+def test_size_is_a_wish() -> None:
+    rig = Rig()
+    rig.door.size_wish(Size(1024, 768))
+    rig.door.size_wish(Size(0, 768))
+    assert rig.client.calls == [("SetUIInfo", [0, 0, 0, 0, 1024, 768])]
