@@ -51,12 +51,12 @@ def stamp_daemon(path: str) -> None:
         worked[task.now_ns] = began, clock(), time.thread_time_ns() - cpu
         return out
 
-    def sent(self: Any, made_: Any, job: Any) -> None:
+    def sent(self: Any, made_: Any, job: Any) -> Any:
         now, work = clock(), worked.pop(job.begun_ns)
         if job.picture is not None:
             key = self._painted_ns
             rows.append((key, painted.get(key, key), job.begun_ns, work[0], work[1], now, work[2]))
-        send(self, made_, job)
+        return send(self, made_, job)
 
     Screen.painted, encoder._send, pictures._made = published, sent, made  # type: ignore[method-assign,assignment]
     atexit.register(lambda: Path(path).write_text(json.dumps(rows)))
