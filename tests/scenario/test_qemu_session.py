@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from millrace.graph.seat import Watcher
-from millrace.guest.machines.consoles import Consoles, Later
+from millrace.guest.machines.consoles import Later
 from millrace.guest.machines.qemu import QemuMachine
 from millrace.io.settled import Settled
 from millrace.io.turns import Turns
@@ -303,4 +303,3 @@ def test_settled_waits_for_a_pass_without_news_but_not_for_ever() -> None:
         assert not told
 
     asyncio.run(main())
-    assert Consoles.__doc__
