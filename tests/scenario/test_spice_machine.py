@@ -42,8 +42,9 @@ class Server:
         self.links: list[int] = []
         self.writers: dict[int, asyncio.StreamWriter] = {}
 
+    # From Python 3.12 on, a server is only closed once its connections are.
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = await reader.readexactly(16)
             link = await reader.readexactly(struct.unpack_from("<I", head, 12)[0])
             kind = link[4]
