@@ -112,6 +112,8 @@ def test_tigervnc_changes_its_size_and_has_a_cursor(tmp_path: Path) -> None:
                 await asyncio.sleep(0.3)
             assert one.screen.serial <= serial + 1, "nobody watches: only what was asked for before may come"
             one.reader = one.screen.read(WATCHER)
+            # It was moved by another program, for which the server paints it in again after a second.
+            one.reader.pointer(Point(100, 100), 0, False)
             await one.shows(x.picture)
 
     need("xdotool", "xsetroot")
