@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.common import MILLRACE, Daemon, daemon, processes
-from bench.picture import listed
+from bench.picture import joined
 from millrace.client.canvas import Canvas
 from millrace.client.faces import Unseen
 from millrace.client.viewer import Viewer, ViewerOptions
@@ -97,10 +97,7 @@ async def chromium(bus: Daemon, count: int, profile: Path) -> list[Press]:
 
     async with own_page(profile) as page:
         await page.open(bus.link())
-        for _ in range(100):
-            if await asyncio.to_thread(listed, bus):
-                break
-            await asyncio.sleep(0.1)
+        await joined(bus)
         await page.click("#stage")
         await page.until("document.querySelector('#screen-who').textContent.includes('You are typing')")
         note = "e => pressed.push(performance.timeOrigin + e.timeStamp)"

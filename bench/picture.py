@@ -109,17 +109,22 @@ def listed(bus: Daemon) -> dict[str, Any]:
     return dict(viewers[0]) if viewers else {}
 
 
+async def joined(bus: Daemon) -> bool:
+    """Wait for the viewer; whether it came within ten seconds."""
+    for _ in range(100):
+        if await asyncio.to_thread(listed, bus):
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
 async def chromium(bus: Daemon, seconds: float, profile: Path) -> dict[str, Any]:
     """The page in headless Chromium: what it reports of its pictures, by the daemon's clock."""
     from tests.real.browser import own_page
 
     async with own_page(profile) as page:
         await page.open(bus.link())
-        for _ in range(100):
-            if await asyncio.to_thread(listed, bus):
-                break
-            await asyncio.sleep(0.1)
-        else:
+        if not await joined(bus):
             return {}
         await asyncio.sleep(SETTLE_S)
         cpu, before = cpu_ns(bus.pid), await asyncio.to_thread(listed, bus)

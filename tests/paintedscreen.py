@@ -20,6 +20,23 @@ RECTS = st.builds(
 )  # fmt: skip
 
 
+def moved(pixels: Plane, move: Move) -> None:
+    """Do a move in these pixels."""
+    origin = move.to.moved(-move.dx, -move.dy)
+    pixels[move.to.y : move.to.bottom, move.to.x : move.to.right] = pixels[
+        origin.y : origin.bottom, origin.x : origin.right
+    ].copy()
+
+
+def update(canvas: Plane, picture: Picture, pixels: Plane) -> None:
+    """Do to a viewer's canvas what has changed in `picture`, whose pixels these are."""
+    for move in picture.moves:
+        moved(canvas, move)
+    for rect in picture.damage:
+        part = slice(rect.y, rect.bottom), slice(rect.x, rect.right)
+        canvas[part] = pixels[part]
+
+
 class Painter:
     """A source that paints numbers: each pixel says when it was painted."""
 
@@ -61,10 +78,7 @@ class Painter:
         return rect
 
     def move(self, move: Move) -> Move:
-        origin = move.to.moved(-move.dx, -move.dy)
-        self.picture[move.to.y : move.to.bottom, move.to.x : move.to.right] = self.picture[
-            origin.y : origin.bottom, origin.x : origin.right
-        ].copy()
+        moved(self.picture, move)
         return move
 
 
@@ -97,14 +111,7 @@ class Viewer:
 
     def show(self, picture: Picture) -> None:
         pixels = np.frombuffer(picture.pixels, np.uint8).reshape(HEIGHT, WIDTH, 4)
-        for move in picture.moves:
-            origin = move.to.moved(-move.dx, -move.dy)
-            self.canvas[move.to.y : move.to.bottom, move.to.x : move.to.right] = self.canvas[
-                origin.y : origin.bottom, origin.x : origin.right
-            ].copy()
-        for rect in picture.damage:
-            part = slice(rect.y, rect.bottom), slice(rect.x, rect.right)
-            self.canvas[part] = pixels[part]
+        update(self.canvas, picture, pixels)
 
 
 def painter() -> Painter:

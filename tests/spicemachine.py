@@ -21,6 +21,7 @@ from millrace.wire.spice.display import SETTLED_NS, SpiceDisplay
 from millrace.wire.spice.inputs import SpiceInputs
 from tests.fuzz import spiceserver as server
 from tests.gops import WATCHER
+from tests.paintedscreen import update
 from tests.spicewire import linked, noise, sent, ticket
 
 WIDTH, HEIGHT = 96, 64
@@ -114,13 +115,7 @@ class Machine:
             if self.canvas.shape != rows.shape:
                 self.canvas = np.zeros((mode.height, mode.width, 4), np.uint8)
             self.moves = picture.moves
-            for move in picture.moves:
-                origin = move.to.moved(-move.dx, -move.dy)
-                self.canvas[move.to.y : move.to.bottom, move.to.x : move.to.right] = self.canvas[
-                    origin.y : origin.bottom, origin.x : origin.right
-                ].copy()
-            for part in picture.damage:
-                self.canvas[part.y : part.bottom, part.x : part.right] = rows[part.y : part.bottom, part.x : part.right]
+            update(self.canvas, picture, rows)
             picture.release()
         return self.canvas
 

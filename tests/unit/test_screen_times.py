@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from millrace.graph.pictures import Cursor, Shape
@@ -54,11 +56,12 @@ def test_old_picture_is_given_to_nobody() -> None:
     assert woken[-1] == 0 and taken is not None and taken.damage == (Rect(0, 0, 2, 2), Rect(4, 0, 2, 2))
 
 
-def test_after_a_pause_a_second_picture_follows_at_once_and_no_third() -> None:
-    own, interval = painter(), NS_PER_S // 30
-    reader = own.screen.read(WATCHER, interval)
+def waits(interval_ns: int, times: Iterable[int]) -> list[int]:
+    """How long each picture painted at these times waits for a reader with this interval, in ns."""
+    own = painter()
+    reader = own.screen.read(WATCHER, interval_ns)
     waited = []
-    for at in (0, NS_PER_S, NS_PER_S + 4_000_000, NS_PER_S + 8_000_000):
+    for at in times:
         own.screen.painted([own.fill(Rect(0, 0, 2, 2))], at)
         due = reader.next_timeout()
         assert due is not None
@@ -66,22 +69,19 @@ def test_after_a_pause_a_second_picture_follows_at_once_and_no_third() -> None:
         picture = reader.take(max(at, due))
         assert picture is not None
         picture.release()
+    return waited
+
+
+def test_after_a_pause_a_second_picture_follows_at_once_and_no_third() -> None:
+    interval = NS_PER_S // 30
+    waited = waits(interval, (0, NS_PER_S, NS_PER_S + 4_000_000, NS_PER_S + 8_000_000))
     assert waited[:3] == [0, 0, 0] and waited[3] > interval // 2
 
 
 def test_a_delay_of_a_source_as_fast_as_its_reader_does_not_stay() -> None:
-    own, interval = painter(), NS_PER_S // 30
-    reader = own.screen.read(WATCHER, interval)
-    waited = []
+    interval = NS_PER_S // 30
     # Two pictures more than the interval allows, then one an interval.
-    for at in (0, 1_000_000, 2_000_000, *(step * interval for step in range(1, 20))):
-        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], at)
-        due = reader.next_timeout()
-        assert due is not None
-        waited.append(max(0, due - at))
-        picture = reader.take(max(at, due))
-        assert picture is not None
-        picture.release()
+    waited = waits(interval, (0, 1_000_000, 2_000_000, *(step * interval for step in range(1, 20))))
     assert max(waited) > interval // 2 and max(waited[-5:]) < 1_000
 
 
