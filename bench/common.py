@@ -146,7 +146,12 @@ def processes() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 def option(name: str, default: float) -> float:
     """The number after --NAME in the command line."""
     words = sys.argv
-    return float(words[words.index(f"--{name}") + 1]) if f"--{name}" in words else default
+    if f"--{name}" not in words:
+        return default
+    try:
+        return float(words[words.index(f"--{name}") + 1])
+    except (IndexError, ValueError):
+        sys.exit(f"--{name} needs a number")
 
 
 def median(values: list[float]) -> float:

@@ -18,19 +18,18 @@ from pathlib import Path
 import aiohttp
 
 from bench.common import Daemon, cpu_share, daemon, memory_kib, option, processes
-from bench.streams_per_core import _add_guests
+from bench.streams_per_core import add_guests
 
 SCREENS, SIZE = 200, "1920x1080"
 SECONDS, QUICK_S, SETTLE_S, ATTACH_S = 20.0, 5.0, 3.0, 60.0
 CPU_GOAL, MIB_GOAL = 1, 10
-CONFIG = ""
 
 
 def attach(bus: Daemon, names: list[str], socket: Path) -> None:
     """Guests of those names, each with the machine behind that socket; returns when all are attached."""
     from millrace.cli.api import call, path_of
 
-    _add_guests(bus.env["XDG_RUNTIME_DIR"], names)
+    add_guests(bus.env["XDG_RUNTIME_DIR"], names)
     for name in names:
         call("POST", path_of("guests", name, "doors"), {"door": f"vnc+unix://{socket}"})
     end = time.monotonic() + ATTACH_S

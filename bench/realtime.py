@@ -73,7 +73,7 @@ async def _listen(url: str, output: MeasuredOutput, seconds: float) -> Listener:
     return listener
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, daemon() as bus, processes() as start:
         raw = Path(name) / "tone.raw"
         raw.write_bytes(encode(SampleFormat.S16LE, np.tile(sine(10), (round(minutes * 6) + 2, 1))))
-        port = _free_port()
+        port = free_port()
         start(*MILLRACE, "lab", "impair", f"ws://{bus.listen}", "--listen", f"127.0.0.1:{port}", "--jitter", "3ms",
               stdout=subprocess.DEVNULL)  # fmt: skip
         start("pacat", "--raw", "--rate=48000", "--format=s16le", "--channels=2", str(raw),

@@ -66,7 +66,7 @@ def idle() -> None:
     names = [f"g{i}" for i in range(IDLE_GUESTS)]
     with daemon("--guest=first") as bus, processes() as start:
         before = memory_kib(bus.pid)
-        _add_guests(bus.env["XDG_RUNTIME_DIR"], names)
+        add_guests(bus.env["XDG_RUNTIME_DIR"], names)
         listeners = start(sys.executable, "-m", "bench.load", SETTINGS, stdin=subprocess.PIPE)
         assert listeners.stdin is not None
         listeners.stdin.write("\n".join(bus.url(name) for name in names).encode())
@@ -86,7 +86,7 @@ def idle() -> None:
         print(f"  memory  {grown:5.0f} MiB more         (goal ≤ 250)")
 
 
-def _add_guests(runtime: str, names: list[str]) -> None:
+def add_guests(runtime: str, names: list[str]) -> None:
     import os
 
     from millrace.cli.api import call

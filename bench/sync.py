@@ -22,7 +22,7 @@ import numpy as np
 
 from bench import syncday
 from bench.common import MILLRACE, Daemon, daemon, option, processes
-from bench.realtime import _free_port
+from bench.realtime import free_port
 from millrace.backends.clocked import NullOutput
 from millrace.client.listener import Listener, ListenerOptions
 from millrace.client.viewer import Viewer, ViewerOptions
@@ -109,7 +109,7 @@ async def both(url: str, token: str, seconds: float) -> list[list[float]]:
 def minutes(count: float) -> None:
     """Measure for so many minutes on a line with jitter."""
     print(f"sync: picture later than its sound, ms, {count:g} minutes, 3 ms of jitter\n{HEAD}")
-    port = _free_port()
+    port = free_port()
     with daemon(painted="typing:1280x720") as bus, processes() as start:
         words = ("--listen", f"127.0.0.1:{port}", "--jitter", "3ms")
         proxy = start(*MILLRACE, "lab", "impair", f"ws://{bus.listen}", *words, stdout=subprocess.PIPE)

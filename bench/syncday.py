@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from millrace.clock.heard import HeardClock
-from millrace.lab.dryrun import _DAEMON_EPOCH, _EPOCH, DryRun
+from millrace.lab.dryrun import DAEMON_EPOCH, EPOCH, DryRun
 from millrace.lab.dryvoice import MillracePolicy
 from millrace.lab.scenario import named
 from millrace.playout.presentation import Presentation
@@ -44,7 +44,7 @@ class Watcher(MillracePolicy):
         self._random = np.random.default_rng(5)
         self._late: list[int] = []
         self._timer: HostNs | None = None
-        self._flash = _DAEMON_EPOCH
+        self._flash = DAEMON_EPOCH
 
     def pull(self, frames: Frames, now_ns: HostNs) -> float | None:
         """See `MillracePolicy`; `now_ns` is when it is due."""
@@ -99,13 +99,13 @@ def day(hours: float, ppm: float, seed: int = 1) -> tuple[np.ndarray, np.ndarray
     delays = path.delays(np.random.default_rng(seed + 1), painted)
     there = [path.released(at) for at in run.daemon.when(painted.astype(np.float64)) + delays]
     times = sorted(
-        (_EPOCH + int(at) + CODING_NS, _DAEMON_EPOCH + int(when)) for at, when in zip(there, painted, strict=True)
+        (EPOCH + int(at) + CODING_NS, DAEMON_EPOCH + int(when)) for at, when in zip(there, painted, strict=True)
     )
     watcher.pictures = deque(times)
     run.run()
     both = sorted(watcher.shown.keys() & watcher.played.keys())
     skews = np.array([watcher.shown[one] - watcher.played[one] for one in both]) / 1e6
-    return (np.array(both) - _DAEMON_EPOCH) / (3600 * NS_PER_S), skews
+    return (np.array(both) - DAEMON_EPOCH) / (3600 * NS_PER_S), skews
 
 
 def stalled(hours: np.ndarray) -> np.ndarray:

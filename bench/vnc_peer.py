@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.common import MILLRACE, daemon, processes
-from bench.realtime import _free_port
+from bench.realtime import free_port
 from bench.xpainter import CELL, CODE
 from millrace.pixels.blockcode import read
 from millrace.pixels.rects import Point
@@ -150,7 +150,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     better = 0
     with tempfile.TemporaryDirectory(prefix="mr") as name:
-        folder, port = Path(name), _free_port()
+        folder, port = Path(name), free_port()
         place = ("-geometry", "{}x{}".format(*SIZE), "-depth", "24", "-rfbport", str(port), "-localhost")
         guest = XServer(folder, "Xvnc", "{}", *place, "-SecurityTypes", "None")
         try:

@@ -6,8 +6,7 @@ Three runs go on in parallel, at priorities by how sensitive to timing they are:
   there are processors to spare: they mostly wait.
 - Tests that drive programs but judge no times run beside them, at a lower priority.
 - Everything that only computes (lint, unit tests, hours of virtual time) runs when the processor would be idle. Daemons
-  in the tests' own process follow it, so that this lane is about as long as the other two: whichever ended last by far
-  would leave the processors half idle.
+  in the tests' own process follow, as soon as one of the other runs is over.
 
 Tests marked `alone`, whose timing others would disturb or which load the whole machine, follow by themselves. Tests
 that failed in parallel are named and run again by themselves, and that result counts. Failures are printed once more
@@ -110,7 +109,7 @@ def main() -> int:
         logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(5)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         own, beside, sound = folder / "own", folder / "beside", folder / "sound"
-        # With two threads, the third run begins when the first one is over.
+        # With two threads, the third run begins when one of the first two is over.
         pool = stack.enter_context(ThreadPoolExecutor(2))
         others = [
             pool.submit(quietly, logs[0], *COMPUTE),

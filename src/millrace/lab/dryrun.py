@@ -20,8 +20,8 @@ from millrace.units import NS_PER_S, Frames, HostNs
 
 CHUNK_NS = 600.0 * NS_PER_S
 SAMPLE_EVERY = 16
-_EPOCH: HostNs = 10**12
-_DAEMON_EPOCH: HostNs = 7 * 10**15
+EPOCH: HostNs = 10**12
+DAEMON_EPOCH: HostNs = 7 * 10**15
 SETTLE_S = 600.0
 
 Make = Callable[[int, Frames, HostNs], Policy]
@@ -89,8 +89,8 @@ class DryRun:
             self._last_arrival = float(arrival[-1])
         for start, end in scenario.path.stalls:
             arrival = np.where((arrival >= start) & (arrival < end), float(end), arrival)
-        media = (_DAEMON_EPOCH + shown[kept].astype(np.int64)).tolist()
-        return media, (_EPOCH + arrival[kept].astype(np.int64)).tolist()
+        media = (DAEMON_EPOCH + shown[kept].astype(np.int64)).tolist()
+        return media, (EPOCH + arrival[kept].astype(np.int64)).tolist()
 
     def _pull_until(self, until: float, media: list[int], arrivals: list[int]) -> int:
         """Make the pulls before `until`; return how many packets arrived."""
@@ -98,7 +98,7 @@ class DryRun:
         packet_frames = scenario.rate * scenario.packet_ns // NS_PER_S
         last = int(float(self.card.read(np.array([until]))[0]) // scenario.period_ns)
         numbers = np.arange(self._pulls, last)
-        times = (_EPOCH + self.card.when(numbers.astype(np.float64) * scenario.period_ns).astype(np.int64)).tolist()
+        times = (EPOCH + self.card.when(numbers.astype(np.float64) * scenario.period_ns).astype(np.int64)).tolist()
         self._pulls = last
         arrived, pull = policy.arrived, policy.pull
         at, count = 0, len(arrivals)
@@ -113,13 +113,13 @@ class DryRun:
 
     def _sample(self, now: int, head: float, fill: float) -> None:
         policy, trace = self.policy, self.trace
-        at_s = (now - _EPOCH) / NS_PER_S
+        at_s = (now - EPOCH) / NS_PER_S
         if math.isnan(self.sound_s):
             self.sound_s = at_s
         if math.isnan(self.lock_s) and policy.locked:
             self.lock_s = at_s
-        trace.at_ns.append(float(now - _EPOCH))
-        trace.head_ns.append(head - _DAEMON_EPOCH)
+        trace.at_ns.append(float(now - EPOCH))
+        trace.head_ns.append(head - DAEMON_EPOCH)
         trace.target_ns.append(policy.target_ns)
         trace.fill_ns.append(fill)
         trace.speed.append(policy.speed)

@@ -301,7 +301,7 @@ class NativeSession:
         self.server.listeners.pending.enter(self)
         self.state.name = hello.name[:100]
         if hello.version < 1:
-            self.end(f"native protocol {hello.version} is not supported; this daemon speaks {VERSION}", "protocol")
+            self.end(f"version {hello.version} of the native protocol is not supported: use {VERSION}", "protocol")
             return
         try:
             self._authorize(hello)
