@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from millrace.doors.canvas import BAND_PIXELS
-from millrace.doors.qemu.screen import SHAPES_KNOWN_MAX, TOLD_MAX
+from millrace.doors.qemu.screen import SHAPES_KNOWN_MAX, TOLD_MAX, TOLD_NS
 from millrace.graph.pictures import Mode
 from millrace.graph.screen import Screen
 from millrace.pixels.rects import Point, Rect, Size
@@ -298,6 +298,10 @@ def test_troubles_without_end_are_logged_a_few_times(caplog: pytest.LogCaptureFi
         rig.console.scanout(noise(8, 8))
     rig.step()
     assert len(caplog.records) == TOLD_MAX and not rig.door.trouble
+    rig.now_ns += TOLD_NS
+    rig.console.call("Unknown0", "", Writer())
+    rig.step()
+    assert len(caplog.records) == TOLD_MAX + 1, "an hour later it is logged again"
 
 
 # -- the pointer's shape --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from millrace.graph.pictures import PIXEL_BYTES, SIDE_MAX, Cursor, Shape
 from millrace.graph.screens import Screens
 from millrace.pixels.rects import Damage, Point, Rect, Size
 from millrace.text import printable
-from millrace.units import NS_PER_MS, HostNs
+from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.qemu.client import Console
 from millrace.wire.qemu.display import (
     FORMATS,
@@ -39,8 +39,9 @@ SHAPES_KNOWN_MAX = 32
 IN_PLACE_MIN = 512 * 512
 """Pixels of lines from which shared memory is not compared here."""
 GL = ("ScanoutDMABUF", "UpdateDMABUF")
-TOLD_MAX = 16
-"""Different troubles of a screen that are logged; QEMU may send what can't be shown without end."""
+TOLD_MAX, TOLD_NS = 16, 3600 * NS_PER_S
+"""Different troubles of a screen that are logged in so much time, each once; QEMU may send what can't be shown without
+end."""
 
 
 class Shared(Protocol):
@@ -123,6 +124,8 @@ class QemuScreen:
         """When the first call came of what is to be published."""
         self._number = 0
         self._told: set[str] = set()
+        self._told_ns: HostNs = 0
+        """Since when they are counted."""
 
     # -- from QEMU -------------------------------------------------------------------------------
 
@@ -354,7 +357,9 @@ class QemuScreen:
         self._shown, self.trouble = False, why
 
     def _log(self, text: str) -> None:
-        """Log it once."""
+        """Log it, but not again soon."""
+        if self._received_ns - self._told_ns >= TOLD_NS:
+            self._told, self._told_ns = set(), self._received_ns
         if text not in self._told and len(self._told) < TOLD_MAX:
             self._told.add(text)
             log.warning("%s: %s", self.screen.key, text)
