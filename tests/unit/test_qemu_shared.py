@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -11,6 +12,7 @@ from millrace.graph.seat import Watcher
 from millrace.io.sharedpicture import SharedPicture, shared_picture
 from millrace.pixels.rects import Rect
 from millrace.rights.model import OWNER
+from millrace.sim.qemuscreen import RGB565
 from tests.qemuconsole import MIB, Memory, Rig, always, noise
 
 
@@ -129,6 +131,50 @@ def test_huge_shared_picture_allocates_nothing_it_has_no_room_for() -> None:
     rig.console.scanout_map(memory.fd, 4096, 4096, 16_384)
     rig.step((memory.fd,))
     assert "no room" in rig.door.trouble and rig.budget.held < MIB
+
+
+def _alike(rig: Rig) -> None:
+    rig.console.scanout(noise(300, 200))
+
+
+def _unsupported(rig: Rig) -> None:
+    rig.console.scanout(noise(300, 200), RGB565)
+
+
+def _unsupported_map(rig: Rig) -> None:
+    memory = Memory(300, 200)
+    rig.console.scanout_map(memory.fd, 300, 200, 1200, format_=RGB565)
+    rig.peer.receive_fds([os.dup(memory.fd)])
+
+
+def _too_large(rig: Rig) -> None:
+    memory = Memory(300, 200)
+    rig.console.scanout_map(memory.fd, 8192, 8192, 32_768)
+    rig.peer.receive_fds([os.dup(memory.fd)])
+
+
+# A reader waits for what is copied now. QEMU may end that with something else, and then be silent.
+@pytest.mark.parametrize("instead", [_alike, _unsupported, _unsupported_map, _too_large])
+def test_reader_that_waits_for_shared_memory_sees_the_screen_whatever_comes_instead(
+    instead: Callable[[Rig], None],
+) -> None:
+    rig = Rig(over=always)
+    rig.watch()
+    memory = Memory(300, 200)
+    memory.paint(noise(300, 200))
+    memory.show(rig)
+    rig.taken()
+    assert rig.reader is not None
+    rig.reader.end()
+    rig.console.update_map(0, 0, 300, 200)
+    rig.step()
+    reader = rig.screen.read(Watcher("viewer/2", OWNER))
+    assert reader.take(10**10) is None, "what is there is old"
+    instead(rig)
+    rig.step()
+    taken = reader.take(10**10)
+    assert taken is not None and (taken.plane == noise(300, 200)).all()
+    rig.door.close()
 
 
 class Counting(SharedPicture):

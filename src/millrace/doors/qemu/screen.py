@@ -293,7 +293,11 @@ class QemuScreen:
         if self._shown:
             self._stale.add(self.canvas.whole)
 
+    # Readers wait as long as the screen is old. What would have been copied for them is not copied any more, and what
+    # comes instead may be no different, or nothing.
     def _unmap(self) -> None:
+        if self.screen.old:
+            self.canvas.painted(self.canvas.whole)
         if self._shared is not None:
             self._shared.close()
         self._shared, self._stale = None, Damage()
