@@ -174,6 +174,13 @@ def test_our_text_is_offered_with_a_newer_serial_and_handed_over_when_it_is_requ
     assert [message.member for message in one.news()] == ["Release"]
 
 
+def test_requests_that_wait_for_our_text_hold_nothing_but_their_headers() -> None:
+    one = qemu()
+    for _ in range(ASKS_MAX):
+        one.call("Request", "uas", numbers(0) + mimes(MIME) + bytes(CLIP_BYTES_MAX))
+    assert [len(ask.body) for ask in one.client.clipboard._asks] == [0] * ASKS_MAX
+
+
 def test_calls_to_other_objects_and_from_others_are_refused() -> None:
     one = qemu()
     elsewhere = one.wire.send_call("/else", INTERFACE, "Grab", "uuas", numbers(0, 9) + mimes(MIME))

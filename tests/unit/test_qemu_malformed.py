@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
 from millrace.errors import RemoteProtocolError
-from millrace.sim.qemuscreen import XRGB, FakeConsole
-from millrace.wire.qemu.dbus import CALL, Message
-from millrace.wire.qemu.display import FDS_MAX, PICTURE_MAX, ScreenPeer
+from millrace.sim.qemu import ServerWire
+from millrace.sim.qemuscreen import PATH, XRGB, FakeConsole
+from millrace.text import SHOWN_MAX
+from millrace.wire.qemu.audio import AudioPeer
+from millrace.wire.qemu.client import DisplayClient
+from millrace.wire.qemu.dbus import _TYPES, CALL, FIELDS_MAX, MESSAGE_MAX, NAME_MAX, PROPERTIES, RETURN, Message
+from millrace.wire.qemu.display import FDS_MAX, LISTENER, PICTURE_MAX, ScreenPeer
 from millrace.wire.qemu.values import Writer
 from tests.qemuconsole import Memory, Rig, noise, numbers
 
@@ -77,15 +82,87 @@ def test_length_of_a_picture_is_checked_before_it_is_buffered() -> None:
         rig.run()
 
 
-def test_large_message_is_received_in_any_pieces() -> None:
+@pytest.mark.parametrize("side", ["audio", "client", "screen"])
+def test_long_header_is_refused_before_it_is_buffered(side: str) -> None:
+    peers: dict[str, Callable[[], AudioPeer | DisplayClient | ScreenPeer]] = {
+        "audio": lambda: AudioPeer(0),
+        "client": lambda: DisplayClient(0, False, 0),
+        "screen": lambda: ScreenPeer(0),
+    }
+    peer = peers[side]()
+    peer.receive(b"OK x\r\nAGREE_UNIX_FD\r\n", 0)
+    with pytest.raises(RemoteProtocolError, match="header too long"):
+        peer.receive(struct.pack("<cBBBIII", b"l", CALL, 0, 1, 0, 1, FIELDS_MAX + 1), 0)
+
+
+def said(kind: int, fields: dict[int, str | int], signature: str = "", body: bytes = b"") -> bytes:
+    """A message of QEMU's."""
+    wire = ServerWire()
+    wire.ready = True
+    wire._send(kind, 0, {1: PATH, 2: LISTENER} | fields, signature, body)
+    return bytes(wire.data_to_send()[-1].data)
+
+
+LONG = Writer().text("s", "x" * (MESSAGE_MAX + 1)).bytes()
+NOT_PICTURES = {
+    "properties": said(CALL, {2: PROPERTIES, 3: "GetAll"}, "s", LONG),
+    "unknown": said(CALL, {3: "Frobnicate"}, "s", LONG),
+    "known": said(CALL, {3: "Disable"}, "", LONG),
+    "answer": said(RETURN, {5: 1}, "uuuuay", LONG),
+}
+
+
+@pytest.mark.parametrize("what", NOT_PICTURES)
+def test_only_pictures_may_be_long(what: str) -> None:
+    data, rig = NOT_PICTURES[what], Rig()
+    rig.peer.receive(data[:32], 0)
+    assert not rig.peer.waiting and rig.peer.partial_bytes == 32
+    with pytest.raises(RemoteProtocolError, match=rf"too long: {len(data)} bytes; {MESSAGE_MAX} at most"):
+        rig.peer.receive(data[32:512], 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({3: "x" * (NAME_MAX + 1)}, "256 characters"),
+        ({3: "Disable", 7: ":" + "1" * NAME_MAX}, "256 characters"),
+        ({3: "Disable", 7: 5}, "wrong type"),
+    ],
+)
+def test_impossible_names_in_a_header_end_the_connection(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[int, str | int], why: str
+) -> None:
+    monkeypatch.setitem(_TYPES, 7, "u" if isinstance(fields.get(7), int) else "s")
     rig = Rig()
-    picture = noise(300, 200)
+    rig.peer.receive(said(CALL, fields), 0)
+    with pytest.raises(RemoteProtocolError, match=why):
+        rig.run()
+
+
+def test_refusal_repeats_as_much_of_a_name_as_people_read() -> None:
+    rig = Rig()
+    rig.console.wire.send_call(PATH, LISTENER, "\n" + "x" * (NAME_MAX - 1))
+    rig.peer.receive(rig.console.data_to_send(), 0)
+    rig.run()
+    (chunk,) = rig.peer.data_to_send()
+    rig.console.wire.receive(chunk.data, 0)
+    (answer,) = rig.console.wire.events()
+    (text,) = answer.values("s")
+    assert len(text) == SHOWN_MAX + 1 and text.startswith("\\nxxx") and text.endswith("x…")
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (700, 500)])
+def test_large_message_is_received_in_any_pieces(width: int, height: int) -> None:
+    rig = Rig()
+    picture = noise(width, height)
     rig.console.mouse(1, 2, False)
     rig.console.scanout(picture)
     rig.console.update(0, 0, picture[:20, :20])
     data = rig.console.data_to_send()
-    for at in range(0, len(data), 60_001):
-        rig.peer.receive(data[at : at + 60_001], 0)
+    # The header of the picture in small pieces: what it is is known only when all of it is there.
+    cuts = [*range(0, 600, 7), *range(600, len(data), 60_001), len(data)]
+    for at, end in pairwise(cuts):
+        rig.peer.receive(data[at:end], 0)
         assert rig.peer.partial_bytes <= len(data)
         rig.run()
     assert (rig.shown() == picture).all() and rig.peer.partial_bytes == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,7 @@ from millrace.wire.qemu.audio import (
 from millrace.wire.qemu.client import AT_ONCE, DisplayClient, Machine, NotThere, Refusal, Registered
 from millrace.wire.qemu.dbus import CALL, MESSAGE_MAX, DBusWire, Message
 from millrace.wire.qemu.qmp import HandedOver, QmpHandover
-from millrace.wire.qemu.values import Reader, Writer, elements
+from millrace.wire.qemu.values import TEXT_MAX, Reader, Writer, elements
 
 
 def joined() -> tuple[FakeQemu, AudioPeer]:
@@ -59,6 +60,15 @@ def test_big_endian_and_nested_values_are_read() -> None:
     body = struct.pack(">I", len(body) - 8) + body[4:]
     assert Reader(body, ">").values("a{sv}") == [{"Name": "vm"}]
     assert elements("tybb(ua{sv})ay") == ["t", "y", "b", "b", "(ua{sv})", "ay"]
+
+
+def test_text_of_a_message_is_bounded_all_together() -> None:
+    both = Writer().text("s", "x" * (TEXT_MAX // 2)).text("s", "y" * (TEXT_MAX // 2))
+    assert [len(text) for text in Reader(both.bytes()).values("ss")] == [TEXT_MAX // 2, TEXT_MAX // 2]
+    with pytest.raises(RemoteProtocolError, match="strings too long"):
+        Reader(both.text("s", "z").bytes()).values("sss")
+    with pytest.raises(RemoteProtocolError, match="strings too long"):
+        Reader(Writer().text("s", "x" * (TEXT_MAX + 1)).bytes()).values("s")
 
 
 @pytest.mark.parametrize("signature", ["a", "(", "(u", "{su", "z", "a{s", "aa"])
@@ -169,8 +179,8 @@ def test_any_bytes_after_login_end_at_most_the_connection(data: bytes) -> None:
 # -- finding the machine ---------------------------------------------------------------------
 
 
-def bus_answers(client: DisplayClient, machines: dict[str, str]) -> list[object]:
-    """A bus with `machines` (unique name to VM name), and QEMU behind each."""
+def bus_answers(client: DisplayClient, machines: Mapping[str, str | bytes]) -> list[object]:
+    """A bus with `machines` (unique name to VM name, which is bytes where it is wrong), and QEMU behind each."""
     wire, seen = ServerWire(), []
     for _ in range(12):
         for chunk in client.data_to_send():
@@ -183,7 +193,7 @@ def bus_answers(client: DisplayClient, machines: dict[str, str]) -> list[object]
     return seen
 
 
-def _answer(message: Message, machines: dict[str, str]) -> tuple[str, bytes]:
+def _answer(message: Message, machines: Mapping[str, str | bytes]) -> tuple[str, bytes]:
     if message.member == "Hello":
         return "s", Writer().text("s", ":1.9").bytes()
     if message.member == "ListQueuedOwners":
@@ -195,7 +205,11 @@ def _answer(message: Message, machines: dict[str, str]) -> tuple[str, bytes]:
         name = machines[message.fields[6]] if 6 in message.fields else "only"
         entries = Writer()
         entries.align(8)
-        entries.text("s", "Name").text("g", "s").text("s", name)
+        entries.text("s", "Name")
+        if isinstance(name, str):
+            entries.text("g", "s").text("s", name)
+        else:
+            entries.text("g", "ay").blob(name)
         raw = entries.bytes()
         return "a{sv}", Writer().number("u", len(raw)).bytes() + bytes(4) + raw
     return "", b""
@@ -207,6 +221,11 @@ def test_right_machine_of_several_on_bus_is_found() -> None:
     client.send_register("Out", 7)
     (chunk,) = client.data_to_send()
     assert chunk.fds == (7,) and b":1.3" in chunk.data
+
+
+def test_machine_whose_name_is_no_text_has_none() -> None:
+    client = DisplayClient(0, on_bus=True, now_ns=0)
+    assert bus_answers(client, {":1.2": bytes(1000)}) == [Machine("", "")]
 
 
 def test_client_processes_a_few_messages_at_once() -> None:

@@ -109,6 +109,12 @@ def console_number(text: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def _label(found: dict[str, Any], name: str) -> str:
+    """A property that is shown, cut; empty if it is no text. Showing other values may take long."""
+    value = found.get(name)
+    return value[:LABEL_MAX] if isinstance(value, str) else ""
+
+
 # Candidates on a bus are asked one after another and not all at once, so the first that fits is the one used, and its
 # answer is the only one waited for. One that answers with an error is not a machine and is passed over; peer to peer
 # there is no other candidate, and an error is reported. A machine that is stopped answers nothing, so there is a
@@ -296,13 +302,13 @@ class DisplayClient(AnswerDue):
             self._pointer(int(number), found)
             return
         self._sized(int(number), found)
-        label, head = str(found.get("Label", ""))[:LABEL_MAX], found.get("Head", 0)
+        label, head = _label(found, "Label"), found.get("Head", 0)
         graphic = found.get("Type") == "Graphic"
         self._events.append(Console(int(number), label, head if isinstance(head, int) else 0, graphic))
 
     def _machine(self, destination: str | None, message: Message) -> None:
         found = message.values("a{sv}")[0]
-        name, uuid = str(found.get("Name", ""))[:LABEL_MAX], str(found.get("UUID", ""))[:LABEL_MAX]
+        name, uuid = _label(found, "Name"), _label(found, "UUID")
         if destination is not None and self._vm not in (None, name, uuid):
             self._names.append(name)
             self._next_candidate()

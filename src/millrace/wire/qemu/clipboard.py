@@ -7,6 +7,8 @@ server and this.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from millrace.errors import ConfigError
 from millrace.media.clip import CLIP_BYTES_MAX, clip_text
 from millrace.wire.clips import ClipEvent, ClipOffered, ClipSupplied, ClipWanted
@@ -122,7 +124,8 @@ class QemuClipboard:
         if selection != _CLIPBOARD or _TEXT not in mimes or len(self._asks) >= ASKS_MAX:
             self._wire.send_error(message, _FAILED, "there is no such text")
             return
-        self._asks.append(message)
+        # Its body may be long, and is not needed for the answer.
+        self._asks.append(replace(message, body=b""))
         if len(self._asks) == 1:
             self._events.append(ClipWanted())
 

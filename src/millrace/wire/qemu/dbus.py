@@ -7,6 +7,7 @@ Descriptors are sent with the bytes of their message. How many a received messag
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,11 @@ MESSAGE_MAX = 1024 * 1024
 """Ample for all but pictures: QEMU sends 10 ms of sound at a time."""
 LARGE = 64 * 1024
 """A message that is longer is received into memory of its own, and never copied."""
+FIELDS_MAX, NAME_MAX = 4 * 1024, 255
+"""Bytes of a message's header fields, and characters of each name there (D-Bus Specification, "Valid Names").
+
+Paths have no bound of their own; those of QEMU are short.
+"""
 HEADERS_KEPT, HEADER_KEPT_MAX = 32, 512
 _HEADER_BYTES = 16
 _LINE_MAX = 16 * 1024
@@ -35,6 +41,8 @@ NO_REPLY = 1
 _PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_TO, _DESTINATION, _SENDER, _SIGNATURE, _FDS = range(1, 10)
 _TYPES = {_PATH: "o", _INTERFACE: "s", _MEMBER: "s", _ERROR_NAME: "s", _REPLY_TO: "u", _DESTINATION: "s",
           _SENDER: "s", _SIGNATURE: "g", _FDS: "u"}  # fmt: skip
+_KINDS = {code: int if kind == "u" else str for code, kind in _TYPES.items()}
+_NAMES = frozenset({_INTERFACE, _MEMBER, _ERROR_NAME, _DESTINATION, _SENDER})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +136,10 @@ class _Large:
 class DBusWire(Untimed):
     """Bytes ⇄ messages. Calls queue until authentication is done."""
 
-    def __init__(self, uid: int, message_max: int = MESSAGE_MAX) -> None:
-        """`message_max` bounds a received message, in bytes."""
+    def __init__(self, uid: int, message_max: int = MESSAGE_MAX, long: Mapping[str, int] | None = None) -> None:
+        """`message_max` bounds a received message, in bytes; `long` bounds calls instead, by their signature."""
         self.ready = False
-        self._message_max = message_max
+        self._message_max, self._long = message_max, long or {}
         self._headers: dict[tuple[str, bytes], dict[int, Any]] = {}
         """Fields of calls by their encoding."""
         self._buffer = bytearray()
@@ -161,7 +169,7 @@ class DBusWire(Untimed):
             return
         # Before waiting for the rest, so that what is buffered is bounded by what was announced.
         head, body_size = self._sizes()
-        if LARGE <= head + body_size > len(self._buffer):
+        if LARGE <= head + body_size > len(self._buffer) >= head:
             self._large, received = _Large(head, body_size), self._buffer
             self._buffer = bytearray()
             self._large.receive(received)
@@ -209,12 +217,23 @@ class DBusWire(Untimed):
         if order is None or self._buffer[3] != 1:
             raise RemoteProtocolError("these bytes are not a D-Bus message")
         body_size, fields_size = struct.unpack_from(order + "4xI4xI", self._buffer)
+        if fields_size > FIELDS_MAX:
+            raise RemoteProtocolError(f"D-Bus header too long: {fields_size} bytes; {FIELDS_MAX} at most")
         head = _HEADER_BYTES + fields_size + -fields_size % 8
-        if head + body_size > self._message_max:
-            raise RemoteProtocolError(
-                f"D-Bus message too long: {head + body_size} bytes; {self._message_max} at most"
-            )  # fmt: skip
+        size, most = head + body_size, self._message_max
+        if size > most and size > (most := max(most, self._longest(head, order))):
+            raise RemoteProtocolError(f"D-Bus message too long: {size} bytes; {most} at most")
         return head, body_size
+
+    # What is long is never decoded: its signature says that it is a picture, which is left where it was received. Until
+    # the header is complete, no memory is reserved.
+    def _longest(self, head: int, order: str) -> int:
+        """How long the message that begins here may be, as far as that is known: it is no ordinary one."""
+        if len(self._buffer) < head:
+            return max(self._long.values(), default=0)
+        kind = self._buffer[1]
+        signature = self._fields(bytes(self._buffer[:head]), kind, order).get(_SIGNATURE, "")
+        return self._long.get(signature, 0) if kind == CALL else 0
 
     def take(self) -> Message | None:
         """The next whole message; None if there is none. RemoteProtocolError ends the connection."""
@@ -241,9 +260,11 @@ class DBusWire(Untimed):
         reader = Reader(header, order)
         reader.values("yyyyuu")
         fields = dict(reader.value("a(yv)"))
-        for code, kind_of in ((_PATH, str), (_MEMBER, str), (_SIGNATURE, str), (_REPLY_TO, int), (_FDS, int)):
-            if not isinstance(fields.get(code, kind_of()), kind_of):
+        for code, value in fields.items():
+            if not isinstance(value, _KINDS.get(code, object)):
                 raise RemoteProtocolError("wrong type of a D-Bus header field")
+            if code in _NAMES and isinstance(value, str) and len(value) > NAME_MAX:
+                raise RemoteProtocolError(f"a name of {len(value)} characters in a D-Bus header; {NAME_MAX} at most")
         if kind == CALL and len(header) <= HEADER_KEPT_MAX and len(self._headers) < HEADERS_KEPT:
             self._headers[known] = fields
         return fields
@@ -271,10 +292,10 @@ class DBusWire(Untimed):
             self._send(RETURN, NO_REPLY, self._back(to), signature, body)
 
     def send_error(self, to: Message, name: str, text: str) -> None:
-        """Answer a call with an error."""
+        """Answer a call with an error; of its text as much as people read, as it may name what the caller sent."""
         if to.wants_reply:
             fields = self._back(to) | {_ERROR_NAME: name}
-            self._send(ERROR, NO_REPLY, fields, "s", Writer().text("s", text).bytes())
+            self._send(ERROR, NO_REPLY, fields, "s", Writer().text("s", printable(text)).bytes())
 
     @staticmethod
     def _back(to: Message) -> dict[int, str | int]:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
+from millrace.text import printable
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import Untimed
@@ -28,8 +29,10 @@ PICTURE_MAX = 64 * 1024 * 1024
 """D-Bus Specification 0.43: an array has 64 MiB at most, and so has a picture."""
 BYTES_MAX = 256 * 1024 * 1024
 """Shared memory may be larger."""
-HEAD_MAX = 64 * 1024
-"""What may come with it: the header of its message."""
+PICTURE_SIGNATURES = ("uuuuay", "iiiiuuay", "iiiiay")
+"""Of Scanout, Update and CursorDefine: numbers, then the pixels. No other call is as long as these."""
+BESIDE_MAX = 64 * 1024
+"""What may come with the pixels: the header of their message, and the numbers."""
 SIDE_MAX, CURSOR_SIDE_MAX = 16_384, 512
 FDS_MAX = 16
 """Descriptors received ahead of their message."""
@@ -126,7 +129,7 @@ ScreenEvent: TypeAlias = (
 def _with_pixels(message: Message, numbers: str) -> tuple[list[int], Buffer]:
     signature = numbers + "ay"
     if message.signature != signature:
-        raise RemoteProtocolError(f"{message.member}: unexpected arguments; {signature!r} expected")
+        raise RemoteProtocolError(f"{printable(message.member)}: unexpected arguments; {signature!r} expected")
     body, start = message.body, 4 * len(numbers) + 4
     if len(body) < start:
         raise RemoteProtocolError(f"{message.member}: truncated arguments")
@@ -142,7 +145,7 @@ class ScreenPeer(Untimed):
     """Our end of a registered listener's connection; `close_fd` gets the descriptors that nothing claims."""
 
     def __init__(self, uid: int, close_fd: Callable[[int], None] = lambda fd: None) -> None:
-        self.wire = DBusWire(uid, PICTURE_MAX + HEAD_MAX)
+        self.wire = DBusWire(uid, long=dict.fromkeys(PICTURE_SIGNATURES, PICTURE_MAX + BESIDE_MAX))
         self.greeted = False
         self._close_fd = close_fd
         self._fds: deque[int] = deque()
@@ -193,7 +196,7 @@ class ScreenPeer(Untimed):
 
     def _claimed(self, message: Message) -> list[int]:
         if not 0 <= message.fds <= len(self._fds):
-            raise RemoteProtocolError(f"{message.member}: came without its {message.fds} descriptors")
+            raise RemoteProtocolError(f"{printable(message.member)}: came without its {message.fds} descriptors")
         return [self._fds.popleft() for _ in range(message.fds)]
 
     def _called(self, message: Message, fds: list[int]) -> ScreenEvent | None:

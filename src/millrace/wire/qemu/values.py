@@ -23,6 +23,10 @@ VALUES_MAX = 1_000
 """The most values in one message. Sound and pictures are arrays of bytes, which count once. A message is decoded
 in a single step; this many values take 2 ms."""
 
+TEXT_MAX = 64 * 1024
+"""The most bytes of text in one message, all its strings together. Sound, pictures and the clipboard's text are arrays
+of bytes."""
+
 
 def element(signature: str, at: int = 0) -> str:
     """The single complete type that begins at `at`."""
@@ -67,7 +71,7 @@ class Reader:
 
     def __init__(self, data: bytes | memoryview, order: str = "<") -> None:
         self._data, self._order, self._at = data, order, 0
-        self._count = 0
+        self._count = self._text_bytes = 0
 
     @property
     def at(self) -> int:
@@ -112,6 +116,9 @@ class Reader:
 
     def _text(self, code: str) -> str:
         size = self._take(1)[0] if code == "g" else self.value("u")
+        self._text_bytes += size
+        if self._text_bytes > TEXT_MAX:
+            raise RemoteProtocolError(f"D-Bus strings too long: {TEXT_MAX} bytes in one message at most")
         raw = self._take(size + 1)
         try:
             return bytes(raw[:-1]).decode()
