@@ -33,6 +33,7 @@ NAMES = (
     "idle_screens",
     "viewers_more",
     "vnc_peer",
+    "vnc_steps",
 )
 
 

@@ -347,7 +347,7 @@ def _cut(flags: int, rest: bytes = b"") -> bytes:
 def _vnc_pictures() -> Session:
     """Updates in each encoding, for a screen of 640 by 480."""
     streams, text, photo = vncserver.Streams(), vncserver.noise(130, 70, 2, 9), vncserver.noise(40, 30, 3)
-    kinds = ("copy", "palette", "gradient", "jpeg", "fill")
+    kinds = ("copy", "palette", "gradient", "fill")
     tiles = ("packed", "palette runs", "runs", "raw")
     lights, place = vncserver.rect(0, 0, 1, 1, -261, b"\2"), vncserver.rect(5, 6, 0, 0, -232)
     types = [vncserver.rect(1, 0, 1, 1, encoding) for encoding in (-257, -258)]

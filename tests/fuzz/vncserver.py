@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 Picture = NDArray[np.uint8]
 """Rows, columns; B, G, R and 0."""
@@ -73,10 +71,6 @@ class Streams:
         rgb = picture[:, :, 2::-1]
         if kind == "fill":
             return bytes((0x80 | fresh,)) + rgb[0, 0].tobytes()
-        if kind == "jpeg":
-            file = io.BytesIO()
-            Image.fromarray(np.ascontiguousarray(rgb)).save(file, "JPEG", quality=95, subsampling=0)
-            return bytes((0x90 | fresh,)) + compact(len(file.getvalue())) + file.getvalue()
         if kind == "copy":
             return bytes((stream << 4 | fresh,)) + self._basic(stream, rgb.tobytes())
         head = bytes(((4 | stream) << 4 | fresh,))

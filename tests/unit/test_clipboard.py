@@ -7,7 +7,7 @@ import pytest
 from millrace.errors import ConfigError, RemoteProtocolError, RightsError
 from millrace.graph.clipboard import ASKS_MAX, Clipboard
 from millrace.guest.clips import FETCH_NS, ViewerClip
-from millrace.media.clip import CLIP_BYTES_MAX, check_size, clip_text
+from millrace.media.clip import CLIP_BYTES_MAX, ClipReader, check_size, clip_text
 from millrace.rights.model import Principal, Right, implied
 from millrace.units import NS_PER_MS
 from millrace.wire.peer.clips import CLIP, LAST, PIECE_BYTES, Clip, ClipboardState, Clips, Copied, Paste, pack_clip
@@ -234,6 +234,19 @@ def test_too_much_text_and_what_is_no_text_is_refused_with_a_sentence() -> None:
     with pytest.raises(ConfigError):
         clip_text(b"\xe9" * CLIP_BYTES_MAX, "latin-1")
     assert clip_text(b"a\r\nb\0", "latin-1") == "a\nb"
+
+
+@pytest.mark.parametrize("size", (1, 2, 3, 5, 100))
+def test_text_is_the_same_in_pieces_of_any_size(size: int) -> None:
+    for whole in ("a\r\n\r\r\n\n日😀\r\0b\r\0\0\0\0\0\0", "", "\0\0\0", "\r", "a\r\n"):
+        data, reader = whole.encode(), ClipReader()
+        for at in range(0, len(data), size):
+            reader.add(data[at : at + size], at + size >= len(data))
+        assert reader.text() == whole.rstrip("\0").replace("\r\n", "\n")
+    reader = ClipReader()
+    with pytest.raises(ConfigError, match="no text in UTF-8"):
+        for byte in "é".encode()[:1], b"a":
+            reader.add(byte, last=False)
 
 
 def test_without_memory_nothing_is_asked_for() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from millrace.codec.jpeg import decode_jpeg
 from millrace.codec.scans import SCANS_MAX, check_scans
 from millrace.codec.video import PictureDecoder
 from millrace.errors import CodecError
@@ -26,7 +25,7 @@ def encoded(progressive: bool) -> bytes:
 def test_what_servers_send_is_decoded() -> None:
     data = encoded(progressive=False)
     check_scans(data)
-    assert len(decode_jpeg(data, WIDE, HIGH)) == WIDE * HIGH * 4
+    check_scans(encoded(progressive=True))
     assert PictureDecoder("jpeg", WIDE * HIGH).decode(data) is not None
 
 
@@ -34,6 +33,5 @@ def test_picture_whose_scans_are_repeated_is_refused_before_it_is_decoded() -> N
     data = encoded(progressive=True)
     last = data.rindex(b"\xff\xda")
     repeated = data[:last] + SCANS_MAX * data[last:-2] + data[-2:]
-    for decode in (lambda: decode_jpeg(repeated, WIDE, HIGH), lambda: PictureDecoder("jpeg", 1 << 20).decode(repeated)):
-        with pytest.raises(CodecError, match="scans"):
-            decode()
+    with pytest.raises(CodecError, match="scans"):
+        PictureDecoder("jpeg", 1 << 20).decode(repeated)

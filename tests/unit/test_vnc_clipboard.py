@@ -15,12 +15,14 @@ from millrace.media.clip import CLIP_BYTES_MAX
 from millrace.wire.clips import ClipOffered, ClipSupplied, ClipWanted
 from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.vnc.client import VncClient
-from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText, too_long
+from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText, Said, too_long
 from millrace.wire.vnc.messages import Encoding
+from millrace.wire.vnc.work import WORK_MAX, Work
 from tests.fuzz import vncserver
 from tests.fuzz.vncserver import update
 from tests.unit.test_clipboard import USES, WRITER
 from tests.unit.test_vnc_pictures import HEIGHT, WIDTH, client, passed, said
+from tests.vncdear import stuffed, text
 from tests.watch import Desk, Remote
 
 TEXT, CAPS, REQUEST, PEEK, NOTIFY, PROVIDE = 1, 1 << 24, 1 << 25, 1 << 26, 1 << 27, 1 << 28
@@ -199,22 +201,76 @@ def test_clipboard_ends_with_the_session() -> None:
 PROVIDES = struct.pack(">I", PROVIDE | TEXT)
 
 
+def read(cuts: CutText, body: bytes) -> Said:
+    """What an extended cut text says."""
+    reading = cuts.read(len(body), extended=True)
+    need = next(reading)
+    try:
+        while True:
+            part, body = body[:need], body[need:]
+            need = reading.send(part)
+    except StopIteration as done:
+        assert not body
+        said: Said = done.value
+        return said
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"abc", PROVIDES + b"no zlib", PROVIDES + zlib.compress(b"xy"), PROVIDES + provided(b"short", 6)]
 )
 def test_broken_extended_text_ends_the_session(body: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
-        CutText().take(body, True)
+        read(CutText(Work()), body)
 
 
 def test_formats_that_are_not_understood_are_ignored() -> None:
-    cuts = CutText()
+    cuts = CutText(Work())
     for number in (PROVIDE | 2, REQUEST | 2, 0):
-        assert cuts.take(struct.pack(">I", number), True) == (None, b"")
-    assert cuts.take(struct.pack(">I", NOTIFY | 2), True) == (ClipOffered(False), b"")
-    assert cuts.take(struct.pack(">I", REQUEST | 3), True) == (ClipWanted(), b"")
-    assert cuts.take(struct.pack(">I", PROVIDE | TEXT) + provided(b"\xff\0"), True)[0] == ClipSupplied(
+        assert read(cuts, struct.pack(">I", number)) == (None, b"")
+    assert read(cuts, struct.pack(">I", NOTIFY | 2)) == (ClipOffered(False), b"")
+    assert read(cuts, struct.pack(">I", REQUEST | 3)) == (ClipWanted(), b"")
+    assert read(cuts, struct.pack(">I", PROVIDE | TEXT) + provided(b"\xff\0"))[0] == ClipSupplied(
         refused="what is on the clipboard is no text in UTF-8"
     )
     for event in (ClipOffered(True, "secret"), ClipSupplied("secret")):
         assert "secret" not in repr(event)
+
+
+# -- the work ------------------------------------------------------------------------------------
+
+
+def test_text_that_inflates_from_far_more_than_it_needs_is_refused_and_passed_over() -> None:
+    hall = Hall(CAPABLE)
+    hall.says(flags(NOTIFY | TEXT))
+    hall.pastes(1)
+    hall.says(cut(PROVIDES + stuffed(text(b"ab\0"), 2_000_000)), flags(NOTIFY))
+    hall.run()
+    (clip,) = hall.remote.clips
+    assert clip.refused and b"compressed bytes for a text of 3" in clip.data
+    assert hall.state() == ClipboardState(True, 0), "the session goes on"
+
+
+def test_text_is_taken_in_pieces_which_are_charged_until_it_is_handed_on() -> None:
+    whole = "a\r\n日" * 100_000
+    for data, shown in ((cut(PROVIDES + provided(whole.encode())), ClipSupplied),
+                        (cut(whole.encode("latin-1", "replace"), False), ClipOffered)):  # fmt: skip
+        vnc, steps, most = client(), 0, 0
+        while data or vnc.unfinished:
+            chunk, data = (b"", data) if vnc.unfinished else (data[:65536], data[65536:])
+            vnc.receive(chunk, 0)
+            assert vnc.work.spent < 2 * WORK_MAX
+            steps, most = steps + bool(vnc.work.over), max(most, vnc.cut.held_bytes)
+        assert steps >= 10 and vnc.cut.held_bytes == 0 and vnc.partial_bytes >= most > 250_000
+        (event,) = vnc.events()
+        assert isinstance(event, shown) and event.text == ("a\n日" if shown is ClipSupplied else "a\n?") * 100_000
+        assert vnc.partial_bytes == 0
+
+
+def test_text_for_a_server_is_not_compressed() -> None:
+    """It would take longer than a step may."""
+    cuts = CutText(Work())
+    cuts.extended = True
+    whole = "a" * CLIP_BYTES_MAX
+    sent = cuts.provide(whole)
+    assert CLIP_BYTES_MAX < len(sent) < CLIP_BYTES_MAX + 1000
+    assert zlib.decompress(sent[12:])[4:] == whole.encode() + b"\0"

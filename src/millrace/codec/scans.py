@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from millrace.errors import CodecError
 
-SCANS_MAX = 16
-"""Scans of a picture. Servers send one, and a progressive picture has about ten, but it may repeat any of them, in 16
-bytes each."""
+SCANS_MAX = 10
+"""Scans of a picture. Servers send one, and libjpeg's progressive pictures have ten, but a picture may repeat any of
+them, in 16 bytes each."""
 
 
 def check_scans(data: bytes) -> None:

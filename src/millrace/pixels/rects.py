@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -88,6 +88,13 @@ class Move(msgspec.Struct, frozen=True):
     def origin(self) -> Rect:
         """Where the content comes from."""
         return self.to.moved(-self.dx, -self.dy)
+
+
+def bands(rect: Rect, pixels: int) -> Iterator[Rect]:
+    """The rectangle from the top, in bands of whole rows: at most so many pixels each, or one row."""
+    rows = max(1, pixels // max(1, rect.width))
+    for y in range(rect.y, rect.bottom, rows):
+        yield Rect(rect.x, y, rect.width, min(rows, rect.bottom - y))
 
 
 # Damage too large costs bytes, damage too small leaves a wrong picture on the screen for good. So wherever something

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -34,6 +35,8 @@ from millrace.wire.vnc.work import PART_WORK, WORK_MAX
 
 SOUND_WORK = 5
 """What a byte of sound costs."""
+CLIP_WORK = 1
+"""What a byte of a text in memory costs: it is measured, and encoded for whoever has asked for it."""
 _SHOW_WORK: dict[type, int] = {Resized: WORK_MAX, CursorShape: 100_000, CursorAt: 20_000}
 """What these cost: whoever watches is told of another size."""
 SessionEvent: TypeAlias = Ready | SoundOffered | TlsWanted
@@ -106,6 +109,8 @@ class VncDoor(PlayingDoor):
         elif isinstance(event, ClipOffered | ClipWanted | ClipSupplied):
             if self.clipboard is not None:
                 self.clipboard.receive(event)
+                if not isinstance(event, ClipWanted):
+                    yield CLIP_WORK * sys.getsizeof(event.text)
         elif isinstance(event, AudioEnd) and self.stream is not None:
             self.stream.stop()
 

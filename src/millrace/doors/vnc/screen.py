@@ -11,7 +11,7 @@ from millrace.doors.clipboard import MachineClipboard
 from millrace.graph.pictures import MOVES_MAX, Cursor, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
-from millrace.pixels.rects import Few, Point, Rect, Size
+from millrace.pixels.rects import Few, Point, Rect, Size, bands
 from millrace.units import HostNs
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import Copied, CursorAt, CursorShape, Filled, Painted, Part, Resized, Update
@@ -20,7 +20,7 @@ PIXEL_WORK, ROW_WORK = 2, 150
 """What it costs to paint or copy a pixel, and each row of a rectangle: in memory that is new, up to a page."""
 BAND_WORK = 200_000
 """What is painted at once."""
-RECT_WORK = 10_000
+RECT_WORK = 13_000
 """What a rectangle costs, however small."""
 TOLD_WORK = 200_000
 """What it costs to tell the readers what was painted."""
@@ -101,10 +101,11 @@ class VncScreen:
             place[:] = source.copy() if isinstance(part, Copied) else source
             yield RECT_WORK + rect.height * row_work
             return
-        for rows in _bands(part, BAND_WORK // row_work):
-            band = source if isinstance(part, Filled) else source[rows]
-            place[rows] = band.copy() if isinstance(part, Copied) else band
-            yield RECT_WORK + (rows.stop - rows.start) * row_work
+        for band in _bands(part, BAND_WORK // row_work * rect.width):
+            rows = slice(band.y, band.bottom)
+            pixels = source if isinstance(part, Filled) else source[rows]
+            place[rows] = pixels.copy() if isinstance(part, Copied) else pixels
+            yield RECT_WORK + band.height * row_work
 
     def _source(self, part: Part) -> Pixels:
         """What it is to be: its pixels, or a single one for all of them."""
@@ -180,8 +181,8 @@ class VncScreen:
 
 # Where a copy overlaps its origin, each band must be read before another is painted there: so it begins at the end that
 # it moves to.
-def _bands(part: Part, rows: int) -> list[slice]:
-    """Its rows, so many at a time, in the order in which they are to be painted."""
-    rect, rows = part.rect, max(1, rows)
-    bands = [slice(y, min(y + rows, rect.height)) for y in range(0, rect.height, rows)]
-    return bands[::-1] if isinstance(part, Copied) and rect.y > part.origin.y else bands
+def _bands(part: Part, pixels: int) -> list[Rect]:
+    """Bands of it, from its own corner, in the order in which they are to be painted."""
+    rect = part.rect
+    out = list(bands(Rect(0, 0, rect.width, rect.height), pixels))
+    return out[::-1] if isinstance(part, Copied) and rect.y > part.origin.y else out

@@ -7,6 +7,7 @@ little-endian.
 from __future__ import annotations
 
 import struct
+import sys
 from collections import deque
 
 from millrace.dsp.convert import Buffer
@@ -39,8 +40,6 @@ SKIPPED_MAX, SKIPPED_AT_ONCE = 64 * 1024 * 1024, 64 * 1024
 ANSWER_NS = 10 * NS_PER_S
 RATE_MAX = 48_000
 BYTES_PER_WORK = 4
-CUT_WORK = 20
-"""What a byte of a text costs."""
 EVENT_BYTES = 200
 RELATIVE_ORIGIN = 0x7FFF
 
@@ -87,7 +86,7 @@ class VncClient(VncLogin):
         self._let_in = False
         self._keyboard = Keyboard()
         self._at = Point(0, 0)
-        self.cut = CutText()
+        self.cut = CutText(self.work)
         self._unread = 0
         """Bytes that are skipped, or of sound, and still to come."""
 
@@ -118,7 +117,8 @@ class VncClient(VncLogin):
     @property
     def partial_bytes(self) -> int:
         """Bytes received of a message that is still incomplete, and what was made of it and is not painted yet."""
-        return len(self._buffer) + self._screen.held_bytes + self._waiting_bytes + self._taken_bytes
+        made = self._screen.held_bytes + self.cut.held_bytes
+        return len(self._buffer) + made + self._waiting_bytes + self._taken_bytes
 
     # What waits stays charged until it is done with. `_events` is what the login's part adds to.
     def _keep_events(self) -> None:
@@ -175,8 +175,7 @@ class VncClient(VncLogin):
     def _message(self, part: bytes) -> None:
         if part[0] == 0:
             self._waiting = False
-            self._parse = self._screen.update()
-            self._then(next(self._parse), VncClient._update)
+            self._begin(self._screen.update())
             return
         following: dict[int, tuple[int, Step]] = {
             1: (5, VncClient._colours), 3: (7, VncClient._cut_text), 255: (3, VncClient._audio),
@@ -188,7 +187,11 @@ class VncClient(VncLogin):
             raise RemoteProtocolError(f"unexpected VNC message type {part[0]}")
         self._then(*following[part[0]])
 
-    def _update(self, part: bytes) -> None:
+    def _begin(self, parse: Parse) -> None:
+        self._parse = parse
+        self._then(next(parse), VncClient._go_on)
+
+    def _go_on(self, part: bytes) -> None:
         assert self._parse is not None
         try:
             self._need = self._parse.send(part)
@@ -207,25 +210,13 @@ class VncClient(VncLogin):
             self._events.append(too_long(abs(size)))
             self._skip(abs(size))
             return
-        step = VncClient._extended_cut if size < 0 else VncClient._plain_cut
-        self._then(abs(size), step)
-        if size == 0:
-            self._plain_cut(b"")
+        self._begin(self._cut(abs(size), size < 0))
 
-    def _plain_cut(self, part: bytes) -> None:
-        self._cut(part, False)
-
-    def _extended_cut(self, part: bytes) -> None:
-        self._cut(part, True)
-
-    def _cut(self, part: bytes, extended: bool) -> None:
-        event, answer = self.cut.take(part, extended)
+    def _cut(self, size: int, extended: bool) -> Parse:
+        event, answer = yield from self.cut.read(size, extended)
         self._out += answer
         if event is not None:
             self._events.append(event)
-            # A short message may have inflated to a long text.
-            self.work.spent += CUT_WORK * max(len(part), _held_bytes(event))
-        self._then(1, VncClient._message)
 
     def _skip(self, size: int) -> None:
         if size > SKIPPED_MAX:
@@ -399,4 +390,5 @@ def _held_bytes(event: VncEvent) -> int:
         return EVENT_BYTES + len(event.payload)
     if isinstance(event, CursorShape):
         return EVENT_BYTES + len(event.pixels)
-    return EVENT_BYTES + (len(event.text or "") if isinstance(event, ClipOffered | ClipSupplied) else 0)
+    # A single character may make each take four bytes.
+    return EVENT_BYTES + (sys.getsizeof(event.text) if isinstance(event, ClipOffered | ClipSupplied) else 0)

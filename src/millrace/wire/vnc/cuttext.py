@@ -8,44 +8,116 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Generator
+from typing import TypeAlias
 
 from millrace.errors import ConfigError, RemoteProtocolError
-from millrace.media.clip import CLIP_BYTES_MAX, check_size, clip_text
+from millrace.media.clip import CLIP_BYTES_MAX, ClipReader, check_size
 from millrace.wire.clips import ClipEvent, ClipOffered, ClipSupplied, ClipWanted
+from millrace.wire.vnc.inflate import Inflater, compressed_max
+from millrace.wire.vnc.work import PART_WORK, Work
 
 CUT_BYTES_MAX = 2 * CLIP_BYTES_MAX + 64
 """The largest message that is read. A longer one is skipped, and its text refused."""
+AT_ONCE = 16 * 1024
+"""How much of a message or of a text is taken at once."""
+CUT_WORK = 30
+"""What a byte of a text costs."""
 _TEXT = 1
 _CAPS, _REQUEST, _PEEK, _NOTIFY, _PROVIDE = (1 << bit for bit in range(24, 29))
 # Ours. The size after them is that of a text that the server may send unasked: none.
 _OUR_CAPS = struct.pack(">II", _CAPS | _REQUEST | _PEEK | _NOTIFY | _PROVIDE | _TEXT, 0)
+Said: TypeAlias = tuple[ClipEvent | None, bytes]
+"""What a message says, and the answer to send."""
 
 
 class CutText:
-    """What a server says of its clipboard, and what is said to it."""
+    """What a server says of its clipboard, and what is said to it. What that costs is added to `work`."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Work) -> None:
         self.extended = False
         """The server has the extension: nothing has to be sent before it is pasted."""
         self._offers = False
+        self._work = work
+        self._reader: ClipReader | None = None
 
-    def take(self, data: bytes, extended: bool) -> tuple[ClipEvent | None, bytes]:
-        """Take the body of a ServerCutText; returns what it says, and the answer to send."""
+    @property
+    def held_bytes(self) -> int:
+        """Memory of a text that is not complete yet."""
+        return 0 if self._reader is None else self._reader.held_bytes
+
+    def read(self, size: int, extended: bool) -> Generator[int, bytes, Said]:
+        """Read the body of a ServerCutText of so many bytes. See `Inflater` for what it yields: at least once."""
         if not extended:
-            return _plain(data), b""
-        if len(data) < 4:
-            raise RemoteProtocolError(f"an extended cut text of {len(data)} bytes")
-        (flags,) = struct.unpack_from(">I", data)
+            return (yield from self._plain(size)), b""
+        if size < 4:
+            raise RemoteProtocolError(f"an extended cut text of {size} bytes")
+        (flags,) = struct.unpack(">I", (yield 4))
+        if flags & (_CAPS | _PROVIDE) == _PROVIDE and flags & _TEXT:
+            return (yield from self._supplied(size - 4)), b""
+        yield from _skip(size - 4)
+        return self._told(flags)
+
+    def _told(self, flags: int) -> Said:
         if flags & _CAPS:
             self.extended = True
             return None, _message(_OUR_CAPS)
         if flags & _PROVIDE:
-            return (_supplied(data[4:]) if flags & _TEXT else None), b""
+            return None, b""
         if flags & _NOTIFY:
             return ClipOffered(bool(flags & _TEXT)), b""
         if flags & _PEEK:
             return None, self.offer(self._offers)
         return (ClipWanted() if flags & _REQUEST and flags & _TEXT else None), b""
+
+    def _plain(self, size: int) -> Generator[int, bytes, ClipOffered]:
+        reader = self._reader = ClipReader("latin-1")
+        left = size
+        try:
+            while left:
+                piece = yield min(left, AT_ONCE)
+                left -= len(piece)
+                self._add(reader, piece, not left)
+            # So it yields at least once; and what follows is a step of its own.
+            yield 0
+            return ClipOffered(True, reader.text())
+        except ConfigError as error:
+            return ClipOffered(True, refused=str(error))
+        finally:
+            self._reader = None
+
+    # Formats are in the order of their bits, and text is the first one. What follows it is not inflated.
+    def _supplied(self, size: int) -> Generator[int, bytes, ClipSupplied]:
+        stream, reader = Inflater(self._work), ClipReader()
+        self._reader = reader
+        stream.begin(size)
+        try:
+            yield from self._inflate(stream, reader)
+            event = ClipSupplied(reader.text())
+        except ConfigError as error:
+            event = ClipSupplied(refused=str(error))
+        finally:
+            self._reader = None
+        yield from _skip(stream.left)
+        return event
+
+    # The size comes first in the compressed data, so no more is inflated than it says, nor than may be passed on.
+    def _inflate(self, stream: Inflater, reader: ClipReader) -> Generator[int, bytes, None]:
+        size = stream.left
+        (left,) = struct.unpack(">I", (yield from stream.read(4)))
+        if left > CUT_BYTES_MAX:
+            check_size(left)
+        if size > compressed_max(4 + left):
+            raise ConfigError(f"the VNC server sent {size} compressed bytes for a text of {left}")
+        while left:
+            piece = yield from stream.read(min(left, AT_ONCE))
+            left -= len(piece)
+            self._add(reader, piece, not left)
+            yield 0
+
+    def _add(self, reader: ClipReader, piece: bytes, last: bool) -> None:
+        self._work.spent += PART_WORK + CUT_WORK * len(piece)
+        reader.add(piece, last)
 
     def offer(self, there: bool) -> bytes:
         """Say whether there is a text for the server, which must have the extension."""
@@ -61,8 +133,9 @@ class CutText:
         if not self.extended:
             data = text.encode("latin-1", "replace")
             return struct.pack(">Bxxxi", 6, len(data)) + data
-        data = text.replace("\n", "\r\n").encode() + b"\0"
-        packed = zlib.compress(struct.pack(">I", len(data)) + data)
+        data = text.encode().replace(b"\n", b"\r\n") + b"\0"
+        # To compress as much as may be passed on would take 60 ms, in one step.
+        packed = zlib.compress(struct.pack(">I", len(data)) + data, 0)
         return _message(struct.pack(">I", _PROVIDE | _TEXT) + packed)
 
 
@@ -79,32 +152,6 @@ def _message(body: bytes) -> bytes:
     return struct.pack(">Bxxxi", 6, -len(body)) + body
 
 
-def _plain(data: bytes) -> ClipOffered:
-    try:
-        return ClipOffered(True, clip_text(data, "latin-1"))
-    except ConfigError as error:
-        return ClipOffered(True, refused=str(error))
-
-
-# The size comes first in the compressed data, so no more is inflated than it says, nor than may be passed on. Formats
-# are in the order of their bits, and text is the first one.
-def _supplied(packed: bytes) -> ClipSupplied:
-    stream = zlib.decompressobj()
-    try:
-        head = stream.decompress(packed, 4)
-        if len(head) < 4:
-            raise RemoteProtocolError("a cut text that ends before its size")
-        (size,) = struct.unpack(">I", head)
-        if size > CUT_BYTES_MAX:
-            check_size(size)
-        data = stream.decompress(stream.unconsumed_tail, size) if size else b""
-    except zlib.error as error:
-        raise RemoteProtocolError(f"the VNC server sent broken zlib data: {error}") from None
-    except ConfigError as error:
-        return ClipSupplied(refused=str(error))
-    if len(data) < size:
-        raise RemoteProtocolError(f"a cut text of {len(data)} bytes where it says {size}")
-    try:
-        return ClipSupplied(clip_text(data))
-    except ConfigError as error:
-        return ClipSupplied(refused=str(error))
+def _skip(size: int) -> Generator[int, bytes, None]:
+    while size:
+        size -= len((yield min(size, AT_ONCE)))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import TypeAlias
 
 from millrace.errors import RemoteProtocolError
-from millrace.pixels.rects import Point, Rect, Size
+from millrace.pixels.rects import Point, Rect, Size, bands
 from millrace.wire.vnc import cursors
-from millrace.wire.vnc.inflate import Inflater
+from millrace.wire.vnc.inflate import Inflater, compressed_max
 from millrace.wire.vnc.messages import (
     Copied,
     CursorAt,
@@ -28,13 +28,13 @@ from millrace.wire.vnc.messages import (
     VncEvent,
 )
 from millrace.wire.vnc.tight import Tight
-from millrace.wire.vnc.work import PART_WORK, Work
+from millrace.wire.vnc.work import Work
 from millrace.wire.vnc.zrle import WINDOW_BYTES, Tiles, inflated_max
 
 Parse: TypeAlias = Generator[int, bytes, None]
 """Yields how many bytes it needs next, and is sent them. 0: it could go on, but the step is over."""
 PIXEL = 4
-BAND_BYTES = 1024 * 1024
+BAND_PIXELS = 256 * 1024
 """Rows that are taken in one piece."""
 SIZE_MAX, PIXELS_MAX = 16_384, 40_000_000
 """The largest screen: 8K, or long and narrow."""
@@ -42,8 +42,9 @@ HELD_MAX = 36 * 1024 * 1024
 """The most bytes of pixels that an update may hold, or paint, before it is passed on in part: one picture in 4K."""
 PART_BYTES = 256
 ENDLESS = 0xFFFF
-CURSOR_PIXELS, CURSOR_WORK = 8 * 1024, 40
-"""How much of a cursor is made at once, and what a pixel of it costs."""
+CURSOR_PIXELS, CURSOR_WORK, CURSOR_PART_WORK = 4 * 1024, 70, 45_000
+"""How much of a cursor is made at once, what a pixel of it costs, and what each such part costs besides: large cursors
+and those of one pixel measured in all three encodings (`bench vnc_steps`, "cursors"), the dearest of each."""
 
 
 # An update is passed on as a whole when it is complete: until then, what is on the screen is still the picture before,
@@ -153,7 +154,7 @@ class Pictures:
     # -- pictures --------------------------------------------------------------------------------
 
     def _raw(self, rect: Rect) -> Parse:
-        for band in bands(rect):
+        for band in bands(rect, BAND_PIXELS):
             self._add(Painted(band, (yield band.area * PIXEL)), band.area * PIXEL)
 
     def _copy(self, rect: Rect) -> Parse:
@@ -163,7 +164,7 @@ class Pictures:
 
     def _inflate(self, rect: Rect) -> Parse:
         yield from self._compressed(self._zlib, rect.area * PIXEL)
-        for band in bands(rect):
+        for band in bands(rect, BAND_PIXELS):
             self._add(Painted(band, (yield from self._zlib.read(band.area * PIXEL))), band.area * PIXEL)
         yield from self._zlib.end()
 
@@ -232,11 +233,9 @@ class Pictures:
         """A cursor whose rows give these pixels."""
         pixels = bytearray()
         if rect.area:
-            step = max(1, CURSOR_PIXELS // rect.width)
-            for y in range(0, rect.height, step):
-                rows = range(y, min(y + step, rect.height))
-                pixels += pixels_of(rows)
-                self._work.spent += PART_WORK + CURSOR_WORK * rect.width * len(rows)
+            for band in bands(Rect(0, 0, rect.width, rect.height), CURSOR_PIXELS):
+                pixels += pixels_of(range(band.y, band.bottom))
+                self._work.spent += CURSOR_PART_WORK + CURSOR_WORK * band.area
                 if self._work.over:
                     yield 0
         size = Size(rect.width, rect.height) if rect.area else Size(0, 0)
@@ -269,15 +268,3 @@ _PSEUDO: dict[int, Callable[[Pictures, Rect], Parse]] = {
     Encoding.POINTER_POS: Pictures._pointer_at, Encoding.LEDS: Pictures._lights,
     Encoding.POINTER_TYPE: Pictures._pointer_type, Encoding.EXTENDED_KEYS: Pictures._scan_codes,
 }  # fmt: skip
-
-
-def bands(rect: Rect) -> Iterator[Rect]:
-    """The rectangle in bands of whole rows."""
-    rows = max(1, BAND_BYTES // max(1, rect.width * PIXEL))
-    for y in range(rect.y, rect.bottom, rows):
-        yield Rect(rect.x, y, rect.width, min(rows, rect.bottom - y))
-
-
-def compressed_max(size: int) -> int:
-    """The most bytes that deflate may take for `size`: what it can't compress grows a little."""
-    return size + size // 64 + 4096

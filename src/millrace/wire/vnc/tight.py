@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.codec.jpeg import decode_jpeg
 from millrace.dsp.convert import Buffer
-from millrace.errors import CodecError, RemoteProtocolError
+from millrace.errors import RemoteProtocolError
+from millrace.pixels.rects import Rect, bands
 from millrace.wire.vnc.gradient import undo_gradient
 from millrace.wire.vnc.inflate import Inflater
 from millrace.wire.vnc.work import Work
@@ -21,9 +21,6 @@ BAND_PIXELS = 32 * 1024
 """Rows that are unpacked at once."""
 PIXEL_WORK = 8
 """What a pixel costs beside what it takes to inflate it."""
-JPEG_PIXELS_MAX, JPEG_BYTES, JPEG_WORK = 65_536, 64 * 1024, 25
-"""A JPEG is decoded in one step, so a large one is refused. Servers that send any, which none is asked to, divide them
-at this size. Then how many bytes may come beside the pixels, and what a pixel costs."""
 _FILL, _JPEG, _BASIC_MAX, _FILTERED = 8, 9, 7, 4
 _COPY, _PALETTE, _GRADIENT = 0, 1, 2
 Parse = Generator[int, bytes, Buffer]
@@ -49,8 +46,9 @@ class Tight:
         kind = control >> 4
         if kind == _FILL:
             return (yield 3)[::-1] + b"\0"
+        # Only a client that names a quality may be sent one. None is named, so that text arrives exactly.
         if kind == _JPEG:
-            return (yield from self._jpeg(width, height))
+            raise RemoteProtocolError("the VNC server sent a JPEG, which nobody asked for")
         if kind > _BASIC_MAX:
             raise RemoteProtocolError(f"the VNC server sent an unknown kind of Tight: {kind}")
         told = (yield 1)[0] if kind & _FILTERED else _COPY
@@ -60,19 +58,6 @@ class Tight:
         picture: Pixels = np.zeros((height, width), "<u4")
         yield from self._filtered(self._streams[kind & 3], told, picture)
         return picture.data.cast("B")
-
-    def _jpeg(self, width: int, height: int) -> Parse:
-        if width * height > JPEG_PIXELS_MAX:
-            raise RemoteProtocolError(f"the VNC server sent a JPEG of {width} × {height}, which nobody asked for")
-        size = yield from _compact_size()
-        if size > JPEG_BYTES + 4 * width * height:
-            raise RemoteProtocolError(f"the VNC server sent a JPEG of {size} bytes for {width} × {height}")
-        data = yield size
-        self._work.spent += JPEG_WORK * width * height
-        try:
-            return decode_jpeg(data, width, height)
-        except CodecError as error:
-            raise RemoteProtocolError(f"the VNC server sent {error}") from None
 
     def _filtered(self, stream: Inflater, told: int, picture: Pixels) -> Generator[int, bytes, None]:
         width = picture.shape[1]
@@ -97,9 +82,8 @@ class Tight:
         plain = row * height < PLAIN_BYTES
         if not plain:
             stream.begin((yield from _compact_size()))
-        rows = max(1, BAND_PIXELS // width)
-        for y in range(0, height, rows):
-            part = picture[y : y + rows]
+        for band in bands(Rect(0, 0, width, height), BAND_PIXELS):
+            part = picture[band.y : band.bottom]
             size = row * len(part)
             unpack((yield size) if plain else (yield from stream.read(size)), part)
             self._work.spent += PIXEL_WORK * part.size

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 WORK_MAX = 1_000_000
 """A step ends when it has cost this much, or a little more."""
-PART_WORK = 4_000
+PART_WORK = 4_500
 """A message or a piece of one, a rectangle, an event: whatever its size."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,11 @@ WINDOW_BYTES = 64 * 1024
 """How much is inflated ahead of the tiles."""
 TILE_WORK, PIXEL_WORK, RUN_WORK = 30_000, 20, 500
 """What a tile costs, each of its pixels, and each of its runs."""
+RUNS_AT_ONCE = 512
 _RAW, _SOLID, _PALETTE_MAX, _RLE, _RLE_PALETTE = 0, 1, 16, 128, 130
 Pixels = NDArray[np.uint32]
+Reading = Generator[int, bytes, Pixels]
+"""See `Inflater` for what it yields."""
 
 
 def inflated_max(width: int, height: int) -> int:
@@ -54,7 +57,7 @@ class Tiles:
                 yield from self._inflated(inflated_max(tile.width, tile.height))
                 part = self.picture[y : tile.bottom, x : tile.right]
                 try:
-                    part[:] = self._tile(tile).reshape(part.shape)
+                    part[:] = (yield from self._tile(tile)).reshape(part.shape)
                 except (IndexError, ValueError):
                     # Beyond the last byte, beyond a palette, or a run that goes on into the next tile.
                     raise RemoteProtocolError("a ZRLE tile of the VNC server is wrong") from None
@@ -79,7 +82,7 @@ class Tiles:
             raise IndexError
         return part
 
-    def _tile(self, tile: Rect) -> Pixels:
+    def _tile(self, tile: Rect) -> Reading:
         kind = self._take(1)[0]
         if kind == _RAW:
             return whole_pixels(self._take(tile.area * PIXEL))
@@ -88,10 +91,11 @@ class Tiles:
         if kind <= _PALETTE_MAX:
             return self._packed(kind, tile)
         if kind == _RLE:
-            return self._runs(tile.area)
+            return (yield from self._runs(tile.area, self._next_runs))
         if kind < _RLE_PALETTE:
             raise IndexError
-        return self._palette_runs(kind - _RLE, tile.area)
+        palette = whole_pixels(self._take((kind - _RLE) * PIXEL))
+        return (yield from self._runs(tile.area, lambda area: self._next_palette_runs(palette, area)))
 
     def _packed(self, colours: int, tile: Rect) -> Pixels:
         palette = whole_pixels(self._take(colours * PIXEL))
@@ -102,9 +106,24 @@ class Tiles:
         indices = (packed >> shifts & (1 << bits) - 1).reshape(tile.height, -1)[:, : tile.width]
         return np.take(palette, indices)
 
-    def _runs(self, area: int) -> Pixels:
-        colours, lengths, at, data = [], [], self._at, self._data
-        while area > 0:
+    def _runs(self, area: int, following: Callable[[int], tuple[Pixels, list[int]]]) -> Reading:
+        """So many pixels; `following` reads the next runs, of what is left."""
+        parts: list[Pixels] = []
+        while area:
+            colours, lengths = following(area)
+            self._work.spent += RUN_WORK * len(lengths)
+            part = np.repeat(colours, lengths)
+            parts.append(part)
+            area -= len(part)
+            if self._work.over:
+                yield 0
+        return np.concatenate(parts)
+
+    def _next_runs(self, area: int) -> tuple[Pixels, list[int]]:
+        colours: list[int] = []
+        lengths: list[int] = []
+        at, data = self._at, self._data
+        while area > 0 and len(lengths) < RUNS_AT_ONCE:
             colours.append(at)
             length, at = data[at + PIXEL] + 1, at + PIXEL + 1
             if length > 255:
@@ -112,16 +131,16 @@ class Tiles:
             lengths.append(length)
             area -= length
         self._at = at
-        if area:
+        if area < 0:
             raise IndexError
-        self._work.spent += RUN_WORK * len(lengths)
         places = np.array(colours)[:, None] + np.arange(PIXEL)
-        return np.repeat(whole_pixels(np.frombuffer(data, np.uint8)[places].tobytes()), lengths)
+        return whole_pixels(np.frombuffer(data, np.uint8)[places].tobytes()), lengths
 
-    def _palette_runs(self, colours: int, area: int) -> Pixels:
-        palette = whole_pixels(self._take(colours * PIXEL))
-        indices, lengths, at, data = [], [], self._at, self._data
-        while area > 0:
+    def _next_palette_runs(self, palette: Pixels, area: int) -> tuple[Pixels, list[int]]:
+        indices: list[int] = []
+        lengths: list[int] = []
+        at, data = self._at, self._data
+        while area > 0 and len(lengths) < RUNS_AT_ONCE:
             index, length, at = data[at], 1, at + 1
             if index >= _RLE:
                 length, at = self._length(at, area)
@@ -129,8 +148,7 @@ class Tiles:
             lengths.append(length)
             area -= length
         self._at = at
-        self._work.spent += RUN_WORK * len(lengths)
-        return np.repeat(palette[indices], lengths)
+        return palette[indices], lengths
 
     def _length(self, at: int, most: int) -> tuple[int, int]:
         """A run's length, from `at` on, and where it ends: bytes of 255, then one that is less."""
