@@ -73,6 +73,9 @@ def dbus_audio() -> Take:
         for peer, door in zip(peers, doors, strict=True):
             peer.receive(data, rig.now_ns)
             door.receive(rig.now_ns)
+            while peer.unfinished:
+                peer.receive(b"", rig.now_ns)
+                door.receive(rig.now_ns)
             peer.data_to_send()
         rig.run(0.01)
 
@@ -124,6 +127,9 @@ def spice_playback() -> Take:
     def take(data: bytes) -> None:
         channel.receive(data, rig.now_ns)
         door.receive(rig.now_ns)
+        while channel.unfinished:
+            channel.receive(b"", rig.now_ns)
+            door.receive(rig.now_ns)
         channel.data_to_send()
         rig.run(0.01)
 
@@ -139,6 +145,9 @@ def spice_record() -> Take:
     def take(data: bytes) -> None:
         channel.receive(data, rig.now_ns)
         door.receive(rig.now_ns)
+        while channel.unfinished:
+            channel.receive(b"", rig.now_ns)
+            door.receive(rig.now_ns)
         rig.run(0.02)
         channel.data_to_send()
 

@@ -170,6 +170,8 @@ def dbus_audio() -> list[Session]:
                 qemu.receive(b"".join(bytes(chunk.data) for chunk in peer_.data_to_send()))
                 said.append(qemu.data_to_send())
                 peer_.receive(said[-1], 0)
+                while peer_.unfinished:
+                    peer_.receive(b"", 0)
             peer_.events()
 
         exchange()

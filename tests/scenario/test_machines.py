@@ -64,6 +64,8 @@ class Machine:
                     qemu.receive(there)
                 if back:
                     peer.receive(back, self.rig.now_ns)
+                while peer.unfinished:
+                    peer.receive(b"", self.rig.now_ns)
                 door.receive(self.rig.now_ns)
 
     def begin(self, **form: int) -> None:

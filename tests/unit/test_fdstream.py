@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import uvloop
 
 from millrace.io.fdstream import UNSENT_FDS_MAX, FdStream
 from millrace.io.turns import Turns
-from millrace.units import HostNs
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
 
 
@@ -120,6 +121,39 @@ def test_nothing_is_read_while_the_core_is_unfinished(run: Callable[[Any], None]
                 await asyncio.sleep(0.001)
 
     run(test())
+
+
+def test_unfinished_core_goes_on_until_the_turn_is_over() -> None:
+    async def test() -> None:
+        ours, theirs = socket.socketpair()
+        core, left = Slow(), list[int]()
+        turns = Turns(lambda: 0)
+        with theirs:
+            stream = FdStream(
+                ours, core, lambda: left.append(core.left), lambda why: None, turns=turns,
+                unfinished=lambda: core.left > 0,
+            )  # fmt: skip
+            theirs.sendall(b"x")
+            while not left:
+                await asyncio.sleep(0)
+            assert left == [3]
+            await asyncio.sleep(0)
+            assert left == [3, 2, 1, 0], "one round"
+            core.left, turns.clock = 2, counting(NS_PER_S)
+            stream.go_on()
+            await asyncio.sleep(0)
+            assert left[4:] == [1]
+            await asyncio.sleep(0)
+            assert left[4:] == [1, 0]
+            stream.close()
+
+    asyncio.run(test())
+
+
+def counting(step: HostNs) -> Callable[[], HostNs]:
+    """A clock that goes on at each look."""
+    times = count(0, step)
+    return lambda: next(times)
 
 
 def test_a_peer_that_takes_no_descriptors_is_cut_before_they_are_many() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from millrace.errors import RemoteProtocolError
 from millrace.sim.qemu import FakeQemu, ServerWire
+from millrace.wire.qemu.audio import AT_ONCE as CALLS_AT_ONCE
 from millrace.wire.qemu.audio import (
     AudioPeer,
     VoiceEnabled,
@@ -44,6 +45,8 @@ def exchange(qemu: FakeQemu, peer: AudioPeer) -> None:
             qemu.receive(there)
         if back:
             peer.receive(back, 0)
+        while peer.unfinished:
+            peer.receive(b"", 0)
 
 
 # -- values ----------------------------------------------------------------------------------
@@ -114,6 +117,21 @@ def test_read_is_answered_with_given_sound() -> None:
     peer.send_sound(read, b"abcd")
     exchange(qemu, peer)
     assert qemu.answers == [b"abcd"]
+
+
+def test_few_calls_are_taken_at_once() -> None:
+    qemu, peer = joined()
+    for id_ in range(10):
+        qemu.init(id_)
+        qemu.fini(id_)
+    peer.receive(qemu.data_to_send(), 0)
+    taken = [peer.events()]
+    while peer.unfinished:
+        assert peer.partial_bytes
+        peer.receive(b"", 0)
+        taken.append(peer.events())
+    assert max(map(len, taken)) == CALLS_AT_ONCE and peer.partial_bytes == 0
+    assert [event.id for some in taken for event in some] == [id_ for id_ in range(10) for _ in range(2)]
 
 
 def test_unknown_call_is_refused_and_connection_continues() -> None:

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
-from millrace.wire.spice.channel import ANSWER_NS, MESSAGE_MAX, ChannelKind, LinkRefused, SpiceChannel, SpiceMessage
+from millrace.wire.spice.channel import (
+    ANSWER_NS,
+    AT_ONCE,
+    MESSAGE_MAX,
+    ChannelKind,
+    LinkRefused,
+    SpiceChannel,
+    SpiceMessage,
+)
 from millrace.wire.spice.messages import (
     ChannelsList,
     Data,
@@ -118,6 +126,16 @@ def test_acknowledgements_are_sent_every_window_and_pings_answered() -> None:
     channel.receive(message(4, bytes(range(12)) + b"padding"), 0)
     assert channel.data_to_send() == message(2) + message(3, bytes(range(12)))
     assert channel.events() == [SpiceMessage(101, bytes(8))]
+
+
+def test_few_messages_of_sound_are_taken_at_once() -> None:
+    channel = opened()
+    channel.receive(b"".join(message(102, struct.pack("<IHII", 2, 1, 8_000 + n, 0)) for n in range(2 * AT_ONCE + 1)), 0)
+    taken = [len(channel.events())]
+    while channel.unfinished:
+        channel.receive(b"", 0)
+        taken.append(len(channel.events()))
+    assert taken == [AT_ONCE, AT_ONCE, 1] and channel.partial_bytes == 0
 
 
 @pytest.mark.parametrize(

@@ -145,9 +145,9 @@ class FdStream:
         if self._flush_due and self._sock.fileno() >= 0:
             self._flush_due = False
             self.flush()
-        if self._paused and self._reading and self._unfinished():
+        while self._paused and self._reading and self._unfinished():
             self._run(lambda: self._core.receive(b"", now_ns()))
-            if self._reading and self._unfinished():
+            if self.turns.over():
                 return False
         if self._paused and self._reading:
             self._paused = False

@@ -98,8 +98,11 @@ class Untimed:
     """A protocol without deadlines."""
 
     __slots__ = ()
-    unfinished = False
-    """Whether it has more to do with what it has received: `receive` is then called again, without bytes."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has more to do with what it has received: `receive` is then called again, without bytes."""
+        return False
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`: never."""

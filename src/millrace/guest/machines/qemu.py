@@ -172,7 +172,8 @@ class QemuMachine(AttachedMachine):
                 self.doors.remove(door)
                 door.close()
 
-        self._streams.append(self._stream(mine, peer, lambda: door.receive(now_ns()), ended))
+        stream = self._stream(mine, peer, lambda: door.receive(now_ns()), ended, lambda: peer.unfinished)
+        self._streams.append(stream)
         client.send_register(kind, theirs.detach())
 
     def screen_stream(
@@ -185,7 +186,7 @@ class QemuMachine(AttachedMachine):
 
     def _stream(
         self, sock: socket.socket, core: DisplayClient | AudioPeer | ScreenPeer, after: After, lost: Lost,
-        busy: Callable[[], bool] = lambda: False,
+        busy: Callable[[], bool],
     ) -> FdStream:  # fmt: skip
         """A connection of the session, charged to the guest."""
         holds, may_wait = self._partial(), self._may_wait()

@@ -20,6 +20,8 @@ from millrace.wire.qemu.dbus import CALL, PROPERTIES, UNKNOWN_METHOD, DBusWire, 
 from millrace.wire.qemu.values import NO_PROPERTIES, Writer
 
 CHANNELS_MAX = 16
+AT_ONCE = 2
+"""Calls that are processed in one call of `receive`. Each may begin a voice or end one: up to half a millisecond."""
 _WAVE_MAPS: dict[int, Positions] = {
     6: ("front-left", "front-right", "front-center", "lfe", "rear-left", "rear-right"),
     8: ("front-left", "front-right", "front-center", "lfe", "rear-left", "rear-right", "side-left", "side-right"),
@@ -102,11 +104,20 @@ class AudioPeer(Untimed):
         self._events: list[VoiceEvent] = []
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends the connection."""
-        self.wire.receive(data, now_ns)
-        for message in self.wire.events():
+        """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
+        del now_ns
+        self.wire.receive_bytes(data)
+        for _ in range(AT_ONCE):
+            message = self.wire.take()
+            if message is None:
+                break
             if message.kind == CALL:
                 self._called(message)
+
+    @property
+    def unfinished(self) -> bool:
+        """See `Untimed`: it has whole calls, and stopped so that others may go on."""
+        return self.wire.waiting
 
     def _called(self, message: Message) -> None:
         # The listeners have no properties: an empty a{sv}.
@@ -147,7 +158,7 @@ class AudioPeer(Untimed):
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message that is still incomplete."""
+        """Bytes received of messages that are still incomplete, or were not processed."""
         return self.wire.partial_bytes
 
     def events(self) -> list[VoiceEvent]:

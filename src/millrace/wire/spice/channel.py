@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import count
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
@@ -20,6 +21,8 @@ MESSAGE_MAX = 1024 * 1024
 PICTURE_MAX = 64 * 1024 * 1024
 """On the display channel: an uncompressed picture of 4096 × 4096."""
 LINK_MAX = 4096
+AT_ONCE = 2
+"""Messages of sound processed in one call of `receive`. Each may begin a stream: up to half a millisecond."""
 ANSWER_NS = 10 * NS_PER_S
 KEY_BYTES, TICKET_BYTES = 162, 128
 MAGIC = b"REDQ"
@@ -46,6 +49,9 @@ class ChannelKind(IntEnum):
     CURSOR = 4
     PLAYBACK = 5
     RECORD = 6
+
+
+SOUND = (ChannelKind.PLAYBACK, ChannelKind.RECORD)
 
 
 class LinkRefused(RemoteProtocolError):
@@ -92,6 +98,7 @@ class SpiceChannel(AnswerDue):
         self._step: Callable[[SpiceChannel], bool] = SpiceChannel._header
         self._reply_bytes = 0
         self._window = self._left = 0
+        self._more = False
         self._events: list[SpiceMessage] = []
         body = struct.pack("<IBBIII", session, kind, number, 1, 1, 18) + struct.pack(
             "<II", _AUTH_SELECTION | _AUTH_SPICE | _MINI_HEADER, caps
@@ -101,15 +108,22 @@ class SpiceChannel(AnswerDue):
     # -- in --------------------------------------------------------------------------------------
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends the channel."""
+        """Take bytes; RemoteProtocolError ends the channel. While `unfinished`, it must be called again."""
         del now_ns
         self._buffer += data
-        while self._step(self):
-            pass
+        for number in count(1):
+            self._more = self._step(self)
+            if not self._more or (number >= AT_ONCE and self.kind in SOUND):
+                break
+
+    @property
+    def unfinished(self) -> bool:
+        """See `AnswerDue`: it may have whole messages, and stopped so that others may go on."""
+        return self._more
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message that is still incomplete."""
+        """Bytes received of messages that are still incomplete, or were not processed."""
         return len(self._buffer)
 
     def _take(self, size: int) -> bytes | None:
