@@ -63,6 +63,9 @@ class Mutator:
             del out[at:]
         elif what == 4:
             out[at:at] = rng.choice(seeds)
+        elif what == 5:
+            # Earlier than it should be: in the middle of a handshake.
+            out.insert(rng.randrange(at + 1), out.pop(at))
         # Otherwise the order stays.
 
     def message(self, message: bytes, repair: Repair | None = None) -> bytes:

@@ -20,6 +20,7 @@ from millrace.media.audio import AudioPacket
 from millrace.pixels.rects import Rect
 from millrace.playout.playout import Playout
 from millrace.sim.rig import Rig
+from millrace.text import printable
 from millrace.units import NS_PER_MS, Frames, Positions, default_map
 from millrace.wire.native.session import NativeWire
 from millrace.wire.peer.clips import ClipboardState
@@ -246,7 +247,8 @@ def one_session(wire: Wire, seed: int) -> bool:
             try:
                 take(piece)
             except MillraceError as error:
-                assert str(error).isprintable(), str(error)
+                said = str(error)
+                assert printable(said, len(said)) == said, said
                 return True
     return False
 

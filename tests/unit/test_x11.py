@@ -21,7 +21,7 @@ from millrace.guest.machines.x11 import read_cookie
 from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_S
-from millrace.wire.x11 import randr, requests
+from millrace.wire.x11 import fakes, requests
 from millrace.wire.x11.client import AT_ONCE, X11Client
 from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized
 from millrace.wire.x11.setup import COOKIE, find_cookie, read_description, setup_request
@@ -166,43 +166,10 @@ def test_input_is_made_by_xtest() -> None:
     assert sent(wire) == [requests.fake_input(TEST, kind, detail, ROOT, x, y) for kind, detail, x, y in fake]
 
 
-def resources(number: int, *sizes: tuple[int, int]) -> bytes:
-    modes = b"".join(struct.pack("<IHH24x", 70 + n, *size) for n, size in enumerate(sizes))
-    head = struct.pack("<IIHHHH8x", 4, 5, 1, 1, len(sizes), 0)
-    return xserver.reply(number, head + struct.pack("<II", 61, 62) + modes)
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_size_is_asked_for_by_randr_and_may_be_refused(known: bool) -> None:
-    wire = inside()
-    wire.receive(xserver.cursor(12), 0)
-    wire.events(), sent(wire)
-    for size in (Size(0, 5), Size(70_000, 5), Size(320, 200), Size(300, 100)):
-        wire.send_size(size)
-    assert sent(wire) == [requests.query_extension(randr.RANDR)], "one wish at a time, and none that can't be"
-    wire.receive(xserver.reply(13, bytes((1, 140, 89, 0))), 0)
-    assert sent(wire) == [randr.query_version(140), randr.get_resources(140, ROOT)]
-    wire.receive(xserver.reply(14) + resources(15, (640, 480), *[(320, 200)] * known), 0)
-    made_of, mode, number = randr.Resources(61, 62, 5, {}), 71, 16
-    if not known:
-        assert sent(wire) == [randr.create_mode(140, ROOT, Size(320, 200))]
-        wire.receive(xserver.reply(16, struct.pack("<I", 99)), 0)
-        mode, number = 99, 18
-    off, on = randr.set_crtc(140, made_of, 0), randr.set_crtc(140, made_of, mode)
-    asked = sent(wire)
-    assert asked[-3:] == [off, randr.set_size(140, ROOT, Size(320, 200)), on]
-    assert known or asked[0] == randr.add_mode(140, 62, 99)
-    wire.receive(xserver.error(number), 0)
-    wire.receive(xserver.reply(number + 2), 0)
-    wire.send_size(Size(300, 100))
-    wire.receive(xserver.reply(number + 3, bytes(4)), 0)
-    assert sent(wire) == [requests.query_extension(randr.RANDR)], "a server without it is asked for no more"
-
-
-def test_outputs_cut_short_end_the_connection() -> None:
-    assert randr.read_resources(xserver.reply(1)) is None
-    with pytest.raises(RemoteProtocolError, match="cut short"):
-        randr.read_resources(resources(1, (9, 9))[:60])
+def test_wheel_and_side_buttons_have_their_numbers() -> None:
+    every = fakes.pointer(Point(0, 0), 0, 0b1111111, True)
+    assert [fake.detail for fake in every] == [1, 2, 3, 4, 5, 8, 9] and fakes.key(0xFF, True) == []
+    assert fakes.pointer(Point(0, 0), 0b11, 0b01, True) == [fakes.Fake(requests.BUTTON_RELEASE, 2)]
 
 
 def test_cursor_is_asked_for_when_it_changed() -> None:
@@ -245,6 +212,37 @@ def test_silent_server_is_given_up() -> None:
     assert due is not None
     with pytest.raises(PeerLost, match="does not answer"):
         wire.handle_timeout(due)
+
+
+EARLY = {
+    "size": [xserver.resized(WIDTH + 8, HEIGHT)],
+    "damage": [xserver.damaged(1, 2, 3, 4)],
+    "cursor": [xserver.cursor_changed()],
+    "selection": [xserver.owned(8), xserver.pasted(9, xserver.UTF8), xserver.converted(5)],
+}
+
+
+@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("early", EARLY.values(), ids=EARLY)
+def test_events_before_the_session_begins_are_told_once_it_has(early: list[bytes], place: int) -> None:
+    """Nothing but the size is lost: the whole screen is copied, and its cursor asked for, once it begins."""
+    wire = X11Client(b"", 0)
+    answers = xserver.extensions()
+    says(wire, b"".join([xserver.setup(), *answers[:place], *early, *answers[place:]]))
+    size = Size(WIDTH + 8, HEIGHT) if early is EARLY["size"] and place < 8 else Size(WIDTH, HEIGHT)
+    assert wire.events() == [Ready("The X"), Resized(size)]
+    assert requests.get_cursor(MAJORS[b"XFIXES"][0]) in sent(wire)
+
+
+def test_answers_about_extensions_may_come_in_any_order() -> None:
+    wire = X11Client(b"", 0)
+    says(wire, b"".join([xserver.setup(), *reversed(xserver.extensions()[:4])]))
+    # Their versions were asked for in that order.
+    versions = [xserver.reply(5, struct.pack("<H", 2)), xserver.reply(6, struct.pack("<HH", 1, 2)), xserver.reply(7)]
+    says(wire, b"".join(versions))
+    assert wire.events() == []
+    says(wire, xserver.reply(8))
+    assert wire.events() == [Ready("The X"), Resized(Size(WIDTH, HEIGHT))]
 
 
 @settings(max_examples=150, deadline=None)

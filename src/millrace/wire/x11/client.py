@@ -7,7 +7,7 @@ descriptor, XFIXES tells the cursor, XTEST makes input.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
@@ -16,34 +16,22 @@ from millrace.pixels.rects import Damage, Point, Rect, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import AnswerDue
-from millrace.wire.keys import BY_CODE
-from millrace.wire.x11 import randr, requests
+from millrace.wire.x11 import fakes, randr, requests
 from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized, X11Event
+from millrace.wire.x11.fakes import Fake
+from millrace.wire.x11.numbered import PACKET, REPLY_MAX, Asked, Numbered
 from millrace.wire.x11.randr import Wish
 from millrace.wire.x11.requests import DAMAGE, EXTENSIONS, FIXES, SHM, TEST
 from millrace.wire.x11.selections import KINDS, Said, Selections, Then
-from millrace.wire.x11.setup import (
-    PIXELS_MAX,
-    SIDE_MAX,
-    Description,
-    check_size,
-    read_description,
-    refusal,
-    setup_request,
-)
+from millrace.wire.x11.setup import Description, check_size, possible, read_description, refusal, setup_request
 
 ANSWER_NS = 10 * NS_PER_S
 PIXEL = 4
-PACKET = 32
-SETUP_MAX, REPLY_MAX = 256 * 1024, 2 * 1024 * 1024
+SETUP_MAX = 256 * 1024
 CURSOR_SIDE_MAX = 512
-WAITING_MAX = 1024
-"""Requests that the server may leave unanswered."""
 AT_ONCE = 8
 """Messages of the server that are processed in one call of `receive`: a millisecond or two."""
-_ERROR, _REPLY, _CONFIGURE, _GENERIC = 0, 1, 22, 35
-_BUTTONS = (1, 2, 3, 4, 5, 8, 9)
-"""X's numbers of left, middle, right, wheel up, wheel down, side and extra."""
+_ERROR, _REPLY, _CONFIGURE = 0, 1, 22
 
 
 Answer: TypeAlias = Callable[["X11Client", bytes], None]
@@ -64,15 +52,17 @@ class X11Client(AnswerDue):
     def __init__(self, cookie: bytes, now_ns: HostNs) -> None:
         self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
         self._buffer = bytearray()
-        self._out: list[Chunk] = [Chunk(bytearray(setup_request(cookie)))]
+        self._requests: Numbered[Answer] = Numbered(setup_request(cookie))
         self._events: list[X11Event] = []
         self._description: Description | None = None
         self._majors: dict[bytes, int] = {}
         self._first_events: dict[bytes, int] = {}
-        self._sent = 0
-        self._answers: dict[int, Answer] = {}
+        self._unknown = len(EXTENSIONS)
+        """Extensions whose version was not told yet."""
         self._numbers = self._damage_id = 0
-        self._segment = self._memory_bytes = self._attached_at = 0
+        self._segment = self._memory_bytes = 0
+        self._attached_at: int | None = None
+        """The request that gave the server memory, until it has come so far."""
         self._damage = Damage()
         self._copying: list[tuple[Rect, int]] = []
         self._copies_due = 0
@@ -86,8 +76,9 @@ class X11Client(AnswerDue):
         self._copied_ns: HostNs = now_ns
         self._due_ns: HostNs | None = None
         self._buttons = 0
-        self._wishing: set[int] = set()
-        """Requests that the last wish led to."""
+        self._wishes_due = 0
+        """Answers to requests that the last wish led to."""
+        self._wish_after: Size | None = None
         self._selections = Selections()
 
     # -- in --------------------------------------------------------------------------------------
@@ -104,6 +95,7 @@ class X11Client(AnswerDue):
             del self._buffer[:size]
             (self._let_in if self._description is None else self._packet)(part)
         self._copy(now_ns)
+        self._requests.check()
 
     @property
     def unfinished(self) -> bool:
@@ -122,9 +114,7 @@ class X11Client(AnswerDue):
             size = 8 + 4 * int.from_bytes(head[6:8], "little") if len(head) >= 8 else 8
             most = SETUP_MAX
         else:
-            size, most = PACKET, REPLY_MAX
-            if len(head) >= PACKET and head[0] & 0x7F in (_REPLY, _GENERIC):
-                size += 4 * int.from_bytes(head[4:8], "little")
+            size, most = self._requests.sizes(head)
         if size > most:
             raise RemoteProtocolError(f"the X server sent a message of {size} bytes; {most} at most")
         return size if len(head) >= 8 else max(size, len(head) + 1)
@@ -140,35 +130,40 @@ class X11Client(AnswerDue):
     def _packet(self, part: bytes) -> None:
         kind = part[0] & 0x7F
         if kind == _REPLY:
-            answer = self._answers.pop(int.from_bytes(part[2:4], "little"), None)
-            if answer is None:
+            asked = self._requests.answered(int.from_bytes(part[2:4], "little"))
+            if asked is None:
                 raise RemoteProtocolError("the X server sent an answer to nothing")
-            answer(self, part)
+            asked.answer(self, part)
         elif kind == _ERROR:
             self._refused(part)
         elif kind == _CONFIGURE:
             self._configured(part)
-        elif kind == self._first_events.get(DAMAGE):
+        elif self._begun:
+            self._happened(kind, part)
+
+    # Nothing is asked to be told before `_begin`.
+    @property
+    def _begun(self) -> bool:
+        return self._answer_by_ns is None
+
+    def _happened(self, kind: int, part: bytes) -> None:
+        """An event other than of the size."""
+        if kind == self._first_events[DAMAGE]:
             self._damage.add(Rect(*struct.unpack_from("<hhHH", part, 16)).common(self._whole))
         elif kind in KINDS:
             self._say(self._selections.event(part))
-        elif kind == self._first_events.get(FIXES):
+        elif kind == self._first_events[FIXES]:
             self._say(self._selections.owned(part))
-        elif kind == self._first_events.get(FIXES, -1) + 1:
+        elif kind == self._first_events[FIXES] + 1:
             self._ask_cursor()
 
     def _refused(self, part: bytes) -> None:
         """An error takes the place of an answer."""
         code, number, minor, major = struct.unpack_from("<xBH4xHB", part)
-        answer = self._answers.pop(number, None)
-        if answer is X11Client._image:
-            # The screen has become smaller meanwhile.
-            self._damage.add(self._whole)
-            self._image_due()
-        elif number in self._wishing:
-            # What comes of a wish is no reason to end.
-            self._wishing.discard(number)
-        elif answer is not None or number == self._attached_at & 0xFFFF:
+        asked = self._requests.answered(number)
+        if asked is not None and asked.refused is not None:
+            asked.refused(self, part)
+        elif asked is not None or number == self._attached_at:
             raise RemoteProtocolError(f"the X server refused request {major}.{minor} with error {code}")
 
     def _has(self, name: bytes, part: bytes) -> None:
@@ -181,12 +176,14 @@ class X11Client(AnswerDue):
     def _knows(self, name: bytes, part: bytes) -> None:
         if name == SHM and struct.unpack_from("<HH", part, 8) < (1, 2):
             raise RemoteProtocolError("this X server is too old: its MIT-SHM takes no descriptors (1.2, of 2013)")
-        if name == EXTENSIONS[-1]:
+        self._unknown -= 1
+        if not self._unknown:
             self._begin()
 
     def _begin(self) -> None:
         assert self._description is not None
         self._answer_by_ns = None
+        self._size = self._next_size
         root, majors = self._description.root, self._majors
         self._send(requests.watch_size(root))
         self._watch_damage()
@@ -220,7 +217,8 @@ class X11Client(AnswerDue):
         assert self._description is not None
         if window == self._description.root:
             self._next_size = check_size(width, height)
-            self._tell_size()
+            if self._begun:
+                self._tell_size()
 
     # What is being copied goes to the memory before, and is not shown.
     def _tell_size(self) -> None:
@@ -233,7 +231,7 @@ class X11Client(AnswerDue):
 
     def _attached(self, part: bytes) -> None:
         del part
-        self._attaching = False
+        self._attaching, self._attached_at = False, None
         self._tell_size()
 
     # A cursor may change more often than it is told.
@@ -260,8 +258,8 @@ class X11Client(AnswerDue):
         if self._segment:
             self._send(requests.detach_memory(self._majors[SHM], self._segment))
         self._segment, self._memory_bytes = self._number(), size
-        self._send(requests.attach_memory(self._majors[SHM], self._segment), (fd,))
-        self._attached_at = self._sent
+        attach = requests.attach_memory(self._majors[SHM], self._segment)
+        self._attached_at = self._requests.send(attach, (fd,))
         # Any answer says that the server has come so far.
         self._ask(requests.get_focus(), X11Client._attached)
         self._damage = Damage([self._whole])
@@ -297,12 +295,18 @@ class X11Client(AnswerDue):
         for rect in rects:
             self._copying.append((rect, offset))
             image = requests.get_image(self._majors[SHM], self._description.root, rect, self._segment, offset)
-            self._ask(image, X11Client._image)
+            self._ask(image, X11Client._image, X11Client._no_image)
             offset += rect.area * PIXEL
         self._copies_due = len(self._copying)
 
     def _image(self, part: bytes) -> None:
         del part
+        self._image_due()
+
+    # The screen has become smaller meanwhile.
+    def _no_image(self, part: bytes) -> None:
+        del part
+        self._damage.add(self._whole)
         self._image_due()
 
     def _image_due(self) -> None:
@@ -328,40 +332,35 @@ class X11Client(AnswerDue):
 
     # -- input -----------------------------------------------------------------------------------
 
-    # X's key codes are those of Linux, 8 further on (xkeyboard-config, keycodes/evdev).
     def send_key(self, code: int, down: bool) -> None:
         """Press or release the key with this scan code, as QEMU numbers it."""
-        key = BY_CODE.get(code)
-        if key is not None and key.evdev + requests.KEYCODE_OFFSET <= requests.KEYCODE_MAX:
-            kind = requests.KEY_PRESS if down else requests.KEY_RELEASE
-            self._fake(kind, key.evdev + requests.KEYCODE_OFFSET)
+        self._make(fakes.key(code, down))
 
     def send_pointer(self, at: Point, buttons: int, relative: bool) -> None:
         """Move the pointer to, or by, `at`, with these buttons down."""
-        x, y = (min(max(way, -32_768), 32_767) for way in (at.x, at.y))
-        if not relative or x or y:
-            self._fake(requests.MOTION, int(relative), x, y)
-        changed, self._buttons = self._buttons ^ buttons, buttons
-        for bit, number in enumerate(_BUTTONS):
-            if changed >> bit & 1:
-                down = bool(buttons >> bit & 1)
-                self._fake(requests.BUTTON_PRESS if down else requests.BUTTON_RELEASE, number)
+        before, self._buttons = self._buttons, buttons
+        self._make(fakes.pointer(at, before, buttons, relative))
 
-    def _fake(self, kind: int, detail: int, x: int = 0, y: int = 0) -> None:
-        if self._description is not None and self._answer_by_ns is None:
-            self._send(requests.fake_input(self._majors[TEST], kind, detail, self._description.root, x, y))
+    def _make(self, made: list[Fake]) -> None:
+        if self._description is not None and self._begun:
+            for kind, detail, x, y in made:
+                self._send(requests.fake_input(self._majors[TEST], kind, detail, self._description.root, x, y))
 
     # -- another size ----------------------------------------------------------------------------
 
     def send_size(self, size: Size) -> None:
-        """Ask for another size, of a server that has RandR; it may refuse. Ignored while another wish is on its way."""
-        fits = 0 < size.width <= SIDE_MAX and 0 < size.height <= SIDE_MAX and size.width * size.height <= PIXELS_MAX
-        ready = self._description is not None and self._answer_by_ns is None
-        if fits and ready and self._answers.keys().isdisjoint(self._wishing):
-            assert self._description is not None
-            self._wishing = set()
-            wish = Wish(self._description.root, size)
-            self._wishes(wish, wish.begin())
+        """Ask for another size, of a server that has RandR; it may refuse. The newest waits for the one on its way."""
+        if possible(size.width, size.height) and self._begun:
+            self._wish_after = size
+            self._wish()
+
+    def _wish(self) -> None:
+        if self._wishes_due or self._wish_after is None:
+            return
+        assert self._description is not None
+        size, self._wish_after = self._wish_after, None
+        wish = Wish(self._description.root, self._next_size, size)
+        self._wishes(wish, wish.begin())
 
     def _wishes(self, wish: Wish, said: Sequence[randr.Said]) -> None:
         """Ask for something that may be refused."""
@@ -369,8 +368,13 @@ class X11Client(AnswerDue):
             if then is None:
                 self._send(request)
             else:
-                self._ask(request, _wished(wish, then))
-                self._wishing.add(self._sent & 0xFFFF)
+                self._wishes_due += 1
+                self._ask(request, _wished(wish, then), _unwished(wish, then), randr.ANSWER_MAX)
+
+    def _wished(self, wish: Wish, said: Sequence[randr.Said]) -> None:
+        self._wishes_due -= 1
+        self._wishes(wish, said)
+        self._wish()
 
     # -- the clipboard ---------------------------------------------------------------------------
 
@@ -405,19 +409,11 @@ class X11Client(AnswerDue):
 
     # -- out -------------------------------------------------------------------------------------
 
-    def _send(self, request: bytes, fds: Iterable[int] = ()) -> None:
-        self._sent += 1
-        given = tuple(fds)
-        if given:
-            self._out += [Chunk(bytearray(request), given, give=True), Chunk()]
-        else:
-            self._out[-1].data += request
+    def _send(self, request: bytes) -> None:
+        self._requests.send(request)
 
-    def _ask(self, request: bytes, answer: Answer) -> None:
-        if len(self._answers) >= WAITING_MAX:
-            raise RemoteProtocolError("the X server leaves requests unanswered")
-        self._send(request)
-        self._answers[self._sent & 0xFFFF] = answer
+    def _ask(self, request: bytes, answer: Answer, refused: Answer | None = None, bytes_max: int = REPLY_MAX) -> None:
+        self._requests.ask(request, Asked(answer, refused, bytes_max))
 
     def events(self) -> list[X11Event]:
         """The events since the last call."""
@@ -426,8 +422,7 @@ class X11Client(AnswerDue):
 
     def data_to_send(self) -> list[Chunk]:
         """See `Sender`."""
-        out, self._out = self._out, [Chunk()]
-        return [chunk for chunk in out if chunk.data]
+        return self._requests.data_to_send()
 
     def _overdue(self) -> PeerLost:
         return PeerLost("the X server does not answer; it may be stopped, or this is not an X server")
@@ -446,4 +441,8 @@ def _selected(then: Then) -> Answer:
 
 
 def _wished(wish: Wish, then: randr.Then) -> Answer:
-    return lambda client, part: client._wishes(wish, then(wish, part))
+    return lambda client, part: client._wished(wish, then(wish, part))
+
+
+def _unwished(wish: Wish, then: randr.Then) -> Answer:
+    return lambda client, part: client._wished(wish, wish.refused(then))

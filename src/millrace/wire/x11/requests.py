@@ -37,6 +37,11 @@ def query_version(name: bytes, major: int) -> bytes:
     return request(major, 0, struct.pack("<BxH", 2, 2) if name == TEST else b"")
 
 
+def get_geometry(root: int) -> bytes:
+    """How large the screen is."""
+    return request(14, 0, struct.pack("<I", root))
+
+
 def watch_size(root: int) -> bytes:
     """Be told when the screen has another size."""
     return request(2, 0, struct.pack("<III", root, _EVENT_MASK, _STRUCTURE_NOTIFY))

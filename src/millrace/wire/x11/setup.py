@@ -40,9 +40,14 @@ def setup_request(cookie: bytes) -> bytes:
     return struct.pack("<BxHHHHxx", ord("l"), 11, 0, len(name), len(cookie)) + padded(name) + padded(cookie)
 
 
+def possible(width: int, height: int) -> bool:
+    """Whether a screen of this size is shown."""
+    return 0 < width <= SIDE_MAX and 0 < height <= SIDE_MAX and width * height <= PIXELS_MAX
+
+
 def check_size(width: int, height: int) -> Size:
     """RemoteProtocolError for a screen that is too large to be shown."""
-    if not (0 < width <= SIDE_MAX and 0 < height <= SIDE_MAX) or width * height > PIXELS_MAX:
+    if not possible(width, height):
         raise RemoteProtocolError(f"the X server's screen is too large: {width} × {height}")
     return Size(width, height)
 
