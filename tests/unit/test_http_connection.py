@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio.sslproto import _SSLProtocolTransport
 from typing import Any
 from unittest.mock import Mock
 
@@ -10,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from millrace.server.http.connection import HttpConnection, bare
-from millrace.server.http.reading import ReadInTime, waiting
+from millrace.server.http.reading import ReadInTime, unwritten, waiting
 
 from ..virtual import run
 
@@ -133,12 +134,24 @@ def test_what_the_kernel_holds_counts_as_unread(
             run(main())
 
 
-def test_lost_tls_connection_has_nothing_unread() -> None:
+def test_tls_connection_that_was_closed_twice_has_nothing_unread() -> None:
     """asyncio's transport of TLS cannot be asked any more."""
-    transport = Mock()
-    transport.is_closing.return_value = False
-    transport.get_write_buffer_size.side_effect = AttributeError
-    assert waiting(transport) == 0
+    lower = Mock(_app_protocol=None)
+    lower._get_write_buffer_size.return_value = 7
+    transport = _SSLProtocolTransport(Mock(), lower)
+    assert unwritten(transport) == 7
+    transport.close()
+    assert unwritten(transport) == 7
+    transport.close()
+    assert unwritten(transport) is None and waiting(transport) == 0
+
+
+def test_error_in_asking_a_transport_is_not_taken_for_its_end() -> None:
+    lower = Mock(_app_protocol=None)
+    lower._get_write_buffer_size = lambda: lower.missing.name
+    lower.missing = b""
+    with pytest.raises(AttributeError, match="'bytes' object"):
+        unwritten(_SSLProtocolTransport(Mock(), lower))
 
 
 def test_body_that_breaks_off_after_its_answer_keeps_no_frames() -> None:

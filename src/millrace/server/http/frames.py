@@ -64,8 +64,11 @@ class FrameWriter:
     # messages is a multiple (unix(7)).
     def passed(self) -> Passed | None:
         """How many bytes were written, and have arrived at the other machine; None if the system can't say."""
+        if self._transport.is_closing():
+            # asyncio's transport of TLS can't be asked for its socket any more.
+            return None
         raw, held = self._transport.get_extra_info("socket"), unwritten(self._transport)
-        if raw is None or held is None or self._transport.is_closing():
+        if raw is None or held is None:
             return None
         try:
             (waiting,) = struct.unpack("i", fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4)))

@@ -14,11 +14,14 @@ SLOWEST = 1024
 
 
 def unwritten(transport: asyncio.Transport) -> int | None:
-    """Bytes that the transport holds; None once the connection is lost."""
+    """Bytes that the transport holds; None if it can't say any more, since it was closed twice."""
     try:
         return transport.get_write_buffer_size()
-    except AttributeError:
-        # asyncio's transport of TLS asks the one below it, which it has let go of then (CPython 3.11, sslproto.py).
+    except AttributeError as error:
+        # asyncio's transport of TLS has let go of what it asks (`close` in CPython 3.11's sslproto.py). uvloop's, which
+        # the daemon has where there is uvloop, still answers.
+        if error.obj is not None:
+            raise
         return None
 
 
