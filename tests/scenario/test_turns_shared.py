@@ -70,6 +70,9 @@ def test_watchers_are_notified_in_slices_and_in_turn() -> None:
         def is_behind(self) -> bool:
             return False
 
+        def give_up(self) -> None:
+            """See `Watcher`."""
+
     async def test() -> None:
         registry, turns = Registry(), Turns()
         watchers = [Watcher() for _ in range(10)]

@@ -47,6 +47,9 @@ class Session:
     def is_behind(self) -> bool:
         return False
 
+    def give_up(self) -> None:
+        """See `Watcher`."""
+
     def claim_changed(self, name: str, have: bool) -> None:
         self.told.append((name, have))
 

@@ -96,6 +96,9 @@ class Objects:
     def is_behind(self) -> bool:
         return False
 
+    def give_up(self) -> None:
+        """See `Watcher`."""
+
 
 class Router:
     """Several workers as one: it knows the order of the guests, and each command only by its scope."""

@@ -169,3 +169,17 @@ def test_continued_state_sends_pending_events_and_only_new_ones() -> None:
     after.news.publish(SINK, NEW, 9)
     after.spread()
     assert told(again) == [(SINK | NEW, 7), (SINK | NEW, 9)] and told(one) == []
+
+
+def test_client_that_can_not_be_woken_keeps_nothing_from_the_others() -> None:
+    turns = Turns()
+    bad = Subscription(turns.news, 1, lambda: 1 // 0, SubscriptionState())  # type: ignore[arg-type]
+    bad.set_mask(mask(SINK))
+    good = turns.subscribe(2, SINK)
+    for number in (7, 8):
+        turns.news.publish(SINK, NEW, number)
+        for _ in turns.news.spreading():
+            pass
+        assert list(good.take()) == [(SINK | NEW, number)] and turns.woken
+        turns.woken.clear()
+    assert list(bad.take()) == [(SINK | NEW, 7), (SINK | NEW, 8)]

@@ -37,6 +37,7 @@ class Watcher:
     ) -> None:
         self.principal = principal
         self.heard: list[Any] = []
+        self.given_up = False
         registry.watch(self, turns or Turns(), before)
 
     def send_objects(self, made: bytes) -> None:
@@ -44,6 +45,10 @@ class Watcher:
 
     def is_behind(self) -> bool:
         return False
+
+    def give_up(self) -> None:
+        """See `Watcher`."""
+        self.given_up = True
 
     def take(self) -> list[Any]:
         """Notifications since the last call: the objects that exist, and the ids of those removed."""
@@ -357,7 +362,7 @@ def test_listing_asks_watcher_that_reads_nothing_more_and_more_rarely(monkeypatc
     monkeypatch.setattr(asyncio, "get_running_loop", Loop)
     registry = Registry()
     watcher = Stuck(registry)
-    showing = _Showing(watcher, iter([None] * 20), Turns(lambda: 0))
+    showing = _Showing(watcher, iter([None] * 20), Turns(lambda: 0), registry._failed)
     for _ in range(8):
         assert showing.work()
     assert pauses == [BEHIND_S * 2**n for n in range(6)] + [BEHIND_MAX_S] * 2
@@ -365,3 +370,60 @@ def test_listing_asks_watcher_that_reads_nothing_more_and_more_rarely(monkeypatc
     assert showing.work()
     watcher.behind, showing._steps = True, iter([None])
     assert showing.work() and pauses[-1] == BEHIND_S
+
+
+def broken(registry: Registry, where: str) -> Watcher:
+    """A watcher for which one step raises, from now on."""
+    watcher = Watcher(registry)
+
+    def fails(*_: object) -> Any:
+        raise ZeroDivisionError
+
+    setattr(watcher, where, fails)
+    return watcher
+
+
+@pytest.mark.parametrize("where", ["send_objects", "encode", "is_behind"])
+def test_error_in_telling_one_watcher_ends_it_and_not_the_round(where: str) -> None:
+    async def test(registry: Registry) -> None:
+        state = {"a": 1}
+        for number in range(2, 2 + 3 * SLICE_MIN):
+            registry.put(number, "sink", "a", dict)
+        registry.put(1, "sink", "a", lambda: dict(state))
+        first = Watcher(registry)
+        bad = broken(registry, where)
+        last = Watcher(registry)
+        await told([first, bad, last])
+        if where == "is_behind":
+            assert bad.given_up and registry.looked(bad) is None, "its initial listing has ended it"
+        for state["a"] in (2, 3):
+            registry.put(1, "sink", "a", lambda: dict(state))
+            assert await told([first, last]) == [[dict(state)]] * 2
+        assert bad.given_up and registry.looked(bad) is None and not first.given_up and not last.given_up
+        registry.drop(1)
+        assert await told([first, last]) == [[1], [1]]
+
+    run(test)
+
+
+def test_object_that_can_not_be_shown_is_left_out_and_the_others_are_told() -> None:
+    async def test(registry: Registry) -> None:
+        state = {"a": 1}
+        registry.put(1, "sink", "a", lambda: {"in": 1 / (state["a"] - 2)})
+        registry.put(2, "sink", "a", lambda: dict(state))
+        watcher = Watcher(registry)
+        await told([watcher])
+        state["a"] = 2
+        registry.measure(watcher, "a")
+        registry.second()
+        assert await told([watcher]) == [[{"a": 2}]]
+        registry.put(1, "sink", "a", lambda: {"in": 1 / (state["a"] - 2)})
+        registry.put(2, "sink", "a", lambda: dict(state))
+        assert await told([watcher]) == [[{"a": 2}]]
+        late = Watcher(registry)
+        assert await told([late]) == [[{"a": 2}]]
+        state["a"] = 3
+        registry.put(1, "sink", "a", lambda: {"in": 1 / (state["a"] - 2)})
+        assert await told([watcher, late]) == [[{"in": 1.0}]] * 2 and not watcher.given_up
+
+    run(test)

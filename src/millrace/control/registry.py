@@ -10,6 +10,7 @@ measurements gets, once a second, the objects that look different from the last 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +23,7 @@ from millrace.rights.model import Principal, Right
 from millrace.text import parse_choice
 from millrace.wire.native.messages import Objects, frame, packed
 
+log = logging.getLogger("millrace.control")
 KINDS = (
     "guest", "sink", "source", "stream", "recorder", "client", "listener", "door", "screen", "viewer", "request",
     "incident",
@@ -88,6 +90,10 @@ class Watcher(Protocol):
         """Whether it has left so much unread that its initial listing has to wait."""
         ...
 
+    def give_up(self) -> None:
+        """Disconnect it because of an internal error: it has not been told all, and is, when it comes again."""
+        ...
+
 
 class Looked(NamedTuple):
     """What a watcher has been sent, so that another can continue in its place."""
@@ -105,12 +111,22 @@ class _Showing:
 
     first = False
 
-    def __init__(self, watcher: Watcher, steps: Iterator[None], turns: Turns) -> None:
-        self._watcher, self._steps, self._turns = watcher, steps, turns
+    def __init__(
+        self, watcher: Watcher, steps: Iterator[None], turns: Turns, failed: Callable[[Watcher], None]
+    ) -> None:
+        """`failed` is called in the handler of an error that ended it."""
+        self._watcher, self._steps, self._turns, self._failed = watcher, steps, turns, failed
         self._pause_s = BEHIND_S
 
     def work(self) -> bool:
         """See `Worker`."""
+        try:
+            return self._went_on()
+        except Exception:
+            self._failed(self._watcher)
+            return True
+
+    def _went_on(self) -> bool:
         for _ in self._steps:
             if self._watcher.is_behind():
                 asyncio.get_running_loop().call_later(self._pause_s, self._turns.wait, self)
@@ -143,6 +159,9 @@ class _Look:
 #
 # `looked` is for a watcher that continues elsewhere. It must learn there of the objects that disappeared in between,
 # so the numbers it has been sent go with it, including removals that were under way but not sent.
+#
+# An error in what is done for one watcher ends that watcher, and not what the others are told; an object that can't be
+# shown is left out.
 #
 # A watcher's rights only shrink, and only because a guest is removed (`Principal.without`). It is sent nothing more of
 # that guest from then on, but the removal of what it saw there (`saw`), and of nothing in a later guest of that name.
@@ -214,15 +233,15 @@ class Registry:
                 there = _slice(self._there, self._chunk_size.bytes)
                 gone, self._gone = self._gone, {}
                 self._leaving = gone
-                shown = {entry.id: _shown(entry) for entry in there}
+                shown = _shown_all(there)
                 yield from self._tell_of(there, shown, gone, list(self._watchers))
                 self._leaving = {}
                 for guest in [entry.guest for entry in gone.values() if entry.kind == "guest"]:
                     self._forget(guest)
             else:
                 there = _slice(self._measured, self._chunk_size.bytes)
-                shown = {entry.id: _shown(entry) for entry in there}
-                there = [e for e in there if self._last.get(e.guest, {}).get(e.id) != shown[e.id]]
+                shown = _shown_all(there)
+                there = [e for e in there if e.id in shown and self._last.get(e.guest, {}).get(e.id) != shown[e.id]]
                 for guest in {entry.guest for entry in there}:
                     watchers = [watcher for watcher, asked in self._measuring.items() if asked == guest]
                     yield from self._tell_of([e for e in there if e.guest == guest], shown, {}, watchers)
@@ -230,6 +249,7 @@ class Registry:
     def _tell_of(
         self, there: list[Entry], shown: dict[int, Shown], gone: dict[int, Entry], watchers: list[Watcher]
     ) -> Iterator[None]:
+        there = [entry for entry in there if entry.id in shown]
         for entry in there:
             if entry.guest in self._last:
                 self._last[entry.guest][entry.id] = shown[entry.id]
@@ -239,18 +259,21 @@ class Registry:
             look = self._watchers.get(watcher)
             if look is None:
                 continue
-            now = watcher.principal
-            key = (now.rights, now.guests, look.saw.guests, watcher.kinds, watcher.encode)
-            data = made.get(key)
-            if new := data is None:
-                seen = [shown[e.id] for e in there if _sees(watcher, now, e)]
-                lost = [e.id for e in gone.values() if _sees(watcher, look.saw, e)]
-                data = made[key] = watcher.encode(seen, lost, False) if seen or lost else b""
-                self._chunk_size.processed(len(data) > STEP_BYTES)
-            if data:
-                watcher.send_objects(data)
+            known = len(made)
+            try:
+                now = watcher.principal
+                key = (now.rights, now.guests, look.saw.guests, watcher.kinds, watcher.encode)
+                if key not in made:
+                    seen = [shown[e.id] for e in there if _sees(watcher, now, e)]
+                    lost = [e.id for e in gone.values() if _sees(watcher, look.saw, e)]
+                    made[key] = watcher.encode(seen, lost, False) if seen or lost else b""
+                    self._chunk_size.processed(len(made[key]) > STEP_BYTES)
+                if made[key]:
+                    watcher.send_objects(made[key])
+            except Exception:
+                self._failed(watcher)
             # Encoding is slow, so it takes a step of its own; sending an encoded message is cheap.
-            if new or number % SENDS_A_STEP == 0:
+            if len(made) > known or number % SENDS_A_STEP == 0:
                 yield
 
     def _forget(self, guest: str) -> None:
@@ -259,6 +282,13 @@ class Registry:
             if guest in look.saw.guests and guest not in watcher.principal.guests:
                 look.saw = look.saw.without(guest)
 
+    def _failed(self, watcher: Watcher) -> None:
+        """To be called in the handler of an error in what is done for that watcher."""
+        log.exception("a watcher was disconnected because of an internal error")
+        self.unwatch(watcher)
+        # Later, by itself: it may fail too.
+        asyncio.get_running_loop().call_soon(watcher.give_up)
+
     # -- watchers --------------------------------------------------------------------------------
 
     # Listings are charged to those who ask for them: they may be asked for again and again, and are as long as a guest
@@ -266,7 +296,7 @@ class Registry:
     def watch(self, watcher: Watcher, turns: Turns, before: Looked = NOTHING) -> None:
         """Send `watcher` all objects and what is gone of `before`, in its `turns`, then every change."""
         look = self._watchers[watcher] = _Look(before.numbers, before.synced, watcher.principal)
-        turns.wait(_Showing(watcher, self._show(watcher, look), turns))
+        turns.wait(_Showing(watcher, self._show(watcher, look), turns, self._failed))
 
     def looked(self, watcher: Watcher) -> Looked | None:
         """What it has been sent, including removals still on their way; None if it watches nothing."""
@@ -293,7 +323,7 @@ class Registry:
         ids, chunk_size = iter(list(self._entries)), ChunkSize(SLICE_MIN, SLICE)
         while self._watchers.get(watcher) is look:
             part = [self._entries.get(id_) for id_ in islice(ids, chunk_size.bytes)]
-            shown = [_shown(entry) for entry in _seen_by(watcher, part)]
+            shown = list(_shown_all(_seen_by(watcher, part)).values())
             over = len(part) < chunk_size.bytes
             # Not `look.gone - self._entries.keys()`, which goes through all objects.
             gone, look.gone = sorted(id_ for id_ in look.gone if id_ not in self._entries), frozenset()
@@ -358,5 +388,13 @@ def _seen_by(watcher: Watcher, entries: Iterable[Entry | None]) -> Iterator[Entr
                 yield entry
 
 
-def _shown(entry: Entry) -> Shown:
-    return Shown(entry.id, entry.kind, entry.guest, entry.view())
+def _shown_all(entries: Iterable[Entry]) -> dict[int, Shown]:
+    """The objects as they are now, by number."""
+    out: dict[int, Shown] = {}
+    for entry in entries:
+        try:
+            out[entry.id] = Shown(entry.id, entry.kind, entry.guest, entry.view())
+        except Exception:
+            # It must not keep the others from being told. Its next change is tried again.
+            log.exception("%s %d of guest %r can't be shown: internal error", entry.kind, entry.id, entry.guest)
+    return out

@@ -56,7 +56,7 @@ class ChunkSize:
 
 
 class Steps:
-    """A worker that runs the steps of an iterator from `make`; queued again after that, it makes a new one."""
+    """A worker that runs the steps of an iterator from `make`. Queued again after them, or an error, it begins anew."""
 
     def __init__(self, make: Callable[[], Iterator[None]], over: Callable[[], bool], first: bool = False) -> None:
         self._make, self._over, self.first = make, over, first
@@ -64,11 +64,12 @@ class Steps:
 
     def work(self) -> bool:
         """See `Worker`."""
-        self._steps = self._steps or self._make()
-        for _ in self._steps:
+        # Forgotten while they run: an iterator that has raised is exhausted, and would pass for finished work for ever.
+        steps, self._steps = self._steps or self._make(), None
+        for _ in steps:
             if self._over():
+                self._steps = steps
                 return False
-        self._steps = None
         return True
 
 

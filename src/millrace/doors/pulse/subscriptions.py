@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from millrace.wire.pulse.constants import Change, Facility
 
+log = logging.getLogger("millrace.pulse")
 Event = tuple[Facility, Change, int]
 
 
@@ -45,7 +47,11 @@ class SubscriptionEvents:
         while self._waiting:
             news, self._waiting = self._waiting, {}
             for subscription in list(self.subscriptions.values()):
-                subscription.note(news)
+                try:
+                    subscription.note(news)
+                except Exception:
+                    # The others are told all the same. What is pending for this one it is told with what comes next.
+                    log.exception("a client that subscribed could not be woken")
                 yield
 
 

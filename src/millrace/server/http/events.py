@@ -139,8 +139,7 @@ class EventStream:
         size = self._size + len(made)
         if size > WAITING_MAX or not self._account.fits("waiting", size, CONNECTIONS):
             log.warning("a watcher of %s was disconnected: it left %d bytes unread", self.principal.key, self._size)
-            self._let_go()
-            self.cut()
+            self.give_up()
             return
         self._waiting.append(made)
         self._size = size
@@ -149,6 +148,11 @@ class EventStream:
     def is_behind(self) -> bool:
         """See `Watcher`."""
         return self._size > BEHIND
+
+    def give_up(self) -> None:
+        """See `Watcher`."""
+        self._let_go()
+        self.cut()
 
     def _let_go(self) -> None:
         self._objects.unwatch(self)

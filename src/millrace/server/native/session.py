@@ -223,6 +223,10 @@ class NativeSession:
             self.wire.send_frame(made)
             self.connection.flush_soon()
 
+    def give_up(self) -> None:
+        """See `Watcher`."""
+        self.end(INTERNAL, "internal")
+
     def end(self, why: str, code: str = "busy") -> None:
         """End the connection with a reason."""
         if self.closed:

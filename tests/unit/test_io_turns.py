@@ -1,0 +1,31 @@
+"""Turns: what becomes of steps in which an error is raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from millrace.io.turns import Steps
+from tests.turning import HandTurned
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_steps_that_have_failed_are_made_anew_when_queued_again(at: int) -> None:
+    made: list[int] = []
+    turns = HandTurned(lambda: 0)
+
+    def steps() -> Iterator[None]:
+        made.append(0)
+        for step in range(3):
+            if len(made) == 1 and step == at:
+                raise ZeroDivisionError
+            made[-1] += 1
+            yield
+
+    # Each step takes a round.
+    worker = Steps(steps, lambda: True)
+    for told in ([at], [at, 3], [at, 3, 3]):
+        turns.wait(worker)
+        turns.run()
+        assert made == told
