@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from millrace.budget import MIB
-from millrace.errors import BudgetError, GraphError, PeerLost
+from millrace.errors import BudgetError, CodecError, GraphError, PeerLost
 from millrace.graph.share import SLICE_NS
-from millrace.guest import viewersending
 from millrace.guest.viewergroup import Group
 from millrace.guest.viewerpictures import ViewerPictures
-from millrace.guest.viewers import ENCODERS_MAX, VIEWERS_MAX
-from millrace.guest.viewersending import UNSENT_BYTES_MAX, UNSENT_MAX, Sending
+from millrace.guest.viewers import VIEWERS_MAX
+from millrace.guest.viewersending import INTERNAL, UNSENT_BYTES_MAX, UNSENT_MAX
 from millrace.outlets.encoded import PIECE_BYTES
 from millrace.outlets.pictureflow import HOLDS_MAX
 from millrace.pixels.rects import Rect, Size
@@ -32,8 +31,8 @@ from millrace.wire.peer.pictures import (
     Shown,
     TakeKeyboard,
     Taken,
-    Watch,
 )
+from tests.plainpictures import PlainPictures
 from tests.turning import HandTurned
 from tests.watch import SPOT, Desk, Remote
 
@@ -213,7 +212,7 @@ def test_large_picture_is_sent_in_steps_and_the_next_one_waits_for_it() -> None:
 
 def test_error_in_a_round_ends_the_encoder_and_not_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     desk, screen, (remote,) = watched(1)
-    monkeypatch.setattr(ViewerPictures, "send_cursor", lambda self, screen, now_ns: 1 // 0)
+    monkeypatch.setattr(PlainPictures, "handle_timeout", lambda self, now_ns: 1 // 0)
     screen.point(5, 5)
     desk.turns.run()
     assert not desk.groups[0].sessions and not screen.screen.readers
@@ -221,6 +220,71 @@ def test_error_in_a_round_ends_the_encoder_and_not_the_rounds(monkeypatch: pytes
     screen.fill(SPOT, 3, desk.now_ns)
     desk.run(6_500)
     assert np.array_equal(remote.canvas, screen.pixels) and remote.news(Fault)
+
+
+def fails(*_: object) -> Any:
+    raise ZeroDivisionError
+
+
+def ended_alone(bad: Remote, others: list[Remote]) -> bool:
+    """Whether an internal error has ended that viewer, and no other."""
+    return str(bad.ended) == INTERNAL and all(one.ended is None for one in others)
+
+
+@pytest.mark.parametrize("where", [ViewerPictures.send.__name__, ViewerPictures.send_cursor.__name__])
+def test_error_in_what_one_viewer_is_sent_ends_it_and_not_what_the_others_see(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    desk, screen, (first, bad, last) = watched(3)
+    monkeypatch.setattr(bad.session.pictures, where, fails)
+    screen.point(5, 5)
+    screen.fill(SPOT, 3, desk.now_ns)
+    desk.run(1_100)
+    assert ended_alone(bad, [first, last]) and bad.session not in desk.viewers.sessions
+    for remote in (first, last):
+        assert np.array_equal(remote.canvas, screen.pixels) and remote.cursor.x == 5 and not remote.news(Fault)
+    assert len(desk.groups) == 1 and desk.groups[0].sessions == [first.session, last.session]
+
+
+@pytest.mark.parametrize("where", ["tell_screens", "tell_gone"])
+def test_error_in_telling_one_viewer_ends_it_and_not_what_the_others_are_told(
+    monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    desk, screen, (first, bad, last) = watched(3)
+    monkeypatch.setattr(bad.session, where, fails)
+    for told in (1, 2):
+        desk.remove(screen)
+        screen = desk.add()
+        desk.run(1_100)
+        for remote in (first, last):
+            assert len(remote.gone) == told and remote.session.listed.screen is screen.screen
+    assert ended_alone(bad, [first, last]) and bad.session not in desk.viewers.sessions
+
+
+def test_error_in_looking_for_what_is_to_be_told_is_made_up_for_in_the_next_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk, screen, (remote,) = watched(1)
+    desk.remove(screen)
+    monkeypatch.setattr(desk.viewers, "_look", fails)
+    after = desk.add()
+    desk.turns.run()
+    assert not remote.gone and not desk.turns.waiting
+    monkeypatch.undo()
+    desk.add("other", "door/9")
+    desk.run(30)
+    assert remote.gone and remote.session.listed.screen is after.screen
+
+
+def test_viewers_of_an_encoder_that_has_ended_are_told_although_one_can_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, screen, (bad, last) = watched(2)
+    monkeypatch.setattr(bad.session, "tell_trouble", fails)
+    desk.viewers._failed(desk.groups[0], CodecError("no more"))
+    desk.run(1_100)
+    assert [fault.message for fault in last.news(Fault)] == ["no more"] and ended_alone(bad, [last])
+    screen.fill(SPOT, 3, desk.now_ns)
+    desk.run(6_500)
+    assert np.array_equal(last.canvas, screen.pixels)
 
 
 # -- queues --------------------------------------------------------------------------------------
@@ -264,11 +328,6 @@ def test_answers_that_a_viewer_does_not_read_are_bounded_in_number_bytes_and_mem
     assert isinstance(poor.ended, BudgetError) and not poor.session.account.held
 
 
-def test_module_is_what_the_session_sends_through() -> None:
-    _, _, (remote,) = watched(1)
-    assert isinstance(remote.session.sending, Sending) and viewersending.UNSENT_MAX == UNSENT_MAX
-
-
 # -- limits --------------------------------------------------------------------------------------
 
 
@@ -284,49 +343,6 @@ def test_connections_that_have_not_said_what_they_want_are_viewers_too() -> None
     remotes.append(Remote(desk))
     desk.run(100)
     assert len(desk.viewers.sessions) == VIEWERS_MAX
-
-
-def sorts(desk: Desk, screen: str, number: int) -> list[Remote]:
-    """Viewers of so many sorts."""
-    return [Remote(desk, Watch(screen=screen, settings={"fps": str(1 + fps)})) for fps in range(number)]
-
-
-def test_viewers_of_more_sorts_than_encoders_share_a_coarser_one() -> None:
-    desk = Desk()
-    screen = desk.add()
-    key = screen.screen.key
-    remotes = sorts(desk, key, ENCODERS_MAX - 2)
-    for rate in ("1M", "4M"):
-        remotes.append(Remote(desk, Watch(settings={"picture": rate})))
-    desk.run(2_000)
-    late = Remote(desk, Watch(settings={"picture": "3M"}))
-    screen.fill(SPOT, 66, desk.now_ns)
-    desk.run(3_000)
-    groups = [group for group in desk.groups if group.sessions]
-    assert len(groups) == ENCODERS_MAX and np.array_equal(late.canvas, screen.pixels)
-    (shared,) = [group for group in groups if len(group.sessions) > 1]
-    assert shared.sort.rate is not None or shared.sort.settings.fps < 30
-    # As soon as there is room, it has its own.
-    remotes[0].leave()
-    desk.run(1_100)
-    assert sum(bool(group.sessions) for group in desk.groups) == ENCODERS_MAX
-    assert any(group.sort.rate == 3_000_000 and group.sessions == [late.session] for group in desk.groups)
-
-
-def test_viewer_that_can_share_no_encoder_is_told_that_there_are_too_many() -> None:
-    desk = Desk()
-    first, second = desk.add(), desk.add("other", "door/8")
-    sorts(desk, first.screen.key, ENCODERS_MAX)
-    desk.run(60)
-    late = Remote(desk, Watch(screen=second.screen.key))
-    unseen = Remote(desk, Watch(screen=second.screen.key, settings={"picture": "off"}))
-    desk.run(60)
-    assert isinstance(late.ended, GraphError) and f"{ENCODERS_MAX} encoders" in str(late.ended)
-    assert not second.screen.readers and unseen.ended is None
-    unseen.say(ChangeView({"picture": "auto"}))
-    desk.run(60)
-    (fault,) = (one for one in unseen.news(Fault) if "encoders" in one.message)
-    assert f"{ENCODERS_MAX} encoders" in fault.message and fault.code == "graph" and unseen.ended is None
 
 
 # -- acknowledgements ----------------------------------------------------------------------------
@@ -402,4 +418,23 @@ def test_times_that_can_not_be_change_neither_the_rate_nor_the_ledger(off_ns: in
         rates.append(remote.session.flow.rate or 0)
         assert wrong_ns == 0 or remote.session.times.latency_ns is None
     assert 0 < rates[1] <= 2 * rates[0]
-    assert HOLDS_MAX < 8 * MIB
+
+
+def test_viewer_that_claims_a_fast_line_is_sent_no_more_than_a_few_megabytes_that_it_does_not_acknowledge() -> None:
+    claimed = 1_000_000_000
+    desk = Desk()
+    screen = desk.add(width=800, height=600)
+    # All arrives at once, at a viewer that is far away: the line would hold 60 MB.
+    remote = Remote(desk, path=Path(250 * NS_PER_MS), acks=False, draws=False)
+    desk.run(2_000)
+    flow = remote.session.flow
+    flow.line.rate = flow.viewer.rate = claimed
+    sent, most = remote.session.pictures.sent, 0
+    for colour in range(100):
+        remote.session.wire.keepalive.heard(desk.now_ns)
+        screen.fill(Rect(0, 0, 800, 600), colour, desk.now_ns)
+        desk.run(40)
+        most = max(most, flow.bytes_on_way)
+    picture = 800 * 600 * 4 + 10_000
+    assert remote.session.rtt_ns is not None and claimed * remote.session.rtt_ns // (8 * NS_PER_S) > 10 * HOLDS_MAX
+    assert HOLDS_MAX < most <= HOLDS_MAX + picture and remote.session.pictures.sent - sent <= HOLDS_MAX // picture + 1

@@ -92,8 +92,8 @@ class ViewerSession:
         """It is given no encoder before."""
         self.listed: Listed | None = None
         """The screen that it sees."""
-        self.encoding = False
-        """Whether it shares an encoder now."""
+        self.shares: PictureSettings | None = None
+        """The settings of the encoder that it shares now: the nearest to its own, if there is no room for those."""
         self.times, self.refreshes, self.hands = (
             PictureTimes(now_ns, viewers.totals),
             Refreshes(),
@@ -106,6 +106,8 @@ class ViewerSession:
         self._like = ("", "")
         """The door and the label of the screen that it saw last."""
         self._told = ""
+        self._in_force = self.settings
+        """The settings that it was told."""
         self._held: tuple[bool, str] | None = None
         self._refused = False
         """It was told that it has no keyboard."""
@@ -253,6 +255,13 @@ class ViewerSession:
             self.viewers.regroup(self)
         except GraphError as error:
             self.tell_trouble(error)
+        self._tell_settings()
+
+    def _tell_settings(self, again: bool = False) -> None:
+        """Tell it the settings of what it is sent, if that is news, or `again`."""
+        before, self._in_force = self._in_force, self.shares or self.settings
+        if again or before != self._in_force:
+            self.send(Configured(self._in_force.as_dict()))
 
     def tell_trouble(self, error: MillraceError) -> None:
         """Tell it why it sees nothing, once."""
@@ -270,6 +279,7 @@ class ViewerSession:
         self.see(listed)
         self._pair(watch.listener)
         self.viewers.join(self)
+        self._tell_settings()
         if watch.keyboard and self.may_type and self.guest.screens.seat.who is None:
             self.viewers.take_keyboard(self)
 
@@ -278,6 +288,7 @@ class ViewerSession:
         self.listed = listed
         key, label = (listed.key, listed.label) if listed else (None, "")
         self._like = (listed.door, label) if listed else self._like
+        self._in_force = self.settings
         self.send(
             Watching(self.id, self.guest.name, key, label, self.settings.as_dict(), self.may_type, self.clip.allowed)
         )
@@ -305,7 +316,7 @@ class ViewerSession:
             except (ConfigError, GraphError) as error:
                 self.send(Fault(error.listener_word, str(error)))
 
-    def configure(self, changes: Mapping[str, str]) -> PictureSettings:
+    def configure(self, changes: Mapping[str, str]) -> None:
         """Change settings; ConfigError says what is wrong. If it is refused, nothing has changed."""
         before, self.settings = self.settings, changed_picture(self.settings, changes)
         try:
@@ -313,9 +324,8 @@ class ViewerSession:
         except MillraceError:
             self.settings = before
             raise
-        self.send(Configured(self.settings.as_dict()))
+        self._tell_settings(again=True)
         self.guest.latency_changed()
-        return self.settings
 
     # -- the keyboard ----------------------------------------------------------------------------
 
@@ -390,17 +400,17 @@ class ViewerSession:
         """When something is to be sent: 0 for a picture that waits, or when the pointer is due."""
         if self.pictures.due:
             return 0
-        sees = self.listed is not None and self.encoding and not self.hidden
+        sees = self.listed is not None and self.shares is not None and not self.hidden
         return self.pictures.cursor_due(self.listed.screen) if sees and self.listed is not None else None
 
     def send_pictures(self) -> Iterator[None]:
         """Send the picture that waits for its turn, in steps."""
-        if self.pictures.due and self.encoding:
+        if self.pictures.due and self.shares is not None:
             yield from self.pictures.send(self.listed is not None and self.listed.screen.relative)
 
     def send_due(self, now_ns: HostNs) -> None:
         """Send the pointer, and ask for pictures that are late, if it is time."""
-        if self.listed is not None and self.encoding and not self.hidden:
+        if self.listed is not None and self.shares is not None and not self.hidden:
             self.pictures.send_cursor(self.listed.screen, now_ns)
         if self.blame.look(now_ns):
             self.flush()

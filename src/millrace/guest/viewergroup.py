@@ -5,30 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from millrace.codec.picturesettings import PictureSettings
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
 from millrace.guest.home import Home
 from millrace.guest.viewer import ViewerSession
+from millrace.guest.viewersort import Sort
 from millrace.io.timer import TimerRunner
 from millrace.outlets.encoded import MakePictures
-from millrace.outlets.picturechoice import Formats
 from millrace.rights.model import NOBODY
 from millrace.units import HostNs
 
 log = logging.getLogger("millrace.guest")
-
-
-class Sort(NamedTuple):
-    """Viewers of the same sort share an encoder."""
-
-    screen: str
-    settings: PictureSettings
-    rate: int | None
-    """Bit/s; None: no bound."""
-    formats: Formats
 
 
 def for_viewers(listed: Listed) -> str:
@@ -79,6 +68,11 @@ class Group:
         self.pictures.set_rate(sort.rate)
         self._timer = timer(self)
 
+    @property
+    def owner(self) -> str:
+        """The principal of the viewer that has shared it for longest, as whose it counts."""
+        return self.sessions[0].principal.key if self.sessions else ""
+
     def wake(self) -> None:
         """Something may be due: have a round."""
         if self._timer is not None and not self._waits:
@@ -120,7 +114,7 @@ class Group:
     def _round(self) -> Iterator[None]:
         yield from self.pictures.deliver()
         for session in list(self.sessions):
-            yield from session.send_pictures()
+            yield from self._serve(session)
         now_ns = self._clock()
         for session in self.sessions:
             if session.refreshes.due_ns is not None and session.refreshes.allowed(now_ns):
@@ -130,9 +124,17 @@ class Group:
         # What is small was encoded at once.
         yield from self.pictures.deliver()
         for session in list(self.sessions):
-            yield from session.send_pictures()
-            session.send_due(self._clock())
+            yield from self._serve(session, due=True)
             yield
+
+    def _serve(self, session: ViewerSession, due: bool = False) -> Iterator[None]:
+        """Send a viewer its picture, and what else is `due`. An error ends that viewer, and not what others see."""
+        try:
+            yield from session.send_pictures()
+            if due:
+                session.send_due(self._clock())
+        except Exception as error:
+            session.sending.fail(error)
 
     def close(self) -> None:
         """The last viewer has left."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from millrace.errors import BudgetError, CodecError, GraphError, MillraceError, RightsError
 from millrace.graph.screens import Listed
 from millrace.guest.home import Home
 from millrace.guest.notfound import missing
 from millrace.guest.viewer import ViewerSession
-from millrace.guest.viewergroup import Group, Sort, Timer, in_this_loop
+from millrace.guest.viewergroup import Group, Timer, in_this_loop
+from millrace.guest.viewersort import Sort
 from millrace.io.clock import now_ns
 from millrace.io.turns import Steps
 from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturechoice import VIDEO_CODECS, Formats
 from millrace.outlets.picturecounts import PictureCounts
-from millrace.outlets.pictureflow import RATE_MAX, rate_step
+from millrace.outlets.pictureflow import rate_step
 from millrace.outlets.picturetimes import StageTotals
 from millrace.symptoms import TEXT_MAX, Symptom
 from millrace.units import NS_PER_S, HostNs
@@ -27,7 +29,9 @@ log = logging.getLogger("millrace.guest")
 VIEWERS_MAX = 256
 """Connections of viewers, those that have not said yet what they want among them."""
 ENCODERS_MAX = 32
-"""Encoders of a guest: of more sorts of viewers, some share a coarser one."""
+"""Encoders of a guest: of more sorts of viewers, some share the nearest one."""
+EACH_MAX = ENCODERS_MAX // 2
+"""Encoders of one principal's viewers: it can't take those of all others."""
 NAMED_MAX = 64
 """Screens of a list."""
 RETRY_NS = 5 * NS_PER_S
@@ -145,15 +149,16 @@ class Viewers:
         if before is not None and sort is not None and self._only_rate(before, sort):
             self._set_rate(before, sort)
             return
-        group = None if sort is None or session.listed is None else self._group(sort, session.listed, before)
+        group = None if sort is None or session.listed is None else self._group(sort, session, session.listed, before)
         if group is not None and group is before:
             return
         self._exit(session)
         if group is not None:
-            self._group_of[session], session.encoding = group, True
+            self._group_of[session] = group
             group.sessions.append(session)
             group.pictures.join(session)
             group.wake()
+        session.shares = None if group is None else group.sort.settings
         self._changed("change", session)
 
     # Another encoder costs a viewer the whole picture again, another rate of its own one costs nothing.
@@ -181,30 +186,31 @@ class Viewers:
             rate = rate_step(session.flow.rate, group.sort.rate if group else None)
         return Sort(session.listed.key, settings, rate, _formats(session))
 
-    def _group(self, sort: Sort, listed: Listed, before: Group | None) -> Group:
-        """The group of that sort, for a viewer that leaves `before`."""
+    def _group(self, sort: Sort, session: ViewerSession, listed: Listed, before: Group | None) -> Group:
+        """The group of that sort, or the nearest if there is no room for one, for a viewer that leaves `before`."""
         group = self._groups.get(sort)
         if group is None:
-            ends = before is not None and len(before.sessions) == 1
-            if len(self._groups) - ends >= ENCODERS_MAX:
-                return self._coarser(sort)
+            if full := self._full(session.principal.key, before):
+                return self._nearest(sort, full)
             group = Group(self.guest, sort, listed, self._make, self._timer, self._failed, self.clock)
             self._groups[sort] = group
         return group
 
-    def _coarser(self, sort: Sort) -> Group:
-        """Another group that suits: with the best pictures that are no better than wanted, or else the coarsest."""
+    def _full(self, who: str, before: Group | None) -> str:
+        """Why a viewer of `who` that leaves `before` can have no other encoder; empty if it can."""
+        kept = [group for group in self.groups if group is not before or len(group.sessions) > 1]
+        if len(kept) >= ENCODERS_MAX:
+            return f"guest {self.guest.name} has {ENCODERS_MAX} encoders of pictures, the maximum"
+        if sum(group.owner == who for group in kept) >= EACH_MAX:
+            return f"{who} has {EACH_MAX} encoders of pictures in guest {self.guest.name}, the maximum"
+        return ""
 
-        def unlike(group: Group) -> tuple[bool, bool, int]:
-            rate, wanted = group.sort.rate or RATE_MAX, sort.rate or RATE_MAX
-            return group.sort.settings != sort.settings, rate > wanted, rate if rate > wanted else -rate
-
-        like = [one for one in self.groups if (one.sort.screen, one.sort.formats) == (sort.screen, sort.formats)]
-        if not like:
-            raise GraphError(
-                f"guest {self.guest.name} has {ENCODERS_MAX} encoders of pictures, the maximum, and none of them suits"
-            )
-        return min(like, key=unlike)
+    def _nearest(self, sort: Sort, full: str) -> Group:
+        """The group whose pictures are most like those that are wanted; GraphError, with why it is `full`, for none."""
+        suit = [group for group in self.groups if group.sort.serves(sort)]
+        if not suit:
+            raise GraphError(f"{full}, and none of them suits")
+        return min(suit, key=lambda group: group.sort.unlike(sort))
 
     def _failed(self, group: Group, error: Exception) -> None:
         """An encoder makes no more pictures: its viewers are told, and tried with another one later."""
@@ -217,11 +223,11 @@ class Viewers:
         for session in list(group.sessions):
             self._exit(session)
             session.retry_ns = self.clock() + RETRY_NS
-            session.tell_trouble(told)
+            self._each(session, lambda session: session.tell_trouble(told))
 
     def _exit(self, session: ViewerSession) -> None:
         group = self._group_of.pop(session, None)
-        session.encoding = False
+        session.shares = None
         session.pictures.drop()
         if group is None:
             return
@@ -295,13 +301,21 @@ class Viewers:
 
     def _follow_all(self) -> Iterator[None]:
         while self._stale:
+            self._look()
             self._stale = False
             new, self._new = list(self._new), {}
-            self._look()
             for session in list(self.sessions):
-                if session in self._connected:
-                    self._follow(session, new)
+                if session in self._connected and not session.sending.closed:
+                    self._each(session, partial(self._follow, new=new))
                     yield
+
+    @staticmethod
+    def _each(session: ViewerSession, work: Callable[[ViewerSession], None]) -> None:
+        """Do for one of several viewers what is done for all: an error in it ends that viewer, and not the round."""
+        try:
+            work(session)
+        except Exception as error:
+            session.sending.fail(error)
 
     def _follow(self, session: ViewerSession, new: list[Listed]) -> None:
         """Tell a viewer the newest state; `new` are screens that may take the place of the one that it saw."""

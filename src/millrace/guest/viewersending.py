@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from millrace.budget import LISTENERS, Account
@@ -10,8 +11,10 @@ from millrace.outlets.queue import Passed, Traffic, Write, unknown
 from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.viewing import ViewServer
 
+log = logging.getLogger("millrace.guest")
 UNSENT_MAX, UNSENT_BYTES_MAX = 64, 2 * 1024 * 1024
 """Messages that may wait because the viewer does not read, and their bytes; with more, it is given up."""
+INTERNAL = "an internal error; the daemon's log has it"
 
 
 # What is written can't be dropped any more, so everything is left out before: a picture is encoded for a viewer only
@@ -72,8 +75,11 @@ class Sending:
         elif not self._account.fits("unsent", size, LISTENERS):
             self.fail(BudgetError("the guest has no memory left for what this viewer does not read"))
 
-    def fail(self, error: MillraceError) -> None:
-        """Send nothing more; the session's next tick ends it."""
+    def fail(self, error: Exception) -> None:
+        """Send nothing more; the session's next tick ends it, with `INTERNAL` for what nobody has raised on purpose."""
+        if not isinstance(error, MillraceError):
+            log.error("a viewer is ended because of an internal error", exc_info=error)
+            error = MillraceError(INTERNAL)
         self.error = self.error or error
         self._unsent.clear()
 

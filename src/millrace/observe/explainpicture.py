@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from millrace.codec.picturesettings import PictureSettings
 from millrace.graph.screens import Listed
 from millrace.guest.guest import Guest
 from millrace.guest.viewer import ViewerSession
@@ -59,7 +60,7 @@ def explain_viewer(guest: Guest, session: ViewerSession) -> list[Step]:
     listed, group = session.listed, group_of(guest, session)
     if listed is None:
         return [*steps, Step("screen", "none: the guest has no screen now, and it is given the next one")]
-    steps += [Step("screen", f"{listed.key}, {_source(guest, listed)}; {_size(listed)}"), _asked(session)]
+    steps += [Step("screen", f"{listed.key}, {_source(guest, listed)}; {_size(listed)}"), _asked(session, group)]
     if group is None:
         return [*steps, Step("pictures", f"none are sent: {_unsent(session)}")]
     steps += [*_encoder(group), Step("line", _line(session)), Step("pictures", _pictures(session, listed, group))]
@@ -142,7 +143,7 @@ def _settings(group: Group, now: PictureCounts) -> str:
     names = [session.key for session in group.sessions]
     more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
     rate = "no bound of bytes" if group.sort.rate is None else f"at most {show_size(group.sort.rate)}bit/s"
-    asked = ", ".join(f"{name}={value}" for name, value in group.sort.settings.as_dict().items())
+    asked = _named(group.sort.settings)
     took = f", lately in {_encode_ms(now):.1f} ms each" if counts.made else ""
     video = f"video is {group.pictures.video}" if group.pictures.video else "nothing was sent as video yet"
     keys = f", {counted(counts.keys, 'key picture')}" if counts.keys else ""
@@ -186,10 +187,16 @@ def _who(session: ViewerSession) -> str:
     return f"{session.name!r} at {session.address}{rtt}; decodes {decodes}; allowed by {session.principal.key}"
 
 
-def _asked(session: ViewerSession) -> Step:
+def _asked(session: ViewerSession, group: Group | None) -> Step:
     settings = session.settings
-    text = ", ".join(f"{name}={value}" for name, value in settings.as_dict().items())
-    return Step("settings", text, changes=settings.scale != 1)
+    text, given = _named(settings), settings if group is None else group.sort.settings
+    if given != settings:
+        text += f"; it shares the nearest encoder, of {_named(given)}, as there is no room for another"
+    return Step("settings", text, changes=given.scale != 1 or given != settings)
+
+
+def _named(settings: PictureSettings) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.as_dict().items())
 
 
 def _unsent(session: ViewerSession) -> str:
@@ -246,7 +253,7 @@ class Pace(NamedTuple):
 def _pictures(session: ViewerSession, listed: Listed, group: Group) -> str:
     times, flow = session.times, session.flow
     pace = Pace(
-        painted=listed.fps, sent=times.fps, skipped=times.skipped_fps, asked=session.settings.fps,
+        painted=listed.fps, sent=times.fps, skipped=times.skipped_fps, asked=group.sort.settings.fps,
         line_rate=flow.rate, bitrate=times.bitrate, encode_ms=_encode_ms(_lately(group)),
         viewer_ms=sum(times.breakdown.get(stage, 0.0) for stage in ("decode", "draw")) / NS_PER_MS,
         rtt_ms=(session.rtt_ns or 0) / NS_PER_MS, waits=not flow.ready(session.rtt_ns),

@@ -239,13 +239,11 @@ class NativeSession:
         self._cease()
 
     def _last_word(self, why: Exception) -> None:
-        if isinstance(why, PeerLost):
-            self.wire.send_message(Fault(0, "busy", str(why)))
-        elif isinstance(why, MillraceError):
-            code = code_of(why)
-            self.wire.send_message(Fault(0, code if code != "internal" else "protocol", printable(why)))
-        else:
+        if not isinstance(why, MillraceError):
             self.wire.send_message(Fault(0, "internal", INTERNAL))
+            return
+        code = "busy" if isinstance(why, PeerLost) else code_of(why)
+        self.wire.send_message(Fault(0, code if code != "internal" else "protocol", printable(why)))
 
     def _ended(self, why: Exception) -> None:
         if isinstance(why, ProtocolError):
@@ -441,8 +439,7 @@ class NativeSession:
     async def _do(self, number: int, call: Call) -> None:
         if self.server.guest is not None:
             self.server.guest.admission.demand_known(self.subject)
-        own = self._methods.get(call.method)
-        if own is not None:
+        if (own := self._methods.get(call.method)) is not None:
             takes, run = own
             self._doing = number, call
             try:
@@ -450,5 +447,4 @@ class NativeSession:
             finally:
                 self._doing = NO_CALL
             return
-        value = await self._plane.run(self.principal, call.method, call.args)
-        self.send(Reply(call.serial, await as_msgpack(value)))
+        self.send(Reply(call.serial, await as_msgpack(await self._plane.run(self.principal, call.method, call.args))))

@@ -163,7 +163,10 @@ class Hidden(msgspec.Struct, tag="hidden", tag_field="type"):
 
 
 class Watching(msgspec.Struct, tag="watching", tag_field="type"):
-    """The daemon's answer: the viewer's number, the screen it sees, and the settings in force."""
+    """The daemon's answer: the viewer's number, the screen it sees, and its settings.
+
+    `Configured` follows if it shares the encoder of viewers with other settings.
+    """
 
     viewer: Count
     guest: str

@@ -1,0 +1,45 @@
+"""Sorts of viewers: those of one sort share an encoder, and one for which there is none shares the nearest."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from millrace.codec.picturesettings import PictureSettings
+from millrace.outlets.picturechoice import Formats
+from millrace.outlets.pictureflow import RATE_MAX
+
+Likeness = tuple[bool, bool, float, int, bool, float, bool, int]
+"""How unlike two sorts are; the least is the nearest."""
+
+
+class Sort(NamedTuple):
+    """Viewers of the same sort share an encoder."""
+
+    screen: str
+    settings: PictureSettings
+    rate: int | None
+    """Bit/s; None: no bound."""
+    formats: Formats
+
+    def serves(self, wanted: Sort) -> bool:
+        """Whether a viewer that wants the other sort can see pictures of this one at all."""
+        return (self.screen, self.formats) == (wanted.screen, wanted.formats)
+
+    # In this order: the same scale, or else a larger one, or the least smaller one; pictures as often as wanted, or
+    # nearly; as much of each as the line takes; exact only if that is wanted; and no more often than wanted.
+    def unlike(self, wanted: Sort) -> Likeness:
+        """How far this is from what is wanted."""
+        mine, asked = self.settings, wanted.settings
+        return (
+            mine.scale != asked.scale, mine.scale < asked.scale, abs(mine.scale - asked.scale),
+            max(0, asked.fps - mine.fps), *self._unlike_in_rate(wanted),
+            (mine.picture == "lossless") != (asked.picture == "lossless"), max(0, mine.fps - asked.fps),
+        )  # fmt: skip
+
+    def _unlike_in_rate(self, wanted: Sort) -> tuple[bool, float]:
+        """Whether its rate exceeds what its viewer has chosen as the most, and how far it is from the wanted one."""
+        rate, asked = self.rate or RATE_MAX, wanted.rate or RATE_MAX
+        if rate <= asked:
+            return False, asked / rate
+        # More than the line takes costs pictures, as much less costs what is seen in each.
+        return isinstance(wanted.settings.picture, int), 2 * rate / asked
