@@ -137,6 +137,10 @@ class Screens:
 
     def second(self, now_ns: HostNs) -> None:
         """Once a second: count what was painted, and report what is wrong with it."""
+        if not self._listed:
+            # Most guests of a server have no screen.
+            self._counted_ns = None
+            return
         for listed in self:
             for found in listed.screen.second(now_ns):
                 self._report(Symptom("screen", found.cause, self._guest, listed.key, found.evidence, found.at_ns))

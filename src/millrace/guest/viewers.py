@@ -109,7 +109,7 @@ class Viewers:
 
     def second(self) -> None:
         """Once a second: note what the encoders have done."""
-        for group in self.groups:
+        for group in self._groups.values():
             group.pictures.counts.second()
 
     # -- who watches -----------------------------------------------------------------------------

@@ -202,7 +202,8 @@ class Attendants:
         deadlines = Deadlines(session, lambda error: self._lost(session, attended, error))
         timer = TimerRunner(deadlines, asyncio.get_running_loop())
         try:
-            await guest.turns.do(self._serve(session, attended, timer))
+            # In a task of its own, each message resumes this coroutine alone, and not the dozen of a request as well.
+            await guest.turns.task(lambda: self._serve(session, attended, timer))
         finally:
             timer.stop()
             leave()
