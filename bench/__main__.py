@@ -31,6 +31,7 @@ NAMES = (
     "sync",
     "keypress",
     "idle_screens",
+    "thumbnails",
     "viewers_more",
     "vnc_peer",
     "vnc_steps",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from millrace.errors import BudgetError, Busy, CodecError
+from millrace.errors import BudgetError, Busy, CodecError, RightsError
 from millrace.guest.thumbnails import THUMBNAIL_BYTES, Thumbnail, Thumbnails
+from millrace.io.turns import Turns
 from millrace.outlets.thumbnail import ROOM, Still, ThumbnailWork
 from millrace.pixels.rects import Rect, Size
+from millrace.rights.model import Principal, Right
+from millrace.server.http.wall import LOOKS, Wall
 from millrace.units import NS_PER_S
 from tests.watch import Desk, Painter
 
@@ -181,3 +185,77 @@ def test_failures_are_told_and_end_nothing() -> None:
     with pytest.raises(BudgetError):
         place.thumbnails.after(0)
     assert cast(list[Any], place.painter.screen.readers) == []
+
+
+def test_screen_that_stands_still_says_so_until_something_happens() -> None:
+    place = Place()
+    still = place.thumbnails.still
+    assert not still(0), "nobody has asked yet"
+    place.first()
+    assert still(1) and not still(0), "another wall has nothing yet"
+    place.painter.fill(Rect(50, 50, 20, 10), 10, place.desk.now_ns)
+    assert not still(1), "it was painted"
+    assert place.thumbnails.after(1) is None and not place.threads.work, "too early"
+    assert not still(1), "a thumbnail will be due"
+    place.desk.now_ns += NS_PER_S
+    place.thumbnails.after(1)
+    assert not still(1), "it is made"
+    place.threads.run()
+    assert place.after(1) is not None and place.after(2) is None and still(2)
+    place.painter.point(5, 5)
+    assert not still(2) and place.after(2) is None and still(2)
+    place.painter.show(640, 480, place.desk.now_ns)
+    assert not still(2)
+    place.after(2)
+    place.desk.remove(place.painter)
+    assert not still(3)
+    assert place.thumbnails.after(3) is None and still(3), "it has no screen"
+    place.add()
+    assert not still(3)
+    place.after(3)
+    place.thumbnails.hide(place)
+    assert not still(4), "whoever shows it next has it read"
+
+
+class Guests:
+    """Guests with a screen each that may be watched; how often each thumbnail was asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.places = {f"g{n}": Place() for n in range(count)}
+        self.asked: Counter[str] = Counter()
+
+    def guest(self, principal: Principal, name: str, right: Right) -> Any:
+        """See `LocalGuests`."""
+        principal.demand(right, name)
+        self.asked[name] += 1
+        return self.places[name]
+
+    def look(self, wall: Wall, times: int) -> dict[str, int]:
+        """What a wall asks for in so many looks, a quarter of a second apart."""
+        self.asked.clear()
+        for _ in range(times):
+            for name in wall._due():
+                tile = wall._tiles[name]
+                if (newest := wall._newest(name, tile, {})) is not None:
+                    tile.sent = newest.serial
+            for place in self.places.values():
+                place.threads.run()
+                place.desk.now_ns += NS_PER_S // LOOKS
+        return dict(self.asked)
+
+
+def test_wall_looks_once_a_second_where_nothing_happens_and_at_once_where_something_does() -> None:
+    guests = Guests(3)
+    wall = Wall(cast(Any, guests), Principal("owner", Right.WATCH, frozenset({"*"})), Turns())
+    wall._show(list(guests.places))
+    guests.look(wall, 3 * LOOKS)
+    assert guests.look(wall, 5 * LOOKS) == {"g0": 5, "g1": 5, "g2": 5}
+    guests.look(wall, LOOKS - 2)
+    place = guests.places["g1"]
+    place.painter.fill(Rect(50, 50, 20, 10), 10, place.desk.now_ns)
+    assert guests.look(wall, 1) == {"g1": 1}
+    guests.look(wall, 2)
+    assert wall._tiles["g1"].sent == 2
+    wall.lose("*")
+    with pytest.raises(RightsError):
+        guests.look(wall, LOOKS)

@@ -56,6 +56,8 @@ class Thumbnails:
         self._account: Account | None = None
         self._work: ThumbnailWork | None = None
         self._busy = False
+        self._quiet = False
+        """Nothing has happened to the screen since a wall asked, and nothing is due."""
         self._failed = ""
 
     def show(self, wall: object) -> None:
@@ -68,12 +70,21 @@ class Thumbnails:
         if not self._walls:
             self._leave()
 
+    # Most screens stand still most of the time, and a wall may show hundreds: this must cost next to nothing.
+    def still(self, serial: int) -> bool:
+        """Whether `after` has nothing for a wall that has the thumbnail `serial`, and nothing to begin."""
+        if self._of is None:
+            return self._quiet and self._screens.first is None
+        return self._quiet and serial == self._serial
+
     def after(self, serial: int) -> Thumbnail | None:
         """What a wall needs that has the thumbnail `serial` (0: none), if there is that; and begin what is due.
 
         To be called a few times a second by each wall that shows the guest. GraphError or BudgetError without room.
         """
+        self._quiet = False
         self._follow()
+        self._quiet = not self._busy and (self._reader is None or self._reader.next_timeout() is None)
         if self._reader is None or serial == self._serial:
             return None
         if self._patch is not None and serial == self._serial - 1:
@@ -95,17 +106,23 @@ class Thumbnails:
     def _read(self, listed: Listed) -> None:
         account = self._budget.open("thumbnail", {"itself": THUMBNAIL_BYTES}, LISTENERS)
         try:
-            self._reader = listed.screen.read(Watcher(f"{listed.key} for walls", NOBODY), INTERVAL_NS)
+            who = Watcher(f"{listed.key} for walls", NOBODY)
+            self._reader = listed.screen.read(who, INTERVAL_NS, wake=self._stir)
         except MillraceError:
             account.close()
             raise
         self._of, self._account = listed, account
+
+    def _stir(self) -> None:
+        """The screen was painted, or has ended."""
+        self._quiet = False
 
     def _leave(self) -> None:
         """Nothing is left of the screen that was read, so it is never shown as another one."""
         reader, self._reader = self._reader, None
         account, self._account = self._account, None
         self._of = self._work = self._patch = self._whole = None
+        self._quiet = False
         if reader is not None:
             reader.end()
         if account is not None:
@@ -146,7 +163,7 @@ class Thumbnails:
         return self._work
 
     def _done(self, made: Made | Exception, work: ThumbnailWork, picture: Picture | None, first: bool) -> None:
-        self._busy = False
+        self._busy = self._quiet = False
         if picture is not None:
             picture.release()
         if work is not self._work:

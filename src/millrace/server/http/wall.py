@@ -28,6 +28,8 @@ from millrace.wire.arguments import Arguments
 
 TICK_S = 0.25
 """How often a wall looks for new thumbnails: one is late by no more."""
+LOOKS = 4
+"""Guests whose screens stand still are looked at, and asked about rights, every so many of these times."""
 SHOWN_MAX = 256
 """Guests that a wall shows at a time."""
 MESSAGE_MAX = 32 * 1024
@@ -58,10 +60,15 @@ class _Tile:
         """The serial of the thumbnail that it has."""
         self.why = ""
 
+    @property
+    def still(self) -> bool:
+        """Whether nothing has happened to the guest's screen."""
+        return self.guest is not None and self.guest.thumbnails.still(self.sent)
+
 
 # Nothing is queued: a thumbnail is looked for when the one before has been written, and is then the newest. So a wall
-# that reads slowly is sent fewer, and costs no memory. Rights are asked for each time, since a guest may be another one
-# of the same name, and a principal may have lost it.
+# that reads slowly is sent fewer, and costs no memory. Rights are asked for before each thumbnail, and once a second,
+# since a guest may be another one of the same name, and a principal may have lost it.
 class Wall:
     """One wall."""
 
@@ -71,6 +78,7 @@ class Wall:
         """Aborts the connection, without a Close that nobody would read."""
         self._guests, self._turns = guests, turns
         self._tiles: dict[str, _Tile] = {}
+        self._times = 0
         self._wake = asyncio.Event()
         self._ended = ""
 
@@ -123,12 +131,19 @@ class Wall:
 
     async def _send(self, websocket: web.WebSocketResponse) -> None:
         while not self._ended:
-            seen = {guest.name: guest for guest in self._guests.visible(self.principal)} if self._tiles else {}
-            for name in list(self._tiles):
+            due = self._due()
+            seen = {guest.name: guest for guest in self._guests.visible(self.principal)} if due else {}
+            for name in due:
                 await self._send_one(websocket, name, seen)
                 await self._turns.turn()
             await self._rest()
         await hang_up(websocket, self.cut, WSCloseCode.POLICY_VIOLATION, self._ended)
+
+    def _due(self) -> list[str]:
+        """The guests to look at this time: those where something may have happened, and once a second all."""
+        self._times += 1
+        every = self._times % LOOKS == 0
+        return [name for name, tile in self._tiles.items() if every or not tile.still]
 
     async def _rest(self) -> None:
         """Until it is time to look again, which without anything in view is when that changes."""
