@@ -64,11 +64,11 @@ class Painter:
     def watched(self, interval_ns: int | None) -> None:
         self.told.append(interval_ns)
 
-    def mode(self) -> None:
+    def mode(self, now_ns: int = 0) -> None:
         memory, number = bytearray(MODE.bytes), self.step
         self.memory = memory
         self.picture = np.frombuffer(memory, np.uint8).reshape(HEIGHT, WIDTH, 4)
-        self.screen.set_mode(MODE, memoryview(memory), 0, lambda: self.freed.append(number))
+        self.screen.set_mode(MODE, memoryview(memory), now_ns, lambda: self.freed.append(number))
 
     def fill(self, rect: Rect) -> Rect:
         self.step += 1

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from millrace.errors import BudgetError, GraphError, RightsError
 from millrace.graph.pictures import MOVES_MAX, Cursor, Mode, Move, Overlay, Shape
 from millrace.graph.screen import READERS_MAX, SHAPES_MAX
+from millrace.graph.screenfacts import MODES_SHOWN_NS
 from millrace.graph.seat import Watcher
 from millrace.pixels.convert import PixelFormat, Plane, blank, convert
 from millrace.pixels.rects import Point, Rect, Size
@@ -303,7 +304,7 @@ def test_reader_applying_all_updates_has_the_painted_picture(steps: list[tuple[o
             getattr(views[values[0]], str(name))()  # type: ignore[index]
     for view in views:
         view.done()
-        view.take()
+        view.take(MODES_SHOWN_NS)
         leave_out = np.zeros((HEIGHT, WIDTH), bool)
         for overlay in own.screen.overlays:
             if overlay.track in view.reader.leave_out:

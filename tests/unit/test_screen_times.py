@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from millrace.graph.pictures import Cursor, Shape
+from millrace.graph.screenfacts import MODES_MAX, MODES_SHOWN_NS
 from millrace.pixels.rects import Rect, Size
-from millrace.units import NS_PER_S
+from millrace.units import NS_PER_MS, NS_PER_S
 from tests.gops import WATCHER
 from tests.paintedscreen import Viewer, painter
 
@@ -26,6 +27,29 @@ def test_thumbnail_is_taken_at_its_interval() -> None:
     view.reader.end()
     view.reader.end()
     assert own.told == [NS_PER_S, 0, None]
+
+
+def test_modes_of_a_machine_that_boots_are_shown_at_once_and_of_many_the_newest_ten_times_a_second() -> None:
+    own = painter()
+    view, now_ns = Viewer(own.screen.read(WATCHER)), NS_PER_S
+    for _ in range(MODES_MAX - 2):
+        own.mode(now_ns)
+        assert view.take(now_ns) is not None
+    for at_ns in range(now_ns, now_ns + NS_PER_S, NS_PER_MS):
+        own.mode(at_ns)
+        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], at_ns)
+        view.take(at_ns)
+        if view.taken[-1].painted_ns == at_ns:
+            assert np.array_equal(view.canvas, own.picture)
+    assert len(view.taken) == MODES_MAX - 2 + 10
+    due_ns = view.reader.next_timeout()
+    assert due_ns is not None and 2 * NS_PER_S <= due_ns <= 2 * NS_PER_S + MODES_SHOWN_NS
+    assert view.take(due_ns) is not None and np.array_equal(view.canvas, own.picture)
+    for at_ns in range(due_ns, due_ns + 5 * NS_PER_MS, NS_PER_MS):
+        own.screen.painted([own.fill(Rect(0, 0, 2, 2))], at_ns)
+        assert view.take(at_ns) is not None, "of the mode that it has, it is shown all pictures"
+    own.mode(due_ns + NS_PER_S)
+    assert view.take(due_ns + NS_PER_S) is not None, "the machine had stopped"
 
 
 def test_readers_are_woken_when_a_picture_may_be_due() -> None:

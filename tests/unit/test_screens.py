@@ -9,6 +9,7 @@ from millrace.errors import BudgetError, GraphError, RightsError
 from millrace.graph.model import Ids
 from millrace.graph.pictures import Mode
 from millrace.graph.screen import SCREEN_BYTES, Screen
+from millrace.graph.screenfacts import MODES_MAX
 from millrace.graph.screens import SCREENS_MAX, Listed, Screens
 from millrace.graph.seat import Watcher
 from millrace.pixels.rects import Point, Rect, Size
@@ -99,6 +100,18 @@ def test_list_changes_with_mode_readers_and_keyboard_but_not_with_each_picture()
     assert rig.news() == [("change", "screen/0")]
     rig.screens.seat.leave(who)
     assert rig.screens.seat.who is None and rig.news() == [("change", "screen/0")]
+
+
+def test_list_tells_few_of_too_many_modes_and_the_newest_within_a_second() -> None:
+    rig = Rig()
+    screen = rig.add()
+    rig.news()
+    for number in range(100):
+        show(screen, Mode(4 + number, 4, 4 * (4 + number)))
+    assert rig.news() == [("change", "screen/0")] * (MODES_MAX - 1)
+    for told in (["change"], []):
+        rig.screens.second(NS_PER_S)
+        assert [change for change, _ in rig.news()] == told
 
 
 def test_screen_without_room_is_refused_and_leaves_nothing() -> None:

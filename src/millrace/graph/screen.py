@@ -16,6 +16,7 @@ they are ready. The rules:
 - What a source last painted may be old, if it paints only while somebody watches, or be half painted over, if it takes
   more steps. It says so, and then nobody gets a picture until it has painted.
 - A picture is converted once for all readers that want the same format, and only where it changed.
+- Of a source that makes too many modes (screenfacts.py), readers are shown the newest one ten times a second.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from millrace.graph.pictures import (
     touched,
     visible,
 )
-from millrace.graph.screenfacts import Found, ScreenFacts, withheld
+from millrace.graph.screenfacts import Found, ScreenFacts, ShownModes, withheld
 from millrace.graph.seat import Seat, Watcher
 from millrace.pixels.convert import Convert, PixelFormat, Plane, Planes, convert
 from millrace.pixels.rects import Damage, Point, Rect, Size
@@ -108,8 +109,7 @@ class Reader:
         """Called when a picture may be due, or the screen has ended; not the place to take one."""
         self.held: Picture | None = None
         self.ended = False
-        self._account = account
-        self._damage = Damage()
+        self._account, self._damage = account, Damage()
         self._moves: list[Move] = []
         self._serial = 0
         self._cursor: Cursor | None = None
@@ -118,6 +118,7 @@ class Reader:
         self._taken_ns: HostNs = 0
         self._torn = False
         """Painting began while it held its last picture."""
+        self._modes = ShownModes(screen.facts)
 
     def next_timeout(self) -> HostNs | None:
         """When it can take a picture; None: only after a change, or after it releases the picture it holds."""
@@ -125,7 +126,7 @@ class Reader:
             return None
         if self._serial == self.screen.serial and self._cursor is self.screen.cursor:
             return None
-        return 0 if self._base_ns is None else self._base_ns + self.interval_ns
+        return 0 if self._base_ns is None else max(self._base_ns + self.interval_ns, self._modes.due_ns)
 
     def take(self, now_ns: HostNs) -> Picture | None:
         """The newest picture and what changed since the last; None if nothing is new or it is too soon."""
@@ -136,8 +137,8 @@ class Reader:
         damage, moves = self._seen(self._damage.take()), tuple(self._moves)
         self._moves = []
         self._base_ns = self._base(now_ns, due_ns)
-        self._serial = self.screen.serial
-        self._cursor, self._taken_ns = self.screen.cursor, now_ns
+        self._serial, self._cursor, self._taken_ns = self.screen.serial, self.screen.cursor, now_ns
+        self._modes.taken(now_ns)
         self.held = Picture(self, memory, damage, moves)
         return self.held
 
@@ -241,14 +242,9 @@ class Screen:
     """One screen of a guest."""
 
     def __init__(
-        self,
-        key: str,
-        source: ScreenSource,
-        seat: Seat,
-        budget: Budget,
-        by: Convert = convert,
+        self, key: str, source: ScreenSource, seat: Seat, budget: Budget, by: Convert = convert,
         changed: Callable[[], None] = lambda: None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`changed` is called when the mode or the number of readers has changed."""
         self.key, self.convert, self._changed = key, by, changed
         self.memory: Memory | None = None
@@ -268,7 +264,7 @@ class Screen:
         self._shapes: dict[int, Shape] = {}
         self._watched: HostNs | None = None
         self._painted: frozenset[str] = frozenset()
-        self._ended = False
+        self._ended = self._mode_untold = False
         self.facts = ScreenFacts()
 
     @property
@@ -299,16 +295,15 @@ class Screen:
             reader.all_changed(mode.whole)
         self.tell_paint()
         if before is None or before.mode != mode:
-            self._changed()
+            self._mode_untold = True
+            if not self.facts.many_modes:
+                self._tell_mode()
         self._wake()
 
     def painted(
-        self,
-        rects: Iterable[Rect],
-        now_ns: HostNs,
-        moves: Iterable[Move] = (),
+        self, rects: Iterable[Rect], now_ns: HostNs, moves: Iterable[Move] = (),
         overlays: Iterable[Overlay] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Publish the next picture: first `moves` were applied, then `rects` painted, and `overlays` lie over it."""
         if self.memory is None:
             raise GraphError(f"{self.key} has no mode yet")
@@ -339,6 +334,11 @@ class Screen:
         self.old = True
         for reader in self.readers:
             reader.tear()
+
+    def _tell_mode(self) -> None:
+        if self._mode_untold:
+            self._mode_untold = False
+            self._changed()
 
     def _wake(self) -> None:
         for reader in list(self.readers):
@@ -412,7 +412,8 @@ class Screen:
         return reader
 
     def second(self, now_ns: HostNs) -> Iterator[Found]:
-        """Once a second: what its source or its readers do wrong."""
+        """Once a second: what its source or its readers do wrong. And tell its mode, if that was put off."""
+        self._tell_mode()
         yield from self.facts.second(0 if self.memory is None else self.memory.mode.whole.area)
         for reader in self.readers:
             if (found := reader.withheld(now_ns)) is not None:

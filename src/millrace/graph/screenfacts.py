@@ -11,6 +11,8 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 MODES_MAX, MODES_PAUSE_NS = 5, NS_PER_S // 2
 """So many changes of mode, none of them later than this after the one before, are trouble. A machine that boots makes
 two or three."""
+MODES_SHOWN_NS = 100 * NS_PER_MS
+"""The least time between the modes that a reader is shown of a machine that makes too many."""
 OVER_SCREENS, OVER_FACTOR = 8, 50
 """So many whole screens in a second were reported in pictures of which a fiftieth, or less, had changed."""
 COMPARED_MAX = 256
@@ -27,10 +29,14 @@ class Found(NamedTuple):
     evidence: Evidence
 
 
+# Each mode makes another encoder for each sort of viewers, and the whole picture anew. So of too many, each reader is
+# shown few (`ShownModes`), and lists of screens tell the newest once a second.
 class ScreenFacts:
     """The counts of one screen. Times are those of painting."""
 
     def __init__(self) -> None:
+        self.modes = 0
+        """How many the source has set."""
         self._modes: list[HostNs] = []
         """Those that followed each other quickly, the first ones of them only."""
         self._last_mode_ns: HostNs = 0
@@ -40,11 +46,17 @@ class ScreenFacts:
 
     def mode(self, now_ns: HostNs) -> None:
         """The source set a mode."""
+        self.modes += 1
         if now_ns - self._last_mode_ns > MODES_PAUSE_NS:
             self._modes, self._told_modes = [], False
         if len(self._modes) < MODES_MAX:
             self._modes.append(now_ns)
         self._last_mode_ns = now_ns
+
+    @property
+    def many_modes(self) -> bool:
+        """Whether the source's last modes are too many."""
+        return len(self._modes) == MODES_MAX
 
     def compared(self, reported: int, changed: int, now_ns: HostNs) -> None:
         """So many pixels were reported as painted, of which so many differed."""
@@ -58,7 +70,7 @@ class ScreenFacts:
 
     def _many_modes(self) -> Iterator[Found]:
         modes = self._modes
-        if len(modes) == MODES_MAX and not self._told_modes:
+        if self.many_modes and not self._told_modes:
             self._told_modes = True
             yield Found("too many modes", modes[0], {"modes": MODES_MAX, "within_ms": _ms(modes[-1] - modes[0])})
 
@@ -74,6 +86,29 @@ class ScreenFacts:
             evidence = {"screens_reported": round(reported / pixels, 1), "screens_changed": round(changed / pixels, 3)}
             yield Found("over-reported", over[0][0], evidence)
         self._told_over = True
+
+
+class ShownModes:
+    """The modes of a screen that one reader is shown."""
+
+    __slots__ = ("_facts", "_mode", "_since_ns")
+
+    def __init__(self, facts: ScreenFacts) -> None:
+        self._facts = facts
+        self._mode = 0
+        self._since_ns: HostNs = 0
+        """When it took the first picture of that mode."""
+
+    @property
+    def due_ns(self) -> HostNs:
+        """When it can be shown the newest one; 0: at once."""
+        another = self._mode != self._facts.modes
+        return self._since_ns + MODES_SHOWN_NS if another and self._facts.many_modes else 0
+
+    def taken(self, now_ns: HostNs) -> None:
+        """It is shown the newest one now."""
+        if self._mode != self._facts.modes:
+            self._mode, self._since_ns = self._facts.modes, now_ns
 
 
 def _ms(ns: HostNs) -> float:
