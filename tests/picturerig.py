@@ -81,6 +81,7 @@ class Lane:
         self.at_once = False
         """Small work is done at once."""
         self.waiting: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
+        self.running = False
 
     def __call__(self, work: Callable[[], Any], done: Callable[[Any], None], small: bool = False) -> None:
         assert not self.waiting, "one piece of work at a time"
@@ -88,6 +89,22 @@ class Lane:
             done(work())
         else:
             self.waiting.append((work, done))
+
+    def begin(self) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+        """Take out the work, and what it is to be told to when it is done."""
+        work, done = self.waiting.pop()
+        self.running = True
+
+        def finished(result: Any) -> None:
+            self.running = False
+            done(result)
+
+        return work, finished
+
+    def withdraw(self) -> bool:
+        """See `Offload`."""
+        self.waiting.clear()
+        return not self.running
 
 
 class Rig:
@@ -122,7 +139,7 @@ class Rig:
 
     def work(self) -> None:
         while self.waiting:
-            work, done = self.waiting.pop()
+            work, done = self.lane.begin()
             try:
                 result = work()
             except Exception as error:

@@ -66,6 +66,10 @@ class PlainPictures:
     def set_rate(self, rate: int | None) -> None:
         """See `Pictures`: it has no means to keep to a rate."""
 
+    def set_fps(self, fps: int) -> None:
+        """See `Pictures`."""
+        self._reader.set_interval(NS_PER_S // fps)
+
     def next_timeout(self) -> HostNs | None:
         """See `Pictures`."""
         open_ = [lacks for sink, lacks in self._lacking.items() if sink not in self._blocked]

@@ -241,8 +241,8 @@ def hybrid(desk: Desk) -> MakePictures:
 
         desk.made += 1
         return PictureEncoder(
-            screen, settings, who, wake, lane=desk.threads, clock=desk.threads.clock, computed=desk.threads.computed,
-            budget=desk.home.admission.budget, formats=formats, failed=failed, told=told,
+            screen, settings, who, wake, lane=Lane(desk.threads), formats=formats, failed=failed, told=told,
+            clock=desk.threads.clock, computed=desk.threads.computed, budget=desk.home.admission.budget,
         )  # fmt: skip
 
     return make
@@ -293,6 +293,31 @@ class Threads:
         self._done = [one for one in self._done if one[0] > self._desk.now_ns]
         for done in due:
             done()
+
+
+class Lane:
+    """The threads as one encoder sees them. What it asks for has begun at once."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._busy = False
+
+    @property
+    def crowded(self) -> bool:
+        """See `Offload`."""
+        return self._threads.crowded
+
+    def __call__(self, work: Callable[[], Any], done: Callable[[Any], None], small: bool = False) -> None:
+        def finished(result: Any) -> None:
+            self._busy = False
+            done(result)
+
+        self._busy = True
+        self._threads(work, finished, small)
+
+    def withdraw(self) -> bool:
+        """See `Offload`."""
+        return not self._busy
 
 
 class _Untimed:

@@ -105,6 +105,20 @@ def test_one_that_rested_saves_nothing_up() -> None:
     assert executor.worked["late"] >= 240 * NS_PER_MS
 
 
+def test_what_is_removed_is_never_next_and_costs_nothing() -> None:
+    queue, one, other = FairQueue[int](), Customer[int](), Customer[int]()
+    for item in (1, 2, 3):
+        queue.put(one, item)
+    queue.put(other, 9)
+    queue.remove(one, 1)
+    queue.remove(one, 3)
+    queue.remove(other, 9)
+    taken = queue.take()
+    assert taken is not None and taken.item == 2 and queue.take() is None and not other.used_ns
+    with pytest.raises(ValueError, match="not in deque"):
+        queue.remove(one, 2)
+
+
 def test_what_is_cleared_is_gone_and_a_customer_with_nothing_waiting_is_not_kept() -> None:
     queue, customer = FairQueue[int](), Customer[int]()
     queue.put(customer, 1)

@@ -13,6 +13,7 @@ from millrace.errors import Busy
 from millrace.io import offload
 from millrace.io.fairqueue import Customer
 from millrace.io.offload import Item, Lane, Offload
+from millrace.io.purses import SMALL_NS_MAX, SMALL_SHARE
 
 
 def run(main: Any) -> None:
@@ -66,7 +67,7 @@ def test_small_work_is_done_at_once_while_it_takes_little_of_the_loops_time() ->
         lane, here = pool.lane(Customer()), threading.get_native_id()
 
         def work() -> int:
-            now[0] += 2 * offload.SMALL_NS_MAX
+            now[0] += SMALL_NS_MAX
             return threading.get_native_id()
 
         lane(work, told.append, small=True)
@@ -77,7 +78,7 @@ def test_small_work_is_done_at_once_while_it_takes_little_of_the_loops_time() ->
         while len(told) < 2:
             await asyncio.sleep(0.001)
         assert told[1] != here
-        now[0] += round(offload.SMALL_NS_MAX / offload.SMALL_SHARE)
+        now[0] += round(2 * SMALL_NS_MAX / SMALL_SHARE)
         lane(work, told.append, small=True)
         assert told[2] == here
         pool.close()
@@ -159,13 +160,26 @@ def test_end_waits_for_what_runs_and_discards_the_rest() -> None:
     run(main)
 
 
-def test_closed_lane_is_told_nothing_and_others_are() -> None:
+def test_withdrawn_work_never_runs_and_its_place_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offload, "QUEUE_MAX", 2)
+
     async def main() -> None:
-        pool, told = Offload(1), []
-        gone, stays = pool.lane(Customer()), pool.lane(Customer())
-        gone(int, told.append)
-        gone.close()
-        assert await result_of(stays, lambda: 5) == 5 and told == []
+        pool, going, started, told = Offload(1), threading.Event(), threading.Event(), list[Any]()
+        customer = Customer[Item]()
+        first, other, gone = (pool.lane(customer) for _ in range(3))
+        first(lambda: (started.set(), going.wait(5)), told.append)
+        started.wait(5)
+        other(lambda: told.append("other ran"), told.append)
+        for _ in range(200):
+            gone(lambda: told.append("gone ran"), told.append)
+            assert len(customer.waiting) == 2 and gone.busy
+            assert gone.withdraw() and gone.withdraw() and not gone.busy and len(customer.waiting) == 1
+        assert other.withdraw() and not customer.waiting and customer not in pool._work._customers
+        # What has begun goes on, and is told.
+        assert not first.withdraw() and first.busy
+        going.set()
+        assert await result_of(gone, lambda: 5) == 5 and told == [(None, True)]
+        assert first.withdraw()
         pool.close()
 
     run(main)

@@ -126,7 +126,7 @@ def test_picture_is_handed_over_viewer_by_viewer_and_the_next_waits_for_that() -
     rig.screen.painted([Rect(10, 10, 290, 290)], rig.now_ns)
     rig.now_ns += STEP_NS
     rig.encoder.handle_timeout(rig.now_ns)
-    (work, done) = rig.waiting.pop()
+    work, done = rig.lane.begin()
     done(work())
     assert [len(view.pictures) for view in views] == before and rig.encoder.next_timeout() == 0
     going = rig.encoder.deliver()
@@ -151,7 +151,7 @@ def test_picture_is_handed_over_viewer_by_viewer_and_the_next_waits_for_that() -
     rig.picture[:] = 1
     rig.now_ns += STEP_NS
     rig.encoder.handle_timeout(rig.now_ns)
-    (work, done) = rig.waiting.pop()
+    work, done = rig.lane.begin()
     done(work())
     rig.encoder.close()
     assert not list(rig.encoder.deliver()) and "picture encoder" not in rig.budget.shares()

@@ -99,22 +99,27 @@ def test_one_picture_at_a_time_and_its_lease_ends_with_it() -> None:
     assert shown(view, rig)
 
 
-def test_end_frees_all_even_in_the_middle_of_a_picture() -> None:
-    for busy in (False, True):
-        rig, view = started()
-        sent = len(view.pictures)
-        if busy:
-            rig.screen.painted([WHOLE], rig.now_ns)
-            rig.now_ns += STEP_NS
-            rig.encoder.handle_timeout(rig.now_ns)
-            assert rig.waiting
-        rig.encoder.close()
-        rig.encoder.close()
-        assert ("picture encoder" in rig.budget.shares()) == busy
-        rig.work()
-        rig.screen.end()
-        assert "picture encoder" not in rig.budget.shares() and len(rig.freed) == 1
-        assert len(view.pictures) == sent and rig.encoder.next_timeout() is None and not rig.failures
+@pytest.mark.parametrize("doing", ["nothing", "waiting", "running"])
+def test_end_frees_all_even_in_the_middle_of_a_picture(doing: str) -> None:
+    rig, view = started()
+    sent = len(view.pictures)
+    if doing != "nothing":
+        rig.screen.painted([WHOLE], rig.now_ns)
+        rig.now_ns += STEP_NS
+        rig.encoder.handle_timeout(rig.now_ns)
+        assert rig.waiting
+    work = rig.lane.begin() if doing == "running" else None
+    rig.encoder.close()
+    rig.encoder.close()
+    # What runs uses its memory and its picture until it is done; what waits never runs.
+    held = [part for part in ("picture encoder", "reader") if part in rig.budget.shares()]
+    assert held == (["picture encoder"] if work else []) and not rig.waiting
+    rig.screen.end()
+    assert len(rig.freed) == (not work)
+    if work is not None:
+        work[1](work[0]())
+    assert "picture encoder" not in rig.budget.shares() and len(rig.freed) == 1
+    assert len(view.pictures) == sent and rig.encoder.next_timeout() is None and not rig.failures
 
 
 def test_failure_ends_the_encoder_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

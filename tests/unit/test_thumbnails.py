@@ -68,6 +68,8 @@ class Threads:
     def __init__(self) -> None:
         self.work: list[tuple[Callable[[], Any], Callable[[Any], None]]] = []
         self.full = False
+        self.runs = False
+        """What waits has begun."""
 
     def lane(self) -> Any:
         return self
@@ -76,6 +78,12 @@ class Threads:
         if self.full:
             raise Busy("too many pictures wait to be encoded")
         self.work.append((work, done))
+
+    def withdraw(self) -> bool:
+        """See `Lane`."""
+        if not self.runs:
+            self.work.clear()
+        return not self.runs
 
     def run(self) -> None:
         for work, done in self.work:
@@ -152,18 +160,31 @@ def test_nothing_of_a_screen_is_shown_as_the_next_one() -> None:
     place.painter.fill(Rect(0, 0, 500, 500), 90, place.desk.now_ns)
     place.desk.now_ns += NS_PER_S
     place.thumbnails.after(1)
+    place.threads.runs = True
     place.desk.remove(place.painter)
     assert place.thumbnails.after(1) is None and place.thumbnails.after(0) is None
     # The new screen is black, as what a thumbnail begins with, and the old one's is only made now.
     other = place.desk.add(width=SCREEN.width, height=SCREEN.height)
     place.thumbnails.after(1)
     place.threads.run()
+    place.threads.runs = False
     made = place.after(1)
     assert made is not None and made.serial == 2 and made.still.at == WHOLE
     assert pixels(made.still).max() < 5
     other.show(640, 480, place.desk.now_ns)
     made = place.after(2)
     assert made is not None and made.size == Size(320, 240) and made.still.at == Rect(0, 0, 320, 240)
+
+
+def test_what_waits_for_a_thread_is_withdrawn_with_the_last_wall() -> None:
+    place = Place()
+    place.thumbnails.after(0)
+    assert place.threads.work and [one for one in place.painter.screen.readers if one.held]
+    place.thumbnails.hide(place)
+    assert not place.threads.work and place.budget.held == place.held and not place.painter.screen.readers
+    # Another wall gets the next one.
+    place.thumbnails.show(place)
+    assert place.first().still.at == WHOLE
 
 
 def test_failures_are_told_and_end_nothing() -> None:

@@ -120,7 +120,7 @@ def test_flood_of_screens_that_come_and_go_leaves_viewers_with_the_newest() -> N
         desk.remove(desk.add())
     last = desk.add()
     last.fill(SPOT, 77, desk.now_ns)
-    desk.run(100)
+    desk.run(1_100)
     for remote in remotes:
         assert remote.session.listed is not None and remote.session.listed.screen is last.screen
         assert np.array_equal(remote.canvas, last.pixels) and len(remote.gone) == 1

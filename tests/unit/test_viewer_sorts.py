@@ -13,6 +13,7 @@ from millrace.guest.viewers import EACH_MAX, ENCODERS_MAX
 from millrace.guest.viewersort import Sort
 from millrace.outlets.picturechoice import Formats
 from millrace.rights.model import Principal, parse_rights
+from millrace.units import NS_PER_S
 from millrace.wire.peer.messages import Configured, Fault
 from millrace.wire.peer.pictures import ChangeView, Watch
 from tests.watch import SPOT, Desk, Remote
@@ -170,3 +171,56 @@ def test_person_that_has_its_encoders_at_another_screen_is_told_that_these_are_t
     desk.run(60)
     assert isinstance(late.ended, GraphError) and f"token/1 has {EACH_MAX} encoders" in str(late.ended)
     assert other.ended is None and len(second.screen.readers) == 1
+
+
+# -- changes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [
+    lambda number: {"scale": f"0.{1 + number % 9}"},
+    lambda number: {"picture": "lossless" if number % 2 else "auto"},
+    lambda number: {"picture": "off" if number % 2 else "auto"},
+    lambda number: {"scale": f"0.{1 + number % 9}", "fps": str(1 + number % 60), "picture": ("auto", "2M")[number % 2]},
+])  # fmt: skip
+def test_viewer_that_changes_its_settings_all_the_time_has_one_new_encoder_a_second(change: Any) -> None:
+    desk = Desk()
+    screen = desk.add()
+    watcher, restless = Remote(desk, Watch(settings={"fps": "20"})), Remote(desk)
+    desk.run(100)
+    before = len(desk.groups)
+    for number in range(1_000):
+        restless.say(ChangeView(change(number)))
+        desk.run(5)
+    assert 3 <= len(desk.groups) - before <= 6
+    wanted = restless.session.settings
+    desk.run(1_100)
+    told = restless.news(Configured)
+    # The newest wish has won, although nobody asks any more, and the viewer was told so.
+    if wanted.picture != "off":
+        assert shared_with(restless, desk).settings == wanted and restless.session.shares == wanted
+    assert told[-1].settings == wanted.as_dict() and restless.session.encoders.due_ns is None
+    screen.fill(SPOT, 66, desk.now_ns)
+    desk.run(1_100)
+    assert np.array_equal(watcher.canvas, screen.pixels) and restless.ended is None and watcher.ended is None
+
+
+def test_lone_viewers_encoder_goes_on_with_another_rate_or_number_of_pictures() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk)
+    desk.run(1_100)
+    (group,) = desk.groups
+    for number in range(60):
+        remote.say(ChangeView({"fps": str(60 - number), "picture": f"{1 + number}M"}))
+        desk.run(5)
+        assert group.sort.settings == remote.session.settings == remote.session.shares
+        assert screen.interval_ns == NS_PER_S // (60 - number) and group.sort.rate == (1 + number) * 1_000_000
+    assert len(desk.groups) == 1 and made(desk) == 1
+    assert [told.settings["fps"] for told in remote.news(Configured)] == list(range(60, 0, -1))
+    # Those that share it are left what they have.
+    other = Remote(desk, Watch(formats=["raw"], settings={"fps": "1", "picture": "60M"}))
+    desk.run(1_100)
+    assert made(desk) == 1
+    other.say(ChangeView({"fps": "30"}))
+    desk.run(30)
+    assert made(desk) == 2 and group.sort.settings == remote.session.settings

@@ -55,7 +55,8 @@ class Thumbnails:
         self._reader: Reader | None = None
         self._account: Account | None = None
         self._work: ThumbnailWork | None = None
-        self._busy = False
+        self._under_way: tuple[Lane, Picture | None] | None = None
+        """What is being made: where, and of which picture."""
         self._quiet = False
         """Nothing has happened to the screen since a wall asked, and nothing is due."""
         self._failed = ""
@@ -84,13 +85,13 @@ class Thumbnails:
         """
         self._quiet = False
         self._follow()
-        self._quiet = not self._busy and (self._reader is None or self._reader.next_timeout() is None)
+        self._quiet = self._under_way is None and (self._reader is None or self._reader.next_timeout() is None)
         if self._reader is None or serial == self._serial:
             return None
         if self._patch is not None and serial == self._serial - 1:
             return self._patch
         # What is being made may be what it needs.
-        self._wanted = self._whole is None and not self._busy
+        self._wanted = self._whole is None and self._under_way is None
         return self._whole
 
     def _follow(self) -> None:
@@ -100,7 +101,7 @@ class Thumbnails:
             self._leave()
         if first is not None and self._reader is None:
             self._read(first)
-        if self._reader is not None and not self._busy:
+        if self._reader is not None and self._under_way is None:
             self._begin(self._reader)
 
     def _read(self, listed: Listed) -> None:
@@ -123,6 +124,8 @@ class Thumbnails:
         account, self._account = self._account, None
         self._of = self._work = self._patch = self._whole = None
         self._quiet = False
+        if self._under_way is not None and self._under_way[0].withdraw():
+            self._end(self._under_way[1])
         if reader is not None:
             reader.end()
         if account is not None:
@@ -142,17 +145,21 @@ class Thumbnails:
         first = work is not before
         plane = None if picture is None else picture.plane
         damage = () if picture is None else (*picture.damage, *(move.to for move in picture.moves))
+        lane = self._lane()
+        self._under_way, self._wanted = (lane, picture), False
         try:
-            self._lane()(
-                lambda: work.make(plane, damage, first or wanted), lambda made: self._done(made, work, picture, first)
-            )
+            lane(lambda: work.make(plane, damage, first or wanted), lambda made: self._done(made, work, picture, first))
         except MillraceError:
-            if picture is not None:
-                picture.release()
+            self._end(picture)
             # The next reader begins with the whole picture: what this one took is not made.
             self._leave()
             raise
-        self._busy, self._wanted = True, False
+
+    def _end(self, picture: Picture | None) -> None:
+        """Nothing is made of that picture any more."""
+        self._under_way = None
+        if picture is not None:
+            picture.release()
 
     def _fitting(self, picture: Picture | None) -> ThumbnailWork | None:
         """The work for that picture: another one if the screen has another size."""
@@ -163,9 +170,8 @@ class Thumbnails:
         return self._work
 
     def _done(self, made: Made | Exception, work: ThumbnailWork, picture: Picture | None, first: bool) -> None:
-        self._busy = self._quiet = False
-        if picture is not None:
-            picture.release()
+        self._quiet = False
+        self._end(picture)
         if work is not self._work:
             return
         if isinstance(made, Exception):

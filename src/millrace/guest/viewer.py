@@ -14,7 +14,7 @@ from millrace.graph.seat import Watcher
 from millrace.guest.clips import ViewerClip
 from millrace.guest.company import Company
 from millrace.guest.hands import Hands
-from millrace.guest.refreshes import Refreshes
+from millrace.guest.onceasecond import OnceASecond
 from millrace.guest.viewerblame import ViewerBlame
 from millrace.guest.viewerpictures import ViewerPictures
 from millrace.guest.viewersending import Sending
@@ -94,9 +94,10 @@ class ViewerSession:
         """The screen that it sees."""
         self.shares: PictureSettings | None = None
         """The settings of the encoder that it shares now: the nearest to its own, if there is no room for those."""
-        self.times, self.refreshes, self.hands = (
+        self.times, self.refreshes, self.encoders, self.hands = (
             PictureTimes(now_ns, viewers.totals),
-            Refreshes(),
+            OnceASecond(),
+            OnceASecond(),
             Hands(self.guest.turns, self.account, self.sending.tell_refused),
         )
         self.pictures = ViewerPictures(wire, self.sending, self.blame, self.account, self.times, viewers.clock)
@@ -157,11 +158,14 @@ class ViewerSession:
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`."""
-        return self.wire.next_timeout()
+        due = self.wire.next_timeout(), self.encoders.due_ns
+        return min((ns for ns in due if ns is not None), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`; PeerLost if the peer is gone."""
         self.wire.handle_timeout(now_ns)
+        if self.encoders.came_due(now_ns):
+            self.regroup()
         self.flush()
 
     def flush(self) -> None:

@@ -146,8 +146,10 @@ class Viewers:
         before, sort = self._group_of.get(session), self._sort(session)
         if (before.sort if before else None) == sort:
             return
-        if before is not None and sort is not None and self._only_rate(before, sort):
-            self._set_rate(before, sort)
+        if before is not None and sort is not None and self._becomes(before, sort):
+            self._adapt(before, sort)
+            return
+        if sort is not None and self._too_soon(session, sort, before):
             return
         group = None if sort is None or session.listed is None else self._group(sort, session, session.listed, before)
         if group is not None and group is before:
@@ -162,17 +164,29 @@ class Viewers:
         self._changed("change", session)
 
     # Another encoder costs a viewer the whole picture again, another rate of its own one costs nothing.
-    def _only_rate(self, group: Group, sort: Sort) -> bool:
-        """Whether a group's only viewer wants another rate, which no other group has."""
-        same = group.sort._replace(rate=sort.rate) == sort
-        return same and len(group.sessions) == 1 and sort not in self._groups
+    def _becomes(self, group: Group, sort: Sort) -> bool:
+        """Whether a group's only viewer wants what its encoder can go on with, and no other group has."""
+        return group.sort.becomes(sort) and len(group.sessions) == 1 and sort not in self._groups
 
-    def _set_rate(self, group: Group, sort: Sort) -> None:
+    def _adapt(self, group: Group, sort: Sort) -> None:
         del self._groups[group.sort]
-        group.sort = sort
+        before, group.sort = group.sort, sort
         self._groups[sort] = group
-        group.pictures.set_rate(sort.rate)
+        if sort.rate != before.rate:
+            group.pictures.set_rate(sort.rate)
+        if sort.settings.fps != before.settings.fps:
+            group.pictures.set_fps(sort.settings.fps)
         group.wake()
+        if sort.settings != before.settings:
+            for session in group.sessions:
+                session.shares = sort.settings
+                self._changed("change", session)
+
+    # A new encoder begins with the whole picture, which takes a thread from the others for a while.
+    def _too_soon(self, session: ViewerSession, sort: Sort, before: Group | None) -> bool:
+        """Whether a viewer would have a second new encoder within a second; its session asks again when it may."""
+        made = sort not in self._groups and not self._full(session.principal.key, before)
+        return made and not session.encoders.allowed(self.clock())
 
     def _sort(self, session: ViewerSession) -> Sort | None:
         """The sort that a viewer is of now; None while it is sent no pictures."""

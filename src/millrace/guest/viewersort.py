@@ -25,6 +25,12 @@ class Sort(NamedTuple):
         """Whether a viewer that wants the other sort can see pictures of this one at all."""
         return (self.screen, self.formats) == (wanted.screen, wanted.formats)
 
+    def becomes(self, wanted: Sort) -> bool:
+        """Whether an encoder of this sort can go on as one of the other: of the same picture, as often or as much."""
+        mine, asked = self.settings, wanted.settings
+        exact = mine.picture == "lossless", asked.picture == "lossless"
+        return self.serves(wanted) and mine.scale == asked.scale and exact[0] == exact[1]
+
     # In this order: the same scale, or else a larger one, or the least smaller one; pictures as often as wanted, or
     # nearly; as much of each as the line takes; exact only if that is wanted; and no more often than wanted.
     def unlike(self, wanted: Sort) -> Likeness:

@@ -56,12 +56,17 @@ class FairQueue(Generic[T]):
         customer = min(self._customers, key=lambda one: one.used_ns, default=None)
         if customer is None:
             return None
-        item = customer.waiting.popleft()
-        if not customer.waiting:
-            del self._customers[customer]
+        item = customer.waiting[0]
+        self.remove(customer, item)
         self._reached_ns = max(self._reached_ns, customer.used_ns)
         customer.used_ns += customer.expected_ns
         return Taken(customer, item, customer.expected_ns)
+
+    def remove(self, customer: Customer[T], item: T) -> None:
+        """Take out an item that waits. Its customer has used nothing."""
+        customer.waiting.remove(item)
+        if not customer.waiting:
+            del self._customers[customer]
 
     def done(self, taken: Taken[T], took_ns: HostNs) -> None:
         """What was taken has ended, and took so long."""

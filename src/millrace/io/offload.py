@@ -17,13 +17,12 @@ from typing import Any, TypeAlias, TypeVar
 from millrace.errors import Busy
 from millrace.io.clock import now_ns
 from millrace.io.fairqueue import Customer, FairQueue, Taken
-from millrace.units import NS_PER_MS, HostNs
+from millrace.io.purses import Purses
+from millrace.units import HostNs
 
 T = TypeVar("T")
 log = logging.getLogger("millrace.io")
 THREADS_MAX = 4
-SMALL_SHARE, SMALL_NS_MAX = 0.1, 5 * NS_PER_MS
-"""How much of the loop's time small work may take, in the long run and at once."""
 QUEUE_MAX = 64
 """Work of one customer that waits. Each lane has one piece under way, so this limits the lanes."""
 Item: TypeAlias = tuple["Lane", Callable[[], Any]]
@@ -34,10 +33,12 @@ Item: TypeAlias = tuple["Lane", Callable[[], Any]]
 # - A lane has one piece of work at a time, which is why the owners of lanes need no locks.
 # - Customers (guests) are served in turn, by the time that their work takes: however many lanes one has, the work of
 #   another that uses less waits only until a thread is done with what it has begun.
-# - `done` is called on the event loop, exactly once for each piece of work that was accepted, unless the lane or the
-#   pool was closed first: then it is not called at all, and the work may or may not have run.
+# - `done` is called on the event loop, exactly once for each piece of work that was accepted, unless the pool was
+#   closed first: then it is not called at all, and the work may or may not have run.
+# - Work that has not begun can be withdrawn: it never runs, nothing is told, and its place in the queue is free.
 # - Small work is done at once, on the loop, and its `done` called before the call returns, as long as all of it takes
-#   little of the loop's time: two changes of thread take longer than the work, and on a busy machine much longer.
+#   little of the loop's time, and its customer's a share of that (io/purses.py): two changes of thread take longer than
+#   the work, and on a busy machine much longer.
 # - `close` returns when no thread runs anymore, so nothing that work refers to is in use afterwards.
 class Offload:
     """The pool of one worker. It must be created and used on a single event loop."""
@@ -46,8 +47,7 @@ class Offload:
         """`threads` 0: one fewer than there are cores, 4 at most."""
         self._limit = threads or max(1, min(THREADS_MAX, len(os.sched_getaffinity(0)) - 1))
         self._clock = clock
-        self._small_ns: float = SMALL_NS_MAX
-        self._small_at_ns = clock()
+        self._purses = Purses(clock())
         self._loop = asyncio.get_running_loop()
         self._work: FairQueue[Item] = FairQueue()
         self._wake = threading.Condition()
@@ -78,15 +78,22 @@ class Offload:
                 thread.start()
             self._wake.notify()
 
-    def at_once(self, work: Callable[[], Any]) -> tuple[Any] | None:
+    def withdraw(self, lane: Lane) -> bool:
+        """For lanes: take out of the queue what waits there; False if it has begun."""
+        with self._wake:
+            item = next((item for item in lane.customer.waiting if item[0] is lane), None)
+            if item is None:
+                return False
+            self._work.remove(lane.customer, item)
+            return True
+
+    def at_once(self, lane: Lane, work: Callable[[], Any]) -> tuple[Any] | None:
         """For lanes: the result or exception of small work; None, and nothing done, if too much of it was done."""
         began = self._clock()
-        refilled = self._small_ns + (began - self._small_at_ns) * SMALL_SHARE
-        self._small_ns, self._small_at_ns = min(SMALL_NS_MAX, refilled), began
-        if self._small_ns <= 0 or self._closed:
+        if self._closed or not self._purses.allow(lane.customer, began):
             return None
         result = _result(work)
-        self._small_ns -= self._clock() - began
+        self._purses.spend(lane.customer, self._clock() - began)
         return (result,)
 
     def _run(self) -> None:
@@ -138,7 +145,6 @@ class Lane:
     def __init__(self, pool: Offload, customer: Customer[Item]) -> None:
         self._pool, self.customer = pool, customer
         self._done: Callable[[Any], None] | None = None
-        self._closed = False
 
     @property
     def busy(self) -> bool:
@@ -153,7 +159,7 @@ class Lane:
     def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None], small: bool = False) -> None:
         """Start work; Busy if the pool is full or closed. `small`: it takes well under a millisecond."""
         assert self._done is None, "one piece of work at a time"
-        if small and (made := self._pool.at_once(work)) is not None:
+        if small and (made := self._pool.at_once(self, work)) is not None:
             done(made[0])
             return
         self._pool.submit(self, work)
@@ -162,12 +168,14 @@ class Lane:
     def finished(self, result: Any) -> None:
         """For the pool: the work is done."""
         done, self._done = self._done, None
-        if done is not None and not self._closed and not self._pool.closed:
+        if done is not None and not self._pool.closed:
             done(result)
 
-    def close(self) -> None:
-        """Its user has ended: `done` is not called anymore."""
-        self._closed = True
+    def withdraw(self) -> bool:
+        """Take back what has not begun. Returns whether nothing is under way now; otherwise `done` will be called."""
+        if self._done is not None and self._pool.withdraw(self):
+            self._done = None
+        return self._done is None
 
 
 def _result(work: Callable[[], Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from millrace.codec.picturesettings import PictureSettings
 from millrace.graph.screen import Screen
@@ -15,6 +15,7 @@ from millrace.pixels.rects import Size
 from millrace.units import HostNs
 from millrace.wire.peer.pictures import PART_HEAD_BYTES, PARTS_MAX, Part
 
+T = TypeVar("T")
 PIECE_BYTES = 256 * 1024
 """A larger picture is sent in several pieces, so that decoding begins before all of it has arrived."""
 
@@ -37,6 +38,23 @@ class EncodedPicture(NamedTuple):
     door_ns: HostNs = 0
     number: int = 0
     kinds: Mapping[str, Tally] = MappingProxyType({})
+
+
+class Offload(Protocol):
+    """Runs work in another thread, and calls `done` with its result or exception where the encoder lives."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether all threads are busy, so that work would have to wait."""
+        ...
+
+    def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None], small: bool = False) -> None:
+        """Begin; an exception if there is no room for it. Small work may be done, and told, before this returns."""
+        ...
+
+    def withdraw(self) -> bool:
+        """Take back what has not begun. Returns whether nothing is under way now; otherwise `done` will be called."""
+        ...
 
 
 class PictureSink(Protocol):
@@ -87,6 +105,10 @@ class Pictures(Protocol):
 
     def set_rate(self, rate: int | None) -> None:
         """How many bit/s the pictures may have; None: no bound."""
+        ...
+
+    def set_fps(self, fps: int) -> None:
+        """How many pictures a second there may be."""
         ...
 
     def next_timeout(self) -> HostNs | None:

@@ -12,17 +12,14 @@ handed over (`deliver`), and damage collects meanwhile. What takes well under a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
-
-import numpy as np
 
 from millrace.budget import LISTENERS, Budget
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import GraphError, MillraceError
-from millrace.graph.pictures import PIXEL_BYTES, Memory, Mode
+from millrace.graph.pictures import Memory, Mode
 from millrace.graph.screen import Picture, Screen
 from millrace.graph.seat import Watcher
-from millrace.outlets.encoded import EncodedPicture, PictureSink
+from millrace.outlets.encoded import EncodedPicture, Offload, PictureSink
 from millrace.outlets.line import LAN_RATE, QUEUED_MAX_NS, Line
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.picturecounts import PictureCounts, tallied
@@ -32,25 +29,11 @@ from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import Part, PartType
 
-T = TypeVar("T")
 KEY_INTERVAL_NS: HostNs = NS_PER_S // 2
 """The least time between two key pictures."""
 RATE_MIN = 50_000
 VIEWER_BYTES = 8 * 1024
 _VIDEO = (PartType.VIDEO, PartType.DRAW)
-
-
-class Offload(Protocol):
-    """Runs work in another thread, and calls `done` with its result or exception where the encoder lives."""
-
-    @property
-    def crowded(self) -> bool:
-        """Whether all threads are busy, so that work would have to wait."""
-        ...
-
-    def __call__(self, work: Callable[[], T], done: Callable[[T | Exception], None], small: bool = False) -> None:
-        """Begin; an exception if there is no room for it. Small work may be done, and told, before this returns."""
-        ...
 
 
 class _Viewer:
@@ -127,7 +110,8 @@ class PictureEncoder:
 
         `computed` is the processor time of the thread that calls it, and `told` hears of trouble.
         """
-        self.screen, self.settings, self.formats = screen, settings, formats
+        self.screen, self.formats = screen, formats
+        self._scale, self._lossless = settings.scale, settings.picture == "lossless"
         self._wake, self._lane, self._clock, self._failed = wake, lane, clock, failed
         self._account = budget.open("picture encoder", {"viewers": VIEWER_BYTES}, LISTENERS)
         self._computed = computed
@@ -201,6 +185,12 @@ class PictureEncoder:
         self.rate = LAN_RATE if rate is None else max(RATE_MIN, rate)
         for viewer in self._viewers:
             viewer.line.rate = self.rate
+
+    def set_fps(self, fps: int) -> None:
+        """How many pictures a second there may be."""
+        self._interval_ns = self._strain.interval_ns = NS_PER_S // fps
+        self._reader.set_interval(self._interval_ns)
+        self._wake()
 
     def _woken(self) -> None:
         if self._closed:
@@ -287,7 +277,7 @@ class PictureEncoder:
         key = wants_key and (self._key_ns is None or now_ns - self._key_ns >= KEY_INTERVAL_NS)
         task = Task(now_ns, key=key, lacking=lacking)
         if picture is not None:
-            task = task._replace(picture=_pixels(picture), damage=picture.damage, moves=picture.moves)
+            task = task._replace(picture=picture.plane, damage=picture.damage, moves=picture.moves)
         rate, crowded, times = self.rate, self._lane.crowded, (self._clock, self._computed)
         self._job, self._last_ns = job, now_ns
         small = rate == work.rate and work.is_small(task)
@@ -299,9 +289,9 @@ class PictureEncoder:
         assert memory is not None
         if self._of is not None and self._of[1] is memory:
             return
-        mode, lossless = picture.mode, self.settings.picture == "lossless"
+        mode = picture.mode
         size = Size(mode.width, mode.height)
-        work = PictureWork(size, self.settings.scale, self.formats, lossless, self.rate, self._clock)
+        work = PictureWork(size, self._scale, self.formats, self._lossless, self.rate, self._clock)
         self._account.hold("encoder", work.bytes, LISTENERS)
         before, self._work, self._of, self._due_ns = self._work, work, (mode, memory), None
         for viewer in self._viewers:
@@ -370,7 +360,7 @@ class PictureEncoder:
 
     def _compare(self, made: Made, job: _Job) -> None:
         """Note how much of what the source reported has changed."""
-        if job.picture is not None and not job.first and self.settings.scale == 1:
+        if job.picture is not None and not job.first and self._scale == 1:
             reported = sum(rect.area for rect in job.picture.damage)
             changed = sum(rect.area for rect in made.touched)
             self.screen.facts.compared(reported, changed, job.picture.painted_ns)
@@ -414,7 +404,7 @@ class PictureEncoder:
             self.close()
             self._failed(error)
 
-    # While work is under way, its memory is in use: both are given back when it is done.
+    # What has begun uses its memory and its picture: both are given back when it is done. What waits is withdrawn.
     def close(self) -> None:
         """End. A second call does nothing."""
         if self._closed:
@@ -422,7 +412,9 @@ class PictureEncoder:
         self._closed = True
         self._viewers = []
         self._reader.end()
-        if self._job is None or self._made is not None:
+        if self._lane.withdraw():
+            if self._job is not None and self._made is None and self._job.picture is not None:
+                self._job.picture.release()
             self._made = self._job = None
             self._free()
 
@@ -441,10 +433,3 @@ def _made(
         work.set_rate(rate)
     made = work.make(task)
     return made, Spent(task.now_ns, began_ns, clock(), computed() - before_ns, crowded)
-
-
-def _pixels(picture: Picture) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    mode = picture.mode
-    return np.ndarray(
-        (mode.height, mode.width, PIXEL_BYTES), np.uint8, picture.pixels, strides=(mode.stride, PIXEL_BYTES, 1)
-    )

@@ -58,7 +58,7 @@ class Strain:
     """What one encoder's work tells. `interval_ns` is the time between two pictures."""
 
     def __init__(self, interval_ns: HostNs, told: Told) -> None:
-        self._interval_ns, self._told = interval_ns, told
+        self.interval_ns, self._told = interval_ns, told
         self._slow: list[Spent] = []
         self._keys: deque[tuple[HostNs, int, int]] = deque(maxlen=KEYS_MAX)
         """When they were begun, and how many had joined and asked by the one before."""
@@ -67,14 +67,14 @@ class Strain:
 
     def encoded(self, spent: Spent) -> None:
         """A picture was encoded."""
-        if spent.took_ns <= self._interval_ns:
+        if spent.took_ns <= self.interval_ns:
             self._slow.clear()
             return
         self._slow.append(spent)
         if len(self._slow) < ROW and spent.took_ns < LONG_NS:
             return
         worst = max(self._slow, key=lambda one: one.took_ns)
-        evidence = {**worst.evidence(), "interval_ms": round(self._interval_ns / NS_PER_MS, 1)}
+        evidence = {**worst.evidence(), "interval_ms": round(self.interval_ns / NS_PER_MS, 1)}
         self._told(worst.cause, self._slow[0].asked_ns, evidence)
         self._slow.clear()
 
