@@ -169,8 +169,8 @@ PACE = Pace(30, 30, 0, 30, None, 1_000_000, 3, 5, 2, False)
 
 
 @pytest.mark.parametrize(("changes", "told"), [
-    ({}, "all that are painted"), ({"painted": 0, "sent": 0}, "nothing is painted"),
-    ({"painted": 0, "sent": 2}, "nothing is painted, and what is not exact yet is sharpened"),
+    ({}, "all that are painted"), ({"painted": 0, "sent": 0, "bitrate": 0}, "nothing is painted"),
+    ({"painted": 0, "sent": 0}, "nothing is painted, and what is not exact yet is sharpened"),
     ({"painted": 60, "skipped": 30}, "as many as fps=30 allows"),
     ({"sent": 9, "skipped": 21, "line_rate": 1_200_000}, "the line is full"),
     ({"sent": 0, "waits": True}, "the line is full"),

@@ -176,7 +176,7 @@ class ViewerSession:
         """About once a second: measure, and follow the line. Raises the error that ended the pictures, if any."""
         if self.sending.error is not None:
             raise self.sending.error
-        self.times.second(now_ns, self.sending.bytes, self.pictures.sent)
+        self.times.second(now_ns, self.sending.bytes)
         self.pictures.settle(self.rtt_ns, now_ns)
         self.clip.tick(now_ns)
         self.long_hidden = self.hidden and now_ns - self._hidden_ns > HIDDEN_NS

@@ -268,7 +268,7 @@ def _pictures(session: ViewerSession, listed: Listed, group: Group) -> str:
 def why(pace: Pace) -> str:
     """Why a viewer gets as many pictures as it does, in words."""
     if not pace.painted:
-        return "nothing is painted" + (", and what is not exact yet is sharpened" if pace.sent else "")
+        return "nothing is painted" + (", and what is not exact yet is sharpened" if pace.bitrate else "")
     if pace.skipped <= (1 - ALL) * pace.painted and pace.sent >= ALL * pace.painted:
         return "all that are painted"
     if pace.sent >= ALL * pace.asked:

@@ -152,7 +152,8 @@ class ViewerView(msgspec.Struct, frozen=True, gc=False):
     `ledger_ms` are the parts of `latency_ms`: door, damage (until the encoder begins), encode, queue (for a thread and
     the socket), network, decode, sound (until that is heard), draw. `skew_ms` is how much later the picture is seen
     than its sound is heard. `skipped` counts pictures painted that it was not sent, because a newer one took their
-    place, and `skipped_fps` those of the last second.
+    place, and `skipped_fps` those of the last second; `fps` are those that it was sent. `sent` counts also
+    what sharpens a picture, or brings a viewer what it lacked.
     """
 
     id: str

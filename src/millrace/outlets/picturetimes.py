@@ -87,11 +87,13 @@ class PictureTimes:
         self.skipped = 0
         """Pictures painted that it was not sent, because a newer one took their place."""
         self.bitrate, self.fps, self.skipped_fps = 0, 0.0, 0.0
-        """Bits sent, pictures sent, and pictures skipped a second, over the last second."""
+        """Bits sent, pictures painted that it was sent, and those skipped a second, over the last second. What
+        sharpens a picture, or brings what it lacked, is no picture more."""
         self._totals = totals
         self._sent: OrderedDict[int, _Sent] = OrderedDict()
         self._newest_ns: HostNs = 0
         self._number: int | None = None
+        self._pictures = 0
         self._mark: tuple[HostNs, int, int, int] = (now_ns, 0, 0, 0)
 
     def begin(self, now_ns: HostNs) -> None:
@@ -107,17 +109,19 @@ class PictureTimes:
             self._sent.popitem(last=False)
         if self._number is not None and picture.number > self._number:
             self.skipped += picture.number - self._number - 1
+        if self._number is None or picture.number > self._number:
+            self._pictures += 1
         self._number = picture.number
 
-    def second(self, now_ns: HostNs, sent_bytes: int, sent_pictures: int) -> None:
-        """About once a second; with what it was sent so far."""
+    def second(self, now_ns: HostNs, sent_bytes: int) -> None:
+        """About once a second; with the bytes that it was sent so far."""
         then_ns, bytes_, pictures, skipped = self._mark
         passed_ns = now_ns - then_ns
         if passed_ns > 0:
             self.bitrate = (sent_bytes - bytes_) * 8 * NS_PER_S // passed_ns
-            self.fps = (sent_pictures - pictures) * NS_PER_S / passed_ns
+            self.fps = (self._pictures - pictures) * NS_PER_S / passed_ns
             self.skipped_fps = (self.skipped - skipped) * NS_PER_S / passed_ns
-        self._mark = now_ns, sent_bytes, sent_pictures, self.skipped
+        self._mark = now_ns, sent_bytes, self._pictures, self.skipped
 
     def drawn(self, serial: int, told: ViewerTimes, skew_ns: HostNs | None, now_ns: HostNs) -> None:
         """A picture is seen, or, without `drawn_ns`, was replaced by a newer one before it was."""
