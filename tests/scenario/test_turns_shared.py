@@ -15,8 +15,9 @@ from aiohttp import WSMessage, WSMsgType, web
 from millrace.cli.logs import SAME_MAX, SAME_NS, Rated
 from millrace.control.registry import Registry, json_text
 from millrace.graph.share import LIGHT_NS, NO_PROGRESS_NS, SHORT_NS, SLICE_NS, Lag, Share
+from millrace.graph.steps import Steps
 from millrace.io.client import ClientConnection
-from millrace.io.turns import Steps, Turns
+from millrace.io.turns import Turns
 from millrace.observe.incidents import INCIDENTS_PER_KIND_MAX, Incidents
 from millrace.rights.model import OWNER
 from millrace.server.http.events import WebSocket, messages

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from millrace.io.turns import Steps
+from millrace.graph.steps import Steps
 from tests.turning import HandTurned
 
 
@@ -29,3 +29,18 @@ def test_steps_that_have_failed_are_made_anew_when_queued_again(at: int) -> None
         turns.wait(worker)
         turns.run()
         assert made == told
+
+
+def test_steps_that_one_of_them_drops_are_not_gone_on_with() -> None:
+    done: list[int] = []
+
+    def steps() -> Iterator[None]:
+        for number in range(5):
+            done.append(number)
+            if number == 2:
+                worker.drop()
+            yield
+
+    worker = Steps(steps, lambda: len(done) == 1)
+    assert not worker.work() and worker.begun
+    assert worker.work() and not worker.begun and done == [0, 1, 2]

@@ -251,6 +251,51 @@ def test_unwritten_output_is_written_by_continuing_session() -> None:
 
 
 @every
+def test_unfinished_work_ends_and_then_nothing_waits(case: Case) -> None:
+    for session in case.sessions():
+        wire, calls = case.make(), 0
+        assert not getattr(wire, "unfinished", False)
+        with contextlib.suppress(MillraceError):
+            for piece in pieces(case, session):
+                wire.receive(piece, NOW)
+                while getattr(wire, "unfinished", False):
+                    wire.receive(piece[:0], NOW)
+                    calls += 1
+                    assert calls <= sum(map(len, session)), "it makes no progress"
+                list(wire.events())
+                written(wire)
+                assert not getattr(wire, "unfinished", False) and not getattr(wire, "waiting", False)
+
+
+def taken(wire: Any) -> Iterator[Any]:
+    """Its events, taken one by one."""
+    while True:
+        event = wire.take()
+        if event is not None:
+            yield event
+        elif not wire.waiting:
+            return
+
+
+@pytest.mark.parametrize("name", ["ScreenPeer", "VncClient"])
+def test_events_taken_one_by_one_are_those_of_the_list(name: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    for session in case.sessions():
+        listed, single, got = case.make(), case.make(), list[Any]()
+        expected = heard(listed, pieces(case, session))
+        try:
+            for piece in pieces(case, session):
+                received(single, piece)
+                for event in taken(single):
+                    if isinstance(event, TlsWanted):
+                        single.tls_ready()
+                    got.append(event)
+        except MillraceError as error:
+            got.append((type(error), str(error)))
+        assert got == expected
+
+
+@every
 def test_nothing_is_written_or_reported_twice(case: Case) -> None:
     for session in case.sessions():
         wire = case.make()

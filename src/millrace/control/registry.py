@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from millrace.io.turns import ChunkSize, Steps, Turns
+from millrace.graph.steps import Steps
+from millrace.io.turns import ChunkSize, Turns
 from millrace.rights.model import Principal, Right
 from millrace.text import parse_choice
 from millrace.wire.native.messages import Objects, frame, packed

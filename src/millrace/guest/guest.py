@@ -20,6 +20,7 @@ from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.graph.reports import Trouble
 from millrace.graph.screens import Listed, Screens
+from millrace.graph.steps import Steps
 from millrace.graph.tracks import Tracks
 from millrace.guest.config import GuestConfig
 from millrace.guest.doors import Doors
@@ -36,7 +37,7 @@ from millrace.io.fairqueue import Customer
 from millrace.io.listeners import Listeners
 from millrace.io.offload import Item
 from millrace.io.sockets import private_dir
-from millrace.io.turns import Steps, Turns
+from millrace.io.turns import Turns
 from millrace.outlets.peer import Subscriber, Subscribers
 from millrace.remembered.devices import Devices
 from millrace.remembered.memory import Memory

@@ -8,13 +8,13 @@ from functools import partial
 
 from millrace.errors import BudgetError, CodecError, GraphError, MillraceError, RightsError
 from millrace.graph.screens import Listed
+from millrace.graph.steps import Steps
 from millrace.guest.home import Home
 from millrace.guest.notfound import missing
 from millrace.guest.viewer import ViewerSession
 from millrace.guest.viewergroup import Group, Timer, in_this_loop
 from millrace.guest.viewersort import Sort
 from millrace.io.clock import now_ns
-from millrace.io.turns import Steps
 from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturechoice import VIDEO_CODECS, Formats
 from millrace.outlets.picturecounts import PictureCounts

@@ -55,24 +55,6 @@ class ChunkSize:
         self.bytes = max(self._least, self.bytes // 2) if over else min(self._most, self.bytes * 2)
 
 
-class Steps:
-    """A worker that runs the steps of an iterator from `make`. Queued again after them, or an error, it begins anew."""
-
-    def __init__(self, make: Callable[[], Iterator[None]], over: Callable[[], bool], first: bool = False) -> None:
-        self._make, self._over, self.first = make, over, first
-        self._steps: Iterator[None] | None = None
-
-    def work(self) -> bool:
-        """See `Worker`."""
-        # Forgotten while they run: an iterator that has raised is exhausted, and would pass for finished work for ever.
-        steps, self._steps = self._steps or self._make(), None
-        for _ in steps:
-            if self._over():
-                self._steps = steps
-                return False
-        return True
-
-
 async def with_pauses(steps: Iterator[None] | Generator[None, None, T]) -> T:
     """Run `steps` and return their result, pausing regularly so that sound and other tasks can run."""
     number = 0

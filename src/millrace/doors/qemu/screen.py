@@ -12,6 +12,7 @@ from millrace.doors.qemu.input import ConsoleInput
 from millrace.errors import GraphError
 from millrace.graph.pictures import PIXEL_BYTES, SIDE_MAX, Cursor, Shape
 from millrace.graph.screens import Screens
+from millrace.graph.steps import Steps
 from millrace.pixels.rects import Damage, Point, Rect, Size
 from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
@@ -108,8 +109,7 @@ class QemuScreen:
         self._map = ScanoutMap(-1, 0, 0, 0, 0, 0)
         self._stale = Damage()
         """What has changed in the shared memory and was not copied."""
-        self._work: Iterator[None] | None = None
-        """The rest of what takes several steps."""
+        self._steps = Steps(self._next, over)
         self._publish_due = self._settle_due = False
         self._shapes: dict[int, int] = {}
         """Numbers of shapes by the hash of their pixels."""
@@ -137,7 +137,7 @@ class QemuScreen:
     @property
     def busy(self) -> bool:
         """Whether `receive` must be called again, although nothing has come."""
-        waits = self._work is not None or self._publish_due or self._settle_due or self._copies
+        waits = self._steps.begun or self._publish_due or self._settle_due or self._copies
         return not self._ended and (waits or self.peer.waiting)
 
     @property
@@ -151,9 +151,7 @@ class QemuScreen:
         if not self.canvas:
             self._now_ns = now_ns
         while self.busy:
-            self._work = self._work or self._next()
-            if next(self._work, self) is self:
-                self._work = None
+            if self._steps.work():
                 self.peer.forget()
             if self._over():
                 break

@@ -14,6 +14,7 @@ from millrace.doors.pushed import PROFILE, PushedStream, new_stream
 from millrace.doors.vnc.screen import VncScreen
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
+from millrace.graph.steps import Steps
 from millrace.media.format import AudioFormat
 from millrace.units import HostNs, default_map
 from millrace.wire.clips import ClipOffered, ClipSupplied, ClipWanted
@@ -62,8 +63,8 @@ class VncDoor(PlayingDoor):
         self.screen = screen
         self.clipboard: MachineClipboard | None = None
         self._profile, self._told = profile, told
-        self._work: Iterator[int] | None = None
-        """The rest of an event that takes more steps."""
+        self._steps = Steps(self._next, lambda: wire.work.over)
+        self._received_ns: HostNs = 0
 
     @property
     def streams(self) -> list[PushedStream]:
@@ -74,18 +75,19 @@ class VncDoor(PlayingDoor):
     # which the wire parses nothing.
     def receive(self, now_ns: HostNs) -> None:
         """See `MachineDoor`. While the wire is `unfinished`, it must be called again."""
-        wire, work = self.wire, self.wire.work
-        while work.spent < WORK_MAX:
-            if self._work is None:
-                if (event := wire.take()) is None:
-                    break
-                self._work = self._handle(event, now_ns)
-                work.spent += PART_WORK
-            cost = next(self._work, 0)
+        self._received_ns, wire = now_ns, self.wire
+        while not wire.work.over and (self._steps.begun or wire.waiting):
+            if self._steps.work() and not wire.waiting:
+                wire.take()
+        wire.painting = self._steps.begun or wire.waiting
+
+    def _next(self) -> Iterator[None]:
+        event, work = self.wire.take(), self.wire.work
+        assert event is not None
+        work.spent += PART_WORK
+        for cost in self._handle(event, self._received_ns):
             work.spent += cost
-            if not cost:
-                self._work = None
-        wire.painting = self._work is not None or wire.waiting
+            yield
 
     def _handle(self, event: VncEvent, now_ns: HostNs) -> Iterator[int]:
         """Yields what each step has cost, besides what an event costs."""
@@ -139,7 +141,8 @@ class VncDoor(PlayingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
-        self._told, self._work = _untold, None
+        self._told = _untold
+        self._steps.drop()
         if self.stream is not None:
             self.stream.remove()
             self.stream = None

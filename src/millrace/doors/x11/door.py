@@ -13,6 +13,7 @@ from millrace.doors.pushed import PushedStream
 from millrace.graph.pictures import PIXEL_BYTES, Cursor, Mode, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
+from millrace.graph.steps import Steps
 from millrace.pixels.convert import Plane
 from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Point, Size
@@ -46,8 +47,8 @@ class X11Door(PlayingDoor):
         self._screens, self._wire, self._label, self._door = screens, wire, label, door
         self._new_memory, self._told, self._wake, self._over = memory, told, wake, over
         self._events: deque[X11Event] = deque()
-        self._work: Iterator[None] | None = None
-        """The rest of what takes several steps."""
+        self._steps = Steps(self._next, over)
+        self._received_ns: HostNs = 0
         self.screen: Screen | None = None
         self._shared = np.zeros(0, np.uint8)
         self._picture: Plane = np.zeros((0, 0, PIXEL_BYTES), np.uint8)
@@ -58,11 +59,10 @@ class X11Door(PlayingDoor):
 
     def receive(self, now_ns: HostNs) -> None:
         """See `MachineDoor`: one step, and more while the turn lasts."""
+        self._received_ns = now_ns
         self._events += self._wire.events()
         while self.busy:
-            self._work = self._work or self._handle(self._events.popleft(), now_ns)
-            if next(self._work, self) is self:
-                self._work = None
+            if self._steps.work():
                 self._events += self._wire.events()
             if self._over():
                 break
@@ -70,7 +70,10 @@ class X11Door(PlayingDoor):
     @property
     def busy(self) -> bool:
         """Whether `receive` must be called again, although nothing has come."""
-        return self._work is not None or bool(self._events)
+        return self._steps.begun or bool(self._events)
+
+    def _next(self) -> Iterator[None]:
+        return self._handle(self._events.popleft(), self._received_ns)
 
     def _handle(self, event: X11Event, now_ns: HostNs) -> Iterator[None]:
         if isinstance(event, Ready):
@@ -162,7 +165,7 @@ class X11Door(PlayingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
-        self._work = None
+        self._steps.drop()
         self._events.clear()
         screen, self.screen = self.screen, None
         if screen is not None:
