@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -51,6 +53,9 @@ class Painter:
 
     def key(self, code: int, down: bool) -> None:
         self.told.append((code, down))
+
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        return True
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
         self.told.append((at, buttons, relative))

@@ -30,6 +30,9 @@ class Machine:
 
     def key(self, code: int, down: bool) -> None: ...
 
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        return True
+
     def pointer(self, at: Point, buttons: int, relative: bool) -> None: ...
 
     def size_wish(self, size: Size) -> None: ...

@@ -60,6 +60,9 @@ class Painter:
     def key(self, code: int, down: bool) -> None:
         self.typed.append((code, down))
 
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        return True
+
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
         self.typed.append((at.x, at.y, buttons, relative))
 

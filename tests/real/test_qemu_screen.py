@@ -17,11 +17,13 @@ import pytest
 from millrace.daemon.app import Daemon
 from millrace.graph.screen import Reader, Screen
 from millrace.graph.seat import Watcher
+from millrace.guest.hands import Hands
 from millrace.guest.machines.address import parse_door
 from millrace.io.clock import now_ns
 from millrace.pixels.convert import Plane
+from millrace.pixels.rects import Size
 from millrace.rights.model import OWNER
-from millrace.wire.keys import BY_KEYSYM
+from millrace.wire.peer.pictures import Text
 from tests.bus import daemon_in
 
 from .clients import old_qemu
@@ -41,7 +43,7 @@ PAINTER = bytes.fromhex(
 )
 ECHO = bytes.fromhex("31c08ed88ed0bc007cfc b80300cd10 31c0cd16 b40e bb0700 cd10 ebf3")
 """Text mode; then for ever: wait for a key and write its character."""
-SHIFT, TEXT = 0x2A, 0xB8000
+TEXT = 0xB8000
 """Where a card's text is: a character and its colour, one after the other."""
 
 
@@ -226,11 +228,9 @@ def test_long_text_arrives_whole(tmp_path: Path) -> None:
         async with machine(tmp_path, "-device", "VGA", *SILENT, code=ECHO) as (daemon, qemu):
             watching = await viewer(daemon)
             await watching.equals(qemu, (720, 400))
-            for char in typed:
-                key = BY_KEYSYM[ord(char)]
-                codes = [SHIFT, key.code] if key.keysym != ord(char) else [key.code]
-                for code, down in (*((code, True) for code in codes), *((code, False) for code in reversed(codes))):
-                    watching.reader.key(code, down)
+            guest = daemon.worker.guest("alice")
+            hands = Hands(guest.turns, guest.admission.budget.open("viewer"))
+            hands.control(Text(typed), watching.who, watching.screen, Size(720, 400))
             seen = ""
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(30):

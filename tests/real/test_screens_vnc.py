@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from millrace.guest.hands import Hands
 from millrace.guest.machines import network
 from millrace.guest.machines.address import parse_door
 from millrace.pixels.rects import Point, Size
+from millrace.wire.peer.pictures import Text
 from millrace.wire.vnc.messages import Encoding
 from tests.bus import daemon_in
 from tests.gops import WATCHER
@@ -181,7 +183,7 @@ class Qemu:
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-M", "pc,pcspk-audiodev=a", "-audiodev", "none,id=a", "-nodefaults", "-vga", "std",
              "-drive", f"format=raw,file={image}", "-qmp", f"unix:{folder}/qmp,server=on,wait=off",
-             "-vnc", f"unix:{folder}/vnc,audiodev=a"],
+             "-vnc", f"unix:{folder}/vnc,audiodev=a", "-trace", f"enable=input_event_key_qcode,file={folder}/keys"],
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -212,6 +214,14 @@ class Qemu:
         numbers = [int(word, 16) for line in str(told).splitlines() for word in line.split(":")[1].split()]
         return bytes(numbers[::2]).decode("latin-1")
 
+    def held(self) -> set[str]:
+        """The keys that QEMU has pressed in its guest and not released, as its trace says."""
+        out = set[str]()
+        for line in (self.folder / "keys").read_text().splitlines():
+            code, _, down = line.split("key qcode ")[1].partition(", down ")
+            (out.add if down == "1" else out.discard)(code)
+        return out
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait(10)
@@ -231,6 +241,28 @@ def test_qemu_is_shown_heard_and_typed_into(tmp_path: Path, wanted: Encoding) ->
             await one.until(lambda: "Hello, World 42_" in vm.text(), "it was typed")
             await one.shows(vm.picture)
             assert one.guest.machines[0].view().hint == ""
+
+    vm = Qemu(tmp_path)
+    try:
+        asyncio.run(test())
+    finally:
+        vm.close()
+
+
+def test_long_text_into_qemu_arrives_whole_and_no_key_stays_down(tmp_path: Path) -> None:
+    """QEMU's VNC server has room for about 340 presses and releases that its guest has not got yet."""
+    typed = "The quick brown fox jumps over the lazy dog 0123456789 " * 8
+
+    async def test() -> None:
+        async with watching(tmp_path, f"vnc+unix://{tmp_path}/vnc") as one:
+            await one.until(lambda: "Booting" in vm.text(), "it has started")
+            account = one.guest.admission.budget.open("viewer")
+            hands = Hands(one.guest.turns, account)
+            hands.control(Text(typed), WATCHER, one.screen, Size(720, 400))
+            await one.until(lambda: not hands.waiting, "it was sent", 30)
+            await one.until(lambda: typed in vm.text(), "it was typed")
+            await one.until(lambda: not vm.held(), "no key stays down")
+            account.close()
 
     vm = Qemu(tmp_path)
     try:

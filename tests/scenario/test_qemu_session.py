@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from millrace.graph.seat import Watcher
-from millrace.guest.machines.consoles import Later
+from millrace.guest.hands import Hands
+from millrace.guest.machines.paced import Later
 from millrace.guest.machines.qemu import QemuMachine
 from millrace.io.settled import Settled
 from millrace.io.turns import Turns
 from millrace.pixels.rects import Point, Size
 from millrace.rights.model import OWNER
 from millrace.sim.qemuscreen import RGB565
+from millrace.wire.peer.pictures import Text
 from millrace.wire.qemu.display import ScreenPeer
 from millrace.wire.qemu.values import Writer
 from tests.scenario.qemuvm import Vm, hall, noise, until
@@ -147,19 +149,21 @@ def test_typed_text_arrives_whole_though_the_guest_takes_it_slowly(tmp_path: Pat
         async with hall(tmp_path, vm) as one:
             await one.attached()
             who = Watcher("viewer/1", OWNER)
-            reader = next(iter(one.guest.screens)).screen.read(who)
+            screen = next(iter(one.guest.screens)).screen
             one.guest.screens.seat.take(who)
-            text = [(0x10 + n % 20, down) for n in range(30) for down in (True, False)]
-            for code, down in text:
-                reader.key(code, down)
+            account = one.guest.admission.budget.open("viewer")
+            hands = Hands(one.guest.turns, account)
+            hands.control(Text("ab" * 15), who, screen, Size(1, 1))
             await asyncio.sleep(0)
-            assert len(vm.input) < 30, "not all at once"
-            await until(lambda: len(vm.input) == len(text))
-            assert vm.input == [("Press" if down else "Release", [code]) for code, down in text]
-            for code, down in text:
-                reader.key(code, down)
+            assert len(vm.input) < 30 and account.held, "not all at once"
+            await until(lambda: len(vm.input) == 60)
+            assert vm.input == [(call, [code]) for code in (0x1E, 0x30) for call in ("Press", "Release")] * 15
+            assert not hands.waiting and not account.held
+            hands.control(Text("ab" * 15), who, screen, Size(1, 1))
             await one.machine.stop()
-            reader.end()
+            hands.forget()
+            assert not account.held
+            account.close()
 
     asyncio.run(main())
 

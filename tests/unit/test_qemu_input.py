@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from millrace.doors.qemu.input import AT_ONCE, MOTION_WAITS, UNANSWERED_MAX, WAITING_MAX
-from millrace.errors import ConfigError
+from millrace.doors.qemu.input import KEYS_UNANSWERED, MOTION_WAITS, UNANSWERED_MAX
 from millrace.pixels.rects import Point, Size
 from tests.qemuconsole import Rig, noise
 
@@ -84,43 +81,21 @@ def test_clicks_are_dropped_while_qemu_hangs_and_releases_are_not() -> None:
     assert [member for member, _ in rig.client.calls] == ["SetAbsPosition", "Press", "Release"]
 
 
-def test_long_text_arrives_whole_in_order_and_no_faster_than_a_guest_takes_keys() -> None:
-    rig = sized(Rig())
-    text = [(0x02 + n * 7 % 50, down) for n in range(2_000) for down in (True, False)]
-    for code, down in text:
-        rig.door.key(code, down)
-    assert len(rig.client.calls) == AT_ONCE and rig.input.pacing
-    ticks = 0
-    while len(rig.client.calls) < len(text):
-        # QEMU answers late, and all at once.
-        if ticks % 300 == 299:
-            rig.client.unanswered = 0
-            rig.input.answered()
-        rig.input.pace()
-        ticks += 1
-        assert len(rig.client.calls) <= AT_ONCE + ticks and rig.client.unanswered <= UNANSWERED_MAX
-    assert rig.client.calls == [("Press" if down else "Release", [code]) for code, down in text]
-    for _ in range(AT_ONCE):
-        rig.input.pace()
-    assert not rig.input.pacing, "nothing more is due"
-
-
-def test_keys_without_room_are_refused_aloud_and_none_stays_down() -> None:
-    rig = sized(Rig())
-    rig.client.unanswered = UNANSWERED_MAX
-    rig.door.key(0x1E, True)
-    for _ in range(WAITING_MAX - 1):
-        rig.door.key(0x30, True)
-    for down in (True, False):
-        with pytest.raises(ConfigError, match="has not taken the last 20000 keys"):
-            rig.door.key(0x31, down)
-    rig.door.key(0x1E, False)
-    assert not rig.client.calls and not rig.input.pacing
-    rig.client.unanswered = 0
-    rig.input.answered()
-    assert len(rig.client.calls) == AT_ONCE
+def test_there_is_no_room_while_qemu_has_not_answered_and_who_waits_is_told_of_its_end() -> None:
+    rig, told = Rig(), list[int]()
+    for n in range(KEYS_UNANSWERED):
+        assert rig.door.takes(True, lambda: told.append(-1))
+        rig.door.key(0x02 + n, True)
+    assert not rig.door.takes(False, lambda: told.append(0)) and not rig.door.takes(True, lambda: told.append(1))
+    rig.client.unanswered -= 1
+    rig.input.room.tell()
+    assert not told, "its guest's keyboard is as full as before"
+    rig.input.room.pace()
+    assert told == [1]
+    rig.client.unanswered = KEYS_UNANSWERED
+    assert not rig.door.takes(True, lambda: told.append(2))
     rig.door.close()
-    assert sorted(rig.client.calls[AT_ONCE:]) == [("Release", [0x1E]), ("Release", [0x30])]
+    assert told == [1, 2] and rig.screen.ended
 
 
 def test_size_is_a_wish() -> None:

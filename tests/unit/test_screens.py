@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from millrace.budget import Budget
@@ -21,6 +23,9 @@ MODE = Mode(8, 4, 32)
 
 class Source:
     def key(self, code: int, down: bool) -> None: ...
+
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        return True
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None: ...
 

@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 
+from millrace.doors.inputroom import AT_ONCE
 from millrace.doors.machine import MachineDoor
 from millrace.doors.spice.canvas import OBJECT_BYTES, PART_COST, raster
 from millrace.doors.spice.screen import LOOKS_MAX, STEP_COST
@@ -366,6 +367,27 @@ def test_pressed_keys_are_released_when_nobody_looks_any_more() -> None:
     made.controls.key(0x1E, True)
     made.controls.pointer(Point(1, 1), 0, False, 0)
     assert not sent(made.inputs)
+
+
+def test_keys_are_sent_in_the_pace_of_a_guests_keyboard_and_the_pointer_needs_none() -> None:
+    made = machine()
+    for _ in range(AT_ONCE):
+        assert made.door.takes(True, lambda: None)
+        made.door.key(0x1E, True)
+    told = list[str]()
+    assert not made.door.takes(True, lambda: told.append("room")) and made.door.takes(False, lambda: None)
+    made.controls.room.pace()
+    assert told == ["room"]
+
+
+def test_nothing_is_sent_to_a_server_that_does_not_read_and_who_waits_is_told_of_its_end() -> None:
+    made, told = machine(), list[bool]()
+    made.controls.connect(made.inputs, lambda: None, lambda: True)
+    screen = made.door.screen
+    assert screen is not None
+    assert not made.door.takes(False, lambda: told.append(screen.ended))
+    made.door.close()
+    assert told == [True]
 
 
 def test_a_whole_session_of_the_seeds_is_shown() -> None:

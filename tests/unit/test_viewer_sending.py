@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from millrace.budget import Budget
-from millrace.errors import BudgetError, ConfigError, PeerLost
+from millrace.errors import BudgetError, PeerLost
 from millrace.guest.viewersending import INTERNAL, UNSENT_BYTES_MAX, UNSENT_MAX, Sending
 from millrace.outlets.queue import Passed
 from millrace.wire.peer.messages import Bye
@@ -96,12 +96,6 @@ def test_first_error_stays_and_what_nobody_raised_on_purpose_is_logged(caplog: p
     line.say("late")
     line.sending.flush(begun=True)
     assert not line.written and "later" not in caplog.text
-
-
-def test_refusal_that_comes_late_is_told() -> None:
-    line = Line()
-    line.sending.tell_refused(ConfigError("no such key"))
-    assert '"settings"' in str(line.written) and "no such key" in str(line.written)
 
 
 def test_connection_that_is_over_is_let_go_of() -> None:

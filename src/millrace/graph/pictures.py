@@ -76,7 +76,16 @@ class ScreenSource(Protocol):
     """
 
     def key(self, code: int, down: bool) -> None:
-        """A key was pressed or released. ConfigError if the machine has not taken those before it."""
+        """A key was pressed or released. Nothing waits at the source: `takes` is asked before a press."""
+        ...
+
+    # For a press or two, as with shift, and their releases; for a place of the pointer and its buttons; or for a wish.
+    # A release of a key that is held needs no room.
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        """Whether there is room for a `key`, or for something else.
+
+        If not, `again` is called once there is, or the screen has ended. Only the last one is kept.
+        """
         ...
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:

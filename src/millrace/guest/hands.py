@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
 
 import msgspec
 
@@ -33,21 +32,18 @@ INPUT_BYTES = 256
 """Memory of one that waits, besides its text."""
 
 
-def _untold(error: ConfigError) -> None:
-    """There is nobody to tell."""
-
-
 class _Input(msgspec.Struct):
-    """What a viewer of pictures of that size does; of a text, what is left from `at` on."""
+    """What a viewer of pictures of that size does."""
 
     event: Key | Pointer | SizeWish | Text
     size: Size
-    at: int = 0
+    left: int
+    """How many steps it still takes: the characters of a text, or 1."""
 
     @property
     def chars(self) -> int:
         """Characters that are still to be typed."""
-        return len(self.event.text) - self.at if isinstance(self.event, Text) else 0
+        return self.left if isinstance(self.event, Text) else 0
 
     @property
     def held_bytes(self) -> int:
@@ -55,20 +51,20 @@ class _Input(msgspec.Struct):
         return INPUT_BYTES + (sys.getsizeof(self.event.text) if isinstance(self.event, Text) else 0)
 
 
-# A text takes up to four keys a character, each of which is a message to the machine. So a long one is typed in the
-# guest's turns, and what the viewer does meanwhile waits behind it. Whoever loses the keyboard loses what waits, before
+# A text takes up to four keys a character, each of which is a message to the machine, and some machines take only so
+# many keys a second. So a long one is typed in the guest's turns, as the machine has room, and what the viewer does
+# meanwhile waits behind it. This is the only place where keys wait: whoever loses the keyboard loses what waits, before
 # anybody else types.
 class Hands:
-    """What one viewer holds down on a screen, and what it has done that waits behind a text. A `Worker` of `turns`.
+    """What one viewer holds down on a screen, and what it has done that waits, in its order. A `Worker` of `turns`.
 
     What waits is charged to `account`.
     """
 
     first = False
 
-    def __init__(self, turns: Turns, account: Account, refused: Callable[[ConfigError], None] = _untold) -> None:
-        """`refused` is told why a machine takes no more of a text that is being typed."""
-        self._turns, self._account, self._refused = turns, account, refused
+    def __init__(self, turns: Turns, account: Account) -> None:
+        self._turns, self._account = turns, account
         self._keys: dict[int, None] = {}
         self._buttons = 0
         self._at, self._relative = Point(0, 0), False
@@ -109,14 +105,18 @@ class Hands:
         source = screen.controlled(who, "typing" if isinstance(event, Key | Text) else "pointing")
         if isinstance(event, Text):
             event = Text(_typable(event.text))
-        done = _Input(event, size)
+        done = _Input(event, size, len(event.text) if isinstance(event, Text) else 1)
         if not self._waiting and done.chars <= AT_ONCE:
-            while not self._pass_on(done, source, screen):
+            while done.left and self._pass_on(done, source, screen):
                 pass
+        if not done.left:
             return
         if not self._joins_last(done):
             self._queue(done, source)
         self._from = who, screen
+        self._go_on()
+
+    def _go_on(self) -> None:
         self._turns.wait(self)
 
     # The pointer may move a hundred times a second. Places are joined, and movements while their sum is one that a
@@ -132,7 +132,7 @@ class Hands:
             event = Pointer(before.x + event.x, before.y + event.y, event.buttons, True)
             if max(abs(event.x), abs(event.y)) > SIDE_MAX:
                 return False
-        self._waiting[-1] = _Input(event, new.size)
+        self._waiting[-1] = _Input(event, new.size, 1)
         return True
 
     # A key that was dropped could leave another one pressed for good. So if not even keys have room, nothing is kept.
@@ -147,51 +147,54 @@ class Hands:
             self._chars, self._held_bytes = chars, held_bytes
             return
         if isinstance(new.event, Text):
-            raise ConfigError(f"text: {self._chars:,} characters still wait to be typed; this text is not")
+            raise ConfigError(f"text: {self._chars:,} characters still wait; there is no room for {new.chars:,} more")
         self.release(source)
-        raise ConfigError("too much waits behind a text that is being typed: it is dropped, and all keys are released")
+        raise ConfigError("too much waits to be typed: all of it is dropped, and all keys are released")
 
     def work(self) -> bool:
-        """See `Worker`: pass on what waits."""
+        """See `Worker`: pass on what waits, as far as the machine has room."""
         while self._waiting and self._from is not None:
-            who, screen = self._from
-            try:
-                source = screen.controlled(who, "typing")
-            except RightsError:
+            source, screen = self._target(*self._from), self._from[1]
+            if source is None:
                 self._drop()
                 break
-            try:
-                self._next(source, screen)
-            except ConfigError as error:
-                # A machine that hangs takes only so many keys.
-                self.release(source)
-                self._refused(error)
+            if not self._next(source, screen):
                 break
             if self._turns.over():
                 return not self._waiting
         return True
 
-    def _next(self, source: ScreenSource, screen: Screen) -> None:
+    def _target(self, who: Watcher, screen: Screen) -> ScreenSource | None:
+        """Where what waits goes; None if nothing may go there any more."""
+        if screen.ended:
+            return None
+        try:
+            return screen.controlled(who, "typing")
+        except RightsError:
+            return None
+
+    def _next(self, source: ScreenSource, screen: Screen) -> bool:
+        """Pass on a step of what waits first; False if the machine has no room for it."""
         one = self._waiting[0]
-        self._chars -= one.chars
-        done = self._pass_on(one, source, screen)
-        self._chars += one.chars
-        if done:
+        if not self._pass_on(one, source, screen):
+            return False
+        self._chars -= isinstance(one.event, Text)
+        if not one.left:
             self._waiting.popleft()
             self._held_bytes -= one.held_bytes
             self._account.hold("typing", self._held_bytes, LISTENERS)
+        return True
 
     # A viewer's positions are in the picture that it is sent, which may be smaller than the screen. A machine that has
     # only a mouse can't follow positions.
     def _pass_on(self, one: _Input, source: ScreenSource, screen: Screen) -> bool:
-        """Pass on an input, or the next character of a text. Returns whether all of it is passed on."""
+        """Pass on an input, or the next character of a text; False if the machine has no room for it."""
         event = one.event
+        if self._needs_room(event) and not source.takes(isinstance(event, Key | Text), self._go_on):
+            return False
         if isinstance(event, Text):
-            if one.chars:
-                self._type(source, *_TYPED[event.text[one.at]])
-                one.at += 1
-            return not one.chars
-        if isinstance(event, Key):
+            self._type(source, *_TYPED[event.text[-one.left]])
+        elif isinstance(event, Key):
             self.key(source, event.code, event.down)
         elif isinstance(event, SizeWish):
             source.size_wish(Size(event.width, event.height))
@@ -199,18 +202,21 @@ class Hands:
             self.pointer(source, Point(event.x, event.y), event.buttons, True)
         elif screen.memory is not None and not screen.relative:
             self.pointer(source, _on_screen(event, screen.memory.mode, one.size), event.buttons, False)
+        one.left -= 1
         return True
+
+    def _needs_room(self, event: Key | Pointer | SizeWish | Text) -> bool:
+        """Whether it is anything but the release of a key that is held."""
+        return not isinstance(event, Key) or event.down or event.code not in self._keys
 
     def _type(self, source: ScreenSource, code: int, shifted: bool) -> None:
         """Press and release a key, with shift if it takes that."""
         if shifted:
             source.key(SHIFT, True)
-        try:
-            source.key(code, True)
-            source.key(code, False)
-        finally:
-            if shifted:
-                source.key(SHIFT, False)
+        source.key(code, True)
+        source.key(code, False)
+        if shifted:
+            source.key(SHIFT, False)
 
     # The pointer stays where it is: a movement of nothing, or the position that was last.
     def release(self, source: ScreenSource) -> None:

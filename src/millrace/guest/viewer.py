@@ -98,7 +98,7 @@ class ViewerSession:
             PictureTimes(now_ns, viewers.totals),
             OnceASecond(),
             OnceASecond(),
-            Hands(self.guest.turns, self.account, self.sending.tell_refused),
+            Hands(self.guest.turns, self.account),
         )
         self.pictures = ViewerPictures(wire, self.sending, self.blame, self.account, self.times, viewers.clock)
         self.clip = ViewerClip(self.guest, self.who, wire, self.account, self.sending.flush, viewers.tell_later)

@@ -6,9 +6,8 @@ import logging
 from collections.abc import Callable
 
 from millrace.budget import LISTENERS, Account
-from millrace.errors import BudgetError, ConfigError, MillraceError, PeerLost
+from millrace.errors import BudgetError, MillraceError, PeerLost
 from millrace.outlets.queue import Passed, Traffic, Write, unknown
-from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.viewing import ViewServer
 
 log = logging.getLogger("millrace.guest")
@@ -49,11 +48,6 @@ class Sending:
     def passed(self) -> Passed | None:
         """What was written to the connection, and has arrived; None if the system can't say, or it is over."""
         return None if self._closed else self._traffic()
-
-    def tell_refused(self, error: ConfigError) -> None:
-        """What the viewer asked for can't be done, as it turned out later."""
-        self._wire.send_message(Fault("settings", str(error)))
-        self.flush()
 
     def flush(self, begun: bool = False) -> None:
         """Write what is queued on the wire, if there is room, or it is the rest of what has `begun`."""

@@ -80,6 +80,10 @@ def _all_may(size: int) -> bool:
     return True
 
 
+def _not_told_of_room() -> None:
+    """Nobody waits for the peer to read."""
+
+
 def _free(size: int) -> None:
     """Partial messages are not accounted for."""
 
@@ -108,7 +112,9 @@ class ClientConnection:
     ) -> None:
         self._may_wait, self._partial = may_wait, partial
         self.closing, self.known = False, True
-        self.congested = self.watched = False
+        self.watched = self._congested = False
+        self.relieved = _not_told_of_room
+        """Called when it is `congested` no more."""
         self.unread_since_ns: HostNs = 0
         self.unfinished = False
         self._core, self._after, self._ended = core, after, ended
@@ -190,6 +196,17 @@ class ClientConnection:
             raise self._why
         self._runner.connection_made(secure)
 
+    @property
+    def congested(self) -> bool:
+        """See `Connection`: the peer leaves much unread."""
+        return self._congested
+
+    @congested.setter
+    def congested(self, now: bool) -> None:
+        self._congested = now
+        if not now:
+            self.relieved()
+
     def receive(self, data: memoryview, now_ns: HostNs) -> int:
         """See `Connection`."""
         taken, self._plain = 0, False
@@ -262,6 +279,7 @@ class ClientConnection:
     # collection would free (daemon/collector.py).
     def _forget(self) -> None:
         self._after, self._ended, self._may_wait, self._partial = _not_served, _not_told, _all_may, _free
+        self.relieved = _not_told_of_room
 
     def violated(self, error: RemoteProtocolError) -> None:
         """See `Connection`. Nothing to do: `ended` is called once the connection is closed."""

@@ -218,6 +218,11 @@ class FdStream:
             self.flush()
         return self._unsent > BEHIND
 
+    @property
+    def congested(self) -> bool:
+        """The kernel takes no more before the peer has read some; `may_wait` is called with 0 when all was taken."""
+        return self._writing
+
     def flush_soon(self) -> None:
         """Send the core's output at the guest's next turn, so that messages queued until then go out together."""
         self._flush_due = True

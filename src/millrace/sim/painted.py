@@ -118,6 +118,10 @@ class PaintedMachine:
         self._next_ns = 0
         self.poke()
 
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        """Always."""
+        return True
+
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
         """Noted."""
         self.pointers.append((at, buttons, relative))

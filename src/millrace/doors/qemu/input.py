@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from millrace.errors import ConfigError
+from millrace.doors.inputroom import AT_ONCE, InputRoom
 from millrace.pixels.rects import Point, Size
 from millrace.wire.qemu.client import DisplayClient
 
@@ -15,12 +15,9 @@ WHEEL = frozenset({3, 4})
 MOTION_WAITS = 4
 """Calls that QEMU has not answered yet, from which on movements are joined."""
 UNANSWERED_MAX = 256
-"""Beyond this many, keys wait, presses of buttons are dropped, and only releases of these are sent."""
-AT_ONCE = 8
-"""Presses and releases of keys that are sent at once. A guest's keyboard holds 16 that the guest has not read (QEMU,
-hw/input/hid.c) and drops more; so those of a text follow one by one, as often as `pace` is called."""
-WAITING_MAX = 20_000
-"""Presses and releases that may wait: those of the longest text that a viewer sends have room."""
+"""Beyond this many, presses of buttons are dropped, and only releases are sent."""
+KEYS_UNANSWERED = AT_ONCE
+"""From so many on there is no room: a QEMU that was stopped would give them all to its guest at once."""
 SIZE_MAX = 16_384
 
 
@@ -28,7 +25,8 @@ SIZE_MAX = 16_384
 # tablet, at any time. So what a reader sends is converted where it does not fit: positions to the movement since the
 # last one, and movements to a position on the screen.
 #
-# Keys are sent in their order, and none is left out: what has no room is refused aloud.
+# Keys are sent at once and in their order, and none waits here: whoever types asks for room before, so that what it has
+# not typed yet is in its own hands when it loses the keyboard.
 class ConsoleInput:
     """Sends a reader's input to one console; `flush` is called when something was sent, or waits."""
 
@@ -43,47 +41,16 @@ class ConsoleInput:
         self._buttons = 0
         self._keys: set[int] = set()
         """Keys that are down in the guest."""
-        self._held: set[int] = set()
-        """Keys that will be, when it has got all that wait."""
-        self._waiting = bytearray()
-        """Pairs of a key's code and whether it goes down."""
-        self._left = AT_ONCE
+        self.room = InputRoom(lambda: client.unanswered >= KEYS_UNANSWERED)
 
     def key(self, code: int, down: bool) -> None:
-        """Press or release a key. A key that is held is pressed again, as a keyboard repeats it.
-
-        ConfigError if the machine has not taken thousands of keys before it.
-        """
+        """Press or release a key. A key that is held is pressed again, as a keyboard repeats it."""
         if not 0 < code <= CODE_MAX:
             return
-        if len(self._waiting) >= 2 * WAITING_MAX and (down or code not in self._held):
-            raise ConfigError(f"the machine has not taken the last {WAITING_MAX} keys; type again when it has")
-        (self._held.add if down else self._held.discard)(code)
-        self._waiting += bytes((code, down))
-        self._send_keys()
+        self.room.used()
+        (self._keys.add if down else self._keys.discard)(code)
+        self._client.send_key(self._console, code, down)
         self._flush()
-
-    def _send_keys(self) -> None:
-        while self._waiting and self._left and not self._overrun:
-            (code, down), self._left = self._waiting[:2], self._left - 1
-            del self._waiting[:2]
-            (self._keys.add if down else self._keys.discard)(code)
-            self._client.send_key(self._console, code, bool(down))
-
-    def answered(self) -> None:
-        """QEMU has processed input: send what waited for that."""
-        self.send_motion()
-        self._send_keys()
-
-    @property
-    def pacing(self) -> bool:
-        """Whether `pace` must be called."""
-        return self._left < AT_ONCE and not self._overrun
-
-    def pace(self) -> None:
-        """Time has passed: one more press or release may be sent."""
-        self._left = min(AT_ONCE, self._left + 1)
-        self._send_keys()
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
         """Move the pointer to, or by, `at`; then press and release buttons."""
@@ -127,14 +94,12 @@ class ConsoleInput:
 
     def release(self) -> None:
         """Release every key and button that is held."""
-        self._waiting.clear()
         for code in self._keys:
             self._client.send_key(self._console, code, False)
         for button in BUTTONS:
             if self._buttons >> button & 1 and button not in WHEEL:
                 self._client.send_button(self._console, button, False)
         self._keys.clear()
-        self._held.clear()
         self._buttons = 0
         self._flush()
 

@@ -393,6 +393,10 @@ class QemuScreen:
         """See `ScreenSource`."""
         self.control.key(code, down)
 
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        """See `ScreenSource`."""
+        return self.control.room.takes(key, again)
+
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
         """See `ScreenSource`."""
         self.control.pointer(at, buttons, relative)
@@ -425,6 +429,7 @@ class QemuScreen:
             self._unmap()
             self.peer.close()
             self._screens.remove(self.screen)
+            self.control.room.end()
 
 
 def _grown(side: int, least: int) -> int:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from millrace.budget import Account
+from millrace.doors.inputroom import InputRoom
 from millrace.doors.pushed import PushedStream
 from millrace.doors.spice.canvas import MOVED_MAX, Canvas
 from millrace.doors.spice.streams import NewTrack, Streams
@@ -54,22 +55,26 @@ class Controls:
         """Whether the machine has only a mouse, and takes movements instead of places."""
         self._wire: SpiceInputs | None = None
         self._wake: Callable[[], None] = _nobody
+        self._full: Callable[[], bool] = lambda: False
+        self.room = InputRoom(lambda: self._full())
         self._pressed: set[int] = set()
 
-    def connect(self, wire: SpiceInputs, wake: Callable[[], None]) -> None:
-        """The inputs channel is there."""
-        self._wire, self._wake = wire, wake
+    def connect(self, wire: SpiceInputs, wake: Callable[[], None], full: Callable[[], bool] = lambda: False) -> None:
+        """The inputs channel is there; `full` says whether the server leaves unread what it was sent."""
+        self._wire, self._wake, self._full = wire, wake, full
 
     def close(self) -> None:
         """The inputs channel is gone."""
-        self._wire, self._wake = None, _nobody
+        self._wire, self._wake, self._full = None, _nobody, lambda: False
         self._pressed.clear()
+        self.room.end()
 
     def key(self, code: int, down: bool) -> None:
         """Press or release a key; see `ScreenSource`."""
         if self._wire is not None:
             (self._pressed.add if down else self._pressed.discard)(code)
             self._wire.send_key(code, down)
+            self.room.used()
             self._wake()
 
     def release(self) -> None:
@@ -369,6 +374,10 @@ class SpiceScreen:
         """See `ScreenSource`."""
         self._controls.key(code, down)
 
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        """See `ScreenSource`."""
+        return self._controls.room.takes(key, again)
+
     # A machine with a tablet leaves the drawing of the pointer to the viewer who moves it, so nothing comes back.
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
         """See `ScreenSource`."""
@@ -397,6 +406,7 @@ class SpiceScreen:
             self._screens.remove(self.screen)
             self.screen = None
         self._account.close()
+        self._controls.room.end()
 
 
 def _lying(overlay: Overlay, dx: int, dy: int) -> Overlay:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.doors.clipboard import MachineClipboard
+from millrace.doors.inputroom import InputRoom
 from millrace.graph.pictures import MOVES_MAX, Cursor, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
@@ -55,7 +56,12 @@ class _Changes:
 class VncScreen:
     """A `ScreenSource`. It exists from the server's first size on until the session ends."""
 
-    def __init__(self, screens: Screens, wire: VncClient, door: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, screens: Screens, wire: VncClient, door: str, wake: Callable[[], None],
+        full: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
+        """`full` says whether the server leaves unread what it was sent."""
+        self.room = InputRoom(full)
         self._screens, self._wire, self._door, self._wake = screens, wire, door, wake
         self.screen: Screen | None = None
         self._picture: Pixels = np.zeros((0, 0), "<u4")
@@ -149,7 +155,13 @@ class VncScreen:
     def key(self, code: int, down: bool) -> None:
         """See `ScreenSource`."""
         self._wire.send_key(code, down)
+        if self._wire.is_qemu:
+            self.room.used()
         self._wake()
+
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        """See `ScreenSource`."""
+        return self.room.takes(key, again)
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
         """See `ScreenSource`. The server does not say where its pointer is, as its viewer knows that itself."""
@@ -177,6 +189,7 @@ class VncScreen:
         screen, self.screen = self.screen, None
         if screen is not None:
             self._screens.remove(screen)
+        self.room.end()
 
 
 # Where a copy overlaps its origin, each band must be read before another is painted there: so it begins at the end that

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from millrace.doors.clipboard import MachineClipboard
+from millrace.doors.inputroom import InputRoom
 from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PushedStream
 from millrace.graph.pictures import PIXEL_BYTES, Cursor, Mode, Shape
@@ -28,7 +29,7 @@ BAND_PIXELS, SHAPE_PIXELS = 64 * 1024, 8 * 1024
 
 
 def _never() -> bool:
-    """There is no turn that could be over."""
+    """There is no turn that could be over, and nothing that could be full."""
     return False
 
 
@@ -42,8 +43,10 @@ class X11Door(PlayingDoor):
     def __init__(
         self, screens: Screens, wire: X11Client, label: str, door: str, memory: NewMemory,
         told: Callable[[Ready], None], wake: Callable[[], None], over: Callable[[], bool] = _never,
+        full: Callable[[], bool] = _never,
     ) -> None:  # fmt: skip
-        """`over` is asked after each step whether the guest's turn is over."""
+        """`over` is asked after each step whether the turn is over; `full`, whether the server does not read."""
+        self.room = InputRoom(full)
         self._screens, self._wire, self._label, self._door = screens, wire, label, door
         self._new_memory, self._told, self._wake, self._over = memory, told, wake, over
         self._events: deque[X11Event] = deque()
@@ -137,6 +140,10 @@ class X11Door(PlayingDoor):
         self._wire.send_key(code, down)
         self._wake()
 
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        """See `ScreenSource`."""
+        return self.room.takes(key, again)
+
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
         """See `ScreenSource`. The server tells where its pointer is only when it looks different."""
         self._wire.send_pointer(at, buttons, relative)
@@ -173,6 +180,7 @@ class X11Door(PlayingDoor):
         clipboard, self._clipboard = self._clipboard, None
         if clipboard is not None:
             clipboard.close()
+        self.room.end()
         self._shared = np.zeros(0, np.uint8)
 
 

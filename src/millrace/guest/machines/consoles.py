@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import socket
@@ -15,11 +14,11 @@ from millrace.doors.qemu.input import ConsoleInput
 from millrace.doors.qemu.screen import QemuScreen
 from millrace.errors import GraphError, PeerLost
 from millrace.guest.home import Home
+from millrace.guest.machines.paced import Later, Paced
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.settled import Settled
 from millrace.io.sharedpicture import shared_picture
-from millrace.io.turns import Turns
 from millrace.pixels.rects import Size
 from millrace.symptoms import TEXT_MAX, Evidence, Symptom
 from millrace.text import printable
@@ -30,8 +29,6 @@ log = logging.getLogger("millrace.attach")
 Lost = Callable[[Exception], None]
 SETTLED_S = 0.1
 """By how much the size of a console may come before the pictures of that size."""
-PACE_S = 0.01
-"""Between two keys of a text, as in QEMU's own VNC server (ui/vnc.c, key-delay-ms)."""
 
 
 class Owner(Protocol):
@@ -57,41 +54,14 @@ class Owner(Protocol):
         ...
 
 
-class Later:
-    """Calls `then` once, a time after `begin` was called last."""
-
-    def __init__(self, then: Callable[[], None]) -> None:
-        self._then = then
-        self._handle: asyncio.TimerHandle | None = None
-
-    @property
-    def begun(self) -> bool:
-        """Whether it is to call."""
-        return self._handle is not None
-
-    def begin(self, seconds: float) -> None:
-        """Call then, and not before."""
-        self.close()
-        self._handle = asyncio.get_running_loop().call_later(seconds, self._due)
-
-    def _due(self) -> None:
-        self._handle = None
-        self._then()
-
-    def close(self) -> None:
-        """Never call, unless it is begun again."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-
-
 class Shown:
     """A console that is shown: its screen, and what that is to do later."""
 
-    def __init__(self, door: QemuScreen, turns: Turns, flush: Callable[[], None]) -> None:
+    def __init__(self, door: QemuScreen, flush: Callable[[], None]) -> None:
         """`flush` is called when input was given to the client."""
-        self.door, self._turns, self._flush = door, turns, flush
-        self._settled, self._sized, self._paced = Settled(door.publish), Later(door.settle_size), Later(self._pace)
+        self.door, self._flush = door, flush
+        self._settled, self._sized = Settled(door.publish), Later(door.settle_size)
+        self._paced = Paced(door.control.room)
 
     def received(self) -> None:
         """QEMU has sent something, or the screen goes on with it."""
@@ -105,23 +75,14 @@ class Shown:
         self._sized.begin(SETTLED_S)
 
     def typed(self) -> None:
-        """Keys or the pointer were sent, or wait."""
+        """Keys were sent; the pointer was, or waits."""
         self._flush()
-        self._go_on()
+        self._paced.go_on()
 
     def answered(self) -> None:
         """QEMU has processed input."""
-        self.door.control.answered()
-        self._go_on()
-
-    def _go_on(self) -> None:
-        if self.door.control.pacing and not self._paced.begun:
-            self._paced.begin(PACE_S)
-
-    def _pace(self) -> None:
-        with self._turns:
-            self.door.control.pace()
-        self.typed()
+        self.door.control.send_motion()
+        self._paced.relieved()
 
     def close(self) -> None:
         """It is shown no more."""
@@ -181,7 +142,7 @@ class Consoles:
             theirs.close()
             raise
         owner.doors.append(door)
-        shown = self._screens[number] = Shown(door, owner.guest.turns, self._flush)
+        shown = self._screens[number] = Shown(door, self._flush)
         stream = owner.screen_stream(
             mine, peer, shown.received, lambda why: self._ended(number, why), lambda: door.busy
         )  # fmt: skip

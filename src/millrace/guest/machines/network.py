@@ -19,6 +19,7 @@ from millrace.errors import PasswordRefused, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attached import AttachedMachine, Displaced
+from millrace.guest.machines.paced import Paced
 from millrace.io.client import CHUNK_BYTES_MAX, ClientConnection, Closed, Core
 from millrace.io.clock import now_ns
 from millrace.io.crypto import trusting, vnc_answer
@@ -149,6 +150,7 @@ class VncMachine(NetworkMachine):
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self._wire: VncClient | None = None
+        self._paced: Paced | None = None
 
     async def _serve(self) -> None:
         pictures = COMPRESSED if self.profile is REMOTE_PROFILE else PLAIN
@@ -166,10 +168,16 @@ class VncMachine(NetworkMachine):
             if not self.ready.done():
                 self.ready.set_result(None)
 
-        screen = VncScreen(self.guest.screens, wire, self.key, lambda: connection.wake())
+        def wake() -> None:
+            connection.wake()
+            paced.go_on()
+
+        screen = VncScreen(self.guest.screens, wire, self.key, wake, lambda: connection.congested)
+        self._paced = paced = Paced(screen.room)
         door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text, screen)
         self.doors.append(door)
         connection = self._new_connection(wire, door.receive, self._end, PICTURE_CHUNK_BYTES)
+        connection.relieved = paced.relieved
         await self._open(connection, None)
         try:
             await self._until_ended()
@@ -181,6 +189,12 @@ class VncMachine(NetworkMachine):
                 "the VNC server accepts the login but disconnects when asked to share its screen: another"
                 " viewer has exclusive access. retrying; close that viewer or make it share"
             ) from None
+
+    def _gone(self) -> None:
+        super()._gone()
+        if self._paced is not None:
+            self._paced.close()
+            self._paced = None
 
     async def _into_tls(self, wire: VncClient, connection: ClientConnection) -> None:
         context = await asyncio.to_thread(trusting, self.spec.ca_file)

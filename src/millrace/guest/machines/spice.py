@@ -18,6 +18,7 @@ from millrace.errors import GraphError, PasswordRefused, PeerLost, RemoteProtoco
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.network import NetworkMachine
+from millrace.guest.machines.paced import Paced
 from millrace.io.client import ClientConnection, Closed, Core
 from millrace.io.clock import now_ns
 from millrace.io.crypto import spice_ticket, trusting
@@ -75,6 +76,7 @@ class SpiceMachine(NetworkMachine):
         self._channels: set[tuple[int, int]] = set()
         self._number = 0
         self._controls = Controls()
+        self._paced = Paced(self._controls.room)
         self._screens: dict[int, SpiceScreen] = {}
         self._displays: dict[int, ClientConnection] = {}
         self._due: set[int] = set()
@@ -146,6 +148,7 @@ class SpiceMachine(NetworkMachine):
 
     def _gone(self) -> None:
         self._controls.close()
+        self._paced.close()
         super()._gone()
 
     def hint(self) -> str:
@@ -227,7 +230,13 @@ class SpiceMachine(NetworkMachine):
     async def _inputs(self, tls: ssl.SSLContext | None) -> None:
         wire = SpiceInputs(self._number, self.password, spice_ticket, now_ns())
         connection = await self._picture("keyboard", wire, lambda now: None, self._controls.close, tls)
-        self._controls.connect(wire, lambda: connection.wake())
+
+        def wake() -> None:
+            connection.wake()
+            self._paced.go_on()
+
+        self._controls.connect(wire, wake, lambda: connection.congested)
+        connection.relieved = self._paced.relieved
 
     # What a channel of the picture sends may be wrong, or too large for the guest. That costs this channel and leaves
     # the sound alone. Any other end is that of the whole session, of which the sound's channels know as well.

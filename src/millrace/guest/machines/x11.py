@@ -58,7 +58,7 @@ class X11Machine(AttachedMachine):
         label = f"X display :{display}"
         door = X11Door(
             self.guest.screens, wire, label, self.key, self._memory, told, lambda: stream.flush_soon(),
-            self.guest.turns.over,
+            self.guest.turns.over, lambda: stream.congested,
         )  # fmt: skip
         self.doors.append(door)
         self._stream = stream = self._served(sock, wire, door, lost)
@@ -68,7 +68,12 @@ class X11Machine(AttachedMachine):
         await ended
 
     def _served(self, sock: socket.socket, wire: X11Client, door: X11Door, lost: Lost) -> FdStream:
-        holds, may_wait = self._partial(), self._may_wait()
+        holds, fits = self._partial(), self._may_wait()
+
+        def may_wait(unsent: int) -> bool:
+            if not unsent:
+                door.room.tell()
+            return fits(unsent)
 
         def after() -> None:
             holds(wire.partial_bytes)

@@ -36,6 +36,8 @@ class VncLogin(AnswerDue):
 
     def __init__(self, password: str, respond: Respond) -> None:
         self.name = ""
+        self.is_qemu = False
+        """Whether the server is QEMU, as the name says that it gives to a desktop (ui/vnc.c)."""
         self._password, self._respond = password, respond
         self._buffer = bytearray()
         self._out = bytearray()
@@ -172,6 +174,7 @@ class VncLogin(AnswerDue):
             self._named(b"")
 
     def _named(self, part: bytes) -> None:
+        self.is_qemu = part.startswith(b"QEMU")
         self.name = part.decode("utf-8", "replace").removeprefix("QEMU (").removesuffix(")")
         self._entered(*self._size)
 

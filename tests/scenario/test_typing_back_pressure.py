@@ -1,0 +1,149 @@
+"""What is typed into a machine that does not read for a while waits with the viewer; the session goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from millrace.daemon.app import Daemon
+from millrace.errors import ConfigError
+from millrace.graph.screen import Screen
+from millrace.guest.guest import Guest
+from millrace.guest.hands import CHARS_MAX, Hands
+from millrace.guest.machines.address import DoorSpec, parse_door
+from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.paced import PACE_S
+from millrace.pixels.rects import Size
+from millrace.wire.peer.pictures import TEXT_MAX, Pointer, Text
+from tests.bus import daemon_in
+from tests.fuzz import xserver
+from tests.gops import WATCHER
+from tests.scenario.qemuvm import until
+
+SIZE = Size(64, 48)
+LONG = Text("A" * TEXT_MAX)
+TEXTS_MAX, REFUSED_MAX = 100, 300
+"""Texts that one types, and refusals one after another, by which it is plain that nothing more is taken."""
+
+
+class Deaf:
+    """A server that says `greeting` to its client and reads nothing until it is told to, then all."""
+
+    def __init__(self, greeting: list[bytes]) -> None:
+        self._greeting, self.reads, self.got = greeting, asyncio.Event(), bytearray()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one client to its end."""
+        for said in self._greeting:
+            writer.write(said)
+        await writer.drain()
+        await self.reads.wait()
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                self.got += data
+        writer.close()
+
+
+def vnc_server(name: bytes) -> list[bytes]:
+    init = struct.pack(">HH16xI", SIZE.width, SIZE.height, len(name)) + name
+    return [b"RFB 003.008\n" + bytes([1, 1]) + bytes(4) + init]
+
+
+def x_keys(got: bytes) -> int:
+    """How many keys an X server got."""
+    keys, at = 0, 12
+    while at + 4 <= len(got):
+        opcode, minor, words = struct.unpack_from("<BBH", got, at)
+        keys += (opcode, minor) == (xserver.MAJORS[b"XTEST"][0], 2) and got[at + 4] in (2, 3)
+        at += 4 * words
+    return keys
+
+
+def vnc_keys(got: bytes) -> int:
+    """How many presses and releases of A a VNC server got."""
+    return got.count(struct.pack(">BBxxI", 4, 1, 0x41)) + got.count(struct.pack(">BBxxI", 4, 0, 0x41))
+
+
+class Typist:
+    """Who has the keyboard of that machine."""
+
+    def __init__(self, guest: Guest, screen: Screen) -> None:
+        self.screen, self.typed = screen, 0
+        self.account = guest.admission.budget.open("viewer")
+        self.hands = Hands(guest.turns, self.account)
+        guest.screens.seat.take(WATCHER)
+
+    async def type(self) -> None:
+        """Type, and move the pointer, until nothing more is taken for a while."""
+        refused = 0
+        while refused < REFUSED_MAX and self.typed < TEXTS_MAX:
+            try:
+                self.hands.control(LONG, WATCHER, self.screen, SIZE)
+            except ConfigError:
+                refused += 1
+            else:
+                self.typed, refused = self.typed + 1, 0
+            self.hands.control(Pointer(refused % 60, 1, 0), WATCHER, self.screen, SIZE)
+            await asyncio.sleep(0.002)
+
+
+@contextlib.asynccontextmanager
+async def attached(folder: Path, server: Deaf, spec: DoorSpec) -> AsyncIterator[tuple[AttachedMachine, Typist]]:
+    listening = await asyncio.start_unix_server(server.serve, spec.address)
+    daemon: Daemon
+    async with daemon_in(folder) as daemon:
+        guest = daemon.worker.guest("alice")
+        machine = daemon.worker.attach(guest, spec)
+        await until(lambda: guest.screens.first)
+        assert guest.screens.first is not None
+        typist = Typist(guest, guest.screens.first.screen)
+        yield machine, typist
+        typist.hands.forget()
+        typist.account.close()
+    listening.close()
+
+
+SERVERS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[bytes], int]]] = {
+    "x11": ("x11:{}", lambda: [xserver.setup(), *xserver.extensions()], x_keys),
+    "vnc": ("vnc+unix://{}", lambda: vnc_server(b"desktop"), vnc_keys),
+}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_session_goes_on_while_the_server_does_not_read_and_all_arrives(tmp_path: Path, kind: str) -> None:
+    door, greeting, keys = SERVERS[kind]
+    per_character = 4 if kind == "x11" else 2
+
+    async def main() -> None:
+        server = Deaf(greeting())
+        async with attached(tmp_path, server, parse_door(door.format(tmp_path / "X0"))) as (machine, typist):
+            await typist.type()
+            assert machine.state == "attached" and machine.sessions == 1
+            assert typist.hands.waiting > 1 and typist.account.held > CHARS_MAX // 2
+            assert typist.typed < TEXTS_MAX, "not all of it fits"
+            server.reads.set()
+            await until(lambda: not typist.hands.waiting)
+            await until(lambda: keys(server.got) == typist.typed * TEXT_MAX * per_character)
+            assert machine.sessions == 1 and not typist.account.held
+
+    asyncio.run(main())
+
+
+def test_qemus_vnc_server_gets_a_key_in_ten_milliseconds(tmp_path: Path) -> None:
+    async def main() -> None:
+        server = Deaf(vnc_server(b"QEMU (vm)"))
+        server.reads.set()
+        async with attached(tmp_path, server, parse_door(f"vnc+unix://{tmp_path}/X0")) as (_, typist):
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            typist.hands.control(Text("a" * 30), WATCHER, typist.screen, SIZE)
+            await until(lambda: server.got.count(struct.pack(">BBxxI", 4, 0, 0x61)) == 30)
+            assert loop.time() - began >= 48 * PACE_S, "60 keys, 8 of them at once, and some are on their way"
+            assert not typist.hands.waiting
+
+    asyncio.run(main())

@@ -1,0 +1,85 @@
+"""What is typed into a VNC server: QEMU's is sent keys in its pace, others as fast as they read."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from millrace.budget import Budget
+from millrace.doors.inputroom import AT_ONCE
+from millrace.doors.vnc.screen import VncScreen
+from millrace.graph.model import Ids
+from millrace.graph.screens import Screens
+from millrace.pixels.rects import Point, Size
+from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.messages import Encoding, Resized
+
+A = 0x1E
+
+
+def greeted(name: bytes) -> bytes:
+    """All that a server without a password says until it lets us in, as that desktop."""
+    init = struct.pack(">HH16xI", 64, 48, len(name)) + name
+    return b"RFB 003.008\n" + bytes([1, 1]) + bytes(4) + init
+
+
+class Typing:
+    """A server of that name, and what it is sent."""
+
+    def __init__(self, name: bytes) -> None:
+        self.full, self.told = False, list[str]()
+        self.wire = VncClient(48_000, 2, "", lambda asked, text: b"", 0, (Encoding.RAW,))
+        self.screen = VncScreen(Screens("alice", Ids(), Budget()), self.wire, "door/1", self._wake, lambda: self.full)
+        self.wire.receive(greeted(name), 0)
+        self.wire.events()
+        self.screen.resized(Resized(Size(64, 48)), "a machine", 0)
+        self.wire.data_to_send()
+
+    def _wake(self) -> None:
+        self.told.append("woken")
+
+    def takes(self, key: bool, again: Callable[[], None] = lambda: None) -> bool:
+        return self.screen.takes(key, again)
+
+    def press(self, number: int) -> int:
+        """Press and release so many times, as long as there is room; how many presses it took."""
+        for pressed in range(number):
+            if not self.takes(True):
+                return pressed
+            self.screen.key(A, True)
+            self.screen.key(A, False)
+        return number
+
+
+@pytest.mark.parametrize("name", [b"QEMU", b"QEMU (vm)"])
+def test_qemu_is_typed_into_in_its_pace(name: bytes) -> None:
+    one = Typing(name)
+    assert one.press(100) == AT_ONCE // 2 and one.screen.room.pacing
+    assert len(one.wire.data_to_send()) == AT_ONCE * 8
+    one.screen.room.pace()
+    assert one.press(100) == 1 and one.press(100) == 0
+    assert one.takes(False), "the pointer waits for no key"
+
+
+def test_other_servers_are_typed_into_until_they_do_not_read() -> None:
+    one = Typing(b"desktop:1 (QEMU)")
+    assert one.press(1000) == 1000 and not one.screen.room.pacing
+    one.full = True
+    assert not one.takes(True) and not one.takes(False, lambda: one.told.append("room"))
+    one.full = False
+    one.screen.room.tell()
+    assert one.told[-1] == "room"
+    one.screen.pointer(Point(1, 1), 0, False)
+    assert one.takes(True)
+
+
+def test_whoever_waits_is_told_when_the_server_has_gone() -> None:
+    one = Typing(b"QEMU")
+    screen = one.screen.screen
+    assert screen is not None and one.press(100)
+    ended = list[bool]()
+    assert not one.takes(True, lambda: ended.append(screen.ended))
+    one.screen.close()
+    assert ended == [True]
