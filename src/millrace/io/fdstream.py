@@ -164,10 +164,10 @@ class FdStream:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._end(PeerLost(str(error.strerror)))
+            self._end(PeerLost(f"the connection was lost: {error.strerror}"))
             return
         if size == 0:
-            self._end(PeerLost("the connection ended"))
+            self._end(PeerLost("the peer closed the connection"))
             return
         if self.sender is not None:
             self.sender.read(size)
@@ -259,7 +259,7 @@ class FdStream:
                 self._await_room()
                 return
             except OSError as error:
-                self._end(PeerLost(str(error.strerror)))
+                self._end(PeerLost(f"the connection was lost: {error.strerror}"))
                 return
             _given(chunk)
             self._unsent -= sent

@@ -148,7 +148,7 @@ export class Viewer {
     if (!this.mine) this.release();
     this.drawFacts();
   }
-  on_gone({ why }) { this.turn("gone", plain(why) || "The screen is gone."); }
+  on_gone({ why }) { this.turn("gone", `${plain(why) || "The screen is gone"}. It is shown again as soon as it is back.`); }
   on_ended(why) { this.joined = false; this.turn("ended", why || "The daemon has ended the connection."); }
 
   on_keyboard({ mine, who }) {
