@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -29,11 +28,6 @@ WHO = Watcher("viewer/1", OWNER)
 def hands_of(screens: Screens, budget: Budget, turns: Turns) -> Hands:
     screens.seat.take(WHO)
     return Hands(turns, budget.open("viewer", {"itself": 1}, LISTENERS))
-
-
-async def until(true: Callable[[], object]) -> None:
-    while not true():
-        await asyncio.sleep(PACE_S / 10)
 
 
 def test_later_calls_once_a_time_after_it_was_begun_last() -> None:
