@@ -9,8 +9,8 @@ import pytest
 
 from millrace.graph.seat import Watcher
 from millrace.guest.hands import Hands
-from millrace.guest.machines.paced import Later
 from millrace.guest.machines.qemu import QemuMachine
+from millrace.io.later import Later
 from millrace.io.settled import Settled
 from millrace.io.turns import Turns
 from millrace.pixels.rects import Point, Size

@@ -13,7 +13,8 @@ from millrace.graph.screens import Screens
 from millrace.graph.seat import Watcher
 from millrace.guest.hands import Hands
 from millrace.guest.machines.consoles import Shown
-from millrace.guest.machines.paced import PACE_S, Later, Paced
+from millrace.guest.machines.paced import PACE_S, Paced
+from millrace.io.later import Later
 from millrace.io.turns import Turns
 from millrace.pixels.rects import Size
 from millrace.rights.model import OWNER

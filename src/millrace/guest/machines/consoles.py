@@ -14,9 +14,10 @@ from millrace.doors.qemu.input import ConsoleInput
 from millrace.doors.qemu.screen import QemuScreen
 from millrace.errors import GraphError, PeerLost
 from millrace.guest.home import Home
-from millrace.guest.machines.paced import Later, Paced
+from millrace.guest.machines.paced import Paced
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
+from millrace.io.later import Later
 from millrace.io.settled import Settled
 from millrace.io.sharedpicture import shared_picture
 from millrace.pixels.rects import Size

@@ -1,0 +1,34 @@
+"""A call that is put off again and again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+class Later:
+    """Calls `then` once, a time after `begin` was called last."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        self._then = then
+        self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether it is to call."""
+        return self._handle is not None
+
+    def begin(self, seconds: float) -> None:
+        """Call then, and not before."""
+        self.close()
+        self._handle = asyncio.get_running_loop().call_later(seconds, self._due)
+
+    def _due(self) -> None:
+        self._handle = None
+        self._then()
+
+    def close(self) -> None:
+        """Never call, unless it is begun again."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
