@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -61,15 +62,18 @@ def _copy(x: XServer, text: str) -> None:
     x.start("xclip", "-quiet", "-selection", "clipboard", "-i", str(x.folder / "copied"))
 
 
-def _paste(x: XServer) -> str:
-    return x.run("xclip", "-selection", "clipboard", "-o", "-target", "UTF8_STRING")
+def _paste(x: XServer, target: str) -> str:
+    """What a program of the display pastes; nothing if nobody has anything."""
+    command = ("xclip", "-selection", "clipboard", "-o", "-target", target)
+    done = subprocess.run(command, env=x.env, capture_output=True, timeout=20)
+    return done.stdout.decode("latin-1" if target == "STRING" else "utf-8")
 
 
-async def _pasted(x: XServer, text: str) -> None:
+async def _pasted(x: XServer, text: str, target: str = "UTF8_STRING") -> None:
     """What a program of the display pastes is this, within a while."""
     found = ""
     for _ in range(50):
-        found = await asyncio.to_thread(_paste, x)
+        found = await asyncio.to_thread(_paste, x, target)
         if found == text:
             return
         await asyncio.sleep(0.2)
@@ -110,6 +114,32 @@ def test_tigervnc(tmp_path: Path) -> None:
 
     need("xclip")
     with tigervnc(tmp_path) as x:
+        asyncio.run(test(x))
+
+
+# It asks for selections from 15 s after a viewer has connected, once a second, in Latin-1; and has none of its own on a
+# display without a window manager for 45 s, unless it is told so.
+def test_x11vnc(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"vnc://127.0.0.1:{port}") as one:
+            clipboard = one.guest.screens.clipboard_of(one.guest.machines[0].key)
+            assert clipboard is not None
+            paster = Paster(clipboard)
+            for text in (WORDS, LONG[:250_000]):
+                paster.copy(text)
+                await _pasted(x, text.encode("latin-1", "replace").decode("latin-1"), "STRING")
+            for text in ("grüße and\na second line", LONG[:60_000]):
+                await _copied(one, x, paster, text)
+                assert not paster.refused and paster.got.pop() == text
+            assert one.guest.machines[0].state == "attached" and clipboard.serial == 2
+
+    need("Xvfb", "x11vnc", "xclip")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with xvfb(tmp_path) as x:
+        x.env["X11VNC_AVOID_WINDOWS"] = "never"
+        x.start("x11vnc", "-display", x.display, "-rfbport", str(port), "-localhost", "-forever", "-nopw", "-quiet")
         asyncio.run(test(x))
 
 

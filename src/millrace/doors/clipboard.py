@@ -38,7 +38,7 @@ class MachineClipboard:
             self._clipboard.supply(event.text)
 
     def _offered(self, event: ClipOffered) -> None:
-        if event.text is not None and event.text == self._given:
+        if event.text is not None and event.text in (self._given, _in_latin_1(self._given)):
             return
         self._keep(event.text)
         self._refused, self._given = self._refused or event.refused, ""
@@ -92,6 +92,11 @@ class MachineClipboard:
         self._screens.close_clipboard(self._clipboard)
         # It has this as its source: a cycle, which only a full collection would free (daemon/collector.py).
         del self._clipboard
+
+
+def _in_latin_1(text: str) -> str:
+    """What is left of it at a machine that has only these characters."""
+    return text.encode("latin-1", "replace").decode("latin-1")
 
 
 class ClipboardDoor(PlayingDoor):

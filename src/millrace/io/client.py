@@ -116,7 +116,6 @@ class ClientConnection:
         self.relieved = _not_told_of_room
         """Called when it is `congested` no more."""
         self.unread_since_ns: HostNs = 0
-        self.unfinished = False
         self._core, self._after, self._ended = core, after, ended
         self._why: Exception = Closed("the peer closed the connection")
         self._runner = _Runner(self, turns, whose)
@@ -125,6 +124,11 @@ class ClientConnection:
         self._chunk_size = ChunkSize(CHUNK_BYTES_MIN, chunk_bytes_max)
         self._plain = False
         """Connected over TCP without TLS, and nothing has arrived yet."""
+
+    @property
+    def unfinished(self) -> bool:
+        """See `Connection`: also after what was asked of the core from elsewhere, when it is woken."""
+        return self._core.unfinished
 
     async def connect(
         self, host: str, port: int, path: str, tls: ssl.SSLContext | None, below: tuple[str, ...] = ()
@@ -222,7 +226,6 @@ class ClientConnection:
                 if over:
                     break
             self._partial(self._core.partial_bytes)
-            self.unfinished = self._core.unfinished
             return min(taken, len(data))
         except RemoteProtocolError as error:
             self._why = error

@@ -17,7 +17,7 @@ from millrace.units import NS_PER_S, HostNs
 from millrace.wire.clips import ClipOffered, ClipSupplied
 from millrace.wire.keys import CODE_MAX, Keyboard
 from millrace.wire.vnc import messages
-from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText, too_long
+from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText, Giving, too_long
 from millrace.wire.vnc.login import Respond, Step, VncLogin
 from millrace.wire.vnc.messages import (
     AudioBegin,
@@ -87,6 +87,8 @@ class VncClient(VncLogin):
         self._keyboard = Keyboard()
         self._at = Point(0, 0)
         self.cut = CutText(self.work)
+        self._giving: Giving | None = None
+        """The text that is made into a message."""
         self._unread = 0
         """Bytes that are skipped, or of sound, and still to come."""
 
@@ -99,6 +101,7 @@ class VncClient(VncLogin):
         buffer, work = self._buffer, self.work
         buffer += data
         work.spent = 0
+        self._give()
         while len(buffer) >= self._need and not (self._paused or self.painting) and work.spent < WORK_MAX:
             with memoryview(buffer) as view:
                 part = bytes(view[: self._need])
@@ -111,8 +114,8 @@ class VncClient(VncLogin):
 
     @property
     def unfinished(self) -> bool:
-        """It has more to do with what it has received: it stopped so that others may go on."""
-        return self.painting or (len(self._buffer) >= self._need and not self._paused)
+        """It has more to do with what it has received, or is to send: it stopped so that others may go on."""
+        return self.painting or self._giving is not None or (len(self._buffer) >= self._need and not self._paused)
 
     @property
     def partial_bytes(self) -> int:
@@ -336,12 +339,12 @@ class VncClient(VncLogin):
 
     @property
     def clip_eager(self) -> bool:
-        """See `ClipWire`: a server without the extension."""
-        return not self.cut.extended
+        """See `ClipWire`: a server without the extension, or that can't be told."""
+        return not self.cut.asks
 
     def send_clip_offer(self, there: bool) -> None:
         """See `ClipWire`."""
-        if self._let_in and self.cut.extended:
+        if self._let_in and self.cut.asks:
             self._out += self.cut.offer(there)
 
     def send_clip_request(self) -> None:
@@ -353,7 +356,16 @@ class VncClient(VncLogin):
     def send_clip_text(self, text: str | None) -> None:
         """See `ClipWire`."""
         if self._let_in and text is not None:
-            self._out += self.cut.provide(text)
+            self._giving = self.cut.provide(text)
+
+    # A newer text takes the place of one that is not sent yet.
+    def _give(self) -> None:
+        while self._giving is not None and not self.work.over:
+            try:
+                next(self._giving)
+            except StopIteration as made:
+                self._out += made.value
+                self._giving = None
 
     # -- out -------------------------------------------------------------------------------------
 

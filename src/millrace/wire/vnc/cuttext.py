@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import deque
 from collections.abc import Generator
 from typing import TypeAlias
 
@@ -21,14 +22,16 @@ CUT_BYTES_MAX = 2 * CLIP_BYTES_MAX + 64
 """The largest message that is read. A longer one is skipped, and its text refused."""
 AT_ONCE = 16 * 1024
 """How much of a message or of a text is taken at once."""
-CUT_WORK = 30
-"""What a byte of a text costs."""
+CUT_WORK, PACK_WORK = 30, 30
+"""What a byte of a text costs, and again what it takes to compress one."""
 _TEXT = 1
 _CAPS, _REQUEST, _PEEK, _NOTIFY, _PROVIDE = (1 << bit for bit in range(24, 29))
 # Ours. The size after them is that of a text that the server may send unasked: none.
 _OUR_CAPS = struct.pack(">II", _CAPS | _REQUEST | _PEEK | _NOTIFY | _PROVIDE | _TEXT, 0)
-Said: TypeAlias = tuple[ClipEvent | None, bytes]
+Said: TypeAlias = tuple[ClipEvent | None, bytes | bytearray]
 """What a message says, and the answer to send."""
+Giving: TypeAlias = Generator[None, None, bytearray]
+"""Makes what is sent, piece by piece."""
 
 
 class CutText:
@@ -36,15 +39,18 @@ class CutText:
 
     def __init__(self, work: Work) -> None:
         self.extended = False
-        """The server has the extension: nothing has to be sent before it is pasted."""
+        """The server has the extension."""
+        self.asks = False
+        """It can be told that there is a text, and asks for it when it is pasted."""
         self._offers = False
         self._work = work
         self._reader: ClipReader | None = None
+        self._made_bytes = 0
 
     @property
     def held_bytes(self) -> int:
-        """Memory of a text that is not complete yet."""
-        return 0 if self._reader is None else self._reader.held_bytes
+        """Memory of texts that are not completely read, or made into a message, yet."""
+        return self._made_bytes + (0 if self._reader is None else self._reader.held_bytes)
 
     def read(self, size: int, extended: bool) -> Generator[int, bytes, Said]:
         """Read the body of a ServerCutText of so many bytes. See `Inflater` for what it yields: at least once."""
@@ -60,7 +66,7 @@ class CutText:
 
     def _told(self, flags: int) -> Said:
         if flags & _CAPS:
-            self.extended = True
+            self.extended, self.asks = True, bool(flags & _NOTIFY)
             return None, _message(_OUR_CAPS)
         if flags & _PROVIDE:
             return None, b""
@@ -119,24 +125,56 @@ class CutText:
         self._work.spent += PART_WORK + CUT_WORK * len(piece)
         reader.add(piece, last)
 
-    def offer(self, there: bool) -> bytes:
-        """Say whether there is a text for the server, which must have the extension."""
+    def offer(self, there: bool) -> bytearray:
+        """Say whether there is a text for the server, which `asks`."""
         self._offers = there
         return _message(struct.pack(">I", _NOTIFY | (_TEXT if there else 0)))
 
-    def request(self) -> bytes:
+    def request(self) -> bytearray:
         """Ask for the server's text."""
         return _message(struct.pack(">I", _REQUEST | _TEXT))
 
-    def provide(self, text: str) -> bytes:
-        """Hand over a text. Without the extension a character that Latin-1 lacks becomes a question mark."""
-        if not self.extended:
-            data = text.encode("latin-1", "replace")
-            return struct.pack(">Bxxxi", 6, len(data)) + data
-        data = text.encode().replace(b"\n", b"\r\n") + b"\0"
-        # To compress as much as may be passed on would take 60 ms, in one step.
-        packed = zlib.compress(struct.pack(">I", len(data)) + data, 0)
-        return _message(struct.pack(">I", _PROVIDE | _TEXT) + packed)
+    # libvncserver 0.9.14 has the extension, but does not ask. Sent a text by it, it ends the session, or calls what
+    # x11vnc never set. What comes without the extension it understands.
+    def provide(self, text: str) -> Giving:
+        """Make the message that hands over a text, in pieces, whose cost is added to `work`.
+
+        To a server that does not ask it is sent in Latin-1: a character that this lacks becomes a question mark.
+        """
+        try:
+            return (yield from self._within_extension(text) if self.asks else self._without_extension(text))
+        finally:
+            self._made_bytes = 0
+
+    def _without_extension(self, text: str) -> Giving:
+        out = bytearray(struct.pack(">Bxxxi", 6, len(text)))
+        for at in range(0, len(text), AT_ONCE):
+            out += text[at : at + AT_ONCE].encode("latin-1", "replace")
+            yield from self._made(AT_ONCE, CUT_WORK)
+        return out
+
+    # QEMU and libvncserver end the session at a message of more than 1 MiB. Compressed, no text reaches that, even if
+    # each character is equally likely. The size comes first in what is compressed.
+    def _within_extension(self, text: str) -> Giving:
+        pieces, size = deque[bytes](), 1
+        for at in range(0, len(text), AT_ONCE):
+            pieces.append(text[at : at + AT_ONCE].encode().replace(b"\n", b"\r\n"))
+            size += len(pieces[-1])
+            yield from self._made(len(pieces[-1]), CUT_WORK)
+        pieces.append(b"\0")
+        stream = zlib.compressobj(1)
+        body = bytearray(struct.pack(">I", _PROVIDE | _TEXT)) + stream.compress(struct.pack(">I", size))
+        while pieces:
+            piece = pieces.popleft()
+            body += stream.compress(piece)
+            yield from self._made(len(piece), PACK_WORK)
+        body += stream.flush()
+        return _message(body)
+
+    def _made(self, size: int, byte_work: int) -> Generator[None, None, None]:
+        self._made_bytes += size
+        self._work.spent += PART_WORK + byte_work * size
+        yield
 
 
 def too_long(size: int) -> ClipOffered:
@@ -148,8 +186,8 @@ def too_long(size: int) -> ClipOffered:
     raise AssertionError
 
 
-def _message(body: bytes) -> bytes:
-    return struct.pack(">Bxxxi", 6, -len(body)) + body
+def _message(body: bytes | bytearray) -> bytearray:
+    return bytearray(struct.pack(">Bxxxi", 6, -len(body))) + body
 
 
 def _skip(size: int) -> Generator[int, bytes, None]:
