@@ -1,4 +1,4 @@
-"""The clipboard of a VNC server: RFC 6143, "ClientCutText", and rfbproto, "Extended Clipboard Pseudo-Encoding".
+"""The clipboard of a VNC server: RFC 6143, 7.5.6 and 7.6.4, and rfbproto, "Extended Clipboard Pseudo-Encoding".
 
 Without the extension both ends send each text as soon as it is copied, in Latin-1. With it they say that there is one,
 and ask for it.
@@ -44,13 +44,13 @@ class CutText:
         """It can be told that there is a text, and asks for it when it is pasted."""
         self._offers = False
         self._work = work
-        self._reader: ClipReader | None = None
+        self._readers: list[ClipReader] = []
         self._made_bytes = 0
 
     @property
     def held_bytes(self) -> int:
         """Memory of texts that are not completely read, or made into a message, yet."""
-        return self._made_bytes + (0 if self._reader is None else self._reader.held_bytes)
+        return self._made_bytes + sum(reader.held_bytes for reader in self._readers)
 
     def read(self, size: int, extended: bool) -> Generator[int, bytes, Said]:
         """Read the body of a ServerCutText of so many bytes. See `Inflater` for what it yields: at least once."""
@@ -77,25 +77,36 @@ class CutText:
         return (ClipWanted() if flags & _REQUEST and flags & _TEXT else None), b""
 
     def _plain(self, size: int) -> Generator[int, bytes, ClipOffered]:
-        reader = self._reader = ClipReader("latin-1")
+        utf8, latin = self._readers = [ClipReader(), ClipReader("latin-1")]
         left = size
         try:
             while left:
                 piece = yield min(left, AT_ONCE)
                 left -= len(piece)
-                self._add(reader, piece, not left)
+                self._add(latin, piece, not left)
+                self._add_utf8(utf8, piece, not left)
             # So it yields at least once; and what follows is a step of its own.
             yield 0
-            return ClipOffered(True, reader.text())
+            return ClipOffered(True, self._readers[0].text())
         except ConfigError as error:
             return ClipOffered(True, refused=str(error))
         finally:
-            self._reader = None
+            self._readers = []
+
+    # RFC 6143, 7.6.4, says Latin-1. But x11vnc passes on what a program gives it, and many give UTF-8 (xclip does). A
+    # text in Latin-1 with other letters than English ones is hardly ever UTF-8 by chance.
+    def _add_utf8(self, reader: ClipReader, piece: bytes, last: bool) -> None:
+        """Read the text as UTF-8 too, as long as it is that."""
+        if reader in self._readers:
+            try:
+                self._add(reader, piece, last)
+            except ConfigError:
+                self._readers.remove(reader)
 
     # Formats are in the order of their bits, and text is the first one. What follows it is not inflated.
     def _supplied(self, size: int) -> Generator[int, bytes, ClipSupplied]:
         stream, reader = Inflater(self._work), ClipReader()
-        self._reader = reader
+        self._readers = [reader]
         stream.begin(size)
         try:
             yield from self._inflate(stream, reader)
@@ -103,7 +114,7 @@ class CutText:
         except ConfigError as error:
             event = ClipSupplied(refused=str(error))
         finally:
-            self._reader = None
+            self._readers = []
         yield from _skip(stream.left)
         return event
 
