@@ -31,16 +31,17 @@ def test_steps_that_have_failed_are_made_anew_when_queued_again(at: int) -> None
         assert made == told
 
 
-def test_steps_that_one_of_them_drops_are_not_gone_on_with() -> None:
+def test_steps_that_one_of_them_closes_are_not_gone_on_with() -> None:
     done: list[int] = []
 
     def steps() -> Iterator[None]:
         for number in range(5):
             done.append(number)
             if number == 2:
-                worker.drop()
+                worker.close()
             yield
 
     worker = Steps(steps, lambda: len(done) == 1)
     assert not worker.work() and worker.begun
     assert worker.work() and not worker.begun and done == [0, 1, 2]
+    assert worker.work() and done == [0, 1, 2], "nothing is made any more"

@@ -16,17 +16,22 @@ def _nobody() -> None:
     """Nobody waits for room."""
 
 
+def never() -> bool:
+    """A machine that is not there, or gone, is never full."""
+    return False
+
+
 # QEMU's keyboards say nothing of how many keys the guest has read. Its own VNC server gives them one each 10 ms
 # (ui/vnc.c, key-delay-ms) and drops what its queue of some hundreds has no room for (ui/input.c); over D-Bus and SPICE
 # it gives them all at once. So whoever sends keys to QEMU does it in that pace, and calls `used` for each.
 class InputRoom:
-    """Of one keyboard and pointer. `full` says whether the machine has not taken what it was sent; then nothing fits.
+    """Of one keyboard and pointer. While the machine has not taken what it was sent (`full`), nothing fits.
 
     `tell` must be called when it may be full no more, and `pace` every 10 ms while `pacing`.
     """
 
-    def __init__(self, full: Callable[[], bool]) -> None:
-        self._full = full
+    def __init__(self, full: Callable[[], bool] = never) -> None:
+        self.full = full
         self._left = AT_ONCE
         """Room for keys."""
         self._again, self._key = _nobody, False
@@ -40,7 +45,7 @@ class InputRoom:
         return takes
 
     def _has(self, key: bool) -> bool:
-        return not self._full() and (self._left > 0 or not key)
+        return not self.full() and (self._left > 0 or not key)
 
     def used(self) -> None:
         """A key was pressed or released, with or without room."""
@@ -49,7 +54,7 @@ class InputRoom:
     @property
     def pacing(self) -> bool:
         """Whether `pace` must be called. A machine that is full reads no keys meanwhile."""
-        return self._left < AT_ONCE and not self._full()
+        return self._left < AT_ONCE and not self.full()
 
     def pace(self) -> None:
         """Time has passed: there is room for one more press or release."""
@@ -65,3 +70,8 @@ class InputRoom:
         """Call whoever waits in any case: it finds that the screen has ended."""
         again, self._again = self._again, _nobody
         again()
+
+    def close(self) -> None:
+        """The machine is gone. `full` refers to its connection, which refers to this: a cycle (daemon/collector.py)."""
+        self.full = never
+        self.end()

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 
+def _none() -> Iterator[None]:
+    return iter(())
+
+
 class Steps:
     """Runs the steps of an iterator from `make`, and when it has ended, of a new one. A `Worker` of io/turns.py."""
 
@@ -38,6 +42,6 @@ class Steps:
                 self._steps = None
         return self._steps is not None
 
-    def drop(self) -> None:
-        """What is left is not needed any more."""
-        self._steps = None
+    def close(self) -> None:
+        """Nothing is done any more. What it is made by often owns this: a cycle (daemon/collector.py)."""
+        self._steps, self._make = None, _none

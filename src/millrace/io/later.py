@@ -6,6 +6,10 @@ import asyncio
 from collections.abc import Callable
 
 
+def _nothing() -> None:
+    """Nothing is called any more."""
+
+
 class Later:
     """Calls `then` once, a time after `begin` was called last."""
 
@@ -20,7 +24,7 @@ class Later:
 
     def begin(self, seconds: float) -> None:
         """Call then, and not before."""
-        self.close()
+        self._cancel()
         self._handle = asyncio.get_running_loop().call_later(seconds, self._due)
 
     def _due(self) -> None:
@@ -28,7 +32,11 @@ class Later:
         self._then()
 
     def close(self) -> None:
-        """Never call, unless it is begun again."""
+        """Never call. Whoever owns this is often what `then` belongs to: a cycle (daemon/collector.py)."""
+        self._cancel()
+        self._then = _nothing
+
+    def _cancel(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

@@ -424,12 +424,13 @@ class QemuScreen:
     def close(self) -> None:
         """See `MachineDoor`."""
         if not self._ended:
-            self._ended, self._work = True, None
+            self._ended = True
+            self._steps.close()
             self.control.release()
             self._unmap()
             self.peer.close()
             self._screens.remove(self.screen)
-            self.control.room.end()
+            self.control.room.close()
 
 
 def _grown(side: int, least: int) -> int:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from millrace.budget import Account
-from millrace.doors.inputroom import InputRoom
+from millrace.doors.inputroom import InputRoom, never
 from millrace.doors.pushed import PushedStream
 from millrace.doors.spice.canvas import MOVED_MAX, Canvas
 from millrace.doors.spice.streams import NewTrack, Streams
@@ -55,19 +55,18 @@ class Controls:
         """Whether the machine has only a mouse, and takes movements instead of places."""
         self._wire: SpiceInputs | None = None
         self._wake: Callable[[], None] = _nobody
-        self._full: Callable[[], bool] = lambda: False
-        self.room = InputRoom(lambda: self._full())
+        self.room = InputRoom()
         self._pressed: set[int] = set()
 
-    def connect(self, wire: SpiceInputs, wake: Callable[[], None], full: Callable[[], bool] = lambda: False) -> None:
+    def connect(self, wire: SpiceInputs, wake: Callable[[], None], full: Callable[[], bool] = never) -> None:
         """The inputs channel is there; `full` says whether the server leaves unread what it was sent."""
-        self._wire, self._wake, self._full = wire, wake, full
+        self._wire, self._wake, self.room.full = wire, wake, full
 
     def close(self) -> None:
         """The inputs channel is gone."""
-        self._wire, self._wake, self._full = None, _nobody, lambda: False
+        self._wire, self._wake = None, _nobody
         self._pressed.clear()
-        self.room.end()
+        self.room.close()
 
     def key(self, code: int, down: bool) -> None:
         """Press or release a key; see `ScreenSource`."""

@@ -65,6 +65,7 @@ class VncDoor(PlayingDoor):
         self._profile, self._told = profile, told
         self._steps = Steps(self._next, lambda: wire.work.over)
         self._received_ns: HostNs = 0
+        self._closed = False
 
     @property
     def streams(self) -> list[PushedStream]:
@@ -76,6 +77,8 @@ class VncDoor(PlayingDoor):
     def receive(self, now_ns: HostNs) -> None:
         """See `MachineDoor`. While the wire is `unfinished`, it must be called again."""
         self._received_ns, wire = now_ns, self.wire
+        if self._closed:
+            return
         while not wire.work.over and (self._steps.begun or wire.waiting):
             if self._steps.work() and not wire.waiting:
                 wire.take()
@@ -141,8 +144,8 @@ class VncDoor(PlayingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
-        self._told = _untold
-        self._steps.drop()
+        self._told, self._closed = _untold, True
+        self._steps.close()
         if self.stream is not None:
             self.stream.remove()
             self.stream = None

@@ -189,7 +189,7 @@ class VncScreen:
         screen, self.screen = self.screen, None
         if screen is not None:
             self._screens.remove(screen)
-        self.room.end()
+        self.room.close()
 
 
 # Where a copy overlaps its origin, each band must be read before another is painted there: so it begins at the end that

@@ -52,6 +52,7 @@ class X11Door(PlayingDoor):
         self._events: deque[X11Event] = deque()
         self._steps = Steps(self._next, over)
         self._received_ns: HostNs = 0
+        self._closed = False
         self.screen: Screen | None = None
         self._shared = np.zeros(0, np.uint8)
         self._picture: Plane = np.zeros((0, 0, PIXEL_BYTES), np.uint8)
@@ -62,6 +63,8 @@ class X11Door(PlayingDoor):
 
     def receive(self, now_ns: HostNs) -> None:
         """See `MachineDoor`: one step, and more while the turn lasts."""
+        if self._closed:
+            return
         self._received_ns = now_ns
         self._events += self._wire.events()
         while self.busy:
@@ -172,7 +175,8 @@ class X11Door(PlayingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
-        self._steps.drop()
+        self._closed = True
+        self._steps.close()
         self._events.clear()
         screen, self.screen = self.screen, None
         if screen is not None:
@@ -180,7 +184,7 @@ class X11Door(PlayingDoor):
         clipboard, self._clipboard = self._clipboard, None
         if clipboard is not None:
             clipboard.close()
-        self.room.end()
+        self.room.close()
         self._shared = np.zeros(0, np.uint8)
 
 

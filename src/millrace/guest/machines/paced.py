@@ -32,4 +32,4 @@ class Paced:
     def close(self) -> None:
         """The machine is gone: nobody waits for it any more."""
         self._later.close()
-        self._room.end()
+        self._room.close()
