@@ -17,7 +17,7 @@ from millrace.graph.pictures import PIXEL_BYTES, Mode
 from millrace.graph.screen import Screen
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import cells_within, differing, from_cells, joined, part_of
-from millrace.pixels.rects import Damage, Rect, Size
+from millrace.pixels.rects import Damage, Rect, Size, bands
 from millrace.units import HostNs
 
 SMALL_EXACT, SMALL_MAX = 16, 256
@@ -109,9 +109,7 @@ class Canvas:
 
     def bands(self, at: Rect, line_pixels: int = LINE_PIXELS) -> Iterator[Rect]:
         """The parts of a part that are painted at once, if its lines are no shorter than so many pixels."""
-        high = max(1, BAND_PIXELS // max(at.width, line_pixels))
-        for y in range(at.y, at.bottom, high):
-            yield Rect(at.x, y, at.width, min(high, at.bottom - y))
+        yield from bands(at, BAND_PIXELS // max(at.width, line_pixels) * at.width)
 
     def paint_band(self, at: Rect, rows: Rows) -> None:
         """Paint a band, if it differs."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from millrace.graph.steps import never
+
 AT_ONCE = 8
 """Presses and releases of keys that are sent at once. A guest's keyboard holds 16 that the guest has not read (QEMU,
 hw/input/ps2.c, hw/input/hid.c) and drops more; so there is room for one more as often as `pace` is called."""
@@ -14,11 +16,6 @@ most, or whoever types next would wait for all that another held down."""
 
 def _nobody() -> None:
     """Nobody waits for room."""
-
-
-def never() -> bool:
-    """A machine that is not there, or gone, is never full."""
-    return False
 
 
 # QEMU's keyboards say nothing of how many keys the guest has read. Its own VNC server gives them one each 10 ms

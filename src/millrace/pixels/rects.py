@@ -10,6 +10,8 @@ RECTS_MAX = 64
 """The most that a damage keeps. Beyond that, the two whose union adds the fewest pixels are joined."""
 MANY = 8
 """As many that come at once are joined with their neighbours instead, which takes a fiftieth of the time."""
+CURSOR_SIDE_MAX = 512
+"""Of a cursor, either way, in pixels. Those of X, QEMU and browsers are smaller."""
 
 
 class Point(msgspec.Struct, frozen=True):

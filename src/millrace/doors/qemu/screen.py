@@ -12,7 +12,7 @@ from millrace.doors.qemu.input import ConsoleInput
 from millrace.errors import GraphError
 from millrace.graph.pictures import PIXEL_BYTES, SIDE_MAX, Cursor, Shape
 from millrace.graph.screens import Screens
-from millrace.graph.steps import Steps
+from millrace.graph.steps import Steps, never
 from millrace.pixels.rects import Damage, Point, Rect, Size
 from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
@@ -65,11 +65,6 @@ def _nothing() -> None:
     """There is no connection to go on with."""
 
 
-def _never() -> bool:
-    """There is no turn that could be over."""
-    return False
-
-
 # What QEMU shares is copied at once, as it goes on painting there. While nobody watches it is not even copied: what
 # QEMU says has changed is noted, and copied when somebody comes. Copies, which are here anyway, are always painted.
 #
@@ -88,7 +83,7 @@ class QemuScreen:
     def __init__(
         self, screens: Screens, peer: ScreenPeer, console: Console, door: str, control: ConsoleInput,
         open_shared: Open, report: Callable[[str, str], None] = lambda cause, why: None,
-        wake: Callable[[], None] = _nothing, over: Callable[[], bool] = _never,
+        wake: Callable[[], None] = _nothing, over: Callable[[], bool] = never,
     ) -> None:  # fmt: skip
         """GraphError if there is no room for a screen.
 

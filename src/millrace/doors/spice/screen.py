@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from millrace.budget import Account
-from millrace.doors.inputroom import InputRoom, never
+from millrace.doors.inputroom import InputRoom
 from millrace.doors.pushed import PushedStream
 from millrace.doors.spice.canvas import MOVED_MAX, Canvas
 from millrace.doors.spice.streams import NewTrack, Streams
@@ -16,6 +16,7 @@ from millrace.errors import GraphError
 from millrace.graph.pictures import MOVES_MAX, PIXEL_BYTES, Cursor, Mode, Move, Overlay, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
+from millrace.graph.steps import never
 from millrace.pixels.rects import EMPTY, Point, Rect, Size, few
 from millrace.units import HostNs
 from millrace.wire.spice.cursor import CursorHide, CursorMove, Look, SpiceCursor

@@ -14,10 +14,11 @@ from millrace.doors.pushed import PushedStream
 from millrace.graph.pictures import PIXEL_BYTES, Cursor, Mode, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
-from millrace.graph.steps import Steps
+from millrace.graph.steps import Steps, never
 from millrace.pixels.convert import Plane
 from millrace.pixels.cursors import straight
-from millrace.pixels.rects import Point, Size
+from millrace.pixels.difference import part_of
+from millrace.pixels.rects import Point, Rect, Size, bands
 from millrace.units import HostNs
 from millrace.wire.x11.client import X11Client
 from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized, X11Event
@@ -26,11 +27,6 @@ NewMemory = Callable[[int], tuple[int, memoryview]]
 """Memory of so many bytes to share: its descriptor, which the receiver owns, and the memory."""
 BAND_PIXELS, SHAPE_PIXELS = 64 * 1024, 8 * 1024
 """What is copied in one step, of the screen and of a cursor."""
-
-
-def _never() -> bool:
-    """There is no turn that could be over, and nothing that could be full."""
-    return False
 
 
 # It works in steps: an event, or a band of what was copied. While there is more (`busy`), nothing is read from the
@@ -42,8 +38,8 @@ class X11Door(PlayingDoor):
 
     def __init__(
         self, screens: Screens, wire: X11Client, label: str, door: str, memory: NewMemory,
-        told: Callable[[Ready], None], wake: Callable[[], None], over: Callable[[], bool] = _never,
-        full: Callable[[], bool] = _never,
+        told: Callable[[Ready], None], wake: Callable[[], None], over: Callable[[], bool] = never,
+        full: Callable[[], bool] = never,
     ) -> None:  # fmt: skip
         """`over` is asked after each step whether the turn is over; `full`, whether the server does not read."""
         self.room = InputRoom(full)
@@ -114,8 +110,8 @@ class X11Door(PlayingDoor):
         for rect, offset in event.rects:
             pixels = self._shared[offset : offset + rect.area * PIXEL_BYTES].reshape(rect.height, rect.width, -1)
             place = self._picture[rect.y : rect.bottom, rect.x : rect.right]
-            for rows in _bands(rect.height, BAND_PIXELS // rect.width):
-                place[rows] = pixels[rows]
+            for band in bands(Rect(0, 0, rect.width, rect.height), BAND_PIXELS):
+                part_of(place, band)[:] = part_of(pixels, band)
                 yield
         self.screen.painted([rect for rect, _ in event.rects], now_ns)
         self._wire.painted(now_ns)
@@ -127,9 +123,9 @@ class X11Door(PlayingDoor):
             return
         if self._cursor is None or (self._cursor.pixels, self._cursor.size) != (event.pixels, event.size):
             size, line, parts = event.size, event.size.width * PIXEL_BYTES, []
-            for rows in _bands(size.height, SHAPE_PIXELS // size.width):
-                part = event.pixels[rows.start * line : rows.stop * line]
-                parts.append(straight(part, Size(size.width, rows.stop - rows.start)))
+            for band in bands(Rect(0, 0, size.width, size.height), SHAPE_PIXELS):
+                part = event.pixels[band.y * line : band.bottom * line]
+                parts.append(straight(part, Size(size.width, band.height)))
                 yield
             self._shapes += 1
             self.screen.define_shape(Shape(self._shapes, size, b"".join(parts)))
@@ -186,9 +182,3 @@ class X11Door(PlayingDoor):
             clipboard.close()
         self.room.close()
         self._shared = np.zeros(0, np.uint8)
-
-
-def _bands(height: int, high: int) -> Iterator[slice]:
-    """So many rows in bands of at most so many, or one."""
-    for y in range(0, height, max(1, high)):
-        yield slice(y, min(y + max(1, high), height))

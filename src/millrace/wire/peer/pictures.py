@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
 from millrace.media.fields import INT_MAX, Count, Signed
-from millrace.pixels.rects import Rect
+from millrace.pixels.rects import CURSOR_SIDE_MAX, Rect
 from millrace.units import HostNs
 from millrace.wire.decoding import understood
 from millrace.wire.peer.clips import ClipboardState, Copied, Paste
@@ -43,7 +43,6 @@ PARTS_MAX = 1024
 """The most parts of a piece."""
 PIXEL_BYTES = 4
 SIDE_MAX = 16_384
-CURSOR_SIDE_MAX = 512
 NAME_MAX, TEXT_MAX = 200, 4_096
 BUTTONS_MAX = 0x7F
 """Bits of the pointer's buttons: left, middle, right, wheel up, wheel down, side, extra."""

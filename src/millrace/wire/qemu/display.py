@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
+from millrace.pixels.rects import CURSOR_SIDE_MAX
 from millrace.text import printable
 from millrace.units import HostNs
 from millrace.wire.chunk import Chunk
@@ -33,7 +34,7 @@ PICTURE_SIGNATURES = ("uuuuay", "iiiiuuay", "iiiiay")
 """Of Scanout, Update and CursorDefine: numbers, then the pixels. No other call is as long as these."""
 BESIDE_MAX = 64 * 1024
 """What may come with the pixels: the header of their message, and the numbers."""
-SIDE_MAX, CURSOR_SIDE_MAX = 16_384, 512
+SIDE_MAX = 16_384
 FDS_MAX = 16
 """Descriptors received ahead of their message."""
 FORMATS = {0x20020888: "x8r8g8b8", 0x20028888: "a8r8g8b8"}

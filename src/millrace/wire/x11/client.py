@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import PeerLost, RemoteProtocolError
-from millrace.pixels.rects import Damage, Point, Rect, Size
+from millrace.pixels.rects import CURSOR_SIDE_MAX, Damage, Point, Rect, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import AnswerDue
@@ -28,7 +28,6 @@ from millrace.wire.x11.setup import Description, check_size, possible, read_desc
 ANSWER_NS = 10 * NS_PER_S
 PIXEL = 4
 SETUP_MAX = 256 * 1024
-CURSOR_SIDE_MAX = 512
 AT_ONCE = 8
 """Messages of the server that are processed in one call of `receive`: a millisecond or two."""
 _ERROR, _REPLY, _CONFIGURE = 0, 1, 22
