@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from millrace.doors.qemu.input import KEYS_UNANSWERED, MOTION_WAITS, UNANSWERED_MAX
+from millrace.doors.qemu.input import KEYS_UNANSWERED, MOTION_WAITS, MOVED_MAX, UNANSWERED_MAX
 from millrace.pixels.rects import Point, Size
 from tests.qemuconsole import Rig, noise
 
@@ -69,6 +69,17 @@ def test_movements_are_joined_while_qemu_does_not_answer_and_none_is_lost() -> N
     rig.input.send_motion()
     sums = [sum(values[i] for _, values in rig.client.calls) for i in range(2)]
     assert sums == [20, 40]
+
+
+def test_movements_that_add_up_while_qemu_does_not_answer_fit_into_a_call() -> None:
+    rig = sized(Rig())
+    rig.door.set_absolute(False)
+    rig.client.unanswered = MOTION_WAITS + 1
+    for _ in range(3):
+        rig.door.pointer(Point(2**31 - 1, -(2**31)), 0, True)
+    rig.client.unanswered = 0
+    rig.input.send_motion()
+    assert rig.client.calls[-1] == (rig.client.calls[-1][0], [MOVED_MAX, -MOVED_MAX])
 
 
 def test_clicks_are_dropped_while_qemu_hangs_and_releases_are_not() -> None:

@@ -13,11 +13,12 @@ from millrace.errors import RemoteProtocolError
 from millrace.sim.qemu import ServerWire
 from millrace.sim.qemuscreen import PATH, XRGB, FakeConsole
 from millrace.text import SHOWN_MAX
+from millrace.wire.qemu import values
 from millrace.wire.qemu.audio import AudioPeer
 from millrace.wire.qemu.client import DisplayClient
 from millrace.wire.qemu.dbus import _TYPES, CALL, FIELDS_MAX, MESSAGE_MAX, NAME_MAX, PROPERTIES, RETURN, Message
 from millrace.wire.qemu.display import FDS_MAX, LISTENER, PICTURE_MAX, ScreenPeer
-from millrace.wire.qemu.values import Writer
+from millrace.wire.qemu.values import Reader, Writer, elements
 from tests.qemuconsole import Memory, Rig, noise, numbers
 
 Broken = Callable[[FakeConsole], object]
@@ -170,3 +171,23 @@ def test_large_message_is_received_in_any_pieces(width: int, height: int) -> Non
 
 def test_message_says_how_many_descriptors_it_came_with() -> None:
     assert Message(CALL, 0, 1, {9: 2}).fds == 2 and Message(CALL, 0, 1, {}).fds == 0
+
+
+def test_characters_of_signatures_count_as_values() -> None:
+    signature, entries = "a(" + "y" * 251 + ")", Writer()
+    for number in range(160):
+        entries.align(8)
+        entries.text("s", f"k{number}").text("g", signature).number("u", 0).align(8)
+    body = Writer().number("u", len(entries.bytes())).bytes() + bytes(4) + entries.bytes()
+    with pytest.raises(RemoteProtocolError, match="too many"):
+        Reader(body).values("a{sv}")
+    with pytest.raises(RemoteProtocolError, match="too many"):
+        Reader(bytes(4)).values("a(" + "y" * 1_000 + ")")
+
+
+def test_type_of_an_array_is_taken_apart_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(values, "elements", lambda signature: taken.append(signature) or elements(signature))
+    inner = "a(" + "y" * 100 + ")"
+    assert Reader(struct.pack("<II", 800, 0) + bytes(800)).values(f"a({inner})") == [[([],)] * 100]
+    assert taken == [f"a({inner})", inner]

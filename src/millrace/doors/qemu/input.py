@@ -19,6 +19,12 @@ UNANSWERED_MAX = 256
 KEYS_UNANSWERED = AT_ONCE
 """From so many on there is no room: a QEMU that was stopped would give them all to its guest at once."""
 SIZE_MAX = 16_384
+MOVED_MAX = 1 << 20
+
+
+def _bounded(moved: int) -> int:
+    """While QEMU does not answer, movements are added up; a call takes 32 bits."""
+    return max(-MOVED_MAX, min(MOVED_MAX, moved))
 
 
 # QEMU takes either positions or movements of the pointer, and refuses the other. It is the guest that decides, by its
@@ -57,7 +63,7 @@ class ConsoleInput:
         before = self._at
         self._at = self._within(Point(before.x + at.x, before.y + at.y) if relative else at)
         by = at if relative else Point(at.x - before.x, at.y - before.y)
-        self._moved = Point(self._moved.x + by.x, self._moved.y + by.y)
+        self._moved = Point(_bounded(self._moved.x + by.x), _bounded(self._moved.y + by.y))
         self._due = self._due or self._at != before or by != Point(0, 0)
         changed = [button for button in BUTTONS if (buttons ^ self._buttons) >> button & 1]
         self.send_motion(forced=bool(changed))

@@ -1,4 +1,4 @@
-"""What is done later: once, or as often as a machine's keyboard has room for another key."""
+"""The pace at which a machine's keyboard has room for keys."""
 
 from __future__ import annotations
 

@@ -25,8 +25,9 @@ MESSAGE_MAX = 1024 * 1024
 """Ample for all but pictures: QEMU sends 10 ms of sound at a time."""
 LARGE = 64 * 1024
 """A message that is longer is received into memory of its own, and never copied."""
-FIELDS_MAX, NAME_MAX = 4 * 1024, 255
-"""Bytes of a message's header fields, and characters of each name there (D-Bus Specification, "Valid Names").
+FIELDS_MAX, NAME_MAX, SIGNATURE_MAX = 4 * 1024, 255, 255
+"""Bytes of a message's header fields, and characters of each name and of the signature there (D-Bus Specification,
+"Valid Names", "Summary of D-Bus Types").
 
 Paths have no bound of their own; those of QEMU are short.
 """
@@ -263,6 +264,8 @@ class DBusWire(Untimed):
         for code, value in fields.items():
             if not isinstance(value, _KINDS.get(code, object)):
                 raise RemoteProtocolError("wrong type of a D-Bus header field")
+            if code == _SIGNATURE and isinstance(value, str) and len(value) > SIGNATURE_MAX:
+                raise RemoteProtocolError(f"a D-Bus signature of {len(value)} characters; {SIGNATURE_MAX} at most")
             if code in _NAMES and isinstance(value, str) and len(value) > NAME_MAX:
                 raise RemoteProtocolError(f"a name of {len(value)} characters in a D-Bus header; {NAME_MAX} at most")
         if kind == CALL and len(header) <= HEADER_KEPT_MAX and len(self._headers) < HEADERS_KEPT:

@@ -20,8 +20,8 @@ NO_PROPERTIES = bytes(8)
 _KEYS = frozenset("ybnqiuxtdsogh")
 DEPTH_MAX = 16
 VALUES_MAX = 1_000
-"""The most values in one message. Sound and pictures are arrays of bytes, which count once. A message is decoded
-in a single step; this many values take 2 ms."""
+"""The most values in one message, and characters of their signatures. Sound and pictures are arrays of bytes, which
+count once. A message is decoded in a single step; this many take 2 ms."""
 
 TEXT_MAX = 64 * 1024
 """The most bytes of text in one message, all its strings together. Sound, pictures and the clipboard's text are arrays
@@ -72,6 +72,8 @@ class Reader:
     def __init__(self, data: bytes | memoryview, order: str = "<") -> None:
         self._data, self._order, self._at = data, order, 0
         self._count = self._text_bytes = 0
+        self._parts: dict[str, list[str]] = {}
+        """The types in each signature that was taken apart: those in an array are read many times."""
 
     @property
     def at(self) -> int:
@@ -91,7 +93,14 @@ class Reader:
 
     def values(self, signature: str) -> list[Any]:
         """Read the values of a whole signature."""
-        return [self.value(kind) for kind in elements(signature)]
+        self._count += len(signature)
+        return [self.value(kind) for kind in self._elements(signature)]
+
+    def _elements(self, signature: str) -> list[str]:
+        found = self._parts.get(signature)
+        if found is None:
+            found = self._parts[signature] = elements(signature)
+        return found
 
     def value(self, kind: str, depth: int = 0) -> Any:
         """Read one value of a single complete type."""
@@ -112,10 +121,12 @@ class Reader:
             return self.value(element(inner), depth + 1)
         if code == "a":
             return self._array(kind[1:], depth)
-        return tuple(self.value(part, depth + 1) for part in elements(kind[1:-1]))
+        return tuple(self.value(part, depth + 1) for part in self._elements(kind[1:-1]))
 
     def _text(self, code: str) -> str:
         size = self._take(1)[0] if code == "g" else self.value("u")
+        # Taking a signature apart takes as long as a value for each of its characters.
+        self._count += size if code == "g" else 0
         self._text_bytes += size
         if self._text_bytes > TEXT_MAX:
             raise RemoteProtocolError(f"D-Bus strings too long: {TEXT_MAX} bytes in one message at most")

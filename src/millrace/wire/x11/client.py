@@ -73,6 +73,7 @@ class X11Client(AnswerDue):
         self._cursor_asked = self._cursor_again = False
         self._interval_ns: HostNs | None = None
         self._copied_ns: HostNs = now_ns
+        self._now_ns = now_ns
         self._due_ns: HostNs | None = None
         self._buttons = 0
         self._wishes_due = 0
@@ -266,15 +267,17 @@ class X11Client(AnswerDue):
     def send_watch(self, interval_ns: HostNs | None) -> None:
         """Copy what changed at most this often from now on, or not at all."""
         self._interval_ns, self._due_ns = interval_ns, None
-        self._copy(self._copied_ns + (interval_ns or 0) if self._copies_due == 0 else self._copied_ns)
+        self._copy(self._now_ns)
 
     @property
     def behind(self) -> bool:
         """Whether something was painted that is not copied yet."""
         return self._copies_due > 0 or self._painting or bool(self._damage)
 
+    # The interval changes as readers come, go and change their minds, so what was copied last counts on.
     def _copy(self, now_ns: HostNs) -> None:
         """Have what is damaged copied, if that is due."""
+        self._now_ns = max(self._now_ns, now_ns)
         if self._interval_ns is None or not self._segment or self._copies_due or not self._damage or self._painting:
             return
         self._due_ns = self._copied_ns + self._interval_ns
