@@ -15,7 +15,7 @@ from millrace.outlets.picturechoice import Formats
 from millrace.rights.model import Principal, parse_rights
 from millrace.units import NS_PER_S
 from millrace.wire.peer.messages import Configured, Fault
-from millrace.wire.peer.pictures import ChangeView, Watch
+from millrace.wire.peer.pictures import ChangeView, Hidden, Watch
 from tests.watch import SPOT, Desk, Remote
 
 RAW = Formats(None, False, False, False)
@@ -224,3 +224,29 @@ def test_lone_viewers_encoder_goes_on_with_another_rate_or_number_of_pictures() 
     other.say(ChangeView({"fps": "30"}))
     desk.run(30)
     assert made(desk) == 2 and group.sort.settings == remote.session.settings
+
+
+def test_viewer_that_there_was_no_room_for_is_shown_pictures_when_there_is() -> None:
+    desk = Desk(encodes=True)
+    screen = desk.add()
+    raw = Watch(formats=["raw"])
+    Remote(desk, raw)
+    late = Remote(desk, raw)
+    desk.run(2_300)
+    late.say(Hidden(True))
+    desk.run(8_000)
+    budget = desk.home.admission.budget
+    other = budget.open("other", {"all": int(budget.limit) - budget.held - 7_000}, 1.0)
+    late.say(Hidden(False))
+    desk.run(10)
+    assert (
+        late.news(Fault) and late.session.shares is None and [len(one.sessions) for one in desk.viewers.groups] == [1]
+    )
+    other.close()
+    screen.fill(SPOT, 77, desk.now_ns)
+    desk.run(2_500)
+    assert late.session.shares is not None and np.array_equal(late.canvas, screen.pixels)
+    held = budget.held
+    late.say(Hidden(True))
+    desk.run(8_000)
+    assert budget.held < held, "what a viewer takes of an encoder is given back when it leaves"

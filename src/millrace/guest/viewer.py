@@ -381,6 +381,8 @@ class ViewerSession:
     def tell_gone(self, why: str) -> None:
         """Its screen is gone: it waits for another."""
         self.listed = None
+        # Its machine went, and not the viewer, which need not wait for its next encoder.
+        self.encoders = OnceASecond()
         self.clip.see(None)
         self.hands.forget()
         self.pictures.screen_gone()

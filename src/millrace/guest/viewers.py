@@ -142,7 +142,10 @@ class Viewers:
             self.guest.latency_changed()
 
     def regroup(self, session: ViewerSession) -> None:
-        """Let a viewer share the encoder that fits it now; if there is no room for that, GraphError, and no change."""
+        """Let a viewer share the encoder that fits it now; GraphError or BudgetError if there is no room.
+
+        Without room for an encoder nothing changes; without room to join one, it is sent nothing until it is.
+        """
         before, sort = self._group_of.get(session), self._sort(session)
         if (before.sort if before else None) == sort:
             return
@@ -158,7 +161,12 @@ class Viewers:
         if group is not None:
             self._group_of[session] = group
             group.sessions.append(session)
-            group.pictures.join(session)
+            try:
+                group.pictures.join(session)
+            except MillraceError:
+                # It is in no group, so the next tick tries again.
+                self._exit(session)
+                raise
             group.wake()
         session.shares = None if group is None else group.sort.settings
         self._changed("change", session)

@@ -156,11 +156,11 @@ class PictureEncoder:
         return "" if self._work is None else self._work.video
 
     def join(self, sink: PictureSink) -> None:
-        """Send to `sink` from now on, first the whole picture."""
+        """Send to `sink` from now on, first the whole picture; BudgetError if there is no room for it."""
+        self._account.hold("viewers", VIEWER_BYTES * (2 + len(self._viewers)), LISTENERS)
         viewer = _Viewer(sink, self.rate)
         self._strain.joined()
         self._viewers.append(viewer)
-        self._account.hold("viewers", VIEWER_BYTES * (1 + len(self._viewers)), LISTENERS)
         if self.size is not None:
             viewer.voided(self.size)
             sink.resized(self.size)
@@ -171,6 +171,7 @@ class PictureEncoder:
         for viewer in self._viewers:
             viewer.left = viewer.left or viewer.sink is sink
         self._viewers = [viewer for viewer in self._viewers if not viewer.left]
+        self._account.hold("viewers", VIEWER_BYTES * (1 + len(self._viewers)), LISTENERS)
 
     def refresh(self, sink: PictureSink) -> None:
         """What `sink` shows is wrong, or its decoder has failed: send all of it again."""
