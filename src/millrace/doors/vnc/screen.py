@@ -12,6 +12,7 @@ from millrace.doors.inputroom import InputRoom
 from millrace.graph.pictures import MOVES_MAX, Cursor, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
+from millrace.graph.steps import never
 from millrace.pixels.rects import Few, Point, Rect, Size, bands
 from millrace.units import HostNs
 from millrace.wire.vnc.client import VncClient
@@ -58,7 +59,7 @@ class VncScreen:
 
     def __init__(
         self, screens: Screens, wire: VncClient, door: str, wake: Callable[[], None],
-        full: Callable[[], bool] = lambda: False,
+        full: Callable[[], bool] = never,
     ) -> None:  # fmt: skip
         """`full` says whether the server leaves unread what it was sent."""
         self.room = InputRoom(full)
