@@ -171,7 +171,9 @@ class PictureEncoder:
         for viewer in self._viewers:
             viewer.left = viewer.left or viewer.sink is sink
         self._viewers = [viewer for viewer in self._viewers if not viewer.left]
-        self._account.hold("viewers", VIEWER_BYTES * (1 + len(self._viewers)), LISTENERS)
+        # One that has ended may have closed its account, and viewers leave it after that.
+        if not self._closed:
+            self._account.hold("viewers", VIEWER_BYTES * (1 + len(self._viewers)), LISTENERS)
 
     def refresh(self, sink: PictureSink) -> None:
         """What `sink` shows is wrong, or its decoder has failed: send all of it again."""
