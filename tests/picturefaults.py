@@ -143,16 +143,20 @@ def blamed(kind: Kind, seed: int) -> Outcome:
     """Inject a fault, and judge the incident that follows."""
     with patch("millrace.outlets.pictures.PictureWork", Timed):
         scene = Scene(seed)
-        before = [f"{one.stage}: {one.cause}" for one in scene.found]
-        if before:
-            return Outcome(f"{before[0]} before the fault", float("nan"), False)
+        before = list(scene.found)
         at_ns = kind.make(scene)
         scene.wait()
-    if not scene.found:
-        return Outcome("nothing", float("nan"), False)
-    first = scene.found[0]
+    return outcome((kind.stage, kind.cause), before, at_ns, scene.found)
+
+
+def outcome(truth: tuple[str, str], before: list[Incident], at_ns: HostNs, found: list[Incident]) -> Outcome:
+    """Judge what was found of a fault that began at `at_ns`; nothing should have been found `before`."""
+    if before or not found:
+        named = f"{before[0].stage}: {before[0].cause} before the fault" if before else "nothing"
+        return Outcome(named, float("nan"), False)
+    first = found[0]
     off_ns = first.at_ns - at_ns
-    right = (first.stage, first.cause) == (kind.stage, kind.cause) and abs(off_ns) <= WITHIN_NS
+    right = (first.stage, first.cause) == truth and abs(off_ns) <= WITHIN_NS
     return Outcome(f"{first.stage}: {first.cause}", off_ns / NS_PER_MS, right)
 
 
