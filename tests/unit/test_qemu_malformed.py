@@ -127,13 +127,16 @@ def test_only_pictures_may_be_long(what: str) -> None:
     [
         ({3: "x" * (NAME_MAX + 1)}, "256 characters"),
         ({3: "Disable", 7: ":" + "1" * NAME_MAX}, "256 characters"),
+        ({3: "Disable", 8: "y" * (NAME_MAX + 1)}, "256 characters"),
         ({3: "Disable", 7: 5}, "wrong type"),
+        ({3: "Disable"} | dict.fromkeys(range(20, 50), 5), "33 fields; 32"),
     ],
 )
 def test_impossible_names_in_a_header_end_the_connection(
     monkeypatch: pytest.MonkeyPatch, fields: dict[int, str | int], why: str
 ) -> None:
-    monkeypatch.setitem(_TYPES, 7, "u" if isinstance(fields.get(7), int) else "s")
+    for code, value in fields.items():
+        monkeypatch.setitem(_TYPES, code, "u" if isinstance(value, int) else "s")
     rig = Rig()
     rig.peer.receive(said(CALL, fields), 0)
     with pytest.raises(RemoteProtocolError, match=why):

@@ -30,8 +30,6 @@ QEMU_NAME = "org.qemu"
 ANSWER_NS = 10 * NS_PER_S
 CONSOLES_MAX = 16
 """Consoles of one machine that are asked about; a card with several heads has one for each."""
-AT_ONCE = 16
-"""Messages that are processed in one call of `receive`: a millisecond or two."""
 NUMBER_MAX = 999_999_999
 """Of a console, as `console_number` reads it."""
 
@@ -220,14 +218,13 @@ class DisplayClient(AnswerDue):
 
     # -- in --------------------------------------------------------------------------------------
 
+    # Each call takes one message: the values of one may take a millisecond.
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
         del now_ns
         self._wire.receive_bytes(data)
-        for _ in range(AT_ONCE):
-            message = self._wire.take()
-            if message is None:
-                break
+        message = self._wire.take()
+        if message is not None:
             self._said(message)
 
     @property
@@ -333,7 +330,7 @@ class DisplayClient(AnswerDue):
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message that is still incomplete."""
+        """Bytes received of messages that are still incomplete, or were not processed."""
         return self._wire.partial_bytes
 
     def events(self) -> list[ClientEvent]:

@@ -25,12 +25,14 @@ MESSAGE_MAX = 1024 * 1024
 """Ample for all but pictures: QEMU sends 10 ms of sound at a time."""
 LARGE = 64 * 1024
 """A message that is longer is received into memory of its own, and never copied."""
-FIELDS_MAX, NAME_MAX, SIGNATURE_MAX = 4 * 1024, 255, 255
+FIELDS_MAX, NAME_MAX = 4 * 1024, 255
 """Bytes of a message's header fields, and characters of each name and of the signature there (D-Bus Specification,
 "Valid Names", "Summary of D-Bus Types").
 
 Paths have no bound of their own; those of QEMU are short.
 """
+FIELDS_COUNT_MAX = 32
+"""Fields of a header; the specification knows nine, and tells us to ignore others."""
 HEADERS_KEPT, HEADER_KEPT_MAX = 32, 512
 _HEADER_BYTES = 16
 _LINE_MAX = 16 * 1024
@@ -43,7 +45,7 @@ _PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_TO, _DESTINATION, _SENDER, _SIGN
 _TYPES = {_PATH: "o", _INTERFACE: "s", _MEMBER: "s", _ERROR_NAME: "s", _REPLY_TO: "u", _DESTINATION: "s",
           _SENDER: "s", _SIGNATURE: "g", _FDS: "u"}  # fmt: skip
 _KINDS = {code: int if kind == "u" else str for code, kind in _TYPES.items()}
-_NAMES = frozenset({_INTERFACE, _MEMBER, _ERROR_NAME, _DESTINATION, _SENDER})
+_SHORT = frozenset({_INTERFACE, _MEMBER, _ERROR_NAME, _DESTINATION, _SENDER, _SIGNATURE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,13 +262,14 @@ class DBusWire(Untimed):
             return self._headers[known]
         reader = Reader(header, order)
         reader.values("yyyyuu")
-        fields = dict(reader.value("a(yv)"))
+        listed = reader.value("a(yv)")
+        if len(listed) > FIELDS_COUNT_MAX:
+            raise RemoteProtocolError(f"a D-Bus header of {len(listed)} fields; {FIELDS_COUNT_MAX} at most")
+        fields = dict(listed)
         for code, value in fields.items():
             if not isinstance(value, _KINDS.get(code, object)):
                 raise RemoteProtocolError("wrong type of a D-Bus header field")
-            if code == _SIGNATURE and isinstance(value, str) and len(value) > SIGNATURE_MAX:
-                raise RemoteProtocolError(f"a D-Bus signature of {len(value)} characters; {SIGNATURE_MAX} at most")
-            if code in _NAMES and isinstance(value, str) and len(value) > NAME_MAX:
+            if code in _SHORT and isinstance(value, str) and len(value) > NAME_MAX:
                 raise RemoteProtocolError(f"a name of {len(value)} characters in a D-Bus header; {NAME_MAX} at most")
         if kind == CALL and len(header) <= HEADER_KEPT_MAX and len(self._headers) < HEADERS_KEPT:
             self._headers[known] = fields
