@@ -53,11 +53,12 @@ def test_guest_is_built_once_and_failures_are_reported(tmp_path: Path, monkeypat
         matrix.guest_images()
     result.returncode = 0
     base = tmp_path / "millrace" / "guest"
-    assert matrix.guest_images() == base / "out" and base.is_dir()
-    assert built[-1][2:] == ["--out", str(base / "out"), "--work", str(base / "work")]
     (base / "out").mkdir()
-    (base / "out" / "initrd.cpio").touch()
+    assert matrix.guest_images() == base / "out"
+    assert built[-1][2:] == ["--out", str(base / "out"), "--work", str(base / "work")]
     assert matrix.guest_images() == base / "out" and len(built) == 3
+    (base / "out" / "built-by").write_text("other scripts")
+    assert matrix.guest_images() == base / "out" and len(built) == 4, "of another version of Millrace"
 
 
 def test_cell_keeps_recordings_only_in_keep_folder_and_cleans_up(

@@ -77,7 +77,8 @@ def chosen_cells(cards: str, doors: str, directions: str, floor: bool) -> list[C
 
 
 def guest_images() -> Path:
-    """The directory of the guest's kernel and initrd, which are built if missing; ConfigError if that fails."""
+    """The directory of the guest's kernel and initrd, which are built if missing or old; ConfigError if that fails."""
+    import hashlib
     import subprocess
     import sys
 
@@ -86,15 +87,19 @@ def guest_images() -> Path:
     from millrace.lab.cells import RIG
 
     base = cache_dir() / "guest"
-    if (base / "out" / "initrd.cpio").exists():
+    # What the initrd was built by: a newer Millrace may have another guest.
+    scripts, built_by = RIG / "build-guest", base / "out" / "built-by"
+    wanted = hashlib.sha256(scripts.read_bytes() + (RIG / "guest" / "init").read_bytes()).hexdigest()
+    if built_by.exists() and built_by.read_text() == wanted:
         return base / "out"
     warn(f"building the guest in {base} (once)")
     base.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(RIG / "build-guest"), "--out", str(base / "out"), "--work", str(base / "work")]
+    command = [sys.executable, str(scripts), "--out", str(base / "out"), "--work", str(base / "work")]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode:
         why = (built.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ConfigError(f"the guest can't be built: {why}; it needs Debian's apt-get with lists (apt-get update)")
+    built_by.write_text(wanted)
     return base / "out"
 
 
