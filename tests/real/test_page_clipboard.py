@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +16,11 @@ from millrace.wire.peer.clips import Clip, Clips, pack_clip
 from tests.real.screenpages import HEIGHT, WIDTH, begin
 
 from .browser import Chromium, Page
+from .conftest import need
+from .firefox import Firefox
+from .pages import Browser
 from .screenserver import ScreenServer, painted
+from .xscreen import XScreen
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
 CONTROL, V = BY_NAME["ControlLeft"].code, BY_NAME["KeyV"].code
@@ -32,13 +39,18 @@ def on_page(
             await page.send("Emulation.setFocusEmulationEnabled", enabled=True)
             await begin(page, server, painted(WIDTH, HEIGHT), clipboard=clipboard)
             await page.click("#stage")
-            await server.until("keyboard", take=True)
-            await server.tell("keyboard", mine=True, who="somebody")
-            await page.until("document.querySelector('.captured') !== null")
+            await captures(page, server)
             await test(page, server)
             assert not page.errors
 
     asyncio.run(main())
+
+
+async def captures(page: Browser, server: ScreenServer) -> None:
+    """The picture was clicked into: the viewer is given the keyboard."""
+    await server.until("keyboard", take=True)
+    await server.tell("keyboard", mine=True, who="somebody")
+    await page.until("document.querySelector('.captured') !== null")
 
 
 async def give(server: ScreenServer, number: int, text: str, refused: bool = False) -> None:
@@ -162,3 +174,76 @@ def test_user_elsewhere_is_not_disturbed(chromium: Chromium) -> None:
         await page.until(f"{READ}.then((text) => text === 'theirs')")
 
     on_page(chromium, test, "clipboardReadWrite", "clipboardSanitizedWrite")
+
+
+# -- Firefox, in a window: with X's own clipboard, keys and clicks -------------------------------------
+
+
+async def on_x(screen: XScreen, *command: str, text: str | None = None) -> str:
+    """Run a program on that screen, with this input; returns its output."""
+    process = await asyncio.create_subprocess_exec(
+        *command, env=os.environ | {"DISPLAY": screen.display}, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if text is not None else subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(15):
+        out, _ = await process.communicate((text or "").encode())
+    return (out or b"").decode()
+
+
+async def copied(screen: XScreen, text: str) -> None:
+    """Wait until that is the display's clipboard."""
+    async with asyncio.timeout(15):
+        while await on_x(screen, "xclip", "-selection", "clipboard", "-o") != text:
+            await asyncio.sleep(0.05)
+
+
+async def copies_and_pastes(page: Browser, server: ScreenServer, screen: XScreen) -> None:
+    """A text of the guest is copied; one of another program is pasted."""
+    await server.tell("clipboard", there=True, number=1)
+    await server.until("paste", number=1)
+    await give(server, 1, "grüße\n日本 " + "x" * 100_000)
+    await copied(screen, "grüße\n日本 " + "x" * 100_000)
+    text = "ä日" * 30_000
+    await on_x(screen, "xclip", "-selection", "clipboard", "-i", text=text)
+    await asyncio.sleep(0.3)
+    assert not [one for one in server.got if one["type"] == "copied"], "nothing before it is pasted"
+    await on_x(screen, "xdotool", "key", "ctrl+v")
+    await server.until("key", code=V, down=False)
+    told = [(one["type"], one.get("code")) for one in server.got if one["type"] in ("copied", "key")]
+    assert told[:3] == [("key", CONTROL), ("copied", None), ("key", V)]
+    assert await got(server, 1) == Clip(1, text.encode())
+
+
+async def copies_by_a_click(page: Browser, server: ScreenServer, screen: XScreen) -> None:
+    """Who has no keyboard is not disturbed, and copies with the button."""
+    await server.tell("keyboard", mine=False, who="another")
+    await page.until("document.querySelector('#screen-who').textContent.includes('another')")
+    await on_x(screen, "xclip", "-selection", "clipboard", "-i", text="mine")
+    await server.tell("clipboard", there=True, number=2)
+    await page.until(shown("#screen-copy"))
+    await copied(screen, "mine")
+    await page.click("#screen-copy")
+    await server.until("paste", number=2)
+    await give(server, 2, "theirs")
+    await copied(screen, "theirs")
+    await page.until(f"!{shown('#screen-copy')}")
+
+
+def test_firefox_shares_the_clipboard_of_its_display_with_the_guest(tmp_path: Path) -> None:
+    need("firefox-esr", "Xvfb", "xclip", "xdotool")
+
+    async def main(screen: XScreen) -> None:
+        firefox = Firefox(tmp_path / "profile", dict(os.environ), display=screen.display)
+        async with ScreenServer() as server, firefox as page:
+            picture = painted(WIDTH, HEIGHT)
+            await begin(page, server, picture, clipboard=True)
+            x, y = await asyncio.to_thread(screen.find, picture[..., :3])
+            # A window without a window manager has the focus that the pointer is over.
+            await on_x(screen, "xdotool", "mousemove", str(x + 50), str(y + 50), "click", "1")
+            await captures(page, server)
+            await copies_and_pastes(page, server, screen)
+            await copies_by_a_click(page, server, screen)
+            assert not page.errors
+
+    with XScreen(tmp_path / "x", 1366, 900) as screen:
+        asyncio.run(main(screen))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator
 from importlib.resources import files
 from pathlib import Path
@@ -24,10 +25,12 @@ from millrace.server.http.origins import Addresses
 from millrace.sim.desktop import Desktop
 from millrace.sim.painted import PaintedMachine
 from millrace.symptoms import Symptom
-from tests.real.pages import shot
+from tests.real.pages import Browser, shot
 from tests.real.screenpages import press
 
 from .browser import Chromium, Page
+from .conftest import need
+from .firefox import Firefox
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
 SCENES = {"accounts": "typing", "build-7": "scroll", "lab": "still", "reception": "film"}
@@ -71,7 +74,7 @@ async def several(
         await daemon.stop()
 
 
-async def signed_in(page: Page, daemon: Daemon, address: str = "", secret: str = "") -> None:
+async def signed_in(page: Browser, daemon: Daemon, address: str = "", secret: str = "") -> None:
     """The daemon's page at this address."""
     await page.open(f"http://{daemon.serving.address}/{address}")
     await page.until("!document.querySelector('#login').hidden")
@@ -81,7 +84,7 @@ async def signed_in(page: Page, daemon: Daemon, address: str = "", secret: str =
     await page.run("document.querySelector('#login').requestSubmit()")
 
 
-async def shown(page: Page, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+async def shown(page: Browser, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The picture of a tile: (height, width, 3), B, G, R."""
     read = f"""(() => {{ const canvas = {tile(name, "canvas")}; const {{ width, height }} = canvas;
     return [width, height, [...canvas.getContext("2d").getImageData(0, 0, width, height).data]]; }})()"""
@@ -89,35 +92,51 @@ async def shown(page: Page, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.array(data, np.uint8).reshape(height, width, 4)[:, :, 2::-1]
 
 
+async def walks(page: Browser, daemon: Daemon, machines: dict[str, PaintedMachine]) -> None:
+    """Every guest is shown, and leads to its desktop and back."""
+    await signed_in(page, daemon, "#wall")
+    await page.until(f"{NAMES}.length === 5 && {tile('spare', '.tile-says')}.textContent === 'no screen'")
+    daemon.worker.report(Symptom("machine", "lost", "lab", "door/1", {"error": "gone"}))
+    await page.until(f"{tile('lab', '.mark')}.textContent === '1 incident'")
+    for name in SCENES:
+        await page.until(f"{tile(name, '.tile-says')}.hidden")
+    # One of them paints nothing any more: all that the browser shows of it is as painted.
+    still = machines["lab"].desktop.picture
+    expected = still.reshape(180, 4, 320, 4, 4).mean((1, 3))
+    assert np.abs(await shown(page, "lab") - expected[:, :, :3]).mean() < 12
+    assert "1280 × 720" in await page.run(f"{tile('lab')}.textContent")
+    before = await shown(page, "reception")
+    await asyncio.sleep(1.5)
+    assert (await shown(page, "reception") != before).any(), "the film goes on"
+    assert not any(guest.viewers.sessions for guest in daemon.worker.guests.values())
+    await page.click("#tiles li[data-guest='lab'] a")
+    await page.until(f"location.hash === '#/lab' && {STATE} === 'on'")
+    assert await page.run("document.querySelector('#guest').value") == "lab"
+    assert await page.run("document.querySelector('#wall').hidden && millrace.viewer.mode.width") == SIZE.width
+    async with asyncio.timeout(5):
+        while len(daemon.worker.guests["accounts"].screens.first.screen.readers):  # type: ignore[union-attr]
+            await asyncio.sleep(0.02)
+    await page.run("history.back()")
+    await page.until(f"{NAMES}.length === 5 && {DRAWN.replace('=== 0', '=== 1')}")
+    assert not page.errors
+
+
 def test_wall_shows_every_guest_and_leads_to_its_desktop(chromium: Chromium, tmp_path: Path) -> None:
     async def main() -> None:
         async with several(tmp_path) as (daemon, machines), Page(chromium) as page:
             await page.size(1280, 900)
-            await signed_in(page, daemon, "#wall")
-            await page.until(f"{NAMES}.length === 5 && {tile('spare', '.tile-says')}.textContent === 'no screen'")
-            daemon.worker.report(Symptom("machine", "lost", "lab", "door/1", {"error": "gone"}))
-            await page.until(f"{tile('lab', '.mark')}.textContent === '1 incident'")
-            for name in SCENES:
-                await page.until(f"{tile(name, '.tile-says')}.hidden")
-            # One of them paints nothing any more: all that the browser shows of it is as painted.
-            still = machines["lab"].desktop.picture
-            expected = still.reshape(180, 4, 320, 4, 4).mean((1, 3))
-            assert np.abs(await shown(page, "lab") - expected[:, :, :3]).mean() < 12
-            assert "1280 × 720" in await page.run(f"{tile('lab')}.textContent")
-            before = await shown(page, "reception")
-            await asyncio.sleep(1.5)
-            assert (await shown(page, "reception") != before).any(), "the film goes on"
-            assert not any(guest.viewers.sessions for guest in daemon.worker.guests.values())
-            await page.click("#tiles li[data-guest='lab'] a")
-            await page.until(f"location.hash === '#/lab' && {STATE} === 'on'")
-            assert await page.run("document.querySelector('#guest').value") == "lab"
-            assert await page.run("document.querySelector('#wall').hidden && millrace.viewer.mode.width") == SIZE.width
-            async with asyncio.timeout(5):
-                while len(daemon.worker.guests["accounts"].screens.first.screen.readers):  # type: ignore[union-attr]
-                    await asyncio.sleep(0.02)
-            await page.run("history.back()")
-            await page.until(f"{NAMES}.length === 5 && {DRAWN.replace('=== 0', '=== 1')}")
-            assert not page.errors
+            await walks(page, daemon, machines)
+
+    asyncio.run(main())
+
+
+def test_firefox_shows_the_wall_too(tmp_path: Path) -> None:
+    need("firefox-esr")
+
+    async def main() -> None:
+        firefox = Firefox(tmp_path / "profile", dict(os.environ))
+        async with several(tmp_path) as (daemon, machines), firefox as page:
+            await walks(page, daemon, machines)
 
     asyncio.run(main())
 
