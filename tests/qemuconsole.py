@@ -66,7 +66,7 @@ class Rig:
         self.screen = self.door.screen
         self.now_ns = 10**9
         self.reader: Reader | None = None
-        exchange(self.console, self.peer, self.peer.take)
+        exchange(self.console, self.peer, self.peer.events)
 
     def _wake(self) -> None:
         self.woken += 1

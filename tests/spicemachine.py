@@ -22,6 +22,7 @@ from millrace.wire.spice.inputs import SpiceInputs
 from tests.fuzz import spiceserver as server
 from tests.gops import WATCHER
 from tests.paintedscreen import update
+from tests.received import received
 from tests.spicewire import linked, noise, sent, ticket
 
 WIDTH, HEIGHT = 96, 64
@@ -78,7 +79,7 @@ class Machine:
     def says(self, *messages: bytes) -> int:
         """The server sends these at once, and then nothing for a while. Returns in how many steps they were painted."""
         self.now_ns += 20 * NS_PER_MS
-        self.wire.receive(b"".join(messages), self.now_ns)
+        received(self.wire, b"".join(messages), self.now_ns, lambda: self.door.receive(self.now_ns))
         self.now_ns += SETTLED_NS
         self.wire.handle_timeout(self.now_ns)
         self.door.receive(self.now_ns)
@@ -94,7 +95,7 @@ class Machine:
         """Called between two steps of a picture."""
 
     def points(self, *messages: bytes) -> None:
-        self.cursor.receive(b"".join(messages), self.now_ns)
+        received(self.cursor, b"".join(messages), self.now_ns)
         self.door.receive_cursor(self.cursor)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from millrace.doors.machine import MachineDoor
 from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
@@ -35,6 +36,7 @@ from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, TlsWanted
 from millrace.wire.x11.client import X11Client
 from tests.fuzz import seeds, spiceserver
+from tests.received import received
 
 Take = Callable[[bytes], None]
 """Takes one message."""
@@ -53,11 +55,13 @@ def qmp() -> Take:
 def dbus_display(on_bus: bool) -> Take:
     core = DisplayClient(0, on_bus, 0)
 
-    def take(data: bytes) -> None:
-        core.receive(data, 0)
+    def registers() -> None:
         for event in core.events():
             if type(event).__name__ == "Machine":
                 core.send_register("Out", 3)
+
+    def take(data: bytes) -> None:
+        received(core, data, 0, registers)
         core.data_to_send()
 
     return take
@@ -71,11 +75,7 @@ def dbus_audio() -> Take:
 
     def take(data: bytes) -> None:
         for peer, door in zip(peers, doors, strict=True):
-            peer.receive(data, rig.now_ns)
-            door.receive(rig.now_ns)
-            while peer.unfinished:
-                peer.receive(b"", rig.now_ns)
-                door.receive(rig.now_ns)
+            received(peer, data, rig.now_ns, partial(door.receive, rig.now_ns))
             peer.data_to_send()
         rig.run(0.01)
 
@@ -112,8 +112,7 @@ def spice_main() -> Take:
     main = SpiceMain("", lambda key, password: bytes(128), 0)
 
     def take(data: bytes) -> None:
-        main.receive(data, 0)
-        main.events()
+        received(main, data, 0, main.events)
         main.data_to_send()
 
     return take
@@ -125,11 +124,7 @@ def spice_playback() -> Take:
     door = SpicePlayback(rig.graph, channel, "SPICE")
 
     def take(data: bytes) -> None:
-        channel.receive(data, rig.now_ns)
-        door.receive(rig.now_ns)
-        while channel.unfinished:
-            channel.receive(b"", rig.now_ns)
-            door.receive(rig.now_ns)
+        received(channel, data, rig.now_ns, partial(door.receive, rig.now_ns))
         channel.data_to_send()
         rig.run(0.01)
 
@@ -143,11 +138,7 @@ def spice_record() -> Take:
     door = SpiceRecord(rig.graph, source, channel, "SPICE", lambda: None)
 
     def take(data: bytes) -> None:
-        channel.receive(data, rig.now_ns)
-        door.receive(rig.now_ns)
-        while channel.unfinished:
-            channel.receive(b"", rig.now_ns)
-            door.receive(rig.now_ns)
+        received(channel, data, rig.now_ns, partial(door.receive, rig.now_ns))
         rig.run(0.02)
         channel.data_to_send()
 
@@ -166,7 +157,7 @@ def spice_display() -> Take:
     readers: list[Reader] = []
 
     def take(data: bytes) -> None:
-        wire.receive(data, rig.now_ns)
+        received(wire, data, rig.now_ns, partial(door.receive, rig.now_ns))
         account.hold("partial", wire.partial_bytes)
         rig.run(0.01)
         wire.handle_timeout(rig.now_ns)
@@ -196,8 +187,7 @@ def spice_cursor() -> Take:
     door.receive(0)
 
     def take(data: bytes) -> None:
-        wire.receive(data, 0)
-        door.receive_cursor(wire)
+        received(wire, data, 0, partial(door.receive_cursor, wire))
         wire.data_to_send()
 
     return take
@@ -207,7 +197,7 @@ def spice_inputs() -> Take:
     wire = SpiceInputs(7, "", lambda key, password: bytes(128), 0)
 
     def take(data: bytes) -> None:
-        wire.receive(data, 0)
+        received(wire, data, 0)
         wire.send_pointer(Point(len(data), 5), len(data) & 7, False)
         wire.send_key(0x1E, True)
         wire.events()
@@ -233,11 +223,7 @@ def vnc() -> Take:
     wire.send_watch(0)
 
     def take(data: bytes) -> None:
-        wire.receive(data, rig.now_ns)
-        while wire.unfinished:
-            door.receive(rig.now_ns)
-            wire.receive(b"", rig.now_ns)
-        door.receive(rig.now_ns)
+        received(wire, data, rig.now_ns, partial(door.receive, rig.now_ns))
         assert wire.partial_bytes < PARTIAL_MAX
         wire.data_to_send()
         rig.run(0.01)
@@ -258,11 +244,7 @@ def x11() -> Take:
     wire.send_watch(0)
 
     def take(data: bytes) -> None:
-        wire.receive(data, rig.now_ns)
-        door.receive(rig.now_ns)
-        while wire.unfinished:
-            wire.receive(b"", rig.now_ns)
-            door.receive(rig.now_ns)
+        received(wire, data, rig.now_ns, partial(door.receive, rig.now_ns))
         wire.data_to_send()
 
     return take

@@ -27,6 +27,7 @@ from millrace.wire.qemu.dbus import Message
 from millrace.wire.qemu.display import ScreenPeer
 from millrace.wire.qemu.values import Writer
 from tests.fuzz import spiceserver, vncserver, xserver
+from tests.received import received
 
 Session = list[bytes]
 
@@ -169,9 +170,7 @@ def dbus_audio() -> list[Session]:
             for _ in range(4):
                 qemu.receive(b"".join(bytes(chunk.data) for chunk in peer_.data_to_send()))
                 said.append(qemu.data_to_send())
-                peer_.receive(said[-1], 0)
-                while peer_.unfinished:
-                    peer_.receive(b"", 0)
+                received(peer_, said[-1], 0)
             peer_.events()
 
         exchange()

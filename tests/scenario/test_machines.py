@@ -30,6 +30,7 @@ from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from millrace.wire.spice.messages import OPUS_CAP
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import AudioBegin, AudioData, AudioEnd, Ready, VncEvent
+from tests.received import received
 
 CHUNK = 480
 TICK_S = 0.005
@@ -63,9 +64,7 @@ class Machine:
                 if there:
                     qemu.receive(there)
                 if back:
-                    peer.receive(back, self.rig.now_ns)
-                while peer.unfinished:
-                    peer.receive(b"", self.rig.now_ns)
+                    received(peer, back, self.rig.now_ns)
                 door.receive(self.rig.now_ns)
 
     def begin(self, **form: int) -> None:

@@ -33,6 +33,7 @@ from millrace.wire.vnc.pictures import HELD_MAX, PIXELS_MAX, Pictures
 from millrace.wire.vnc.work import WORK_MAX, Work
 from tests.fuzz import vncserver
 from tests.fuzz.vncserver import Picture, Streams, noise, update
+from tests.received import received
 
 WIDTH, HEIGHT = 300, 200
 
@@ -46,9 +47,7 @@ def client(width: int = WIDTH, height: int = HEIGHT) -> VncClient:
 
 
 def said(vnc: VncClient, data: bytes) -> VncClient:
-    vnc.receive(data, 0)
-    while vnc.unfinished:
-        vnc.receive(b"", 0)
+    received(vnc, data, 0)
     return vnc
 
 

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import pickle
 import random
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import millrace.wire
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import MillraceError
 from millrace.units import NS_PER_S
+from millrace.wire.contract import AnswerDue, Untimed
 from millrace.wire.native.messages import HEADER, Fault, Reply, frame
 from millrace.wire.native.session import NativeWire, awaiting_hello
 from millrace.wire.peer.messages import Hello
@@ -42,12 +44,20 @@ from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, TlsWanted
 from millrace.wire.x11.client import X11Client
 from tests.fuzz import clientseeds, seeds
+from tests.received import received
 
 NOW = 5 * NS_PER_S
 LINK = [seeds.spice_reply(bytes(162)), bytes(4)]
 SPLITS = 3
 SHORT = 1_000
 """What is no longer is split at each byte."""
+CHUNKS = {"VncClient": 64 * 1024, "ScreenPeer": 64 * 1024}
+CHUNK = 4 * 1024
+"""How much is received at once at most (io/client.py, io/fdstream.py), where pictures come and elsewhere."""
+CALLS_MAX = 6_000
+"""Calls of functions in one step: about a millisecond."""
+STEPS_MAX = 10
+"""How many steps of a session that repeats itself are looked at."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +150,10 @@ def pieces(case: Case, session: seeds.Session, seed: int | None = None) -> Itera
         at += size
 
 
-def received(wire: Any, piece: Any) -> None:
-    """The piece, and what the session does later with it because it would take long."""
-    wire.receive(piece, NOW)
-    while getattr(wire, "unfinished", False):
-        wire.receive(b"", NOW)
+def settle(wire: Any) -> None:
+    """A SPICE display tells a picture when nothing more has come for a while."""
+    if isinstance(wire, SpiceDisplay):
+        wire.handle_timeout(wire.next_timeout() or NOW)
 
 
 def heard(wire: Any, came: Iterator[Any]) -> list[Any]:
@@ -152,16 +161,14 @@ def heard(wire: Any, came: Iterator[Any]) -> list[Any]:
     out: list[Any] = []
     try:
         for piece in came:
-            received(wire, piece)
+            received(wire, piece, NOW)
             for event in wire.events():
                 if isinstance(event, TlsWanted):
                     wire.tls_ready()
                 block = isinstance(event, Block)
                 out.append([event.channel, event.seek, event.offset, bytes(event.data)] if block else event)
-        if isinstance(wire, SpiceDisplay):
-            # It tells a picture when nothing more has come for a while.
-            wire.handle_timeout(wire.next_timeout() or NOW)
-            out += wire.events()
+        settle(wire)
+        out += wire.events()
     except MillraceError as error:
         out.append((type(error), str(error)))
     return joined(out)
@@ -267,29 +274,106 @@ def test_unfinished_work_ends_and_then_nothing_waits(case: Case) -> None:
                 assert not getattr(wire, "unfinished", False) and not getattr(wire, "waiting", False)
 
 
+def repeated(case: Case, chunk: int) -> Iterator[tuple[seeds.Session, bytes, int]]:
+    """Each message that fits into a chunk, after what came before it, and how often it does."""
+    seen = set[tuple[bytes, int]]()
+    for session in case.sessions():
+        for at, message in enumerate(session):
+            if message and len(message) <= chunk and (message[:2], len(message)) not in seen:
+                seen.add((message[:2], len(message)))
+                yield session[:at], message, 1 if case.name in MESSAGES else chunk // len(message)
+
+
+def counted(counts: list[int], step: Callable[..., Any], *args: object) -> Any:
+    """The result of a step; how many functions it calls is added to `counts`."""
+
+    def called(frame: object, event: str, value: object) -> None:
+        counts[-1] += event in ("call", "c_call")
+
+    counts.append(0)
+    sys.setprofile(called)
+    try:
+        return step(*args)
+    finally:
+        sys.setprofile(None)
+
+
+def process(wire: Any, data: bytes, counts: list[int]) -> None:
+    """Process all of `data` as its runner does, counting the calls of each step."""
+    if isinstance(wire, PulseSession):
+        at = 0
+        while at < len(data):
+            at = counted(counts, wire.receive_some, memoryview(data), at)
+            wire.events()
+        return
+    counted(counts, wire.receive, data, NOW)
+    while getattr(wire, "unfinished", False) and len(counts) < STEPS_MAX:
+        list(wire.events())
+        counted(counts, wire.receive, b"", NOW)
+
+
+def says_so(kind: type) -> bool:
+    """Whether a session can be unfinished, by its own word."""
+    return getattr(kind, "unfinished", Untimed.unfinished) not in (Untimed.unfinished, AnswerDue.unfinished)
+
+
+# A step that takes long without calling anything is one of a library's: the size of the chunk bounds it.
+@every
+def test_no_step_takes_long_whatever_is_repeated_and_long_work_takes_several(case: Case) -> None:
+    unfinished = False
+    for before, message, times in repeated(case, CHUNKS.get(case.name, CHUNK)):
+        wire, counts = case.make(), list[int]()
+        with contextlib.suppress(MillraceError):
+            for piece in before:
+                received(wire, piece, NOW)
+                list(wire.events())
+            process(wire, message * times, counts)
+        unfinished |= len(counts) > 1 and not isinstance(wire, PulseSession)
+        assert not counts or max(counts) < CALLS_MAX, message[:16]
+    assert unfinished == says_so(type(case.make()))
+
+
+@every
+def test_what_is_processed_in_several_steps_is_what_comes_message_by_message(case: Case) -> None:
+    for before, message, times in repeated(case, CHUNK):
+        single, together = case.make(), case.make()
+        expected = heard(single, iter([*before, *[message] * times]))
+        if not any(isinstance(event, tuple) and isinstance(event[0], type) for event in expected):
+            assert heard(together, iter([*before, message * times])) == expected
+            assert sorted(written(single)) == sorted(written(together))
+
+
 def taken(wire: Any) -> Iterator[Any]:
-    """Its events, taken one by one."""
+    """Its events, taken one by one. While one is used it counts in `partial_bytes`."""
+    counted_bytes = []
     while True:
-        event = wire.take()
+        waits, event = wire.waiting, wire.take()
         if event is not None:
+            assert waits
+            counted_bytes.append(wire.partial_bytes)
             yield event
         elif not wire.waiting:
+            assert all(one > wire.partial_bytes for one in counted_bytes)
             return
 
 
-@pytest.mark.parametrize("name", ["ScreenPeer", "VncClient"])
-def test_events_taken_one_by_one_are_those_of_the_list(name: str) -> None:
-    case = next(case for case in CASES if case.name == name)
+TAKEN = [case for case in CASES if hasattr(case.make(), "take")]
+
+
+@pytest.mark.parametrize("case", TAKEN, ids=lambda case: case.name)
+def test_events_taken_one_by_one_are_those_of_the_list(case: Case) -> None:
     for session in case.sessions():
         listed, single, got = case.make(), case.make(), list[Any]()
         expected = heard(listed, pieces(case, session))
         try:
             for piece in pieces(case, session):
-                received(single, piece)
+                received(single, piece, NOW)
                 for event in taken(single):
                     if isinstance(event, TlsWanted):
                         single.tls_ready()
                     got.append(event)
+            settle(single)
+            got += taken(single)
         except MillraceError as error:
             got.append((type(error), str(error)))
         assert got == expected
@@ -301,7 +385,7 @@ def test_nothing_is_written_or_reported_twice(case: Case) -> None:
         wire = case.make()
         for piece in pieces(case, session):
             with contextlib.suppress(MillraceError):
-                received(wire, piece)
+                received(wire, piece, NOW)
         list(wire.events())
         written(wire)
         assert not written(wire) and not list(wire.events())
@@ -309,26 +393,30 @@ def test_nothing_is_written_or_reported_twice(case: Case) -> None:
 
 @every
 def test_deadline_passes_once_and_early_call_does_nothing(case: Case) -> None:
-    for silent in (True, False):
-        wire = case.make()
-        if not silent:
-            heard(wire, pieces(case, case.sessions()[0]))
-        written(wire)
-        for _ in range(50):
-            deadline = wire.next_timeout()
-            if deadline is None:
-                break
-            wire.handle_timeout(min(deadline, NOW) - 1)
-            assert not written(wire) and wire.next_timeout() == deadline
-            try:
-                wire.handle_timeout(deadline)
-            except MillraceError:
-                break
-            after = wire.next_timeout()
-            assert after is None or after > deadline
+    for session in case.sessions():
+        for length in range(len(session) + 1):
+            wire = case.make()
+            heard(wire, pieces(case, session[:length]))
             written(wire)
-        else:
-            raise AssertionError("it goes on for ever with nobody at the other end")
+            pass_deadlines(wire)
+
+
+def pass_deadlines(wire: Any) -> None:
+    """Nobody is at the other end any more."""
+    for _ in range(50):
+        deadline = wire.next_timeout()
+        if deadline is None:
+            return
+        wire.handle_timeout(min(deadline, NOW) - 1)
+        assert not written(wire) and wire.next_timeout() == deadline
+        try:
+            wire.handle_timeout(deadline)
+        except MillraceError:
+            return
+        after = wire.next_timeout()
+        assert after is None or after > deadline
+        written(wire)
+    raise AssertionError("it goes on for ever with nobody at the other end")
 
 
 def test_descriptors_of_unknown_message_are_closed_and_next_gets_its_own() -> None:

@@ -26,6 +26,7 @@ from millrace.wire.qemu.client import DisplayClient, Machine, NotThere, Refusal,
 from millrace.wire.qemu.dbus import CALL, MESSAGE_MAX, DBusWire, Message
 from millrace.wire.qemu.qmp import HandedOver, QmpHandover
 from millrace.wire.qemu.values import TEXT_MAX, Reader, Writer, elements
+from tests.received import received
 
 
 def joined() -> tuple[FakeQemu, AudioPeer]:
@@ -44,9 +45,7 @@ def exchange(qemu: FakeQemu, peer: AudioPeer) -> None:
         if there:
             qemu.receive(there)
         if back:
-            peer.receive(back, 0)
-        while peer.unfinished:
-            peer.receive(b"", 0)
+            received(peer, back, 0)
 
 
 # -- values ----------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from millrace.wire.x11.setup import COOKIE, find_cookie, read_description, setup
 from tests.fuzz import xserver
 from tests.fuzz.xserver import BASE, FIRST_COPY, HEIGHT, MAJORS, ROOT, WIDTH
 from tests.gops import WATCHER
+from tests.received import received
 
 WHOLE = Rect(0, 0, WIDTH, HEIGHT)
 SHM, DAMAGE, TEST = (MAJORS[name][0] for name in (b"MIT-SHM", b"DAMAGE", b"XTEST"))
@@ -48,9 +49,7 @@ def sent(wire: X11Client) -> list[bytes]:
 
 def says(wire: X11Client, data: bytes, now_ns: int = 0) -> None:
     """The server says this, and the client goes on with it as its connection has it do."""
-    wire.receive(data, now_ns)
-    while wire.unfinished:
-        wire.receive(b"", now_ns)
+    received(wire, data, now_ns)
 
 
 def inside() -> X11Client:

@@ -7,8 +7,9 @@ The laws, which tests/unit/test_wire_contract.py checks for each session:
 
 - Output is returned only once, and so are events.
 - A byte stream yields the same events however it is split.
-- One call of `receive` takes about a millisecond at most. A session that has more to do with what it has received is
-  `unfinished`: `receive` is called again without bytes, and nothing is read meanwhile, until it is not.
+- One call of `receive` takes about a millisecond at most, with 4 KiB, or 64 KiB where pictures come, of whatever the
+  peer sends. A session that has more to do with what it has received is `unfinished`: `receive` is called again without
+  bytes, and nothing is read meanwhile, until it is not. (PulseAudio's end takes an event's bytes: `receive_some`.)
 - A session with `take` gives its events one by one, for those that take long to be used. While there are more, it is
   `waiting`, and what was taken counts in `partial_bytes` until the next call.
 - After `handle_timeout(next_timeout())` the next deadline is later, or there is none, or the session has ended with an

@@ -103,7 +103,7 @@ class PulseClient(ClientStreams):
         wire, view, at = self._wire, memoryview(data), 0
         frames, end = wire.state, len(view)
         while (self._begun is None or self._go_on()) and at < end and not self.closing:
-            at = wire.take(view, at)
+            at = wire.receive_some(view, at)
             if frames.partial_bytes != self._partial_bytes:
                 self._hold_partial()
             for event in wire.events():

@@ -154,11 +154,11 @@ class PulseSession(Untimed):
         del now_ns
         at, view = 0, memoryview(data)
         while at < len(view):
-            at = self.take(view, at)
+            at = self.receive_some(view, at)
 
     # One event at a time, so that the caller can stop between two commands when its turn is over, and keep the rest as
     # bytes. A queue of parsed commands would take more memory than those bytes, and would not be part of the state.
-    def take(self, view: memoryview, at: int = 0) -> int:
+    def receive_some(self, view: memoryview, at: int = 0) -> int:
         """Like `receive`, but begins at `at` and stops at the next event; returns where."""
         end, state = len(view), self.state
         while at < end:

@@ -105,14 +105,14 @@ class AudioPeer(Untimed):
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
-        del now_ns
-        self.wire.receive_bytes(data)
+        self.wire.receive(data, now_ns)
         for _ in range(AT_ONCE):
             message = self.wire.take()
             if message is None:
                 break
             if message.kind == CALL:
                 self._called(message)
+        self.wire.forget()
 
     @property
     def unfinished(self) -> bool:

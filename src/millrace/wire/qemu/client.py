@@ -221,11 +221,11 @@ class DisplayClient(AnswerDue):
     # Each call takes one message: the values of one may take a millisecond.
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
-        del now_ns
-        self._wire.receive_bytes(data)
+        self._wire.receive(data, now_ns)
         message = self._wire.take()
         if message is not None:
             self._said(message)
+        self._wire.forget()
 
     @property
     def unfinished(self) -> bool:

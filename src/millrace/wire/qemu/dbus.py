@@ -152,19 +152,13 @@ class DBusWire(Untimed):
         self._steps = [b"OK ", b"AGREE_UNIX_FD"]
         self._out: list[Chunk] = [Chunk(bytearray(b"\0AUTH EXTERNAL " + str(uid).encode().hex().encode() + b"\r\n"))]
         self._held: list[Chunk] = []
-        self._events: list[Message] = []
+        self._taken_bytes = 0
 
     # -- in --------------------------------------------------------------------------------------
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends the connection."""
+        """Take bytes, of which `take` makes messages one by one; RemoteProtocolError ends the connection."""
         del now_ns
-        self.receive_bytes(data)
-        while (message := self.take()) is not None:
-            self._events.append(message)
-
-    def receive_bytes(self, data: Buffer) -> None:
-        """Take bytes, of which `take` makes messages one by one: for messages that take long."""
         self._buffer += data if self._large is None else self._large.receive(data)
         while not self.ready and self._line():
             pass
@@ -179,8 +173,8 @@ class DBusWire(Untimed):
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of messages that are still incomplete, or were not taken."""
-        return len(self._buffer) + (0 if self._large is None else self._large.received)
+        """Bytes received of messages that are still incomplete, wait to be taken, or were taken last."""
+        return len(self._buffer) + (0 if self._large is None else self._large.received) + self._taken_bytes
 
     def _line(self) -> bool:
         end = self._buffer.find(b"\r\n")
@@ -239,7 +233,11 @@ class DBusWire(Untimed):
         return self._long.get(signature, 0) if kind == CALL else 0
 
     def take(self) -> Message | None:
-        """The next whole message; None if there is none. RemoteProtocolError ends the connection."""
+        """The next whole message; None if there is none. RemoteProtocolError ends the connection.
+
+        What the message before took counts no more.
+        """
+        self.forget()
         if not self.waiting:
             return None
         raw: bytes | memoryview
@@ -249,10 +247,15 @@ class DBusWire(Untimed):
             head, body_size = self._sizes()
             raw = bytes(self._buffer[: head + body_size])
             del self._buffer[: head + body_size]
+        self._taken_bytes = len(raw)
         order = _ORDERS[raw[0]]
         _, kind, flags, _, _, serial, _ = struct.unpack_from(order + "BBBBIII", raw)
         fields = self._fields(bytes(raw[:head]), kind, order)
         return Message(kind, flags, serial, fields, raw[head:], order)
+
+    def forget(self) -> None:
+        """What `take` gave is not needed any more."""
+        self._taken_bytes = 0
 
     # A peer repeats its calls with the same header but for the serial and the length, thousands of times a second.
     def _fields(self, header: bytes, kind: int, order: str) -> dict[int, Any]:
@@ -277,7 +280,9 @@ class DBusWire(Untimed):
 
     def events(self) -> list[Message]:
         """The messages received since the last call."""
-        out, self._events = self._events, []
+        out = []
+        while (message := self.take()) is not None:
+            out.append(message)
         return out
 
     # -- out -------------------------------------------------------------------------------------

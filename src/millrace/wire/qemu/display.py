@@ -150,7 +150,6 @@ class ScreenPeer(Untimed):
         self.greeted = False
         self._close_fd = close_fd
         self._fds: deque[int] = deque()
-        self._taken_bytes = 0
 
     def receive_fds(self, fds: list[int]) -> None:
         """Take descriptors, which came with the bytes passed to `receive` next."""
@@ -158,12 +157,11 @@ class ScreenPeer(Untimed):
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. `take` makes events of them."""
-        del now_ns
         if len(self._fds) > FDS_MAX:
             raise RemoteProtocolError(
                 f"QEMU sent {len(self._fds)} descriptors without the messages that they belong to"
             )
-        self.wire.receive_bytes(data)
+        self.wire.receive(data, now_ns)
 
     # A few bytes may be thousands of calls, and one call a picture that takes long to be copied. So whoever shows them
     # takes them one by one, and nothing is read meanwhile (io/fdstream.py).
@@ -177,23 +175,19 @@ class ScreenPeer(Untimed):
 
         What the event before took counts no more. RemoteProtocolError ends the connection.
         """
-        self.forget()
         message = self.wire.take()
         if message is None:
             return None
         fds = self._claimed(message)
         try:
-            event = self._called(message, fds) if message.kind == CALL else None
+            return self._called(message, fds) if message.kind == CALL else None
         finally:
             for fd in fds:
                 self._close_fd(fd)
-        if event is not None:
-            self._taken_bytes = len(message.body)
-        return event
 
     def forget(self) -> None:
         """What `take` gave is not needed any more."""
-        self._taken_bytes = 0
+        self.wire.forget()
 
     def _claimed(self, message: Message) -> list[int]:
         if not 0 <= message.fds <= len(self._fds):
@@ -226,7 +220,7 @@ class ScreenPeer(Untimed):
     @property
     def partial_bytes(self) -> int:
         """Bytes received of calls that are still incomplete, wait to be taken, or were taken last."""
-        return self.wire.partial_bytes + self._taken_bytes
+        return self.wire.partial_bytes
 
     def events(self) -> list[ScreenEvent]:
         """QEMU's calls since the last time."""

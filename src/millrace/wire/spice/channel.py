@@ -10,7 +10,6 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import count
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
@@ -21,8 +20,8 @@ MESSAGE_MAX = 1024 * 1024
 PICTURE_MAX = 64 * 1024 * 1024
 """On the display channel: an uncompressed picture of 4096 × 4096."""
 LINK_MAX = 4096
-AT_ONCE = 2
-"""Messages of sound processed in one call of `receive`. Each may begin a stream: up to half a millisecond."""
+AT_ONCE, SOUND_AT_ONCE = 16, 2
+"""Messages processed in one call of `receive`. Each of sound may begin a stream: up to half a millisecond."""
 ANSWER_NS = 10 * NS_PER_S
 KEY_BYTES, TICKET_BYTES = 162, 128
 MAGIC = b"REDQ"
@@ -111,9 +110,9 @@ class SpiceChannel(AnswerDue):
         """Take bytes; RemoteProtocolError ends the channel. While `unfinished`, it must be called again."""
         del now_ns
         self._buffer += data
-        for number in count(1):
+        for _ in range(SOUND_AT_ONCE if self.kind in SOUND else AT_ONCE):
             self._more = self._step(self)
-            if not self._more or (number >= AT_ONCE and self.kind in SOUND):
+            if not self._more:
                 break
 
     @property

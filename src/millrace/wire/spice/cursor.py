@@ -60,8 +60,6 @@ CursorEvent: TypeAlias = CursorSet | CursorMove | CursorHide
 class SpiceCursor:
     """The cursor channel; it keeps the cursors that the server may refer to by name."""
 
-    unfinished = False
-
     def __init__(self, session: int, number: int, password: str, encrypt: Encrypt, now_ns: HostNs) -> None:
         self._channel = SpiceChannel(ChannelKind.CURSOR, session, 0, password, encrypt, now_ns, number)
         self._kept: dict[int, Look] = {}
@@ -69,12 +67,17 @@ class SpiceCursor:
         self._events: list[CursorEvent] = []
 
     @property
+    def unfinished(self) -> bool:
+        """See `SpiceChannel`."""
+        return self._channel.unfinished
+
+    @property
     def partial_bytes(self) -> int:
-        """Bytes of cursors that are kept, and of a message that is still incomplete."""
+        """Bytes of cursors that are kept, and of messages that are still incomplete, or were not processed."""
         return self._kept_bytes + self._channel.partial_bytes
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends the channel."""
+        """Take bytes; RemoteProtocolError ends the channel. While `unfinished`, it must be called again."""
         self._channel.receive(data, now_ns)
         for message in self._channel.events():
             self._message(message)

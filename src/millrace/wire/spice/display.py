@@ -206,11 +206,20 @@ class SpiceDisplay:
 
     @property
     def unfinished(self) -> bool:
-        """See `Core`: a picture that takes long is painted in steps."""
-        return bool(self._complete) or self.painting
+        """See `SpiceChannel`; or a picture that takes long is painted in steps."""
+        return self._channel.unfinished or self._unpainted
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are events of complete pictures to be taken."""
+        return bool(self._complete)
+
+    @property
+    def _unpainted(self) -> bool:
+        return self.waiting or self.painting
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends the channel."""
+        """Take bytes; RemoteProtocolError ends the channel. While `unfinished`, it must be called again."""
         self._channel.receive(data, now_ns)
         if self._channel.open and not self._begun:
             self._begun = True
@@ -243,7 +252,7 @@ class SpiceDisplay:
 
     def next_timeout(self) -> HostNs | None:
         """When the picture that is being gathered counts as complete, or the link must have been accepted."""
-        if self.unfinished:
+        if self._unpainted:
             return self._again_ns
         if not self._gathered:
             return self._channel.next_timeout()
@@ -252,7 +261,7 @@ class SpiceDisplay:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
         due_ns = self.next_timeout()
-        if self.unfinished or self._gathered:
+        if self._unpainted or self._gathered:
             if due_ns is not None and now_ns >= due_ns:
                 self._settle()
                 self._again_ns = now_ns + STEP_NS

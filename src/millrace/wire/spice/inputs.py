@@ -36,8 +36,6 @@ class Lights:
 class SpiceInputs:
     """The inputs channel. What is sent before the link is accepted is dropped: nobody saw a picture yet."""
 
-    unfinished = False
-
     def __init__(self, session: int, password: str, encrypt: Encrypt, now_ns: HostNs) -> None:
         self._channel = SpiceChannel(ChannelKind.INPUTS, session, 0, password, encrypt, now_ns)
         self._buttons = 0
@@ -47,12 +45,17 @@ class SpiceInputs:
         self._events: list[Lights] = []
 
     @property
+    def unfinished(self) -> bool:
+        """See `SpiceChannel`."""
+        return self._channel.unfinished
+
+    @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message that is still incomplete."""
+        """Bytes received of messages that are still incomplete, or were not processed."""
         return self._channel.partial_bytes
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends the channel."""
+        """Take bytes; RemoteProtocolError ends the channel. While `unfinished`, it must be called again."""
         self._channel.receive(data, now_ns)
         for message in self._channel.events():
             if message.kind == _MOTION_ACK:

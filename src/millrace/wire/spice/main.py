@@ -36,7 +36,7 @@ class SpiceMain(AnswerDue):
         self._events: list[MainEvent] = []
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Take bytes; RemoteProtocolError ends the session."""
+        """Take bytes; RemoteProtocolError ends the session. While `unfinished`, it must be called again."""
         self._channel.receive(data, now_ns)
         for message in self._channel.events():
             event = main_event(message)
@@ -61,8 +61,13 @@ class SpiceMain(AnswerDue):
             self._channel.send_message(REQUEST_MOUSE_MODE, struct.pack("<H", MOUSE_ABSOLUTE))
 
     @property
+    def unfinished(self) -> bool:
+        """See `AnswerDue`."""
+        return self._channel.unfinished
+
+    @property
     def partial_bytes(self) -> int:
-        """Bytes received of a message that is still incomplete."""
+        """Bytes received of messages that are still incomplete, or were not processed."""
         return self._channel.partial_bytes
 
     def events(self) -> list[MainEvent]:
