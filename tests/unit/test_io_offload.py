@@ -11,9 +11,9 @@ import pytest
 
 from millrace.errors import Busy
 from millrace.io import offload
+from millrace.io.buckets import SMALL_NS_MAX, SMALL_SHARE
 from millrace.io.fairqueue import Customer
 from millrace.io.offload import Item, Lane, Offload
-from millrace.io.purses import SMALL_NS_MAX, SMALL_SHARE
 
 
 def run(main: Any) -> None:

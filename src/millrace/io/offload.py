@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 from millrace.errors import Busy
+from millrace.io.buckets import Buckets
 from millrace.io.clock import now_ns
 from millrace.io.fairqueue import Customer, FairQueue, Taken
-from millrace.io.purses import Purses
 from millrace.units import HostNs
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ Item: TypeAlias = tuple["Lane", Callable[[], Any]]
 #   closed first: then it is not called at all, and the work may or may not have run.
 # - Work that has not begun can be withdrawn: it never runs, nothing is told, and its place in the queue is free.
 # - Small work is done at once, on the loop, and its `done` called before the call returns, as long as all of it takes
-#   little of the loop's time, and its customer's a share of that (io/purses.py): two changes of thread take longer than
+#   little of the loop's time, and its customer's a part of that (io/buckets.py): two changes of thread take longer than
 #   the work, and on a busy machine much longer.
 # - `close` returns when no thread runs anymore, so nothing that work refers to is in use afterwards.
 class Offload:
@@ -47,7 +47,7 @@ class Offload:
         """`threads` 0: one fewer than there are cores, 4 at most."""
         self._limit = threads or max(1, min(THREADS_MAX, len(os.sched_getaffinity(0)) - 1))
         self._clock = clock
-        self._purses = Purses(clock())
+        self._buckets = Buckets(clock())
         self._loop = asyncio.get_running_loop()
         self._work: FairQueue[Item] = FairQueue()
         self._wake = threading.Condition()
@@ -90,10 +90,10 @@ class Offload:
     def at_once(self, lane: Lane, work: Callable[[], Any]) -> tuple[Any] | None:
         """For lanes: the result or exception of small work; None, and nothing done, if too much of it was done."""
         began = self._clock()
-        if self._closed or not self._purses.allow(lane.customer, began):
+        if self._closed or not self._buckets.allow(lane.customer, began):
             return None
         result = _result(work)
-        self._purses.spend(lane.customer, self._clock() - began)
+        self._buckets.spend(lane.customer, self._clock() - began)
         return (result,)
 
     def _run(self) -> None:
