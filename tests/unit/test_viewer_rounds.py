@@ -9,7 +9,6 @@ import pytest
 
 from millrace.budget import MIB
 from millrace.errors import BudgetError, CodecError, GraphError, PeerLost
-from millrace.graph.share import SLICE_NS
 from millrace.guest.viewergroup import Group
 from millrace.guest.viewerpictures import ViewerPictures
 from millrace.guest.viewers import VIEWERS_MAX
@@ -33,10 +32,7 @@ from millrace.wire.peer.pictures import (
     Taken,
 )
 from tests.plainpictures import PlainPictures
-from tests.turning import HandTurned
 from tests.watch import SPOT, Desk, Remote
-
-WRITE_NS = NS_PER_MS // 20
 
 
 def watched(viewers: int, **options: Any) -> tuple[Desk, Any, list[Remote]]:
@@ -158,39 +154,6 @@ class Board:
     def clip_wanted(self) -> None: ...
 
 
-def test_round_of_many_viewers_takes_no_more_than_the_guests_slice_at_a_time() -> None:
-    worked = [0]
-    desk = Desk()
-    desk.turns = desk.home.turns = HandTurned(lambda: worked[0])
-    desk.viewers._following._over = desk.turns.over
-    screen = desk.add()
-    remotes = [Remote(desk) for _ in range(VIEWERS_MAX)]
-
-    def slow(remote: Remote, write: Any) -> Any:
-        def costly(messages: Any) -> None:
-            worked[0] += WRITE_NS
-            write(messages)
-
-        return costly
-
-    for remote in remotes:
-        remote.session.sending._write = slow(remote, remote._write)
-    desk.run(100)
-    screen.point(9, 9)
-    screen.show(50, 40, desk.now_ns)
-    screen.fill(SPOT, 5, desk.now_ns)
-    desk.now_ns += NS_PER_S // 20
-    rounds, written = 0, worked[0]
-    while desk.turns.waiting:
-        before = worked[0]
-        desk.turns._round()
-        rounds += 1
-        assert worked[0] - before <= SLICE_NS + 4 * WRITE_NS
-    assert worked[0] - written >= VIEWERS_MAX * WRITE_NS and rounds >= VIEWERS_MAX * WRITE_NS // (2 * SLICE_NS)
-    desk.run(200)
-    assert all(np.array_equal(remote.canvas, screen.pixels) for remote in remotes)
-
-
 def test_large_picture_is_sent_in_steps_and_the_next_one_waits_for_it() -> None:
     desk, screen, (remote,) = watched(1)
     screen.show(800, 600, desk.now_ns)
@@ -279,7 +242,7 @@ def test_error_in_looking_for_what_is_to_be_told_is_made_up_for_in_the_next_roun
 def test_viewers_of_an_encoder_that_has_ended_are_told_although_one_can_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
     desk, screen, (bad, last) = watched(2)
     monkeypatch.setattr(bad.session, "tell_trouble", fails)
-    desk.viewers._failed(desk.groups[0], CodecError("no more"))
+    desk.viewers._sharing._failed(desk.groups[0], CodecError("no more"))
     desk.run(1_100)
     assert [fault.message for fault in last.news(Fault)] == ["no more"] and ended_alone(bad, [last])
     screen.fill(SPOT, 3, desk.now_ns)

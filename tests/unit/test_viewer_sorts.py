@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import GraphError
-from millrace.guest.viewers import EACH_MAX, ENCODERS_MAX
+from millrace.guest.ratelimits import PACE_NS, WHOLE_NS
+from millrace.guest.sharing import EACH_MAX, ENCODERS_MAX
 from millrace.guest.viewersort import Sort
 from millrace.outlets.picturechoice import Formats
 from millrace.rights.model import Principal, parse_rights
-from millrace.units import NS_PER_S
+from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.peer.messages import Configured, Fault
 from millrace.wire.peer.pictures import ChangeView, Hidden, Watch
 from tests.watch import SPOT, Desk, Remote
@@ -44,8 +46,8 @@ def sort(picture: str | int = "auto", fps: int = 30, scale: float = 1.0, rate: i
 ])  # fmt: skip
 def test_nearest_is_the_least_coarse(wanted: Sort, there: list[Sort]) -> None:
     for ordered in (there, there[::-1]):
-        assert sorted(ordered, key=lambda one: one.unlike(wanted)) == there
-    assert wanted.unlike(wanted) < min(one.unlike(wanted) for one in there)
+        assert sorted(ordered, key=lambda one: one.distance(wanted)) == there
+    assert wanted.distance(wanted) < min(one.distance(wanted) for one in there)
 
 
 def test_viewer_can_only_share_pictures_of_its_screen_that_it_decodes() -> None:
@@ -59,10 +61,10 @@ def person(number: int) -> Principal:
     return Principal(f"token/{number}", parse_rights("see"), frozenset({"alice"}))
 
 
-def crowd(desk: Desk, screen: str, settings: list[dict[str, str]], who: int = 1) -> list[Remote]:
-    """Viewers of so many sorts, no more of one person than may have encoders of their own."""
+def crowd(desk: Desk, screen: str, settings: list[dict[str, str]], each: int = 1) -> list[Remote]:
+    """Viewers of so many sorts, `each` of them one person's."""
     return [
-        Remote(desk, Watch(screen=screen, settings=one), principal=person(who + number // EACH_MAX))
+        Remote(desk, Watch(screen=screen, settings=one), principal=person(100 + number // each))
         for number, one in enumerate(settings)
     ]
 
@@ -145,6 +147,77 @@ def test_one_person_takes_half_of_the_encoders_and_then_shares_its_own() -> None
     assert np.array_equal(other.canvas, screen.pixels)
 
 
+def owned(desk: Desk) -> dict[str, int]:
+    """How many encoders each person has."""
+    return dict(Counter(group.owner for group in desk.viewers.groups))
+
+
+def test_those_that_have_most_give_encoders_up_until_all_have_as_many() -> None:
+    desk = Desk()
+    screen = desk.add()
+    key = screen.screen.key
+    remotes = crowd(desk, key, [{"fps": str(1 + number), "scale": "0.1"} for number in range(ENCODERS_MAX)], EACH_MAX)
+    desk.run(100)
+    late = Remote(desk, Watch(screen=key), principal=person(9))
+    desk.run(100)
+    assert shared_with(late, desk).settings == PictureSettings() and made(desk) == ENCODERS_MAX
+    assert not late.news(Configured) and not late.news(Fault)
+    screen.fill(SPOT, 66, desk.now_ns)
+    desk.run(2_100)
+    assert np.array_equal(late.canvas, screen.pixels)
+    # Its viewer shares the nearest, is told so, and not moved to and fro; nobody is ended.
+    (displaced,) = [one for one in remotes if one.session.shares != one.session.settings]
+    assert owned(desk) == {"token/100": EACH_MAX - 1, "token/101": EACH_MAX, "token/9": 1}
+    assert displaced.session.shares == shared_with(displaced, desk).settings
+    assert abs(displaced.session.settings.fps - displaced.session.shares.fps) == 1
+    assert [told.settings for told in displaced.news(Configured)] == [displaced.session.shares.as_dict()]
+    assert displaced.canvas.any() and not any(one.ended for one in remotes)
+    for number in range(ENCODERS_MAX):
+        Remote(desk, Watch(screen=key, settings={"fps": str(20 + number)}), principal=person(9))
+    desk.run(100)
+    before = list(desk.viewers.groups)
+    desk.run(5_000)
+    assert sorted(owned(desk).values()) == [10, 11, 11] and desk.viewers.groups == before, "nobody takes one back"
+    assert all(one.session.shares and one.ended is None for one in desk.remotes)
+
+
+def test_whoever_has_most_gives_up_what_others_can_stand_in_for() -> None:
+    desk = Desk()
+    first, second = desk.add(), desk.add("other", "door/8")
+    owner = person(1)
+    alone = Remote(desk, Watch(screen=second.screen.key), principal=owner)
+    own: list[dict[str, str]] = [{"fps": str(4 * number)} for number in range(1, EACH_MAX - 1)]
+    remotes = [Remote(desk, Watch(screen=first.screen.key, settings=one), principal=owner) for one in own]
+    near = Remote(desk, Watch(screen=first.screen.key, settings={"fps": "49"}), principal=owner)
+    guest = Remote(desk, Watch(screen=first.screen.key, settings={"fps": "49"}), principal=person(7))
+    crowd(desk, first.screen.key, [{"scale": "0.1", "fps": str(1 + number)} for number in range(EACH_MAX)])
+    desk.run(100)
+    assert made(desk) == ENCODERS_MAX
+    late = Remote(desk, Watch(screen=first.screen.key, settings={"scale": "0.5"}), principal=person(9))
+    desk.run(1_100)
+    assert shared_with(late, desk).settings.scale == 0.5
+    kept = [one for one in (alone, near, guest) if one.session.shares == one.session.settings]
+    assert kept == [alone, near, guest], "what has no other that is like it, and what another person sees"
+    assert sum(one.session.shares != one.session.settings for one in remotes) == 1
+
+
+def test_viewer_that_loses_the_only_encoder_of_its_screen_waits_for_another() -> None:
+    desk = Desk()
+    screens = [desk.add(f"{number}", f"door/{number}") for number in range(EACH_MAX + 1)]
+    keys = [one.screen.key for one in screens]
+    remotes = [Remote(desk, Watch(screen=key), principal=person(1)) for key in keys[:-1]]
+    remotes += crowd(desk, keys[-1], [{"fps": str(1 + number)} for number in range(EACH_MAX)])
+    desk.run(100)
+    late = Remote(desk, Watch(screen=keys[-1], settings={"scale": "0.5"}), principal=person(9))
+    desk.run(3_100)
+    (displaced,) = [one for one in remotes if one.session.shares is None]
+    (fault,) = displaced.news(Fault)
+    assert f"{ENCODERS_MAX} encoders" in fault.message and not fault.fatal and late.session.shares is not None
+    late.leave()
+    desk.run(1_100)
+    assert displaced.session.shares == displaced.session.settings and not any(one.ended for one in remotes)
+
+
 def test_viewer_that_can_share_no_encoder_is_told_that_there_are_too_many() -> None:
     desk = Desk()
     first, second = desk.add(), desk.add("other", "door/8")
@@ -164,12 +237,12 @@ def test_viewer_that_can_share_no_encoder_is_told_that_there_are_too_many() -> N
 def test_person_that_has_its_encoders_at_another_screen_is_told_that_these_are_the_most() -> None:
     desk = Desk()
     first, second = desk.add(), desk.add("other", "door/8")
-    crowd(desk, first.screen.key, [{"fps": str(1 + number)} for number in range(EACH_MAX)])
+    crowd(desk, first.screen.key, [{"fps": str(1 + number)} for number in range(EACH_MAX)], EACH_MAX)
     desk.run(60)
-    late = Remote(desk, Watch(screen=second.screen.key), principal=person(1))
+    late = Remote(desk, Watch(screen=second.screen.key), principal=person(100))
     other = Remote(desk, Watch(screen=second.screen.key), principal=person(2))
     desk.run(60)
-    assert isinstance(late.ended, GraphError) and f"token/1 has {EACH_MAX} encoders" in str(late.ended)
+    assert isinstance(late.ended, GraphError) and f"token/100 has {EACH_MAX} encoders" in str(late.ended)
     assert other.ended is None and len(second.screen.readers) == 1
 
 
@@ -198,10 +271,50 @@ def test_viewer_that_changes_its_settings_all_the_time_has_one_new_encoder_a_sec
     # The newest wish has won, although nobody asks any more, and the viewer was told so.
     if wanted.picture != "off":
         assert shared_with(restless, desk).settings == wanted and restless.session.shares == wanted
-    assert told[-1].settings == wanted.as_dict() and restless.session.encoders.due_ns is None
+    assert told[-1].settings == wanted.as_dict() and restless.session.limits.due_ns is None
     screen.fill(SPOT, 66, desk.now_ns)
     desk.run(1_100)
     assert np.array_equal(watcher.canvas, screen.pixels) and restless.ended is None and watcher.ended is None
+
+
+@pytest.mark.parametrize("change", [
+    lambda number: {"fps": "20" if number % 3 else "30"},
+    lambda number: {"picture": "off" if number % 2 else "9M"},
+])  # fmt: skip
+def test_viewer_that_changes_between_encoders_of_others_is_sent_one_whole_picture_a_second(change: Any) -> None:
+    desk = Desk()
+    desk.add()
+    wishes = [Watch(settings={"fps": fps, "picture": "9M"}) for fps in ("20", "30")]
+    others = [Remote(desk, wish, principal=person(2)) for wish in wishes]
+    restless = Remote(desk, wishes[1])
+    desk.run(1_500)
+    before = len(restless.pieces)
+    for number in range(800):
+        restless.say(ChangeView(change(number)))
+        desk.run(5)
+    assert 3 <= len(restless.pieces) - before <= 5 and len(desk.groups) == 2
+    assert [len(one.pieces) for one in others] == [1, 1] and restless.ended is None
+
+
+def test_viewer_that_connects_again_and_again_is_sent_four_whole_pictures_a_second() -> None:
+    desk = Desk()
+    desk.add()
+    Remote(desk)
+    desk.run(100)
+    served = [0]
+    for _ in range(1_200):
+        restless = Remote(desk, principal=person(1))
+        desk.run(10)
+        served.append(served[-1] + bool(restless.pieces))
+        restless.leave()
+    rate = NS_PER_S // WHOLE_NS
+    assert served[600] <= 512 + 7 * rate and served[-1] - served[600] <= 7 * rate
+    # Others are not kept waiting, and who waits has its turn.
+    restless, other = Remote(desk, principal=person(1)), Remote(desk, principal=person(2))
+    desk.run(30)
+    assert other.pieces
+    desk.run(1_500)
+    assert restless.pieces and restless.session.shares
 
 
 def test_lone_viewers_encoder_goes_on_with_another_rate_or_number_of_pictures() -> None:
@@ -211,19 +324,39 @@ def test_lone_viewers_encoder_goes_on_with_another_rate_or_number_of_pictures() 
     desk.run(1_100)
     (group,) = desk.groups
     for number in range(60):
-        remote.say(ChangeView({"fps": str(60 - number), "picture": f"{1 + number}M"}))
+        remote.say(ChangeView({"picture": f"{1 + number}M"}))
         desk.run(5)
         assert group.sort.settings == remote.session.settings == remote.session.shares
-        assert screen.interval_ns == NS_PER_S // (60 - number) and group.sort.rate == (1 + number) * 1_000_000
+        assert group.sort.rate == (1 + number) * 1_000_000
+    for number in range(10):
+        remote.say(ChangeView({"fps": str(60 - number)}))
+        assert group.sort.settings == remote.session.settings and screen.interval_ns == NS_PER_S // (60 - number)
+        desk.run(PACE_NS // NS_PER_MS)
     assert len(desk.groups) == 1 and made(desk) == 1
-    assert [told.settings["fps"] for told in remote.news(Configured)] == list(range(60, 0, -1))
+    assert [told.settings["fps"] for told in remote.news(Configured)] == [30] * 60 + list(range(60, 50, -1))
     # Those that share it are left what they have.
-    other = Remote(desk, Watch(formats=["raw"], settings={"fps": "1", "picture": "60M"}))
+    other = Remote(desk, Watch(formats=["raw"], settings={"fps": "51", "picture": "60M"}))
     desk.run(1_100)
     assert made(desk) == 1
     other.say(ChangeView({"fps": "30"}))
     desk.run(30)
     assert made(desk) == 2 and group.sort.settings == remote.session.settings
+
+
+def test_machine_is_told_four_times_a_second_at_most_how_often_a_viewer_wants_pictures() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk)
+    desk.run(1_100)
+    told: list[int | None] = []
+    screen.watched = lambda interval_ns: told.append(interval_ns)  # type: ignore[method-assign]
+    for number in range(400):
+        remote.say(ChangeView({"fps": str(1 + number % 60)}))
+        desk.run(5)
+    assert 7 <= len(told) <= 10
+    desk.run(300)
+    assert told[-1] == NS_PER_S // remote.session.settings.fps and remote.session.shares == remote.session.settings
+    assert len(desk.groups) == 1
 
 
 def test_viewer_that_there_was_no_room_for_is_shown_pictures_when_there_is() -> None:

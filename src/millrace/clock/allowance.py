@@ -43,7 +43,8 @@ class Allowance:
 class Allowances:
     """An allowance per name, which outlives whatever has that name now."""
 
-    def __init__(self) -> None:
+    def __init__(self, ahead_ns: HostNs = AHEAD_NS) -> None:
+        self._ahead_ns = ahead_ns
         self._of: dict[str, Allowance] = {}
 
     def __len__(self) -> int:
@@ -54,6 +55,6 @@ class Allowances:
         own = self._of.get(name)
         if own is None:
             self._of = {other: one for other, one in self._of.items() if not one.is_full(now_ns)}
-            own = self._of[name] = Allowance()
+            own = self._of[name] = Allowance(self._ahead_ns)
         own.passed(now_ns)
         return own.take(ns)

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from millrace.graph.screens import Listed
 from millrace.guest.home import Home
+from millrace.guest.ratelimits import WholePictures
 from millrace.outlets.picturetimes import StageTotals
 from millrace.units import HostNs
 
@@ -20,6 +21,7 @@ class Company(Protocol[Viewer]):
     clock: Callable[[], HostNs]
     totals: StageTotals
     """Where the time went, of all of them."""
+    wholes: WholePictures
 
     def arrive(self, session: Viewer) -> None:
         """It has connected; GraphError if there is no room."""

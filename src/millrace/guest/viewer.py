@@ -14,7 +14,7 @@ from millrace.graph.seat import Watcher
 from millrace.guest.clips import ViewerClip
 from millrace.guest.company import Company
 from millrace.guest.hands import Hands
-from millrace.guest.onceasecond import OnceASecond
+from millrace.guest.ratelimits import ViewerLimits
 from millrace.guest.viewerblame import ViewerBlame
 from millrace.guest.viewerpictures import ViewerPictures
 from millrace.guest.viewersending import Sending
@@ -94,12 +94,9 @@ class ViewerSession:
         """The screen that it sees."""
         self.shares: PictureSettings | None = None
         """The settings of the encoder that it shares now: the nearest to its own, if there is no room for those."""
-        self.times, self.refreshes, self.encoders, self.hands = (
-            PictureTimes(now_ns, viewers.totals),
-            OnceASecond(),
-            OnceASecond(),
-            Hands(self.guest.turns, self.account),
-        )
+        self.times = PictureTimes(now_ns, viewers.totals)
+        self.limits = ViewerLimits(viewers.wholes.of(principal.key))
+        self.hands = Hands(self.guest.turns, self.account)
         self.pictures = ViewerPictures(wire, self.sending, self.blame, self.account, self.times, viewers.clock)
         self.clip = ViewerClip(self.guest, self.who, wire, self.account, self.sending.flush, viewers.tell_later)
         self.refreshed = 0
@@ -158,13 +155,13 @@ class ViewerSession:
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`."""
-        due = self.wire.next_timeout(), self.encoders.due_ns
+        due = self.wire.next_timeout(), self.limits.due_ns
         return min((ns for ns in due if ns is not None), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`; PeerLost if the peer is gone."""
         self.wire.handle_timeout(now_ns)
-        if self.encoders.came_due(now_ns):
+        if self.limits.came_due(now_ns):
             self.regroup()
         self.flush()
 
@@ -382,7 +379,7 @@ class ViewerSession:
         """Its screen is gone: it waits for another."""
         self.listed = None
         # Its machine went, and not the viewer, which need not wait for its next encoder.
-        self.encoders = OnceASecond()
+        self.limits.moves.renew()
         self.clip.see(None)
         self.hands.forget()
         self.pictures.screen_gone()

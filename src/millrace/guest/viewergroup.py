@@ -83,7 +83,10 @@ class Group:
         """See `Timed`: of the encoder, and of what its viewers are to be sent; None while a round waits."""
         if self._waits:
             return None
-        due = [ns for one in self.sessions for ns in (one.due_ns(), one.refreshes.due_ns, one.blame.next_timeout())]
+        due = [
+            ns for one in self.sessions
+            for ns in (one.due_ns(), one.limits.refreshes.due_ns, one.blame.next_timeout())
+        ]  # fmt: skip
         return min((ns for ns in (*due, self.pictures.next_timeout()) if ns is not None), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
@@ -117,7 +120,8 @@ class Group:
             yield from self._serve(session)
         now_ns = self._clock()
         for session in self.sessions:
-            if session.refreshes.due_ns is not None and session.refreshes.allowed(now_ns):
+            refreshes = session.limits.refreshes
+            if refreshes.due_ns is not None and refreshes.allowed(now_ns):
                 self.pictures.refresh(session)
         self.pictures.handle_timeout(now_ns)
         yield

@@ -8,8 +8,8 @@ from millrace.codec.picturesettings import PictureSettings
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.pictureflow import RATE_MAX
 
-Likeness = tuple[bool, bool, float, int, bool, float, bool, int]
-"""How unlike two sorts are; the least is the nearest."""
+Distance = tuple[bool, bool, float, int, bool, float, bool, int]
+"""Between two sorts, compared in this order."""
 
 
 class Sort(NamedTuple):
@@ -33,16 +33,16 @@ class Sort(NamedTuple):
 
     # In this order: the same scale, or else a larger one, or the least smaller one; pictures as often as wanted, or
     # nearly; as much of each as the line takes; exact only if that is wanted; and no more often than wanted.
-    def unlike(self, wanted: Sort) -> Likeness:
+    def distance(self, wanted: Sort) -> Distance:
         """How far this is from what is wanted."""
         mine, asked = self.settings, wanted.settings
         return (
             mine.scale != asked.scale, mine.scale < asked.scale, abs(mine.scale - asked.scale),
-            max(0, asked.fps - mine.fps), *self._unlike_in_rate(wanted),
+            max(0, asked.fps - mine.fps), *self._distance_in_rate(wanted),
             (mine.picture == "lossless") != (asked.picture == "lossless"), max(0, mine.fps - asked.fps),
         )  # fmt: skip
 
-    def _unlike_in_rate(self, wanted: Sort) -> tuple[bool, float]:
+    def _distance_in_rate(self, wanted: Sort) -> tuple[bool, float]:
         """Whether its rate exceeds what its viewer has chosen as the most, and how far it is from the wanted one."""
         rate, asked = self.rate or RATE_MAX, wanted.rate or RATE_MAX
         if rate <= asked:
