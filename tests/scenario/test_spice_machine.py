@@ -44,6 +44,7 @@ class Server:
 
     # From Python 3.12 on, a server is only closed once its connections are.
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one channel."""
         with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = await reader.readexactly(16)
             link = await reader.readexactly(struct.unpack_from("<I", head, 12)[0])
@@ -53,9 +54,13 @@ class Server:
             writer.write(seeds.spice_reply(KEY))
             await reader.readexactly(4 + 128)
             writer.write(bytes(4) + b"".join(self.said(kind)))
-            heard = self.heard.setdefault(kind, bytearray())
-            while data := await reader.read(65_536):
-                heard += data
+            await self.hear(kind, reader)
+
+    async def hear(self, kind: int, reader: asyncio.StreamReader) -> None:
+        """Read what the client says on a channel, to its end."""
+        heard = self.heard.setdefault(kind, bytearray())
+        while data := await reader.read(65_536):
+            heard += data
 
     def said(self, kind: int) -> list[bytes]:
         if kind != ChannelKind.MAIN:

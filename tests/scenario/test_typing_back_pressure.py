@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from millrace.daemon.app import Daemon
+from millrace.doors import inputroom
 from millrace.errors import ConfigError
 from millrace.graph.screen import Screen
 from millrace.guest.guest import Guest
@@ -18,12 +19,15 @@ from millrace.guest.hands import CHARS_MAX, Hands
 from millrace.guest.machines.address import DoorSpec, parse_door
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.machines.paced import PACE_S
+from millrace.guest.machines.spice import SpiceMachine
 from millrace.pixels.rects import Size
 from millrace.wire.peer.pictures import TEXT_MAX, Pointer, Text
+from millrace.wire.spice.channel import ChannelKind
 from tests.bus import daemon_in
 from tests.fuzz import xserver
 from tests.gops import WATCHER
 from tests.scenario.qemuvm import until
+from tests.scenario.test_spice_machine import Server as SpiceServer
 
 SIZE = Size(64, 48)
 LONG = Text("A" * TEXT_MAX)
@@ -37,6 +41,10 @@ class Deaf:
     def __init__(self, greeting: list[bytes]) -> None:
         self._greeting, self.reads, self.got = greeting, asyncio.Event(), bytearray()
 
+    def linked(self, machine: AttachedMachine) -> bool:
+        """Whether it can be typed into."""
+        return True
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client to its end."""
         for said in self._greeting:
@@ -47,6 +55,31 @@ class Deaf:
             while data := await reader.read(1 << 20):
                 self.got += data
         writer.close()
+
+
+class DeafSpice(SpiceServer):
+    """A SPICE server that reads nothing on its inputs channel until it is told to, then all."""
+
+    def __init__(self) -> None:
+        super().__init__(mouse=2)
+        self.reads = asyncio.Event()
+
+    @property
+    def got(self) -> bytearray:
+        """What its inputs channel was sent."""
+        return self.heard[ChannelKind.INPUTS]
+
+    async def hear(self, kind: int, reader: asyncio.StreamReader) -> None:
+        """See `Server`."""
+        if kind == ChannelKind.INPUTS:
+            await self.reads.wait()
+        await super().hear(kind, reader)
+
+    def linked(self, machine: AttachedMachine) -> bool:
+        """Whether it can be typed into."""
+        assert isinstance(machine, SpiceMachine)
+        inputs = machine._controls._wire
+        return inputs is not None and inputs._channel.open
 
 
 def vnc_server(name: bytes) -> list[bytes]:
@@ -67,6 +100,11 @@ def x_keys(got: bytes) -> int:
 def vnc_keys(got: bytes) -> int:
     """How many presses and releases of A a VNC server got."""
     return got.count(struct.pack(">BBxxI", 4, 1, 0x41)) + got.count(struct.pack(">BBxxI", 4, 0, 0x41))
+
+
+def spice_keys(got: bytes) -> int:
+    """How many presses and releases of A a SPICE server got."""
+    return got.count(struct.pack("<HII", 101, 4, 0x1E)) + got.count(struct.pack("<HII", 102, 4, 0x9E))
 
 
 class Typist:
@@ -93,13 +131,15 @@ class Typist:
 
 
 @contextlib.asynccontextmanager
-async def attached(folder: Path, server: Deaf, spec: DoorSpec) -> AsyncIterator[tuple[AttachedMachine, Typist]]:
+async def attached(
+    folder: Path, server: Deaf | DeafSpice, spec: DoorSpec
+) -> AsyncIterator[tuple[AttachedMachine, Typist]]:  # fmt: skip
     listening = await asyncio.start_unix_server(server.serve, spec.address)
     daemon: Daemon
     async with daemon_in(folder) as daemon:
         guest = daemon.worker.guest("alice")
         machine = daemon.worker.attach(guest, spec)
-        await until(lambda: guest.screens.first)
+        await until(lambda: guest.screens.first and server.linked(machine))
         assert guest.screens.first is not None
         typist = Typist(guest, guest.screens.first.screen)
         yield machine, typist
@@ -108,19 +148,24 @@ async def attached(folder: Path, server: Deaf, spec: DoorSpec) -> AsyncIterator[
     listening.close()
 
 
-SERVERS: dict[str, tuple[str, Callable[[], list[bytes]], Callable[[bytes], int]]] = {
-    "x11": ("x11:{}", lambda: [xserver.setup(), *xserver.extensions()], x_keys),
-    "vnc": ("vnc+unix://{}", lambda: vnc_server(b"desktop"), vnc_keys),
+SERVERS: dict[str, tuple[str, Callable[[], Deaf | DeafSpice], Callable[[bytes], int], int]] = {
+    "x11": ("x11:{}", lambda: Deaf([xserver.setup(), *xserver.extensions()]), x_keys, 4),
+    "vnc": ("vnc+unix://{}", lambda: Deaf(vnc_server(b"desktop")), vnc_keys, 2),
+    "spice": ("spice+unix://{}", DeafSpice, spice_keys, 2),
 }
+"""Door, server, and how many keys it got, of how many for each character."""
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_session_goes_on_while_the_server_does_not_read_and_all_arrives(tmp_path: Path, kind: str) -> None:
-    door, greeting, keys = SERVERS[kind]
-    per_character = 4 if kind == "x11" else 2
+def test_session_goes_on_while_the_server_does_not_read_and_all_arrives(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door, make, keys, per_character = SERVERS[kind]
+    # At SPICE's pace its connection would not be full for an hour.
+    monkeypatch.setattr(inputroom, "AT_ONCE", 10**9)
 
     async def main() -> None:
-        server = Deaf(greeting())
+        server = make()
         async with attached(tmp_path, server, parse_door(door.format(tmp_path / "X0"))) as (machine, typist):
             await typist.type()
             assert machine.state == "attached" and machine.sessions == 1
@@ -134,15 +179,25 @@ def test_session_goes_on_while_the_server_does_not_read_and_all_arrives(tmp_path
     asyncio.run(main())
 
 
-def test_qemus_vnc_server_gets_a_key_in_ten_milliseconds(tmp_path: Path) -> None:
+QEMUS: dict[str, tuple[str, Callable[[], Deaf | DeafSpice], bytes]] = {
+    "vnc": ("vnc+unix://{}", lambda: Deaf(vnc_server(b"QEMU (vm)")), struct.pack(">BBxxI", 4, 0, 0x61)),
+    "spice": ("spice+unix://{}", DeafSpice, struct.pack("<HII", 102, 4, 0x9E)),
+}
+"""Door, server, and how an A is released."""
+
+
+@pytest.mark.parametrize("kind", QEMUS)
+def test_qemus_servers_get_a_key_in_ten_milliseconds(tmp_path: Path, kind: str) -> None:
+    door, make, released = QEMUS[kind]
+
     async def main() -> None:
-        server = Deaf(vnc_server(b"QEMU (vm)"))
+        server = make()
         server.reads.set()
-        async with attached(tmp_path, server, parse_door(f"vnc+unix://{tmp_path}/X0")) as (_, typist):
+        async with attached(tmp_path, server, parse_door(door.format(tmp_path / "X0"))) as (_, typist):
             loop = asyncio.get_running_loop()
             began = loop.time()
             typist.hands.control(Text("a" * 30), WATCHER, typist.screen, SIZE)
-            await until(lambda: server.got.count(struct.pack(">BBxxI", 4, 0, 0x61)) == 30)
+            await until(lambda: server.got.count(released) == 30)
             assert loop.time() - began >= 48 * PACE_S, "60 keys, 8 of them at once, and some are on their way"
             assert not typist.hands.waiting
 
