@@ -1,9 +1,9 @@
 """Faults of pictures: does the first incident name stage, cause and time? In virtual time, with the real encoder.
 
 Each kind in tests/picturefaults.py is injected with `SEEDS` seeds (5); those in tests/pictureends.py, which end a
-connection, in real time. A run is right if the first incident after the fault has its stage and cause, and a time
-within one picture and 20 ms of it, and if there was none before. The environment variable KINDS selects the kinds whose
-names contain one of its comma-separated words. Takes about two minutes.
+connection or stop the daemon, in real time. A run is right if the first incident after the fault has its stage and
+cause, and a time within one picture and 20 ms of it, and if there was none before. The environment variable KINDS
+selects the kinds whose names contain one of its comma-separated words. Takes about two minutes.
 """
 
 from __future__ import annotations

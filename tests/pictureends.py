@@ -1,4 +1,4 @@
-"""Faults of pictures that end a connection: in a daemon with its sockets in this process, in real time.
+"""Faults of pictures that end a connection or stop the daemon: with its sockets in this process, in real time.
 
 The rig of tests/picturefaults.py has no connections. A guest's screen changes thirty times a second before two viewers,
 and so does that of a machine over VNC; one fault happens; the first incident after it has to name it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from tests.scenario.watchers import Watcher, painter_of, watching
 
 PICTURE_S = 1 / 30
 WAIT_S = 5
+CALM_S = 2.2
+"""So long there must have been no incident; then each second of the daemon had a film in it."""
 LOSSLESS = {"picture": "lossless"}
 
 
@@ -92,7 +95,7 @@ class Scene:
     async def _calm(self) -> None:
         """Until there was no incident for a while."""
         while True:
-            await asyncio.sleep(float(self.random.uniform(0.5, 1)))
+            await asyncio.sleep(CALM_S + float(self.random.uniform(0, 0.5)))
             if not self.found:
                 return
             self._known = max(one.number for one in self.found)
@@ -202,9 +205,26 @@ async def machine_killed(scene: Scene) -> HostNs:
     return at_ns
 
 
+async def daemon_stopped(scene: Scene) -> HostNs:
+    """As long as this blocks, nothing is read and nobody is served."""
+    at_ns = now_ns()
+    time.sleep(float(scene.random.uniform(0.3, 1.5)))
+    return at_ns
+
+
+async def daemon_busy(scene: Scene) -> HostNs:
+    at_ns, for_s = now_ns(), float(scene.random.uniform(0.3, 1.5))
+    began_s = time.thread_time()
+    while time.thread_time() - began_s < for_s:
+        pass
+    return at_ns
+
+
 KINDS = (
     Kind("the viewer is killed", viewer_killed, "viewer", "left"),
     Kind("the viewer sends nonsense", viewer_errs, "viewer", "broke the protocol"),
     Kind("the machine sends nonsense", machine_errs, "machine", "broke the protocol"),
     Kind("the machine is killed", machine_killed, "machine", "lost"),
+    Kind("the daemon is stopped, without sound", daemon_stopped, "loop", "not run"),
+    Kind("the daemon is busy, without sound", daemon_busy, "loop", "busy"),
 )

@@ -17,12 +17,15 @@ from millrace.control.local import LocalPlane
 from millrace.control.tokens import new_key
 from millrace.control.worker import Worker
 from millrace.daemon.config import Config
+from millrace.daemon.pulse import Pulse, moving
 from millrace.daemon.serving import Serving
 from millrace.errors import ConfigError
 from millrace.guest.guest import Guest
 from millrace.guest.machines.address import DoorSpec
+from millrace.io.clock import now_ns, worked_ns
 from millrace.io.handover import Handover
 from millrace.io.listeners import bind_unix
+from millrace.io.load import run_delay_ns
 from millrace.io.locks import FileLock
 from millrace.io.notify import notify
 from millrace.io.paths import API_SOCKET, HANDOVER_SOCKET, KEY_FILE, NATIVE_SOCKET, RUNTIME_LOCK
@@ -82,14 +85,23 @@ class Daemon:
 
     async def _tick(self) -> None:
         """Once a second: poll what is not event-driven, and feed the service manager's watchdog."""
-        while True:
-            await asyncio.sleep(TICK_S)
-            notify("WATCHDOG=1")
-            try:
-                await self.worker.second()
-            except Exception:
-                # A failure in one guest's view must not stop the watchdog heartbeat.
-                log.exception("the flight recorder skipped a second")
+        pulse = Pulse(self.worker.diagnosis.stalled, lambda: (worked_ns(), run_delay_ns()), asyncio.get_running_loop())
+        try:
+            while True:
+                await asyncio.sleep(TICK_S)
+                notify("WATCHDOG=1")
+                await self._second(pulse)
+        finally:
+            pulse.stop()
+
+    async def _second(self, pulse: Pulse) -> None:
+        try:
+            await self.worker.second()
+            cycles = self.worker.driver.next_timeout() is not None
+            pulse.second(not cycles and moving(self.worker.guests.values()), now_ns())
+        except Exception:
+            # A failure in one guest's view must not stop the watchdog heartbeat.
+            log.exception("the flight recorder skipped a second")
 
     # The descriptor belongs to the handover, which closes it whatever happens here. The machine gets a copy, and from
     # the moment it is attached the copy is the machine's to close.

@@ -34,7 +34,7 @@ CONFIRMED_MAX = 32
 AFTER_NS = 600 * NS_PER_MS
 """A symptom within this time after an incident is attributed to it."""
 CLOCK_JUMP_NS = 200 * NS_PER_MS
-CYCLE_MAX_NS = 40 * NS_PER_MS
+CYCLE_MAX_NS, PULSE_MAX_NS = 40 * NS_PER_MS, 75 * NS_PER_MS
 OURS = frozenset({"loop", "cycle", "encoder"})
 SENDING = frozenset({"send"})
 MACHINE = frozenset({"machine"})
@@ -214,15 +214,31 @@ class Diagnosis:
         waited = self._around.waited_ns()
         waited_ns, self._waited_ns = waited - self._waited_ns, waited
         cpu_ns = self._cpu_ns - self._cpu_before_ns
+        self._strained(late_ns, spent_ns, began_ns, before_ns, cpu_ns, waited_ns, CYCLE_MAX_NS)
+
+    def stalled(
+        self, late_ns: HostNs, began_ns: HostNs, before_ns: HostNs, cpu_ns: HostNs, waited_ns: HostNs
+    ) -> None:  # fmt: skip
+        """A pulse of moving pictures came late.
+
+        Since the one before, at `before_ns`, the daemon computed for `cpu_ns` and waited for a processor for
+        `waited_ns`.
+        """
+        self._strained(late_ns, 0, began_ns, before_ns, cpu_ns, waited_ns, PULSE_MAX_NS)
+
+    def _strained(
+        self, late_ns: HostNs, spent_ns: HostNs, began_ns: HostNs, before_ns: HostNs, cpu_ns: HostNs, waited_ns: HostNs,
+        longest_ns: HostNs,
+    ) -> None:  # fmt: skip
+        """Either of them; in regular intervals, they are at most `longest_ns` apart."""
         evidence = {
             "late_ms": _ms(late_ns), "took_ms": _ms(spent_ns), "waited_for_processor_ms": _ms(waited_ns),
             "computed_ms": _ms(cpu_ns),
         }  # fmt: skip
         due = began_ns - late_ns
-        regular = due - before_ns < CYCLE_MAX_NS
-        stage, cause = self._blamed(late_ns, spent_ns, waited_ns, cpu_ns, regular)
+        stage, cause = self._blamed(late_ns, spent_ns, waited_ns, cpu_ns, due - before_ns < longest_ns)
         # What caused the delay began between the run that was in time and the deadline that was missed.
-        at = (max(before_ns, due - CYCLE_MAX_NS) + due) // 2 if late_ns >= spent_ns else began_ns
+        at = (max(before_ns, due - longest_ns) + due) // 2 if late_ns >= spent_ns else began_ns
         self.incidents.record(stage, cause, began_ns + spent_ns, evidence=evidence, at_ns=at)
 
     def _blamed(
