@@ -21,7 +21,7 @@ from millrace.daemon.app import Daemon
 from millrace.errors import BudgetError
 from millrace.io.clock import now_ns
 from millrace.server.native.server import NativeServer
-from millrace.server.native.session import NativeSession
+from millrace.server.native.session import INTERNAL, NativeSession
 from millrace.wire.native.messages import HEADER, Call, Fault, Hello, Message, Reply, Welcome, frame
 from millrace.wire.native.session import NativeWire
 from tests import bus
@@ -275,5 +275,21 @@ def test_answer_too_large_for_a_message_is_refused_and_connection_continues(tmp_
             state = await own.call("state", guest="alice")
             assert len(state["guests"][0]["sinks"]) == 51
             assert await own.call("state", guest="bob")
+
+    running(tmp_path, test)
+
+
+def test_watcher_that_can_not_be_told_is_disconnected_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(session: NativeSession, made: bytes) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(NativeSession, "send_objects", fails)
+
+    async def test(daemon: Daemon) -> None:
+        client = await at_door(daemon).greet()
+        await client.say([frame(Call(1, "watch", {}))])
+        assert (await client.rest())[-1] == Fault(0, "internal", INTERNAL)
 
     running(tmp_path, test)

@@ -11,6 +11,7 @@ import pytest
 
 from millrace.client.pulse import PulsePlayer
 from millrace.daemon.app import Daemon
+from millrace.server.http.events import EventStream
 from millrace.wire.peer.messages import Hello, encode_message
 from tests.bus import daemon_in
 from tests.fuzz.attackers import masked
@@ -62,5 +63,25 @@ def test_close_frame_is_the_last_frame(tmp_path: Path, end: str) -> None:
             assert kinds.count(CLOSE) == 1 and kinds[-1] == CLOSE, kinds[-20:]
             playing.cancel()
             await player.close()
+
+    asyncio.run(main())
+
+
+def test_watcher_that_can_not_be_told_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(stream: EventStream, made: bytes) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(EventStream, "send_objects", fails)
+
+    async def main() -> None:
+        async with daemon_in(tmp_path, token=TOKEN) as daemon:
+            host, _, port = daemon.serving.address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(UPGRADE.replace(b"/alice", b"/api/v1/events"))
+            await reader.readuntil(b"\r\n\r\n")
+            async with asyncio.timeout(10):
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+            writer.close()
 
     asyncio.run(main())

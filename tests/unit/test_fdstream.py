@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -62,6 +63,7 @@ def test_all_that_a_peer_sent_is_read_though_it_left_with_output_unread(run: Cal
             while not ended:
                 await asyncio.sleep(0.01)
         assert core.got == sent and ours.fileno() < 0
+        assert str(ended[0]) == "the peer closed the connection"
 
     run(test())
 
@@ -167,6 +169,33 @@ def test_a_peer_that_takes_no_descriptors_is_cut_before_they_are_many() -> None:
                 core.out.append(Chunk(bytearray(b"x"), (os.dup(0),), give=True))
                 stream.flush()
                 opened = max(opened, len(os.listdir("/proc/self/fd")) - before)
+            assert str(ended[0]) == "the peer does not read"
             assert opened <= UNSENT_FDS_MAX + 2 and len(os.listdir("/proc/self/fd")) <= before
+
+    asyncio.run(test())
+
+
+def test_connection_that_breaks_is_lost_for_the_reason_that_the_system_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(stream: FdStream) -> int:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    async def test() -> None:
+        core, ended = Sends(), list[Exception]()
+        ours, theirs = socket.socketpair()
+        stream = FdStream(ours, core, lambda: None, ended.append)
+        theirs.close()
+        core.out.append(Chunk(bytearray(b"never read")))
+        stream.flush()
+        monkeypatch.setattr(FdStream, "_receive", broken)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            FdStream(ours, core, lambda: None, ended.append)
+            theirs.send(b"x")
+            async with asyncio.timeout(10):
+                while len(ended) < 2:
+                    await asyncio.sleep(0)
+        assert [str(one) for one in ended] == [
+            "the connection was lost: Broken pipe", "the connection was lost: Connection reset by peer",
+        ]  # fmt: skip
 
     asyncio.run(test())

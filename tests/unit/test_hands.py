@@ -157,6 +157,17 @@ def test_too_much_text_is_refused_and_what_waits_is_typed(room: Room) -> None:
     assert len(room.typed) == 2 * CHARS_MAX + 2
 
 
+def test_what_was_typed_makes_room_for_more_text(room: Room) -> None:
+    for _ in range(CHARS_MAX // TEXT_MAX):
+        room.anna.say(LONG)
+    while len(room.typed) < 2 * TEXT_MAX:
+        room.desk.turns._round()
+    room.anna.say(LONG)
+    assert not room.faults()
+    room.end()
+    assert room.typed == A * (CHARS_MAX + TEXT_MAX)
+
+
 def test_too_many_keys_behind_a_text_drop_it_and_release_all(room: Room) -> None:
     room.anna.say(Key(0x1D, True))
     room.anna.say(LONG)

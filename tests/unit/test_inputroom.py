@@ -68,3 +68,11 @@ def test_end_tells_whoever_waits_whether_there_is_room_or_not() -> None:
     one.room.end()
     one.room.end()
     assert one.told == ["typist"]
+
+
+def test_machine_that_is_gone_is_not_full() -> None:
+    one = Kept()
+    one.full = True
+    assert not one.room.takes(False, one.waiter("who waits"))
+    one.room.close()
+    assert one.told == ["who waits"] and one.room.takes(False, one.waiter("nobody"))

@@ -152,6 +152,22 @@ def test_pictures_are_counted_over_the_last_second() -> None:
     assert listed.fps == 0
 
 
+def test_time_without_a_screen_does_not_count() -> None:
+    rig = Rig()
+    rig.add()
+    rig.screens.second(0)
+    assert rig.screens.first is not None
+    rig.screens.remove(rig.screens.first.screen)
+    rig.screens.second(NS_PER_S)
+    screen = rig.add()
+    show(screen)
+    rig.screens.second(1_000 * NS_PER_S)
+    assert rig.screens.first.fps == 0, "it is not known since when it has painted"
+    screen.painted([Rect(0, 0, 1, 1)], 1)
+    rig.screens.second(1_001 * NS_PER_S)
+    assert rig.screens.first.fps == 1
+
+
 def test_typing_implies_watching_and_watching_implies_seeing() -> None:
     assert show_rights(parse_rights("watch")) == ["see", "watch"]
     assert show_rights(parse_rights("type")) == ["see", "watch", "type"]

@@ -224,6 +224,16 @@ def test_error_in_telling_one_viewer_ends_it_and_not_what_the_others_are_told(
     assert ended_alone(bad, [first, last]) and bad.session not in desk.viewers.sessions
 
 
+def test_viewer_that_can_not_be_told_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, _, (bad,) = watched(1)
+    tried = list[object]()
+    monkeypatch.setattr(bad.session, "tell_screens", lambda *what: tried.append(what) or fails())
+    for _ in range(3):
+        desk.viewers.tell_later()
+        desk.turns.run()
+    assert len(tried) == 1
+
+
 def test_error_in_looking_for_what_is_to_be_told_is_made_up_for_in_the_next_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -106,9 +106,10 @@ def test_viewer_beyond_the_last_encoder_shares_the_nearest_and_is_told_so(
     desk.run(100)
     assert made(desk) == ENCODERS_MAX
     late = Remote(desk, Watch(settings=wanted), principal=person(9))
-    desk.run(1_100)
+    desk.run(30)
     assert made(desk) == ENCODERS_MAX and shared_with(late, desk).settings == nearest
     assert [told.settings for told in late.news(Configured)] == [nearest.as_dict()]
+    desk.run(1_100)
     late.say(ChangeView({}))
     desk.run(30)
     assert not late.news(Configured), "nothing was changed"

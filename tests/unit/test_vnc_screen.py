@@ -16,6 +16,7 @@ from millrace.pixels.convert import Plane
 from millrace.pixels.rects import RECTS_MAX, Point, Rect, Size, few
 from millrace.sim.rig import Rig
 from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.work import Work
 from tests.fuzz import vncserver
 from tests.fuzz.vncserver import noise, update
 from tests.gops import WATCHER
@@ -153,3 +154,23 @@ def test_many_rectangles_are_covered_by_few() -> None:
     joined = few(rects)
     assert len(joined) <= RECTS_MAX and all(any(one.holds(rect) for one in joined) for rect in rects)
     assert few(rects[:5]) == rects[:5] and sum(rect.area for rect in joined) < 3 * 1200
+
+
+class Asked(Work):
+    """Whether a step has to end, and how often that was asked: it does at the hundredth time."""
+
+    times = 0
+
+    @property
+    def over(self) -> bool:
+        self.times += 1
+        return self.times >= 100
+
+
+def test_door_that_is_closed_does_nothing_with_what_still_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, work = hall(), Asked()
+    one.door.close()
+    one.wire.receive(update(vncserver.raw(0, 0, PHOTO)), 0)
+    monkeypatch.setattr(one.wire, "work", work)
+    one.door.receive(0)
+    assert one.wire.waiting and not work.times and not len(one.screens)

@@ -212,3 +212,13 @@ def test_what_waits_to_be_painted_stays_charged_until_it_is() -> None:
         held.append(account.held)
     assert len(held) > 3 and min(held[:-1]) > PHOTO.nbytes and account.held == budget.held == 0
     assert np.array_equal(one.shown, PHOTO)
+
+
+def test_text_for_the_server_is_made_in_steps() -> None:
+    vnc, steps = client(), 0
+    vnc.send_clip_text("ä" * 1_000_000)
+    while vnc.unfinished:
+        vnc.receive(b"", 0)
+        assert vnc.work.spent <= STEP_MOST
+        steps += 1
+    assert steps > 5 and len(vnc.data_to_send()) == 8 + 1_000_000

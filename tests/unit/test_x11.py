@@ -434,3 +434,17 @@ def test_authority_file_must_be_private_and_have_a_cookie(tmp_path: Path) -> Non
         read_cookie(path, "2")
     with pytest.raises(ConfigError, match="No such file"):
         read_cookie(path.with_name("none"), "1")
+
+
+def test_door_that_is_closed_does_nothing_with_what_still_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, asked = Served(), list[bool]()
+
+    def over() -> bool:
+        asked.append(True)
+        return len(asked) > 99
+
+    monkeypatch.setattr(one.door, "_over", over)
+    one.door.close()
+    one.wire._events.append(Resized(Size(8, 8)))
+    one.door.receive(0)
+    assert not asked and one.wire.events()
