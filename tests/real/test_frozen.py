@@ -55,7 +55,7 @@ class Scene:
         return len(fds["pulse"])
 
     async def stop(self) -> None:
-        await self.guest.stop()
+        await self.guest.stop("the test ends")
         self._listeners.stop()
         self._cycles.stop()
 

@@ -219,7 +219,7 @@ async def hall(folder: Path, vm: Vm) -> AsyncIterator[Hall]:
         try:
             yield one
         finally:
-            await one.machine.stop()
+            await one.machine.stop("the test ends")
             vm.close()
 
 

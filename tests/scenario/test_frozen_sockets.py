@@ -155,7 +155,7 @@ class Scene:
     async def close(self) -> None:
         for program in self.programs:
             program.close()
-        await self.guest.stop()
+        await self.guest.stop("the test ends")
         self.listeners.stop()
         for _ in range(20):
             await asyncio.sleep(0)

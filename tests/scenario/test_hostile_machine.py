@@ -133,7 +133,7 @@ def test_unread_and_unfinished_messages_are_charged_to_the_guest(tmp_path: Path,
                     assert waiting_bytes(machines) <= budget.shares().get("connection", 0) + 65_536
                     refused |= {m.error for m in machines if "unread" in m.error or "no room for this" in m.error}
             for machine in machines:
-                await machine.stop()
+                await machine.stop("the test ends")
             assert budget.shares().get("connection", 0) == 0
 
     asyncio.run(main())

@@ -42,7 +42,7 @@ def test_machine_beyond_budget_is_retried_when_there_is_room(tmp_path: Path, doo
             machine.retake(machine.spec)
             assert machine.error == "", "attaching again does not report the previous error"
             await until(lambda: "No such file" in machine.error)
-            await machine.stop()
+            await machine.stop("the test ends")
             assert not guest.machines
 
     asyncio.run(main())
@@ -108,7 +108,7 @@ def test_descriptor_is_sent_with_its_message_despite_early_answer(tmp_path: Path
             assert all(stat.S_ISSOCK(os.fstat(fd).st_mode) for fd in given)
             for fd in (*others, *given):
                 os.close(fd)
-            await machine.stop()
+            await machine.stop("the test ends")
             qemu.close()
 
     asyncio.run(main())

@@ -50,7 +50,7 @@ def test_screen_of_a_machine_is_shown_and_takes_input(tmp_path: Path) -> None:
             reader.pointer(Point(-1, 2), 1, True)
             await until(lambda: len(vm.input) == 5)
             assert vm.input[4] == ("RelMotion", [-1, 2])
-            await one.machine.stop()
+            await one.machine.stop("the test ends")
             assert not one.guest.screens.first
             await until(lambda: len(vm.input) == 7)
             assert vm.input[5:] == [("Release", [0x1E]), ("Release", [0])], "nothing stays pressed"
@@ -160,7 +160,7 @@ def test_typed_text_arrives_whole_though_the_guest_takes_it_slowly(tmp_path: Pat
             assert vm.input == [(call, [code]) for code in (0x1E, 0x30) for call in ("Press", "Release")] * 15
             assert not hands.waiting and not account.held
             hands.control(Text("ab" * 15), who, screen, Size(1, 1))
-            await one.machine.stop()
+            await one.machine.stop("the test ends")
             hands.forget()
             assert not account.held
             account.close()

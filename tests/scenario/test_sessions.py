@@ -277,3 +277,20 @@ def test_page_behind_impairing_proxy_authenticates_as_itself(tmp_path: Path) -> 
         await runner.cleanup()
 
     running(tmp_path, test)
+
+
+# -- what a page is told -------------------------------------------------------------------------------------
+
+
+def test_page_is_told_its_rights_and_why_it_is_watched_no_longer(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        _, secret = await rig.token("hear", ("alice",))
+        _, mine = await rig.enter(secret)
+        assert json.loads((await rig.ask(**mine))[1])["may"] == "see,hear"
+        events = await rig.watch(session_of(mine))
+        await rig.daemon.stop()
+        while (last := await events.receive()).type is aiohttp.WSMsgType.TEXT:
+            assert not json.loads(last.data)["gone"], "nothing that the daemon's end removes is told as a change"
+        assert (last.type, last.extra) == (aiohttp.WSMsgType.CLOSE, "the daemon is stopping")
+
+    running(tmp_path, test)

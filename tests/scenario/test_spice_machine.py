@@ -99,7 +99,7 @@ def attached(folder: Path, made: Server, test: Callable[[Attached], object]) -> 
             one = Attached(daemon, folder / "spice")
             await one.until(lambda: one.machine.sessions, "it is attached")
             await test(one)  # type: ignore[misc]
-            await one.machine.stop()
+            await one.machine.stop("the test ends")
 
     asyncio.run(main())
 
@@ -121,7 +121,7 @@ def test_sound_and_picture_come_from_one_door(tmp_path: Path) -> None:
         await one.until(lambda: wanted in made.heard[ChannelKind.INPUTS], "key and movement arrive")
         made.writers[ChannelKind.MAIN].write(server.message(105, struct.pack("<HH", 3, 2)))
         await one.until(lambda: not listed.screen.relative, "it takes places now")
-        await one.machine.stop()
+        await one.machine.stop("the test ends")
         assert not len(one.guest.screens) and not one.guest.graph.streams
 
     attached(tmp_path, made, test)

@@ -104,7 +104,7 @@ def test_additional_door_is_opened_counted_and_closed_like_others(tmp_path: Path
         assert not guest.recording, "a recorder that clocks nothing"
         third.recorder = tap.id
         assert guest.recording, "except one created by a door"
-        await guest.stop()
+        await guest.stop("the test ends")
         assert third.did == ["open", "close"]
 
     asyncio.run(main())
@@ -153,7 +153,7 @@ def test_pulseaudio_server_opens_sockets_and_leaves_no_file(tmp_path: Path) -> N
         own = guest.graph.add_sink("own")
         pulse.door.load(Module(guest.graph.ids.take(), "module-null-sink", "", mixes=[own]))
         assert list(pulse.mixes()) == [own]
-        await guest.stop()
+        await guest.stop("the test ends")
         assert not pulse.path.exists() and not pulse.cookie_path.exists()
 
     asyncio.run(main())
@@ -164,7 +164,7 @@ def test_server_that_cannot_listen_says_where_and_leaves_no_file(tmp_path: Path)
         guest = new_guest(tmp_path, ("256.0.0.1:1",))
         with pytest.raises(ConfigError, match=r"^pulse_tcp: can't listen on 256\.0\.0\.1:1"):
             await guest.start()
-        await guest.stop()
+        await guest.stop("the test ends")
         assert not guest.pulse.path.exists() and not guest.pulse.cookie_path.exists()
 
     asyncio.run(main())

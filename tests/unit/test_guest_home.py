@@ -202,11 +202,35 @@ def test_machine_reports_its_states_and_its_end_once() -> None:
         machine.start()
         assert machine._task is not None
         await machine._task
-        await machine.stop()
+        await machine.stop("the test ends")
         assert house.machines == [("change", machine), ("change", machine), ("remove", machine)]
         (told,) = house.symptoms
         assert (told.stage, told.cause, told.guest, told.subject) == ("machine", "lost", "alice", "door/9")
         assert all(hasattr(machine, name) for name in members_of(Machine))
+
+    asyncio.run(main())
+
+
+class Staying(Machined):
+    """A machine that is there until it is stopped."""
+
+    async def _session(self) -> None:
+        self._attached()
+        await asyncio.Event().wait()
+
+    def _gone(self) -> None:
+        self.ended = self.state, self.error
+
+
+def test_machine_that_is_stopped_says_why_before_its_screens_go() -> None:
+    async def main() -> None:
+        house = House()
+        machine = Staying(9, house.home, DoorSpec("x11", ":1"))
+        machine.start()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await machine.stop("it was detached")
+        assert machine.ended == ("detached", "it was detached") and house.machines[-1] == ("remove", machine)
 
     asyncio.run(main())
 

@@ -65,6 +65,14 @@ def test_picture_that_only_sharpens_or_brings_a_viewer_up_to_date_is_not_measure
     assert times.latency_ns == 20 * MS
 
 
+def test_picture_that_is_sent_again_says_nothing_of_the_sound() -> None:
+    times = PictureTimes(0, StageTotals())
+    for serial, (painted_ms, number, skew_ms) in enumerate(((1_000, 1, 6), (1_000, 1, 301), (1_010, 2, 6)), 1):
+        times.sent(serial, picture(painted_ms, number), 1_020 * MS)
+        times.drawn(serial, told(*[1_030] * 4), skew_ms * MS, 1_060 * MS)
+    assert times.skew_ns == 6 * MS
+
+
 def test_replaced_picture_is_not_measured_and_keeps_the_skew() -> None:
     times = PictureTimes(0, StageTotals())
     for serial, drawn_ms in ((1, 1_030), (2, 0)):

@@ -11,6 +11,7 @@ from millrace.clock.allowance import AHEAD_NS
 from millrace.errors import ConfigError, RemoteProtocolError
 from millrace.guest.company import Company
 from millrace.guest.cursor import CURSOR_NS, SentCursor
+from millrace.guest.home import Machine, MachineView
 from millrace.guest.notfound import NotFound
 from millrace.guest.troubles import TROUBLE_NS
 from millrace.guest.viewers import Viewers
@@ -31,7 +32,7 @@ from millrace.wire.peer.pictures import (
     Watch,
     Watching,
 )
-from tests.bare import members_of
+from tests.bare import bare, members_of
 from tests.watch import SPOT, Desk, Remote
 
 WATCHES = Principal("token/1", implied(Right.WATCH), frozenset({"alice"}))
@@ -224,6 +225,26 @@ def test_viewer_stays_when_the_machine_is_lost_and_goes_on_when_it_is_back() -> 
     assert np.array_equal(remote.canvas, back.pixels) and remote.news(Watching)[-1].screen == back.screen.key
     remote.say(Key(0x30, True))
     assert back.typed == [(0x30, True)]
+
+
+def test_viewer_is_told_why_its_screen_is_gone_whatever_becomes_of_the_machine() -> None:
+    desk = Desk()
+    screen, remote = desk.add(), Remote(desk, Watch())
+    machine = bare(
+        Machine,
+        id=7,
+        key="door/7",
+        stop=None,
+        view=lambda: MachineView("door/7", "x11 :1", "detached", why, "", 1, False, ""),
+    )
+    desk.home.machines.append(machine)
+    desk.run(30)
+    why = "it was detached"
+    desk.remove(screen)
+    desk.home.machines.clear()
+    why = ""
+    desk.run(30)
+    assert remote.gone == ["VGA: it was detached"]
 
 
 def test_viewer_waits_for_the_first_screen() -> None:

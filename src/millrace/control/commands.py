@@ -37,7 +37,7 @@ from millrace.observe.objects import GuestView
 from millrace.observe.picturelatency import picture_breakdown
 from millrace.observe.views import guest_view
 from millrace.rights.grants import ANY, parse_permission, parse_verdict
-from millrace.rights.model import ALL_GUESTS, OWNER, Principal, Right, parse_rights
+from millrace.rights.model import ALL_GUESTS, OWNER, Principal, Right, parse_rights, show_rights
 from millrace.rights.prompts import RequestView
 from millrace.rights.tokens import parse_expiry
 from millrace.text import key_number, parse_label, quoted
@@ -223,7 +223,8 @@ class Commands:
         shown = seen if args.guest is None else [self.guest(principal, args.guest, Right.SEE)]
         guests: list[GuestView] = [await with_pauses(guest_view(guest)) for guest in shown]
         names = [guest.name for guest in seen]
-        state = results.StateView(__version__, self._place.address, guests, principal.key, names)
+        may = ",".join(show_rights(principal.rights))
+        state = results.StateView(__version__, self._place.address, guests, principal.key, may, names)
         if principal.may(Right.ADMIN):
             state.refused, state.trouble = self.refused(), self._worker.trouble
             state.policy, state.requests = self._worker.policy(), len(list(self._worker.prompts))
@@ -288,7 +289,7 @@ class Commands:
     async def _detach(self, args: r.Detach, principal: Principal) -> results.Done:
         key = scopes.door_key(args.door)
         _, machine = self._first(principal, key, lambda guest: verbs.machine_of(guest, key), Right.ADMIN)
-        await machine.stop()
+        await machine.stop("it was detached")
         return OK
 
     # -- grants --------------------------------------------------------------------------------

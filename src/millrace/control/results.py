@@ -38,12 +38,16 @@ class PolicyView(msgspec.Struct, frozen=True):
 
 
 class StateView(msgspec.Struct):
-    """Everything visible, or one guest. `names` lists all visible guests. From `refused` on: only with every right."""
+    """Everything visible, or one guest. `names` lists all visible guests, `may` your rights in them, with commas.
+
+    From `refused` on: only with every right.
+    """
 
     version: str
     listen: str
     guests: list[GuestView]
     you: str
+    may: str
     names: list[str]
     refused: int | UnsetType = UNSET
     trouble: str | UnsetType = UNSET

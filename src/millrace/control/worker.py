@@ -146,7 +146,7 @@ class Worker:
         await self.end_changes()
         for guest in list(self.guests.values()):
             guest.bye(why)
-            await self._end(guest)
+            await self._end(guest, why)
 
     def close(self) -> None:
         """Stop the timers and close the database. Called once nothing can connect any more."""
@@ -309,16 +309,16 @@ class Worker:
 
     async def _stop_guest(self, guest: Guest, why: str) -> None:
         self._servers.close_guest(guest, why)
-        await self._end(guest)
+        await self._end(guest, why)
         self.registry.drop_guest(guest.name)
         self._rules.forget(guest.name)
         self.flight.forget(guest.name)
 
-    async def _end(self, guest: Guest) -> None:
+    async def _end(self, guest: Guest, why: str) -> None:
         memory = self._memories.pop(guest.name, None)
         if memory is not None:
             memory.end()
-        await guest.stop()
+        await guest.stop(why)
 
     async def learn(self, guest: Guest, key: str, text: str | None) -> None:
         """Store what a session manager remembers about a guest's group of streams."""

@@ -119,9 +119,10 @@ class Daemon:
             raise
 
     # The order of the stop. First every change that has begun is finished, and none begins any more, so that no
-    # guest is added from here on. The native connections go next, then the guests, which notify their clients and
-    # listeners; then no more HTTP is accepted and what is left of it is closed. The store closes after everything
-    # that may write to it, and the lock goes last: until then a new daemon must not start.
+    # guest is added from here on. The native connections and those who watch the objects go next, so that none takes
+    # what follows for a change; then the guests, which notify their clients and listeners; then no more HTTP is
+    # accepted and what is left of it is closed. The store closes after everything that may write to it, and the lock
+    # goes last: until then a new daemon must not start.
     async def stop(self) -> None:
         """Notify listeners and clients, close sockets, remove files."""
         if self._ticker is not None:
@@ -129,6 +130,8 @@ class Daemon:
         await self.worker.end_changes()
         for guest in [None, *self.worker.guests.values()]:
             self._close_native(guest, STOPPING)
+        if self._web is not None:
+            self._web.end_watchers(STOPPING)
         await self.worker.stop(STOPPING)
         self.serving.close()
         await self.serving.cleanup()

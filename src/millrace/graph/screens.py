@@ -38,6 +38,8 @@ class Listed:
     """The serial when they were last counted."""
     counted_pixels: int = 0
     """The screen's `painted_pixels` then."""
+    gone: str = ""
+    """Why it was removed, for those who saw it."""
 
     @property
     def key(self) -> str:

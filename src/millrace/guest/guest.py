@@ -332,11 +332,11 @@ class Guest:
         )  # fmt: skip
         return FrozenGuest(state, {kind: door.fds for kind, door in frozen.items()})
 
-    async def stop(self) -> None:
+    async def stop(self, why: str) -> None:
         """Close the sockets. Clients first get a kill for each stream, then the end of the connection."""
         self._driver.detach(self.graph)
         for machine in list(self.machines):
-            await machine.stop()
+            await machine.stop(why)
         self.screens.close()
         for stream in list(self.graph.streams.values()):
             self.graph.remove_stream(stream)

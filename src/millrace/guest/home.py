@@ -48,8 +48,8 @@ class Machine(Protocol):
         """The machine as shown to clients."""
         ...
 
-    async def stop(self) -> None:
-        """Disconnect from the machine and stop looking for it."""
+    async def stop(self, why: str) -> None:
+        """Disconnect from the machine and stop looking for it; viewers of its screens are told why."""
         ...
 
 

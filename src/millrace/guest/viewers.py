@@ -180,6 +180,8 @@ class Viewers:
             self._new[listed] = None
         elif change == "remove":
             self._new.pop(listed, None)
+            # Known now: by the next round its machine may be in another state, or gone.
+            listed.gone = self._why(listed)
         self.tell_later()
 
     def tell_later(self) -> None:
@@ -202,7 +204,7 @@ class Viewers:
         listed = session.listed
         if listed is not None and listed.screen.ended:
             self._sharing.exit(session)
-            session.tell_gone(self._why(listed))
+            session.tell_gone(listed.gone)
         if session.listed is None:
             for one in new:
                 if not one.screen.ended and session.accepts(one):
@@ -223,8 +225,8 @@ class Viewers:
         """Why a screen is gone, as its machine says."""
         for machine in self.guest.machines:
             if machine.key == listed.door:
-                view = machine.view()
-                return f"{listed.label}: {view.error or view.state}"
+                error = machine.view().error
+                return f"{listed.label}: {error}" if error else f"{listed.label} is gone"
         return f"{listed.label} is gone"
 
     def _look(self) -> None:

@@ -130,8 +130,10 @@ class PictureTimes:
             # It was told before, or never sent.
             return
         self.shown += 1
-        if told.drawn_ns or skew_ns is not None:
-            self.skew_ns = None if skew_ns is None or abs(skew_ns) > OLD_NS else self._mean(self.skew_ns, skew_ns)
+        if told.drawn_ns and skew_ns is None:
+            self.skew_ns = None
+        elif skew_ns is not None and one.counts:
+            self.skew_ns = None if abs(skew_ns) > OLD_NS else self._mean(self.skew_ns, skew_ns)
         times = told.within(one.sent_ns, now_ns)
         if times is None or not one.counts:
             return

@@ -72,8 +72,10 @@ class AttachedMachine(ABC):
         # In turns: fifty machines whose connections end together are looked for together, a millisecond each.
         self._task = self.guest.turns.task(self._run, self.key)
 
-    async def stop(self) -> None:
-        """Disconnect from the machine and stop looking for it."""
+    async def stop(self, why: str) -> None:
+        """Disconnect from the machine and stop looking for it; viewers of its screens are told why."""
+        if not self._forgotten:
+            self._show("detached", why)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

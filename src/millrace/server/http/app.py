@@ -95,6 +95,7 @@ class Web:
         """Origins whose pages may show a desktop in a frame."""
         self._proxies: set[str] = set()
         """Untrusted proxies that have been reported."""
+        self._watchers: set[EventStream | Wall] = set()
 
     def private(self) -> web.Application:
         """The application for the daemon's own unix socket."""
@@ -237,12 +238,7 @@ class Web:
             watcher = EventStream(self._plane, principal, wanted, account, turns)
             if request.transport is not None:
                 watcher.cut = request.transport.abort
-            leave = self._plane.enter(principal, watcher.end, watcher.lose)
-            try:
-                await websocket.prepare(request)
-                await watcher.serve(websocket)
-            finally:
-                leave()
+            await self._serve(watcher, websocket, request)
         return websocket
 
     async def _thumbnails(self, request: web.Request) -> web.StreamResponse:
@@ -255,13 +251,24 @@ class Web:
             wall = Wall(self._guests, principal, turns)
             if request.transport is not None:
                 wall.cut = request.transport.abort
-            leave = self._plane.enter(principal, wall.end, wall.lose)
-            try:
-                await websocket.prepare(request)
-                await wall.serve(websocket)
-            finally:
-                leave()
+            await self._serve(wall, websocket, request)
         return websocket
+
+    async def _serve(self, watcher: EventStream | Wall, websocket: WebSocket, request: web.Request) -> None:
+        """Serve who watches the objects or the thumbnails until it leaves, or its rights or the daemon end."""
+        leave = self._plane.enter(watcher.principal, watcher.end, watcher.lose)
+        self._watchers.add(watcher)
+        try:
+            await websocket.prepare(request)
+            await watcher.serve(websocket)
+        finally:
+            self._watchers.remove(watcher)
+            leave()
+
+    def end_watchers(self, why: str) -> None:
+        """The daemon stops: who watches the objects or the thumbnails is told why."""
+        for watcher in self._watchers:
+            watcher.end(why)
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         principal = principal_of(request)
