@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from millrace.sim.signals import sine
+from tests import pictureends
 
 from .conftest import MILLRACE, Bus, need, need_root, wait_for, write_wav
 from .faults.kinds import KINDS, Kind
@@ -146,3 +147,11 @@ def test_latency_explain_top_dot_and_report_show_a_running_stream(bus: Bus, tmp_
         with urllib.request.urlopen(asked, timeout=5) as answer:
             assert answer.status == 200 and answer.read()
     assert player.poll() is None
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("kind", pictureends.STALLS, ids=[kind.cause for kind in pictureends.STALLS])
+def test_stall_of_the_daemon_is_noticed_while_only_pictures_move(kind: pictureends.Kind) -> None:
+    # On a machine that others use, it is starved rather than busy, and may have been so before.
+    takes = (pictureends.injected(kind, seed)[1] for seed in (1, 2, 3))
+    assert any(one.stage == "loop" and one.cause in (kind.cause, "starved") for found in takes for one in found)
