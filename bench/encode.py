@@ -1,7 +1,8 @@
 """What a picture costs the encoder, beside bare x264 with swscale on the same pictures in the same run.
 
 1920 × 1080, thirty pictures a second, three kinds of desktop and a film. CPU time is that of the encoding thread, with
-comparison and colour conversion; the bare encoder codes whole pictures (ultrafast, zerolatency, crf 23) by PyAV.
+comparison and colour conversion; the bare encoder codes whole pictures (ultrafast, zerolatency, crf 23) by PyAV. Then
+what text takes as a palette, and how long a viewer takes to decode the largest parts that it decodes at once.
 """
 
 from __future__ import annotations
@@ -12,9 +13,13 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from tests.painting import Canvas, blank_screen, glyphs, photo, steps
 from tests.picturerig import Rig, View, shown
 
+from millrace.client.canvas import Decoder
+from millrace.codec.palette import Palettes
+from millrace.codec.stills import ZstdStills
 from millrace.codec.x264 import libx264
 from millrace.codec.yuv import libyuv
 from millrace.outlets.line import LAN_RATE, Line
@@ -31,6 +36,7 @@ KINDS = ("caret", "typing", "scroll", "drag", "film")
 PICTURES, SKIPPED = 60, 15
 SLOW = 5_000_000
 STEP_NS = NS_PER_S // 30
+DECODED = 200
 Encode = Callable[[Plane, list[Rect]], tuple[Part, ...]]
 
 
@@ -125,6 +131,35 @@ def on_a_slow_line(kind: str) -> str:
     )
 
 
+def written(width: int, height: int, smooth: bool) -> Plane:
+    """Lines of real text in a terminal's font, light on dark; `smooth`: with grey edges."""
+    image = Image.new("L", (width, height), 20)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
+    words = " ".join(word for word in __doc__.split() * 9)
+    for line, y in enumerate(range(0, height, 16)):
+        draw.text((1, y), words[37 * line :][: width // 6], 220, font)
+    grey = np.asarray(image)
+    return np.repeat((grey if smooth else np.where(grey > 120, 220, 20).astype(np.uint8))[:, :, None], 4, axis=2)
+
+
+def of_few_colours(name: str, pixels: Plane) -> str:
+    """A row of the table: its bytes by zstd and as a palette, and how long a viewer takes to decode each."""
+    zstd = ZstdStills()
+    plain, few = zstd.encode(pixels), Palettes(zstd.compress).encode(pixels)
+    assert few is not None
+    canvas, at = Decoder(), Rect(0, 0, pixels.shape[1], pixels.shape[0])
+    canvas.resize(Size(at.width, at.height))
+    took = []
+    for kind, data in ((PartType.ZSTD, plain), (PartType.PALETTE, few)):
+        each = []
+        for _ in range(DECODED):
+            began = time.thread_time()
+            canvas.steps([Part(kind, at, data)])
+            each.append((time.thread_time() - began) * 1e3)
+        took.append(f"{np.median(each):.2f}")
+    return f"| {name} | {len(plain)} | {len(few)} | {len(few) / len(plain):.2f} | {' / '.join(took)} |"
+
+
 def main() -> None:
     """Entry point."""
     print(f"x264 by {'ctypes' if libx264() else 'PyAV'}, colours by {'libyuv' if libyuv() else 'swscale'}")
@@ -138,6 +173,12 @@ def main() -> None:
     print("|---|---|---|---|")
     for kind in KINDS:
         print(on_a_slow_line(kind), flush=True)
+    print("\n| few colours | bytes by zstd | as a palette | of these | decoding, CPU ms: zstd / palette |")
+    print("|---|---|---|---|---|")
+    for smooth in (False, True):
+        edges = "grey edges" if smooth else "two colours"
+        for name, size in (("a letter", (8, 16)), ("a line", (640, 16)), ("64 K pixels", (640, 102))):
+            print(of_few_colours(f"{name} of text, {edges}", written(*size, smooth)), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +125,26 @@ def test_each_encoding_gives_the_picture_that_was_painted(kind: str) -> None:
         assert np.array_equal(canvas.picture[6 : 6 + high, 5 : 5 + wide, :3], picture[:, :, :3])
         canvas.picture[6 : 6 + high, 5 : 5 + wide] = 99
         assert (canvas.picture == 99).all(), "painted beyond its rectangle"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PAINTS if kind.startswith(("tight", "zrle")) and "fill" not in kind])
+def test_memory_of_a_rectangle_is_not_cleared_but_painted_whole(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """To clear a large one may take 10 ms, in one step."""
+    picture, paint = PAINTS[kind]
+    high, wide = picture.shape[:2]
+    used, (vnc, canvas) = list[Any](), (client(), Canvas())
+
+    def dirty(shape: Any, dtype: Any) -> Any:
+        used.append(shape)
+        return np.full(shape, 0xA5A5A5A5, dtype)
+
+    monkeypatch.setattr(np, "empty", dirty)
+    said(vnc, update(paint(Streams())))
+    monkeypatch.undo()
+    canvas.take(vnc)
+    assert (high, wide) in used
+    shown = canvas.picture[6 : 6 + high, 5 : 5 + wide]
+    assert np.array_equal(shown[:, :, :3], picture[:, :, :3]) and not shown[:, :, 3].any()
 
 
 @settings(max_examples=40, deadline=None)

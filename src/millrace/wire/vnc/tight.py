@@ -54,8 +54,8 @@ class Tight:
         told = (yield 1)[0] if kind & _FILTERED else _COPY
         if told > _GRADIENT:
             raise RemoteProtocolError(f"the VNC server sent an unknown filter of Tight: {told}")
-        # Nothing of it is resident before it is painted.
-        picture: Pixels = np.zeros((height, width), "<u4")
+        # All of it is painted. Zeros may be memory that is used again, which is then overwritten in this one step.
+        picture: Pixels = np.empty((height, width), "<u4")
         yield from self._filtered(self._streams[kind & 3], told, picture)
         return picture.data.cast("B")
 
@@ -108,10 +108,11 @@ def _unpack_rgb(data: Buffer, to: Pixels) -> None:
     rgb, out = np.frombuffer(data, np.uint8).reshape(-1, 3), to.view(np.uint8).reshape(-1, 4)
     for sample in range(3):
         out[:, sample] = rgb[:, 2 - sample]
+    out[:, 3] = 0
 
 
 def _palette(data: bytes) -> Pixels:
-    out: Pixels = np.zeros(len(data) // 3, "<u4")
+    out: Pixels = np.empty(len(data) // 3, "<u4")
     _unpack_rgb(data, out)
     return out
 

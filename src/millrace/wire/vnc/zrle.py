@@ -43,8 +43,8 @@ class Tiles:
     """Reads the tiles of one rectangle from its stream."""
 
     def __init__(self, width: int, height: int, stream: Inflater, work: Work) -> None:
-        # Nothing of it is resident before it is painted.
-        self.picture: Pixels = np.zeros((height, width), "<u4")
+        # All of it is painted. Zeros may be memory that is used again, which is then overwritten in this one step.
+        self.picture: Pixels = np.empty((height, width), "<u4")
         self._stream, self._work = stream, work
         self._data, self._at = b"", 0
 
