@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from millrace.guest.machines.address import parse_door
+from millrace.pixels.cursors import ARROW_SIZE
 from millrace.pixels.rects import Point, Size
 from tests.bus import daemon_in
 from tests.gops import WATCHER
@@ -60,6 +62,72 @@ def test_xvfb_is_shown_typed_and_pointed_into(tmp_path: Path) -> None:
             assert one.guest.machines[0].view().sessions == 1
 
     with xvfb(tmp_path) as x:
+        asyncio.run(test(x))
+
+
+LARGE = """
+import ctypes, sys
+x, c = ctypes.CDLL("libX11.so.6"), ctypes.CDLL("libXcursor.so.1")
+x.XOpenDisplay.restype, x.XDefaultRootWindow.restype = ctypes.c_void_p, ctypes.c_ulong
+class Image(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_uint) for name in "version size width height hot_x hot_y delay".split()),
+                ("pixels", ctypes.POINTER(ctypes.c_uint))]
+c.XcursorImageCreate.restype, c.XcursorImageLoadCursor.restype = ctypes.POINTER(Image), ctypes.c_ulong
+display, side = ctypes.c_void_p(x.XOpenDisplay(None)), int(sys.argv[1])
+image = c.XcursorImageCreate(side, side)
+image.contents.hot_x = image.contents.hot_y = 0
+for n in range(side * side):
+    image.contents.pixels[n] = 0xFFFF0000
+root = ctypes.c_ulong(x.XDefaultRootWindow(display))
+x.XDefineCursor(display, root, ctypes.c_ulong(c.XcursorImageLoadCursor(display, image)))
+x.XSync(display, 0)
+sys.stdin.read()
+"""
+"""Gives the root window a large red cursor by RENDER, until it ends."""
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_cursor_that_the_server_does_not_tell_costs_no_screen(tmp_path: Path, early: bool) -> None:
+    """That of a program that has ended, as `xsetroot` in a start script, and one larger than viewers take."""
+
+    def look(one: Watched) -> Size:
+        shape = one.screen.shape(one.screen.cursor.shape)
+        return Size(0, 0) if shape is None else shape.size
+
+    async def test(x: XServer) -> None:
+        if early:
+            x.run("xsetroot", "-cursor_name", "left_ptr")
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            x.run("xsetroot", "-cursor_name", "left_ptr")
+            x.run("xdotool", "mousemove", "300", "200")
+            await one.until(lambda: look(one) == ARROW_SIZE, "an arrow is shown")
+            await one.shows(x.picture)
+            x.start("xterm", "-geometry", "40x10+0+0", "-e", "sleep 100")
+            await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 1, "the terminal is there")
+            x.run("xdotool", "mousemove", "50", "50")
+            await one.until(lambda: look(one) != ARROW_SIZE, "the terminal's own cursor is told")
+            for side in (513, 768, 512):
+                x.start(sys.executable, "-c", LARGE, str(side))
+                x.run("xdotool", "mousemove", "300", "200", "mousemove", "310", "210")
+                shown = ARROW_SIZE if side > 512 else Size(512, 512)
+                await one.until(lambda shown=shown: look(one) == shown, f"{side} pixels")
+            view = one.guest.machines[0].view()
+            assert (view.sessions, view.state, view.error) == (1, "attached", "")
+
+    with xvfb(tmp_path) as x:
+        asyncio.run(test(x))
+
+
+def test_display_without_xtest_is_shown_and_says_that_it_takes_no_keys(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            x.run("xsetroot", "-solid", "#102030")
+            await one.shows(x.picture)
+            one.reader.pointer(Point(100, 100), 1, False)
+            one.type("x")
+            assert "XTEST" in one.guest.machines[0].view().hint
+
+    with xvfb(tmp_path, "-tst") as x:
         asyncio.run(test(x))
 
 

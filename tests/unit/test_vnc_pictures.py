@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from millrace.doors.vnc.door import VncDoor
 from millrace.errors import RemoteProtocolError
+from millrace.pixels.cursors import ARROW, ARROW_SIZE
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_S
 from millrace.wire.vnc import cursors, gradient, inflate, tight, zrle
@@ -30,7 +31,7 @@ from millrace.wire.vnc.messages import (
     Resized,
     Update,
 )
-from millrace.wire.vnc.pictures import HELD_MAX, PIXELS_MAX, Pictures
+from millrace.wire.vnc.pictures import DROPPED_AT_ONCE, HELD_MAX, PIXELS_MAX, Pictures
 from millrace.wire.vnc.work import WORK_MAX, Work
 from tests.fuzz import vncserver
 from tests.fuzz.vncserver import Picture, Streams, noise, update
@@ -216,6 +217,21 @@ def test_sizes_cursors_lights_and_types_are_told() -> None:
     assert isinstance(straight, CursorShape) and straight.pixels == bytes((0, 50, 100, 128, 0, 0, 0, 0))
     assert at == CursorAt(Point(7, 8)) and size == Resized(Size(64, 48))
     assert isinstance(hidden, CursorShape) and hidden.size == Size(0, 0)
+
+
+@pytest.mark.parametrize("data", [
+    vncserver.rect(9, 9, 600, 520, -239, bytes(600 * 520 * 4 + 75 * 520)),
+    vncserver.rect(9, 9, 4096, 3, -240, bytes(6 + 2 * 512 * 3)),
+    vncserver.rect(9, 9, 3, 4096, -314, bytes(4 + 3 * 4096 * 4)),
+])  # fmt: skip
+def test_cursor_that_is_too_large_is_an_arrow_and_takes_no_memory(data: bytes) -> None:
+    vnc = client()
+    whole, most = update(data, vncserver.rect(7, 8, 0, 0, -232)), 0
+    for n in range(0, len(whole), 1000):
+        received(vnc, whole[n : n + 1000], 0)
+        most = max(most, vnc.partial_bytes)
+    assert vnc.events() == [CursorShape(Point(0, 0), ARROW_SIZE, ARROW), CursorAt(Point(7, 8))]
+    assert most <= DROPPED_AT_ONCE + 1000
 
 
 # -- asking ----------------------------------------------------------------------------------------

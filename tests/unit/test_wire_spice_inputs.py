@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.errors import RemoteProtocolError
+from millrace.pixels.cursors import ARROW, ARROW_SIZE
 from millrace.pixels.rects import Point, Size
 from millrace.wire.spice.cursor import LOOK_BYTES, CursorHide, CursorMove, CursorSet, Look, SpiceCursor
 from millrace.wire.spice.inputs import UNACKNOWLEDGED_MAX, Lights, SpiceInputs
@@ -69,12 +70,21 @@ def test_kept_cursors_are_bounded_and_damaged_ones_refused() -> None:
         wire.receive(server.cursor_set(0, 0, bytes(4), 1, 1, flags=2, name=name), 0)
     assert 1000 * LOOK_BYTES < wire.partial_bytes <= 4 << 20
     for data in (
-        server.cursor_set(0, 0, bytes(63), 4, 4), server.cursor_set(0, 0, b"", 513, 1),
+        server.cursor_set(0, 0, bytes(63), 4, 4),
         server.cursor_set(0, 0, b"", 0, 1),
         server.message(103, b"abc"), server.message(104), server.message(107),
     ):  # fmt: skip
         with pytest.raises(RemoteProtocolError):
             cursor().receive(data, 0)
+
+
+@pytest.mark.parametrize("flags", [0, 2])
+def test_cursor_that_is_too_large_is_an_arrow(flags: int) -> None:
+    wire = cursor()
+    wire.receive(server.cursor_set(3, 4, b"", 513, 1, flags=flags, name=9), 0)
+    (told,) = wire.events()
+    assert told == CursorSet(Point(3, 4), True, Look(ARROW_SIZE, Point(0, 0), ARROW))
+    assert wire.partial_bytes == (len(ARROW) + LOOK_BYTES if flags else 0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -6,6 +6,17 @@ import numpy as np
 
 from millrace.pixels.rects import Size
 
+_ARROW = (
+    "#...........", "##..........", "#o#.........", "#oo#........", "#ooo#.......",
+    "#oooo#......", "#ooooo#.....", "#oooooo#....", "#ooooooo#...", "#oooooooo#..",
+    "#ooooooooo#.", "#oooooo#####", "#ooo#oo#....", "#oo##oo#....", "#o#..#oo#...",
+    "##...#oo#...", "......#oo#..", "......#oo#..", ".......##...",
+)  # fmt: skip
+_COLOURS = {".": bytes(4), "#": bytes((0, 0, 0, 255)), "o": bytes((255, 255, 255, 255))}
+ARROW_SIZE = Size(len(_ARROW[0]), len(_ARROW))
+ARROW = b"".join(_COLOURS[pixel] for row in _ARROW for pixel in row)
+"""A pointer in place of one that can't be had or is too large: B, G, R and alpha. It points with its top left pixel."""
+
 
 # X, and RFB's cursors with alpha, multiply colours by their alpha; a canvas in a browser and SDL do not.
 def straight(pixels: bytes, size: Size) -> bytes:

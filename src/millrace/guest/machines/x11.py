@@ -35,6 +35,7 @@ class X11Machine(AttachedMachine):
         super().__init__(id_, guest, spec)
         self.machine = "X11"
         self._stream: FdStream | None = None
+        self._wire: X11Client | None = None
 
     async def _session(self) -> None:
         display, cookie = Path(self.spec.address).name.removeprefix("X"), b""
@@ -43,7 +44,7 @@ class X11Machine(AttachedMachine):
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         ready: asyncio.Future[None] = loop.create_future()
-        wire = X11Client(cookie, now_ns())
+        self._wire = wire = X11Client(cookie, now_ns())
 
         def lost(why: Exception) -> None:
             if not ended.done():
@@ -105,6 +106,12 @@ class X11Machine(AttachedMachine):
                 raise
             raise PeerLost(f"no X server at {path} yet: {why_not_unix(error, path)}") from None
         return sock
+
+    def hint(self) -> str:
+        """See `AttachedMachine`."""
+        if self.state == "attached" and self._wire is not None and not self._wire.takes_input:
+            return "this X server takes no keys and no pointer: it has no extension XTEST (Xorg: leave out -tst)"
+        return super().hint()
 
     def _gone(self) -> None:
         if self._stream is not None:

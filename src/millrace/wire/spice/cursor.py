@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import RemoteProtocolError
-from millrace.pixels.rects import Point, Size
+from millrace.pixels.cursors import ARROW, ARROW_SIZE
+from millrace.pixels.rects import CURSOR_SIDE_MAX, Point, Size
 from millrace.units import HostNs
 from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel, SpiceMessage, unpack
 
-SIDE_MAX = 512
 CACHE_BYTES = 4 * 1024 * 1024
 """Cursors that are kept; beyond that, the oldest is forgotten."""
 LOOK_BYTES = 512
@@ -115,10 +115,13 @@ class SpiceCursor:
         if flags & _KEPT:
             # One that was forgotten here, or was never sent.
             return self._kept.get(name)
-        if not (0 < width <= SIDE_MAX and 0 < height <= SIDE_MAX):
-            raise RemoteProtocolError(f"a SPICE cursor of {width} × {height}; {SIDE_MAX} at most either way")
-        pixels = cursor_pixels(kind, Size(width, height), body[at + 19 :])
-        look = Look(Size(width, height), Point(hot_x, hot_y), pixels)
+        if not (width and height):
+            raise RemoteProtocolError(f"a SPICE cursor of {width} × {height}")
+        if max(width, height) > CURSOR_SIDE_MAX:
+            look = Look(ARROW_SIZE, Point(0, 0), ARROW)
+        else:
+            pixels = cursor_pixels(kind, Size(width, height), body[at + 19 :])
+            look = Look(Size(width, height), Point(hot_x, hot_y), pixels)
         if flags & _KEEP:
             self._keep(name, look)
         return look

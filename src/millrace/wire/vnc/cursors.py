@@ -8,17 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from millrace.errors import RemoteProtocolError
 from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Size
-
-SIDE_MAX = 512
-
-
-def check_cursor(size: Size) -> None:
-    """RemoteProtocolError for a cursor larger than any screen shows."""
-    if max(size.width, size.height) > SIDE_MAX:
-        raise RemoteProtocolError(f"the VNC server sent a cursor of {size.width} × {size.height}; {SIDE_MAX} at most")
 
 
 def mask_bytes(size: Size) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Generator
 from typing import TypeAlias
 
 from millrace.errors import RemoteProtocolError
-from millrace.pixels.rects import Point, Rect, Size, bands
+from millrace.pixels.cursors import ARROW, ARROW_SIZE
+from millrace.pixels.rects import CURSOR_SIDE_MAX, Point, Rect, Size, bands
 from millrace.wire.vnc import cursors
 from millrace.wire.vnc.inflate import Inflater, compressed_max
 from millrace.wire.vnc.messages import (
@@ -33,6 +34,8 @@ from millrace.wire.vnc.zrle import WINDOW_BYTES, Tiles, inflated_max
 
 Parse: TypeAlias = Generator[int, bytes, None]
 """Yields how many bytes it needs next, and is sent them. 0: it could go on, but the step is over."""
+PixelsOf: TypeAlias = Callable[[bytes, Size, range], bytes]
+"""A cursor's data, its size and some of its rows to their pixels."""
 PIXEL = 4
 BAND_PIXELS = 256 * 1024
 """Rows that are taken in one piece."""
@@ -45,6 +48,8 @@ ENDLESS = 0xFFFF
 CURSOR_PIXELS, CURSOR_WORK, CURSOR_PART_WORK = 4 * 1024, 70, 45_000
 """How much of a cursor is made at once, what a pixel of it costs, and what each such part costs besides: large cursors
 and those of one pixel measured in all three encodings (`bench vnc_steps`, "cursors"), the dearest of each."""
+CURSOR_READ_MAX, DROPPED_AT_ONCE = 4096, 64 * 1024
+"""A cursor that is too large to be shown is read all the same up to this size, in parts of so many bytes."""
 
 
 # An update is passed on as a whole when it is complete: until then, what is on the screen is still the picture before,
@@ -211,34 +216,44 @@ class Pictures:
 
     def _cursor(self, rect: Rect) -> Parse:
         size = Size(rect.width, rect.height)
-        cursors.check_cursor(size)
-        data = yield rect.area * PIXEL + cursors.mask_bytes(size)
-        yield from self._shaped(rect, lambda rows: cursors.masked(data, size, rows))
+        data = yield from self._cursor_data(size, rect.area * PIXEL + cursors.mask_bytes(size))
+        yield from self._shaped(rect, data, cursors.masked)
 
     def _two_coloured_cursor(self, rect: Rect) -> Parse:
         size = Size(rect.width, rect.height)
-        cursors.check_cursor(size)
-        data = (yield 6 + 2 * cursors.mask_bytes(size)) if rect.area else b""
-        yield from self._shaped(rect, lambda rows: cursors.two_coloured(data, size, rows))
+        data = yield from self._cursor_data(size, 6 + 2 * cursors.mask_bytes(size) if rect.area else 0)
+        yield from self._shaped(rect, data, cursors.two_coloured)
 
     def _alpha_cursor(self, rect: Rect) -> Parse:
-        size = Size(rect.width, rect.height)
-        cursors.check_cursor(size)
         if (yield 4) != bytes(4):
             raise RemoteProtocolError("the VNC server sent a cursor in an encoding that was not asked for")
-        data = yield rect.area * PIXEL
-        yield from self._shaped(rect, lambda rows: cursors.with_alpha(data, size, rows))
+        data = yield from self._cursor_data(Size(rect.width, rect.height), rect.area * PIXEL)
+        yield from self._shaped(rect, data, cursors.with_alpha)
 
-    def _shaped(self, rect: Rect, pixels_of: Callable[[range], bytes]) -> Parse:
+    def _cursor_data(self, size: Size, length: int) -> Generator[int, bytes, bytes | None]:
+        """What a cursor of this size comes with; None if it is too large to be shown: then an arrow is."""
+        if max(size.width, size.height) <= CURSOR_SIDE_MAX:
+            return (yield length)
+        if max(size.width, size.height) > CURSOR_READ_MAX:
+            raise RemoteProtocolError(
+                f"the VNC server sent a cursor of {size.width} × {size.height}; {CURSOR_READ_MAX} at most"
+            )
+        while length:
+            length -= len((yield min(length, DROPPED_AT_ONCE)))
+        self._events.append(CursorShape(Point(0, 0), ARROW_SIZE, ARROW))
+        return None
+
+    def _shaped(self, rect: Rect, data: bytes | None, pixels_of: PixelsOf) -> Parse:
         """A cursor whose rows give these pixels."""
-        pixels = bytearray()
+        if data is None:
+            return
+        pixels, size = bytearray(), Size(rect.width, rect.height) if rect.area else Size(0, 0)
         if rect.area:
             for band in bands(Rect(0, 0, rect.width, rect.height), CURSOR_PIXELS):
-                pixels += pixels_of(range(band.y, band.bottom))
+                pixels += pixels_of(data, size, range(band.y, band.bottom))
                 self._work.spent += CURSOR_PART_WORK + CURSOR_WORK * band.area
                 if self._work.over:
                     yield 0
-        size = Size(rect.width, rect.height) if rect.area else Size(0, 0)
         self._events.append(CursorShape(Point(rect.x, rect.y), size, bytes(pixels)))
 
     def _pointer_at(self, rect: Rect) -> Parse:

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import PeerLost, RemoteProtocolError
-from millrace.pixels.rects import CURSOR_SIDE_MAX, Damage, Point, Rect, Size
+from millrace.pixels.rects import Damage, Point, Rect, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import AnswerDue
-from millrace.wire.x11 import fakes, randr, requests
-from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized, X11Event
+from millrace.wire.x11 import fakes, looks, randr, requests
+from millrace.wire.x11.events import Captured, Ready, Resized, X11Event
 from millrace.wire.x11.fakes import Fake
+from millrace.wire.x11.looks import Looks
 from millrace.wire.x11.numbered import PACKET, REPLY_MAX, Asked, Numbered
 from millrace.wire.x11.randr import Wish
 from millrace.wire.x11.requests import DAMAGE, EXTENSIONS, FIXES, SHM, TEST
 from millrace.wire.x11.selections import KINDS, Said, Selections, Then
 from millrace.wire.x11.setup import Description, check_size, possible, read_description, refusal, setup_request
+from millrace.wire.x11.unread import HEAD, Unread
 
 ANSWER_NS = 10 * NS_PER_S
 PIXEL = 4
@@ -50,7 +53,7 @@ class X11Client(AnswerDue):
 
     def __init__(self, cookie: bytes, now_ns: HostNs) -> None:
         self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
-        self._buffer = bytearray()
+        self._buffer = Unread()
         self._requests: Numbered[Answer] = Numbered(setup_request(cookie))
         self._events: list[X11Event] = []
         self._description: Description | None = None
@@ -65,12 +68,12 @@ class X11Client(AnswerDue):
         self._damage = Damage()
         self._copying: list[tuple[Rect, int]] = []
         self._copies_due = 0
-        self._painting = self._more = False
+        self._painting = False
         self._size = self._next_size = Size(0, 0)
         """That of the memory, and the one that the server has said last."""
         self._attaching = False
         """The size was told, and the server has not taken its memory yet."""
-        self._cursor_asked = self._cursor_again = False
+        self._looks = Looks()
         self._interval_ns: HostNs | None = None
         self._copied_ns: HostNs = now_ns
         self._now_ns = now_ns
@@ -85,14 +88,11 @@ class X11Client(AnswerDue):
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
-        self._buffer += data
+        self._buffer.add(data)
         for _ in range(AT_ONCE):
-            size = self._size_of_next()
-            self._more = size <= len(self._buffer)
-            if not self._more or self._painting:
+            part = self._buffer.take(self._sizes, wait=self._painting)
+            if part is None:
                 break
-            part = bytes(self._buffer[:size])
-            del self._buffer[:size]
             (self._let_in if self._description is None else self._packet)(part)
         self._copy(now_ns)
         self._requests.check()
@@ -100,24 +100,18 @@ class X11Client(AnswerDue):
     @property
     def unfinished(self) -> bool:
         """It has messages that it can process: it stopped so that others may go on."""
-        return self._more and not self._painting
+        return self._buffer.more and not self._painting
 
     @property
     def partial_bytes(self) -> int:
         """Bytes received of messages that are still incomplete, or were not processed."""
         return len(self._buffer)
 
-    def _size_of_next(self) -> int:
-        """Bytes of the message that begins here; more than there are if that is not known yet."""
-        head = self._buffer
-        if self._description is None:
-            size = 8 + 4 * int.from_bytes(head[6:8], "little") if len(head) >= 8 else 8
-            most = SETUP_MAX
-        else:
-            size, most = self._requests.sizes(head)
-        if size > most:
-            raise RemoteProtocolError(f"the X server sent a message of {size} bytes; {most} at most")
-        return size if len(head) >= 8 else max(size, len(head) + 1)
+    def _sizes(self, head: bytearray) -> tuple[int, int]:
+        """See `Sizes`."""
+        if self._description is not None:
+            return self._requests.sizes(head)
+        return HEAD + 4 * int.from_bytes(head[6:8], "little"), SETUP_MAX
 
     def _let_in(self, part: bytes) -> None:
         if part[0] != 1:
@@ -125,7 +119,7 @@ class X11Client(AnswerDue):
         self._description = read_description(part[8:])
         self._size = self._next_size = self._description.size
         for name in EXTENSIONS:
-            self._ask(requests.query_extension(name), _extension(name))
+            self._ask(requests.query_extension(name), partial(X11Client._has, name=name))
 
     def _packet(self, part: bytes) -> None:
         kind = part[0] & 0x7F
@@ -133,6 +127,7 @@ class X11Client(AnswerDue):
             asked = self._requests.answered(int.from_bytes(part[2:4], "little"))
             if asked is None:
                 raise RemoteProtocolError("the X server sent an answer to nothing")
+            self._buffer.pass_over(PACKET + 4 * int.from_bytes(part[4:8], "little") - len(part))
             asked.answer(self, part)
         elif kind == _ERROR:
             self._refused(part)
@@ -155,7 +150,7 @@ class X11Client(AnswerDue):
         elif kind == self._first_events[FIXES]:
             self._say(self._selections.owned(part))
         elif kind == self._first_events[FIXES] + 1:
-            self._ask_cursor()
+            self._look(self._looks.changed())
 
     def _refused(self, part: bytes) -> None:
         """An error takes the place of an answer."""
@@ -166,16 +161,22 @@ class X11Client(AnswerDue):
         elif asked is not None or number == self._attached_at:
             raise RemoteProtocolError(f"the X server refused request {major}.{minor} with error {code}")
 
-    def _has(self, name: bytes, part: bytes) -> None:
+    def _has(self, part: bytes, name: bytes) -> None:
         present, major, first = struct.unpack_from("<BBB", part, 8)
+        if not present and name == TEST:
+            self._told()
+            return
         if not present:
             raise RemoteProtocolError(f"this X server has no extension {name.decode()}, which is needed")
         self._majors[name], self._first_events[name] = major, first
-        self._ask(requests.query_version(name, major), _version(name))
+        self._ask(requests.query_version(name, major), partial(X11Client._knows, name=name))
 
-    def _knows(self, name: bytes, part: bytes) -> None:
+    def _knows(self, part: bytes, name: bytes) -> None:
         if name == SHM and struct.unpack_from("<HH", part, 8) < (1, 2):
             raise RemoteProtocolError("this X server is too old: its MIT-SHM takes no descriptors (1.2, of 2013)")
+        self._told()
+
+    def _told(self) -> None:
         self._unknown -= 1
         if not self._unknown:
             self._begin()
@@ -188,7 +189,7 @@ class X11Client(AnswerDue):
         self._send(requests.watch_size(root))
         self._watch_damage()
         self._send(requests.watch_cursor(majors[FIXES], root))
-        self._ask_cursor()
+        self._look(self._looks.begin(majors[FIXES], root))
         self._events += [Ready(self._description.vendor), Resized(self._size)]
         self._attaching = True
 
@@ -234,22 +235,12 @@ class X11Client(AnswerDue):
         self._attaching, self._attached_at = False, None
         self._tell_size()
 
-    # A cursor may change more often than it is told.
-    def _ask_cursor(self) -> None:
-        self._cursor_again = self._cursor_asked
-        if not self._cursor_asked:
-            self._cursor_asked = True
-            self._ask(requests.get_cursor(self._majors[FIXES]), X11Client._cursor)
-
-    def _cursor(self, part: bytes) -> None:
-        self._cursor_asked = False
-        if self._cursor_again:
-            self._ask_cursor()
-        x, y, width, height, hot_x, hot_y = struct.unpack_from("<8xhhHHHH", part)
-        pixels = part[PACKET : PACKET + width * height * PIXEL]
-        if max(width, height) > CURSOR_SIDE_MAX or len(pixels) < width * height * PIXEL:
-            raise RemoteProtocolError(f"the X server sent a cursor of {width} × {height} in {len(pixels)} bytes")
-        self._events.append(CursorShape(Point(x, y), Point(hot_x, hot_y), Size(width, height), pixels))
+    def _look(self, said: list[looks.Said]) -> None:
+        for request, then, refused in said:
+            refusal = None if refused is None else _looked(refused)
+            self._requests.ask(request, Asked(_looked(then), refusal, looks.ANSWER_MAX, True))
+        events, self._looks.events = self._looks.events, []
+        self._events += events
 
     # -- copies ----------------------------------------------------------------------------------
 
@@ -334,6 +325,11 @@ class X11Client(AnswerDue):
 
     # -- input -----------------------------------------------------------------------------------
 
+    @property
+    def takes_input(self) -> bool:
+        """Whether the server has XTEST: an Xorg that was started with `-tst` has not."""
+        return TEST in self._majors
+
     def send_key(self, code: int, down: bool) -> None:
         """Press or release the key with this scan code, as QEMU numbers it."""
         self._make(fakes.key(code, down))
@@ -344,7 +340,7 @@ class X11Client(AnswerDue):
         self._make(fakes.pointer(at, before, buttons, relative))
 
     def _make(self, made: list[Fake]) -> None:
-        if self._description is not None and self._begun:
+        if self._description is not None and self._begun and self.takes_input:
             for kind, detail, x, y in made:
                 self._send(requests.fake_input(self._majors[TEST], kind, detail, self._description.root, x, y))
 
@@ -405,9 +401,13 @@ class X11Client(AnswerDue):
             if then is None:
                 self._send(request)
             else:
-                self._ask(request, _selected(then))
+                self._ask(request, _selected(then), X11Client._unselected)
         events, self._selections.events = self._selections.events, []
         self._events += events
+
+    # Anybody may destroy our windows. Whoever waits for a text learns of it as of an owner that does not answer.
+    def _unselected(self, part: bytes) -> None:
+        """A request for the clipboard was refused."""
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -430,12 +430,8 @@ class X11Client(AnswerDue):
         return PeerLost("the X server does not answer; it may be stopped, or this is not an X server")
 
 
-def _extension(name: bytes) -> Answer:
-    return lambda client, part: client._has(name, part)
-
-
-def _version(name: bytes) -> Answer:
-    return lambda client, part: client._knows(name, part)
+def _looked(then: looks.Then) -> Answer:
+    return lambda client, part: client._look(then(client._looks, part))
 
 
 def _selected(then: Then) -> Answer:

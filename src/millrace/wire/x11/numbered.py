@@ -31,6 +31,8 @@ class Asked(Generic[Answer]):
     """None: a refusal ends the connection."""
     bytes_max: int = REPLY_MAX
     """What its answer may have."""
+    head_only: bool = False
+    """Of an answer that has more, only the head is taken."""
 
 
 class Numbered(Generic[Answer]):
@@ -70,7 +72,8 @@ class Numbered(Generic[Answer]):
         if len(head) < PACKET or head[0] & 0x7F not in (_REPLY, _GENERIC):
             return PACKET, PACKET
         asked = self._waiting.get(int.from_bytes(head[2:4], "little")) if head[0] == _REPLY else None
-        return PACKET + 4 * int.from_bytes(head[4:8], "little"), REPLY_MAX if asked is None else asked.bytes_max
+        size, most = PACKET + 4 * int.from_bytes(head[4:8], "little"), REPLY_MAX if asked is None else asked.bytes_max
+        return (PACKET, PACKET) if asked is not None and asked.head_only and size > most else (size, most)
 
     # Not where it is sent: that may be at the wish of a viewer, whose fault it is not.
     def check(self) -> None:

@@ -72,6 +72,11 @@ def get_cursor(major: int) -> bytes:
     return request(major, 4)
 
 
+def query_pointer(root: int) -> bytes:
+    """Where the pointer is."""
+    return request(38, 0, struct.pack("<I", root))
+
+
 def attach_memory(major: int, segment: int) -> bytes:
     """Give the server memory, whose descriptor goes along."""
     return request(major, 6, struct.pack("<IBxxx", segment, 0))
