@@ -113,6 +113,12 @@ def test_neighbouring_cells_are_joined_and_distant_ones_are_not() -> None:
     assert cells_of(Size(CELL + 1, CELL)) == (1, 2) and in_cells(Rect(15, 16, 2, 1)) == (slice(1, 2), slice(0, 2))
 
 
+def test_a_clock_is_not_joined_with_the_film_below_it() -> None:
+    cells = np.zeros((45, 80), np.bool_)
+    cells[7:30, 1:41] = cells[1:5, 2:10] = True
+    assert set(joined(cells)) == {Rect(1, 7, 40, 23), Rect(2, 1, 8, 4)}
+
+
 def test_any_cells_are_covered_by_few_rectangles() -> None:
     for seed in range(20):
         random = np.random.default_rng(seed)
