@@ -100,7 +100,7 @@ class Canvas:
                 if part.type == PartType.VIDEO:
                     self._video = self._decoded(bytes(part.data), bool(part.flags & 1))
                 assert self._video is not None, "a rectangle of a video that was not sent"
-                self._draw(part.at, part_of(self._video, part.at))
+                self._draw(part.at, part_of(self._video, part.at.moved(-part.dx, -part.dy)))
             else:
                 self._draw(part.at, self._still(part))
 

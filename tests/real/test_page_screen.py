@@ -106,6 +106,15 @@ async def video(page: Browser, server: ScreenServer, codec: str) -> None:
     late = Rect(288, 160, 32, 32)
     await server.send(part(DRAW, late))
     late.of(expected)[:] = late.of(frames[2])
+    # A video of another size, of a part of the screen.
+    area, inner, corner = Rect(96, 48, 128, 64), Rect(112, 64, 64, 32), Rect(208, 96, 16, 16)
+    small = [painted(128, 64, seed) for seed in (5, 6)]
+    for unit, frame in zip(encoded(small, codec), small, strict=True):
+        await server.send(part(VIDEO, inner, unit, area.x, area.y), part(DRAW, corner, b"", area.x, area.y))
+        shown = np.zeros_like(expected)
+        area.of(shown)[:] = frame
+        for one in (inner, corner):
+            one.of(expected)[:] = one.of(shown)
     # Colours are coded at half resolution: only the middles of the blocks are compared.
     inner = (np.indices((HEIGHT, WIDTH)) % 16 // 4 % 3 > 0).all(0)
     await server.until("shown", serial=server.serial)

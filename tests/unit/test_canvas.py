@@ -13,6 +13,8 @@ from backports import zstd
 from PIL import Image
 
 from millrace.client.canvas import Canvas, CursorShape, Decoder, Undecodable, blend, step_bytes
+from millrace.codec import yuv
+from millrace.codec.avvideo import video_encoder
 from millrace.codec.palette import Palettes
 from millrace.pixels.rects import Rect, Size
 from millrace.sim.desktop import Desktop
@@ -157,6 +159,24 @@ def test_damage_is_told_and_the_next_picture_decodes(part: Part) -> None:
     with pytest.raises(Undecodable):
         decoder.steps([part])
     assert decoder.steps([Part(PartType.RAW, AT, bytes(AT.area * 4))])
+
+
+def test_video_of_a_part_of_the_screen_is_drawn_in_its_place() -> None:
+    source, canvas, decoder = desktop(), Canvas(), Decoder()
+    canvas.resize(SIZE)
+    decoder.resize(SIZE)
+    # The second stream begins with a key picture of another size, in another place.
+    for area in (Rect(16, 112, 128, 64), Rect(304, 208, 96, 80)):
+        encoder = video_encoder("avc1", Size(area.width, area.height), None, yuv.convert)
+        data = encoder.encode(cut(source.picture, area), [Rect(0, 0, area.width, area.height)]).data
+        inner = Rect(area.x + 3, area.y + 5, 60, 40)
+        rest = Rect(area.right - 8, area.bottom - 8, 8, 8)
+        video = Part(PartType.VIDEO, inner, data, area.x, area.y)
+        canvas.apply(decoder.steps([video, Part(PartType.DRAW, rest, dx=area.x, dy=area.y)]))
+        for at in (inner, rest):
+            assert difference(cut(canvas.pixels, at), cut(source.picture, at)) < 8
+    with pytest.raises(Undecodable, match="outside"):
+        decoder.steps([Part(PartType.DRAW, Rect(300, 208, 8, 8), dx=304, dy=208)])
 
 
 def test_a_video_smaller_than_the_picture_is_damage() -> None:

@@ -47,6 +47,26 @@ def test_grey_film_is_video_though_it_has_few_colours() -> None:
     assert all(part.at.area < 8_000 for picture in view.pictures[-4:] for part in picture.parts if part.type in EXACT)
 
 
+@pytest.mark.parametrize("codec", ["avc1", "vp8"])
+def test_video_is_of_the_films_part_of_the_screen_and_follows_it(codec: str) -> None:
+    rig = Rig(Size(960, 640), Formats(codec))
+    view = rig.join(View(codec))
+    rig.settle()
+    places = Rect(20, 30, 240, 160), Rect(690, 470, 240, 160)
+    for place in places:
+        for step in range(14):
+            rig.paint([photo(rig.picture, place, 3, step)])
+        (video,) = (part for part in view.pictures[-1].parts if part.type == PartType.VIDEO)
+        assert (video.dx, video.dy) == (place.x & ~15, place.y & ~15) and video.at == place
+        assert view.canvas is not None and view.canvas.error(rig.picture) > 25
+        rig.settle(3)
+        assert shown(view, rig)
+    assert rig.encoder.video.endswith(", 256 × 176")
+    late = rig.join(View(codec))
+    rig.settle(3)
+    assert shown(late, rig)
+
+
 def test_film_is_one_video_that_is_sharpened_when_it_stands_still() -> None:
     rig, view = started()
     rig.play("film", 14)

@@ -100,7 +100,7 @@ class Decoder:
         if part.type == PartType.VIDEO:
             self._frame = self._decoded(bytes(part.data))
         if part.type in (PartType.VIDEO, PartType.DRAW):
-            return [Paint(at, self._cut(at))]
+            return [Paint(at, self._cut(at.moved(-part.dx, -part.dy)))]
         return [Paint(at, _STILLS[PartType(part.type)](part.data, at))]
 
     # -- video -----------------------------------------------------------------------------------
@@ -123,6 +123,8 @@ class Decoder:
         if frame is None:
             raise Undecodable("a rectangle of a video that has not begun")
         around = at.even()
+        if around.x < 0 or around.y < 0:
+            raise Undecodable("a rectangle outside of its video")
         if around.right > frame.width + 1 or around.bottom > frame.height + 1:
             raise Undecodable(f"a video of {frame.width} × {frame.height} for a larger picture")
         picture = _bgrx(_part(frame, around))

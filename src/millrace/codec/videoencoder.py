@@ -21,7 +21,7 @@ class Encoded(NamedTuple):
 
 
 class VideoEncoder(ABC):
-    """One stream of a whole screen that codes what changed. It belongs to one thread at a time."""
+    """One stream of an area of a screen that codes what changed. It belongs to one thread at a time."""
 
     codec: str
     """The name by which viewers ask for it."""

@@ -5,7 +5,7 @@ the structures below are used only with a library that has that name; with any o
 encoder. Offsets are those of x264.h of build 165 on 64-bit systems. Options are set by `x264_param_parse`, which needs
 none.
 
-A stream is of the whole screen, but only what changed is converted and coded. What was never part of it is grey: key
+Only what changed in the area of a stream is converted and coded. What was never part of it is grey: key
 pictures are small, and whoever shows the stream draws only the rectangles that belong to it.
 """
 

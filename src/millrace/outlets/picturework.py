@@ -16,13 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from millrace.codec import yuv
-from millrace.codec.avvideo import video_encoder
 from millrace.codec.palette import Palettes
 from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
-from millrace.codec.videoencoder import VideoEncoder
+from millrace.outlets.areavideo import VIDEO_KEY, AreaVideo
 from millrace.outlets.cells import EXACT, FAIR, LOSSY, PALETTE, PHOTO, STALE, UNKNOWN, CellMap
-from millrace.outlets.line import LAN_RATE
 from millrace.outlets.picturechoice import (
     FILM_PIXELS,
     ONCE_SHARES,
@@ -57,8 +54,6 @@ SMALL_TASK = 65_536
 PROBE_BYTES = 128 * 1024
 """What a viewer is sent at first, and acknowledges, before anything is known of its line."""
 PROBED_ROWS = 16
-VIDEO_KEY = 1
-"""Flag of a VIDEO part that needs nothing before it."""
 VIDEO_RECTS_MAX = 16
 
 
@@ -121,7 +116,7 @@ class PictureWork:
         self._difference = Difference(self.size)
         self._zstd = ZstdStills()
         self._palettes = Palettes(self._zstd.compress)
-        self._video: VideoEncoder | None = None
+        self._video = AreaVideo(formats.video, self.whole, rate) if formats.video is not None else None
         self._fresh = True
         self._began_ns: HostNs = 0
 
@@ -181,7 +176,6 @@ class PictureWork:
         """Free the video encoder."""
         if self._video is not None:
             self._video.close()
-            self._video = None
 
     # -- what changed ----------------------------------------------------------------------------
 
@@ -331,31 +325,22 @@ class PictureWork:
 
     def _as_video(self, film: list[Rect], task: Task) -> tuple[tuple[Part, ...], tuple[Rect, ...]]:
         """One picture of video, and the rectangles to draw from it."""
-        if not film or self.formats.video is None:
+        if not film or self._video is None:
             return (), ()
-        video = self._video = self._video or self._opened(self.formats.video)
         if task.key:
             # Viewers that wait for this picture lack all that is shown as video.
             film = film + from_cells(joined(self.cells.levels == LOSSY, 0), self.whole)
         rects = fewer(list(Damage(film).rects), VIDEO_RECTS_MAX)
-        made = video.encode(self.reference, rects, task.key)
+        parts = self._video.encode(self.reference, rects, task.now_ns, task.key)
         for rect in rects:
             self.cells.sent(rect, LOSSY)
-        first = Part(PartType.VIDEO, rects[0], made.data, flags=VIDEO_KEY if made.key else 0)
-        return (first, *(Part(PartType.DRAW, rect) for rect in rects[1:])), tuple(rects)
-
-    def _opened(self, codec: str) -> VideoEncoder:
-        return video_encoder(codec, self.size, None if self.rate >= LAN_RATE else self.rate, yuv.convert)
+        return parts, tuple(rects)
 
     def set_rate(self, rate: int) -> None:
-        """Keep to another rate in bit/s. From one of a LAN to a lower one, video begins anew with a key picture."""
+        """Keep to another rate in bit/s; see `AreaVideo`."""
         self.rate = rate
-        if self._video is None:
-            return
-        if (self._video.rate is None) == (rate >= LAN_RATE):
+        if self._video is not None:
             self._video.set_rate(rate)
-        else:
-            self.close()
 
     # -- sharpening ------------------------------------------------------------------------------
 

@@ -79,7 +79,8 @@ export function partFits(part, mode) {
   if (!inside(x, y, w, h, mode)) return false;
   if (type === RAW) return bytes.byteLength === w * h * 4;
   if (type === MOVE) return bytes.byteLength === 0 && inside(x - dx, y - dy, w, h, mode);
-  return (type === DRAW) === (bytes.byteLength === 0);
+  if (type === VIDEO || type === DRAW) return dx >= 0 && dy >= 0 && dx <= x && dy <= y && (type === DRAW) === (bytes.byteLength === 0);
+  return bytes.byteLength > 0;
 }
 
 const word = (bytes, at) => bytes[at] * 256 + bytes[at + 1];

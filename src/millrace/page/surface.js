@@ -62,7 +62,7 @@ export class Preparation {
     if (part.type in MIME) return this.#still(part);
     if (part.type === VIDEO) {
       const frame = await this.video.decode(part.bytes);
-      return frame && { ...part, more, frames: await damaged(frame, [part, ...more]) };
+      return frame && { ...part, more, frames: await damaged(frame, part, [part, ...more]) };
     }
     return part;
   }
@@ -87,12 +87,12 @@ export function release(parts) {
  * A picture, or copies of its damage. Chromium converts the colours of the whole picture however little of it is drawn, so small damage is
  * copied out first, in the decoder's own format; Firefox copies slowly. The whole picture is kept too: later parts may draw more of it.
  */
-async function damaged(frame, rects) {
-  const whole = { frame, x: 0, y: 0 }, box = frame.visibleRect, area = rects.reduce((sum, { w, h }) => sum + w * h, 0);
+async function damaged(frame, { dx, dy }, rects) {
+  const whole = { frame, x: dx, y: dy }, box = frame.visibleRect, area = rects.reduce((sum, { w, h }) => sum + w * h, 0);
   if (GECKO || !frame.format || !box || area > COPIED_MAX * box.width * box.height) return [whole];
   const made = [];
   try {
-    for (const one of rects) made.push(await copied(frame, one, box));
+    for (const one of rects) made.push(await copied(whole, one, box));
     return [whole, ...made];
   } catch {
     for (const { frame: each } of made) each.close();
@@ -101,12 +101,13 @@ async function damaged(frame, rects) {
 }
 
 /** A copy of a rectangle of a picture, extended to even coordinates, since the colours have half the resolution. */
-async function copied(frame, { x, y, w, h }, box) {
+async function copied({ frame, x: dx, y: dy }, one, box) {
+  const { w, h } = one, x = one.x - dx, y = one.y - dy;
   const left = x & ~1, top = y & ~1, width = Math.min(box.width, (x + w + 1) & ~1) - left, height = Math.min(box.height, (y + h + 1) & ~1) - top;
   const rect = { x: box.x + left, y: box.y + top, width, height }, data = new Uint8Array(frame.allocationSize({ rect }));
   const layout = await frame.copyTo(data, { rect });
   const { format, timestamp, colorSpace } = frame;
-  return { frame: new VideoFrame(data, { format, codedWidth: width, codedHeight: height, timestamp, layout, colorSpace, transfer: [data.buffer] }), x: left, y: top };
+  return { frame: new VideoFrame(data, { format, codedWidth: width, codedHeight: height, timestamp, layout, colorSpace, transfer: [data.buffer] }), x: left + dx, y: top + dy };
 }
 
 /** The canvas, and the pixels behind it. */
@@ -131,7 +132,7 @@ export class Surface {
     if (type === RAW || type === ZSTD || type === PALETTE) this.#put(part, part.pixels);
     else if (type === MOVE) this.#move(part);
     else if (type === VIDEO) this.#video(part);
-    else if (type === DRAW) this.#draw(part, part.from ?? (this.last && { frame: this.last, x: 0, y: 0 }));
+    else if (type === DRAW) this.#draw(part, part.from ?? this.last);
     else if (type !== SHAPE) {
       this.context.drawImage(part.bitmap, part.x, part.y);
       part.bitmap.close();
@@ -159,7 +160,7 @@ export class Surface {
 
   #video(part) {
     const [whole, ...copies] = part.frames;
-    this.#keep(whole.frame);
+    this.#keep(whole);
     this.#draw(part, copies[0] ?? whole);
     part.more.forEach((one, n) => { one.from = copies[n + 1] ?? whole; });
   }
@@ -168,14 +169,14 @@ export class Surface {
     if (!from) return;
     const { x, y, w, h } = part;
     this.context.drawImage(from.frame, x - from.x, y - from.y, w, h, x, y, w, h);
-    if (from.frame !== this.last) from.frame.close();
+    if (from.frame !== this.last?.frame) from.frame.close();
     this.#outdated(part);
   }
 
-  /** The newest video picture, of which later parts may draw more. */
-  #keep(frame) {
-    this.last?.close();
-    this.last = frame;
+  /** The newest video picture, and its place on the screen: later parts may draw more of it. */
+  #keep(whole) {
+    this.last?.frame.close();
+    this.last = whole;
   }
 
   /** The pixels in memory of a rectangle are older than the canvas. */

@@ -13,24 +13,27 @@ export async function codecs() {
   return Object.keys(CODECS).filter((_, n) => able[n]);
 }
 
-/** What an access unit is, from its first bytes: {avc, key, codec of a key}; null if it is neither H.264 nor VP8. */
+/** What an access unit is, from its first bytes: {avc, key, and of a key: codec, stream}; null if it is neither H.264 nor VP8.
+ *  Two streams with the same `stream` have pictures of the same size. */
 export function unitOf(bytes) {
   if (bytes.byteLength < 4) return null;
   if (bytes[0] === 0 && bytes[1] === 0 && (bytes[2] === 1 || (bytes[2] === 0 && bytes[3] === 1))) return annexB(bytes);
   // RFC 6386, section 9.1: a frame tag, whose lowest bit is 0 in a key frame, which goes on with a start code.
   if (bytes[0] & 1) return { avc: false, key: false, codec: "" };
-  return bytes.byteLength >= 10 && bytes[3] === 0x9d && bytes[4] === 0x01 && bytes[5] === 0x2a ? { avc: false, key: true, codec: CODECS.vp8 } : null;
+  return bytes.byteLength >= 10 && bytes[3] === 0x9d && bytes[4] === 0x01 && bytes[5] === 0x2a ? { avc: false, key: true, codec: CODECS.vp8, stream: bytes.subarray(6, 10).join() } : null;
 }
 
 /** The profile and level of H.264 come from its sequence parameter set, which precedes each key picture. */
 function annexB(bytes) {
   const hex = (value) => value.toString(16).padStart(2, "0");
-  let codec = "";
+  let codec = "", stream = "", began = 0;
   for (let at = 2; at + 1 < bytes.byteLength; at++) {
     if (bytes[at] !== 1 || bytes[at - 1] || bytes[at - 2]) continue;
     const kind = bytes[at + 1] & 31;
+    if (began) { stream = bytes.subarray(began, at).join(); began = 0; }
+    if (kind === SPS) began = at + 1;
     if (kind === SPS && at + 4 < bytes.byteLength) codec = `avc1.${hex(bytes[at + 2])}${hex(bytes[at + 3])}${hex(bytes[at + 4])}`;
-    else if (kind >= SLICE && kind <= IDR) return { avc: true, key: kind === IDR && codec !== "", codec };
+    else if (kind >= SLICE && kind <= IDR) return { avc: true, key: kind === IDR && codec !== "", codec, stream };
   }
   return null;
 }
@@ -42,7 +45,7 @@ function annexB(bytes) {
 // rubbish without a word, so damage that is known otherwise (a number that is missing) must be told by `lose`.
 /** Decodes access units one by one. `refused` counts the key pictures in a row that gave no picture; `avc` is whether the last was H.264. */
 export class Video {
-  constructor() { this.decoder = this.wanted = null; this.codec = ""; this.stamp = this.refused = 0; this.avc = false; }
+  constructor() { this.decoder = this.wanted = null; this.codec = this.stream = ""; this.stamp = this.refused = 0; this.avc = false; }
 
   /** The decoded picture, which the caller closes; null if there is none, and a key picture is needed. */
   async decode(bytes) {
@@ -68,14 +71,14 @@ export class Video {
     this.#answer(null);
   }
 
-  /** A decoder for the codec, a new one if it was another. Returns whether there is one. */
-  #begin({ codec, avc }) {
+  /** A decoder for the stream, a new one if it was another. Returns whether there is one. */
+  #begin({ codec, avc, stream }) {
     this.avc = avc;
-    if (this.decoder?.state === "configured" && this.codec === codec) return true;
+    if (this.decoder?.state === "configured" && this.codec === codec && this.stream === stream) return true;
     this.lose();
     const made = new VideoDecoder({ output: (frame) => this.#output(made, frame), error: () => { if (this.decoder === made) { this.decoder = null; this.#answer(null); } } });
     try { made.configure({ codec, optimizeForLatency: true, colorSpace: COLOURS }); } catch { return false; }
-    this.decoder = made; this.codec = codec;
+    this.decoder = made; this.codec = codec; this.stream = stream;
     return true;
   }
 

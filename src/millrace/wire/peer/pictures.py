@@ -294,11 +294,12 @@ class PartType(IntEnum):
     MOVE = 4
     """No bytes: the content of the rectangle comes from `dx` and `dy` before it."""
     VIDEO = 5
-    """One access unit of video of the whole picture, of which only the rectangle is drawn."""
+    """One access unit of a video, of which only the rectangle is drawn. The video's own pictures are those of a part of
+    the screen, from `dx` and `dy` on; only a key picture may come with another size or place of them."""
     SHAPE = 6
     """A cursor: x and y are its hot spot, dx its number; rows of B, G, R and alpha."""
     DRAW = 7
-    """No bytes: another rectangle of the last VIDEO to draw."""
+    """No bytes: another rectangle of the last VIDEO to draw, with its `dx` and `dy`."""
     PNG = 8
     PALETTE = 9
     """Few colours: a palette and indices, see `codec/palette.py`."""
@@ -309,7 +310,7 @@ _PIXEL_PARTS = (PartType.RAW, PartType.SHAPE)
 
 
 class Part(NamedTuple):
-    """One step in which a picture changes; parts are applied in order. `dx` and `dy` are signed, for MOVE."""
+    """One step in which a picture changes; parts are applied in order. `dx` and `dy` are signed."""
 
     type: int
     at: Rect

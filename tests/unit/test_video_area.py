@@ -1,0 +1,88 @@
+"""The part of a screen that its video codes follows what is film, but slowly."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from millrace.outlets.areavideo import VIDEO_KEY, AreaVideo
+from millrace.outlets.line import LAN_RATE
+from millrace.outlets.videoarea import SETTLE_NS, VideoArea
+from millrace.pixels.rects import Rect
+from millrace.units import NS_PER_S
+from millrace.wire.peer.pictures import PartType
+
+WHOLE = Rect(0, 0, 1920, 1080)
+FILM = Rect(100, 50, 640, 360)
+AREA = Rect(96, 48, 656, 368)
+STEP_NS = NS_PER_S // 30
+
+
+def test_area_is_that_of_the_film_at_edges_of_macroblocks() -> None:
+    area = VideoArea(WHOLE)
+    assert area.take([FILM], 0) and area.at == AREA
+    assert not area.take([Rect(100, 50, 320, 360)], STEP_NS) and area.at == AREA
+
+
+def test_area_ends_with_the_screen_and_is_never_too_small_for_an_encoder() -> None:
+    area = VideoArea(Rect(0, 0, 1367, 767))
+    area.take([Rect(1300, 700, 67, 67)], 0)
+    assert area.at == Rect(1296, 688, 71, 79)
+    area = VideoArea(Rect(0, 0, 1367, 767))
+    area.take([Rect(1364, 764, 3, 3)], 0)
+    assert area.at == Rect(1296, 688, 71, 79)
+    area = VideoArea(Rect(0, 0, 40, 30))
+    area.take([Rect(0, 0, 8, 8)], 0)
+    assert area.at == Rect(0, 0, 40, 30)
+
+
+def test_large_film_has_the_whole_screen() -> None:
+    area = VideoArea(WHOLE)
+    area.take([Rect(0, 0, 1600, 900)], 0)
+    assert area.at == WHOLE
+
+
+def test_area_grows_once_and_then_to_the_whole_screen() -> None:
+    area = VideoArea(WHOLE)
+    area.take([FILM], 0)
+    assert area.take([FILM, Rect(700, 50, 100, 360)], STEP_NS) and area.at == Rect(96, 48, 704, 368)
+    # A film in a window that is dragged would begin a stream with each picture.
+    assert area.take([FILM.moved(100, 0)], 2 * STEP_NS) and area.at == WHOLE
+    assert not area.take([FILM.moved(400, 0)], 3 * STEP_NS)
+
+
+def test_area_that_is_too_large_for_long_becomes_smaller() -> None:
+    area = VideoArea(WHOLE)
+    area.take([Rect(0, 0, 1600, 900)], 0)
+    pictures = range(1, 2 * SETTLE_NS // STEP_NS + 3)
+    found = [number for number in pictures if area.take([FILM], number * STEP_NS)]
+    assert len(found) == 1 and found[0] * STEP_NS > SETTLE_NS and area.at == AREA
+
+
+def test_film_after_a_pause_has_an_area_of_its_own() -> None:
+    area = VideoArea(WHOLE)
+    area.take([FILM], 0)
+    assert area.take([FILM.moved(960, 500)], SETTLE_NS + 1) and area.at == Rect(1056, 544, 656, 368)
+    assert not area.take([FILM.moved(960, 500)], 3 * SETTLE_NS), "the same area is the same stream"
+
+
+def test_video_begins_with_a_key_picture_with_each_area_and_after_the_rate_of_a_lan() -> None:
+    picture = np.random.default_rng(1).integers(0, 255, (480, 640, 4), np.uint8)
+    video = AreaVideo("avc1", Rect(0, 0, 640, 480), LAN_RATE)
+    film, rest = Rect(20, 20, 100, 60), Rect(40, 90, 20, 20)
+    assert video.name == ""
+    keys, sizes = [], []
+    for step, rects in enumerate(([film], [film], [film, rest], [film], [film])):
+        if step == 4:
+            video.set_rate(1_000_000)
+            assert video.name == "", "constant quality ends with the line that had room for it"
+        first, *more = video.encode(picture, rects, step * STEP_NS, False)
+        assert (first.dx, first.dy, first.at) == (16, 16, film)
+        assert [(part.type, part.at, part.dx, part.dy) for part in more] == [
+            (PartType.DRAW, rect, 16, 16) for rect in rects[1:]
+        ]
+        keys.append(first.flags == VIDEO_KEY)
+        sizes.append(video.name.rpartition(", ")[2])
+    assert keys == [True, False, True, False, True]
+    assert sizes == ["112 × 64", "112 × 64", "112 × 96", "112 × 96", "112 × 96"]
+    video.close()
+    assert video.name == ""
