@@ -10,7 +10,7 @@ import pytest
 from millrace.doors.canvas import BAND_PIXELS
 from millrace.graph.seat import Watcher
 from millrace.io.sharedpicture import SharedPicture, shared_picture
-from millrace.pixels.rects import Rect
+from millrace.pixels.rects import Damage, Rect
 from millrace.rights.model import OWNER
 from millrace.sim.qemuscreen import RGB565
 from tests.qemuconsole import MIB, Memory, Rig, always, noise
@@ -224,3 +224,26 @@ def test_shared_picture_is_not_shown_before_it_is_copied() -> None:
         assert taken is not None and (taken.plane == picture).all(), "even where nothing differs"
         taken.release()
         reader.end()
+
+
+def test_flood_of_reports_joins_no_rectangles_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.watch()
+    memory, picture = Memory(300, 200), noise(300, 200)
+    memory.paint(picture)
+    memory.show(rig)
+    rig.taken()
+    picture[20:180:3, 40:60] ^= 255
+    memory.paint(picture)
+    added = [0]
+    before = Damage.add
+
+    def counted(self: Damage, rect: Rect) -> None:
+        added[0] += 1
+        before(self, rect)
+
+    monkeypatch.setattr(Damage, "add", counted)
+    for number in range(1_000):
+        rig.console.update_map(40, 20 + number % 160, 20, 1)
+    rig.step()
+    assert (rig.shown() == picture).all() and added[0] < 50

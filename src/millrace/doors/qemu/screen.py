@@ -13,7 +13,8 @@ from millrace.errors import GraphError
 from millrace.graph.pictures import PIXEL_BYTES, SIDE_MAX, Cursor, Shape
 from millrace.graph.screens import Screens
 from millrace.graph.steps import Steps, never
-from millrace.pixels.rects import Damage, Point, Rect, Size
+from millrace.pixels.lines import Lines
+from millrace.pixels.rects import Point, Rect, Size
 from millrace.text import printable
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.qemu.client import Console
@@ -102,7 +103,7 @@ class QemuScreen:
         self.canvas = Canvas(self.screen)
         self._shared: Shared | None = None
         self._map = ScanoutMap(-1, 0, 0, 0, 0, 0)
-        self._stale = Damage()
+        self._stale = Lines(0, 0)
         """What has changed in the shared memory and was not copied."""
         self._steps = Steps(self._next, over)
         self._publish_due = self._settle_due = False
@@ -187,7 +188,7 @@ class QemuScreen:
         elif isinstance(event, Scanout):
             yield from self._scanout(event)
         elif isinstance(event, UpdateMap):
-            self._stale.add(Rect(event.x, event.y, event.width, event.height).common(self.canvas.whole))
+            self._stale.add(Rect(event.x, event.y, event.width, event.height))
         elif isinstance(event, ScanoutMap):
             yield from self._mapped(event)
         elif isinstance(event, CursorDefine):
@@ -284,6 +285,7 @@ class QemuScreen:
         else:
             yield from self._sized(size, self.canvas.show(size, self._painted_ns))
         if self._shown:
+            self._stale = Lines(size.width, size.height)
             self._stale.add(self.canvas.whole)
 
     # Readers wait as long as the screen is old. What would have been copied for them is not copied any more, and what
@@ -293,7 +295,7 @@ class QemuScreen:
             self.canvas.painted(self.canvas.whole)
         if self._shared is not None:
             self._shared.close()
-        self._shared, self._stale = None, Damage()
+        self._shared, self._stale = None, Lines(0, 0)
 
     # Whole lines are read, whatever part of them has changed: that is one call, and the lines are contiguous. A band of
     # them is compared while it is still in the processor's cache. What is large has mostly changed, and comparing takes
@@ -302,8 +304,7 @@ class QemuScreen:
         """Copy what has changed in the shared memory."""
         shared, stride = self._shared, self._map.stride
         assert shared is not None
-        for at in self._stale.take():
-            lines = Rect(0, at.y, self.canvas.size.width, at.height)
+        for lines in self._stale.take():
             in_place = lines.area > IN_PLACE_MIN and stride == lines.width * PIXEL_BYTES
             if in_place or self.screen.old:
                 self.canvas.painted(lines)
