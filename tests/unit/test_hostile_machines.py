@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from millrace.doors.qemu.door import ENDED_VOICES_MAX, VOICES_MAX, EndedVoices, QemuPlayback
+from millrace.doors.qemu.door import ENDED_VOICES_MAX, STEP_BYTES, VOICES_MAX, EndedVoices, QemuPlayback
 from millrace.doors.spice.door import SpicePlayback
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat
@@ -99,6 +100,27 @@ def test_any_protocol_may_send_empty_sound(size: int) -> None:
     ]  # fmt: skip
     spice.receive(0)
     assert not any(stream.active for stream in rig.graph.streams.values())
+
+
+@pytest.mark.parametrize(("sample", "channels"), [(SampleFormat.U8, 1), (SampleFormat.S32LE, 3)])
+def test_large_write_is_taken_in_steps_and_what_follows_waits_for_it(sample: SampleFormat, channels: int) -> None:
+    rig, peer = Rig(), AudioPeer(0)
+    door = QemuPlayback(rig.graph, peer, "QEMU", EndedVoices())
+    fmt = AudioFormat(sample, 48_000, default_map(channels))
+    size = 1_040_000 - 1_040_000 % fmt.frame_bytes
+    peer._events += [VoiceInit(1, fmt), VoiceWrite(1, bytes(size)), VoiceVolume(1, False, (128,) * channels)]
+    before = peer.partial_bytes
+    door.receive(0)
+    held, taken = [before, peer.partial_bytes], [0, door.voices[1].stream.frames]
+    while peer.unfinished:
+        assert 1.0 in door.voices[1].stream.volume
+        peer.receive(b"", 0)
+        door.receive(0)
+        held.append(peer.partial_bytes)
+        taken.append(door.voices[1].stream.frames)
+    assert before == size and held == sorted(held, reverse=True) and held[-1] == 0
+    assert all(0 < (after - before) * fmt.frame_bytes <= STEP_BYTES for before, after in pairwise(taken))
+    assert taken[-1] * fmt.frame_bytes == size and 1.0 not in door.voices[1].stream.volume
 
 
 def test_volume_has_at_most_the_channels_of_a_voice() -> None:

@@ -30,6 +30,8 @@ VOICES_MAX = 64
 ENDED_VOICES_MAX = 256
 """Ended voices that are remembered, in case they come back."""
 VOLUME_MAX = 255
+STEP_BYTES = 128 * 1024
+"""Sound that is taken in one step. A Write may have 1 MiB of 8-bit samples, which take 2 ms."""
 
 
 def gains_of(volume: tuple[int, ...]) -> tuple[float, ...]:
@@ -118,11 +120,13 @@ class QemuPlayback(PlayingDoor):
 
     def receive(self, now_ns: HostNs) -> None:
         """See `MachineDoor`."""
-        for event in self.peer.events():
+        events = self.peer.events()
+        for at, event in enumerate(events):
             if isinstance(event, VoiceWrite):
-                voice = self.voices.get(event.id)
-                if voice is not None:
-                    voice.stream.write(voice.stream.format.decode(event.data), now_ns)
+                rest = self._write(event, now_ns)
+                if rest is not None:
+                    self.peer.put_back([rest, *events[at + 1 :]])
+                    return
             elif isinstance(event, VoiceInit):
                 self._init(event)
             elif isinstance(event, VoiceFini):
@@ -131,6 +135,16 @@ class QemuPlayback(PlayingDoor):
                 self._enable(event)
             elif isinstance(event, VoiceVolume):
                 self._set_volume(event)
+
+    def _write(self, event: VoiceWrite, now_ns: HostNs) -> VoiceWrite | None:
+        """Take the sound of one step; returns the rest of it, if there is more."""
+        voice = self.voices.get(event.id)
+        if voice is None:
+            return None
+        fmt = voice.stream.format
+        size = STEP_BYTES - STEP_BYTES % fmt.frame_bytes
+        voice.stream.write(fmt.decode(event.data[:size]), now_ns)
+        return VoiceWrite(event.id, event.data[size:]) if len(event.data) > size else None
 
     def _init(self, event: VoiceInit) -> None:
         self._fini(event.id)

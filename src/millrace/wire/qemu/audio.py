@@ -102,11 +102,14 @@ class AudioPeer(Untimed):
         self.wire = DBusWire(uid)
         self.greeted = False
         self._events: list[VoiceEvent] = []
+        self._rest: list[VoiceEvent] = []
+        """What was put back."""
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
         self.wire.receive(data, now_ns)
-        for _ in range(AT_ONCE):
+        self._events, self._rest, calls = self._events + self._rest, [], 0 if self._rest else AT_ONCE
+        for _ in range(calls):
             message = self.wire.take()
             if message is None:
                 break
@@ -116,8 +119,8 @@ class AudioPeer(Untimed):
 
     @property
     def unfinished(self) -> bool:
-        """See `Untimed`: it has whole calls, and stopped so that others may go on."""
-        return self.wire.waiting
+        """See `Untimed`: it has whole calls, or some `put_back`, and stopped so that others may go on."""
+        return self.wire.waiting or bool(self._rest)
 
     def _called(self, message: Message) -> None:
         # The listeners have no properties: an empty a{sv}.
@@ -159,12 +162,17 @@ class AudioPeer(Untimed):
     @property
     def partial_bytes(self) -> int:
         """Bytes received of messages that are still incomplete, or were not processed."""
-        return self.wire.partial_bytes
+        waiting = (*self._events, *self._rest)
+        return self.wire.partial_bytes + sum(len(one.data) for one in waiting if isinstance(one, VoiceWrite))
 
     def events(self) -> list[VoiceEvent]:
         """QEMU's calls since the last time."""
         out, self._events = self._events, []
         return out
+
+    def put_back(self, events: list[VoiceEvent]) -> None:
+        """Have these again after the next `receive`, which adds nothing: what came was too much for one step."""
+        self._rest = events
 
     def send_sound(self, read: VoiceRead, data: bytes) -> None:
         """Answer a read with microphone sound."""
