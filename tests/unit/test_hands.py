@@ -113,6 +113,18 @@ def test_movements_that_wait_are_joined_and_buttons_are_not(room: Room) -> None:
     assert room.typed[2 * TEXT_MAX :] == [*moved, (10_000, 0, 0, True), (10_000, 0, 0, True), (10_000, 0, 0, True)]
 
 
+def test_only_the_newest_size_that_is_wished_for_waits(room: Room) -> None:
+    room.anna.say(LONG)
+    for width in range(100, 100 + 2 * INPUTS_MAX):
+        room.anna.say(SizeWish(width, 600))
+        if width % 20 == 0:
+            room.anna.say(Key(0x1C, width % 40 == 0))
+    assert room.anna.session.hands.waiting < INPUTS_MAX // 4
+    room.end()
+    sizes = [one for one in room.typed if one[1] == 600]  # type: ignore[index]
+    assert sizes == [(99 + 2 * INPUTS_MAX, 600)] and not room.faults()
+
+
 def test_taking_over_the_keyboard_stops_what_is_left(room: Room) -> None:
     ben = Remote(room.desk, Watch(name="ben"))
     room.desk.run(30)

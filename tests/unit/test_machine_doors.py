@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from collections.abc import Callable
 
@@ -12,9 +13,12 @@ from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat
+from millrace.errors import RemoteProtocolError
 from millrace.guest.machines.address import parse_door
 from millrace.guest.machines.attach import KINDS
 from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.spice import SpiceMachine
+from millrace.io.client import ClientConnection
 from millrace.media.format import AudioFormat
 from millrace.sim.rig import Rig
 from millrace.units import default_map
@@ -22,6 +26,7 @@ from millrace.wire.qemu.audio import AudioPeer, VoiceEnabled, VoiceInit
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import AudioBegin
+from tests.unit.test_guest_home import House
 
 Make = Callable[[Rig], MachineDoor]
 PCM = AudioFormat(SampleFormat.S16LE, 44_100, default_map(2))
@@ -107,3 +112,23 @@ def test_every_kind_of_machine_address_is_served() -> None:
     kinds = {parse_door(text).kind for text in named}
     assert kinds | {"p2p"} == set(KINDS)
     assert all(issubclass(load(), AttachedMachine) for load in KINDS.values())
+
+
+def test_keyboard_whose_connection_ended_before_its_turn_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def session(early: bool) -> tuple[int, bool]:
+        house = House()
+        machine = SpiceMachine(1, house.home, parse_door("spice+unix:///nothing"))
+
+        async def opened(connection: ClientConnection, tls: object) -> None:
+            machine.connections.append(connection)
+            if early:
+                connection._ended(RemoteProtocolError("rubbish"))
+
+        monkeypatch.setattr(machine, "_open", opened)
+        await machine._inputs(None)
+        machine._controls.key(0x1E, True)
+        wire = machine._controls._wire
+        return len(machine.connections), wire is not None
+
+    assert asyncio.run(session(early=False)) == (1, True)
+    assert asyncio.run(session(early=True)) == (0, False)

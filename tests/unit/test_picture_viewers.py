@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
+from millrace.errors import BudgetError
+from millrace.outlets import pictures
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.pictures import KEY_INTERVAL_NS
-from millrace.outlets.picturework import PROBE_BYTES
+from millrace.outlets.picturework import PROBE_BYTES, PictureWork
 from millrace.pixels.rects import Rect, Size
 from millrace.units import NS_PER_S
 from millrace.wire.peer.pictures import PartType
-from tests.painting import photo
+from tests.painting import blank_screen, photo
 from tests.picturerig import STEP_NS, WHOLE, Rig, View, shown, started
 
 
@@ -155,3 +159,23 @@ def test_picture_is_handed_over_viewer_by_viewer_and_the_next_waits_for_that() -
     done(work())
     rig.encoder.close()
     assert not list(rig.encoder.deliver()) and "picture encoder" not in rig.budget.shares()
+
+
+@pytest.mark.parametrize("error", [MemoryError, BudgetError])
+def test_without_memory_for_another_mode_the_picture_that_was_taken_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    rig, _ = started()
+
+    def no_room(*_: object) -> None:
+        raise error("no room")
+
+    monkeypatch.setattr(pictures, PictureWork.__name__, no_room)
+    rig.mode(blank_screen(Size(320, 200)))
+    try:
+        rig.encoder.handle_timeout(rig.now_ns + NS_PER_S)
+    except MemoryError:
+        assert error is MemoryError and not rig.failures
+        rig.encoder.close()
+    rig.screen.end()
+    assert len(rig.freed) == 2 and not rig.budget.held

@@ -111,13 +111,23 @@ class Hands:
                 pass
         if not done.left:
             return
-        if not self._joins_last(done):
+        if not (self._replaces(done) or self._joins_last(done)):
             self._queue(done, source)
         self._from = who, screen
         self._go_on()
 
     def _go_on(self) -> None:
         self._turns.wait(self)
+
+    # A window that is dragged larger wishes for a size with each of its movements.
+    def _replaces(self, new: _Input) -> bool:
+        """Whether a size that is wished for has taken the place of the one that waits."""
+        if not isinstance(new.event, SizeWish):
+            return False
+        waits = next((one for one in self._waiting if isinstance(one.event, SizeWish)), None)
+        if waits is not None:
+            waits.event = new.event
+        return waits is not None
 
     # The pointer may move a hundred times a second. Places are joined, and movements while their sum is one that a
     # viewer could send.

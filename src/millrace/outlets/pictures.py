@@ -244,10 +244,13 @@ class PictureEncoder:
             return
         try:
             self._begin(picture, ready, now_ns)
-        except MillraceError as error:
+        except Exception as error:
+            # Also without memory for it: what was taken is given back in any case.
             self._job = None
             if picture is not None:
                 picture.release()
+            if not isinstance(error, MillraceError):
+                raise
             self._end(error)
 
     def _taken(self, now_ns: HostNs) -> Picture | None:

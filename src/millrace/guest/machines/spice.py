@@ -230,6 +230,9 @@ class SpiceMachine(NetworkMachine):
     async def _inputs(self, tls: ssl.SSLContext | None) -> None:
         wire = SpiceInputs(self._number, self.password, spice_ticket, now_ns())
         connection = await self._picture("keyboard", wire, lambda now: None, self._controls.close, tls)
+        if connection not in self.connections:
+            # It has ended before this had its turn: what is typed would wait there for ever.
+            return
 
         def wake() -> None:
             connection.wake()
