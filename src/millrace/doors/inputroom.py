@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from millrace.graph.steps import never
+from millrace.graph.steps import never, nothing
 
 AT_ONCE = 8
 """Presses and releases of keys that are sent at once. A guest's keyboard holds 16 that the guest has not read (QEMU,
@@ -12,10 +12,6 @@ hw/input/ps2.c, hw/input/hid.c) and drops more; so there is room for one more as
 AHEAD_MAX = 4
 """Releases and the rest of a character are sent without room, and later paces make up for that: for so many keys at
 most, or whoever types next would wait for all that another held down."""
-
-
-def _nobody() -> None:
-    """Nobody waits for room."""
 
 
 # QEMU's keyboards say nothing of how many keys the guest has read. Its own VNC server gives them one each 10 ms
@@ -31,7 +27,7 @@ class InputRoom:
         self.full = full
         self._left = AT_ONCE
         """Room for keys."""
-        self._again, self._key = _nobody, False
+        self._again, self._key = nothing, False
         """Called when there is room, and whether for a key."""
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
@@ -65,7 +61,7 @@ class InputRoom:
 
     def end(self) -> None:
         """Call whoever waits in any case: it finds that the screen has ended."""
-        again, self._again = self._again, _nobody
+        again, self._again = self._again, nothing
         again()
 
     def close(self) -> None:

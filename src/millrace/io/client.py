@@ -10,6 +10,7 @@ from typing import Protocol, cast
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
+from millrace.graph.steps import nothing
 from millrace.io.crypto import tls_trouble
 from millrace.io.lookup import found_below
 from millrace.io.runner import StreamRunner
@@ -80,10 +81,6 @@ def _all_may(size: int) -> bool:
     return True
 
 
-def _not_told_of_room() -> None:
-    """Nobody waits for the peer to read."""
-
-
 def _free(size: int) -> None:
     """Partial messages are not accounted for."""
 
@@ -113,7 +110,7 @@ class ClientConnection:
         self._may_wait, self._partial = may_wait, partial
         self.closing, self.known = False, True
         self.watched = self._congested = False
-        self.relieved = _not_told_of_room
+        self.relieved = nothing
         """Called when it is `congested` no more."""
         self.unread_since_ns: HostNs = 0
         self._core, self._after, self._ended = core, after, ended
@@ -282,7 +279,7 @@ class ClientConnection:
     # collection would free (daemon/collector.py).
     def _forget(self) -> None:
         self._after, self._ended, self._may_wait, self._partial = _not_served, _not_told, _all_may, _free
-        self.relieved = _not_told_of_room
+        self.relieved = nothing
 
     def violated(self, error: RemoteProtocolError) -> None:
         """See `Connection`. Nothing to do: `ended` is called once the connection is closed."""

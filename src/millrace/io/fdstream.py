@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, MillraceError, PeerLost
+from millrace.graph.steps import nothing
 from millrace.io.clock import now_ns
 from millrace.io.runner import CLOSE_TIMEOUT_S
 from millrace.io.senderidentity import SenderIdentity
@@ -344,7 +345,7 @@ class FdStream:
             gone = self._gone
             # Its user is reached through these, and keeps the stream: a cycle, which only a full collection would
             # free (daemon/collector.py).
-            self._after = self._gone = _nothing
+            self._after = self._gone = nothing
             self._unfinished = _finished
             self._ended, self._may_wait, self._last_word, self._take_fds = _not_told, _all_may, None, None
             self.sender = None
@@ -363,10 +364,6 @@ class FdStream:
         if self._close_timer is not None:
             self._close_timer.cancel()
         self._timer.stop()
-
-
-def _nothing() -> None:
-    """The stream is closed."""
 
 
 def _finished() -> bool:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-
-def _nothing() -> None:
-    """Nothing is called any more."""
+from millrace.graph.steps import nothing
 
 
 class Later:
@@ -34,7 +32,7 @@ class Later:
     def close(self) -> None:
         """Never call. Whoever owns this is often what `then` belongs to: a cycle (daemon/collector.py)."""
         self._cancel()
-        self._then = _nothing
+        self._then = nothing
 
     def _cancel(self) -> None:
         if self._handle is not None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from millrace.graph.steps import nothing
 from millrace.wire.pulse.constants import Change, Facility
 
 log = logging.getLogger("millrace.pulse")
@@ -65,10 +66,6 @@ class SubscriptionState:
     events: dict[tuple[int, int], None] = field(default_factory=dict)
 
 
-def _nobody() -> None:
-    """The connection is over."""
-
-
 class Subscription:
     """One client's subscription, continuing from `state`. `wake` is called when events are pending."""
 
@@ -94,12 +91,12 @@ class Subscription:
     def close(self) -> None:
         """The connection is over. It is reached through `wake`, and keeps this: a cycle (daemon/collector.py)."""
         self.set_mask(0)
-        self._wake = _nobody
+        self._wake = nothing
 
     def leave(self) -> None:
         """The connection continues elsewhere, from its state."""
         self._news.subscriptions.pop(self._client, None)
-        self._wake = _nobody
+        self._wake = nothing
 
     def note(self, news: Mapping[Event, int]) -> None:
         """Queue the events in the mask, each at most once."""

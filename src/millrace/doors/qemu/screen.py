@@ -12,7 +12,7 @@ from millrace.doors.qemu.input import ConsoleInput
 from millrace.errors import GraphError
 from millrace.graph.pictures import PIXEL_BYTES, SIDE_MAX, Cursor, Shape
 from millrace.graph.screens import Screens
-from millrace.graph.steps import Steps, never
+from millrace.graph.steps import Steps, never, nothing
 from millrace.pixels.lines import Lines
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.text import printable
@@ -62,10 +62,6 @@ Open = Callable[[int], Shared | None]
 """The memory behind a descriptor, which is taken over; None if it is no memory."""
 
 
-def _nothing() -> None:
-    """There is no connection to go on with."""
-
-
 # What QEMU shares is copied at once, as it goes on painting there. While nobody watches it is not even copied: what
 # QEMU says has changed is noted, and copied when somebody comes. Copies, which are here anyway, are always painted.
 #
@@ -84,7 +80,7 @@ class QemuScreen:
     def __init__(
         self, screens: Screens, peer: ScreenPeer, console: Console, door: str, control: ConsoleInput,
         open_shared: Open, report: Callable[[str, str], None] = lambda cause, why: None,
-        wake: Callable[[], None] = _nothing, over: Callable[[], bool] = never,
+        wake: Callable[[], None] = nothing, over: Callable[[], bool] = never,
     ) -> None:  # fmt: skip
         """GraphError if there is no room for a screen.
 

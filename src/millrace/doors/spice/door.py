@@ -18,6 +18,7 @@ from millrace.dsp.mix import cubic_to_gain
 from millrace.errors import CodecError, RemoteProtocolError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
+from millrace.graph.steps import nothing
 from millrace.media.format import AudioFormat
 from millrace.units import Frames, HostNs, default_map
 from millrace.wire.spice.channel import SpiceChannel
@@ -164,10 +165,6 @@ class SpicePlayback(PlayingDoor):
             self.stream = None
 
 
-def _nobody() -> None:
-    """Who waits for sound to be sent, once the session is over."""
-
-
 class SpiceRecord(RecordingDoor):
     """The record channel: sound that the machine records."""
 
@@ -214,7 +211,7 @@ class SpiceRecord(RecordingDoor):
     def close(self) -> None:
         """See `MachineDoor`."""
         self._stop()
-        self._wake = _nobody
+        self._wake = nothing
 
     def _stop(self) -> None:
         if self.queue is not None:

@@ -16,7 +16,7 @@ from millrace.errors import GraphError
 from millrace.graph.pictures import MOVES_MAX, PIXEL_BYTES, Cursor, Mode, Move, Overlay, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
-from millrace.graph.steps import never
+from millrace.graph.steps import never, nothing
 from millrace.pixels.rects import EMPTY, Point, Rect, Size, few
 from millrace.units import HostNs
 from millrace.wire.spice.cursor import CursorHide, CursorMove, Look, SpiceCursor
@@ -44,10 +44,6 @@ STEP_COST, EVENT_COST = 2 * 1024 * 1024, 8 * 1024
 """What is painted in one step, and what an event takes besides, in pixels that could be copied: 1 to 2 ms."""
 
 
-def _nobody() -> None:
-    """Wake no connection: there is none."""
-
-
 class Controls:
     """A machine's keyboard and pointer, which all of its screens share."""
 
@@ -55,7 +51,7 @@ class Controls:
         self.relative = True
         """Whether the machine has only a mouse, and takes movements instead of places."""
         self._wire: SpiceInputs | None = None
-        self._wake: Callable[[], None] = _nobody
+        self._wake: Callable[[], None] = nothing
         self.room = InputRoom()
         self._pressed: set[int] = set()
 
@@ -65,7 +61,7 @@ class Controls:
 
     def close(self) -> None:
         """The inputs channel is gone."""
-        self._wire, self._wake = None, _nobody
+        self._wire, self._wake = None, nothing
         self._pressed.clear()
         self.room.close()
 

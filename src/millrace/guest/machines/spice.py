@@ -15,6 +15,7 @@ from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.spice.screen import Controls, SpiceScreen
 from millrace.dsp.convert import Buffer
 from millrace.errors import GraphError, PasswordRefused, PeerLost, RemoteProtocolError
+from millrace.graph.steps import nothing
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.network import NetworkMachine
@@ -225,7 +226,7 @@ class SpiceMachine(NetworkMachine):
             if number in self._screens:
                 self._screens[number].receive_cursor(wire)
 
-        await self._picture(f"cursor {number}", wire, after, _nothing, tls)
+        await self._picture(f"cursor {number}", wire, after, nothing, tls)
 
     async def _inputs(self, tls: ssl.SSLContext | None) -> None:
         wire = SpiceInputs(self._number, self.password, spice_ticket, now_ns())
@@ -295,10 +296,6 @@ class SpiceMachine(NetworkMachine):
         if text not in self._told and len(self._told) < TOLD_MAX:
             self._told.add(text)
             log.warning("%s: %s", self.label, text)
-
-
-def _nothing() -> None:
-    """The channel is not opened again."""
 
 
 class SpiceProbe(Untimed):
