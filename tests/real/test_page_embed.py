@@ -35,7 +35,7 @@ import {{ Millrace }} from "{daemon}/page/embed.js";
 globalThis.told = [];
 globalThis.begin = (options) => {{
   globalThis.desk = new Millrace({{ url: "{daemon}/accounts", element: document.querySelector("#desk"), ...options }});
-  for (const name of ["state", "size", "keyboard", "sound"]) {{
+  for (const name of ["state", "size", "keyboard", "sound", "error"]) {{
     desk.addEventListener(name, ({{ detail }}) => told.push([name, detail]));
   }}
 }};
@@ -134,6 +134,12 @@ def test_desktop_is_shown_and_typed_into_in_a_page_of_another_site(chromium: Chr
                 while session.settings.picture != 2_000_000:
                     await asyncio.sleep(0.02)
             await shot(page, "embedded")
+            for wrong in ("{ picture: 'lots' }", "{ foo: 1 }", "{ tools: 'no' }", "{ scale: 2 }", "null"):
+                thrown = f"(() => {{ try {{ desk.set({wrong}) }} catch (error) {{ return String(error) }} }})()"
+                assert (await page.run(thrown)).startswith("TypeError: Millrace: "), wrong
+            await page.run("desk.set({ picture: '1' })")
+            await page.until("told.some(([name, one]) => name === 'error' && one.why.includes('picture'))")
+            assert session.settings.picture == 2_000_000
             # What did not come from the frame and the daemon's origin is not heard.
             for origin, source in (("'https://evil.example'", "desk.frame.contentWindow"), ("desk.origin", "window")):
                 fake = (
@@ -175,6 +181,7 @@ def test_pages_of_other_origins_can_not_show_it(chromium: Chromium, tmp_path: Pa
         async with embedding(chromium, tmp_path, listed=False) as (page, daemon, _, portal):
             await page.run(f"begin({{ token: {await secret_of(daemon, 'watch')!r} }})")
             await page.until("desk.state === 'refused' && desk.why.includes('allowed_origins')", 20)
+            assert await page.run("getComputedStyle(desk.frame).visibility") == "hidden", "the browser's own sign of it"
             assert not daemon.worker.guests["accounts"].viewers.sessions
             # Outside a frame it heeds nobody.
             await page.open(f"{portal.daemon}/page/embed.html")

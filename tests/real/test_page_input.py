@@ -77,6 +77,58 @@ def test_keyboard_is_taken_over_and_given_up(chromium: Chromium) -> None:
     in_chromium(chromium, test)
 
 
+def test_click_that_takes_the_keyboard_is_passed_on_once_it_is_granted(chromium: Chromium) -> None:
+    def done(server: ScreenServer) -> list[tuple[str, int, bool]]:
+        """What was pressed, in its order: (kind, button or code, down)."""
+        acts = [one for one in server.got if one["type"] in ("key", "pointer")]
+        return [
+            (one["type"], one.get("buttons", one.get("code", 0)), one.get("down", bool(one.get("buttons"))))
+            for one in acts
+        ]
+
+    async def test(page: Page, server: ScreenServer) -> None:
+        await page.size(1280, 800)
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        x, y = await page.middle("#stage")
+        await page.send("Input.dispatchMouseEvent", type="mouseMoved", x=x - 50, y=y)
+        await page.click("#stage")
+        await press(page, "KeyA", "a", True)
+        await press(page, "KeyA", "a", False)
+        await server.until("keyboard", take=True)
+        await asyncio.sleep(0.2)
+        assert not done(server), "not before the keyboard is granted"
+        await server.tell("keyboard", mine=True, who="somebody")
+        await server.until("key", code=0x1E, down=False)
+        pressed = [("pointer", 1, True), ("pointer", 0, False), ("key", 0x1E, True), ("key", 0x1E, False)]
+        assert [one for one in done(server) if one != ("pointer", 0, False)] == [pressed[0], *pressed[2:]]
+        assert done(server)[-4:] == pressed
+        at = next(one for one in server.got if one["type"] == "pointer" and one["buttons"] == 1)
+        assert (abs(at["x"] - WIDTH // 2), abs(at["y"] - HEIGHT // 2)) <= (1, 1)
+
+    async def refused(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        await page.click("#stage")
+        await server.until("keyboard", take=True)
+        await server.tell("keyboard", mine=False, who="alice")
+        await page.until("document.querySelector('#screen-who').textContent === 'alice has the keyboard.'")
+        await server.tell("keyboard", mine=True, who="somebody")
+        await page.until("millrace.viewer.mine")
+        await asyncio.sleep(0.2)
+        assert not done(server), "a click at somebody else's keyboard is not kept"
+
+    async def relative(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT), relative=True)
+        await page.click("#stage")
+        await server.tell("keyboard", mine=True, who="somebody")
+        await page.until("millrace.viewer.mine")
+        await asyncio.sleep(0.2)
+        assert not done(server), "the guest's pointer is elsewhere"
+
+    in_chromium(chromium, test)
+    in_chromium(chromium, refused)
+    in_chromium(chromium, relative)
+
+
 def test_pointer_and_wheel_arrive_in_the_guests_pixels(chromium: Chromium) -> None:
     async def test(page: Page, server: ScreenServer) -> None:
         # Twice as wide as the window.

@@ -303,6 +303,7 @@ def test_screen_is_accessible_and_fits_any_window(chromium: Chromium) -> None:
         assert not page.errors
 
     async def full(page: Page, server: ScreenServer) -> None:
+        at = "((x, y) => document.elementFromPoint(x, y).id)"
         await page.size(1280, 900)
         await begin(page, server, painted(1920, 1080, 1))
         await server.tell("keyboard", mine=True, who="somebody")
@@ -319,6 +320,21 @@ def test_screen_is_accessible_and_fits_any_window(chromium: Chromium) -> None:
         await server.until("key", code=0x1E, down=False)
         await asyncio.sleep(0.3)
         await shot(page, "screen-full-tools")
+        # Nothing lies over the guest's edge but a short tab, which shows the controls for a pointer that rests there.
+        await page.run("document.querySelector('#stage').focus()")
+        await asyncio.sleep(0.6)
+        seen = [await page.run(f"{at}({x}, 1)") for x in (300, 590, 640, 690, 1000)]
+        assert [one == "screen-tab" for one in seen] == [False, False, True, False, False], seen
+        await page.send("Input.dispatchMouseEvent", type="mouseMoved", x=640, y=2)
+        await page.until("document.querySelector('#screen-tools').getBoundingClientRect().top >= 0")
+        assert await page.run("document.querySelector('#screen-tools').getBoundingClientRect().height < 80")
+        await page.click("#screen-hide")
+        await page.send("Input.dispatchMouseEvent", type="mouseMoved", x=640, y=300)
+        await asyncio.sleep(0.6)
+        assert await page.run(f"{at}(640, 1)") != "screen-tab"
+        for code, key in (("ControlLeft", "Control"), ("AltLeft", "Alt"), ("ShiftLeft", "Shift")):
+            await press(page, code, key, True)
+        await page.until("document.querySelector('#screen-tools').getBoundingClientRect().top >= 0")
         await page.click("#screen-full")
         await page.until("!document.fullscreenElement")
         assert not page.errors

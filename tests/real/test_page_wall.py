@@ -112,7 +112,7 @@ async def walks(page: Browser, daemon: Daemon, machines: dict[str, PaintedMachin
     await page.click("#tiles li[data-guest='lab'] a")
     await page.until(f"location.hash === '#/lab' && {STATE} === 'on'")
     assert await page.run("document.querySelector('#guest').value") == "lab"
-    assert await page.run("document.querySelector('#wall').hidden && millrace.viewer.mode.width") == SIZE.width
+    assert await page.run("document.querySelector('#guests').hidden && millrace.viewer.mode.width") == SIZE.width
     async with asyncio.timeout(5):
         while len(daemon.worker.guests["accounts"].screens.first.screen.readers):  # type: ignore[union-attr]
             await asyncio.sleep(0.02)
@@ -154,7 +154,7 @@ def test_wall_shows_what_one_may_watch_and_stops_when_one_signs_out(chromium: Ch
                 while daemon.worker.guests["lab"].screens.first.screen.readers:  # type: ignore[union-attr]
                     await asyncio.sleep(0.02)
             await signed_in(page, daemon, "#wall", hears)
-            await page.until(f"{tile('lab', '.tile-says')}?.textContent.endsWith('may not watch in guest lab')")
+            await page.until(f"{tile('lab', '.tile-says')}?.textContent === 'You lack the right “watch” in guest lab.'")
             assert not daemon.worker.guests["lab"].screens.first.screen.readers  # type: ignore[union-attr]
             assert not page.errors
 

@@ -1,18 +1,21 @@
 // The control page: shows the state of the daemon and changes it, over the public API.
 import { counted, el, graph, left, titled, used } from "./draw.js";
 import { decibels, figures, levels, meters } from "./figures.js";
+import { incident, listener } from "./lines.js";
 import { Listener } from "./listen.js";
 import { plain } from "./messages.js";
 import { Objects, WATCHED } from "./objects.js";
+import { lacking, rightsLists } from "./rights.js";
 import { at, headers, keep, kept, protocols, socketUrl, watch } from "./session.js";
+import { absence } from "./standing.js";
 import { Viewer } from "./viewer.js";
 import { viewerList } from "./viewers.js";
 import { Wall } from "./wall.js";
 
 const $ = (id) => document.getElementById(id);
-const DRAW_EVERY_MS = 500;
+const DRAW_EVERY_MS = 500, ENDED = 1008;
 let drawn = 0, locked = false, socket = null;
-let state = {}, chosen = "", player = null, joined = null;
+let state = {}, chosen = "", player = null, joined = null, ended = "";
 const objects = new Objects();
 globalThis.millrace = { get listener() { return player; }, get viewer() { return viewer; }, get state() { return { ...state, guests: [guest()].filter(Boolean) }; } };
 
@@ -25,7 +28,7 @@ async function api(method, path, body) {
   if (answer.status === 401) {
     // Another tab has signed in or out in the meantime.
     if (kept() !== session) return api(method, path, body);
-    if (session !== null && !$("why").textContent) because("Your session has ended. Sign in again.");
+    if (session !== null && !$("why").textContent) because(over());
     lock("not signed in");
     throw new Error("not signed in");
   }
@@ -35,6 +38,9 @@ async function api(method, path, body) {
   if (!answer.ok) throw Object.assign(new Error(value.error ?? answer.statusText), { status: answer.status });
   return value;
 }
+
+/** Why the session is over: the daemon says it as it closes the connection. */
+const over = () => ended ? `Your session has ended: ${ended}. Sign in again.` : "Your session has ended. Sign in again.";
 
 /** Show only the sign-in form, or everything but it. */
 function shut(on) {
@@ -119,9 +125,11 @@ async function act(work) {
   soon();
 }
 /** Not being signed in is not an error. */
-const trouble = (error) => say(error.message, !locked);
+const trouble = (error) => say(lacking(error.message), !locked);
 const say = (text, bad = false) => { $("status").textContent = text; $("status").className = bad ? "bad" : ""; };
 const guest = () => objects.guest(chosen);
+/** Whether this browser has a right in the guests that it sees. */
+const may = (right) => !state.may || state.may.split(",").includes(right);
 const set = (target, settings) => act(() => api("POST", "/set", { target, guest: chosen, settings }));
 
 // -- looking ------------------------------------------------------------------------------------
@@ -134,9 +142,8 @@ async function look() {
     [state, incidents] = await Promise.all([api("GET", `/state${of}`), api("GET", "/incidents")]);
   } catch (error) {
     if (error.status !== 404 || !asked) throw error;
-    // The guest was removed: show another.
-    if (chosen === asked) chosen = "";
-    return look();
+    // There is no such guest, or it may not be seen; the rest is fetched all the same.
+    [state, incidents] = await Promise.all([api("GET", "/state"), api("GET", "/incidents")]);
   }
   if (locked) return;
   objects.load(state, incidents);
@@ -159,7 +166,7 @@ function follow() {
   socket = new WebSocket(socketUrl(WATCHED), protocols());
   socket.onopen = () => { lost = "the daemon does not answer; retrying"; say("connected"); measure(); };
   socket.onmessage = ({ data }) => { objects.apply(JSON.parse(data)); soon(); };
-  socket.onclose = () => { if (!locked) again(lost); };
+  socket.onclose = ({ code, reason }) => { ended = code === ENDED ? plain(reason) : ""; if (!locked) again(ended ? `${ended}; reconnecting` : lost); };
 }
 
 /** Subscribe to the shown guest's levels and latencies (once a second) while the page is visible. */
@@ -217,16 +224,19 @@ addEventListener("resize", drawGraph);
 function draw() {
   drawn = performance.now();
   const names = objects.names, select = $("guest");
-  if (!names.includes(chosen)) {
-    chosen = names[0] ?? "";
+  if (!chosen && names.length) {
+    [chosen] = names;
     measure();
   }
   $("to-wall").hidden = names.length < 2 && !onWall();
   if (names.join() !== [...select.options].map((one) => one.value).join()) select.replaceChildren(...names.map((name) => el("option", {}, name)));
   select.value = chosen;
+  select.title = chosen;
   wall.turn(onWall());
+  drawMissing(names);
   if (onWall()) { wall.draw(objects); return; }
   drawRights();
+  drawOffers();
   drawScreen();
   const one = guest();
   if (!one) return;
@@ -234,22 +244,48 @@ function draw() {
   $("filtered").hidden = one.streams.length <= FOLD && sinks.length <= FOLD && !$("filter").value;
   const mix = [...list("streams", one.streams.filter(found), level), ...list("sinks and sources", sinks.filter(found), level)];
   fill("mix", ...(mix.length ? mix : [el("p", { class: "soft" }, "Nothing matches the filter.")]));
-  fill("listeners", ...(one.listeners.length ? list("listeners", one.listeners, listener) : [el("p", { class: "soft" }, "No listeners.")]));
+  fill("listeners", ...(one.listeners.length ? list("listeners", one.listeners, (each) => listener(each, set, changes())) : [el("p", { class: "soft" }, "No listeners.")]));
   drawGraph();
   const mine = objects.of("incident").filter((each) => !each.guest || each.guest === chosen)
     .sort((a, b) => b.last - a.last).slice(0, 30);
   fill("incidents", ...(mine.length ? mine.map(incident) : [el("li", { class: "soft none" }, "None.")]));
 }
 
+/** A guest that is not there, or not for this browser: say so, and offer those that are. Nothing else is shown in its place. */
+function drawMissing(names) {
+  const missing = !onWall() && !names.includes(chosen);
+  document.body.classList.toggle("missing", missing);
+  $("missing").hidden = !missing;
+  if (!missing) return;
+  if (player) toggle();
+  viewer.choose("", null);
+  $("missing-title").textContent = chosen ? `There is no guest “${plain(chosen)}”, or you may not see it.` : "There is no guest that you may see.";
+  $("missing-help").textContent = names.length ? "There are:" : "Whoever runs Millrace can make one, or give you rights in one.";
+  fill("missing-guests", ...names.map((name) => el("li", {}, el("a", { href: `#/${encodeURIComponent(name)}` }, name))));
+}
+
+/** What this browser has no right for is not offered. */
+function drawOffers() {
+  const hears = may("hear"), why = "You lack the right “hear” in this guest.";
+  for (const id of ["listen", "screen-sound", "latency", "codec", "bitrate", "frame"]) { $(id).disabled = !hears; $(id).title = hears ? "" : why; }
+  if (!player && (why === $("heard").textContent) === hears) $("heard").textContent = hears ? "Press Listen to hear this guest." : why;
+  const speaks = may("speak");
+  $("microphone").disabled = !speaks || !("AudioEncoder" in globalThis) || !navigator.mediaDevices;
+  $("microphone").parentElement.title = speaks ? "" : "You lack the right “speak” in this guest.";
+}
+
+/** Attributes of a control that changes something: without the right, why it does not. */
+const changes = () => may("control") ? {} : { disabled: true, title: "You lack the right “control” in this guest." };
+
 function levelled(node, one) {
   const volume = Array.isArray(node.volume) ? Math.max(...node.volume) : node.volume, stream = node.id.startsWith("stream");
   const label = stream ? titled(node) : `${node.id.split("/")[0]} ${node.name}`;
-  const range = el("input", { type: "range", min: 0, max: 150, value: volume, "aria-label": `Volume of ${label}, percent`,
+  const range = el("input", { type: "range", min: 0, max: 150, value: volume, "aria-label": `Volume of ${label}, percent`, ...changes(),
     change: (event) => set(node.id, { volume: `${event.target.value}%` }) });
-  const mute = el("button", { type: "button", "aria-pressed": String(node.mute), "aria-label": `Mute ${label}`,
+  const mute = el("button", { type: "button", "aria-pressed": String(node.mute), "aria-label": `Mute ${label}`, ...changes(),
     click: () => set(node.id, { mute: !node.mute }) }, node.mute ? "Muted" : "Mute");
   const move = stream && one.sinks.length > 1
-    ? el("select", { "aria-label": `Sink of ${label}`, change: (event) => act(() => api("POST", "/move", { target: node.id, to: event.target.value, guest: chosen })) },
+    ? el("select", { "aria-label": `Sink of ${label}`, ...changes(), change: (event) => act(() => api("POST", "/move", { target: node.id, to: event.target.value, guest: chosen })) },
       ...one.sinks.map((sink) => el("option", { value: sink.id, selected: sink.id === node.sink }, sink.name))) : null;
   const idle = !stream && !used(node, one), level = stream || idle ? null : el("div", { class: "level" },
     el("meter", { min: -60, max: 0, high: -6, value: decibels(node.rms), "aria-label": `Level of ${label}, RMS, dB` }),
@@ -260,46 +296,14 @@ function levelled(node, one) {
     el("div", { class: "row" }, range, el("div", { class: "beside" }, el("span", {}, `${volume} %`), mute, move)), level);
 }
 
-const FAULTS = {
-  underruns: (n) => counted(n, "underrun"), lost: (n) => `${counted(n, "packet")} lost`,
-  skipped: (n) => `${counted(n, "frame")} skipped`, dropped_packets: (n) => `${counted(n, "packet")} dropped`,
-};
-
-function listener(one) {
-  const s = one.settings, faults = Object.entries(FAULTS).filter(([key]) => one[key]).map(([key, named]) => named(one[key]));
-  const rate = el("input", { type: "range", min: 16, max: 256, step: 8, value: s.bitrate / 1000, "aria-label": `Bitrate of ${one.name}, kb/s`,
-    change: (event) => set(one.id, { bitrate: `${event.target.value}k` }) });
-  const choice = (what, options, current, name) => el("select", { "aria-label": `${what} of ${one.name}`, change: (event) => set(one.id, { [name]: event.target.value }) },
-    ...(options.includes(current) ? options : [current, ...options]).map((text) => el("option", { selected: text === current }, text)));
-  const frame = choice("Frame", ["auto", "5ms", "10ms", "20ms", "40ms"], s.frame_us ? `${s.frame_us / 1000}ms` : "auto", "frame");
-  const latency = choice("Latency", ["low", "normal", "robust"], one.latency_profile, "latency");
-  const codec = choice("Codec", ["opus", "s16", "f32"], s.codec, "codec");
-  return el("div", { class: "thing" }, el("b", {}, one.name), el("span", { class: "soft" }, ` ${one.id}, ${one.output || "file"}`),
-    el("div", {}, `${s.codec}, ${(one.bitrate / 1000).toFixed(0)} kb/s sent, latency ${one.latency_ms === null ? "-" : `${one.latency_ms} ms`}`
-      + (one.locked ? `, ${one.drift_ppm >= 0 ? "+" : ""}${one.drift_ppm.toFixed(1)} ppm` : "")),
-    faults.length ? el("div", { class: "bad" }, faults.join(", ")) : null,
-    el("div", { class: "row" }, ...(s.codec === "opus" ? [rate, el("span", {}, `${s.bitrate / 1000} kb/s`)] : []), el("div", { class: "beside" }, codec, frame, latency)));
-}
-
 /** The guest's screen, if it has one. A daemon without screens lists none. */
 function drawScreen() {
   const screens = state.guests?.some((one) => one.screens) ? guest()?.screens ?? null : null;
-  viewer.choose(chosen, screens);
+  if (guest()) viewer.choose(chosen, screens, absence(guest().doors));
   $("to-screen").hidden = !screens?.length;
   const viewers = guest()?.viewers ?? [];
   $("viewers-box").hidden = !viewers.length;
-  fill("viewers", ...viewerList(viewers, viewer.id, viewer.mayType ? () => viewer.hold(true) : null));
-}
-
-/** A key and value for display: late_ms 3.5 becomes "late 3.5 ms". */
-const measured = (key, value) => `${key} ${value}`.replace(/^(\w+)_(ms|ppm|s) (.*)$/, "$1 $3 $2").replaceAll("_", " ");
-
-function incident(one) {
-  const clock = (at) => new Date(at * 1000).toLocaleTimeString(), when = clock(one.at), about = [one.guest, one.subject].filter(Boolean).join(" ") || "the daemon";
-  const evidence = Object.entries(one.evidence).map(([key, value]) => measured(key, value)).join(", ");
-  const until = clock(one.last) === when ? "" : ` until ${clock(one.last)}`, times = one.count > 1 ? ` (× ${one.count}${until})` : "";
-  return el("li", {}, el("b", {}, `${one.stage}: ${one.cause}`), ` ${when}, ${about}${times}: ${one.text}`,
-    evidence ? el("div", { class: "soft" }, evidence) : null);
+  fill("viewers", ...viewerList(viewers, viewer.id, viewer.mayType ? () => viewer.hold(true) : null, Boolean(screens?.length)));
 }
 
 /** Rules, requests and tokens. Only clients with every right see them, and only these are told `state.policy`. */
@@ -308,18 +312,8 @@ function drawRights() {
   $("rights").hidden = state.policy === undefined;
   if ($("rights").hidden) return;
   const [rules, requests, tokens] = ["grant", "request", "token"].map((kind) => objects.of(kind));
-  const decide = (one, allow, always) => act(() => api("POST", `/requests/${encodeURIComponent(one.id)}`, { allow, always }));
-  const answer = (one, text, allow, always) => el("button", { type: "button", "aria-label": `${text}: ${one.program} ${one.what}`, click: () => decide(one, allow, always) }, text);
-  fill("requests", ...requests.map((one) => el("div", { class: "thing", role: "alert" },
-    el("b", {}, one.program), ` asks guest ${one.guest} for: ${one.what}`,
-    el("div", { class: "row" }, answer(one, "Allow once", true, false), answer(one, "Always", true, true), answer(one, "Deny", false, false), answer(one, "Never", false, true)))));
-  fill("grants", ...rules.map((one) => el("div", { class: "thing" }, `${one.guest}: ${one.program === "*" ? "any other program" : one.program} `
-    + `${{ true: "may", false: "may not", prompt: "has to ask to" }[one.allow]} ${one.what === "connect" ? "connect" : `record the ${one.what}`} `,
-    el("button", { type: "button", "aria-label": `Forget the rule for ${one.program}, ${one.what}`,
-      click: () => act(() => api("POST", `/guests/${one.guest}/grants`, { what: one.what, program: one.program, allow: null })) }, "Forget"))));
-  fill("tokens", ...(rules.length + requests.length + tokens.length ? [] : [el("p", { class: "soft" }, "None.")]),
-    ...tokens.map((one) => el("div", { class: "thing" }, el("b", {}, one.name || one.id), ` ${one.may.join(", ")} in ${one.guests.join(", ")} `,
-    el("button", { type: "button", "aria-label": `Revoke ${one.name || one.id}`, click: () => act(() => api("DELETE", `/tokens/${one.id.split("/")[1]}`)) }, "Revoke"))));
+  const does = (method, path, body) => act(() => api(method, path, body));
+  for (const [id, lines] of Object.entries(rightsLists({ rules, requests, tokens }, does, Date.now() / 1000))) fill(id, ...lines);
 }
 
 // -- listening ----------------------------------------------------------------------------------
@@ -337,19 +331,24 @@ async function toggle() {
   }
   player = new Listener(socketUrl(encodeURIComponent(chosen)), {
     protocols: protocols(), name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), microphone: $("microphone").checked,
+    probe: () => fetch(at(encodeURIComponent(chosen)), { headers: headers(kept()) }).then(({ status }) => status, () => 0),
     wasm: new URLSearchParams(location.search).get("decoder") === "wasm", on: heard,
   });
-  $("listen").textContent = "Stop";
-  $("listen").setAttribute("aria-pressed", "true");
+  listens(true);
   $("heard").textContent = "Connecting…";
   try { await player.start(); } catch (error) { player?.stop(); player = null; stopped(error.message); }
+}
+
+/** Both buttons: in the player, and beside the picture. */
+function listens(on) {
+  for (const id of ["listen", "screen-sound"]) { $(id).textContent = on ? "Stop" : "Listen"; $(id).setAttribute("aria-pressed", String(on)); }
+  $("screen-sound").setAttribute("aria-label", on ? "Stop listening" : "Listen");
 }
 
 function stopped(text) {
   viewer.sound(joined = null, null);
   meters([0, 0], [0, 0]);
-  $("listen").textContent = "Listen";
-  $("listen").setAttribute("aria-pressed", "false");
+  listens(false);
   $("heard").textContent = text;
 }
 
@@ -378,13 +377,16 @@ function choose(name) {
   measure();
 }
 
+let routed = null;
 /** Follow the address: the wall, a guest, or a section of what is shown. */
 function route() {
   const wanted = location.hash.startsWith("#/") ? location.hash.slice(2) : null;
   if (wanted) try { choose(decodeURIComponent(wanted)); } catch { /* An address that somebody mistyped. */ }
-  const walled = onWall();
+  const walled = onWall(), shown = walled ? location.hash : chosen;
+  // The place in one guest's page, or in the wall, says nothing of that in another.
+  if (shown !== routed) { routed = shown; scrollTo(0, 0); }
   document.body.classList.toggle("walled", walled);
-  $("wall").hidden = !walled;
+  $("guests").hidden = !walled;
   $("to-wall").setAttribute("aria-current", walled ? "page" : "false");
   if (walled) viewer.choose("", null);
   measure();
@@ -401,12 +403,11 @@ const viewer = new Viewer({
   probe: (name) => fetch(at(screenOf(name)), { headers: headers(kept()) }).then(({ status }) => status, () => 0),
 });
 
-$("listen").addEventListener("click", toggle);
+for (const id of ["listen", "screen-sound"]) $(id).addEventListener("click", toggle);
 $("guest").addEventListener("change", (event) => { history.pushState(null, "", `#/${encodeURIComponent(event.target.value)}`); route(); });
 for (const kind of ["hashchange", "popstate"]) addEventListener(kind, route);
 $("filter").addEventListener("input", () => draw());
 $("bitrate").addEventListener("input", () => { $("bitrate-shown").textContent = `${$("bitrate").value} kb/s`; });
-if (!("AudioEncoder" in globalThis) || !navigator.mediaDevices) $("microphone").disabled = true;
 $("microphone").addEventListener("change", () => { if (player) { toggle(); toggle(); } });
 for (const id of ["bitrate", "codec", "frame"]) $(id).addEventListener("change", () => player?.set(id === "frame" ? { frame: $("frame").value } : quality()));
 $("latency").addEventListener("change", () => player?.set({ latency: $("latency").value }));

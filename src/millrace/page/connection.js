@@ -82,13 +82,15 @@ class Connection {
   connect() {
     const socket = this.socket = new WebSocket(this.url, this.protocols);
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => { this.send(this.hello); this.send({ type: "ping", t: Math.round(nowNs()) }); };
+    let opened = false;
+    socket.onopen = () => { opened = true; this.send(this.hello); this.send({ type: "ping", t: Math.round(nowNs()) }); };
     socket.onmessage = ({ data }) => this.heard(data);
-    socket.onclose = () => this.broken();
+    socket.onclose = () => this.broken(opened);
   }
 
   // The random factor keeps the listeners of a daemon that restarts from all returning at the same moment.
-  broken() {
+  broken(opened) {
+    if (!opened) on("shut");
     this.voice?.speak(false);
     this.blame.silence();
     this.port.postMessage({ what: "silence" });

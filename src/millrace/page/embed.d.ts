@@ -24,7 +24,7 @@ export interface Settings {
   scale?: "fit" | "actual" | "guest";
   /** Play the guest's sound. Browsers begin that only after a click or key; the frame then waits for one. */
   sound?: boolean;
-  /** Show the tools, which hang over the upper edge. True unless it is set. */
+  /** Show the tools, which come down at the upper edge where a short tab is. True unless it is set. */
   tools?: boolean;
 }
 
@@ -43,6 +43,8 @@ export interface MillraceEvents {
   size: CustomEvent<{ width: number; height: number }>;
   keyboard: CustomEvent<{ mine: boolean; who: string }>;
   sound: CustomEvent<{ plays: boolean; why: string }>;
+  /** The daemon refused something, such as a picture that it can't make or the guest's clipboard. */
+  error: CustomEvent<{ why: string }>;
 }
 
 /** A guest's desktop in the page. */
@@ -57,7 +59,7 @@ export class Millrace extends EventTarget {
   /** Whether this frame has the guest's keyboard, and who has it otherwise; "" for nobody. */
   readonly keyboard: { mine: boolean; who: string };
   readonly frame: HTMLIFrameElement;
-  /** Change settings; those that are not named stay as they are. */
+  /** Change settings; those that are not named stay as they are. Throws a TypeError for one that there is not, or that can't be so. */
   set(settings: Settings): void;
   /** Fill the whole screen; to be called in answer to a click or key. */
   fullscreen(): Promise<void>;

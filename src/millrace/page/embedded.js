@@ -1,6 +1,5 @@
 // A guest's desktop in a frame of another page, which `embed.js` makes there. It is told by messages what to show and with which secret, keeps
 // that in no storage, and tells the page around it what becomes of it.
-import { el } from "./draw.js";
 import { Listener } from "./listen.js";
 import { plain } from "./messages.js";
 import { Objects } from "./objects.js";
@@ -70,12 +69,13 @@ function apply(settings) {
   const { picture, scale, sound, tools } = settings;
   if (typeof picture === "string") viewer.prefer(picture);
   if (SCALES.includes(scale)) { $("screen-scale").value = scale; $("screen-scale").dispatchEvent(new Event("change")); }
-  if (typeof tools === "boolean") $("screen-tools").hidden = !tools;
+  if (typeof tools === "boolean") { $("screen-tools").hidden = $("screen-tab").hidden = !tools; viewer.bar(true); }
   if (typeof sound === "boolean") hear(sound);
 }
 
-const toggle = el("button", { type: "button", id: "screen-sound", "aria-pressed": "false", click: () => hear(!player) }, "Sound");
-$("screen-full").before(toggle);
+const toggle = $("screen-sound");
+toggle.textContent = "Sound";
+toggle.addEventListener("click", () => hear(!player));
 
 // Before anybody has clicked or typed in this frame, browsers let no sound begin.
 async function hear(on) {
@@ -89,7 +89,7 @@ async function hear(on) {
   }
   if (!("AudioWorkletNode" in globalThis)) { silent("Browsers play sound only on secure pages."); return; }
   player = new Listener(socketUrl(encodeURIComponent(guest)), {
-    protocols: protocols(), name: named(), latency: "normal", settings: { codec: "opus", bitrate: "128k", channels: "stereo" }, microphone: false, on: heard,
+    protocols: protocols(), name: named(), latency: "normal", settings: { codec: "opus", bitrate: "128k", channels: "stereo" }, microphone: false, probe: () => ask(encodeURIComponent(guest)), on: heard,
   });
   toggle.setAttribute("aria-pressed", "true");
   try { await player.start(); } catch (error) { player?.stop(); player = null; silent(plain(error.message)); }

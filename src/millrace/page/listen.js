@@ -2,6 +2,10 @@
 import { NS_PER_S } from "./clock.js";
 
 const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6, PERIOD_MIN = 128e9 / 48000, OPENED_S = 0.03;
+const REFUSALS = {
+  401: "The sound has ended: this browser is no longer signed in.", 403: "You may not listen to this guest. Whoever runs Millrace can give you the right “hear”.",
+  404: "There is no such guest, or you may not see it.",
+};
 const TOUCHES = ["pointerdown", "keydown"];
 /**
  * Gecko would tell when a frame is heard only by `outputLatency`, whose first read queries the device. On PulseAudio that can deadlock, and
@@ -12,10 +16,10 @@ const GECKO = /Gecko\/\d/.test(navigator.userAgent);
 // Who owns what: the main thread has the audio context, its clock and the microphone's permission, because only it may; a worker has the
 // connection and the decoders; the worklet has the sound. They are joined by message ports, so a main thread that is busy delays neither
 // packets nor sound, only the clock's pairs, and those carry their own times.
-/** Plays one guest. Calls `on(what, detail)` for joined, settings, stats, lost, refused, still, microphone and ended. */
+/** Plays one guest. Calls `on(what, detail)` for joined, settings, stats, lost, refused, still, microphone and ended; `probe()` gives the HTTP status of its address. */
 export class Listener {
-  constructor(url, { protocols = [], name, latency, settings, microphone, wasm, on }) {
-    Object.assign(this, { url, protocols, name, latency, settings, microphone, wasm, on });
+  constructor(url, { protocols = [], name, latency, settings, microphone, wasm, probe, on }) {
+    Object.assign(this, { url, protocols, name, latency, settings, microphone, wasm, probe, on });
     this.lags = []; this.lag = 0; this.period = 0; this.stats = null;
     this.still = false; this.from = OPENED_S; this.lastCard = 0;
   }
@@ -81,7 +85,16 @@ export class Listener {
     this.worker.postMessage({ what: "set", settings });
   }
 
+  /** The connection did not open. A refused WebSocket has no status, so a plain request asks for the reason. */
+  async refused() {
+    const why = REFUSALS[await this.probe()];
+    if (!why || this.context.state === "closed") return;
+    this.stop();
+    this.on("ended", why);
+  }
+
   told({ what, detail }) {
+    if (what === "shut") { this.refused(); return; }
     if (what === "joined") this.joined = detail;
     if (what === "stats") detail = this.stats = { ...detail, first: detail.first === null ? null : detail.first / 1e6 - this.begun };
     this.on(what, detail);

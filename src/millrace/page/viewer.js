@@ -5,10 +5,12 @@ import { counted, el } from "./draw.js";
 import { CTRL_ALT_DEL, Keys, scanCode } from "./keys.js";
 import { plain } from "./messages.js";
 import { Pointing } from "./pointer.js";
+import { textField } from "./textfield.js";
 
 const $ = (id) => document.getElementById(id);
-const SHAPES_MAX = 64, RESIZE_MS = 300, NOTE_MS = 10000, SNAP = 0.04, TALL = 0.82, ROOM_MIN = 160;
+const SHAPES_MAX = 64, RESIZE_MS = 300, NOTE_MS = 10000, SNAP = 0.04, ROOM_MIN = 160, ROOM_SHARE = 0.55, EDGE = 28, ACTS_MAX = 64;
 /** Firefox does not tell safely how long its device takes (see listen.js); this is what PulseAudio and PipeWire usually take. */
+const FINGERS = matchMedia("(any-pointer: coarse)").matches && !matchMedia("(any-pointer: fine)").matches;
 const GECKO = /Gecko\/\d/.test(navigator.userAgent), GECKO_DEVICE = 25e6;
 
 // What is shown follows from a few facts, told by the worker and by the page, and `draw` is the only place where they meet:
@@ -19,20 +21,20 @@ const GECKO = /Gecko\/\d/.test(navigator.userAgent), GECKO_DEVICE = 25e6;
 //   captured  whether keys go to the guest: from a click into the picture until it loses the focus, or Ctrl+Alt+Shift
 /**
  * The page's screen. `join(guest)` gives {url, protocols, name}, `probe(guest)` the HTTP status of its address. `told` is called with state,
- * size and keyboard, and what they are now. A picture that `fills` the window grows with it.
+ * size and keyboard, and what they are now, and with what was refused. A picture that `fills` the window grows with it.
  */
 export class Viewer {
   constructor({ join, probe, told = () => {}, fills = false }) {
     Object.assign(this, { join, probe, told, fills, preferred: {} });
     this.guest = ""; this.screens = null; this.state = "idle"; this.why = ""; this.joined = false; this.listener = null; this.delay = null;
-    this.first = false;
+    this.first = false; this.name = this.absent = "";
     this.clip = new Clipboard({
       post: (what, detail) => this.worker?.postMessage({ what, ...detail }), works: () => this.mine && document.hasFocus(),
       note: (text) => this.on_refused(text), draw: () => this.drawKeyboard(),
     });
     this.wanted = null; this.reset();
-    this.keys = new Keys((code, down) => this.say({ type: "key", code, down }), () => this.leave());
-    this.pointing = new Pointing($("stage"), () => this.aimed(), (message) => this.say({ type: "pointer", ...message }));
+    this.keys = new Keys((code, down) => this.act({ type: "key", code, down }), () => this.leave());
+    this.pointing = new Pointing($("stage"), () => this.aimed(), (message) => this.act({ type: "pointer", ...message }));
     this.begin();
     this.listen();
     this.draw();
@@ -52,23 +54,42 @@ export class Viewer {
   reset() {
     this.id = ""; this.mode = null; this.mayType = false; this.mine = false; this.who = ""; this.captured = false; this.stats = null;
     this.cursor = null; this.shapes = new Map(); this.settings = {}; this.note = this.wished = "";
+    this.asking = false; this.acts = [];
     this.clip.reset();
   }
 
   say(message) { this.worker?.postMessage({ what: "say", message }); }
 
+  // The click that takes the keyboard is one for the guest too, and who clicks may type on without waiting for the answer.
+  /** Send what the user does with keys and pointer, or keep it until the keyboard is granted. */
+  act(message) {
+    if (this.mine) { this.say(message); return; }
+    if (!this.asking) return;
+    const last = this.acts.at(-1), moved = message.type === "pointer" && last?.type === "pointer" && last.buttons === message.buttons;
+    if (moved) this.acts.pop();
+    if (this.acts.length < ACTS_MAX) this.acts.push(message);
+  }
+  ask() { Object.assign(this, { asking: true, acts: [] }); this.say({ type: "keyboard", take: true }); }
+  /** The keyboard is granted, or is not. */
+  answered(granted) {
+    const { acts } = this;
+    Object.assign(this, { asking: false, acts: [] });
+    if (granted) for (const message of acts) this.say(message);
+  }
+
   // -- what to watch ----------------------------------------------------------------------------
 
-  /** The guest that is chosen, and its screens: null if the daemon lists none. */
-  choose(guest, screens) {
+  /** The guest that is chosen, and its screens: null if the daemon lists none. `absent` says why there is none, if that is known. */
+  choose(guest, screens, absent = "") {
     const keys = (list) => list?.map((one) => one.key ?? one.id).join() ?? null, moved = guest !== this.guest;
-    if (!moved && keys(screens) === keys(this.screens)) { this.screens = screens; return; }
+    if (!moved && keys(screens) === keys(this.screens)) { Object.assign(this, { screens, absent }); this.drawNone(); this.drawFacts(); return; }
     const had = Boolean(this.screens?.length);
-    Object.assign(this, { guest, screens });
-    if (moved) this.wanted = null;
+    Object.assign(this, { guest, screens, absent });
+    // Another guest is not asked for a size because this one was.
+    if (moved) { this.wanted = null; if ($("screen-scale").value === "guest") $("screen-scale").value = "fit"; }
     if (!screens?.length) {
       // The connection tells why; until then the picture stays.
-      if (!moved && screens && this.joined && this.mode) { if (this.state !== "gone") this.turn("gone", "The screen is gone."); } else this.stop();
+      if (!moved && screens && this.joined && this.mode) { if (this.state !== "gone" && this.state !== "lost") this.turn("gone", "The screen is gone."); } else this.stop();
       // The connection may have told of the new screen, and shown it, before the API lists it.
     } else if (moved || (!had && (!this.joined || (this.state === "gone" && this.wanted)))) this.watch();
     else this.draw();
@@ -79,7 +100,7 @@ export class Viewer {
     if (!this.worker || !this.guest || !this.screens?.length) return;
     const { url, protocols, name } = this.join(this.guest);
     this.reset();
-    this.joined = true;
+    this.joined = true; this.name = name;
     this.turn("connecting");
     const watch = { name, screen: this.wanted, settings: this.preferred, listener: this.listener, keyboard: false };
     this.worker.postMessage({ what: "watch", url, protocols, watch });
@@ -124,18 +145,19 @@ export class Viewer {
     this.id = `viewer/${message.viewer}`; this.mayType = message.may_type === true; this.settings = message.settings ?? {};
     $("screen-quality").value = this.shownQuality();
     this.clip.allowed = message.clipboard === true;
-    if (!message.screen) this.turn("gone", "This guest has no screen at present.");
+    if (!message.screen) this.turn("gone", `${this.absent || "This guest has no screen at present."} It is shown here as soon as there is one.`);
     if (document.hidden) this.say({ type: "hidden", hidden: true });
     this.draw();
   }
   on_mode(mode) {
     const same = this.mode?.generation === mode.generation && this.state === "on";
     this.mode = mode;
-    this.told("size", { width: mode.width, height: mode.height });
+    const [width, height] = this.size;
+    this.told("size", { width, height });
     if (same) { document.exitPointerLock?.(); this.draw(); } else { this.fit(); this.wishSize(); }
   }
   on_drawn() { this.turn("on"); }
-  on_settings(message) { this.settings = message.settings; $("screen-quality").value = this.shownQuality(); }
+  on_settings(message) { this.settings = message.settings; $("screen-quality").value = this.shownQuality(); this.fit(); }
   on_clipboard(state) { this.clip.state(state); }
   on_paste(wish) { this.clip.wanted(wish); }
   on_clip(clip) { this.clip.clip(clip); }
@@ -143,9 +165,10 @@ export class Viewer {
   on_stats(stats) { this.stats = stats; this.drawFacts(); }
   on_refused(text) {
     this.note = text;
+    this.told("error", { why: text });
     clearTimeout(this.noted);
     this.noted = setTimeout(() => { this.note = ""; this.drawFacts(); }, NOTE_MS);
-    if (!this.mine) this.release();
+    if (!this.mine) { this.answered(false); this.release(); }
     this.drawFacts();
   }
   on_gone({ why }) { this.turn("gone", `${plain(why) || "The screen is gone"}. It is shown again as soon as it is back.`); }
@@ -155,6 +178,7 @@ export class Viewer {
     const lost = this.mine && !mine;
     Object.assign(this, { mine, who: plain(who) });
     this.told("keyboard", { mine, who: this.who });
+    if (mine || who) this.answered(mine);
     // The daemon has released what was held.
     if (lost) { this.keys.forget(); this.pointing.buttons = 0; this.release(); }
     this.draw();
@@ -169,10 +193,12 @@ export class Viewer {
   on_cursor(message) { this.cursor = message; this.drawCursor(); }
 
   /** The connection broke. A refused WebSocket has no status, so a plain request asks for the reason. */
-  async on_lost({ opened }) {
+  async on_lost({ opened, why }) {
     const { guest } = this;
     Object.assign(this, { mine: false, who: "", captured: false });
-    this.turn(this.mode || this.state === "lost" ? "lost" : "connecting", "The connection was lost. Reconnecting…");
+    this.answered(false);
+    const said = why || (this.state === "lost" ? "" : "the connection was lost");
+    this.turn(this.mode || this.state === "lost" ? "lost" : "connecting", said ? `${said[0].toUpperCase()}${said.slice(1)}. Reconnecting…` : this.why);
     if (opened) return;
     const status = await this.probe(guest);
     if (guest !== this.guest || (status !== 401 && status !== 403)) return;
@@ -195,6 +221,9 @@ export class Viewer {
     document.addEventListener("fullscreenchange", () => this.full());
     document.addEventListener("pointerlockchange", () => this.draw());
     new ResizeObserver(() => { this.fit(); this.wishSize(); }).observe($("screen-room"));
+    new ResizeObserver(() => this.fit()).observe($("screen-tools"));
+    $("screen-tab").addEventListener("click", () => $("screen-tools").focus());
+    $("screen-hide").addEventListener("click", () => { this.bar(false); stage.focus(); this.capture(); });
     addEventListener("resize", () => this.fit());
     $("screen-keyboard").addEventListener("click", () => this.hold(!this.mine));
     $("screen-delete").addEventListener("click", () => { this.keys.chord(CTRL_ALT_DEL); stage.focus(); });
@@ -206,30 +235,13 @@ export class Viewer {
     $("screen-quality").addEventListener("change", () => this.prefer($("screen-quality").value));
     $("screen-choice").addEventListener("change", () => { this.wanted = $("screen-choice").value; this.watch(); });
     $("screen-full").hidden = !document.fullscreenEnabled;
-    this.listenText($("screen-text"));
-  }
-
-  /** The keyboard of a phone, and input methods: what they type arrives as text. */
-  listenText(field) {
-    const keep = () => { field.value = " "; };
-    const erase = { deleteContentBackward: "Backspace", deleteContentForward: "Delete", insertLineBreak: "Enter", insertParagraph: "Enter" };
-    keep();
-    $("screen-type").addEventListener("click", () => { if (!this.mine) this.hold(true); keep(); field.focus(); });
-    for (const kind of ["keydown", "keyup"]) field.addEventListener(kind, (event) => { if (this.mine && this.keys.event(event)) event.preventDefault(); });
-    field.addEventListener("beforeinput", (event) => {
-      const key = Object.hasOwn(erase, event.inputType) ? erase[event.inputType] : null;
-      if (key && !event.isComposing) { event.preventDefault(); if (this.mine) this.keys.chord([key]); }
-    });
-    const typed = (text) => { if (text && this.mine) this.say({ type: "text", text }); keep(); };
-    field.addEventListener("input", (event) => { if (!event.isComposing) typed(event.data); });
-    field.addEventListener("compositionend", (event) => typed(event.data));
-    field.addEventListener("blur", () => this.keys.release());
+    textField($("screen-text"), $("screen-type"), this);
   }
 
   /** Take or give up the keyboard. The answer tells who has it. */
   hold(take) {
     if (!take) this.release();
-    this.say({ type: "keyboard", take });
+    if (take) this.ask(); else this.say({ type: "keyboard", take });
     if (take) { this.captured = true; $("stage").focus({ preventScroll: true }); this.draw(); }
   }
 
@@ -238,11 +250,11 @@ export class Viewer {
     if (this.state !== "on" || !this.mayType) return;
     if (event.pointerType !== "touch") $("stage").focus({ preventScroll: true });
     this.capture();
-    if (this.mode.relative && this.mine && !document.pointerLockElement) $("stage").requestPointerLock?.()?.catch?.(() => {});
+    if (this.mode.relative && this.works && !document.pointerLockElement) $("stage").requestPointerLock?.()?.catch?.(() => {});
   }
   capture() {
     if (this.captured || this.state !== "on" || !this.mayType) return;
-    if (!this.mine) { if (this.who) return; this.say({ type: "keyboard", take: true }); }
+    if (!this.mine) { if (this.who) return; this.ask(); }
     this.captured = true;
     this.draw();
   }
@@ -254,7 +266,7 @@ export class Viewer {
       return;
     }
     if (this.mine && this.clip.keeps(event, () => this.keys.event(event))) return;
-    if (this.mine && this.keys.event(event)) event.preventDefault();
+    if (this.works && this.keys.event(event)) event.preventDefault();
     else if (scanCode(event.code)) event.preventDefault();
   }
 
@@ -274,8 +286,10 @@ export class Viewer {
     $("screen-keyboard").focus();
   }
 
-  /** The screen that the pointer acts on; null if it does not. */
-  aimed() { return this.mine && this.mode && this.state === "on" ? this.mode : null; }
+  /** Whether keys are for the guest: the keyboard is here, or has been asked for. */
+  get works() { return this.mine || this.asking; }
+  /** The screen that the pointer acts on; null if it does not. A guest with a mouse has its pointer elsewhere than the click that begins. */
+  aimed() { return this.mode && this.state === "on" && (this.mine || (this.asking && !this.mode.relative)) ? this.mode : null; }
 
   // -- size -------------------------------------------------------------------------------------
 
@@ -290,29 +304,41 @@ export class Viewer {
   full() {
     const full = Boolean(document.fullscreenElement);
     $("screen-full").textContent = full ? "Leave full screen" : "Full screen";
-    if (!full) navigator.keyboard?.unlock?.();
+    if (!full) { navigator.keyboard?.unlock?.(); this.bar(true); }
     this.fit();
     this.wishSize();
   }
 
-  /** The room for the picture, in CSS pixels. */
+  /** In full screen and in a frame: whether the controls can be had at the upper edge. Ctrl+Alt+Shift shows them nevertheless. */
+  bar(on) { $("screen-frame").classList.toggle("bare", !on); }
+
+  /** The room for the picture, in CSS pixels: what the window leaves below the controls. */
   room() {
     if (this.fills || document.fullscreenElement) return [innerWidth, innerHeight];
-    return [$("screen-room").clientWidth, Math.max(ROOM_MIN, Math.round(innerHeight * TALL))];
+    const room = $("screen-room"), left = innerHeight - (room.getBoundingClientRect().top + scrollY) - EDGE;
+    return [room.clientWidth, Math.round(Math.max(ROOM_MIN, innerHeight * ROOM_SHARE, left))];
+  }
+
+  /** The size of the guest's screen. That of the picture is another if it is scaled: `millrace set viewer/N scale=0.5`. */
+  get size() {
+    const { width, height } = this.mode, scale = Number(this.settings.scale) || 1, [listed] = this.screens ?? [];
+    if (scale === 1) return [width, height];
+    const near = Math.abs((listed?.width ?? 0) * scale - width) <= 1 && Math.abs(listed.height * scale - height) <= 1;
+    return near ? [listed.width, listed.height] : [Math.round(width / scale), Math.round(height / scale)];
   }
 
   /** Lay the picture out: as large as fits, in whole device pixels if that is near. It grows beyond its size only where it fills the screen or frame. */
   fit() {
     if (!this.mode) return;
-    const { width, height } = this.mode, [wide, tall] = this.room(), dpr = devicePixelRatio || 1, { style } = $("stage");
+    const [width, height] = this.size, [wide, tall] = this.room(), scaled = width !== this.mode.width, dpr = devicePixelRatio || 1, { style } = $("stage");
     let zoom = Math.min(wide / width, tall / height);
     if (!this.fills && !document.fullscreenElement) zoom = Math.min(zoom, 1);
     if ($("screen-scale").value === "actual") zoom = 1 / dpr;
     const whole = Math.round(zoom * dpr);
     if (whole >= 1 && zoom * dpr >= whole && zoom * dpr - whole < SNAP * whole) zoom = whole / dpr;
     style.width = `${width * zoom}px`; style.height = `${height * zoom}px`;
-    $("picture").classList.toggle("whole", Number.isInteger(Math.round(zoom * dpr * 1000) / 1000));
-    this.zoom = zoom;
+    $("picture").classList.toggle("whole", !scaled && Number.isInteger(Math.round(zoom * dpr * 1000) / 1000));
+    this.zoom = zoom * width / this.mode.width;
     this.drawCursor();
   }
 
@@ -341,10 +367,11 @@ export class Viewer {
   // -- drawing ----------------------------------------------------------------------------------
 
   draw() {
-    const { state, mode, screens, captured } = this, some = Boolean(screens?.length) || state === "gone" || state === "ended";
+    const { state, mode, screens, captured } = this, some = Boolean(screens?.length || mode) || state === "gone" || state === "ended";
     $("screen").hidden = screens === null;
     $("screen-frame").hidden = !some;
     $("screen-none").hidden = some;
+    this.drawNone();
     $("stage").hidden = !mode;
     $("screen-frame").dataset.state = state;
     $("screen-frame").classList.toggle("captured", captured && this.mine);
@@ -358,15 +385,18 @@ export class Viewer {
     this.drawCursor();
   }
 
+  drawNone() { $("screen-none").textContent = this.absent || "This guest has no screen. That of a machine is shown here once it is attached."; }
+
   drawKeyboard() {
-    const { mine, who, mayType, captured } = this, on = this.state === "on", held = $("screen-keyboard");
+    const { mine, mayType, captured } = this, on = this.state === "on", held = $("screen-keyboard"), who = this.who === this.name ? `Another ${this.who}` : this.who;
     const locked = Boolean(document.pointerLockElement), leave = locked ? "Ctrl+Alt+Shift frees the pointer and the keyboard" : "Ctrl+Alt+Shift frees the keyboard";
+    $("screen-scale").querySelector("[value=guest]").disabled = on && !mayType;
     held.hidden = $("screen-delete").hidden = $("screen-type").hidden = !(on && mayType);
     held.textContent = mine ? "Give up keyboard" : "Take keyboard";
     $("screen-delete").disabled = !mine;
     $("screen-copy").hidden = !(on && this.clip.waits);
     $("screen-paste").hidden = !(on && mayType && this.clip.readable);
-    const says = !mayType ? "You can watch, but not type." : mine ? (captured ? `You are typing. ${leave}.` : "You have the keyboard. Click the picture to type.")
+    const says = !mayType ? "You can watch, but not type." : mine ? (captured ? (FINGERS ? "You are typing." : `You are typing. ${leave}.`) : "You have the keyboard. Click the picture to type.")
       : who ? `${who} has the keyboard.` : "Click the picture to type.";
     $("screen-who").textContent = on ? says : "";
   }
@@ -384,8 +414,8 @@ export class Viewer {
   drawFacts() {
     const { stats, mode } = this;
     if (this.state !== "on" || !mode) { $("screen-facts").textContent = ""; return; }
-    const ms = (ns) => `${(ns / 1e6).toFixed(0)} ms`, shown = [`${mode.width} × ${mode.height}`];
-    if (stats?.fps >= 1) shown.push(`${counted(Math.round(stats.fps), "picture")} a second`, stats.rate < 1e6 ? `${(stats.rate / 1e3).toFixed(0)} kb/s` : `${(stats.rate / 1e6).toFixed(1)} Mb/s`);
+    const ms = (ns) => `${(ns / 1e6).toFixed(0)} ms`, shown = [this.size.join(" × ")];
+    if (stats) shown.push(stats.fps < 0.5 ? "still" : `${counted(Math.round(stats.fps), "picture")} a second`, stats.rate < 1e6 ? `${(stats.rate / 1e3).toFixed(0)} kb/s` : `${(stats.rate / 1e6).toFixed(1)} Mb/s`);
     if (stats?.latency > 0) shown.push(`${ms(stats.latency)} after painting`);
     if (stats?.skew !== null && stats?.skew !== undefined) shown.push(`${ms(Math.abs(stats.skew)).replace(/^-/, "")} ${stats.skew < 0 ? "before" : "after"} the sound`);
     if (this.note) shown.push(this.note);

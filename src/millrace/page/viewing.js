@@ -9,7 +9,7 @@ import { Preparation, Surface, release } from "./surface.js";
 import { Video, codecs } from "./video.js";
 import { Zstd } from "./zstd.js";
 
-const PING_MS = 2000, FIRST_PINGS = 5, STATS_MS = 500, PULSE_MS = 4, AGAIN_MS = [100, 200, 400, 500], VERSION = 1, SUBPROTOCOL = "millrace-screen.1";
+const PING_MS = 2000, FIRST_PINGS = 5, STATS_MS = 500, TICKS = 4, PULSE_MS = 4, AGAIN_MS = [100, 200, 400, 500], VERSION = 1, SUBPROTOCOL = "millrace-screen.1";
 const REFRESH_MS = 1000, AHEAD = 4, WAITING_MAX = 64 * 2 ** 20, REFUSED_MAX = 5, LINE_MAX = 65536, NEWS_AHEAD = 4000, NEWS_PER_NS = 500 / 1e9, TAKEN = 5 * NS_PER_MS;
 const GECKO = /Gecko\/\d/.test(navigator.userAgent);
 let origin = 0;
@@ -54,6 +54,7 @@ class View {
     this.clock = new OffsetFilter(); this.clips = new Clips();
     this.news = new Allowance(NEWS_AHEAD, NEWS_PER_NS);
     this.video.lose();
+    this.newest = null; this.parting = ""; this.ticks = [];
     this.counts = { pictures: 0, bytes: 0, since: nowNs(), latency: null, skew: null };
   }
 
@@ -74,9 +75,10 @@ class View {
   broken(opened) {
     const wait = this.tries < AGAIN_MS.length ? AGAIN_MS[this.tries] : this.tries > 120 ? 5000 : 500;
     this.tries++;
+    const why = this.parting;
     this.begin();
     this.socket = null;
-    on("lost", { opened });
+    on("lost", { opened, why });
     this.again = setTimeout(() => { if (this.wish) this.connect(); }, wait * (0.8 + 0.4 * Math.random()));
   }
 
@@ -95,8 +97,11 @@ class View {
   /** Send what a later message replaces, unless the line is backed up. */
   offer({ message }) { if ((this.socket?.bufferedAmount ?? 0) < LINE_MAX) this.send(message); }
 
-  /** Send what the user did. */
-  say({ message }) { this.send(message); }
+  /** Send what the user did, or wants. What was painted while the page was hidden, or wanted none, is old when it comes. */
+  say({ message }) {
+    if (message.type === "hidden" || message.type === "set") this.newest = null;
+    this.send(message);
+  }
 
   ping() { this.send({ type: "ping", t: Math.round(nowNs()) }); }
 
@@ -127,7 +132,7 @@ class View {
     else if (message.type === "watching") { this.tries = 0; on("watching", message); }
     else if (message.type === "error" && message.fatal === true) this.end(plain(message.message));
     else if (message.type === "error") on("refused", plain(message.message));
-    else if (message.type === "bye") { if (message.again === false) this.end(plain(message.reason)); }
+    else if (message.type === "bye") { this.parting = plain(message.reason); if (message.again === false) this.end(this.parting); }
     else on(message.type, message);
   }
 
@@ -147,7 +152,7 @@ class View {
   /** The pictures that follow have another size; one that was not sent to its end never will be. The same generation again: only the pointer's kind has changed. */
   turn(mode) {
     if (mode.generation === this.mode?.generation) { on("mode", mode); return; }
-    this.mode = mode;
+    this.mode = mode; this.newest = null;
     this.drop();
     this.whole = true;
     on("mode", mode);
@@ -253,8 +258,19 @@ class View {
     this.waiting -= picture.size;
     this.send({ type: "shown", serial, decoded_ns: this.remote(decoded), drawn_ns: drawn, skew_ns: skew === null ? null : Math.round(skew), queue,
       arrived_ns: this.remote(came), drawing_ns: this.remote(before) });
-    Object.assign(this.counts, { pictures: this.counts.pictures + 1, latency: drawn && painted ? drawn - painted : null, skew });
+    this.count(painted, drawn, skew);
     if (mode && mode === this.mode && this.told !== mode) { this.told = mode; on("drawn", { serial, width: mode.width, height: mode.height }); }
+  }
+
+  /**
+   * Measure a picture if it is the first that shows what was painted last, as the daemon does (outlets/picturetimes.py): one that only
+   * sharpens what stands still, or the first one, which may have been painted long before, says nothing of how long paint takes to be seen.
+   */
+  count(painted, drawn, skew) {
+    const { counts } = this, fresh = this.newest !== null && painted > this.newest;
+    this.newest = Math.max(this.newest ?? 0, painted);
+    if (fresh) { counts.pictures++; counts.latency = drawn ? drawn - painted : null; }
+    if (fresh || skew === null) counts.skew = skew;
   }
 
   /** Cursors: they become pictures for CSS. */
@@ -277,8 +293,10 @@ class View {
 
   tick() {
     if (!this.socket) return;
-    const { counts } = this, now = nowNs(), seconds = (now - counts.since) / NS_PER_S;
-    on("stats", { fps: counts.pictures / seconds, rate: counts.bytes * 8 / seconds, latency: counts.latency, skew: counts.skew, rtt: this.clock.rtt, codec: this.video.codec });
+    const { counts } = this, now = nowNs(), sum = (name) => this.ticks.reduce((all, one) => all + one[name], 0);
+    this.ticks = [...this.ticks.slice(1 - TICKS), { pictures: counts.pictures, bytes: counts.bytes, ns: now - counts.since }];
+    const seconds = sum("ns") / NS_PER_S;
+    on("stats", { fps: sum("pictures") / seconds, rate: sum("bytes") * 8 / seconds, latency: counts.latency, skew: counts.skew, rtt: this.clock.rtt, codec: this.video.codec });
     Object.assign(counts, { pictures: 0, bytes: 0, since: now });
     if (this.damage) this.damaged(this.damage);
   }

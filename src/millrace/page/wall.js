@@ -3,9 +3,13 @@
 import { counted, el } from "./draw.js";
 import { plain } from "./messages.js";
 import { jpegSize, pngSize } from "./pictures.js";
+import { lacking } from "./rights.js";
 import { protocols, socketUrl } from "./session.js";
+import { doorTroubles, standing } from "./standing.js";
 
 const HEAD = 14, KIND = 1, SIDE_MAX = 1024, SHOWN_MAX = 256, AGAIN_MS = 1000, TOLD_MS = 60, RECENT_S = 600, NAMED = 2, FILTERED_FROM = 12;
+/** The least width of a tile, by how many there are: few are shown larger. */
+const WIDTHS = [[6, "24rem"], [20, "18rem"], [Infinity, "13rem"]];
 
 /** Parses a message with a thumbnail, or a changed part of one; null if it is damaged. */
 export function parseThumbnail(buffer) {
@@ -24,10 +28,11 @@ class Tile {
     this.name = name; this.why = ""; this.drawn = false; this.busy = Promise.resolve();
     this.canvas = el("canvas", { width: 16, height: 10 });
     this.says = el("span", { class: "tile-says" });
-    this.facts = el("span", { class: "soft" }); this.who = el("span", { class: "soft" }); this.mark = el("span", { class: "mark" });
+    this.facts = el("span", { class: "soft" }); this.who = el("span", { class: "soft" }); this.mark = el("span", { class: "mark" }); this.word = el("span", { class: "word" });
+    this.rank = 0;
     const picture = el("span", { class: "tile-picture" }, this.canvas, this.says);
     this.node = el("li", { "data-guest": name }, el("a", { href: `#/${encodeURIComponent(name)}` }, picture,
-      el("span", { class: "tile-name" }, el("b", {}, name), this.mark), this.facts, this.who));
+      el("span", { class: "tile-name" }, el("b", { title: name }, name), this.mark, this.word), this.facts, this.who));
   }
 
   /** Draw what has come, in its order: each part is drawn over the one before. */
@@ -45,13 +50,16 @@ class Tile {
   }
 
   /** Say what is known of the guest: its objects by kind. */
-  tell({ screen, viewer, door, stream, incident }, now) {
-    const [first] = screen, sounds = stream.some((one) => one.state === "running"), broken = door.find((one) => one.error);
-    this.none = first ? (first.width ? "" : "nothing shown yet") : broken ? plain(broken.error) : "no screen";
-    const size = first?.width ? `${first.width} × ${first.height}` : "", more = screen.length > 1 ? counted(screen.length, "screen") : "";
-    put(this.facts, [size, more, sounds ? "plays sound" : "silent", broken && first ? plain(broken.error) : ""].filter(Boolean).join(", "));
-    put(this.who, watchers(viewer));
+  tell(objects, now) {
+    const { screen, viewer, door, stream, incident } = objects, [first] = screen, sounds = stream.some((one) => one.state === "running");
     const recent = incident.filter((one) => now - one.last < RECENT_S).sort((a, b) => b.last - a.last);
+    const { rank, state, word, why } = standing(objects, recent.length > 0);
+    Object.assign(this, { rank, none: why });
+    this.node.dataset.state = state;
+    put(this.word, word);
+    const size = first?.width ? `${first.width} × ${first.height}` : "", more = screen.length > 1 ? counted(screen.length, "screen") : "";
+    put(this.facts, [size, more, sounds ? "plays sound" : "", ...(first ? doorTroubles(door) : [])].filter(Boolean).join(", "));
+    put(this.who, watchers(viewer));
     const count = recent.reduce((sum, one) => sum + one.count, 0), text = count ? counted(count, "incident") : "";
     put(this.mark, text);
     const title = recent.slice(0, 5).map((one) => `${one.stage}: ${one.cause}`).join("\n");
@@ -69,12 +77,12 @@ class Tile {
 
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 
-/** Who watches, the one with the keyboard first: "alice types, bob watches, 2 more". */
+/** Who watches, the one with the keyboard first: "alice types, bob watches, 2 more"; empty if nobody does. */
 export function watchers(viewers) {
   const typing = viewers.filter((one) => one.keyboard), others = viewers.filter((one) => !one.keyboard);
   const named = [...typing, ...others].slice(0, NAMED).map((one) => `${plain(one.name)} ${one.keyboard ? "types" : "watches"}`);
   const more = viewers.length - named.length;
-  return named.length ? [...named, ...(more ? [`${more} more`] : [])].join(", ") : "nobody watches";
+  return named.length ? [...named, ...(more ? [`${more} more`] : [])].join(", ") : "";
 }
 
 const KINDS = ["screen", "viewer", "door", "stream", "incident"];
@@ -118,7 +126,16 @@ export class Wall {
       if (!this.#tiles.has(name)) this.#add(name);
       this.#tiles.get(name).tell(of(name), now);
     }
+    this.#sort(names);
     this.#sift();
+  }
+
+  /** Those in trouble first, otherwise in the order of the names. Nothing moves under the pointer or away from the focus. */
+  #sort(names) {
+    if (this.list.contains(document.activeElement) || this.list.querySelector("a:hover")) return;
+    const tiles = names.map((name) => this.#tiles.get(name)).sort((a, b) => a.rank - b.rank);
+    for (const [at, { node }] of tiles.entries()) if (this.list.children[at] !== node) this.list.insertBefore(node, this.list.children[at] ?? null);
+    this.list.style.setProperty("--tile", WIDTHS.find(([most]) => tiles.length <= most)[1]);
   }
 
   #add(name) {
@@ -187,7 +204,7 @@ export class Wall {
     }
     const { guest, why } = JSON.parse(data), tile = this.#tiles.get(guest);
     if (!tile) return;
-    tile.why = plain(why);
+    tile.why = lacking(plain(why));
     tile.say();
   }
 }

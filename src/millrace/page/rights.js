@@ -1,0 +1,38 @@
+// What one may do: refusals in sentences, and the list of rules, requests and tokens.
+import { el } from "./draw.js";
+
+/** The daemon's refusal as a sentence for who reads it: "token/2 may not control in guest desk" names the token, not the reader. */
+export function lacking(text) {
+  return String(text).replace(/^\S+ may not (\S+) in guest (.+)$/, "You lack the right “$1” in guest $2.");
+}
+
+const day = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+
+/** When a token ends, or that it has. `now` is in seconds since 1970: no object changes when a token expires. */
+export function tokenEnd({ expires, expired }, now) {
+  if (expires === null || expires === undefined) return "never expires";
+  return expired || expires <= now ? `expired ${day(expires)}` : `until ${day(expires)}`;
+}
+
+/** Lines of requests, rules and tokens. `does(method, path, body)` changes something. */
+export function rightsLists({ rules, requests, tokens }, does, now) {
+  const decide = (one, allow, always) => does("POST", `/requests/${encodeURIComponent(one.id)}`, { allow, always });
+  const answer = (one, text, allow, always) => el("button", { type: "button", "aria-label": `${text}: ${one.program} ${one.what}`, click: () => decide(one, allow, always) }, text);
+  const asked = requests.map((one) => el("div", { class: "thing", role: "alert" },
+    el("b", {}, one.program), ` asks guest ${one.guest} for: ${one.what}`,
+    el("div", { class: "row" }, answer(one, "Allow once", true, false), answer(one, "Always", true, true), answer(one, "Deny", false, false), answer(one, "Never", false, true))));
+  const ruled = rules.map((one) => el("div", { class: "thing" }, `${one.guest}: ${one.program === "*" ? "any other program" : one.program} `
+    + `${{ true: "may", false: "may not", prompt: "has to ask to" }[one.allow]} ${one.what === "connect" ? "connect" : `record the ${one.what}`} `,
+    el("button", { type: "button", "aria-label": `Forget the rule for ${one.program}, ${one.what}`,
+      click: () => does("POST", `/guests/${one.guest}/grants`, { what: one.what, program: one.program, allow: null }) }, "Forget")));
+  const given = tokens.map((one) => token(one, does, now));
+  if (!rules.length && !requests.length && !tokens.length) given.push(el("p", { class: "soft" }, "None."));
+  return { requests: asked, grants: ruled, tokens: given };
+}
+
+function token(one, does, now) {
+  const end = tokenEnd(one, now), over = end.startsWith("expired"), name = one.name || "without a name";
+  return el("div", { class: `thing${over ? " over" : ""}` }, el("b", {}, name), el("span", { class: "soft" }, ` ${one.id}, `), el("span", { class: over ? "bad" : "soft" }, end),
+    el("div", {}, `${one.may.join(", ")} in ${one.guests.map((guest) => (guest === "*" ? "all guests" : guest)).join(", ")} `,
+      el("button", { type: "button", "aria-label": `Revoke ${one.name || one.id}`, click: () => does("DELETE", `/tokens/${one.id.split("/")[1]}`) }, over ? "Remove" : "Revoke")));
+}
