@@ -9,7 +9,8 @@ MillraceError
 │   └── RightsEnded           its token or session is no longer valid
 ├── ProtocolError
 │   └── RemoteProtocolError   the peer violated the protocol: ends that one connection
-│       └── PasswordRefused       the peer rejected our password
+│       └── LoginRefused          the peer does not let us in
+│           └── PasswordRefused       the peer rejected our password
 ├── CodecError             a codec rejected settings or data
 ├── OutputLost             output can't be written: a full disk, a lost device
 └── PeerLost               the peer is gone
@@ -89,7 +90,11 @@ class RemoteProtocolError(ProtocolError):
         self.code = code
 
 
-class PasswordRefused(RemoteProtocolError):
+class LoginRefused(RemoteProtocolError):
+    """The peer does not let us in, and will not a moment later either."""
+
+
+class PasswordRefused(LoginRefused):
     """The peer rejected the password."""
 
 

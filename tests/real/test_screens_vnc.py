@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -143,30 +143,64 @@ def test_tigervnc_lets_a_password_in_beside_tls_without_certificates(tmp_path: P
         asyncio.run(test())
 
 
-@each
-def test_x11vnc_is_shown_and_typed_into(tmp_path: Path, wanted: Encoding) -> None:
-    need("Xvfb", "x11vnc", "xterm", "xwd", "xdotool")
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
-    async def test(x: XServer) -> None:
-        async with watching(tmp_path, f"vnc://127.0.0.1:{port}") as one:
-            coloured_text(x)
-            await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 200, "the text is there")
-            await one.shows(x.picture)
-            one.reader.pointer(Point(100, 100), 0, False)
-            await one.until(lambda: "x:100 y:100" in x.run("xdotool", "getmouselocation"), "the pointer is there")
-            one.type("Hello, World 42_\n")
-            await one.until((tmp_path / "typed").exists, "it was typed")
-            await one.until(lambda: (tmp_path / "typed").read_text() == "Hello, World 42_\n", "it is what was typed")
 
-    x = XServer(tmp_path, "Xvfb", "{}", "-screen", "0", "640x480x24")
+@contextmanager
+def x11vnc(folder: Path, *args: str) -> Iterator[tuple[XServer, str]]:
+    """An X display behind x11vnc, and its door."""
+    need("Xvfb", "x11vnc", "xterm", "xwd", "xdotool")
+    x, port = XServer(folder, "Xvfb", "{}", "-screen", "0", "640x480x24"), str(free_port())
     try:
-        x.start("x11vnc", "-display", x.display, "-rfbport", str(port), "-localhost", "-forever", "-nopw", "-quiet")
-        asyncio.run(test(x))
+        x.start("x11vnc", "-display", x.display, "-rfbport", port, "-localhost", "-forever", "-quiet", *args)
+        yield x, f"vnc://127.0.0.1:{port}"
     finally:
         x.close()
+
+
+async def shown_and_typed_into(x: XServer, door: str, folder: Path) -> None:
+    async with watching(folder, door) as one:
+        coloured_text(x)
+        await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 200, "the text is there")
+        await one.shows(x.picture)
+        one.reader.pointer(Point(100, 100), 0, False)
+        await one.until(lambda: "x:100 y:100" in x.run("xdotool", "getmouselocation"), "the pointer is there")
+        one.type("Hello, World 42_\n")
+        await one.until((folder / "typed").exists, "it was typed")
+        await one.until(lambda: (folder / "typed").read_text() == "Hello, World 42_\n", "it is what was typed")
+
+
+@each
+def test_x11vnc_is_shown_and_typed_into(tmp_path: Path, wanted: Encoding) -> None:
+    with x11vnc(tmp_path, "-nopw") as (x, door):
+        asyncio.run(shown_and_typed_into(x, door, tmp_path))
+
+
+@pytest.mark.parametrize("version", ["3.3", "3.7"])
+def test_old_protocol_is_shown_and_typed_into(tmp_path: Path, version: str) -> None:
+    with x11vnc(tmp_path, "-nopw", "-rfbversion", version) as (x, door):
+        asyncio.run(shown_and_typed_into(x, door, tmp_path))
+
+
+@pytest.mark.parametrize("version", ["3.3", "3.7"])
+def test_old_protocol_refuses_a_wrong_password_and_takes_the_right_one(tmp_path: Path, version: str) -> None:
+    async def test(door: str) -> None:
+        async with daemon_in(tmp_path) as daemon:
+            guest = daemon.worker.guests["alice"]
+            machine = daemon.worker.attach(guest, parse_door(door, password="wrong"))
+            async with asyncio.timeout(CONNECT_S):
+                while "rejected the password" not in machine.error:
+                    await asyncio.sleep(0.02)
+                daemon.worker.attach(guest, parse_door(door, password="geheim"))
+                while machine.state != "attached":
+                    await asyncio.sleep(0.02)
+
+    with x11vnc(tmp_path, "-passwd", "geheim", "-rfbversion", version) as (_, door):
+        asyncio.run(test(door))
 
 
 # -- QEMU ------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ CALLED = {
     TooManyTries: (403, "rights", 4),
     errors.ProtocolError: (500, "protocol", 5),
     errors.RemoteProtocolError: (500, "protocol", 5),
+    errors.LoginRefused: (500, "protocol", 5),
     errors.PasswordRefused: (500, "protocol", 5),
     errors.CodecError: (500, "internal", 1),
     errors.OutputLost: (500, "internal", 7),

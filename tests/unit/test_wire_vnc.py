@@ -77,14 +77,43 @@ def test_challenge_response_is_des_with_reversed_key_bits() -> None:
     ("said", "hint"),
     [
         (b"SSH-2.0-Open\n", "not a VNC"),
-        (b"RFB 003.003\n", "3.8 is needed"),
+        (b"RFB 003.002\n", "speaks RFB 3.2; 3.3 is needed"),
+        (b"RFB three.3\n", "not a VNC"),
+        (
+            b"RFB 003.003\n" + struct.pack(">II", 0, 26) + b"Too many security failures",
+            "refused: Too many security fail",
+        ),
+        (b"RFB 003.003\n" + struct.pack(">I", 16), "wants Tight, which is not supported"),
+        (b"RFB 003.003\n" + struct.pack(">I", 2) + bytes(16), "--password-file"),
         (VERSION + b"\0" + struct.pack(">I", 4) + b"full", "full"),
         (VERSION + b"\x01\x02" + bytes(16), "--password-file"),
-        (VERSION + b"\x01\x10", "no supported authentication"),
+        (VERSION + b"\x02\x10\x1e", "no supported authentication, but Tight, a user name and password \\(Apple\\)"),
+        (b"RFB 003.007\n\x01\x13", "no supported authentication, but type 19"),
+        (
+            VERSION + b"\x01\x13" + b"\0\2" + b"\0\x01" + struct.pack(">I", 256),
+            "offers a user name and password .Plain. only$",
+        ),
         (VERSION + b"\x01\x01" + struct.pack(">II", 1, 5) + b"wrong", "wrong"),
-        (VERSION + b"\x01\x13" + b"\0\2" + b"\0\x01" + struct.pack(">I", 257), "anonymous TLS"),
+        (
+            VERSION + b"\x01\x13" + b"\0\2" + b"\0\x01" + struct.pack(">I", 257),
+            "offers anonymous TLS only; give it a cert",
+        ),
     ],
-    ids=["ssh", "old", "refused", "password", "unknown", "failed", "anonymous"],
+    ids=[
+        "ssh",
+        "old",
+        "no version",
+        "locked out",
+        "unknown to 3.3",
+        "password for 3.3",
+        "refused",
+        "password",
+        "unknown",
+        "no TLS for 3.7",
+        "plain",
+        "failed",
+        "anonymous",
+    ],
 )
 def test_refusing_server_is_explained(said: bytes, hint: str) -> None:
     with pytest.raises(RemoteProtocolError, match=hint):
@@ -99,6 +128,31 @@ def test_wrong_password_is_told_apart_from_other_refusals() -> None:
     with pytest.raises(RemoteProtocolError, match="it gives no reason") as other:
         client("geheim").receive(VERSION + b"\x01\x01" + struct.pack(">II", 1, 0), 0)
     assert not isinstance(other.value, PasswordRefused)
+
+
+@pytest.mark.parametrize(("version", "answer"), [(3, 3), (4, 3), (5, 3), (6, 3), (7, 7), (8, 8), (889, 8)])
+def test_old_servers_are_answered_in_their_version(version: int, answer: int) -> None:
+    """RFC 6143, 7.1.1 and appendix A."""
+    said, spoken = b"RFB 003.%03d\n" % version, b"RFB 003.%03d\n" % answer
+    chosen = [b"" if answer == 3 else bytes((kind,)) for kind in (1, 2)]
+    offered = [struct.pack(">I", kind) if answer == 3 else bytes((1, kind)) for kind in (1, 2)]
+    open_, secret = client(), client("geheim")
+    open_.receive(said + offered[0] + (bytes(4) if answer == 8 else b""), 0)
+    assert open_.data_to_send() == spoken + chosen[0] + b"\1" and open_.joining, "no result without a password"
+    secret.receive(said + offered[1] + bytes(16), 0)
+    assert secret.data_to_send() == spoken + chosen[1] + b"geheim".ljust(16, b".")
+    secret.receive(bytes(4), 0)
+    assert secret.data_to_send() == b"\1" and secret.joining
+    for vnc in (open_, secret):
+        vnc.receive(INIT + ACK, 0)
+        assert vnc.events() == [Ready("vm"), SoundOffered()]
+
+
+@pytest.mark.parametrize(("result", "said"), [(1, "rejected the password$"), (2, "password .too many attempts.$")])
+def test_old_servers_give_no_reason(result: int, said: str) -> None:
+    for offer in (b"RFB 003.003\n" + struct.pack(">I", 2), b"RFB 003.007\n\x01\x02"):
+        with pytest.raises(PasswordRefused, match=said):
+            client("geheim").receive(offer + bytes(16) + struct.pack(">I", result), 0)
 
 
 def test_server_that_disconnects_before_its_screen_is_detected() -> None:

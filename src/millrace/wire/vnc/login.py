@@ -1,16 +1,18 @@
 """The client's side of an RFB login, up to the server's description of its screen, sans-IO.
 
-RFC 6143 for RFB 3.8; "rfbproto" (the community's RFB specification) for VeNCrypt.
+RFC 6143 for RFB 3.8, and its appendix A for 3.3 and 3.7; "rfbproto" (the community's RFB specification) for VeNCrypt
+and the names of security types.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from millrace.errors import PasswordRefused, RemoteProtocolError
+from millrace.errors import LoginRefused, PasswordRefused, RemoteProtocolError
 from millrace.text import printable
 from millrace.wire.contract import AnswerDue
 from millrace.wire.vnc.messages import TlsWanted, VncEvent
@@ -18,7 +20,17 @@ from millrace.wire.vnc.messages import TlsWanted, VncEvent
 NAME_MAX = 4096
 _NONE, _VNC, _VENCRYPT = 1, 2, 19
 _X509_NONE, _X509_VNC = 260, 261
-_ANONYMOUS_TLS = frozenset({257, 258, 259, 263})
+_ANONYMOUS_TLS = frozenset({257, 258})
+_USER = "a user name and password"
+_KINDS = {
+    5: "RSA-AES", 6: "RSA-AES", 13: "RSA-AES", 129: "RSA-AES", 130: "RSA-AES", 133: "RSA-AES", 16: "Tight", 17: "Ultra",
+    18: "anonymous TLS", 20: f"{_USER} (SASL)", 30: f"{_USER} (Apple)", 113: f"{_USER} (MS-Logon)",
+    256: f"{_USER} (Plain)", 257: "anonymous TLS", 258: "anonymous TLS", 259: f"{_USER} (TLSPlain)",
+    262: f"{_USER} (X509Plain)", 263: f"{_USER} (TLSSASL)", 264: f"{_USER} (X509SASL)",
+}  # fmt: skip
+"""What servers offer that is not supported."""
+_VERSION = re.compile(rb"RFB (\d{3})\.(\d{3})\n")
+_TOO_MANY = 2
 Respond = Callable[[bytes, str], bytes]
 """(16-byte challenge, password) to the 16-byte answer."""
 Step = Callable[[Any, bytes], None]
@@ -28,6 +40,9 @@ Step = Callable[[Any, bytes], None]
 # is called at once by the one before it.
 #
 # version → security → [VeNCrypt → TLS] → [challenge] → result → ServerInit → name → `_entered`
+#
+# With 3.3 the server decides on the security. Before 3.8, no result follows where there is no password, and no reason
+# where there is one.
 #
 # Once the server has accepted the VeNCrypt type, nothing may be parsed until the TLS handshake is done: bytes that
 # arrive there in plain text could have been injected by anyone on the path.
@@ -48,6 +63,8 @@ class VncLogin(AnswerDue):
         self._paused = self._shaking = False
         self._answered = False
         self._size = (0, 0)
+        self._minor = 8
+        """Of version 3 of the protocol: 3, 7 or 8."""
         self.joining = False
         """Authenticated, and waiting for ServerInit. A server closes the connection here if another viewer has
         exclusive access."""
@@ -60,12 +77,27 @@ class VncLogin(AnswerDue):
         self._need, self._step = need, step
 
     def _version(self, part: bytes) -> None:
-        if not part.startswith(b"RFB "):
+        told = _VERSION.fullmatch(part)
+        if told is None:
             raise RemoteProtocolError("this is not a VNC server")
-        if part < b"RFB 003.008\n":
-            raise RemoteProtocolError(f"this VNC server speaks {printable(part[4:11])}; 3.8 is needed")
-        self._out += b"RFB 003.008\n"
-        self._then(1, VncLogin._security_count)
+        version = (int(told[1]), int(told[2]))
+        if version < (3, 3):
+            raise RemoteProtocolError(f"this VNC server speaks RFB {version[0]}.{version[1]}; 3.3 is needed")
+        # Numbers between those of the specifications mean 3.3.
+        self._minor = 8 if version >= (3, 8) else 7 if version == (3, 7) else 3
+        self._out += b"RFB 003.%03d\n" % self._minor
+        self._then(*(4, VncLogin._security_decided) if self._minor == 3 else (1, VncLogin._security_count))
+
+    def _security_decided(self, part: bytes) -> None:
+        kind = int.from_bytes(part, "big")
+        if kind == 0:
+            self._then(4, VncLogin._reason_size)
+        elif kind == _VNC:
+            self._then(16, VncLogin._challenge)
+        elif kind == _NONE:
+            self._join()
+        else:
+            raise LoginRefused(f"this VNC server wants {_names([kind])}, which is not supported")
 
     def _security_count(self, part: bytes) -> None:
         if part[0] == 0:
@@ -74,7 +106,7 @@ class VncLogin(AnswerDue):
             self._then(part[0], VncLogin._security)
 
     def _security(self, part: bytes) -> None:
-        if _VENCRYPT in part:
+        if _VENCRYPT in part and self._minor == 8:
             self._out += bytes((_VENCRYPT,))
             self._then(2, VncLogin._vencrypt_version)
         elif _VNC in part:
@@ -82,13 +114,16 @@ class VncLogin(AnswerDue):
             self._then(16, VncLogin._challenge)
         elif _NONE in part:
             self._out += bytes((_NONE,))
-            self._then(4, VncLogin._result)
+            if self._minor < 8:
+                self._join()
+            else:
+                self._then(4, VncLogin._result)
         else:
-            raise RemoteProtocolError(f"this VNC server offers no supported authentication: {list(part)}")
+            raise LoginRefused(f"this VNC server offers no supported authentication, but {_names(part)}")
 
     def _challenge(self, part: bytes) -> None:
         if not self._password:
-            raise RemoteProtocolError("this VNC server needs a password: --password-file")
+            raise LoginRefused("this VNC server needs a password: --password-file")
         self._out += self._respond(part, self._password)
         self._answered = True
         self._then(4, VncLogin._result)
@@ -109,10 +144,8 @@ class VncLogin(AnswerDue):
         # Some servers (TigerVNC) list what they offer without VeNCrypt, too.
         chosen = next((kind for kind in (_X509_VNC, _X509_NONE, _VNC, _NONE) if kind in offered), None)
         if chosen is None:
-            what = "anonymous TLS only: give QEMU certificates (tls-creds-x509)"
-            raise RemoteProtocolError(
-                f"this VNC server offers {what if _ANONYMOUS_TLS & set(offered) else f'VeNCrypt {list(offered)} only'}"
-            )
+            certificate = "; give it a certificate (X509)" if _ANONYMOUS_TLS & set(offered) else ""
+            raise LoginRefused(f"this VNC server offers {_names(offered)} only{certificate}")
         self._out += struct.pack(">I", chosen)
         self._then(*_AFTER[chosen])
 
@@ -142,9 +175,14 @@ class VncLogin(AnswerDue):
         self._paused = False
 
     def _result(self, part: bytes) -> None:
-        if part != bytes(4):
+        if part == bytes(4):
+            self._join()
+        elif self._minor < 8:
+            self._reason(b"too many attempts" if int.from_bytes(part, "big") == _TOO_MANY else b"")
+        else:
             self._then(4, VncLogin._reason_size)
-            return
+
+    def _join(self) -> None:
         self._out += b"\1"
         self.joining = True
         self._then(24, VncLogin._server_init)
@@ -161,7 +199,7 @@ class VncLogin(AnswerDue):
         text = printable(part.decode("utf-8", "replace").strip())
         if self._answered:
             raise PasswordRefused(f"the VNC server rejected the password{f' ({text})' if text else ''}")
-        raise RemoteProtocolError(f"the VNC server refused: {text or 'it gives no reason'}")
+        raise LoginRefused(f"the VNC server refused: {text or 'it gives no reason'}")
 
     def _server_init(self, part: bytes) -> None:
         self.joining = False
@@ -183,3 +221,8 @@ _AFTER: dict[int, tuple[int, Step]] = {
     _X509_VNC: (1, VncLogin._tls_vnc), _X509_NONE: (1, VncLogin._tls_none),
     _VNC: (16, VncLogin._challenge), _NONE: (4, VncLogin._result),
 }  # fmt: skip
+
+
+def _names(kinds: Iterable[int]) -> str:
+    """What these are called, each once."""
+    return ", ".join(dict.fromkeys(_KINDS.get(kind, f"type {kind}") for kind in kinds))
