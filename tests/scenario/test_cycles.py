@@ -19,12 +19,17 @@ import pytest
 
 from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
-from millrace.guest.machines.address import DoorSpec
+from millrace.guest.machines import attached, spice
+from millrace.guest.machines.address import DoorSpec, parse_door
+from millrace.guest.machines.attached import AttachedMachine
 from millrace.wire.native.messages import Hello, frame
 from millrace.wire.peer.messages import Hello as ListenerHello
 from millrace.wire.peer.messages import encode_message
 from tests import bus
+from tests.fuzz import xserver
+from tests.scenario.qemuvm import Hall, Vm, until
 from tests.scenario.test_doors_again import Server, Spice, Vnc, becomes, running
+from tests.scenario.test_spice_machine import Server as SpiceServer
 
 ROUNDS = 3
 DAEMON = tuple(
@@ -70,6 +75,90 @@ def test_machine_session_leaves_no_reference_cycle(kind: type[Server], tmp_path:
 
     found: Counter[str] = Counter()
     running(tmp_path, kind(), test)
+    assert not found
+
+
+class XServer:
+    """An X server that lets everybody in, and ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one client."""
+        self.writers.append(writer)
+        with contextlib.suppress(ConnectionError):
+            writer.write(b"".join([xserver.setup(), *xserver.extensions()]))
+            while await reader.read(65_536):
+                pass
+
+    def end(self) -> None:
+        """The session is over."""
+        self.writers.pop().transport.abort()
+
+
+class SpiceScreens(SpiceServer):
+    """A SPICE server with a screen and a keyboard."""
+
+    def end(self) -> None:
+        """The session is over."""
+        while self.writers:
+            self.writers.popitem()[1].transport.abort()
+
+
+@pytest.mark.parametrize(("make", "spec"), [(XServer, "x11:{}"), (SpiceScreens, "spice+unix://{}")])
+def test_session_of_a_screen_leaves_no_reference_cycle(
+    make: Callable[[], XServer | SpiceScreens], spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attached, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(attached, "RETRY_MAX_S", 0.02)
+    monkeypatch.setattr(spice, "HOLD_FIRST_S", 0.02)
+    monkeypatch.setattr(spice, "LOOK_S", 0.02)
+
+    async def test(daemon: Daemon) -> None:
+        server = make()
+        async with await asyncio.start_unix_server(server.serve, tmp_path / "X0"):
+            door: AttachedMachine = daemon.worker.attach(
+                daemon.worker.guests["alice"], parse_door(spec.format(tmp_path / "X0"))
+            )
+            screens = daemon.worker.guests["alice"].screens
+
+            async def again() -> None:
+                sessions = door.sessions
+                server.end()
+                await until(lambda: door.sessions > sessions and screens.first is not None)
+                await asyncio.sleep(0.05)
+
+            await until(lambda: door.sessions and screens.first is not None)
+            await again()
+            with cyclic(found):
+                for _ in range(ROUNDS):
+                    await again()
+            await door.stop("the test is over")
+
+    found: Counter[str] = Counter()
+    bus.running(tmp_path, test)
+    assert not found
+
+
+def test_session_of_qemu_leaves_no_reference_cycle(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        async def again() -> None:
+            vm = Vm()
+            one = Hall(daemon, vm)
+            await one.attached()
+            vm.close()
+            await until(lambda: one.machine.state != "attached")
+            await one.machine.stop("the test is over")
+            await asyncio.sleep(0.05)
+
+        await again()
+        with cyclic(found):
+            for _ in range(ROUNDS):
+                await again()
+
+    found: Counter[str] = Counter()
+    bus.running(tmp_path, test)
     assert not found
 
 

@@ -105,6 +105,33 @@ class ScreenSource(Protocol):
         ...
 
 
+# A source has its screen, too: a cycle, which only a full collection would free (daemon/collector.py).
+class _Gone:
+    """In the place of the source of a screen that has ended."""
+
+    def key(self, code: int, down: bool) -> None:
+        """See `ScreenSource`."""
+
+    def takes(self, key: bool, again: Callable[[], None]) -> bool:
+        """See `ScreenSource`."""
+        return True
+
+    def pointer(self, at: Point, buttons: int, relative: bool) -> None:
+        """See `ScreenSource`."""
+
+    def size_wish(self, size: Size) -> None:
+        """See `ScreenSource`."""
+
+    def paint(self, tracks: frozenset[str]) -> None:
+        """See `ScreenSource`."""
+
+    def watched(self, interval_ns: HostNs | None) -> None:
+        """See `ScreenSource`."""
+
+
+GONE: ScreenSource = _Gone()
+
+
 # A count of leases, begun at 1 for the screen itself. The memory belongs to the source, which may unmap it as soon as
 # `free` is called, while an encoder in another thread may still be reading a picture: so it is freed by the last
 # release and not by the change of mode.

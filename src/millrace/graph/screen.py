@@ -27,6 +27,7 @@ from itertools import chain
 from millrace.budget import Account, Budget
 from millrace.errors import GraphError
 from millrace.graph.pictures import (
+    GONE,
     Cursor,
     Memory,
     Mode,
@@ -166,8 +167,7 @@ class Reader:
         """The places where the reader lacks what the source paints."""
         return [place for overlay in overlays if overlay.track in self.leave_out for place in visible(overlay)]
 
-    # A reader that leaves an overlay out has stale pixels below it: what was painted there was no damage to it. When
-    # the overlay goes, the picture below has to be sent, although it is not painted now.
+    # Below an overlay that it leaves out, a reader's pixels are stale: once that goes, what is there must be sent.
     def uncovered(self, overlays: Iterable[Overlay]) -> None:
         """For the screen: these overlays go away, and the reader never had what was below those it leaves out."""
         memory = self.screen.memory
@@ -282,8 +282,7 @@ class Screen:
         if self._ended:
             raise GraphError(f"{self.key} has ended")
         check_mode(mode, pixels)
-        # First what may fail, then the change. Both memories are charged for a moment, as both exist until the old one
-        # is released.
+        # First what may fail, then the change. Both memories are charged until the old one is released.
         account = self._budget.open("screen", {"pixels": mode.bytes})
         before, self.memory = self.memory, Memory(mode, pixels, account, free)
         self.facts.mode(now_ns)
@@ -391,6 +390,7 @@ class Screen:
             self.memory = None
         self._shapes.clear()
         self._account.close()
+        self._source = GONE
 
     # -- the readers' side -----------------------------------------------------------------------
 
@@ -443,8 +443,8 @@ class Screen:
 
     def tell_paint(self) -> None:
         """Tell the source which overlays it must paint, if that has changed."""
-        tracks = {overlay.track for overlay in self.overlays}
-        painted = frozenset(track for track in tracks if any(track not in reader.leave_out for reader in self.readers))
+        tracks, readers = {overlay.track for overlay in self.overlays}, self.readers
+        painted = frozenset(track for track in tracks if any(track not in reader.leave_out for reader in readers))
         if painted != self._painted:
             self._painted = painted
             self._source.paint(painted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from millrace.graph.steps import nothing
 from millrace.io.clock import now_ns
 from millrace.units import NS_PER_MS, HostNs
 
@@ -42,7 +43,8 @@ class Settled:
         self._then()
 
     def close(self) -> None:
-        """Never call `then` again, unless something comes."""
+        """Never call `then` again. Whoever owns this is often what it belongs to: a cycle (daemon/collector.py)."""
+        self._then = nothing
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

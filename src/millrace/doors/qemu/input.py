@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from millrace.doors.inputroom import AT_ONCE, InputRoom
+from millrace.graph.steps import nothing
 from millrace.pixels.rects import Point, Size
 from millrace.wire.qemu.client import DisplayClient
 
@@ -108,6 +109,12 @@ class ConsoleInput:
         self._keys.clear()
         self._buttons = 0
         self._flush()
+
+    def close(self) -> None:
+        """Release all, for good. Whoever has this is reached through `flush`: a cycle (daemon/collector.py)."""
+        self.release()
+        self._flush = nothing
+        self.room.close()
 
     @property
     def _overrun(self) -> bool:

@@ -418,11 +418,10 @@ class QemuScreen:
         if not self._ended:
             self._ended = True
             self._steps.close()
-            self.control.release()
             self._unmap()
             self.peer.close()
             self._screens.remove(self.screen)
-            self.control.room.close()
+            self.control.close()
 
 
 def _grown(side: int, least: int) -> int:
