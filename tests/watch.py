@@ -16,6 +16,7 @@ from millrace.graph.seat import Watcher
 from millrace.guest.viewer import ViewerSession
 from millrace.guest.viewergroup import Group
 from millrace.guest.viewers import Viewers
+from millrace.media.clip import ClipText, clip_text
 from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.pictures import PictureEncoder
@@ -42,6 +43,17 @@ from tests.painting import Canvas
 from tests.plainpictures import PlainPictures
 from tests.turning import HandTurned
 from tests.unit.test_guest_home import House
+
+
+def clip(number: int, data: bytes, refused: bool = False) -> Clip:
+    """An answer with this text, or why there is none."""
+    return Clip(number, None, data.decode()) if refused else Clip(number, clip_text(data))
+
+
+def words(text: str) -> ClipText:
+    """This text."""
+    return clip_text(text.encode())
+
 
 STEP_NS = 5 * NS_PER_MS
 FAST = Path(delay_ns=NS_PER_MS)

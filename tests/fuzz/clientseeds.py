@@ -14,13 +14,14 @@ from millrace.units import NS_PER_MS
 from millrace.wire.native.messages import Call, Hello, frame
 from millrace.wire.peer import messages as peer
 from millrace.wire.peer import pictures as view
-from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste, pack_clip
+from millrace.wire.peer.clips import ClipboardState, Copied, Paste, pack_clip
 from millrace.wire.peer.pictures import Part, PartType, Piece, encode_picture_message, pack_piece
 from millrace.wire.peer.tracks import SOUND_TRACK, pack_track
 from millrace.wire.pulse.client import record_fields
 from millrace.wire.pulse.constants import COOKIE_BYTES, PROTOCOL_VERSION, Command
 from millrace.wire.pulse.tagstruct import Spec
 from tests.fuzz.seeds import ZSTD_FRAME, Session, opus_packets, recorded, split_frames, split_native, split_pulse
+from tests.watch import clip
 
 
 def with_cookie(message: bytes, cookie: bytes) -> bytes:
@@ -198,7 +199,7 @@ def viewer() -> list[Session]:
         peer.Trouble("late", "network", "stalled", 5, {"late_ms": 3.0}), peer.Bye("done"),
     ]  # fmt: skip
     pasted = [_told(message) for message in (watch, view.TakeKeyboard(True), Copied(1), Paste(1))]
-    pasted += [*pack_clip(Clip(1, b"text")), _told(Copied(0))]
+    pasted += [*pack_clip(clip(1, b"text")), _told(Copied(0))]
     return [[_told(message) for message in told], [_told(view.Watch(keyboard=True)), _told(view.Shown(0))], pasted]
 
 
@@ -228,5 +229,5 @@ def view_daemon() -> list[Session]:
             watching, _told(view.ModeChanged(8, 6, 1)), pack_piece(Piece(1, 1, drawn[:1], last=False)),
             _told(view.ModeChanged(8, 6, 2)), pack_piece(Piece(2, 2, drawn[:1], key=True)),
         ],
-        [watching, _told(ClipboardState(True, 1)), _told(Paste(1)), *pack_clip(Clip(1, b"text"))],
+        [watching, _told(ClipboardState(True, 1)), _told(Paste(1)), *pack_clip(clip(1, b"text"))],
     ]  # fmt: skip

@@ -48,7 +48,7 @@ from tests.fuzz.machinewires import (
 )
 from tests.fuzz.mutate import Mutator, Repair, repair_at, repair_line
 from tests.unit.test_clipboard import Board
-from tests.watch import Desk, Remote
+from tests.watch import Desk, Remote, words
 
 STEP_NS = 10 * NS_PER_MS
 
@@ -187,7 +187,7 @@ def _viewer_session() -> Take:
         session.receive(_message(data), desk.now_ns)
         if "offered" in board.asked and len(board.got) < 4:
             board.paste()
-        board.clipboard.supply("text")
+        board.clipboard.supply(words("text"))
         desk.run(5)
         assert not session.closing or session.viewers
 

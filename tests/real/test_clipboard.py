@@ -13,9 +13,10 @@ import pytest
 from millrace.graph.clipboard import Clipboard
 from millrace.graph.seat import Watcher
 from millrace.guest.machines.address import parse_door
-from millrace.media.clip import CLIP_BYTES_MAX
+from millrace.media.clip import CLIP_BYTES_MAX, ClipText
 from tests.bus import daemon_in
 from tests.gops import WATCHER
+from tests.watch import words as texts
 
 from .conftest import need
 from .test_screens_vnc import tigervnc, watching
@@ -43,10 +44,11 @@ class Paster:
     def clip_changed(self) -> None: ...
 
     def clip_wanted(self) -> None:
-        self.clipboard.answer(self, self.mine)
+        self.clipboard.answer(self, texts(self.mine))
 
-    def clip_supplied(self, text: str) -> None:
-        self.got.append(text)
+    def clip_supplied(self, text: ClipText) -> None:
+        self.got.append(text.whole())
+        self.clipboard.sent(self)
 
     def clip_refused(self, why: str) -> None:
         self.refused.append(why)

@@ -14,6 +14,7 @@ from millrace.media.clip import CLIP_BYTES_MAX
 from millrace.wire.keys import BY_NAME
 from millrace.wire.peer.clips import Clip, Clips, pack_clip
 from tests.real.screenpages import HEIGHT, WIDTH, begin
+from tests.watch import clip
 
 from .browser import Chromium, Page
 from .conftest import need
@@ -55,7 +56,7 @@ async def captures(page: Browser, server: ScreenServer) -> None:
 
 async def give(server: ScreenServer, number: int, text: str, refused: bool = False) -> None:
     assert server.line is not None
-    for piece in pack_clip(Clip(number, text.encode(), refused)):
+    for piece in pack_clip(clip(number, text.encode(), refused)):
         await server.line.send_bytes(piece)
 
 
@@ -67,9 +68,9 @@ async def got(server: ScreenServer, number: int) -> Clip:
     async with asyncio.timeout(15):
         while True:
             while server.clips:
-                clip = clips.take(server.clips.pop(0))
-                if clip is not None:
-                    return clip
+                answer = clips.take(server.clips.pop(0))
+                if answer is not None:
+                    return answer
             await asyncio.sleep(0.02)
 
 
@@ -121,15 +122,15 @@ def test_text_copied_elsewhere_is_offered_when_it_is_pasted_and_before_the_key(c
             (one["type"], one.get("code"), one.get("down")) for one in server.got if one["type"] in ("copied", "key")
         ]
         assert told[:3] == [("key", CONTROL, True), ("copied", None, None), ("key", V, True)]
-        assert await got(server, 1) == Clip(1, text.encode())
-        assert (await got(server, 9)).refused
+        assert await got(server, 1) == clip(1, text.encode())
+        assert (await got(server, 9)).text is None
         await page.run(f"navigator.clipboard.writeText('x'.repeat({CLIP_BYTES_MAX + 1}))")
         await paste(page)
         await page.until("document.querySelector('#screen-facts').textContent.includes('too long')")
         await page.run("navigator.clipboard.writeText('for a menu')")
         await page.click("#screen-paste")
         await server.until("copied", number=2)
-        assert await got(server, 2) == Clip(2, b"for a menu")
+        assert await got(server, 2) == clip(2, b"for a menu")
 
     on_page(chromium, test, "clipboardReadWrite", "clipboardSanitizedWrite")
 

@@ -22,6 +22,7 @@ from millrace.pixels.rects import Size
 from millrace.sim.desktop import CODE, Desktop
 from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.peer.pictures import Gone, Key, KeyboardHeld, Pointer, TakeKeyboard
+from tests.watch import clip
 
 from ..pictures import PictureDaemon, Session
 from ..places import small_disk
@@ -180,10 +181,10 @@ def test_clipboard_is_shared_with_the_machine_while_the_user_works_there() -> No
             assert await came(Copied) == Copied(1)
             session.wire.send_paste(1)
             await session.flush()
-            assert await came(Clip) == Clip(1, "grüße\n日本".encode())
+            assert await came(Clip) == clip(1, "grüße\n日本".encode())
             await session.say(ClipboardState(True, 5))
             assert await came(Paste) == Paste(5)
-            session.wire.send_clip(Clip(5, "ä of the machine".encode()))
+            session.wire.send_clip(clip(5, "ä of the machine".encode()))
             await session.flush()
 
             async def pasted() -> bool:

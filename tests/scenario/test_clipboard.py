@@ -17,6 +17,7 @@ from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.pictures import KeyboardHeld, TakeKeyboard
 from tests.scenario.tenants import Rig, running
 from tests.scenario.watchers import Watcher, painter_of, watching
+from tests.watch import clip, words
 
 SECRET = "correct horse battery staple"
 
@@ -35,13 +36,13 @@ class Machine:
     def clip_withdrawn(self) -> None: ...
 
     def clip_wanted(self) -> None:
-        self.clipboard.supply(self.text)
+        self.clipboard.supply(words(self.text))
 
     def copy(self) -> None:
         self.clipboard.copied()
 
     def paste(self) -> None:
-        self.clipboard.ask(self.pasted.append)
+        self.clipboard.ask(lambda text: self.pasted.append(None if text is None else text.whole()))
 
 
 async def fetched(watcher: Watcher) -> Clip:
@@ -50,15 +51,15 @@ async def fetched(watcher: Watcher) -> Clip:
     while not state.number:
         state = await watcher.until(ClipboardState)
     watcher.wire.send_paste(state.number)
-    clip = await watcher.until(Clip)
-    assert isinstance(clip, Clip)
-    return clip
+    answer = await watcher.until(Clip)
+    assert isinstance(answer, Clip)
+    return answer
 
 
 async def gives(watcher: Watcher, number: int, text: str) -> None:
     """Answer the machine, which asks for this viewer's text."""
     assert await watcher.until(Paste) == Paste(number)
-    watcher.wire.send_clip(Clip(number, text.encode()))
+    watcher.wire.send_clip(clip(number, text.encode()))
     for message in watcher.wire.data_to_send():
         await watcher.socket.send_bytes(message if isinstance(message, bytes) else message.encode())
 
@@ -81,9 +82,9 @@ def test_text_reaches_the_viewers_of_its_guest_that_may_have_it_and_nobody_else(
         blind = await watching(rig, await rig.token("typist", "type", ["alice"]))
         other = await watching(rig, await rig.token("bobs", "type,clipboard", ["bob"]), "bob")
         alice.copy()
-        assert await fetched(one) == Clip(1, f"{SECRET} of alice".encode())
+        assert await fetched(one) == clip(1, f"{SECRET} of alice".encode())
         bob.copy()
-        assert (await fetched(other)).data == f"{SECRET} of bob".encode()
+        assert (await fetched(other)).text == words(f"{SECRET} of bob")
         for number in (0, 1):
             await blind.say(Paste(number))
             assert (await blind.until(Fault)).code == "rights"

@@ -9,6 +9,7 @@ from millrace.media.clip import CLIP_BYTES_MAX
 from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.peer.pictures import Watch
 from millrace.wire.peer.viewing import ViewClient
+from tests.watch import clip
 
 
 class Wire(ViewClient):
@@ -24,8 +25,8 @@ class Wire(ViewClient):
     def send_paste(self, number: int) -> None:
         self.said.append(Paste(number))
 
-    def send_clip(self, clip: Clip) -> None:
-        self.said.append(clip)
+    def send_clip(self, answer: Clip) -> None:
+        self.said.append(answer)
 
     def news(self) -> list[Any]:
         out, self.said = self.said, []
@@ -64,7 +65,7 @@ def test_text_here_is_offered_while_the_user_works_there_and_sent_when_it_is_ask
     desk.shared.take(Paste(2))
     desk.shared.take(Paste(1))
     first, second = desk.wire.news()
-    assert first == Clip(2, b"new") and (second.number, second.refused) == (1, True)
+    assert first == clip(2, b"new") and (second.number, second.text) == (1, None)
 
 
 def test_nothing_is_offered_while_the_user_is_elsewhere() -> None:
@@ -84,14 +85,14 @@ def test_nothing_is_offered_while_the_user_is_elsewhere() -> None:
 def test_text_there_is_fetched_and_does_not_go_back() -> None:
     desk = Desk(number=1)
     assert desk.wire.news() == [Paste(1)]
-    desk.shared.take(Clip(1, b"theirs\r\n2"))
+    desk.shared.take(clip(1, b"theirs\r\n2"))
     assert desk.text == "theirs\n2" and not desk.wire.news()
     desk.shared.focus(False)
     desk.shared.focus(True)
     assert not desk.wire.news()
     desk.shared.take(ClipboardState(True, 2))
     desk.shared.take(ClipboardState(True, 3))
-    desk.shared.take(Clip(2, b"late"))
+    desk.shared.take(clip(2, b"late"))
     assert desk.text == "theirs\n2" and desk.wire.news() == [Paste(2), Paste(3)]
 
 
@@ -108,8 +109,8 @@ def test_what_can_not_be_passed_on_is_said() -> None:
     desk = Desk("x" * (CLIP_BYTES_MAX + 1))
     assert not desk.wire.news() and "1.0 MB at most" in desk.notes[0]
     desk.shared.take(ClipboardState(True, 1))
-    desk.shared.take(Clip(1, b"it is \x1b[31ma picture", refused=True))
-    desk.shared.take(Clip(1, b"\xff"))
+    desk.shared.take(clip(1, b"it is \x1b[31ma picture", True))
+    desk.shared.take(Clip(1, None, "it is no text", True))
     assert desk.notes[1] == r"it is \x1b[31ma picture" and "no text" in desk.notes[2]
     assert len(desk.text) > 1000
 

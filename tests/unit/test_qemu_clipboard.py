@@ -8,17 +8,17 @@ import pytest
 
 from millrace.doors.clipboard import ClipboardDoor
 from millrace.errors import RemoteProtocolError
-from millrace.media.clip import CLIP_BYTES_MAX
+from millrace.media.clip import CLIP_BYTES_MAX, PIECE_BYTES
 from millrace.sim.qemu import ServerWire
-from millrace.wire.clips import ClipEvent, ClipOffered, ClipSupplied, ClipWanted
-from millrace.wire.peer.clips import Clip, ClipboardState, Copied
+from millrace.wire.clips import ClipEvent, ClipGiven, ClipOffered, ClipSupplied, ClipWanted
+from millrace.wire.peer.clips import ClipboardState, Copied
 from millrace.wire.qemu.client import DisplayClient
 from millrace.wire.qemu.clipboard import ASKS_MAX, INTERFACE, PATH
 from millrace.wire.qemu.dbus import ERROR, PROPERTIES, Message
 from millrace.wire.qemu.values import Writer
 from tests.fuzz.seeds import dbus_answer
 from tests.unit.test_clipboard import USES, WRITER
-from tests.watch import Desk, Remote
+from tests.watch import Desk, Remote, clip, words
 
 MIME = "text/plain;charset=utf-8"
 
@@ -56,6 +56,8 @@ class Qemu:
     def pump(self) -> None:
         """Messages both ways."""
         for _ in range(2):
+            while self.client.unfinished:
+                self.client.receive(b"", 0)
             for chunk in self.client.data_to_send():
                 self.wire.receive(bytes(chunk.data), 0)
             for message in self.wire.events():
@@ -140,7 +142,7 @@ def test_text_of_the_machine_is_requested() -> None:
         one.wire.send_reply(request, "say", Writer().text("s", mime).blob(data).bytes())
         one.pump()
     text, *refused = one.events()
-    assert text == ClipSupplied("grüße\n")
+    assert text == ClipSupplied(words("grüße\n"))
     assert [isinstance(each, ClipSupplied) and bool(each.refused) for each in refused] == [True] * 3
     one.client.clipboard.send_clip_request()
     one.wire.send_error(one.news()[0], "org.freedesktop.DBus.Error.Failed", "no data")
@@ -158,7 +160,7 @@ def test_our_text_is_offered_with_a_newer_serial_and_handed_over_when_it_is_requ
     assert grab.member == "Grab" and grab.values("uuas") == [0, 6, [MIME]]
     first, second = one.request(MIME, "image/png"), one.request(MIME)
     assert one.events() == [ClipWanted()] and first not in one.answers
-    clipboard.send_clip_text("ä日")
+    clipboard.send_clip_text(words("ä日"))
     one.pump()
     assert one.answers[first].values("say") == one.answers[second].values("say") == [MIME, "ä日".encode()]
     asked = one.request(MIME)
@@ -170,6 +172,8 @@ def test_our_text_is_offered_with_a_newer_serial_and_handed_over_when_it_is_requ
     assert one.answers[one.request(MIME, selection=1)].kind == ERROR
     many = [one.request(MIME) for _ in range(ASKS_MAX + 1)]
     assert [asked in one.answers for asked in many] == [False] * ASKS_MAX + [True]
+    one.wire.send_reply(grab)
+    one.pump()
     clipboard.send_clip_offer(False)
     assert [message.member for message in one.news()] == ["Release"]
 
@@ -179,6 +183,71 @@ def test_requests_that_wait_for_our_text_hold_nothing_but_their_headers() -> Non
     for _ in range(ASKS_MAX):
         one.call("Request", "uas", numbers(0) + mimes(MIME) + bytes(CLIP_BYTES_MAX))
     assert [len(ask.body) for ask in one.client.clipboard._asks] == [0] * ASKS_MAX
+
+
+def test_one_offer_and_one_request_are_on_their_way_and_the_newest_waits() -> None:
+    one = qemu()
+    clipboard = one.client.clipboard
+    for number in range(1000):
+        clipboard.send_clip_offer(number % 2 == 0)
+        clipboard.send_clip_request()
+    grab, request = one.news()
+    assert (grab.member, request.member) == ("Grab", "Request") and len(clipboard._calls) == 2
+    one.wire.send_reply(grab)
+    (release,) = one.news()
+    assert release.member == "Release"
+    one.wire.send_reply(release)
+    one.wire.send_reply(request, "say", Writer().text("s", MIME).blob(b"of an older text").bytes())
+    (again,) = one.news()
+    assert again.member == "Request" and one.events() == [], "the answer is not that to the newest request"
+    one.wire.send_reply(again, "say", Writer().text("s", MIME).blob(b"the newest").bytes())
+    one.pump()
+    assert one.events() == [ClipSupplied(words("the newest"))] and not clipboard._calls
+
+
+def test_text_of_the_machine_is_read_in_pieces_which_are_charged() -> None:
+    one, size = qemu(), 1_000_000
+    one.client.clipboard.send_clip_request()
+    (request,) = one.news()
+    one.wire.send_reply(request, "say", Writer().text("s", MIME).blob("é".encode() * (size // 2)).bytes())
+    one.wire.send_call(PATH, INTERFACE, "Grab", "uuas", numbers(0, 9) + mimes(MIME))
+    steps = 0
+    for chunk in one.wire.data_to_send():
+        one.client.receive(bytes(chunk.data), 0)
+    while one.client.clipboard.reading:
+        assert not one.events(), "what came after it waits"
+        assert one.client.unfinished and one.client.partial_bytes > size + max(0, steps - 1) * PIECE_BYTES
+        one.client.receive(b"", 0)
+        steps += 1
+    assert steps >= size // PIECE_BYTES
+    one.client.receive(b"", 0)
+    supplied, offered = one.events()
+    assert isinstance(supplied, ClipSupplied) and supplied.text.whole() == "é" * (size // 2)
+    assert offered == ClipOffered(True) and one.client.partial_bytes == 0
+
+
+def test_our_text_is_handed_over_a_piece_at_a_time_while_qemu_reads() -> None:
+    one, full = qemu(), [False]
+    clipboard, text = one.client.clipboard, words("x" * 100_000)
+    clipboard.giving.full = lambda: full[0]
+    first, second = one.request(MIME), one.request(MIME)
+    one.events()
+    clipboard.send_clip_text(text)
+    one.client.receive(b"", 0)
+    one.client.receive(b"", 0)
+    third, full[0] = one.wire.send_call(PATH, INTERFACE, "Request", "uas", numbers(0) + mimes(MIME)), True
+    one.client.send_key(0, 30, True)
+    sent = one.client.data_to_send()
+    assert max(len(chunk.data) for chunk in sent) <= PIECE_BYTES + 4 and len(sent) == 3
+    assert not one.client.unfinished and not one.client.data_to_send(), "it leaves much unread"
+    full[0] = False
+    for chunk in sent:
+        one.wire.receive(bytes(chunk.data), 0)
+    one.pump()
+    one.pump()
+    assert one.answers[first].values("say") == one.answers[second].values("say") == [MIME, b"x" * 100_000]
+    assert [call.member for call in one.news()] == ["Press"], "which followed the text"
+    assert one.events() == [ClipGiven(text), ClipWanted()] and third not in one.answers
 
 
 def test_calls_to_other_objects_and_from_others_are_refused() -> None:
@@ -214,7 +283,7 @@ def test_clipboard_reaches_viewers_and_goes_with_the_session() -> None:
     asked = one.request(MIME)
     door.receive(0)
     desk.run(30)
-    remote.wire.send_clip(Clip(4, b"mine"))
+    remote.wire.send_clip(clip(4, b"mine"))
     desk.run(30)
     one.pump()
     assert one.answers[asked].values("say") == [MIME, b"mine"]

@@ -10,12 +10,12 @@ import pytest
 from millrace.doors.clipboard import ClipboardDoor
 from millrace.errors import RemoteProtocolError
 from millrace.media.clip import CLIP_BYTES_MAX
-from millrace.wire.clips import ClipEvent, ClipOffered, ClipSupplied, ClipWanted
-from millrace.wire.peer.clips import Clip, ClipboardState, Copied
-from millrace.wire.spice.agent import ASKS_MAX, MESSAGE_MAX, PIECE_BYTES, SpiceAgent
+from millrace.wire.clips import ClipEvent, ClipGiven, ClipOffered, ClipSupplied, ClipWanted
+from millrace.wire.peer.clips import ClipboardState, Copied
+from millrace.wire.spice.agent import ASKS_MAX, MESSAGE_MAX, PIECE_BYTES, PIECE_MAX, TEXT_MAX, UNSENT_MAX, SpiceAgent
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from tests.unit.test_clipboard import USES, WRITER
-from tests.watch import Desk, Remote
+from tests.watch import Desk, Remote, clip, words
 
 CLIPBOARD, CAPS, GRAB, REQUEST, RELEASE = 4, 6, 7, 8, 9
 BY_DEMAND, SELECTION, CRLF = 1 << 5, 1 << 6, 1 << 9
@@ -49,12 +49,9 @@ class Guest:
 
     def sent(self) -> list[tuple[int, bytes]]:
         """Messages of the channel."""
-        out, found = self.channel.data_to_send(), []
-        while out:
-            kind, size = struct.unpack_from("<HI", out)
-            found.append((kind, out[6 : 6 + size]))
-            out = out[6 + size :]
-        return found
+        while self.agent.unfinished:
+            self.agent.go_on()
+        return _messages(self.channel)
 
     def told(self) -> list[tuple[int, bytes]]:
         """Messages of ours to the agent, as far as they are whole."""
@@ -67,6 +64,16 @@ class Guest:
             found.append((kind, self.rest[20 : 20 + size]))
             self.rest = self.rest[20 + size :]
         return found
+
+
+def _messages(channel: SpiceChannel) -> list[tuple[int, bytes]]:
+    """What was sent, without any more steps."""
+    out, found = channel.data_to_send(), []
+    while out:
+        kind, size = struct.unpack_from("<HI", out)
+        found.append((kind, out[6 : 6 + size]))
+        out = out[6 + size :]
+    return found
 
 
 def test_agent_that_is_there_is_started_and_told_what_we_can() -> None:
@@ -102,7 +109,7 @@ def test_what_the_guest_says_whole_and_in_pieces(caps: int, size: int) -> None:
     guest.tells(12, b"else", size)
     offered, picture, wanted, text, nothing, released = guest.agent.events()
     assert (offered, picture, wanted) == (ClipOffered(True), ClipOffered(False), ClipWanted())
-    assert text == ClipSupplied("grüße\n") and isinstance(nothing, ClipSupplied) and "no text" in nothing.refused
+    assert text == ClipSupplied(words("grüße\n")) and isinstance(nothing, ClipSupplied) and "no text" in nothing.refused
     assert released == ClipOffered(False) and guest.agent.events() == []
 
 
@@ -121,15 +128,18 @@ def test_what_is_said_to_the_guest() -> None:
     agent.send_clip_request()
     guest.tells(REQUEST, SEL + struct.pack("<I", 2))
     guest.tells(REQUEST, SEL + TEXT)
-    agent.send_clip_text("a\nb")
-    agent.send_clip_text("nobody asks")
+    agent.send_clip_text(words("a\nb"))
+    agent.go_on()
+    agent.send_clip_text(words("nobody asks"))
+    agent.go_on()
     guest.tells(REQUEST, SEL + TEXT)
     agent.send_clip_text(None)
     nothing = (CLIPBOARD, SEL + bytes(4))
     assert guest.told() == [
         (GRAB, SEL + TEXT), (RELEASE, SEL), (REQUEST, SEL + TEXT), nothing, (CLIPBOARD, SEL + TEXT + b"a\r\nb"), nothing
     ]  # fmt: skip
-    assert agent.events() == [ClipWanted(), ClipWanted()]
+    given = [ClipGiven(words(text)) for text in ("a\nb", "nobody asks")]
+    assert agent.events() == [ClipWanted(), *given, ClipWanted()]
     for _ in range(ASKS_MAX + 1):
         guest.tells(REQUEST, SEL + TEXT)
     assert guest.told() == [nothing] and agent.events() == [ClipWanted()]
@@ -140,7 +150,7 @@ def test_no_more_is_sent_than_the_server_has_given_tokens_for() -> None:
     assert len(guest.sent()) == 2
     text = "x" * 10 * PIECE_BYTES
     guest.tells(REQUEST, SEL + TEXT)
-    guest.agent.send_clip_text(text)
+    guest.agent.send_clip_text(words(text))
     guest.rest = b""
     assert guest.told() == []
     assert len(guest.rest) == 2 * PIECE_BYTES
@@ -150,26 +160,73 @@ def test_no_more_is_sent_than_the_server_has_given_tokens_for() -> None:
     assert guest.told() == [(CLIPBOARD, SEL + TEXT + text.encode())]
 
 
-def test_agent_that_reads_nothing_gets_a_bounded_queue_of_whole_messages() -> None:
-    guest = Guest(tokens=0)
-    for _ in range(10):
+def test_agent_that_reads_nothing_is_kept_one_text_and_the_newest_offer() -> None:
+    guest, text = Guest(tokens=0), words("x" * CLIP_BYTES_MAX)
+    guest.tells(REQUEST, SEL + TEXT)
+    guest.agent.send_clip_text(text)
+    for _ in range(1000):
         guest.tells(REQUEST, SEL + TEXT)
-        guest.agent.send_clip_text("x" * CLIP_BYTES_MAX)
-    waiting = sum(map(len, guest.agent._unsent))
-    assert 2 * CLIP_BYTES_MAX < waiting <= 4 * CLIP_BYTES_MAX
+        guest.agent.send_clip_offer(True)
+        guest.agent.send_clip_request()
+    assert guest.agent.events() == [ClipWanted()], "no other text is wanted meanwhile"
+    assert len(guest.agent._unsent) <= UNSENT_MAX and not guest.agent.unfinished
+    assert sum(len(piece) for _, piece in guest.agent._unsent) < 4096
     guest.says(110, struct.pack("<I", 1 << 30))
     told = guest.told()
-    assert [kind for kind, _ in told] == [CAPS] + [CLIPBOARD] * 3 and guest.rest == b""
+    assert [kind for kind, _ in told].count(GRAB) == [kind for kind, _ in told].count(REQUEST) == 1
+    assert told[-1] == (CLIPBOARD, SEL + TEXT + b"x" * CLIP_BYTES_MAX) and guest.rest == b""
+    assert guest.agent.events() == [ClipGiven(text), ClipWanted()], "the next program is given what there is then"
+
+
+def test_text_is_sent_in_small_steps_and_nothing_within_it() -> None:
+    guest = Guest(tokens=1000)
+    guest.told()
+    guest.tells(REQUEST, SEL + TEXT)
+    guest.agent.send_clip_text(words("x" * 100_000))
+    guest.agent.go_on()
+    assert sum(len(body) for _, body in _messages(guest.channel)) <= 17 * PIECE_BYTES and guest.agent.unfinished
+    guest.agent.send_clip_offer(False)
+    assert not _messages(guest.channel)
+    guest.agent.giving.full = lambda: True
+    guest.agent.go_on()
+    assert not guest.agent.unfinished and not _messages(guest.channel), "it leaves much unread"
+    guest.agent.giving.full = lambda: False
+    rest = b"".join(body for _, body in guest.sent())
+    assert rest.endswith(struct.pack("<IIQI", 1, RELEASE, 0, 4) + SEL) and rest.count(b"x") < 100_000
+
+
+def test_text_of_an_agent_that_goes_is_given_up() -> None:
+    guest, text = Guest(tokens=0), words("x" * 10_000)
+    guest.tells(REQUEST, SEL + TEXT)
+    guest.agent.send_clip_text(text)
+    guest.agent.events()
+    guest.says(108, bytes(4))
+    assert guest.agent.events() == [ClipGiven(text)] and not guest.agent.giving.begun
+
+
+def test_text_is_read_as_it_comes_and_charged_meanwhile() -> None:
+    guest = Guest()
+    data = struct.pack("<IIQI", 1, CLIPBOARD, 0, 8 + 500_000) + SEL + TEXT + b"a\r\nb" * 125_000
+    for at in range(0, len(data), PIECE_BYTES):
+        assert len(guest.agent._data) < PIECE_BYTES and not guest.agent.events()
+        assert guest.agent.held_bytes >= max(0, at * 3 // 4 - 3 * 16_384)
+        guest.says(109, data[at : at + PIECE_BYTES])
+    (supplied,) = guest.agent.events()
+    assert isinstance(supplied, ClipSupplied) and supplied.text.whole() == "a\nb" * 125_000
+    assert guest.agent.held_bytes == 0
+    with pytest.raises(RemoteProtocolError, match="piece of 65537 bytes"):
+        guest.says(109, bytes(PIECE_MAX + 1))
 
 
 def test_text_that_is_too_long_is_skipped() -> None:
     guest = Guest()
-    guest.tells(CLIPBOARD, SEL + TEXT + bytes(MESSAGE_MAX))
+    guest.tells(CLIPBOARD, SEL + TEXT + bytes(TEXT_MAX + 1))
+    guest.tells(12, bytes(MESSAGE_MAX + 1))
     guest.tells(CLIPBOARD, SEL + TEXT + b"x" * (CLIP_BYTES_MAX + 1))
     guest.tells(CLIPBOARD, SEL + TEXT + b"short")
     one, two, three = guest.agent.events()
     assert isinstance(one, ClipSupplied) and isinstance(two, ClipSupplied) and one.refused and two.refused
-    assert three == ClipSupplied("short") and len(guest.agent._data) == 0
+    assert three == ClipSupplied(words("short")) and len(guest.agent._data) == 0
 
 
 @pytest.mark.parametrize(
@@ -203,7 +260,7 @@ def test_clipboard_comes_and_goes_with_the_agent() -> None:
     guest.tells(CLIPBOARD, SEL + TEXT + b"theirs")
     door.receive(0)
     desk.run(30)
-    assert remote.clips == [Clip(1, b"theirs")]
+    assert remote.clips == [clip(1, b"theirs")]
     guest.told()
     remote.say(Copied(1))
     assert guest.told() == [(GRAB, SEL + TEXT)]

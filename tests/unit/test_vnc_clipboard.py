@@ -13,10 +13,10 @@ from millrace.doors.vnc.door import VncDoor
 from millrace.doors.vnc.screen import VncScreen
 from millrace.errors import RemoteProtocolError
 from millrace.media.clip import CLIP_BYTES_MAX
-from millrace.wire.clips import ClipOffered, ClipSupplied, ClipWanted
+from millrace.wire.clips import ClipGiven, ClipOffered, ClipSupplied, ClipWanted
 from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.vnc.client import VncClient
-from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText, Said, too_long
+from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText, Said
 from millrace.wire.vnc.messages import Encoding
 from millrace.wire.vnc.work import WORK_MAX, Work
 from tests.fuzz import vncserver
@@ -24,7 +24,7 @@ from tests.fuzz.vncserver import update
 from tests.unit.test_clipboard import USES, WRITER
 from tests.unit.test_vnc_pictures import HEIGHT, WIDTH, client, passed, said
 from tests.vncdear import stuffed, text
-from tests.watch import Desk, Remote
+from tests.watch import Desk, Remote, clip, words
 
 TEXT, CAPS, REQUEST, PEEK, NOTIFY, PROVIDE = 1, 1 << 24, 1 << 25, 1 << 26, 1 << 27, 1 << 28
 
@@ -114,7 +114,7 @@ def test_text_of_a_server_with_the_extension_is_asked_for_when_it_is_pasted() ->
     assert hall.pastes(1) == [] and hall.sent() == _message(REQUEST | TEXT)
     hall.says(flags(PROVIDE | TEXT, provided("grüße\r\n日本\0".encode())))
     hall.run()
-    assert hall.remote.clips == [Clip(1, "grüße\n日本".encode())]
+    assert hall.remote.clips == [clip(1, "grüße\n日本".encode())]
     hall.says(flags(NOTIFY))
     hall.run()
     assert hall.state() == ClipboardState(True, 0)
@@ -129,7 +129,7 @@ def test_text_for_a_server_with_the_extension_is_sent_when_it_asks() -> None:
     hall.says(flags(REQUEST | TEXT))
     hall.run()
     assert hall.remote.news(Paste) == [Paste(1)]
-    hall.remote.wire.send_clip(Clip(1, "ä\nb".encode()))
+    hall.remote.wire.send_clip(clip(1, "ä\nb".encode()))
     hall.run()
     sent = hall.sent()
     assert sent[:8] == struct.pack(">Bxxxi", 6, 8 - len(sent)) and sent[8:12] == struct.pack(">I", PROVIDE | TEXT)
@@ -142,12 +142,12 @@ def test_server_without_the_extension_gets_and_sends_whole_texts() -> None:
     hall = Hall()
     hall.says(cut(b"caf\xe9\n", False))
     hall.run()
-    assert hall.state() == ClipboardState(True, 1) and hall.pastes(1) == [Clip(1, "café\n".encode())]
+    assert hall.state() == ClipboardState(True, 1) and hall.pastes(1) == [clip(1, "café\n".encode())]
     assert hall.desk.home.admission.budget.held > 0 and hall.sent() == b""
     hall.remote.say(Copied(1))
     hall.run()
     assert hall.remote.news(Paste) == [Paste(1)], "it can't ask, so it must have the text before"
-    hall.remote.wire.send_clip(Clip(1, "é日".encode()))
+    hall.remote.wire.send_clip(clip(1, "é日".encode()))
     hall.run()
     assert hall.sent() == struct.pack(">Bxxxi", 6, 2) + b"\xe9?"
     assert hall.state() == ClipboardState(True, 0)
@@ -157,7 +157,7 @@ def test_what_a_server_sends_back_is_not_copied_again() -> None:
     hall = Hall()
     hall.remote.say(Copied(1))
     hall.run()
-    hall.remote.wire.send_clip(Clip(1, b"mine"))
+    hall.remote.wire.send_clip(clip(1, b"mine"))
     hall.run()
     hall.says(cut(b"mine", False))
     hall.run()
@@ -171,16 +171,16 @@ def test_text_that_is_too_long_is_skipped_and_the_session_goes_on() -> None:
     hall = Hall()
     hall.says(cut(b"x" * (CLIP_BYTES_MAX + 1), False), cut(b"y" * (CUT_BYTES_MAX + 1), False))
     assert hall.wire.partial_bytes == 0
-    assert hall.pastes(2)[0].refused and b"has 2.1 MB; 1.0 MB at most" in hall.remote.clips[0].data
+    assert hall.pastes(2)[0].text is None and "has 2.1 MB; 1.0 MB at most" in hall.remote.clips[0].why
     hall.says(cut(b"short", False))
-    assert hall.pastes(3)[1] == Clip(3, b"short")
+    assert hall.pastes(3)[1] == clip(3, b"short")
     hall = Hall(CAPABLE)
     hall.says(flags(NOTIFY | TEXT))
     hall.pastes(1)
     hall.says(flags(PROVIDE | TEXT, provided(bytes(CUT_BYTES_MAX), 2 * CUT_BYTES_MAX)))
     hall.run()
-    assert hall.remote.clips[0].refused
-    assert too_long(CUT_BYTES_MAX + 1).refused
+    assert hall.remote.clips[0].text is None
+    assert CutText(Work()).too_long(CUT_BYTES_MAX + 1).refused
 
 
 def test_text_without_room_in_the_budget_is_refused() -> None:
@@ -188,7 +188,7 @@ def test_text_without_room_in_the_budget_is_refused() -> None:
     budget = hall.desk.home.admission.budget
     budget.open("else", {"all": budget.limit - budget.held - 1000}, 1.0)
     hall.says(cut(b"x" * 2000, False))
-    assert hall.pastes(1)[0].refused and b"no room" in hall.remote.clips[0].data
+    assert hall.pastes(1)[0].text is None and "no room" in hall.remote.clips[0].why
 
 
 def test_clipboard_ends_with_the_session() -> None:
@@ -234,7 +234,7 @@ def test_formats_that_are_not_understood_are_ignored() -> None:
     assert read(cuts, struct.pack(">I", PROVIDE | TEXT) + provided(b"\xff\0"))[0] == ClipSupplied(
         refused="what is on the clipboard is no text in UTF-8"
     )
-    for event in (ClipOffered(True, "secret"), ClipSupplied("secret")):
+    for event in (ClipOffered(True, words("secret")), ClipSupplied(words("secret"))):
         assert "secret" not in repr(event)
 
 
@@ -251,7 +251,8 @@ def test_text_without_the_extension_is_utf8_if_it_can_be_and_else_latin1(data: b
     vnc.receive(cut(data, False), 0)
     while vnc.unfinished:
         vnc.receive(b"", 0)
-    assert vnc.events() == [ClipOffered(True, whole)]
+    (event,) = vnc.events()
+    assert isinstance(event, ClipOffered) and event.text is not None and event.text.whole() == whole
 
 
 # -- the work ------------------------------------------------------------------------------------
@@ -263,8 +264,8 @@ def test_text_that_inflates_from_far_more_than_it_needs_is_refused_and_passed_ov
     hall.pastes(1)
     hall.says(cut(PROVIDES + stuffed(text(b"ab\0"), 2_000_000)), flags(NOTIFY))
     hall.run()
-    (clip,) = hall.remote.clips
-    assert clip.refused and b"compressed bytes for a text of 3" in clip.data
+    (got,) = hall.remote.clips
+    assert got.text is None and "compressed bytes for a text of 3" in got.why
     assert hall.state() == ClipboardState(True, 0), "the session goes on"
 
 
@@ -280,13 +281,14 @@ def test_text_is_taken_in_pieces_which_are_charged_until_it_is_handed_on() -> No
             steps, most = steps + bool(vnc.work.over), max(most, vnc.cut.held_bytes)
         assert steps >= 10 and vnc.cut.held_bytes == 0 and min(most, vnc.partial_bytes) > 250_000
         (event,) = vnc.events()
-        assert isinstance(event, shown) and event.text == ("a\n日" if shown is ClipSupplied else "a\n?") * 100_000
+        assert isinstance(event, shown) and event.text is not None
+        assert event.text.whole() == ("a\n日" if shown is ClipSupplied else "a\n?") * 100_000
         assert vnc.partial_bytes == 0
 
 
 def given(cuts: CutText, work: Work, whole: str) -> bytes:
     """What is sent of a text, whose making takes steps of bounded cost."""
-    making, steps = cuts.provide(whole), 0
+    making, steps = cuts.provide(words(whole)), 0
     try:
         while True:
             next(making)
@@ -301,7 +303,7 @@ def given(cuts: CutText, work: Work, whole: str) -> bytes:
 def test_text_is_made_into_a_message_in_pieces(asks: int) -> None:
     letters = np.random.default_rng(1).integers(0, 128, CLIP_BYTES_MAX, np.uint8).tobytes().decode()
     for whole in ("\n" * CLIP_BYTES_MAX, "日" * (CLIP_BYTES_MAX // 3), letters):
-        work = Work()
+        whole, work = words(whole).whole(), Work()
         cuts = CutText(work)
         read(cuts, struct.pack(">II", CAPS | REQUEST | PROVIDE | TEXT | asks, 4 * CLIP_BYTES_MAX))
         sent = given(cuts, work, whole)
@@ -314,13 +316,62 @@ def test_text_is_made_into_a_message_in_pieces(asks: int) -> None:
         assert zlib.decompress(sent[12:]) == struct.pack(">I", len(data)) + data
 
 
+def test_newest_text_waits_while_the_server_leaves_much_unread() -> None:
+    vnc, full = client(), [True]
+    vnc.giving.full = lambda: full[0]
+    older, newest = words("a" * CLIP_BYTES_MAX), words("b" * 100_000)
+    for one in (older, older, newest):
+        vnc.send_clip_text(one)
+        vnc.receive(b"", 0)
+        assert not vnc.unfinished and vnc.data_to_send() == b"" and vnc.cut.held_bytes == 0
+    full[0], steps = False, 0
+    while vnc.unfinished:
+        assert vnc.data_to_send() == b""
+        vnc.receive(b"", 0)
+        steps += 1
+    assert vnc.data_to_send() == struct.pack(">Bxxxi", 6, 100_000) + b"b" * 100_000 and steps >= 3
+    assert vnc.events() == [ClipGiven(newest)]
+
+
+def test_texts_that_wait_to_be_taken_are_charged() -> None:
+    for data in (cut("é".encode() * 100_000, False), flags(PROVIDE | TEXT, provided(b"x" * 200_000))):
+        vnc = client()
+        vnc.receive(data, 0)
+        while vnc.unfinished:
+            vnc.receive(b"", 0)
+        assert vnc.waiting and vnc.partial_bytes > 200_000
+        assert vnc.take() is not None and vnc.partial_bytes > 200_000, "until the next one is taken"
+        assert vnc.take() is None and vnc.partial_bytes == 0
+
+
+def test_what_comes_back_is_known_again_in_small_steps_and_only_until_something_else_is_copied() -> None:
+    hall, whole = Hall(), "é" * 500_000
+    hall.remote.say(Copied(1))
+    hall.run()
+    hall.remote.wire.send_clip(clip(1, whole.encode()))
+    hall.desk.run(300)
+    passed(hall.door, b"")
+    assert len(hall.sent()) == 8 + len(whole)
+    data = cut(whole.encode("latin-1"), False)
+    hall.wire.receive(data, 0)
+    spent = [hall.wire.work.spent]
+    while hall.wire.unfinished:
+        hall.wire.receive(b"", 0)
+        spent.append(hall.wire.work.spent)
+    assert max(spent) < 2 * WORK_MAX and sum(spent) > 90 * len(whole) and not hall.wire.waiting
+    for said_then in (cut(b"else", False), cut(b"y" * (CUT_BYTES_MAX + 1), False)):
+        hall.wire.cut._sent = b"digest"
+        hall.says(said_then)
+        assert hall.wire.cut._sent == b""
+
+
 def test_server_that_can_not_be_told_is_sent_texts_at_once_without_the_extension() -> None:
     """So x11vnc with libvncserver 0.9.14, which has the extension and ends the session when it is sent a text by it."""
     hall = Hall(flags(CAPS | REQUEST | PEEK | PROVIDE | TEXT, struct.pack(">I", 1 << 20)))
     hall.remote.say(Copied(1))
     hall.run()
     assert hall.remote.news(Paste) == [Paste(1)] and hall.sent() == b""
-    hall.remote.wire.send_clip(Clip(1, "é日".encode()))
+    hall.remote.wire.send_clip(clip(1, "é日".encode()))
     hall.run()
     assert hall.sent() == struct.pack(">Bxxxi", 6, 2) + b"\xe9?"
     hall.says(cut(b"\xe9?", False))

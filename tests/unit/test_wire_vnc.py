@@ -23,6 +23,7 @@ from millrace.wire.vnc.messages import (
     TlsWanted,
 )
 from tests.fuzz import seeds
+from tests.watch import words
 
 VERSION = b"RFB 003.008\n"
 INIT = struct.pack(">HH16xI", 640, 480, 9) + b"QEMU (vm)"
@@ -58,7 +59,7 @@ def test_sound_arrives_between_begin_and_end_among_other_messages() -> None:
     bell, cut = b"\x02", b"\x03\0\0\0" + struct.pack(">I", 3) + b"abc"
     colours = struct.pack(">BxHH", 1, 0, 1) + bytes(6)
     vnc.receive(begin + bell + audio + cut + colours + end, 0)
-    assert vnc.events() == [AudioBegin(), AudioData(b"pcm!"), ClipOffered(True, "abc"), AudioEnd()]
+    assert vnc.events() == [AudioBegin(), AudioData(b"pcm!"), ClipOffered(True, words("abc")), AudioEnd()]
 
 
 def test_password_answers_the_challenge() -> None:

@@ -7,15 +7,15 @@ import struct
 import pytest
 
 from millrace.doors.x11.door import X11Door
-from millrace.media.clip import CLIP_BYTES_MAX
+from millrace.media.clip import CLIP_BYTES_MAX, PIECE_BYTES
 from millrace.wire.clips import ClipOffered, ClipWanted
-from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
-from millrace.wire.x11.selections import ASKS_MAX, PIECE_BYTES, TRANSFERS_MAX, Selections
+from millrace.wire.peer.clips import ClipboardState, Copied, Paste
+from millrace.wire.x11.selections import ASKS_MAX, READ_BYTES, TRANSFERS_MAX, WHOLE_BYTES, Selections
 from tests.fuzz import xserver
 from tests.fuzz.xserver import BASE, CLIPBOARD, INCR, PLAIN, PROPERTY, ROOT, TARGETS, UTF8
 from tests.unit.test_clipboard import USES, WRITER
 from tests.unit.test_x11 import inside, sent
-from tests.watch import Desk, Remote
+from tests.watch import Desk, Remote, clip, words
 
 WINDOW, FETCH, OTHER = BASE + 2, BASE + 4, 0x900001
 CREATE, CHANGE_WINDOW, DESTROY, CHANGE, GET, SET_OWNER, CONVERT, SEND = 1, 2, 4, 18, 20, 22, 24, 25
@@ -73,7 +73,7 @@ class Hall:
     def gives(self, number: int = 1) -> None:
         self.run()
         assert self.remote.news(Paste) == [Paste(number)]
-        self.remote.wire.send_clip(Clip(number, self.text))
+        self.remote.wire.send_clip(clip(number, self.text))
         self.desk.run(100)
 
 
@@ -114,7 +114,7 @@ def test_text_is_converted_when_it_is_pasted() -> None:
     assert get[0] == GET and get[1] == 1 and struct.unpack_from("<IIII", get, 4) == (FETCH, PROPERTY, 0, 0)
     hall.says(xserver.has(hall.number, "grüße".encode()))
     hall.run()
-    assert hall.remote.clips == [Clip(1, "grüße".encode())] and [one[0] for one in hall.sent()] == [DESTROY]
+    assert hall.remote.clips == [clip(1, "grüße".encode())] and [one[0] for one in hall.sent()] == [DESTROY]
     hall.says(xserver.owned(0))
     hall.run()
     assert hall.state() == ClipboardState(True, 0)
@@ -132,7 +132,7 @@ def test_long_text_comes_in_pieces() -> None:
         assert [one[0] for one in hall.sent()] == [GET]
         hall.says(xserver.has(hall.number, piece))
     hall.run()
-    assert hall.remote.clips == [Clip(1, b"one two")] and [one[0] for one in hall.sent()] == [DESTROY]
+    assert hall.remote.clips == [clip(1, b"one two")] and [one[0] for one in hall.sent()] == [DESTROY]
     hall.says(xserver.property_changed(FETCH, PROPERTY, False))
     assert not hall.sent()
 
@@ -148,11 +148,11 @@ def test_old_program_has_latin_1_and_a_picture_is_no_text() -> None:
     hall.sent()
     hall.says(xserver.has(hall.number, b"caf\xe9", STRING))
     hall.run()
-    assert hall.remote.clips == [Clip(1, "café".encode())]
+    assert hall.remote.clips == [clip(1, "café".encode())]
     hall.pastes()
     hall.says(xserver.converted(BASE + 5, 0), xserver.converted(BASE + 5, 0))
     hall.run()
-    assert hall.remote.clips[1:] == [Clip(1, b"what is on the machine's clipboard is no text", True)]
+    assert hall.remote.clips[1:] == [clip(1, b"what is on the machine's clipboard is no text", True)]
 
 
 @pytest.mark.parametrize("pieces", [False, True])
@@ -163,14 +163,15 @@ def test_text_that_is_too_long_is_refused(pieces: bool) -> None:
     hall.sent()
     if pieces:
         hall.says(xserver.has(hall.number, bytes(4), INCR, bits=32))
-        for _ in range(2):
+        for _ in range(CLIP_BYTES_MAX // READ_BYTES + 1):
+            assert not hall.remote.clips
             hall.says(xserver.property_changed(FETCH, PROPERTY, False))
             hall.sent()
-            hall.says(xserver.has(hall.number, bytes(CLIP_BYTES_MAX // 2 + 1)))
+            hall.says(xserver.has(hall.number, bytes(READ_BYTES)))
     else:
-        hall.says(xserver.has(hall.number, bytes(CLIP_BYTES_MAX), after=1))
+        hall.says(xserver.has(hall.number, bytes(READ_BYTES), after=CLIP_BYTES_MAX - READ_BYTES + 1))
     hall.run()
-    assert hall.remote.clips[0].refused and b"1.0 MB at most" in hall.remote.clips[0].data
+    assert hall.remote.clips[0].text is None and "1.0 MB at most" in hall.remote.clips[0].why
     assert hall.sent()[-1][0] == DESTROY
 
 
@@ -182,7 +183,7 @@ def test_what_comes_late_of_a_text_that_was_replaced_is_not_taken_for_the_new_on
     late = hall.number
     hall.says(xserver.owned(OTHER + 1))
     hall.run()
-    assert hall.remote.clips[0].refused and [one[0] for one in hall.sent()] == [DESTROY]
+    assert hall.remote.clips[0].text is None and [one[0] for one in hall.sent()] == [DESTROY]
     hall.pastes(2)
     hall.says(xserver.has(late, b"the old one"), xserver.converted(FETCH))
     hall.run()
@@ -223,14 +224,64 @@ def test_long_text_is_handed_over_in_pieces() -> None:
     assert watch[0] == CHANGE_WINDOW and struct.unpack("<4xIII", watch) == (OTHER, 0x800, 0x400000)
     assert changed(begun) == (OTHER, 77, INCR, struct.pack("<I", len(text))) and notified(told) == (OTHER, UTF8, 77)
     got = b""
-    for number in range(3):
+    for left in range(-(-len(text) // PIECE_BYTES), -1, -1):
         hall.says(xserver.property_changed(OTHER, 77, True))
         piece, *rest = hall.sent()
         got += changed(piece)[3]
-        assert len(changed(piece)[3]) <= PIECE_BYTES and bool(rest) == (number == 2)
+        assert len(changed(piece)[3]) <= PIECE_BYTES and bool(rest) == (left == 0)
     assert got == text and struct.unpack("<4xIII", rest[0]) == (OTHER, 0x800, 0)
     hall.says(xserver.property_changed(OTHER, 77, True))
     assert not hall.sent()
+
+
+def test_program_that_asks_meanwhile_is_given_the_same_text_and_after_another_offer_the_new_one() -> None:
+    hall = Hall()
+    hall.copies(b"a" * 100_000)
+    hall.says(xserver.pasted(OTHER, UTF8))
+    hall.gives()
+    held = hall.desk.home.admission.budget.held
+    hall.sent()
+    hall.says(xserver.pasted(OTHER + 1, UTF8))
+    assert changed(hall.sent()[1])[:3] == (OTHER + 1, 77, INCR)
+    hall.run()
+    assert not hall.remote.news(Paste)
+    hall.copies(b"new", 2)
+    hall.sent()
+    hall.says(xserver.pasted(OTHER + 2, UTF8))
+    assert not hall.sent()
+    hall.gives(2)
+    assert changed(hall.sent()[0]) == (OTHER + 2, 77, UTF8, b"new")
+    hall.says(xserver.property_changed(OTHER, 77, True))
+    assert not hall.sent() and held - hall.desk.home.admission.budget.held > 90_000, "the older one is given up"
+
+
+def test_text_is_charged_until_the_last_program_has_it() -> None:
+    hall = Hall()
+    budget = hall.desk.home.admission.budget
+    before = budget.held
+    hall.copies(b"a" * 100_000)
+    hall.says(xserver.pasted(OTHER, UTF8), xserver.pasted(OTHER, STRING, 78))
+    hall.gives()
+    for name in (77, 78):
+        assert 100_000 < budget.held - before < 110_000, "once, for all"
+        for _ in range(-(-100_000 // PIECE_BYTES) + 1):
+            hall.says(xserver.property_changed(OTHER, name, True))
+    assert budget.held == before
+
+
+def test_property_is_read_in_parts_which_are_charged() -> None:
+    hall = Hall(owner=OTHER)
+    hall.pastes()
+    hall.says(xserver.converted(FETCH))
+    whole = b"x" * (3 * READ_BYTES - 1)
+    for at in range(0, len(whole), READ_BYTES):
+        (get,) = hall.sent()[-1:]
+        assert struct.unpack_from("<II", get, 16) == (at // 4, READ_BYTES // 4)
+        assert hall.wire.partial_bytes >= at
+        part = whole[at : at + READ_BYTES]
+        hall.says(xserver.has(hall.number, part, after=len(whole) - at - len(part)))
+    hall.run()
+    assert hall.remote.clips == [clip(1, whole)] and hall.wire.partial_bytes == 0
 
 
 def test_what_is_not_to_be_had_is_refused() -> None:
@@ -252,8 +303,8 @@ def test_programs_that_paste_without_end_are_bounded() -> None:
     selections._atoms |= {b"text/plain;charset=utf-8": PLAIN, b"MILLRACE_CLIPBOARD": PROPERTY}
     selections.offer(True)
     said = [selections.event(xserver.pasted(OTHER, UTF8, name)) for name in range(1, ASKS_MAX + 2)]
-    assert [len(one) for one in said] == [0] * ASKS_MAX + [1] and selections.events == [ClipWanted()]
-    selections.supply("x" * (PIECE_BYTES + 1))
+    assert [len(one) for one in said] == [0] * ASKS_MAX + [1] and selections.events() == [ClipWanted()]
+    selections.supply(words("x" * (WHOLE_BYTES + 1)))
     assert len(selections._transfers) == TRANSFERS_MAX
 
 

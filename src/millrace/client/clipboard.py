@@ -53,10 +53,10 @@ class SharedClipboard:
             self._meet(offer=event.there and not before.there)
         elif isinstance(event, Paste):
             self._give(event.number)
-        elif event.refused:
-            self._note(printable(event.data.decode(errors="replace")))
+        elif event.text is None:
+            self._note(printable(event.why))
         else:
-            self._put(event)
+            self._put(event.number, event.text.whole())
 
     # -- the user --------------------------------------------------------------------------------
 
@@ -102,15 +102,12 @@ class SharedClipboard:
         if self._wire is None:
             return
         had = number == self._number
-        self._wire.send_clip(Clip(number, self._text.encode() if had else b"it was replaced", refused=not had))
+        self._wire.send_clip(
+            Clip(number, clip_text(self._text.encode())) if had else Clip(number, None, "it was replaced")
+        )
         self._flush()
 
-    def _put(self, clip: Clip) -> None:
-        try:
-            text = clip_text(clip.data)
-        except ConfigError as error:
-            self._note(str(error))
-            return
-        if clip.number == self._state.number:
+    def _put(self, number: int, text: str) -> None:
+        if number == self._state.number:
             self._last = text
             self._write(text)

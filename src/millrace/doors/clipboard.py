@@ -9,21 +9,21 @@ from millrace.doors.pushed import PushedStream
 from millrace.errors import BudgetError
 from millrace.graph.clipboard import Clipboard
 from millrace.graph.screens import Screens
+from millrace.graph.steps import never
+from millrace.media.clip import ClipText
 from millrace.units import HostNs
-from millrace.wire.clips import ClipEvent, ClipOffered, ClipSession, ClipWanted, ClipWire
+from millrace.wire.clips import ClipEvent, ClipGiven, ClipOffered, ClipSession, ClipWanted, ClipWire
 
 
 # Some machines send each text as it is copied, and must be sent one before it is pasted there. What such a machine
-# sends is kept, so that no viewer is sent what it did not ask for. Some of them (x11vnc) send back what they were
-# given.
+# sends is kept, so that no viewer is sent what it did not ask for.
 class MachineClipboard:
     """A `ClipboardSource`. It exists as long as the machine's clipboard can be reached."""
 
     def __init__(self, screens: Screens, wire: ClipWire, door: str, wake: Callable[[], None]) -> None:
         """`wake` is called when the wire has something to send."""
         self._screens, self._wire, self._wake = screens, wire, wake
-        self._kept: str | None = None
-        self._refused = self._given = ""
+        self._refused = ""
         self._clipboard: Clipboard = screens.open_clipboard(self, door)
 
     def receive(self, event: ClipEvent) -> None:
@@ -32,32 +32,25 @@ class MachineClipboard:
             self._offered(event)
         elif isinstance(event, ClipWanted):
             self._clipboard.ask(self._give)
+        elif isinstance(event, ClipGiven):
+            self._clipboard.given(event.text)
         elif event.refused:
             self._clipboard.refuse(event.refused)
         else:
             self._clipboard.supply(event.text)
 
     def _offered(self, event: ClipOffered) -> None:
-        if event.text is not None and event.text in (self._given, _in_latin_1(self._given)):
-            return
-        self._keep(event.text)
-        self._refused, self._given = self._refused or event.refused, ""
+        self._refused = event.refused
+        try:
+            self._clipboard.keep(event.text)
+        except BudgetError as error:
+            self._refused = str(error)
         if event.there:
             self._clipboard.copied()
         else:
             self._clipboard.emptied()
 
-    def _keep(self, text: str | None) -> None:
-        self._kept, self._refused = text, ""
-        try:
-            self._clipboard.keep(0 if text is None else len(text.encode()))
-        except BudgetError as error:
-            self._kept, self._refused = None, str(error)
-            self._clipboard.keep(0)
-
-    def _give(self, text: str | None) -> None:
-        if text is not None and self._wire.clip_eager:
-            self._given = text
+    def _give(self, text: ClipText | None) -> None:
         self._wire.send_clip_text(text)
         self._wake()
 
@@ -65,7 +58,8 @@ class MachineClipboard:
 
     def clip_offered(self) -> None:
         """See `ClipboardSource`."""
-        self._keep(None)
+        self._clipboard.keep(None)
+        self._refused = ""
         if self._wire.clip_eager:
             self._clipboard.ask(self._give)
         else:
@@ -81,8 +75,8 @@ class MachineClipboard:
         """See `ClipboardSource`."""
         if self._refused:
             self._clipboard.refuse(self._refused)
-        elif self._kept is not None:
-            self._clipboard.supply(self._kept)
+        elif self._clipboard.kept is not None:
+            self._clipboard.supply(self._clipboard.kept)
         else:
             self._wire.send_clip_request()
             self._wake()
@@ -94,24 +88,24 @@ class MachineClipboard:
         del self._clipboard
 
 
-def _in_latin_1(text: str) -> str:
-    """What is left of it at a machine that has only these characters."""
-    return text.encode("latin-1", "replace").decode("latin-1")
-
-
 class ClipboardDoor(PlayingDoor):
     """A door without sound, for a machine whose clipboard may come and go while it is attached."""
 
     streams: Sequence[PushedStream] = ()
 
-    def __init__(self, screens: Screens, wire: ClipSession, door: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, screens: Screens, wire: ClipSession, door: str, wake: Callable[[], None],
+        full: Callable[[], bool] = never,
+    ) -> None:  # fmt: skip
+        """`full` says whether the machine leaves unread what it was sent."""
+        wire.giving.full = full
         self._screens, self._wire, self._door, self._wake = screens, wire, door, wake
         self._clipboard: MachineClipboard | None = None
 
     def receive(self, now_ns: HostNs) -> None:
         """See `MachineDoor`."""
         if not self._wire.clip_there:
-            self.close()
+            self._close_clipboard()
         elif self._clipboard is None:
             self._clipboard = MachineClipboard(self._screens, self._wire, self._door, self._wake)
         for event in self._wire.events():
@@ -120,6 +114,10 @@ class ClipboardDoor(PlayingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
+        self._close_clipboard()
+        self._wire.giving.close()
+
+    def _close_clipboard(self) -> None:
         clipboard, self._clipboard = self._clipboard, None
         if clipboard is not None:
             clipboard.close()

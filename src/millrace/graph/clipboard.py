@@ -6,14 +6,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from millrace.budget import CONNECTIONS, Account
+from millrace.errors import BudgetError
 from millrace.graph.seat import Seat, Watcher
-from millrace.media.clip import CLIP_BYTES_MAX
+from millrace.media.clip import ClipText
 from millrace.rights.model import Right
 
-ASKS_MAX = 16
-"""Programs of a machine that may wait for a viewer's text at the same time."""
-
-Answer = Callable[[str | None], None]
+Answer = Callable[[ClipText | None], None]
 """Is called once: with the text, or with None if there is none to be had."""
 
 
@@ -49,8 +47,8 @@ class ClipboardViewer(Protocol):
         """The machine pastes what this viewer offered: `Clipboard.answer`."""
         ...
 
-    def clip_supplied(self, text: str) -> None:
-        """The text that it has fetched."""
+    def clip_supplied(self, text: ClipText) -> None:
+        """The text that it has fetched. It calls `Clipboard.sent` once it has no more of it to send."""
         ...
 
     def clip_refused(self, why: str) -> None:
@@ -61,7 +59,10 @@ class ClipboardViewer(Protocol):
 # The rules:
 #
 # - Viewers without the right to the clipboard do not join, so they are not told even that something was copied.
-# - Contents move only when somebody pastes. Then they pass through, and are not kept here.
+# - Contents move only when somebody pastes. Then they pass through; what is kept here is only what the machine has sent
+#   unasked.
+# - A text is charged before it is held, and once, however many hold it: until the machine has been given it, and each
+#   viewer that has fetched it was sent it. Viewers are sent it in turns (guest/clips.py), as they may be many.
 # - A text is the machine's or one viewer's. What a viewer offers is told to no other viewer; it is the machine's to
 #   paste. Whoever offers has the keyboard: otherwise it could change what somebody else is about to paste.
 # - A door does not report what a viewer's own text led to (`copied`), or both sides would copy it for ever.
@@ -77,8 +78,14 @@ class Clipboard:
         self.closed = False
         self._viewers: list[ClipboardViewer] = []
         self._holder: ClipboardViewer | None = None
-        self._asks: list[Answer] = []
+        self._asked: Answer | None = None
         self._fetching: list[ClipboardViewer] = []
+        self.kept: ClipText | None = None
+        """What the machine has sent unasked: nobody has fetched it."""
+        self._giving: ClipText | None = None
+        """What the machine is being given."""
+        self._sending: dict[ClipboardViewer, ClipText] = {}
+        """What each viewer is being sent."""
 
     # -- the machine's side ----------------------------------------------------------------------
 
@@ -99,8 +106,16 @@ class Clipboard:
         for viewer in list(self._viewers):
             viewer.clip_changed()
 
-    def supply(self, text: str) -> None:
+    def supply(self, text: ClipText) -> None:
         """The machine's text, which viewers have fetched."""
+        before = self._sending
+        self._sending = before | dict.fromkeys(self._fetching, text)
+        try:
+            self._charge()
+        except BudgetError as error:
+            self._sending = before
+            self.refuse(str(error))
+            return
         fetching, self._fetching = self._fetching, []
         for viewer in fetching:
             viewer.clip_supplied(text)
@@ -112,25 +127,42 @@ class Clipboard:
             viewer.clip_refused(why)
 
     def ask(self, answer: Answer) -> None:
-        """The machine pastes what a viewer has offered."""
-        if self._holder is None or len(self._asks) >= ASKS_MAX:
+        """The machine pastes what a viewer has offered. It asks for it once, and not again before it is answered."""
+        if self._holder is None or self._asked is not None:
             answer(None)
             return
-        self._asks.append(answer)
-        if len(self._asks) == 1:
-            self._holder.clip_wanted()
+        self._asked = answer
+        self._holder.clip_wanted()
 
-    def keep(self, size: int) -> None:
-        """Its door keeps so many bytes, because the machine sends what nobody has fetched; BudgetError without room."""
-        assert size <= CLIP_BYTES_MAX
-        self._account.hold("text", size, CONNECTIONS)
+    def given(self, text: ClipText) -> None:
+        """The machine has been given this text, or is not given it any more."""
+        if self._giving is text:
+            self._giving = None
+            self._charge()
+
+    def keep(self, text: ClipText | None) -> None:
+        """Keep what the machine has sent unasked; BudgetError without room, and nothing is kept then."""
+        self.kept = text
+        try:
+            self._charge()
+        except BudgetError:
+            self.keep(None)
+            raise
+
+    def _charge(self) -> None:
+        """Charge what is held; BudgetError if that is more than before, and there is no room."""
+        held = {id(text): text for text in (self.kept, self._giving, *self._sending.values()) if text is not None}
+        self._account.hold("texts", sum(text.held_bytes for text in held.values()), CONNECTIONS)
+        if self.closed and not self._sending:
+            self._account.close()
 
     def close(self) -> None:
-        """The machine is gone."""
+        """The machine is gone. What viewers are still being sent stays charged until they have left it."""
         self.closed = True
         self._end_offer()
         self.refuse("the machine is gone")
-        self._account.close()
+        self.kept = self._giving = None
+        self._charge()
 
     # -- the viewers' side -----------------------------------------------------------------------
 
@@ -145,6 +177,7 @@ class Clipboard:
             self.withdraw(viewer)
             self._viewers.remove(viewer)
         self.give_up(viewer)
+        self.sent(viewer)
 
     def offer(self, viewer: ClipboardViewer) -> None:
         """A viewer has copied a text; RightsError unless it may paste it into the machine."""
@@ -163,7 +196,7 @@ class Clipboard:
             if not self.closed:
                 self._source.clip_withdrawn()
 
-    def answer(self, viewer: ClipboardViewer, text: str | None) -> None:
+    def answer(self, viewer: ClipboardViewer, text: ClipText | None) -> None:
         """What a viewer has offered, or None if it does not give it."""
         if self._holder is viewer:
             self._answer(text)
@@ -183,11 +216,28 @@ class Clipboard:
         if viewer in self._fetching:
             self._fetching.remove(viewer)
 
+    def sends(self, viewer: ClipboardViewer) -> bool:
+        """Whether a viewer is being sent a text of this machine."""
+        return viewer in self._sending
+
+    def sent(self, viewer: ClipboardViewer) -> None:
+        """A viewer holds nothing any more of what it was supplied with."""
+        if self._sending.pop(viewer, None) is not None:
+            self._charge()
+
     def _end_offer(self) -> None:
         self._holder = None
         self._answer(None)
 
-    def _answer(self, text: str | None) -> None:
-        asks, self._asks = self._asks, []
-        for answer in asks:
-            answer(text)
+    # The machine holds one text at a time: a newer one takes the place of what it was not given yet.
+    def _answer(self, text: ClipText | None) -> None:
+        answer, self._asked = self._asked, None
+        if answer is None:
+            return
+        before = self._giving
+        try:
+            self._giving = before if text is None else text
+            self._charge()
+        except BudgetError:
+            self._giving, text = before, None
+        answer(text)

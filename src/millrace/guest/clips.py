@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from millrace.budget import LISTENERS, Account
 from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
@@ -10,10 +10,11 @@ from millrace.graph.clipboard import Clipboard
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
 from millrace.guest.home import Home
-from millrace.media.clip import CLIP_BYTES_MAX, clip_text
+from millrace.guest.viewersending import Sending
+from millrace.media.clip import CLIP_BYTES_MAX, ClipText
 from millrace.rights.model import Right
 from millrace.units import NS_PER_S, HostNs
-from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
+from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste, pack_clip
 from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.viewing import ViewServer
 
@@ -22,15 +23,22 @@ FETCH_NS = 10 * NS_PER_S
 
 
 # The right is asked for wherever text passes, by `Clipboard`. Here it decides whether the viewer is told anything.
+#
+# A text that is copied may be fetched by hundreds of viewers at once. So what each is sent waits for its guest's turns,
+# and goes a piece at a time, as its connection has room; nothing of it waits anywhere else.
 class ViewerClip:
-    """A `ClipboardViewer`. `flush` writes what was queued on the wire, and `later` has `tell` called soon."""
+    """A `ClipboardViewer`, and a `Worker` of its guest's turns. `later` has `tell` called soon."""
+
+    first = False
 
     def __init__(
-        self, guest: Home, who: Watcher, wire: ViewServer, account: Account, flush: Callable[[], None],
+        self, guest: Home, who: Watcher, wire: ViewServer, account: Account, sending: Sending,
         later: Callable[[], None],
     ) -> None:  # fmt: skip
-        self._guest, self._who, self._wire, self._account, self._flush = guest, who, wire, account, flush
+        self._guest, self._who, self._wire, self._account, self._sending = guest, who, wire, account, sending
         self._later = later
+        self._messages: Iterator[bytes] | None = None
+        """What is left of the answer that it is being sent."""
         self._clipboard: Clipboard | None = None
         self._told = ClipboardState(there=False)
         self._number = self._fetched = 0
@@ -65,6 +73,7 @@ class ViewerClip:
         """The viewer has left that machine."""
         clipboard, self._clipboard = self._clipboard, None
         if clipboard is not None:
+            self._drop(clipboard)
             clipboard.leave(self)
         self._account.hold("pasting", 0, LISTENERS)
 
@@ -90,7 +99,7 @@ class ViewerClip:
                 self._answer(event)
         except (ConfigError, GraphError, RightsError) as error:
             self._wire.send_message(Fault(_word(error), str(error)))
-            self._flush()
+            self._sending.flush()
 
     def _copied(self, number: int) -> None:
         if self._clipboard is None or self._clipboard.closed:
@@ -113,6 +122,8 @@ class ViewerClip:
 
     def _fetch(self, number: int) -> None:
         self._fetched = number
+        if self._clipboard is not None:
+            self._drop(self._clipboard)
         if self._clipboard is not None and number == self._number:
             self._waits, self._waits_since_ns = True, None
             self._clipboard.fetch(self)
@@ -122,13 +133,10 @@ class ViewerClip:
 
     def _answer(self, clip: Clip) -> None:
         self._account.hold("pasting", 0, LISTENERS)
-        if self._clipboard is None:
-            return
-        text = None
-        try:
-            text = None if clip.refused else clip_text(clip.data)
-        finally:
-            self._clipboard.answer(self, text)
+        if self._clipboard is not None:
+            self._clipboard.answer(self, clip.text)
+        if clip.broken:
+            raise ConfigError(clip.why)
 
     # -- from the machine ------------------------------------------------------------------------
 
@@ -147,7 +155,7 @@ class ViewerClip:
         if state != self._told:
             self._told = state
             self._wire.send_message(state)
-            self._flush()
+            self._sending.flush()
 
     # What arrives is charged as a whole before it is asked for.
     def clip_wanted(self) -> None:
@@ -157,20 +165,45 @@ class ViewerClip:
             self._clipboard.answer(self, None)
             return
         self._wire.send_paste(self._offered)
-        self._flush()
+        self._sending.flush()
 
-    def clip_supplied(self, text: str) -> None:
+    def clip_supplied(self, text: ClipText) -> None:
         """See `ClipboardViewer`."""
-        self._send(Clip(self._fetched, text.encode()))
+        self._send(Clip(self._fetched, text))
 
     def clip_refused(self, why: str) -> None:
         """See `ClipboardViewer`."""
-        self._send(Clip(self._fetched, why.encode(), refused=True))
+        self._send(Clip(self._fetched, None, why))
 
     def _send(self, clip: Clip) -> None:
-        self._waits = False
-        self._wire.send_clip(clip)
-        self._flush()
+        self._waits, self._messages = False, pack_clip(clip)
+        self._guest.turns.wait(self)
+
+    def _drop(self, clipboard: Clipboard) -> None:
+        """Send nothing more of a text; a refusal is sent in any case."""
+        if clipboard.sends(self):
+            self._messages = None
+            clipboard.sent(self)
+
+    def go_on(self) -> None:
+        """Its connection may have room again."""
+        if self._messages is not None and self._sending.open:
+            self._guest.turns.wait(self)
+
+    def work(self) -> bool:
+        """See `Worker`: send what is left, as far as there is room."""
+        while self._messages is not None and self._sending.open:
+            message = next(self._messages, None)
+            if message is None:
+                self._messages = None
+                if self._clipboard is not None:
+                    self._clipboard.sent(self)
+                return True
+            self._wire.send_packed(message)
+            self._sending.flush()
+            if self._guest.turns.over():
+                return self._messages is None
+        return True
 
 
 def _word(error: MillraceError) -> str:

@@ -98,7 +98,7 @@ class ViewerSession:
         self.limits = ViewerLimits(viewers.wholes.of(principal.key))
         self.hands = Hands(self.guest.turns, self.account)
         self.pictures = ViewerPictures(wire, self.sending, self.blame, self.account, self.times, viewers.clock)
-        self.clip = ViewerClip(self.guest, self.who, wire, self.account, self.sending.flush, viewers.tell_later)
+        self.clip = ViewerClip(self.guest, self.who, wire, self.account, self.sending, viewers.tell_later)
         self.refreshed = 0
         self._left = self._joined = self._any = False
         self._like = ("", "")
@@ -168,6 +168,7 @@ class ViewerSession:
     def flush(self) -> None:
         """Write what is pending, as far as the connection has room."""
         self.sending.flush()
+        self.clip.go_on()
 
     def tick(self, now_ns: HostNs) -> None:
         """About once a second: measure, and follow the line. Raises the error that ended the pictures, if any."""

@@ -1,43 +1,91 @@
-"""What a machine says of its clipboard, whichever protocol it speaks. No contents show in logs."""
+"""What a machine says of its clipboard, and how it is given a text, whichever protocol it speaks.
+
+No contents show in logs: see `ClipText`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class ClipOffered:
+from millrace.media.clip import ClipText
+
+
+class ClipOffered(msgspec.Struct, frozen=True):
     """A program of the machine has copied a text, or there is none any more.
 
     `text` is None if it must be asked for; `refused` says why it is not to be had.
     """
 
     there: bool
-    text: str | None = None
+    text: ClipText | None = None
     refused: str = ""
 
-    def __repr__(self) -> str:
-        return f"ClipOffered({self.there}, refused={self.refused!r})"
 
-
-@dataclass(frozen=True, slots=True)
-class ClipWanted:
+class ClipWanted(msgspec.Struct, frozen=True):
     """The machine asks for the text that it was offered."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClipSupplied:
+class ClipSupplied(msgspec.Struct, frozen=True):
     """The text that the machine was asked for, or a sentence why it is not to be had."""
 
-    text: str = ""
+    text: ClipText = ClipText()
     refused: str = ""
 
-    def __repr__(self) -> str:
-        return f"ClipSupplied(refused={self.refused!r})"
+
+class ClipGiven(msgspec.Struct, frozen=True):
+    """The wire holds this text for the machine no longer: it is handed over, or nobody waits for it any more."""
+
+    text: ClipText
 
 
-ClipEvent: TypeAlias = ClipOffered | ClipWanted | ClipSupplied
+ClipEvent: TypeAlias = ClipOffered | ClipWanted | ClipSupplied | ClipGiven
+
+
+def _never() -> bool:
+    return False
+
+
+# A text of a megabyte is neither made into a message in one step, nor queued behind others for a machine that does not
+# read: it waits here, as it is, and so does nothing but the newest one.
+class ClipGiving:
+    """The text that a machine is given next, or now: a step at a time, as its connection has room."""
+
+    def __init__(self) -> None:
+        self.full: Callable[[], bool] = _never
+        """Whether the machine leaves so much unread that it is to be sent nothing more."""
+        self._text: ClipText | None = None
+        self._steps: Iterator[None] = iter(())
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is one that is not handed over."""
+        return self._text is not None
+
+    @property
+    def due(self) -> bool:
+        """Whether a step can be taken."""
+        return self._text is not None and not self.full()
+
+    def begin(self, text: ClipText, steps: Iterator[None]) -> None:
+        """Hand over this text, by these steps, and nothing more of the one before."""
+        self._text, self._steps = text, steps
+
+    def step(self) -> list[ClipEvent]:
+        """Take a step; returns the event that it was the last one, if it was."""
+        return [] if next(self._steps, self) is not self else self.drop()
+
+    def drop(self) -> list[ClipEvent]:
+        """Hand over no more of it."""
+        text, self._text, self._steps = self._text, None, iter(())
+        return [] if text is None else [ClipGiven(text)]
+
+    def close(self) -> None:
+        """The connection is over. `full` refers to it, and it to this: a cycle (daemon/collector.py)."""
+        self.full = _never
+        self.drop()
 
 
 class ClipWire(Protocol):
@@ -56,13 +104,19 @@ class ClipWire(Protocol):
         """Ask for the machine's text."""
         ...
 
-    def send_clip_text(self, text: str | None) -> None:
-        """Hand over the text that was asked for; None: it is not to be had."""
+    def send_clip_text(self, text: ClipText | None) -> None:
+        """Hand over the text that was asked for, in place of any other; None: it is not to be had.
+
+        It is held until `ClipGiven`, or until another text takes its place.
+        """
         ...
 
 
 class ClipSession(ClipWire, Protocol):
     """The same, of a machine that may share its clipboard only at times."""
+
+    giving: ClipGiving
+    """What it is given."""
 
     @property
     def clip_there(self) -> bool:

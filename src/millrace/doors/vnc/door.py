@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -17,7 +16,7 @@ from millrace.graph.graph import Graph
 from millrace.graph.steps import Steps
 from millrace.media.format import AudioFormat
 from millrace.units import HostNs, default_map
-from millrace.wire.clips import ClipOffered, ClipSupplied, ClipWanted
+from millrace.wire.clips import ClipEvent
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import (
     AudioBegin,
@@ -36,8 +35,6 @@ from millrace.wire.vnc.work import PART_WORK, WORK_MAX
 
 SOUND_WORK = 5
 """What a byte of sound costs."""
-CLIP_WORK = 1
-"""What a byte of a text in memory costs: it is measured, and encoded for whoever has asked for it."""
 _SHOW_WORK: dict[type, int] = {Resized: WORK_MAX, CursorShape: 100_000, CursorAt: 20_000}
 """What these cost: whoever watches is told of another size."""
 SessionEvent: TypeAlias = Ready | SoundOffered | TlsWanted
@@ -111,11 +108,9 @@ class VncDoor(PlayingDoor):
             self._told(event)
         elif isinstance(event, AudioBegin):
             self._begin()
-        elif isinstance(event, ClipOffered | ClipWanted | ClipSupplied):
+        elif isinstance(event, ClipEvent):
             if self.clipboard is not None:
                 self.clipboard.receive(event)
-                if not isinstance(event, ClipWanted):
-                    yield CLIP_WORK * sys.getsizeof(event.text)
         elif isinstance(event, AudioEnd) and self.stream is not None:
             self.stream.stop()
 

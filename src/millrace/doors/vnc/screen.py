@@ -63,6 +63,7 @@ class VncScreen:
     ) -> None:  # fmt: skip
         """`full` says whether the server leaves unread what it was sent."""
         self.room = InputRoom(full)
+        wire.giving.full = full
         self._screens, self._wire, self._door, self._wake = screens, wire, door, wake
         self.screen: Screen | None = None
         self._picture: Pixels = np.zeros((0, 0), "<u4")
@@ -191,6 +192,7 @@ class VncScreen:
         if screen is not None:
             self._screens.remove(screen)
         self.room.close()
+        self._wire.giving.close()
 
 
 # Where a copy overlaps its origin, each band must be read before another is painted there: so it begins at the end that

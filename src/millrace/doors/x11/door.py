@@ -62,6 +62,10 @@ class X11Door(PlayingDoor):
         if self._closed:
             return
         self._received_ns = now_ns
+        if self._clipboard is not None:
+            # Each takes no time: texts are passed on as they are.
+            for event in self._wire.selections.events():
+                self._clipboard.receive(event)
         self._events += self._wire.events()
         while self.busy:
             if self._steps.work():
@@ -86,10 +90,8 @@ class X11Door(PlayingDoor):
             self._resize(event.size, now_ns)
         elif isinstance(event, Captured):
             yield from self._paint(event, now_ns)
-        elif isinstance(event, CursorShape):
+        else:
             yield from self._shape(event)
-        elif self._clipboard is not None:
-            self._clipboard.receive(event)
 
     # The memory is sealed: the server can write into it at any time, but not shrink it under us. So it is copied from,
     # and never shown itself.

@@ -177,7 +177,12 @@ class VncMachine(NetworkMachine):
         door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text, screen)
         self.doors.append(door)
         connection = self._new_connection(wire, door.receive, self._end, PICTURE_CHUNK_BYTES)
-        connection.relieved = paced.relieved
+
+        def relieved() -> None:
+            paced.relieved()
+            connection.wake()
+
+        connection.relieved = relieved
         await self._open(connection, None)
         try:
             await self._until_ended()

@@ -108,8 +108,8 @@ class QemuMachine(AttachedMachine):
 
         consoles = self._consoles = Consoles(self, client, lambda: stream.flush_soon())
         clipboard = ClipboardDoor(
-            self.guest.screens, client.clipboard, self.key, lambda: stream.flush_soon()
-        )  # fmt: skip
+            self.guest.screens, client.clipboard, self.key, lambda: _woken(stream, client), lambda: stream.congested
+        )
         self.doors.append(clipboard)
         self._no_sound, self._accepted = None, set()
         stream = self._stream(control, client, after, lost, lambda: client.unfinished)
@@ -189,8 +189,14 @@ class QemuMachine(AttachedMachine):
         busy: Callable[[], bool],
     ) -> FdStream:  # fmt: skip
         """A connection of the session, charged to the guest."""
-        holds, may_wait = self._partial(), self._may_wait()
+        holds, fits = self._partial(), self._may_wait()
         pictures = core if isinstance(core, ScreenPeer) else None
+
+        def may_wait(unsent: int) -> bool:
+            if not unsent and busy():
+                # It has read what it was sent, and is to be sent more.
+                stream.go_on()
+            return fits(unsent)
 
         # What is shown is charged until it is; then as much less.
         def weighed() -> None:
@@ -198,11 +204,12 @@ class QemuMachine(AttachedMachine):
             after()
             holds(core.partial_bytes)
 
-        return FdStream(
+        stream = FdStream(
             sock, core, weighed, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
             take_fds=pictures.receive_fds if pictures else None,
             chunk_max=RECEIVE_BYTES if pictures else CHUNK_BYTES_MAX, unfinished=busy,
         )  # fmt: skip
+        return stream
 
     def _door(self, kind: str, peer: AudioPeer) -> MachineDoor:
         graph = self.guest.graph
@@ -274,6 +281,13 @@ class QemuMachine(AttachedMachine):
         """See `AttachedMachine.view`."""
         reads = sum(door.reads for door in self.doors if isinstance(door, QemuRecord))
         return replace(super().view(), machine=self.machine, reads=reads)
+
+
+def _woken(stream: FdStream, client: DisplayClient) -> None:
+    """There is something to send, and perhaps more of it than is made yet."""
+    stream.flush_soon()
+    if client.unfinished:
+        stream.go_on()
 
 
 async def _unix(path: str, what: str, below: tuple[str, ...]) -> socket.socket:

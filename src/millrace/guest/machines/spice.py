@@ -91,7 +91,9 @@ class SpiceMachine(NetworkMachine):
         main = SpiceMain(self.password, spice_ticket, now_ns())
         main_end: list[Exception] = []
 
-        clipboard = ClipboardDoor(self.guest.screens, main.agent, self.key, lambda: connection.wake())
+        clipboard = ClipboardDoor(
+            self.guest.screens, main.agent, self.key, lambda: connection.wake(), lambda: connection.congested
+        )
         self.doors.append(clipboard)
 
         def after(now: HostNs) -> None:
@@ -112,6 +114,7 @@ class SpiceMachine(NetworkMachine):
             self._end(why)
 
         connection = self._new_connection(main, after, main_ended)
+        connection.relieved = connection.wake
         await self._open(connection, tls)
         began = now_ns()
         try:

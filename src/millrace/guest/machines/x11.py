@@ -79,6 +79,7 @@ class X11Machine(AttachedMachine):
         def after() -> None:
             holds(wire.partial_bytes)
             door.receive(now_ns())
+            holds(wire.partial_bytes)
 
         return FdStream(
             sock, wire, after, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,

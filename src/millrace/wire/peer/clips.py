@@ -9,13 +9,11 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from millrace.dsp.convert import Buffer
-from millrace.errors import RemoteProtocolError
-from millrace.media.clip import CLIP_BYTES_MAX
+from millrace.errors import ConfigError, RemoteProtocolError
+from millrace.media.clip import CLIP_BYTES_MAX, ClipReader, ClipText
 
 CLIP = 17
 """The kind of binary message, in its first byte."""
-PIECE_BYTES = 32 * 1024
-"""Text in one piece: a daemon takes no larger messages than 64 KiB from a viewer."""
 REASON_MAX = 1000
 LAST, REFUSED = 1, 2
 # Little-endian without padding: kind, flags, number.
@@ -44,22 +42,24 @@ class ClipboardState(msgspec.Struct, tag="clipboard", tag_field="type"):
 
 
 class Clip(NamedTuple):
-    """An answer to `Paste`: the text as UTF-8, or a sentence why there is none."""
+    """An answer to `Paste`: the text, or None and a sentence why there is none."""
 
     number: int
-    data: bytes
-    refused: bool = False
+    text: ClipText | None = None
+    why: str = ""
+    broken: bool = False
+    """What was sent is no text, as `why` says."""
 
     def __repr__(self) -> str:
-        return f"Clip({self.number}, {len(self.data)} bytes, refused={self.refused})"
+        return f"Clip({self.number}, {self.text!r}, why={self.why!r})"
 
 
 def pack_clip(clip: Clip) -> Iterator[bytes]:
-    """The messages that carry it."""
-    refused = REFUSED if clip.refused else 0
-    for at in range(0, max(1, len(clip.data)), PIECE_BYTES):
-        last = LAST if at + PIECE_BYTES >= len(clip.data) else 0
-        yield _HEAD.pack(CLIP, last | refused, clip.number) + clip.data[at : at + PIECE_BYTES]
+    """The messages that carry it, one by one."""
+    refused = REFUSED if clip.text is None else 0
+    pieces = ((clip.why.encode(),) if clip.text is None else clip.text.pieces) or (b"",)
+    for left, piece in zip(range(len(pieces) - 1, -1, -1), pieces, strict=True):
+        yield _HEAD.pack(CLIP, refused | (0 if left else LAST), clip.number) + piece
 
 
 # One answer at a time is expected, and only to what was asked. An answer to something asked before that is skipped: it
@@ -68,19 +68,24 @@ class Clips:
     """Puts the pieces of an answer together."""
 
     def __init__(self) -> None:
-        self._asked = 0
-        self._waits = False
-        self._data = bytearray()
+        self._asked, self._waits = 0, False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._size = 0
+        self._reader = ClipReader()
+        self._reason = bytearray()
+        self._broken = ""
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of an answer that is not complete."""
-        return len(self._data)
+        """Memory of an answer that is not complete."""
+        return self._reader.held_bytes + len(self._reason)
 
     def ask(self, number: int) -> None:
         """The text of that number is asked for, and no other any more."""
         self._asked, self._waits = number, True
-        self._data.clear()
+        self._begin()
 
     def take(self, message: Buffer) -> Clip | None:
         """Take one binary message of kind `CLIP`; returns the answer once it is complete."""
@@ -91,11 +96,28 @@ class Clips:
             if number > self._asked:
                 raise RemoteProtocolError("text from the clipboard that was not asked for")
             return None
-        self._data += memoryview(message)[_HEAD.size :]
-        if len(self._data) > (REASON_MAX if flags & REFUSED else CLIP_BYTES_MAX):
+        self._size += len(message) - _HEAD.size
+        if self._size > (REASON_MAX if flags & REFUSED else CLIP_BYTES_MAX):
             raise RemoteProtocolError(f"too much text from the clipboard; {CLIP_BYTES_MAX} bytes at most")
-        if not flags & LAST:
+        last = bool(flags & LAST)
+        self._add(memoryview(message)[_HEAD.size :], bool(flags & REFUSED), last)
+        if not last:
             return None
-        data, self._waits = bytes(self._data), False
-        self._data.clear()
-        return Clip(number, data, bool(flags & REFUSED))
+        self._waits = False
+        clip = self._whole(number, bool(flags & REFUSED))
+        self._begin()
+        return clip
+
+    def _add(self, data: memoryview, refused: bool, last: bool) -> None:
+        if refused:
+            self._reason += data
+        elif not self._broken:
+            try:
+                self._reader.add(data, last)
+            except ConfigError as error:
+                self._broken, self._reader = str(error), ClipReader()
+
+    def _whole(self, number: int, refused: bool) -> Clip:
+        if refused:
+            return Clip(number, None, self._reason.decode(errors="replace"))
+        return Clip(number, None, self._broken, True) if self._broken else Clip(number, self._reader.text())

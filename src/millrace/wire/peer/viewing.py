@@ -45,8 +45,12 @@ class _Session(KeptSession):
         self.clips = Clips()
 
     def send_clip(self, clip: Clip) -> None:
-        """Queue the answer to `Paste`."""
+        """Queue the answer to `Paste`, all of it."""
         self._out += pack_clip(clip)
+
+    def send_packed(self, message: bytes) -> None:
+        """Queue one of the messages that `pack_clip` has made."""
+        self._out.append(message)
 
     def send_paste(self, number: int) -> None:
         """Ask for the other end's text of that number, and no longer for any other."""

@@ -222,7 +222,8 @@ class DisplayClient(AnswerDue):
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
         self._wire.receive(data, now_ns)
-        message = self._wire.take()
+        self.clipboard.go_on()
+        message = None if self.clipboard.reading else self._wire.take()
         if message is not None:
             self._said(message)
         self._wire.forget()
@@ -230,7 +231,7 @@ class DisplayClient(AnswerDue):
     @property
     def unfinished(self) -> bool:
         """It has messages that it can process: it stopped so that others may go on."""
-        return self._wire.waiting
+        return self._wire.waiting or self.clipboard.unfinished
 
     def _said(self, message: Message) -> None:
         if self.clipboard.took(message):
@@ -330,8 +331,8 @@ class DisplayClient(AnswerDue):
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of messages that are still incomplete, or were not processed."""
-        return self._wire.partial_bytes
+        """Bytes received of messages that are still incomplete, or were not processed, and of a text."""
+        return self._wire.partial_bytes + self.clipboard.held_bytes
 
     def events(self) -> list[ClientEvent]:
         """The events since the last call."""

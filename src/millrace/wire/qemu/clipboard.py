@@ -7,18 +7,21 @@ server and this.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from millrace.errors import ConfigError
-from millrace.media.clip import CLIP_BYTES_MAX, clip_text
-from millrace.wire.clips import ClipEvent, ClipOffered, ClipSupplied, ClipWanted
+from millrace.media.clip import CLIP_BYTES_MAX, PIECE_BYTES, ClipReader, ClipText
+from millrace.wire.clips import ClipEvent, ClipGiving, ClipOffered, ClipSupplied, ClipWanted
 from millrace.wire.qemu.dbus import CALL, ERROR, PROPERTIES, UNKNOWN_METHOD, DBusWire, Message
 from millrace.wire.qemu.values import NO_PROPERTIES, Writer
 
 PATH, INTERFACE = "/org/qemu/Display1/Clipboard", "org.qemu.Display1.Clipboard"
 MESSAGE_MAX = CLIP_BYTES_MAX + 64 * 1024
 """A message with a text."""
-ASKS_MAX = 16
+ASKS_MAX = 2
+"""Requests of QEMU that may wait for our text."""
+_OFFER, _REQUEST = "offer", "Request"
 _CLIPBOARD = 0
 """The selection; the others are X11's PRIMARY and SECONDARY."""
 _TEXT = "text/plain;charset=utf-8"
@@ -30,6 +33,8 @@ _FAILED = "org.freedesktop.DBus.Error.Failed"
 #
 # QEMU's main loop, and so the guest, waits while QEMU asks for the properties of our object, which it does before it
 # answers our Register: so that is answered as soon as it is received.
+#
+# QEMU may leave our calls unanswered. So one offer and one request is on its way at a time, and only the newest waits.
 class QemuClipboard:
     """A `ClipSession`, over the connection of a `DisplayClient`."""
 
@@ -40,15 +45,28 @@ class QemuClipboard:
         self._destination: str | None = None
         self.clip_there = False
         """Whether QEMU has accepted us. It takes one at a time."""
+        self.giving = ClipGiving()
         self._serial = 0
         self._calls: dict[int, str] = {}
+        """What is on its way: Register, an offer (Grab, Release), Request."""
+        self._wish: bool | None = None
+        """What is to be offered when the offer on its way is answered."""
+        self._again = False
+        """The text that is on its way is to be requested again: it is an older one."""
         self._asks: list[Message] = []
+        self._reading: tuple[memoryview, int, ClipReader] | None = None
+        """A text that has come, how much of it was read, and as what."""
         self._events: list[ClipEvent] = []
 
     def events(self) -> list[ClipEvent]:
         """The events since the last call."""
         out, self._events = self._events, []
         return out
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of a text that has come and is being read."""
+        return 0 if self._reading is None else len(self._reading[0]) + self._reading[2].held_bytes
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -57,33 +75,67 @@ class QemuClipboard:
         self._destination = destination
         self._call("Register")
 
-    def _call(self, member: str, signature: str = "", body: bytes = b"") -> None:
+    def _call(self, member: str, signature: str = "", body: bytes = b"", what: str = "") -> None:
         serial = self._wire.send_call(PATH, INTERFACE, member, signature, body, self._destination)
-        self._calls[serial] = member
+        self._calls[serial] = what or member
 
     def send_clip_offer(self, there: bool) -> None:
         """See `ClipWire`."""
+        self._wish = there
+        self._offer()
+
+    def _offer(self) -> None:
+        there, on_its_way = self._wish, _OFFER in self._calls.values()
+        if there is None or on_its_way:
+            return
+        self._wish = None
         if not there:
-            self._call("Release", "u", Writer().number("u", _CLIPBOARD).bytes())
+            self._call("Release", "u", Writer().number("u", _CLIPBOARD).bytes(), _OFFER)
             return
         self._serial += 1
         body = Writer().number("u", _CLIPBOARD).number("u", self._serial).bytes()
-        self._call("Grab", "uuas", body + _mimes())
+        self._call("Grab", "uuas", body + _mimes(), _OFFER)
 
     def send_clip_request(self) -> None:
         """See `ClipWire`."""
-        self._call("Request", "uas", Writer().number("u", _CLIPBOARD).bytes() + _mimes())
+        self._again = _REQUEST in self._calls.values() or self._reading is not None
+        if not self._again:
+            self._call(_REQUEST, "uas", Writer().number("u", _CLIPBOARD).bytes() + _mimes())
 
-    def send_clip_text(self, text: str | None) -> None:
+    def send_clip_text(self, text: ClipText | None) -> None:
         """See `ClipWire`."""
         asks, self._asks = self._asks, []
+        if text is not None:
+            self.giving.begin(text, self._replies(asks, text))
+            return
         for ask in asks:
-            if text is None:
-                self._wire.send_error(ask, _FAILED, "there is no text")
-            else:
-                self._wire.send_reply(ask, "say", Writer().text("s", _TEXT).blob(text.encode()).bytes())
+            self._wire.send_error(ask, _FAILED, "there is no text")
+
+    def _replies(self, asks: list[Message], text: ClipText) -> Iterator[None]:
+        head = Writer().text("s", _TEXT).number("u", text.size).bytes()
+        for ask in asks:
+            yield from self._wire.send_reply_in_parts(ask, "say", head, text.pieces, text.size)
 
     # -- in --------------------------------------------------------------------------------------
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether `go_on` has something to do."""
+        return self._reading is not None or self.giving.due
+
+    @property
+    def reading(self) -> bool:
+        """Whether a text is being read. No message is taken before that is done."""
+        return self._reading is not None
+
+    def go_on(self) -> None:
+        """Read, or hand over, the next piece of a text."""
+        if self._reading is not None:
+            self._read(*self._reading)
+        elif self.giving.due:
+            self._events += self.giving.step()
+            if not self.giving.begun and self._asks:
+                self._events.append(ClipWanted())
 
     def took(self, message: Message) -> bool:
         """Take a message, if it is about the clipboard; RemoteProtocolError for one that is wrong."""
@@ -92,10 +144,10 @@ class QemuClipboard:
                 return False
             self._called(message)
             return True
-        member = self._calls.pop(message.reply_to, None) if message.reply_to is not None else None
-        if member is not None:
-            self._answered(member, message)
-        return member is not None
+        what = self._calls.pop(message.reply_to, None) if message.reply_to is not None else None
+        if what is not None:
+            self._answered(what, message)
+        return what is not None
 
     def _called(self, message: Message) -> None:
         if message.interface == PROPERTIES:
@@ -119,6 +171,7 @@ class QemuClipboard:
         elif message.member == "Unregister" or message.values("u")[0] == _CLIPBOARD:
             self._events.append(ClipOffered(False))
 
+    # While one is answered, another waits: it is to be given the newest text, which may be another one by then.
     def _asked(self, message: Message) -> None:
         selection, mimes = message.values("uas")
         if selection != _CLIPBOARD or _TEXT not in mimes or len(self._asks) >= ASKS_MAX:
@@ -126,26 +179,44 @@ class QemuClipboard:
             return
         # Its body may be long, and is not needed for the answer.
         self._asks.append(replace(message, body=b""))
-        if len(self._asks) == 1:
+        if len(self._asks) == 1 and not self.giving.begun:
             self._events.append(ClipWanted())
 
-    def _answered(self, member: str, message: Message) -> None:
-        if member == "Register":
+    def _answered(self, what: str, message: Message) -> None:
+        if what == "Register":
             self.clip_there = message.kind != ERROR
-        elif member == "Request":
-            self._events.append(_supplied(message))
+        elif what == _OFFER:
+            self._offer()
+        elif self._again:
+            self.send_clip_request()
+        else:
+            self._supplied(message)
 
-
-def _supplied(message: Message) -> ClipSupplied:
-    if message.kind == ERROR:
-        return ClipSupplied(refused="the machine does not hand over its text")
-    mime, data = message.values("say")
-    try:
+    def _supplied(self, message: Message) -> None:
+        if message.kind == ERROR:
+            self._events.append(ClipSupplied(refused="the machine does not hand over its text"))
+            return
+        mime, data = message.text_and_bytes()
         if not mime.startswith("text/plain"):
-            return ClipSupplied(refused="what is on the machine's clipboard is no text")
-        return ClipSupplied(clip_text(data))
-    except ConfigError as error:
-        return ClipSupplied(refused=str(error))
+            self._events.append(ClipSupplied(refused="what is on the machine's clipboard is no text"))
+            return
+        self._reading = data, 0, ClipReader()
+
+    def _read(self, data: memoryview, at: int, reader: ClipReader) -> None:
+        end = min(at + PIECE_BYTES, len(data))
+        self._reading = data, end, reader
+        try:
+            reader.add(data[at:end], end == len(data))
+            supplied = None if end < len(data) else ClipSupplied(reader.text())
+        except ConfigError as error:
+            supplied = ClipSupplied(refused=str(error))
+        if supplied is None:
+            return
+        self._reading = None
+        if self._again:
+            self.send_clip_request()
+        else:
+            self._events.append(supplied)
 
 
 def _mimes() -> bytes:

@@ -7,7 +7,7 @@ Descriptors are sent with the bytes of their message. How many a received messag
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,11 +106,21 @@ class Message:
 
     def values(self, expected: str | None = None) -> list[Any]:
         """The body's values; RemoteProtocolError if the signature is not the expected one."""
-        if expected is not None and self.signature != expected:
-            raise RemoteProtocolError(
-                f"{printable(self.member)}: unexpected arguments {quoted(self.signature)}; {expected!r} expected"
-            )
+        if expected is not None:
+            self._expect(expected)
         return Reader(self.body, self.order).values(self.signature)
+
+    def text_and_bytes(self) -> tuple[str, memoryview]:
+        """The values of a body "say", whose bytes stay where they were received; RemoteProtocolError if it is none."""
+        self._expect("say")
+        reader = Reader(self.body, self.order)
+        return str(reader.value("s")), reader.blob()
+
+    def _expect(self, signature: str) -> None:
+        if self.signature != signature:
+            raise RemoteProtocolError(
+                f"{printable(self.member)}: unexpected arguments {quoted(self.signature)}; {signature!r} expected"
+            )
 
 
 class _Large:
@@ -152,6 +162,8 @@ class DBusWire(Untimed):
         self._steps = [b"OK ", b"AGREE_UNIX_FD"]
         self._out: list[Chunk] = [Chunk(bytearray(b"\0AUTH EXTERNAL " + str(uid).encode().hex().encode() + b"\r\n"))]
         self._held: list[Chunk] = []
+        """What follows authentication, or the reply that is sent in parts."""
+        self._in_parts = False
         self._taken_bytes = 0
 
     # -- in --------------------------------------------------------------------------------------
@@ -302,6 +314,22 @@ class DBusWire(Untimed):
         if to.wants_reply:
             self._send(RETURN, NO_REPLY, self._back(to), signature, body)
 
+    # What is sent meanwhile follows it: no message may come within another.
+    def send_reply_in_parts(
+        self, to: Message, signature: str, head: bytes, parts: Iterable[bytes], size: int
+    ) -> Iterator[None]:
+        """Answer a call, a part a step. The body begins with `head`, and `size` bytes follow; it must be completed."""
+        if not to.wants_reply:
+            return
+        self._send(RETURN, NO_REPLY, self._back(to), signature, head, more=size)
+        self._in_parts = True
+        for part in parts:
+            self._out.append(Chunk(bytearray(part)))
+            yield
+        self._in_parts = False
+        self._out += self._held
+        self._held.clear()
+
     def send_error(self, to: Message, name: str, text: str) -> None:
         """Answer a call with an error; of its text as much as people read, as it may name what the caller sent."""
         if to.wants_reply:
@@ -322,7 +350,9 @@ class DBusWire(Untimed):
         signature: str,
         body: bytes,
         fds: tuple[int, ...] = (),
+        more: int = 0,
     ) -> int:
+        """`more` bytes of the body will follow."""
         self._serial += 1
         if signature:
             fields = fields | {_SIGNATURE: signature}
@@ -337,11 +367,11 @@ class DBusWire(Untimed):
             else:
                 array.text(_TYPES[code], value)
         listed = array.bytes()
-        head = struct.pack("<cBBBIII", b"l", kind, flags, 1, len(body), self._serial, len(listed)) + listed
+        head = struct.pack("<cBBBIII", b"l", kind, flags, 1, len(body) + more, self._serial, len(listed)) + listed
         message = bytearray(head + bytes(-len(head) % 8) + body)
         # The message owns the descriptors from now on. If the caller closed them at a reply that arrives before this
         # is sent, their numbers could already mean other files.
-        (self._out if self.ready else self._held).append(Chunk(message, fds, give=True))
+        (self._held if self._in_parts or not self.ready else self._out).append(Chunk(message, fds, give=True))
         return self._serial
 
     def data_to_send(self) -> list[Chunk]:

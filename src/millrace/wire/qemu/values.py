@@ -136,6 +136,10 @@ class Reader:
         except UnicodeDecodeError:
             raise RemoteProtocolError("D-Bus string is not UTF-8") from None
 
+    def blob(self) -> memoryview:
+        """Read an array of bytes, which stays where it is."""
+        return memoryview(self._take(self.value("u")))
+
     def _array(self, kind: str, depth: int) -> Any:
         size = self.value("u")
         if kind == "y":

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Iterable, Iterator
 
 from millrace.errors import ConfigError, RemoteProtocolError
-from millrace.media.clip import CLIP_BYTES_MAX, check_size, clip_text
-from millrace.wire.clips import ClipEvent, ClipOffered, ClipSupplied, ClipWanted
+from millrace.media.clip import CLIP_BYTES_MAX, ClipReader, ClipText, check_size
+from millrace.wire.clips import ClipEvent, ClipGiving, ClipOffered, ClipSupplied, ClipWanted
 from millrace.wire.spice.channel import SpiceChannel, SpiceMessage, unpack
 
 PIECE_BYTES = 2048
-MESSAGE_MAX = 2 * CLIP_BYTES_MAX + 64
-"""The longest message that is read; a longer one is skipped."""
-UNSENT_MAX = 4 * CLIP_BYTES_MAX // PIECE_BYTES
-"""Pieces that may wait for tokens."""
-ASKS_MAX = 16
+PIECE_MAX = 64 * 1024
+"""Bytes of a piece that is taken."""
+TEXT_MAX = 2 * CLIP_BYTES_MAX
+"""The longest text that is read, whose lines may end with CR LF; a longer one is skipped."""
+MESSAGE_MAX = 64 * 1024
+"""The longest other message that is read; a longer one is skipped. Unless it is a grab, it has a few bytes."""
+UNSENT_MAX = 64
+"""Messages that may wait for tokens. Only the newest offer does, and one request."""
+AT_ONCE = 16
+"""Pieces that are sent in one step."""
+ASKS_MAX = 2
+"""Programs of the guest that may wait for our text."""
 TOKENS_MAX = 1 << 20
 INIT, _CONNECTED, _DISCONNECTED, _DATA, _TOKEN, _CONNECTED_TOKENS = 103, 107, 108, 109, 110, 115
 _START, _SEND_DATA = 106, 107
@@ -45,7 +53,9 @@ class SpiceAgent:
         """Whether there is an agent that shares the clipboard."""
         self._events: list[ClipEvent] = []
         self._tokens = 0
-        self._unsent: deque[bytes] = deque()
+        self._unsent: deque[tuple[int, bytes]] = deque()
+        """Messages by their kind, the next one first."""
+        self.giving = ClipGiving()
         self._forget()
 
     def _forget(self) -> None:
@@ -55,8 +65,20 @@ class SpiceAgent:
         self._data = bytearray()
         self._skipped = 0
         """Bytes to come of a message that is too long."""
+        self._text_left = 0
+        """Bytes to come of a text that is being read."""
+        self._reader: ClipReader | None = None
+        """None: what comes is no text, and why was said."""
+        self._in_parts = False
+        """A text is half sent: nothing may come within it."""
         self._asks = 0
         self._unsent.clear()
+        self._events += self.giving.drop()
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of a message or a text that is not complete."""
+        return len(self._data) + (0 if self._reader is None else self._reader.held_bytes)
 
     def events(self) -> list[ClipEvent]:
         """The events since the last call."""
@@ -90,30 +112,49 @@ class SpiceAgent:
         self._send(_CAPABILITIES, struct.pack("<II", 1, _CAPS))
 
     def _piece(self, body: bytes) -> None:
-        skipped = min(self._skipped, len(body))
-        self._skipped -= skipped
-        self._data += body[skipped:]
-        while len(self._data) >= _HEAD.size:
-            protocol, kind, _, size = _HEAD.unpack_from(self._data)
-            if protocol != _PROTOCOL:
-                raise RemoteProtocolError(f"the SPICE guest's agent speaks protocol {protocol}")
-            end = _HEAD.size + size
-            if size > MESSAGE_MAX:
-                self._skip(kind, end)
-                return
-            if len(self._data) < end:
-                return
-            content = bytes(self._data[_HEAD.size : end])
-            del self._data[:end]
-            self._said(kind, content)
+        if len(body) > PIECE_MAX:
+            raise RemoteProtocolError(f"the SPICE guest's agent sent a piece of {len(body)} bytes")
+        self._data += body
+        while self._go_on():
+            pass
 
-    def _skip(self, kind: int, size: int) -> None:
-        self._skipped = size - len(self._data)
-        self._data.clear()
-        if kind == _CLIPBOARD:
-            self._events.append(_refused(size))
+    def _go_on(self) -> bool:
+        """Take what there is of the next message, or of what is left of one; False if more must come before."""
+        if self._skipped:
+            self._skipped -= len(self._cut(self._skipped))
+            return not self._skipped
+        if self._text_left:
+            self._text(self._cut(self._text_left))
+            return not self._text_left
+        if len(self._data) < _HEAD.size:
+            return False
+        protocol, kind, _, size = _HEAD.unpack_from(self._data)
+        if protocol != _PROTOCOL:
+            raise RemoteProtocolError(f"the SPICE guest's agent speaks protocol {protocol}")
+        return self._begin(kind, size)
 
-    def _said(self, kind: int, body: bytes) -> None:
+    def _cut(self, size: int) -> bytes:
+        """Take so many bytes, or what there is."""
+        part = bytes(self._data[:size])
+        del self._data[:size]
+        return part
+
+    def _begin(self, kind: int, size: int) -> bool:
+        before = min(size, 4 + 4 * bool(self._caps & _SELECTION)) if kind == _CLIPBOARD else size
+        if size > (TEXT_MAX + before if kind == _CLIPBOARD else MESSAGE_MAX):
+            self._skipped = _HEAD.size + size
+            if kind == _CLIPBOARD:
+                self._events.append(_refused(size))
+            return True
+        if len(self._data) < _HEAD.size + before:
+            return False
+        self._cut(_HEAD.size)
+        self._said(kind, self._cut(before), size - before)
+        return True
+
+    def _said(self, kind: int, body: bytes, text_bytes: int) -> None:
+        """A message; after the beginning of one with a text, so many bytes follow."""
+        self._text_left, self._reader = text_bytes, None
         if kind == _CAPABILITIES:
             self._announced(body)
             return
@@ -132,7 +173,7 @@ class SpiceAgent:
         elif kind == _REQUEST:
             self._asked(unpack("<I", body)[0])
         else:
-            self._supplied(unpack("<I", body)[0], body[4:])
+            self._supplied(unpack("<I", body)[0])
 
     def _announced(self, body: bytes) -> None:
         asks, self._caps = unpack("<II", body)
@@ -145,53 +186,119 @@ class SpiceAgent:
             self._send_clip(_CLIPBOARD, struct.pack("<I", _NONE))
             return
         self._asks += 1
-        if self._asks == 1:
+        if self._asks == 1 and not self.giving.begun:
             self._events.append(ClipWanted())
 
-    def _supplied(self, kind: int, data: bytes) -> None:
+    def _supplied(self, kind: int) -> None:
         if kind != _UTF8:
             self._events.append(ClipSupplied(refused="what is on the machine's clipboard is no text"))
             return
+        self._reader = ClipReader()
+        if not self._text_left:
+            self._text(b"")
+
+    def _text(self, data: bytes) -> None:
+        """The next bytes of a text, or of what is none."""
+        self._text_left -= len(data)
+        if self._reader is None:
+            return
         try:
-            self._events.append(ClipSupplied(clip_text(data)))
+            self._reader.add(data, not self._text_left)
+            if not self._text_left:
+                self._events.append(ClipSupplied(self._reader.text()))
         except ConfigError as error:
             self._events.append(ClipSupplied(refused=str(error)))
+            self._reader = None
+        if not self._text_left:
+            self._reader = None
 
     # -- out -------------------------------------------------------------------------------------
 
     def send_clip_offer(self, there: bool) -> None:
-        """See `ClipWire`."""
+        """See `ClipWire`. It takes the place of one that waits."""
+        self._unsent = deque(one for one in self._unsent if one[0] not in (_GRAB, _RELEASE))
         self._send_clip(_GRAB if there else _RELEASE, struct.pack("<I", _UTF8) if there else b"")
 
     def send_clip_request(self) -> None:
-        """See `ClipWire`."""
+        """See `ClipWire`. It takes the place of one that waits."""
+        self._unsent = deque(one for one in self._unsent if one[0] != _REQUEST)
         self._send_clip(_REQUEST, struct.pack("<I", _UTF8))
 
-    def send_clip_text(self, text: str | None) -> None:
+    def send_clip_text(self, text: ClipText | None) -> None:
         """See `ClipWire`."""
         asks, self._asks = self._asks, 0
-        if text is not None and self._caps & _CRLF:
-            text = text.replace("\n", "\r\n")
-        data = struct.pack("<I", _NONE) if text is None else struct.pack("<I", _UTF8) + text.encode()
+        if text is not None:
+            self.giving.begin(text, self._given(text, asks))
+            return
         for _ in range(asks):
-            self._send_clip(_CLIPBOARD, data)
+            self._send_clip(_CLIPBOARD, struct.pack("<I", _NONE))
 
     def _send_clip(self, kind: int, body: bytes) -> None:
         if self.clip_there:
-            self._send(kind, (bytes(4) if self._caps & _SELECTION else b"") + body)
+            self._send(kind, self._selection + body)
 
-    # An agent that does not read gets no more, but whole messages: it could make nothing of the rest of one.
+    @property
+    def _selection(self) -> bytes:
+        return bytes(4) if self._caps & _SELECTION else b""
+
+    # An agent that does not read gets no more.
     def _send(self, kind: int, body: bytes) -> None:
-        data = _HEAD.pack(_PROTOCOL, kind, 0, len(body)) + body
-        pieces = [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
-        if len(self._unsent) + len(pieces) <= UNSENT_MAX:
-            self._unsent += pieces
+        if len(self._unsent) < UNSENT_MAX:
+            self._unsent.append((kind, _HEAD.pack(_PROTOCOL, kind, 0, len(body)) + body))
             self._pump()
 
     def _pump(self) -> None:
-        while self._unsent and self._tokens:
-            self._tokens -= 1
-            self._channel.send_message(_SEND_DATA, self._unsent.popleft())
+        while self._unsent and self._tokens and not self._in_parts:
+            self._put(self._unsent.popleft()[1])
+
+    def _put(self, piece: bytes) -> None:
+        self._tokens -= 1
+        self._channel.send_message(_SEND_DATA, piece)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether `go_on` has something to do."""
+        return self._tokens > 0 and self.giving.due
+
+    def go_on(self) -> None:
+        """Hand over some pieces of a text, as far as there are tokens."""
+        for _ in range(AT_ONCE):
+            if not self.unfinished:
+                return
+            ended = self.giving.step()
+            self._events += [*ended, ClipWanted()] if ended and self._asks else ended
+
+    # Each step is begun only with a token.
+    def _given(self, text: ClipText, asks: int) -> Iterator[None]:
+        """The steps in which a text is sent to all who have asked: each sends a piece of a message."""
+        crlf = bool(self._caps & _CRLF)
+        size = text.size + text.lines if crlf else text.size
+        for _ in range(asks):
+            self._in_parts = False
+            while self._unsent:
+                self._put(self._unsent.popleft()[1])
+                yield
+            self._in_parts = True
+            before = self._selection + struct.pack("<I", _UTF8)
+            head = _HEAD.pack(_PROTOCOL, _CLIPBOARD, 0, len(before) + size) + before
+            for piece in _cut(head, text.crlf() if crlf else text.pieces):
+                self._put(piece)
+                yield
+        self._in_parts = False
+        self._pump()
+
+
+def _cut(head: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of `PIECE_BYTES`, the last of which may be shorter."""
+    rest = bytearray(head)
+    for piece in pieces:
+        rest += piece
+        whole = len(rest) - len(rest) % PIECE_BYTES
+        for at in range(0, whole, PIECE_BYTES):
+            yield bytes(rest[at : at + PIECE_BYTES])
+        del rest[:whole]
+    if rest:
+        yield bytes(rest)
 
 
 def _refused(size: int) -> ClipSupplied:

@@ -43,6 +43,7 @@ class SpiceMain(AnswerDue):
             if event is not None:
                 self._told(event)
             self.agent.take(message)
+        self.agent.go_on()
 
     def _told(self, event: MainEvent) -> None:
         if isinstance(event, MainInit):
@@ -62,13 +63,13 @@ class SpiceMain(AnswerDue):
 
     @property
     def unfinished(self) -> bool:
-        """See `AnswerDue`."""
-        return self._channel.unfinished
+        """See `AnswerDue`: also while there is more of a text to send."""
+        return self._channel.unfinished or self.agent.unfinished
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of messages that are still incomplete, or were not processed."""
-        return self._channel.partial_bytes
+        """Bytes received of messages that are still incomplete, or were not processed, and of a text."""
+        return self._channel.partial_bytes + self.agent.held_bytes
 
     def events(self) -> list[MainEvent]:
         """The events since the last call."""

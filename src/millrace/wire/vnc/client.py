@@ -7,17 +7,18 @@ little-endian.
 from __future__ import annotations
 
 import struct
-import sys
 from collections import deque
+from collections.abc import Iterator
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.media.clip import ClipText
 from millrace.pixels.rects import Point, Size
 from millrace.units import NS_PER_S, HostNs
-from millrace.wire.clips import ClipOffered, ClipSupplied
+from millrace.wire.clips import ClipGiving, ClipOffered, ClipSupplied
 from millrace.wire.keys import CODE_MAX, Keyboard
 from millrace.wire.vnc import messages
-from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText, Giving, too_long
+from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText
 from millrace.wire.vnc.login import Respond, Step, VncLogin
 from millrace.wire.vnc.messages import (
     AudioBegin,
@@ -87,7 +88,7 @@ class VncClient(VncLogin):
         self._keyboard = Keyboard()
         self._at = Point(0, 0)
         self.cut = CutText(self.work)
-        self._giving: Giving | None = None
+        self.giving = ClipGiving()
         """The text that is made into a message."""
         self._unread = 0
         """Bytes that are skipped, or of sound, and still to come."""
@@ -115,7 +116,7 @@ class VncClient(VncLogin):
     @property
     def unfinished(self) -> bool:
         """It has more to do with what it has received, or is to send: it stopped so that others may go on."""
-        return self.painting or self._giving is not None or (len(self._buffer) >= self._need and not self._paused)
+        return self.painting or self.giving.due or (len(self._buffer) >= self._need and not self._paused)
 
     @property
     def partial_bytes(self) -> int:
@@ -210,7 +211,7 @@ class VncClient(VncLogin):
     def _cut_text(self, part: bytes) -> None:
         size = struct.unpack(">3xi", part)[0]
         if abs(size) > CUT_BYTES_MAX:
-            self._events.append(too_long(abs(size)))
+            self._events.append(self.cut.too_long(abs(size)))
             self._skip(abs(size))
             return
         self._begin(self._cut(abs(size), size < 0))
@@ -353,19 +354,18 @@ class VncClient(VncLogin):
             self._out += self.cut.request()
 
     # No answer says that there is none, so the server's program waits in vain.
-    def send_clip_text(self, text: str | None) -> None:
+    def send_clip_text(self, text: ClipText | None) -> None:
         """See `ClipWire`."""
-        if self._let_in and text is not None:
-            self._giving = self.cut.provide(text)
+        if text is not None:
+            self.giving.begin(text, self._provided(text))
 
-    # A newer text takes the place of one that is not sent yet.
+    def _provided(self, text: ClipText) -> Iterator[None]:
+        made = yield from self.cut.provide(text)
+        self._out += made
+
     def _give(self) -> None:
-        while self._giving is not None and not self.work.over:
-            try:
-                next(self._giving)
-            except StopIteration as made:
-                self._out += made.value
-                self._giving = None
+        while self.giving.due and not self.work.over:
+            self._events += self.giving.step()
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -402,5 +402,5 @@ def _held_bytes(event: VncEvent) -> int:
         return EVENT_BYTES + len(event.payload)
     if isinstance(event, CursorShape):
         return EVENT_BYTES + len(event.pixels)
-    # A single character may make each take four bytes.
-    return EVENT_BYTES + (sys.getsizeof(event.text) if isinstance(event, ClipOffered | ClipSupplied) else 0)
+    text = event.text if isinstance(event, ClipOffered | ClipSupplied) else None
+    return EVENT_BYTES + (0 if text is None else text.held_bytes)

@@ -6,24 +6,23 @@ and ask for it.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
-from collections import deque
 from collections.abc import Generator
 from typing import TypeAlias
 
 from millrace.errors import ConfigError, RemoteProtocolError
-from millrace.media.clip import CLIP_BYTES_MAX, ClipReader, check_size
+from millrace.media.clip import CLIP_BYTES_MAX, PIECE_BYTES, ClipReader, ClipText, check_size
 from millrace.wire.clips import ClipEvent, ClipOffered, ClipSupplied, ClipWanted
 from millrace.wire.vnc.inflate import Inflater, compressed_max
 from millrace.wire.vnc.work import PART_WORK, Work
 
 CUT_BYTES_MAX = 2 * CLIP_BYTES_MAX + 64
 """The largest message that is read. A longer one is skipped, and its text refused."""
-AT_ONCE = 16 * 1024
-"""How much of a message or of a text is taken at once."""
 CUT_WORK, PACK_WORK = 30, 30
 """What a byte of a text costs, and again what it takes to compress one."""
+DIGEST_BYTES = 16
 _TEXT = 1
 _CAPS, _REQUEST, _PEEK, _NOTIFY, _PROVIDE = (1 << bit for bit in range(24, 29))
 # Ours. The size after them is that of a text that the server may send unasked: none.
@@ -34,6 +33,8 @@ Giving: TypeAlias = Generator[None, None, bytearray]
 """Makes what is sent, piece by piece."""
 
 
+# A server without the extension may send back what it was sent (x11vnc does). That is no news, and passing it on would
+# not end. So it is known again by its digest, which takes no memory.
 class CutText:
     """What a server says of its clipboard, and what is said to it. What that costs is added to `work`."""
 
@@ -46,6 +47,8 @@ class CutText:
         self._work = work
         self._readers: list[ClipReader] = []
         self._made_bytes = 0
+        self._sent = b""
+        """Digest of the text that was sent without the extension, as the server has it."""
 
     @property
     def held_bytes(self) -> int:
@@ -71,27 +74,50 @@ class CutText:
         if flags & _PROVIDE:
             return None, b""
         if flags & _NOTIFY:
+            self._sent = b""
             return ClipOffered(bool(flags & _TEXT)), b""
         if flags & _PEEK:
             return None, self.offer(self._offers)
         return (ClipWanted() if flags & _REQUEST and flags & _TEXT else None), b""
 
-    def _plain(self, size: int) -> Generator[int, bytes, ClipOffered]:
+    def _plain(self, size: int) -> Generator[int, bytes, ClipOffered | None]:
         utf8, latin = self._readers = [ClipReader(), ClipReader("latin-1")]
         left = size
         try:
             while left:
-                piece = yield min(left, AT_ONCE)
+                piece = yield min(left, PIECE_BYTES)
                 left -= len(piece)
                 self._add(latin, piece, not left)
                 self._add_utf8(utf8, piece, not left)
             # So it yields at least once; and what follows is a step of its own.
             yield 0
-            return ClipOffered(True, self._readers[0].text())
+            text = self._readers[0].text()
+            return None if (yield from self._is_sent(text)) else self._news(text)
         except ConfigError as error:
-            return ClipOffered(True, refused=str(error))
+            return self._news(None, str(error))
         finally:
             self._readers = []
+
+    def _is_sent(self, text: ClipText) -> Generator[int, bytes, bool]:
+        """Whether it is what the server was sent."""
+        digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for piece in text.pieces if self._sent else ():
+            digest.update(piece)
+            self._work.spent += CUT_WORK * len(piece)
+            yield 0
+        return digest.digest() == self._sent
+
+    def _news(self, text: ClipText | None, refused: str = "") -> ClipOffered:
+        self._sent = b""
+        return ClipOffered(True, text, refused)
+
+    def too_long(self, size: int) -> ClipOffered:
+        """For a message that was skipped."""
+        try:
+            check_size(size)
+        except ConfigError as error:
+            return self._news(None, str(error))
+        raise AssertionError
 
     # RFC 6143, 7.6.4, says Latin-1. But x11vnc passes on what a program gives it, and many give UTF-8 (xclip does). A
     # text in Latin-1 with other letters than English ones is hardly ever UTF-8 by chance.
@@ -127,7 +153,7 @@ class CutText:
         if size > compressed_max(4 + left):
             raise ConfigError(f"the VNC server sent {size} compressed bytes for a text of {left}")
         while left:
-            piece = yield from stream.read(min(left, AT_ONCE))
+            piece = yield from stream.read(min(left, PIECE_BYTES))
             left -= len(piece)
             self._add(reader, piece, not left)
             yield 0
@@ -147,7 +173,7 @@ class CutText:
 
     # libvncserver 0.9.14 has the extension, but does not ask. Sent a text by it, it ends the session, or calls what
     # x11vnc never set. What comes without the extension it understands.
-    def provide(self, text: str) -> Giving:
+    def provide(self, text: ClipText) -> Giving:
         """Make the message that hands over a text, in pieces, whose cost is added to `work`.
 
         To a server that does not ask it is sent in Latin-1: a character that this lacks becomes a question mark.
@@ -157,44 +183,32 @@ class CutText:
         finally:
             self._made_bytes = 0
 
-    def _without_extension(self, text: str) -> Giving:
-        out = bytearray(struct.pack(">Bxxxi", 6, len(text)))
-        for at in range(0, len(text), AT_ONCE):
-            out += text[at : at + AT_ONCE].encode("latin-1", "replace")
-            yield from self._made(AT_ONCE, CUT_WORK)
+    def _without_extension(self, text: ClipText) -> Giving:
+        out, digest = bytearray(struct.pack(">Bxxxi", 6, text.chars)), hashlib.blake2b(digest_size=DIGEST_BYTES)
+        for piece in text.latin_1():
+            out += piece
+            digest.update(piece.decode("latin-1").encode())
+            yield from self._made(len(out), len(piece), CUT_WORK)
+        self._sent = digest.digest()
         return out
 
     # QEMU and libvncserver end the session at a message of more than 1 MiB. Compressed, no text reaches that, even if
     # each character is equally likely. The size comes first in what is compressed.
-    def _within_extension(self, text: str) -> Giving:
-        pieces, size = deque[bytes](), 1
-        for at in range(0, len(text), AT_ONCE):
-            pieces.append(text[at : at + AT_ONCE].encode().replace(b"\n", b"\r\n"))
-            size += len(pieces[-1])
-            yield from self._made(len(pieces[-1]), CUT_WORK)
-        pieces.append(b"\0")
+    def _within_extension(self, text: ClipText) -> Giving:
         stream = zlib.compressobj(1)
-        body = bytearray(struct.pack(">I", _PROVIDE | _TEXT)) + stream.compress(struct.pack(">I", size))
-        while pieces:
-            piece = pieces.popleft()
+        body = bytearray(struct.pack(">I", _PROVIDE | _TEXT))
+        body += stream.compress(struct.pack(">I", text.size + text.lines + 1))
+        for piece in text.crlf():
+            yield from self._made(len(body), len(piece), CUT_WORK)
             body += stream.compress(piece)
-            yield from self._made(len(piece), PACK_WORK)
-        body += stream.flush()
+            yield from self._made(len(body), len(piece), PACK_WORK)
+        body += stream.compress(b"\0") + stream.flush()
         return _message(body)
 
-    def _made(self, size: int, byte_work: int) -> Generator[None, None, None]:
-        self._made_bytes += size
+    def _made(self, made_bytes: int, size: int, byte_work: int) -> Generator[None, None, None]:
+        self._made_bytes = made_bytes
         self._work.spent += PART_WORK + byte_work * size
         yield
-
-
-def too_long(size: int) -> ClipOffered:
-    """For a message that was skipped."""
-    try:
-        check_size(size)
-    except ConfigError as error:
-        return ClipOffered(True, refused=str(error))
-    raise AssertionError
 
 
 def _message(body: bytes | bytearray) -> bytearray:
@@ -203,4 +217,4 @@ def _message(body: bytes | bytearray) -> bytearray:
 
 def _skip(size: int) -> Generator[int, bytes, None]:
     while size:
-        size -= len((yield min(size, AT_ONCE)))
+        size -= len((yield min(size, PIECE_BYTES)))

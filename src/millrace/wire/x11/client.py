@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.media.clip import ClipText
 from millrace.pixels.rects import Damage, Point, Rect, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
@@ -24,7 +25,7 @@ from millrace.wire.x11.looks import Looks
 from millrace.wire.x11.numbered import PACKET, REPLY_MAX, Asked, Numbered
 from millrace.wire.x11.randr import Wish
 from millrace.wire.x11.requests import DAMAGE, EXTENSIONS, FIXES, SHM, TEST
-from millrace.wire.x11.selections import KINDS, Said, Selections, Then
+from millrace.wire.x11.selections import KINDS, READ_BYTES, Said, Selections, Then
 from millrace.wire.x11.setup import Description, check_size, possible, read_description, refusal, setup_request
 from millrace.wire.x11.unread import HEAD, Unread
 
@@ -82,7 +83,7 @@ class X11Client(AnswerDue):
         self._wishes_due = 0
         """Answers to requests that the last wish led to."""
         self._wish_after: Size | None = None
-        self._selections = Selections()
+        self.selections = Selections()
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -104,8 +105,8 @@ class X11Client(AnswerDue):
 
     @property
     def partial_bytes(self) -> int:
-        """Bytes received of messages that are still incomplete, or were not processed."""
-        return len(self._buffer)
+        """Bytes received of messages that are still incomplete, or were not processed, and of a text."""
+        return len(self._buffer) + self.selections.held_bytes
 
     def _sizes(self, head: bytearray) -> tuple[int, int]:
         """See `Sizes`."""
@@ -146,9 +147,9 @@ class X11Client(AnswerDue):
         if kind == self._first_events[DAMAGE]:
             self._damage.add(Rect(*struct.unpack_from("<hhHH", part, 16)).common(self._whole))
         elif kind in KINDS:
-            self._say(self._selections.event(part))
+            self._say(self.selections.event(part))
         elif kind == self._first_events[FIXES]:
-            self._say(self._selections.owned(part))
+            self._say(self.selections.owned(part))
         elif kind == self._first_events[FIXES] + 1:
             self._look(self._looks.changed())
 
@@ -381,29 +382,27 @@ class X11Client(AnswerDue):
     def send_clip_watch(self) -> None:
         """Be told of the clipboard from now on, once we are let in."""
         assert self._description is not None
-        self._say(self._selections.begin(self._majors[FIXES], self._description.root, self._number()))
+        self._say(self.selections.begin(self._majors[FIXES], self._description.root, self._number()))
 
     def send_clip_offer(self, there: bool) -> None:
         """See `ClipWire`."""
-        if self._selections.ready:
-            self._say(self._selections.offer(there))
+        if self.selections.ready:
+            self._say(self.selections.offer(there))
 
     def send_clip_request(self) -> None:
         """See `ClipWire`."""
-        self._say(self._selections.fetch(self._number()))
+        self._say(self.selections.fetch(self._number()))
 
-    def send_clip_text(self, text: str | None) -> None:
+    def send_clip_text(self, text: ClipText | None) -> None:
         """See `ClipWire`."""
-        self._say(self._selections.supply(text))
+        self._say(self.selections.supply(text))
 
     def _say(self, said: list[Said]) -> None:
         for request, then in said:
             if then is None:
                 self._send(request)
             else:
-                self._ask(request, _selected(then), X11Client._unselected)
-        events, self._selections.events = self._selections.events, []
-        self._events += events
+                self._ask(request, _selected(then), X11Client._unselected, PACKET + READ_BYTES)
 
     # Anybody may destroy our windows. Whoever waits for a text learns of it as of an owner that does not answer.
     def _unselected(self, part: bytes) -> None:
@@ -435,7 +434,7 @@ def _looked(then: looks.Then) -> Answer:
 
 
 def _selected(then: Then) -> Answer:
-    return lambda client, part: client._say(then(client._selections, part))
+    return lambda client, part: client._say(then(client.selections, part))
 
 
 def _wished(wish: Wish, then: randr.Then) -> Answer:

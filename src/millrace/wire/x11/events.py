@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from millrace.pixels.rects import Point, Rect, Size
-from millrace.wire.clips import ClipEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +39,4 @@ class CursorShape:
     pixels: bytes
 
 
-X11Event: TypeAlias = Ready | Resized | Captured | CursorShape | ClipEvent
+X11Event: TypeAlias = Ready | Resized | Captured | CursorShape

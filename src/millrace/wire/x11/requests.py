@@ -147,9 +147,9 @@ def convert_selection(window: int, selection: int, target: int, name: int) -> by
     return request(24, 0, struct.pack("<IIIII", window, selection, target, name, 0))
 
 
-def get_property(window: int, name: int, size: int) -> bytes:
-    """Read a property up to a size, and delete it if that is all."""
-    return request(20, 1, struct.pack("<IIIII", window, name, 0, 0, -(-size // 4)))
+def get_property(window: int, name: int, at: int, size: int) -> bytes:
+    """Read so many bytes of a property from one on, and delete it if nothing follows. Both are multiples of four."""
+    return request(20, 1, struct.pack("<IIIII", window, name, 0, at // 4, size // 4))
 
 
 def change_property(window: int, name: int, kind: int, bits: int, data: bytes) -> bytes:

@@ -6,18 +6,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from millrace.errors import ConfigError
-from millrace.media.clip import CLIP_BYTES_MAX, check_size, clip_text
-from millrace.wire.clips import ClipEvent, ClipOffered, ClipSupplied, ClipWanted
+from millrace.media.clip import ClipReader, ClipText, check_size
+from millrace.wire.clips import ClipEvent, ClipGiven, ClipOffered, ClipSupplied, ClipWanted
 from millrace.wire.x11 import requests
 
-PIECE_BYTES = 64 * 1024
-"""A larger text is handed over in pieces of this size: the largest request may have 256 KiB."""
-ASKS_MAX, TRANSFERS_MAX = 16, 4
+READ_BYTES = WHOLE_BYTES = 64 * 1024
+"""How much of a property is read at once, and the longest text that is handed over whole. The largest request may have
+256 KiB."""
+ASKS_MAX = TRANSFERS_MAX = 4
+"""Programs that may wait for our text, and that may be given it at the same time."""
 _CLIPBOARD, _TARGETS, _INCR, _UTF8, _PLAIN = (
     b"CLIPBOARD", b"TARGETS", b"INCR", b"UTF8_STRING", b"text/plain;charset=utf-8"
 )  # fmt: skip
@@ -38,7 +40,11 @@ class _Fetch:
     target: int
     pieces: bool = False
     """The owner puts one piece after the other into the property, whenever we have deleted the one before (INCR)."""
-    data: bytearray = field(default_factory=bytearray)
+    reader: ClipReader = field(default_factory=ClipReader)
+    size: int = 0
+    """Bytes read so far."""
+    at: int = 0
+    """Of them, those of the property as it is now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +62,7 @@ class _Transfer:
     """A text that is handed over in pieces."""
 
     target: int
-    data: bytes
-    at: int = 0
+    pieces: Iterator[bytes]
 
 
 Then: TypeAlias = "Callable[[Selections, bytes], list[Said]]"
@@ -66,16 +71,30 @@ Said: TypeAlias = "tuple[bytes, Then | None]"
 
 
 class Selections:
-    """What is said to the server about the selection; `events` tells what it says."""
+    """What is said to the server about the selection, and what it says."""
 
     def __init__(self) -> None:
-        self.events: list[ClipEvent] = []
+        self._events: list[ClipEvent] = []
         self._atoms: dict[bytes, int] = {}
         self._fixes = self._root = self._window = 0
         self._owns = False
         self._fetch: _Fetch | None = None
         self._asks: list[_Ask] = []
+        self._text: ClipText | None = None
+        """What is handed over. Whoever asks meanwhile is given the same, unless there is another offer."""
+        self._is_offered = False
+        """It is still what is offered."""
         self._transfers: dict[tuple[int, int], _Transfer] = {}
+
+    def events(self) -> list[ClipEvent]:
+        """What was said of the clipboard since the last call."""
+        out, self._events = self._events, []
+        return out
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of a text that is being read."""
+        return 0 if self._fetch is None else self._fetch.reader.held_bytes
 
     # -- beginning -------------------------------------------------------------------------------
 
@@ -102,7 +121,7 @@ class Selections:
 
     def _owner(self, part: bytes) -> list[Said]:
         if struct.unpack_from("<I", part, 8)[0]:
-            self.events.append(ClipOffered(True))
+            self._events.append(ClipOffered(True))
         return []
 
     def owned(self, part: bytes) -> list[Said]:
@@ -111,7 +130,7 @@ class Selections:
         if not self.ready or selection != self._atoms[_CLIPBOARD] or owner == self._window:
             return []
         self._owns = False
-        self.events.append(ClipOffered(owner != 0))
+        self._events.append(ClipOffered(owner != 0))
         return self._drop()
 
     # -- the display's text ----------------------------------------------------------------------
@@ -147,12 +166,12 @@ class Selections:
             return self._read(fetch)
         if fetch.target != _STRING:
             # Old programs have no other text than Latin-1.
-            fetch.target = _STRING
+            fetch.target, fetch.reader = _STRING, ClipReader("latin-1")
             return [self._convert(fetch)]
         return self._done(ClipSupplied(refused="what is on the machine's clipboard is no text"))
 
     def _read(self, fetch: _Fetch) -> list[Said]:
-        said = requests.get_property(fetch.window, self._atoms[_PROPERTY], CLIP_BYTES_MAX)
+        said = requests.get_property(fetch.window, self._atoms[_PROPERTY], fetch.at, READ_BYTES)
         return [(said, _got(fetch))]
 
     def _take(self, fetch: _Fetch, part: bytes) -> list[Said]:
@@ -162,22 +181,20 @@ class Selections:
         if kind == self._atoms[_INCR] and not fetch.pieces:
             fetch.pieces = True
             return []
-        fetch.data += part[32 : 32 + count * bits // 8]
+        data = part[32 : 32 + count * bits // 8]
+        fetch.size, fetch.at = fetch.size + len(data), fetch.at + len(data) if after else 0
+        last = not after and not (fetch.pieces and count)
         try:
-            check_size(len(fetch.data) + after)
+            check_size(fetch.size + after)
+            fetch.reader.add(data, last)
+            if last:
+                return self._done(ClipSupplied(fetch.reader.text()))
         except ConfigError as error:
             return self._done(ClipSupplied(refused=str(error)))
-        return [] if fetch.pieces and count else self._complete(fetch)
-
-    def _complete(self, fetch: _Fetch) -> list[Said]:
-        try:
-            text = clip_text(bytes(fetch.data), "latin-1" if fetch.target == _STRING else "utf-8")
-        except ConfigError as error:
-            return self._done(ClipSupplied(refused=str(error)))
-        return self._done(ClipSupplied(text))
+        return self._read(fetch) if after else []
 
     def _done(self, event: ClipSupplied) -> list[Said]:
-        self.events.append(event)
+        self._events.append(event)
         return self._drop()
 
     def _changed(self, part: bytes) -> list[Said]:
@@ -194,6 +211,7 @@ class Selections:
     def offer(self, there: bool) -> list[Said]:
         """Own the selection, or give it up if we do."""
         owns, self._owns = self._owns, there
+        self._is_offered = False
         if not there and not owns:
             return []
         return [(requests.set_owner(self._window if there else 0, self._atoms[_CLIPBOARD]), None)]
@@ -209,48 +227,62 @@ class Selections:
             return [(requests.change_property(requestor, ask.name, _ATOM, 32, data), None), *self._answer(ask)]
         if target not in (self._atoms[_UTF8], self._atoms[_PLAIN], _STRING) or len(self._asks) >= ASKS_MAX:
             return self._answer(ask, False)
+        if self._text is not None and self._is_offered:
+            return self._hand(ask, self._text)
         self._asks.append(ask)
         if len(self._asks) == 1:
-            self.events.append(ClipWanted())
+            self._events.append(ClipWanted())
         return []
 
     def _answer(self, ask: _Ask, there: bool = True) -> list[Said]:
         clipboard, name = self._atoms[_CLIPBOARD], ask.name if there else 0
         return [(requests.selection_notify(ask.time, ask.requestor, clipboard, ask.target, name), None)]
 
-    def supply(self, text: str | None) -> list[Said]:
-        """Hand our text to all that wait for it; None: it is not to be had."""
+    def supply(self, text: ClipText | None) -> list[Said]:
+        """Hand our text to all that wait for it, and give up those that were not done with another; None: refuse it."""
         asks, self._asks = self._asks, []
-        return [said for ask in asks for said in self._hand(ask, text)]
-
-    def _hand(self, ask: _Ask, text: str | None) -> list[Said]:
         if text is None:
-            return self._answer(ask, False)
-        data = text.encode("latin-1", "replace") if ask.target == _STRING else text.encode()
-        if len(data) <= PIECE_BYTES:
+            return [said for ask in asks for said in self._answer(ask, False)]
+        self._transfers.clear()
+        self._text, self._is_offered = text, True
+        said = [said for ask in asks for said in self._hand(ask, text)]
+        self._end_transfers()
+        return said
+
+    def _hand(self, ask: _Ask, text: ClipText) -> list[Said]:
+        pieces = text.latin_1() if ask.target == _STRING else iter(text.pieces)
+        if text.size <= WHOLE_BYTES:
+            data = b"".join(pieces)
             return [(requests.change_property(ask.requestor, ask.name, ask.target, 8, data), None), *self._answer(ask)]
-        self._transfers[ask.requestor, ask.name] = _Transfer(ask.target, data)
+        self._transfers.pop((ask.requestor, ask.name), None)
+        self._transfers[ask.requestor, ask.name] = _Transfer(ask.target, pieces)
         while len(self._transfers) > TRANSFERS_MAX:
             del self._transfers[next(iter(self._transfers))]
-        size = struct.pack("<I", len(data))
+        size = struct.pack("<I", text.chars if ask.target == _STRING else text.size)
         return [
             (requests.watch_properties(ask.requestor, True), None),
             (requests.change_property(ask.requestor, ask.name, self._atoms[_INCR], 32, size), None),
             *self._answer(ask),
         ]
 
+    def _end_transfers(self) -> None:
+        """Hold the text no longer, if nobody is being handed it."""
+        if self._text is not None and not self._transfers:
+            self._events.append(ClipGiven(self._text))
+            self._text = None
+
     # The last piece is an empty one. A program that goes before it is not told of, but its place is given to another.
     def _next_piece(self, window: int, name: int) -> list[Said]:
         transfer = self._transfers.get((window, name))
         if transfer is None:
             return []
-        piece = transfer.data[transfer.at : transfer.at + PIECE_BYTES]
-        transfer.at += len(piece)
+        piece = next(transfer.pieces, b"")
         said: list[Said] = [(requests.change_property(window, name, transfer.target, 8, piece), None)]
         if not piece:
             del self._transfers[window, name]
             if all(one != window for one, _ in self._transfers):
                 said.append((requests.watch_properties(window, False), None))
+            self._end_transfers()
         return said
 
 
