@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import pytest
@@ -97,5 +98,43 @@ def test_long_name_widens_nothing(chromium: Chromium) -> None:
             assert await page.run(
                 "document.querySelector('header').getBoundingClientRect().height < (innerWidth < 600 ? 220 : 70)"
             )
+
+    in_chromium(chromium, test)
+
+
+def test_viewers_of_one_name_are_told_apart(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        viewer = {"by": "owner", "hidden": False, "fps": 1.2, "latency_ms": None}
+        both = [
+            viewer | {"id": f"viewer/{n}", "name": name, "keyboard": name == "pad"}
+            for n, name in enumerate(("browser of owner", "pad", "browser of owner"))
+        ]
+        made = (
+            f"import('/page/viewers.js').then((all) => all.viewerList({json.dumps(both)}, 'viewer/2', () => {{}}, %s)"
+            ".map((one) => one.textContent))"
+        )
+        listed = await page.run(made % "true")
+        assert listed[0].startswith("padowner, 1 picture a second") and listed[0].endswith("has the keyboardTake over")
+        assert listed[1].startswith("browser of owner (2)this page") and listed[2].startswith(
+            "browser of owner (1)owner"
+        )
+        assert "keyboard" not in "".join(await page.run(made % "false")), (
+            "without a screen there is nothing to type into"
+        )
+        await server.tell("keyboard", mine=False, who="browser of somebody")
+        who = "document.querySelector('#screen-who').textContent"
+        await page.until(f"{who} === 'Another browser of somebody has the keyboard.'")
+
+    in_chromium(chromium, test)
+
+
+def test_size_that_was_asked_of_one_guest_is_not_asked_of_the_next(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        scale = "document.querySelector('#screen-scale')"
+        await page.run(f"{scale}.value = 'guest'")
+        await page.run("millrace.viewer.choose('other', [])")
+        assert await page.run(f"{scale}.value") == "fit"
 
     in_chromium(chromium, test)

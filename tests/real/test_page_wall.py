@@ -195,6 +195,13 @@ def test_wall_is_accessible_and_fits_any_window(chromium: Chromium, tmp_path: Pa
             await signed_in(page, daemon, "#wall")
             await page.until(f"{NAMES}.length === 5")
             await asyncio.sleep(1.5)
+            # Screens of every form are shown whole.
+            for size in ((360, 200), (340, 255), (170, 255), (360, 90)):
+                canvas = f"Object.assign({tile('lab', 'canvas')}, {{ width: {size[0]}, height: {size[1]} }})"
+                box = "const [c, p] = [one, one.parentElement].map((each) => each.getBoundingClientRect())"
+                inside = "return c.left >= p.left && c.top >= p.top && c.right <= p.right && c.bottom <= p.bottom"
+                assert await page.run(f"((one) => {{ {box}; {inside} }})({canvas})"), size
+                assert await page.run(f"getComputedStyle({canvas}).objectFit") == "contain"
             await page.send("Page.setBypassCSP", enabled=True)
             await page.run(axe + "; true")
             for width, height, dark in ((1280, 900, False), (390, 844, True)):

@@ -341,8 +341,7 @@ async function toggle() {
 
 /** Both buttons: in the player, and beside the picture. */
 function listens(on) {
-  for (const id of ["listen", "screen-sound"]) { $(id).textContent = on ? "Stop" : "Listen"; $(id).setAttribute("aria-pressed", String(on)); }
-  $("screen-sound").setAttribute("aria-label", on ? "Stop listening" : "Listen");
+  for (const [id, stop] of [["listen", "Stop"], ["screen-sound", "Stop sound"]]) { $(id).textContent = on ? stop : "Listen"; $(id).setAttribute("aria-pressed", String(on)); }
 }
 
 function stopped(text) {

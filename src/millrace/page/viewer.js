@@ -389,6 +389,7 @@ export class Viewer {
 
   drawKeyboard() {
     const { mine, mayType, captured } = this, on = this.state === "on", held = $("screen-keyboard"), who = this.who === this.name ? `Another ${this.who}` : this.who;
+    const begin = `${FINGERS ? "Tap" : "Click"} the picture to type.`;
     const locked = Boolean(document.pointerLockElement), leave = locked ? "Ctrl+Alt+Shift frees the pointer and the keyboard" : "Ctrl+Alt+Shift frees the keyboard";
     $("screen-scale").querySelector("[value=guest]").disabled = on && !mayType;
     held.hidden = $("screen-delete").hidden = $("screen-type").hidden = !(on && mayType);
@@ -396,8 +397,8 @@ export class Viewer {
     $("screen-delete").disabled = !mine;
     $("screen-copy").hidden = !(on && this.clip.waits);
     $("screen-paste").hidden = !(on && mayType && this.clip.readable);
-    const says = !mayType ? "You can watch, but not type." : mine ? (captured ? (FINGERS ? "You are typing." : `You are typing. ${leave}.`) : "You have the keyboard. Click the picture to type.")
-      : who ? `${who} has the keyboard.` : "Click the picture to type.";
+    const says = !mayType ? "You can watch, but not type." : mine ? (captured ? (FINGERS ? "You are typing." : `You are typing. ${leave}.`) : `You have the keyboard. ${begin}`)
+      : who ? `${who} has the keyboard.` : begin;
     $("screen-who").textContent = on ? says : "";
   }
 
