@@ -54,7 +54,7 @@ export class Viewer {
   reset() {
     this.id = ""; this.mode = null; this.mayType = false; this.mine = false; this.who = ""; this.captured = false; this.stats = null;
     this.cursor = null; this.shapes = new Map(); this.settings = {}; this.note = this.wished = "";
-    this.asking = false; this.acts = [];
+    this.asking = this.bare = false; this.acts = [];
     this.clip.reset();
   }
 
@@ -82,7 +82,14 @@ export class Viewer {
   /** The guest that is chosen, and its screens: null if the daemon lists none. `absent` says why there is none, if that is known. */
   choose(guest, screens, absent = "") {
     const keys = (list) => list?.map((one) => one.key ?? one.id).join() ?? null, moved = guest !== this.guest;
-    if (!moved && keys(screens) === keys(this.screens)) { Object.assign(this, { screens, absent }); this.drawNone(); this.drawFacts(); return; }
+    if (!moved && keys(screens) === keys(this.screens)) {
+      Object.assign(this, { screens, absent });
+      // The connection may be back before the API tells what the guest's doors do.
+      if (this.bare && this.state === "gone" && this.why !== this.noScreen()) this.turn("gone", this.noScreen());
+      this.drawNone();
+      this.drawFacts();
+      return;
+    }
     const had = Boolean(this.screens?.length);
     Object.assign(this, { guest, screens, absent });
     // Another guest is not asked for a size because this one was.
@@ -145,7 +152,8 @@ export class Viewer {
     this.id = `viewer/${message.viewer}`; this.mayType = message.may_type === true; this.settings = message.settings ?? {};
     $("screen-quality").value = this.shownQuality();
     this.clip.allowed = message.clipboard === true;
-    if (!message.screen) this.turn("gone", `${this.absent || "This guest has no screen at present."} It is shown here as soon as there is one.`);
+    this.bare = !message.screen;
+    if (this.bare) this.turn("gone", this.noScreen());
     if (document.hidden) this.say({ type: "hidden", hidden: true });
     this.draw();
   }
@@ -171,7 +179,7 @@ export class Viewer {
     if (!this.mine) { this.answered(false); this.release(); }
     this.drawFacts();
   }
-  on_gone({ why }) { this.turn("gone", `${plain(why) || "The screen is gone"}. It is shown again as soon as it is back.`); }
+  on_gone({ why }) { this.bare = false; this.turn("gone", `${plain(why) || "The screen is gone"}. It is shown again as soon as it is back.`); }
   on_ended(why) { this.joined = false; this.turn("ended", why || "The daemon has ended the connection."); }
 
   on_keyboard({ mine, who }) {
@@ -385,6 +393,7 @@ export class Viewer {
     this.drawCursor();
   }
 
+  noScreen() { return `${this.absent || `This guest has no screen ${this.mode ? "any more" : "at present"}.`} It is shown here as soon as there is one.`; }
   drawNone() { $("screen-none").textContent = this.absent || "This guest has no screen. That of a machine is shown here once it is attached."; }
 
   drawKeyboard() {
