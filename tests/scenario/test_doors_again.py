@@ -21,6 +21,7 @@ from millrace.doors.pushed import new_stream
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError, RightsError
 from millrace.guest.machines import attached as attach_module
+from millrace.guest.machines import hold, network
 from millrace.guest.machines import spice as attach_spice
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
@@ -38,9 +39,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten all retry delays."""
     monkeypatch.setattr(attach_module, "RETRY_FIRST_S", 0.01)
     monkeypatch.setattr(attach_module, "RETRY_MAX_S", 0.02)
-    monkeypatch.setattr(attach_spice, "LOOK_S", 0.02)
+    monkeypatch.setattr(network, "LOOK_S", 0.02)
+    monkeypatch.setattr(network, "CLOSE_TOGETHER_S", 0.05)
     monkeypatch.setattr(attach_spice, "CLOSE_TOGETHER_S", 0.05)
-    monkeypatch.setattr(attach_spice, "HOLD_FIRST_S", 0.3)
+    monkeypatch.setattr(hold, "HOLD_FIRST_S", 0.3)
 
 
 class Connection:
@@ -125,9 +127,12 @@ class Vnc(Server):
     """Has sound, requires a password if one is set, and supports viewers that request exclusive access."""
 
     exclusive = False
+    name = b"QEMU (vm)"
+    attempts = 0
 
     async def serve(self, connection: Connection) -> None:
         write, read = connection.writer.write, connection.reader.readexactly
+        self.attempts += 1
         write(b"RFB 003.008\n")
         await read(12)
         write(b"\1\2" if self.password else b"\1\1")
@@ -143,7 +148,7 @@ class Vnc(Server):
         if self.exclusive:
             connection.writer.close()
             return
-        write(struct.pack(">HH16xI", 640, 480, 9) + b"QEMU (vm)")
+        write(struct.pack(">HH16xI", 640, 480, len(self.name)) + self.name)
         write(struct.pack(">BxH", 0, 1) + struct.pack(">HHHHi", 0, 0, 640, 480, -259))
         self.logins += 1
         self.connections[0] = connection
@@ -199,6 +204,12 @@ def causes(daemon: Daemon) -> list[str]:
     return [f"{i.stage} {i.cause}" for i in daemon.worker.diagnosis.incidents]
 
 
+async def became(daemon: Daemon, cause: str) -> None:
+    async with asyncio.timeout(5):
+        while cause not in causes(daemon):
+            await asyncio.sleep(0.005)
+
+
 def test_reset_spice_connections_are_reopened_immediately(tmp_path: Path) -> None:
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         watch, door = Watch(daemon), daemon.worker.attach(daemon.worker.guests["alice"], spec)
@@ -237,7 +248,7 @@ def test_spice_server_that_closes_cleanly_is_retried_after_a_while(tmp_path: Pat
 def test_displaced_door_reattaches_on_request_or_with_new_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attach_spice, "HOLD_FIRST_S", 1000.0)
+    monkeypatch.setattr(hold, "HOLD_FIRST_S", 1000.0)
 
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         door = daemon.worker.attach(daemon.worker.guests["alice"], spec)
@@ -335,3 +346,90 @@ def test_exclusive_vnc_viewer_is_reported_and_door_retries(tmp_path: Path) -> No
         await becomes(door, "attached")
 
     running(tmp_path, Vnc("geheim"), test)
+
+
+class Tiger(Vnc):
+    """Is not QEMU, and may have a tunnel before it that outlives it."""
+
+    name = b"desk"
+    tunnel = False
+
+    async def serve(self, connection: Connection) -> None:
+        if self.tunnel:
+            connection.writer.close()
+        else:
+            await super().serve(connection)
+
+
+def test_vnc_server_that_grants_one_viewer_its_screen_is_left_to_the_other(tmp_path: Path) -> None:
+    """It closes the connection in an orderly way and still answers (Xtigervnc -NeverShared)."""
+
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        spec = replace(spec, kind="vnc")
+        door = daemon.worker.attach(daemon.worker.guests["alice"], spec)
+        await becomes(door, "attached")
+        for wait in ("0 s", "1 s"):
+            server.end(True)
+            await becomes(door, "displaced", "still answers", f"retrying after {wait}", "-AlwaysShared")
+            assert server.logins == 1 + (wait == "1 s") and "machine displaced" in causes(daemon)
+            await becomes(door, "attached")
+        server.end(True)
+        await becomes(door, "displaced", "retrying after 5 s")
+        assert daemon.worker.attach(daemon.worker.guests["alice"], spec) is door
+        await becomes(door, "attached")
+        assert server.logins == 4
+
+    running(tmp_path, Tiger(), test)
+
+
+@pytest.mark.parametrize("ends", ["reset", "gone", "tunnel"])
+def test_vnc_server_that_is_lost_is_looked_for_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(hold, "HOLD_FIRST_S", 1000.0)
+    monkeypatch.setattr(network, "GREETS_S", 0.1)
+
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        assert isinstance(server, Tiger)
+        door = daemon.worker.attach(daemon.worker.guests["alice"], replace(spec, kind="vnc"))
+        await becomes(door, "attached")
+        server.tunnel = ends == "tunnel"
+        if ends == "gone":
+            await server.stop()
+        else:
+            server.end(ends == "tunnel")
+        await became(daemon, "machine lost")
+        server.tunnel = False
+        if ends == "gone":
+            await server.start()
+        await becomes(door, "attached")
+        assert causes(daemon) == ["machine lost"] and server.logins == 2
+
+    running(tmp_path, Tiger(), test)
+
+
+@pytest.mark.parametrize("given", ["wrong", ""])
+def test_refused_vnc_login_is_not_repeated_until_something_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """A server that locks out whoever fails to log in (TigerVNC) would lock out everybody of this host."""
+    monkeypatch.setattr(hold, "HOLD_FIRST_S", 1000.0)
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    secret.write_text(given)
+
+    async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
+        assert isinstance(server, Vnc)
+        guest, spec = daemon.worker.guests["alice"], replace(spec, password="", password_file=str(secret))
+        door = daemon.worker.attach(guest, spec)
+        await becomes(door, "waiting", "password", "retrying after 1000 s, or at once if you attach again")
+        await asyncio.sleep(0.2)
+        assert server.attempts == 1
+        assert daemon.worker.attach(guest, spec) is door
+        await becomes(door, "waiting", "retrying after 1000 s")
+        assert server.attempts == 2
+        secret.write_text("right\n")
+        await becomes(door, "attached")
+        assert server.attempts == 3
+
+    running(tmp_path, Vnc("right"), test)

@@ -15,18 +15,32 @@ from millrace.clock.jitter import JitterProfile
 from millrace.doors.pushed import PROFILE, REMOTE_PROFILE
 from millrace.doors.vnc.door import SessionEvent, VncDoor
 from millrace.doors.vnc.screen import VncScreen
-from millrace.errors import PasswordRefused, PeerLost
+from millrace.dsp.convert import Buffer
+from millrace.errors import ConfigError, LoginRefused, PasswordRefused, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attached import AttachedMachine, Displaced
+from millrace.guest.machines.hold import Hold
 from millrace.guest.machines.paced import Paced
 from millrace.io.client import CHUNK_BYTES_MAX, ClientConnection, Closed, Core
 from millrace.io.clock import now_ns
 from millrace.io.crypto import trusting, vnc_answer
-from millrace.units import HostNs
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.contract import Untimed
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, PLAIN, SoundOffered, TlsWanted
 
+LOOK_S = 2.0
+CLOSE_TOGETHER_S = 0.3
+"""What a server closes together, as when it ends, is closed within this time."""
+GREETS_S = 1.0
+DISPLACED = (
+    "the VNC server closed the connection and still answers, as it does when another viewer connects that has it to"
+    " itself"
+)
+DISPLACED_ADVICE = (
+    ". To allow both, have the server share its screen (Xtigervnc -AlwaysShared), or the viewer ask for that (-Shared)"
+)
 PICTURE_CHUNK_BYTES = 64 * 1024
 """A raw picture of 1920 × 1080 is 8 MB, and would take 2,000 chunks of the usual size."""
 
@@ -43,6 +57,10 @@ class NetworkMachine(AttachedMachine):
         self.password = ""
         self._accepted: str | None = None
         """The last password that the server accepted."""
+        self._displaced = Hold("displaced")
+        """To leave the server to the viewer that may have displaced us: we would displace that one."""
+        self._unwelcome = Hold("waiting")
+        """Not to have the server refuse us so often that it refuses everybody of this host."""
         self._begin()
 
     def _begin(self) -> None:
@@ -56,15 +74,54 @@ class NetworkMachine(AttachedMachine):
     async def _session(self) -> None:
         self._begin()
         await self._until_due()
-        file = self.spec.password_file
-        self.password = await asyncio.to_thread(read_password, Path(file)) if file else self.spec.password
+        self.password = await self._read_password()
         try:
             await self._serve()
-        except PasswordRefused as error:
-            raise PeerLost(f"{error}: {self._what_password()}") from None
+        except LoginRefused as error:
+            what = f"{error}: {self._what_password()}" if isinstance(error, PasswordRefused) else str(error)
+            self._unwelcome.begin(what)
+            raise PeerLost(what) from None
+
+    async def _read_password(self) -> str:
+        file = self.spec.password_file
+        return await asyncio.to_thread(read_password, Path(file)) if file else self.spec.password
 
     async def _until_due(self) -> None:
-        """Wait until another attempt is due; PeerLost if there is no server."""
+        """Wait until another attempt is due; PeerLost if it is known that there is no server any more."""
+        for hold in (self._displaced, self._unwelcome):
+            hold_s, told = hold.take()
+            until = now_ns() + round(hold_s * NS_PER_S)
+            while now_ns() < until:
+                await self._look()
+                self._show(hold.state, told)
+                if await self._asked_within(LOOK_S) or await self._has_another_password():
+                    break
+
+    async def _has_another_password(self) -> bool:
+        """Whether the password file has another one than was tried last."""
+        try:
+            return await self._read_password() != self.password
+        except (ConfigError, OSError):
+            # The next attempt says what is wrong with it.
+            return True
+
+    async def _look(self) -> None:
+        """PeerLost if the server is gone; does nothing where looking is no better than another attempt."""
+
+    def retake(self, spec: DoorSpec) -> bool:
+        """See `AttachedMachine`."""
+        self._displaced.drop()
+        self._unwelcome.reset()
+        return super().retake(spec)
+
+    async def _probe(self, heard: Callable[[HostNs], None] = lambda now: None) -> ClientConnection:
+        """A connection that sends nothing, so it displaces nobody; PeerLost if there is no server.
+
+        `heard` is called when the server has sent something.
+        """
+        probe = ClientConnection(Probe(), heard, lambda why: None)
+        await self._connect(probe, None)
+        return probe
 
     @abstractmethod
     async def _serve(self) -> None:
@@ -79,6 +136,7 @@ class NetworkMachine(AttachedMachine):
 
     def _attached(self) -> None:
         self._accepted = self.password
+        self._unwelcome.reset()
         super()._attached()
 
     def _end(self, why: Exception) -> None:
@@ -118,9 +176,14 @@ class NetworkMachine(AttachedMachine):
 
     async def _until_ended(self) -> None:
         await asyncio.wait({self.ready, self.ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not self.ended.done():
-            self._attached()
-        await self.ended
+        if self.ended.done():
+            await self.ended
+        self._attached()
+        began = now_ns()
+        try:
+            await self.ended
+        finally:
+            self._displaced.lasted((now_ns() - began) / NS_PER_S)
 
     def _gone(self) -> None:
         for task in list(self.tasks):
@@ -144,6 +207,24 @@ class NetworkMachine(AttachedMachine):
         return PROFILE if near else REMOTE_PROFILE
 
 
+class Probe(Untimed):
+    """Connects without sending."""
+
+    partial_bytes = 0
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Ignore anything received."""
+
+    def data_to_send(self) -> bytes:
+        """Send nothing."""
+        return b""
+
+
+# A VNC server that grants its screen to one viewer at a time closes the connection of the one before (Xtigervnc
+# -NeverShared; a viewer that asks for exclusive access). It does not say so. What it does then is what is gone by: it
+# closes in an orderly way, and still answers. One that has ended does not answer.
+#
+# QEMU refuses us as long as a viewer has exclusive access, so asking it again displaces nobody.
 class VncMachine(NetworkMachine):
     """A machine over VNC: its screen, and its sound if it is QEMU's."""
 
@@ -187,6 +268,8 @@ class VncMachine(NetworkMachine):
         try:
             await self._until_ended()
         except Closed:
+            if self.ready.done() and not wire.is_qemu and await self._answers():
+                self._displaced.begin(DISPLACED, DISPLACED_ADVICE)
             if not wire.joining:
                 raise
             self._accepted = self.password
@@ -200,6 +283,24 @@ class VncMachine(NetworkMachine):
         if self._paced is not None:
             self._paced.close()
             self._paced = None
+
+    # Once: servers that lock out whoever fails to log in (TigerVNC) count connections. It must have greeted: what
+    # accepts a connection may be a tunnel to a server that is gone.
+    async def _answers(self) -> bool:
+        """Whether the server is still there."""
+        await asyncio.sleep(CLOSE_TOGETHER_S)
+        greeted = asyncio.Event()
+        try:
+            probe = await self._probe(lambda now: greeted.set())
+        except PeerLost:
+            return False
+        try:
+            await asyncio.wait_for(greeted.wait(), GREETS_S)
+        except TimeoutError:
+            return False
+        finally:
+            probe.close()
+        return True
 
     async def _into_tls(self, wire: VncClient, connection: ClientConnection) -> None:
         context = await asyncio.to_thread(trusting, self.spec.ca_file)

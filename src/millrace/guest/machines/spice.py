@@ -13,19 +13,17 @@ from millrace.doors.clipboard import ClipboardDoor
 from millrace.doors.pushed import REMOTE_PROFILE
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.spice.screen import Controls, SpiceScreen
-from millrace.dsp.convert import Buffer
 from millrace.errors import GraphError, PasswordRefused, PeerLost, RemoteProtocolError
 from millrace.graph.steps import nothing
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
-from millrace.guest.machines.network import NetworkMachine
+from millrace.guest.machines.network import CLOSE_TOGETHER_S, NetworkMachine
 from millrace.guest.machines.paced import Paced
 from millrace.io.client import ClientConnection, Closed, Core
 from millrace.io.clock import now_ns
 from millrace.io.crypto import spice_ticket, trusting
 from millrace.media.packet import Kind
-from millrace.units import NS_PER_S, HostNs
-from millrace.wire.contract import Untimed
+from millrace.units import HostNs
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel
 from millrace.wire.spice.cursor import SpiceCursor
 from millrace.wire.spice.display import SpiceDisplay
@@ -42,11 +40,11 @@ from millrace.wire.spice.messages import (
 )
 
 log = logging.getLogger("millrace.attach")
-CLOSE_TOGETHER_S = 0.3
-"""Connections that a server closes together close within this time."""
-HOLD_FIRST_S, HOLD_FACTOR, HOLD_MAX_S = 30.0, 4.0, 1800.0
-"""Backoff after a SPICE server ended a session, to leave it to the viewer that may have displaced us."""
-LOOK_S = 2.0
+DISPLACED = (
+    "the SPICE server closed all channels at once and still answers, as it does when another viewer connects (it allows"
+    " one at a time)"
+)
+DISPLACED_ADVICE = ". To allow both, run QEMU with SPICE_DEBUG_ALLOW_MC=1"
 DISPLAYS_MAX = 4
 """Display channels of one machine: one for each card."""
 AGAIN_FIRST_S, AGAIN_MAX_S = 2.0, 120.0
@@ -69,8 +67,6 @@ class SpiceMachine(NetworkMachine):
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self.machine = "SPICE"
-        self._let_go = False
-        self._hold_s = HOLD_FIRST_S
 
     def _begin(self) -> None:
         super()._begin()
@@ -116,7 +112,6 @@ class SpiceMachine(NetworkMachine):
         connection = self._new_connection(main, after, main_ended)
         connection.relieved = connection.wake
         await self._open(connection, tls)
-        began = now_ns()
         try:
             await self._until_ended()
         except PeerLost:
@@ -124,31 +119,13 @@ class SpiceMachine(NetworkMachine):
                 await asyncio.sleep(CLOSE_TOGETHER_S)
                 # Only the main channel must close cleanly: the others are reset if they had unread data.
                 closed = bool(main_end) and isinstance(main_end[0], Closed)
-                self._let_go = closed and len(self.ends) == len(self.connections)
-                if now_ns() - began > self._hold_s * NS_PER_S:
-                    self._hold_s = HOLD_FIRST_S
+                if closed and len(self.ends) == len(self.connections):
+                    self._displaced.begin(DISPLACED, DISPLACED_ADVICE)
             raise
 
-    async def _until_due(self) -> None:
-        """Back off for a while, until the server goes away, or until somebody attaches it again."""
-        if not self._let_go:
-            return
-        self._let_go = False
-        hold_s, self._hold_s = self._hold_s, min(self._hold_s * HOLD_FACTOR, HOLD_MAX_S)
-        until = now_ns() + round(hold_s * NS_PER_S)
-        while now_ns() < until:
-            # The probe sends nothing, so it displaces nobody. PeerLost if the server is gone.
-            probe = ClientConnection(SpiceProbe(), lambda now: None, lambda why: None)
-            await self._connect(probe, None)
-            probe.close()
-            self._show(
-                "displaced",
-                "the SPICE server closed all channels at once and still answers, as it does when another viewer"
-                f" connects (it allows one at a time); retrying after {hold_s:.0f} s, or at once if you attach again."
-                " To allow both, run QEMU with SPICE_DEBUG_ALLOW_MC=1",
-            )
-            if await self._asked_within(LOOK_S):
-                return
+    # PeerLost if the server is gone, at which the next one is attached at once.
+    async def _look(self) -> None:
+        (await self._probe()).close()
 
     def _gone(self) -> None:
         self._controls.close()
@@ -299,16 +276,3 @@ class SpiceMachine(NetworkMachine):
         if text not in self._told and len(self._told) < TOLD_MAX:
             self._told.add(text)
             log.warning("%s: %s", self.label, text)
-
-
-class SpiceProbe(Untimed):
-    """Connects without sending: shows that the server is still there, and displaces no viewer."""
-
-    partial_bytes = 0
-
-    def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Ignore anything received."""
-
-    def data_to_send(self) -> bytes:
-        """Send nothing."""
-        return b""

@@ -118,6 +118,7 @@ class X11Machine(AttachedMachine):
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+        self._wire = None
         super()._gone()
 
 
