@@ -55,13 +55,15 @@ FILL_MAX_MS = 60_000
 class _File:
     """One file. Everything is called in one thread."""
 
-    def __init__(self, path: Path, width: int, height: int, sound: bool) -> None:
-        self.path = path
+    def __init__(self, path: Path, width: int, height: int, sound: bool, begin_ms: int) -> None:
+        """`begin_ms` of the recording is the file's 0."""
+        self.path, self._begin_ms = path, begin_ms
         self._out: Any = av.open(str(path), "w", format="matroska", container_options=CONTAINER)
-        # 4:2:0 needs even sides.
-        self._even = (height & ~1, width & ~1)
+        # 4:2:0 needs even sides: what they lack is a copy of the last row or column.
+        self._lacks = ((0, height & 1), (0, width & 1), (0, 0))
         self._video: Any = self._out.add_stream("libx264", rate=30)
-        self._video.width, self._video.height, self._video.pix_fmt = self._even[1], self._even[0], "yuv420p"
+        self._video.width, self._video.height = width + (width & 1), height + (height & 1)
+        self._video.pix_fmt = "yuv420p"
         self._video.options = dict(ENCODER)
         self._video.codec_context.time_base = MILLISECONDS
         self._video.codec_context.thread_count = 1
@@ -71,9 +73,9 @@ class _File:
 
     def picture(self, picture: Plane, at_ms: int) -> None:
         """Append a picture (rows, columns, 4), BGRX; one that is not later than the last is put behind it."""
-        at_ms = self._shown_ms = max(at_ms, self._shown_ms + 1)
-        part = np.ascontiguousarray(picture[: self._even[0], : self._even[1]])
-        frame = av.VideoFrame.from_ndarray(part, "bgra").reformat(format="yuv420p")
+        at_ms = self._shown_ms = max(at_ms - self._begin_ms, self._shown_ms + 1)
+        whole = np.ascontiguousarray(np.pad(picture, self._lacks, "edge") if np.any(self._lacks) else picture)
+        frame = av.VideoFrame.from_ndarray(whole, "bgra").reformat(format="yuv420p")
         frame.pts, frame.time_base = at_ms, MILLISECONDS
         if at_ms - self._key_ms >= KEY_EVERY_NS // NS_PER_MS:
             frame.pict_type, self._key_ms = av.video.frame.PictureType.I, at_ms
@@ -81,6 +83,7 @@ class _File:
 
     def sound(self, payload: bytes, at_ms: int, length_ms: int) -> None:
         """Append a packet of Opus; a pause before it is filled with silence."""
+        at_ms -= self._begin_ms
         if self._audio is None or at_ms < 0:
             return
         if self._heard_ms < 0:
@@ -216,7 +219,8 @@ class Recording(Unseen):
         if self._file is None:
             self._files += 1
             name = self._path.name if self._files == 1 else f"{self._path.stem}-{self._files}{self._path.suffix}"
-            self._file = _File(self._path.with_name(name), picture.shape[1], picture.shape[0], self._sound)
+            height, width = picture.shape[:2]
+            self._file = _File(self._path.with_name(name), width, height, self._sound, at_ms)
             self.files.append(self._file.path)
         self._file.picture(picture, at_ms)
         self._last = picture
