@@ -93,7 +93,7 @@ def test_text_of_the_guest_is_put_on_the_clipboard_while_one_types_there(chromiu
         await server.tell("clipboard", there=True, number=0)
         await server.tell("clipboard", there=True, number=1)
         await server.until("paste", number=1)
-        text = "grüße\n日本 " + "x" * 100_000
+        text = "\ufeffgrüße\n日本 " + "x" * 100_000
         await give(server, 1, text)
         await page.until(f"{READ}.then((text) => text.length === {len(text)})")
         assert await page.run(READ) == text

@@ -37,6 +37,6 @@ export class Clips {
     let at = 0;
     for (const piece of this.pieces) { bytes.set(piece, at); at += piece.byteLength; }
     this.ask(null);
-    return { number, text: new TextDecoder().decode(bytes), refused: (flags & REFUSED) !== 0 };
+    return { number, text: new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes), refused: (flags & REFUSED) !== 0 };
   }
 }
