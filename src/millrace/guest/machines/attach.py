@@ -49,8 +49,8 @@ KINDS: dict[str, Callable[[], type[AttachedMachine]]] = {
 def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
     """Start looking for a machine; GraphError if the guest already has that door and it is attached.
 
-    An existing door that is not attached retries at once with the new settings. A SPICE door that was displaced by
-    another viewer thereby reconnects and displaces that viewer in turn.
+    An existing door that is not attached retries at once with the new settings. A SPICE or VNC door that was
+    displaced by another viewer thereby reconnects and displaces that viewer in turn.
     """
     attached = (one for one in guest.machines if isinstance(one, AttachedMachine))
     # Several machines may share a bus, under one address. A connection that was handed over is new whatever it is
