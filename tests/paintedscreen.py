@@ -51,7 +51,7 @@ class Painter:
         self.told: list[object] = []
         self.step = 0
 
-    def key(self, code: int, down: bool) -> None:
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
         self.told.append((code, down))
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:

@@ -28,7 +28,7 @@ STEP_NS: HostNs = NS_PER_S // 30
 class Machine:
     """A source that paints; requests are ignored."""
 
-    def key(self, code: int, down: bool) -> None: ...
+    def key(self, code: int, down: bool, meaning: str = "") -> None: ...
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
         return True

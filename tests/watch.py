@@ -69,8 +69,8 @@ class Painter:
         self.interval_ns: HostNs | None = None
         self.screen: Screen
 
-    def key(self, code: int, down: bool) -> None:
-        self.typed.append((code, down))
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
+        self.typed.append((code, down, meaning) if meaning else (code, down))
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
         return True

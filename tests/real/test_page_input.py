@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,85 @@ def test_page_and_daemon_number_keys_alike(chromium: Chromium) -> None:
     async def test(page: Page, server: ScreenServer) -> None:
         await page.open(server.url)
         assert dict(zip(codes, await page.run(table), strict=True)) == codes
+
+    in_chromium(chromium, test)
+
+
+async def typing(page: Page, server: ScreenServer) -> None:
+    """A page that has the keyboard, and whose keys go to the guest."""
+    await begin(page, server, painted(WIDTH, HEIGHT))
+    await page.click("#stage")
+    await server.tell("keyboard", mine=True, who="somebody")
+    await page.until("document.querySelector('#screen-who').textContent.includes('You are typing')")
+
+
+def sent(server: ScreenServer, since: int = 0) -> list[tuple[Any, ...]]:
+    """The keys that arrived: code, whether down, and what it means if that was told."""
+    got = [one for one in server.got[since:] if one["type"] == "key"]
+    return [tuple(one[name] for name in ("code", "down", "key") if name in one) for one in got]
+
+
+def test_what_a_key_means_is_told_and_a_dead_key_is_released(chromium: Chromium) -> None:
+    layout = "navigator.keyboard.getLayoutMap = async () => new Map([['Equal', \"'\"], ['Quote', \"'\"]])"
+
+    async def test(page: Page, server: ScreenServer) -> None:
+        await page.send("Page.addScriptToEvaluateOnNewDocument", source=layout)
+        await typing(page, server)
+        for code, key in (("KeyY", "z"), ("AltRight", "AltGraph"), ("KeyQ", "@")):
+            await press(page, code, key, True)
+            await press(page, code, key, False)
+        # Chromium does not tell when a dead key is released.
+        await press(page, "Equal", "Dead", True)
+        await press(page, "Digit6", "Dead", True)
+        await press(page, "KeyE", "e", True)
+        await server.until("key", code=0x12, down=True)
+        assert sent(server) == [
+            (0x15, True, "z"), (0x15, False), (0xB8, True, "AltGraph"), (0xB8, False), (0x10, True, "@"), (0x10, False),
+            (0x0D, True, "\u0301"), (0x0D, False), (0x07, True, "Dead"), (0x07, False), (0x12, True, "e"),
+        ]  # fmt: skip
+        shifted = "{ code, shiftKey: true, getModifierState: () => false }"
+        accents = (
+            "import('/page/keys.js').then(async ({ Keys }) => { const keys = new Keys(() => {}, () => {});"
+            f" await keys.learn(); return ['Equal', 'Quote', 'KeyA'].map((code) => keys.dead({shifted})); }})"
+        )
+        assert await page.run(accents) == ["\u0300", "\u0308", "Dead"]
+
+    in_chromium(chromium, test)
+
+
+def test_keys_that_windows_never_releases_do_not_stay_down(chromium: Chromium) -> None:
+    platform = "Object.defineProperty(navigator, 'platform', { get: () => 'Win32' })"
+
+    async def test(page: Page, server: ScreenServer) -> None:
+        await page.send("Page.addScriptToEvaluateOnNewDocument", source=platform)
+        await typing(page, server)
+        for code, key in (("ShiftLeft", "Shift"), ("ShiftRight", "Shift")):
+            await press(page, code, key, True)
+        # It tells of one of both.
+        await press(page, "ShiftRight", "Shift", False)
+        await press(page, "KanaMode", "Hiragana", True)
+        await press(page, "CapsLock", "Alphanumeric", True)
+        await press(page, "KeyA", "a", True)
+        await server.until("key", code=0x1E, down=True)
+        assert sent(server) == [
+            (0x2A, True, "Shift"), (0x36, True, "Shift"), (0x2A, False), (0x36, False), (0x70, True, "Hiragana"),
+            (0x70, False), (0x3A, True, "Alphanumeric"), (0x3A, False), (0x1E, True, "a"),
+        ]  # fmt: skip
+
+    in_chromium(chromium, test)
+
+
+def test_shift_that_was_released_elsewhere_is_released_with_the_next_event(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await typing(page, server)
+        await press(page, "ShiftLeft", "Shift", True)
+        await press(page, "KeyA", "a", True)
+        await server.until("key", code=0x1E, down=True)
+        assert sent(server) == [(0x2A, True, "Shift"), (0x2A, False), (0x1E, True, "a")]
+        await press(page, "ShiftRight", "Shift", True)
+        await server.until("key", code=0x36, down=True)
+        await page.click("#stage")
+        await server.until("key", code=0x36, down=False)
 
     in_chromium(chromium, test)
 

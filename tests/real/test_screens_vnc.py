@@ -209,7 +209,7 @@ def test_old_protocol_refuses_a_wrong_password_and_takes_the_right_one(tmp_path:
 class Qemu:
     """A guest that beeps and writes what is typed, and QEMU's own view of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         need("qemu-system-x86_64")
         self.folder = folder
         image = folder / "boot.img"
@@ -217,7 +217,8 @@ class Qemu:
         self.process = subprocess.Popen(
             ["qemu-system-x86_64", "-M", "pc,pcspk-audiodev=a", "-audiodev", "none,id=a", "-nodefaults", "-vga", "std",
              "-drive", f"format=raw,file={image}", "-qmp", f"unix:{folder}/qmp,server=on,wait=off",
-             "-vnc", f"unix:{folder}/vnc,audiodev=a", "-trace", f"enable=input_event_key_qcode,file={folder}/keys"],
+             "-vnc", f"unix:{folder}/vnc,audiodev=a", "-trace", f"enable=input_event_key_qcode,file={folder}/keys",
+             *more],
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
 

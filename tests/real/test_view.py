@@ -130,7 +130,7 @@ def test_window_shows_exactly_what_is_painted_and_sends_what_is_typed() -> None:
 
             await until(typed, "keys")
             keys = [one for one in came if isinstance(one, Key)]
-            assert keys == [Key(0x1E, True), Key(0x1E, False), Key(0xCD, True)]
+            assert keys == [Key(0x1E, True, "a"), Key(0x1E, False), Key(0xCD, True)]
             points = [one for one in came if isinstance(one, Pointer) and (one.x, one.y) == (100, 50)]
             assert [one.buttons for one in points][-5:] == [0, 1, 0, 8, 0]
             await x.run("xdotool", "keyup", "Right", "keydown", "Control_L", "keydown", "Alt_L", "key", "k")

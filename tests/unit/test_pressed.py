@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+from types import SimpleNamespace
+
+from millrace.client.meanings import RIGHT_ALT, meaning_of
 from millrace.client.pressed import LEFT, RIGHT, WHEEL_DOWN, WHEEL_UP, Pressed
+from millrace.client.xdisplay import display_of
 from millrace.pixels.rects import Point
 from millrace.wire.usbkeys import CODES, LETTERS
 
@@ -17,7 +22,7 @@ class Machine:
         self.pointers: list[tuple[Point, int, bool]] = []
         self.commands: list[str] = []
         self.pressed = Pressed(
-            lambda code, down: self.keys.append((code, down)),
+            lambda code, down, meaning: self.keys.append((code, down)),
             lambda at, buttons, relative: self.pointers.append((at, buttons, relative)),
             self.commands.append,
         )
@@ -80,3 +85,39 @@ def test_a_notch_is_set_once_and_cleared() -> None:
     assert machine.pointers[-1] == (Point(-3, 2), RIGHT, True)
     machine.pressed.wheel(1_000)
     assert len(machine.pointers) == 9 + 16
+
+
+def test_key_means_what_it_types_or_its_own_character() -> None:
+    # As SDL tells them on a German X display: AltGr and Q, Shift and 7, Control and Z, the dead acute, an arrow.
+    assert meaning_of(ord("q"), "@", True) == "@" and meaning_of(ord("7"), "/", True) == "/"
+    assert meaning_of(ord("z"), "", True) == "z" and meaning_of(1 << 30, "", True) == "Dead"
+    assert meaning_of(1 << 30 | 0x50, "", True) == "" == meaning_of(0x0D, "\r", True)
+    assert meaning_of(RIGHT_ALT, "", True) == "AltGraph" and meaning_of(RIGHT_ALT, "", False) == ""
+    assert meaning_of(ord("a"), "", False) == "a" and meaning_of(0x7FFFFFFF, "", False) == ""
+
+
+def test_meaning_of_a_key_goes_along_when_it_is_pressed() -> None:
+    meanings: list[str] = []
+    pressed = Pressed(lambda code, down, meaning: meanings.append(meaning), lambda *_: None, lambda _: None)
+    pressed.key(C, True, "j")
+    pressed.release()
+    pressed.chord((0x1D,))
+    assert meanings == ["j", "", "", ""]
+
+
+class Version(ctypes.Structure):
+    """Of SDL."""
+
+
+class Wayland(ctypes.Structure):
+    """What SDL says of a window that is on no X display."""
+
+    _fields_ = (("version", Version), ("subsystem", ctypes.c_int))
+
+
+def test_window_on_no_x_display_has_none() -> None:
+    sdl = SimpleNamespace(
+        SDL_SysWMinfo=lambda: Wayland(Version(), 6), SDL_GetVersion=lambda at: None,
+        SDL_GetWindowWMInfo=lambda window, info: True, SDL_SYSWM_X11=2,
+    )  # fmt: skip
+    assert display_of(sdl, object()) is None

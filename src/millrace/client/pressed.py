@@ -22,7 +22,7 @@ class Pressed:
 
     def __init__(
         self,
-        key: Callable[[int, bool], None],
+        key: Callable[[int, bool, str], None],
         pointer: Callable[[Point, int, bool], None],
         command: Callable[[str], None],
     ) -> None:
@@ -33,8 +33,8 @@ class Pressed:
         self.buttons = 0
         self._at = Point(0, 0)
 
-    def key(self, usage: int, down: bool) -> None:
-        """A key by its USB usage; unknown ones are ignored."""
+    def key(self, usage: int, down: bool, meaning: str = "") -> None:
+        """A key by its USB usage, and what it means where it is pressed; unknown ones are ignored."""
         code = CODES.get(usage)
         if code is None:
             return
@@ -44,11 +44,8 @@ class Pressed:
         elif not down and code in self._kept:
             self._kept.discard(code)
         elif down != (code in self._down):
-            self._press(code, down)
-
-    def _press(self, code: int, down: bool) -> None:
-        (self._down.add if down else self._down.discard)(code)
-        self._key(code, down)
+            (self._down.add if down else self._down.discard)(code)
+            self._key(code, down, meaning)
 
     def _own(self, command: str) -> None:
         self.release()
@@ -60,14 +57,14 @@ class Pressed:
     def chord(self, codes: tuple[int, ...]) -> None:
         """Press these keys in order, and release them."""
         for code in codes:
-            self._key(code, True)
+            self._key(code, True, "")
         for code in reversed(codes):
-            self._key(code, False)
+            self._key(code, False, "")
 
     def release(self) -> None:
         """The window lost the keyboard: nothing is down any more."""
         for code in sorted(self._down):
-            self._key(code, False)
+            self._key(code, False, "")
         self._down.clear()
         if self.buttons:
             self.buttons = 0

@@ -411,9 +411,9 @@ class Viewer:
         self.options.settings.update(changes)
         self._say(ChangeView(changes))
 
-    def key(self, code: int, down: bool) -> None:
-        """Press or release a key, by its XT scan code."""
-        self._say(Key(code, down))
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
+        """Press or release a key, by its XT scan code. `meaning`: see `Key`."""
+        self._say(Key(code, down, meaning))
 
     def pointer(self, at: Point, buttons: int, relative: bool = False) -> None:
         """Move the pointer, with these buttons down."""

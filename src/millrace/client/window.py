@@ -19,8 +19,10 @@ import numpy as np
 from millrace.client.canvas import Canvas, blend
 from millrace.client.clipboard import SharedClipboard
 from millrace.client.fitting import Fit
+from millrace.client.meanings import meaning_of
 from millrace.client.pressed import EXTRA, LEFT, MIDDLE, RIGHT, SIDE, Pressed
 from millrace.client.viewer import Viewer
+from millrace.client.xdisplay import XDisplay, display_of
 from millrace.errors import ConfigError, OutputLost
 from millrace.pixels.convert import Plane
 from millrace.pixels.rects import EMPTY, Point, Rect, Size
@@ -69,7 +71,7 @@ class Window:
         self._ghost = EMPTY
         self._arrow: Any = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._descriptor: int | None = None
+        self._display: XDisplay | None = None
         self._pressed = Pressed(self._key, self._point, self._command)
         self._clipboard = SharedClipboard(self._read_text, self._write_text, self._note) if share_clipboard else None
 
@@ -106,8 +108,8 @@ class Window:
         loop = asyncio.get_running_loop()
         for timer in self._timers.values():
             timer.cancel()
-        if self._descriptor is not None:
-            loop.remove_reader(self._descriptor)
+        if self._display is not None:
+            loop.remove_reader(self._display.descriptor)
         if self._window is not None:
             self._sdl.SDL_DestroyWindow(self._window)
             self._window = None
@@ -287,24 +289,10 @@ class Window:
     # SDL has no descriptor to wait for. X11's is asked for behind its back; what Xlib has already read would not wake
     # it, hence the slow timer, and a look after each drawing.
     def _watch_events(self) -> None:
-        descriptor = self._x11_descriptor()
-        if descriptor is not None:
-            asyncio.get_running_loop().add_reader(descriptor, self._poll)
-            self._descriptor = descriptor
+        self._display = display_of(self._sdl, self._window)
+        if self._display is not None:
+            asyncio.get_running_loop().add_reader(self._display.descriptor, self._poll)
         self._poll()
-
-    def _x11_descriptor(self) -> int | None:
-        info = self._sdl.SDL_SysWMinfo()
-        self._sdl.SDL_GetVersion(ctypes.byref(info.version))
-        found = self._sdl.SDL_GetWindowWMInfo(self._window, ctypes.byref(info))
-        if not found or info.subsystem != self._sdl.SDL_SYSWM_X11:
-            return None
-        try:
-            number = ctypes.CDLL("libX11.so.6").XConnectionNumber
-        except (OSError, AttributeError):
-            return None
-        number.argtypes = [ctypes.c_void_p]
-        return int(number(info.info.x11.display))
 
     def _soon(self, what: str, delay_s: float, call: Callable[[], None]) -> None:
         """Call once after a delay; a later wish replaces an earlier one of the same name."""
@@ -317,7 +305,7 @@ class Window:
         while self._window is not None and self._sdl.SDL_PollEvent(ctypes.byref(event)):
             self._happened(event)
         if self._window is not None:
-            self._soon("poll", POLL_S if self._descriptor is None else POLL_SLOW_S, self._poll)
+            self._soon("poll", POLL_S if self._display is None else POLL_SLOW_S, self._poll)
 
     def _happened(self, event: Any) -> None:
         sdl2, kind = self._sdl, event.type
@@ -328,7 +316,8 @@ class Window:
             self._window_event(event.window.event)
         elif kind in (sdl2.SDL_KEYDOWN, sdl2.SDL_KEYUP):
             if not event.key.repeat:
-                self._pressed.key(event.key.keysym.scancode, kind == sdl2.SDL_KEYDOWN)
+                down = kind == sdl2.SDL_KEYDOWN
+                self._pressed.key(event.key.keysym.scancode, down, self._meaning(event) if down else "")
         elif kind == sdl2.SDL_MOUSEMOTION and relative:
             self._pressed.moved(Point(event.motion.xrel, event.motion.yrel), True)
         elif kind == sdl2.SDL_MOUSEMOTION:
@@ -398,9 +387,16 @@ class Window:
         if Size(wide.value, high.value) != self._canvas.size and wide.value > 0 and high.value > 0:
             self._viewer.wish_size(Size(wide.value, high.value))
 
-    def _key(self, code: int, down: bool) -> None:
+    def _key(self, code: int, down: bool, meaning: str) -> None:
         if self._viewer is not None and self._mine:
-            self._viewer.key(code, down)
+            self._viewer.key(code, down, meaning)
+
+    # SDL tells what a key types right behind it, and nothing of it where Control is held.
+    def _meaning(self, event: Any) -> str:
+        sdl2, next_one = self._sdl, self._sdl.SDL_Event()
+        sdl2.SDL_PeepEvents(ctypes.byref(next_one), 1, sdl2.SDL_PEEKEVENT, sdl2.SDL_FIRSTEVENT, sdl2.SDL_LASTEVENT)
+        text = next_one.text.text.decode(errors="replace") if next_one.type == sdl2.SDL_TEXTINPUT else ""
+        return meaning_of(event.key.keysym.sym, text, self._display is not None and self._display.level_3)
 
     def _point(self, at: Point, buttons: int, relative: bool) -> None:
         if self._viewer is not None and self._mine:

@@ -75,8 +75,11 @@ class ScreenSource(Protocol):
     first.
     """
 
-    def key(self, code: int, down: bool) -> None:
-        """A key was pressed or released. Nothing waits at the source: `takes` is asked before a press."""
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
+        """A key was pressed or released. Nothing waits at the source: `takes` is asked before a press.
+
+        `meaning`: what it means to the viewer, for machines that do not go by the key's place; empty if not known.
+        """
         ...
 
     # For a press or two, as with shift, and their releases; for a place of the pointer and its buttons; or for a wish.

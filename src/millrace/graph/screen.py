@@ -202,9 +202,9 @@ class Reader:
         """For the screen: its memory was replaced."""
         self._moves, self._damage = [], Damage([whole])
 
-    def key(self, code: int, down: bool) -> None:
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
         """Press or release a key; RightsError unless the reader has the keyboard, as for the pointer and the size."""
-        self.screen.controlled(self.who, "typing").key(code, down)
+        self.screen.controlled(self.who, "typing").key(code, down, meaning)
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
         """Move the pointer, with these buttons down."""

@@ -84,9 +84,9 @@ class Hands:
         """How many texts, keys and other inputs wait to be passed on."""
         return len(self._waiting)
 
-    def key(self, source: ScreenSource, code: int, down: bool) -> None:
+    def key(self, source: ScreenSource, code: int, down: bool, meaning: str = "") -> None:
         """Press or release a key. A press that is repeated is passed on: it is the viewer's auto-repeat."""
-        source.key(code, down)
+        source.key(code, down, meaning)
         if down:
             self._keys[code] = None
         else:
@@ -205,7 +205,7 @@ class Hands:
         if isinstance(event, Text):
             self._type(source, *_TYPED[event.text[-one.left]])
         elif isinstance(event, Key):
-            self.key(source, event.code, event.down)
+            self.key(source, event.code, event.down, event.key)
         elif isinstance(event, SizeWish):
             source.size_wish(Size(event.width, event.height))
         elif event.relative:

@@ -23,6 +23,14 @@ const CODES = new Map([
 const NAMED = new Map(Object.entries({ AltGraph: "AltRight", Backspace: "Backspace", Enter: "Enter", Tab: "Tab", Escape: "Escape",
   ArrowUp: "ArrowUp", ArrowDown: "ArrowDown", ArrowLeft: "ArrowLeft", ArrowRight: "ArrowRight" }));
 const MAC = /^Mac/.test(navigator.platform), WINDOWS = /^Win/.test(navigator.platform);
+/** Keys of Japanese keyboards that Windows never releases. */
+const UNRELEASED = new Set("Alphanumeric Eisu Romaji Hiragana Katakana HiraganaKatakana Zenkaku Hankaku ZenkakuHankaku".split(" "));
+const SHIFTS = ["ShiftLeft", "ShiftRight"], UNKNOWN = new Set(["Unidentified", "Process"]);
+/** Accents of dead keys: of what Chromium says of the place of one, the combining character. */
+const ACCENTS = new Map(Object.entries({ "`": "\u0300", "'": "\u0301", "´": "\u0301", "^": "\u0302", "~": "\u0303", "¯": "\u0304", "˘": "\u0306", "˙": "\u0307",
+  "¨": "\u0308", '"': "\u0308", "°": "\u030a", "˚": "\u030a", "˝": "\u030b", "ˇ": "\u030c", "¸": "\u0327", "˛": "\u0328" }));
+/** What national layouts (xkeyboard-config) have on the dead keys of those places with Shift: by the place, or wherever it is. */
+const SHIFTED = { "´": { Quote: "¨", "": "`" }, "'": { Quote: "¨", "": "`" }, "`": { Backquote: "~", "": "^" }, "^": { BracketLeft: "¨", "": "`" }, "~": { "": "^" }, "¨": { "": "^" } };
 const LEAVE = ["ControlLeft", "AltLeft", "ShiftLeft"];
 export const CTRL_ALT_DEL = ["ControlLeft", "AltLeft", "Delete"];
 
@@ -31,10 +39,23 @@ export const scanCode = (code) => CODES.get(code);
 
 // A browser does not always tell when a key is released: the window loses the focus, the system takes a combination for itself, or, on a
 // Mac, Command is held. A key that stays down repeats in the guest for good, so whatever is held is remembered and released.
+//
+// What a key means is told too: `key` of the event, a character or a name (docs/picture-protocol.md).
 /** The keys that are down, and what they send. */
 export class Keys {
-  /** `send(code, down)` sends a scan code; `leave()` is called when Ctrl, Alt and Shift are pressed, which leaves the screen. */
-  constructor(send, leave) { Object.assign(this, { send, leave, held: new Set() }); this.controlAt = -1; }
+  /** `send(code, down, key)` sends a scan code and what a pressed key means; `leave()` is called when Ctrl, Alt and Shift are pressed, which leaves the screen. */
+  constructor(send, leave) { Object.assign(this, { send, leave, held: new Set() }); this.controlAt = -1; this.layout = null; }
+
+  /** Learn the layout of the keyboard here, where the browser tells it. */
+  async learn() { this.layout = await navigator.keyboard?.getLayoutMap?.().catch(() => null) ?? null; }
+
+  /** What a dead key means: the combining character of its accent if that is known. */
+  dead(event) {
+    const plain = this.layout?.get(event.code), altGr = event.getModifierState("AltGraph"), shifted = SHIFTED[plain] ?? {};
+    const accent = altGr ? (plain === "¨" ? "~" : "") : event.shiftKey ? shifted[event.code] ?? shifted[""] : plain;
+    return ACCENTS.get(accent) ?? "Dead";
+  }
+
 
   /** A key event of the screen. Returns whether it was for the guest. */
   event(event) {
@@ -42,22 +63,34 @@ export class Keys {
     if (event.isComposing || event.keyCode === 229) return false;
     const code = CODES.has(event.code) ? event.code : NAMED.get(event.key);
     if (!code) return false;
-    const down = event.type === "keydown";
-    if (MAC && code === "CapsLock") { this.press(code, true); this.press(code, false); return true; }
+    const down = event.type === "keydown", key = UNKNOWN.has(event.key) ? "" : event.key;
+    // Chromium does not tell when a dead key is released.
+    if (event.key === "Dead") {
+      if (down && !event.repeat) { this.press(code, true, this.dead(event)); this.press(code, false); }
+      return true;
+    }
+    if (!SHIFTS.includes(code)) this.shifts(event); else if (WINDOWS && !down) this.shifts({ shiftKey: false });
+    if ((MAC && code === "CapsLock") || (WINDOWS && UNRELEASED.has(key))) {
+      if (down || MAC) { this.press(code, true, key); this.press(code, false); }
+      return true;
+    }
     // Windows makes AltGr of a Ctrl and an Alt with the same time stamp.
     if (WINDOWS && down && code === "AltRight" && event.timeStamp === this.controlAt) this.press("ControlLeft", false);
     if (code === "ControlLeft" && down && !event.repeat) this.controlAt = event.timeStamp;
-    this.press(code, down);
+    this.press(code, down, key);
     if (MAC && !down && code.startsWith("Meta")) this.release();
     if (down && LEAVE.every((one) => this.held.has(one))) { this.release(); this.leave(); }
     return true;
   }
 
-  press(code, down) {
+  press(code, down, key = "") {
     if (!down && !this.held.has(code)) return;
     if (down) this.held.add(code); else this.held.delete(code);
-    this.send(CODES.get(code), down);
+    this.send(CODES.get(code), down, down ? key : "");
   }
+
+  /** Windows does not tell that a Shift key is released while the other one is down. Other events tell whether any is. */
+  shifts({ shiftKey }) { if (!shiftKey) for (const code of SHIFTS) this.press(code, false); }
 
   /** Nothing is down any more. */
   forget() { this.held.clear(); }

@@ -33,7 +33,7 @@ export class Viewer {
       note: (text) => this.on_refused(text), draw: () => this.drawKeyboard(),
     });
     this.wanted = null; this.reset();
-    this.keys = new Keys((code, down) => this.act({ type: "key", code, down }), () => this.leave());
+    this.keys = new Keys((code, down, key) => this.act({ type: "key", code, down, ...(key && { key }) }), () => this.leave());
     this.pointing = new Pointing($("stage"), () => this.aimed(), (message) => this.act({ type: "pointer", ...message }));
     this.begin();
     this.listen();
@@ -250,11 +250,12 @@ export class Viewer {
   hold(take) {
     if (!take) this.release();
     if (take) this.ask(); else this.say({ type: "keyboard", take });
-    if (take) { this.captured = true; $("stage").focus({ preventScroll: true }); this.draw(); }
+    if (take) { this.captured = true; this.keys.learn(); $("stage").focus({ preventScroll: true }); this.draw(); }
   }
 
   /** A click into the picture: it takes the keyboard if nobody has it, and the pointer's movements if the guest wants those. */
   touched(event) {
+    this.keys.shifts(event);
     if (this.state !== "on" || !this.mayType) return;
     if (event.pointerType !== "touch") $("stage").focus({ preventScroll: true });
     this.capture();
@@ -264,6 +265,7 @@ export class Viewer {
     if (this.captured || this.state !== "on" || !this.mayType) return;
     if (!this.mine) { if (this.who) return; this.ask(); }
     this.captured = true;
+    this.keys.learn();
     this.draw();
   }
 

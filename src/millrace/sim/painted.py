@@ -111,7 +111,7 @@ class PaintedMachine:
 
     # -- see `ScreenSource` ----------------------------------------------------------------------
 
-    def key(self, code: int, down: bool) -> None:
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
         """The next picture bears the code as its mark, and is due at once."""
         self.keys.append((code, down))
         self.desktop.mark = code | (_DOWN if down else 0)

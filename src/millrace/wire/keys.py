@@ -11,8 +11,6 @@ import msgspec
 
 SHIFTS = frozenset({0x2A, 0x36})
 NUM_LED, CAPS_LED = 2, 4
-_KEYPAD = frozenset(range(0xFF95, 0xFFA0))
-"""Keysyms of the keypad without num lock, and with it 0xFFAE to 0xFFB9."""
 CODE_MAX = 0xFF
 
 
@@ -80,31 +78,3 @@ BY_NAME = {key.name: key for key in KEYS}
 BY_CODE = {key.code: key for key in KEYS}
 BY_EVDEV = {key.evdev: key for key in KEYS}
 BY_KEYSYM = {symbol: key for key in reversed(KEYS) for symbol in (key.keysym, key.shifted)}
-
-
-# A server that is told keysyms finds a key for each and presses what it takes to get it. So it has to be told 'A' and
-# not 'a' while shift is down, and a key must be released as what it was pressed as, whatever shift does meanwhile.
-class Keyboard:
-    """Which keysym a key has now: it depends on what else is pressed."""
-
-    def __init__(self) -> None:
-        self._pressed: dict[int, int] = {}
-
-    def keysym(self, code: int, down: bool, leds: int | None) -> int:
-        """The keysym of a key that is pressed or released now; 0 if it has none. `leds`: the keyboard's, if known."""
-        if not down and code in self._pressed:
-            return self._pressed.pop(code)
-        key = BY_CODE.get(code)
-        if key is None:
-            return 0
-        symbol = key.shifted if self._shifts(key, leds) else key.keysym
-        if down:
-            self._pressed[code] = symbol
-        return symbol
-
-    def _shifts(self, key: Key, leds: int | None) -> bool:
-        shift = not SHIFTS.isdisjoint(self._pressed)
-        if key.keysym in _KEYPAD:
-            return shift is not (leds is None or bool(leds & NUM_LED))
-        caps = leds is not None and bool(leds & CAPS_LED) and key.name.startswith("Key")
-        return shift is not caps

@@ -381,7 +381,7 @@ class QemuScreen:
 
     # -- from readers ----------------------------------------------------------------------------
 
-    def key(self, code: int, down: bool) -> None:
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
         """See `ScreenSource`."""
         self.control.key(code, down)
 

@@ -65,7 +65,7 @@ class Controls:
         self._pressed.clear()
         self.room.close()
 
-    def key(self, code: int, down: bool) -> None:
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
         """Press or release a key; see `ScreenSource`."""
         if self._wire is not None:
             (self._pressed.add if down else self._pressed.discard)(code)
@@ -366,7 +366,7 @@ class SpiceScreen:
         if self.screen is not None:
             self.screen.set_relative(self._controls.relative)
 
-    def key(self, code: int, down: bool) -> None:
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
         """See `ScreenSource`."""
         self._controls.key(code, down)
 

@@ -154,9 +154,9 @@ class VncScreen:
 
     # -- as the source of a screen ---------------------------------------------------------------
 
-    def key(self, code: int, down: bool) -> None:
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
         """See `ScreenSource`."""
-        self._wire.send_key(code, down)
+        self._wire.send_key(code, down, meaning)
         if self._wire.is_qemu:
             self.room.used()
         self._wake()

@@ -136,7 +136,7 @@ class X11Door(PlayingDoor):
 
     # -- as the source of a screen ---------------------------------------------------------------
 
-    def key(self, code: int, down: bool) -> None:
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
         """See `ScreenSource`."""
         self._wire.send_key(code, down)
         self._wake()

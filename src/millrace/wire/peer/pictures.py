@@ -21,6 +21,7 @@ from millrace.media.fields import INT_MAX, Count, Signed
 from millrace.pixels.rects import CURSOR_SIDE_MAX, Rect
 from millrace.units import HostNs
 from millrace.wire.decoding import understood
+from millrace.wire.keysyms import MEANING_MAX
 from millrace.wire.peer.clips import ClipboardState, Copied, Paste
 from millrace.wire.peer.messages import (
     SETTINGS_MAX,
@@ -54,6 +55,7 @@ Place = Annotated[int, msgspec.Meta(ge=-2 * SIDE_MAX, le=2 * SIDE_MAX)]
 Serial = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 Generation = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF)]
 ScanCode = Annotated[int, msgspec.Meta(ge=1, le=0xFF)]
+Meaning = Annotated[str, msgspec.Meta(max_length=MEANING_MAX)]
 
 # -- from the viewer -----------------------------------------------------------------------------
 
@@ -88,6 +90,8 @@ class Key(msgspec.Struct, tag="key", tag_field="type"):
 
     code: ScanCode
     down: bool
+    key: Meaning = ""
+    """What it means to the viewer: a character, or a name as browsers' `KeyboardEvent.key`; empty if not known."""
 
 
 class Pointer(msgspec.Struct, tag="pointer", tag_field="type"):

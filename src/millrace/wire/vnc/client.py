@@ -16,9 +16,10 @@ from millrace.media.clip import ClipText
 from millrace.pixels.rects import Point, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.clips import ClipGiving, ClipOffered, ClipSupplied
-from millrace.wire.keys import CODE_MAX, Keyboard
+from millrace.wire.keys import CODE_MAX
 from millrace.wire.vnc import messages
 from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText
+from millrace.wire.vnc.keyboard import Keyboard
 from millrace.wire.vnc.login import Respond, Step, VncLogin
 from millrace.wire.vnc.messages import (
     AudioBegin,
@@ -308,15 +309,19 @@ class VncClient(VncLogin):
         """Whether the server takes the pointer's movement, and no position."""
         return self._screen.relative
 
-    def send_key(self, code: int, down: bool) -> None:
-        """Press or release the key with this scan code, as QEMU numbers it."""
-        if not self._let_in or not 0 < code <= CODE_MAX:
+    def send_key(self, code: int, down: bool, meaning: str = "") -> None:
+        """Press or release the key with this scan code, as QEMU numbers it; or with 0, one for a character.
+
+        `meaning`: what it means to the viewer; empty: a US keyboard is assumed.
+        """
+        if not self._let_in or not 0 <= code <= CODE_MAX:
             return
-        keysym = self._keyboard.keysym(code, down, self._screen.leds)
-        if self._screen.extended_keys:
-            self._out += messages.extended_key_event(keysym, code, down)
-        elif keysym:
-            self._out += messages.key_event(keysym, down)
+        for stroke in self._keyboard.strokes(code, down, meaning, self._screen.leds):
+            # TigerVNC ignores one without a code.
+            if self._screen.extended_keys and stroke.code:
+                self._out += messages.extended_key_event(*stroke)
+            elif stroke.keysym:
+                self._out += messages.key_event(stroke.keysym, stroke.down)
 
     def send_pointer(self, at: Point, buttons: int, relative: bool) -> Point:
         """Move the pointer to, or by, `at`, with these buttons down; returns where it should be then."""

@@ -1,0 +1,137 @@
+"""A German keyboard and German machines: real VNC servers are typed into as their own viewers would."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from millrace.graph.screen import Reader
+
+from .conftest import need
+from .test_screens_vnc import Qemu, tigervnc, watching
+from .xserver import XServer
+
+pytestmark = [pytest.mark.real, pytest.mark.beside]
+SHIFT, ALT_GR, Q, E, Y, SEVEN, SEMICOLON, MINUS, ACCENT = 0x2A, 0xB8, 0x10, 0x12, 0x15, 0x08, 0x27, 0x0C, 0x0D
+TYPED = (
+    (0, Y, "z"), (0, SEMICOLON, "ö"), (0, MINUS, "ß"), (SHIFT, SEVEN, "/"), (ALT_GR, Q, "@"), (ALT_GR, E, "€"),
+    (0, ACCENT, "\u0301"), (0, E, "e"), (0, ACCENT, "Dead"), (0, E, "é"), (0, ACCENT, "Dead"), (0, E, "è"),
+)  # fmt: skip
+"""A key that is held, the one that is pressed with it, and what that means."""
+FIRST = "50"
+"""X's key code of the left Shift key."""
+NAMES = {SHIFT: "Shift", ALT_GR: "AltGraph"}
+SYMBOLS = ["z", "odiaeresis", "ssharp", "slash", "at", "EuroSign"]
+SYMBOLS += ["dead_acute", "e", "dead_acute", "e", "dead_grave", "e"]
+PLACES = ["y", "semicolon", "minus", "7", "q", "e", "e", "e", "e"]
+"""QEMU's names of the keys at those places of a US keyboard."""
+
+
+def strokes() -> Iterator[tuple[int, bool, str]]:
+    for with_key, code, meaning in TYPED:
+        if with_key:
+            yield with_key, True, NAMES[with_key]
+        yield code, True, meaning
+        yield code, False, ""
+        if with_key:
+            yield with_key, False, ""
+
+
+def seen(log: Path) -> list[str]:
+    """The keys, without modifiers, that a program of the display was told of; none that is composed of them."""
+    blocks = [block for block in log.read_text(errors="replace").split("\n\n") if "KeyPress" in block]
+    symbols = [block.split("keysym ")[1].split(")")[0].split(", ")[1] for block in blocks if "keycode 0 " not in block]
+    return [one for one in symbols if not one.startswith(("Shift", "ISO_Level3"))]
+
+
+def held(log: Path) -> list[str]:
+    """Key codes that are down."""
+    out: list[str] = []
+    for block in log.read_text(errors="replace").split("\n\n"):
+        if "keycode " in block:
+            code = block.split("keycode ")[1].split()[0]
+            if "KeyPress" in block and code != "0":
+                out.append(code)
+            elif code in out:
+                out.remove(code)
+    return out
+
+
+def told(reader: Reader, log: Path) -> bool:
+    """Press a key that types nothing; whether a program has been told of it."""
+    reader.key(SHIFT, True, "Shift")
+    reader.key(SHIFT, False)
+    return "KeyPress" in log.read_text(errors="replace")
+
+
+async def type_german(x: XServer, door: str) -> None:
+    need("setxkbmap", "xev", "xdotool")
+    x.run("setxkbmap", "de")
+    log = x.folder / "xev"
+    with log.open("wb") as out:
+        xev = subprocess.Popen(["xev", "-geometry", "600x400+0+0", "-event", "keyboard"], env=x.env, stdout=out)
+    x.processes.append(xev)
+    x.run("xdotool", "search", "--sync", "--name", "Event Tester", "windowfocus", "--sync")
+    async with watching(x.folder, door) as one:
+        # The first key changes the display's keyboard, and programs may miss its release.
+        await one.until(lambda: told(one.reader, log), "the first key arrives")
+        for stroke in strokes():
+            one.reader.key(*stroke)
+            await asyncio.sleep(0.02)
+        await one.until(lambda: len(seen(log)) >= len(SYMBOLS), f"it was typed: {seen(log)}")
+        assert seen(log) == SYMBOLS
+        await one.until(lambda: held(log) in ([], [FIRST]), "no key stays down")
+
+
+def test_german_keyboard_types_into_tigervnc(tmp_path: Path) -> None:
+    with tigervnc(tmp_path) as x:
+        asyncio.run(type_german(x, f"vnc+unix://{tmp_path}/vnc"))
+
+
+@contextmanager
+def x11vnc(folder: Path) -> Iterator[tuple[XServer, str]]:
+    need("Xvfb", "x11vnc")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    x = XServer(folder, "Xvfb", "{}", "-screen", "0", "640x480x24")
+    try:
+        x.start("x11vnc", "-display", x.display, "-rfbport", str(port), "-localhost", "-forever", "-nopw", "-xkb", "-q")
+        yield x, f"vnc://127.0.0.1:{port}"
+    finally:
+        x.close()
+
+
+def test_german_keyboard_types_into_x11vnc(tmp_path: Path) -> None:
+    with x11vnc(tmp_path) as (x, door):
+        asyncio.run(type_german(x, door))
+
+
+# QEMU's table has no dead keys for this layout: no viewer can press them there.
+def test_german_keyboard_presses_its_keys_in_qemu_with_a_layout(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with watching(tmp_path, f"vnc+unix://{tmp_path}/vnc") as one:
+            for stroke in strokes():
+                one.reader.key(*stroke)
+            await one.until(lambda: letters() == PLACES, f"it was typed: {letters()}")
+            await one.until(lambda: not vm.held(), "no key stays down")
+            assert pressed().count("alt_r") == 2 and "shift" in pressed()
+
+    def letters() -> list[str]:
+        return [key for key in pressed() if key not in ("unmapped", "shift", "alt_r")]
+
+    def pressed() -> list[str]:
+        lines = (tmp_path / "keys").read_text().splitlines() if (tmp_path / "keys").exists() else []
+        return [line.split("key qcode ")[1].split(",")[0] for line in lines if line.endswith("down 1")]
+
+    vm = Qemu(tmp_path, "-k", "de")
+    try:
+        asyncio.run(test())
+    finally:
+        vm.close()
