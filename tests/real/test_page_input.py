@@ -242,6 +242,32 @@ def test_pointer_and_wheel_arrive_in_the_guests_pixels(chromium: Chromium) -> No
         await server.until("pointer", before + 4)
         seen = [one["buttons"] for one in server.got[count:] if one["type"] == "pointer"]
         assert seen == [16, 0, 16, 0]
+        # With Shift, browsers tell of a wheel that turns up and down as of one that turns sideways.
+        for turned in ({"deltaX": 120, "deltaY": 0}, {"deltaX": -120, "deltaY": 0, "modifiers": 8}):
+            count = len(server.got)
+            before = sum(one["type"] == "pointer" for one in server.got)
+            await page.send("Input.dispatchMouseEvent", type="mouseWheel", **turned, **mouse)
+            await server.until("pointer", before + 2)
+            seen += [one["buttons"] for one in server.got[count:] if one["type"] == "pointer"]
+        assert seen[4:] == [256, 0, 8, 0]
+
+    in_chromium(chromium, test)
+
+
+def test_buttons_back_and_forward_are_the_guests(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await page.open(server.url + "?before")
+        await typing(page, server)
+        x, y = await page.middle("#stage")
+        await page.run("(window.kept = [], ['mousedown', 'mouseup', 'auxclick'].forEach((kind) =>"
+                       " addEventListener(kind, (event) => kept.push(event.defaultPrevented))), 0)")  # fmt: skip
+        for button, bits, theirs in (("back", 8, 32), ("forward", 16, 64)):
+            for kind, down in (("mousePressed", bits), ("mouseReleased", 0)):
+                await page.send(
+                    "Input.dispatchMouseEvent", type=kind, button=button, buttons=down, clickCount=1, x=x, y=y
+                )
+            await server.until("pointer", buttons=theirs)
+        assert (await page.run("kept")) == [True] * 6
 
     in_chromium(chromium, test)
 

@@ -254,6 +254,8 @@ def test_what_a_person_does_reaches_the_daemon() -> None:
             viewer = here.viewer
             viewer.key(0x1E, True)
             viewer.pointer(Point(3, 4), 1)
+            # This daemon does not know a wheel that turns sideways.
+            viewer.pointer(Point(3, 4), 0x101)
             viewer.type_text("é")
             viewer.wish_size(Size(800, 600))
             viewer.take_keyboard()
@@ -262,7 +264,8 @@ def test_what_a_person_does_reaches_the_daemon() -> None:
             viewer.hear(9)
             await asyncio.sleep(0.1)
             assert here.session.came == [
-                Key(0x1E, True), Pointer(3, 4, 1), Text("é"), SizeWish(800, 600), TakeKeyboard(True), Hidden(True),
+                Key(0x1E, True), Pointer(3, 4, 1), Pointer(3, 4, 1), Text("é"), SizeWish(800, 600),
+                TakeKeyboard(True), Hidden(True),
                 ChangeView({"picture": "2M"}), ChangeView({}, 9),
             ]  # fmt: skip
 

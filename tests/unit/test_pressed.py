@@ -6,7 +6,7 @@ import ctypes
 from types import SimpleNamespace
 
 from millrace.client.meanings import RIGHT_ALT, meaning_of
-from millrace.client.pressed import LEFT, RIGHT, WHEEL_DOWN, WHEEL_UP, Pressed
+from millrace.client.pressed import LEFT, RIGHT, WHEEL_DOWN, WHEEL_LEFT, WHEEL_UP, Pressed
 from millrace.client.xdisplay import display_of
 from millrace.pixels.rects import Point
 from millrace.wire.usbkeys import CODES, LETTERS
@@ -76,15 +76,15 @@ def test_a_notch_is_set_once_and_cleared() -> None:
     machine = Machine()
     machine.pressed.moved(Point(5, 6))
     machine.pressed.button(RIGHT, True)
-    machine.pressed.wheel(-2)
-    machine.pressed.wheel(1)
+    machine.pressed.wheel(-2, 0)
+    machine.pressed.wheel(1, -1)
     machine.pressed.moved(Point(-3, 2), True)
-    down, up = WHEEL_DOWN | RIGHT, WHEEL_UP | RIGHT
-    assert [one[1] for one in machine.pointers] == [0, RIGHT, down, RIGHT, down, RIGHT, up, RIGHT, RIGHT]
+    down, up, left = WHEEL_DOWN | RIGHT, WHEEL_UP | RIGHT, WHEEL_LEFT | RIGHT
+    assert [one[1] for one in machine.pointers] == [0, RIGHT, down, RIGHT, down, RIGHT, up, RIGHT, left, RIGHT, RIGHT]
     assert {one[0] for one in machine.pointers[:-1]} == {Point(5, 6)}
     assert machine.pointers[-1] == (Point(-3, 2), RIGHT, True)
-    machine.pressed.wheel(1_000)
-    assert len(machine.pointers) == 9 + 16
+    machine.pressed.wheel(1_000, 0)
+    assert len(machine.pointers) == 11 + 16
 
 
 def test_key_means_what_it_types_or_its_own_character() -> None:

@@ -39,9 +39,10 @@ def test_positions_are_kept_within_the_screen_and_precede_buttons() -> None:
 
 def test_notch_of_the_wheel_is_one_press() -> None:
     rig = sized(Rig())
-    for buttons in (0b1000, 0, 0b10000, 0):
+    for buttons in (0b1000, 0, 0b10000, 0, 0x80, 0, 0x100, 0):
         rig.door.pointer(Point(0, 0), buttons, False)
-    assert rig.client.calls == [("Press", [3]), ("Release", [3]), ("Press", [4]), ("Release", [4])]
+    assert rig.client.calls == [("Press", [3]), ("Release", [3]), ("Press", [4]), ("Release", [4]),
+                                ("Press", [7]), ("Release", [7]), ("Press", [8]), ("Release", [8])]  # fmt: skip
 
 
 def test_pointer_follows_what_the_guest_takes() -> None:

@@ -139,7 +139,8 @@ def test_keyboard_is_taken_over_and_everybody_is_told() -> None:
     assert anna.keyboard == (True, "anna") and ben.keyboard == (False, "anna")
     anna.say(Key(0x1D, True))
     anna.say(Key(0x1E, True))
-    anna.say(Pointer(5, 5, 0b01001))
+    assert anna.news(Watching)[0].buttons == 9
+    anna.say(Pointer(5, 5, 0b110001001))
     ben.say(TakeKeyboard(True))
     # What she held down is released while she still has it, and the pointer stays where it is.
     assert screen.typed[3:] == [(0x1E, False), (0x1D, False), (5, 5, 0, False)]

@@ -308,7 +308,11 @@ def test_pointer_is_sent_as_position_or_movement_as_the_server_wants() -> None:
     vnc.send_pointer(Point(10, 20), 0b1, False)
     vnc.send_pointer(Point(5, -5), 0b100010, True)
     vnc.send_pointer(Point(9999, -5), 0, False)
-    events = [(1, 10, 20), (0x82, 15, 15), (0, WIDTH - 1, 0)]
+    # The wheel to the left and to the right; the button that goes forward has no bit.
+    vnc.send_pointer(Point(0, 0), 0x80, False)
+    vnc.send_pointer(Point(0, 0), 0x140, False)
+    vnc.send_pointer(Point(WIDTH - 1, 0), 0, False)
+    events = [(1, 10, 20), (0x82, 15, 15), (0, WIDTH - 1, 0), (0x20, 0, 0), (0x40, 0, 0), (0, WIDTH - 1, 0)]
     assert vnc.data_to_send() == b"".join(struct.pack(">BBHH", 5, *event) for event in events)
     said(vnc, update(vncserver.rect(0, 0, 0, 0, -257)))
     vnc.send_pointer(Point(-3, 4), 0, True)

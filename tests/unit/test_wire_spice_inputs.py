@@ -134,6 +134,9 @@ def test_pointer_goes_to_a_place_or_moves_and_presses() -> None:
     wire.send_pointer(Point(-3, 4), 1, True)
     wire.send_pointer(Point(0, 0), 0, True)
     assert sent(wire) == [(111, struct.pack("<iiH", -3, 4, 1)), (114, struct.pack("<BH", 1, 0))]
+    # It has no wheel that turns sideways.
+    wire.send_pointer(Point(0, 0), 0x180, True)
+    assert not sent(wire)
 
 
 @pytest.mark.parametrize("relative", [False, True])

@@ -166,8 +166,8 @@ def test_input_is_made_by_xtest() -> None:
 
 
 def test_wheel_and_side_buttons_have_their_numbers() -> None:
-    every = fakes.pointer(Point(0, 0), 0, 0b1111111, True)
-    assert [fake.detail for fake in every] == [1, 2, 3, 4, 5, 8, 9] and fakes.key(0xFF, True) == []
+    every = fakes.pointer(Point(0, 0), 0, 0x1FF, True)
+    assert [fake.detail for fake in every] == [1, 2, 3, 4, 5, 8, 9, 6, 7] and fakes.key(0xFF, True) == []
     assert fakes.pointer(Point(0, 0), 0b11, 0b01, True) == [fakes.Fake(requests.BUTTON_RELEASE, 2)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from millrace.pixels.rects import Point
 from millrace.wire.usbkeys import CODES
 
-LEFT, MIDDLE, RIGHT, WHEEL_UP, WHEEL_DOWN, SIDE, EXTRA = (1 << bit for bit in range(7))
+LEFT, MIDDLE, RIGHT, WHEEL_UP, WHEEL_DOWN, SIDE, EXTRA, WHEEL_LEFT, WHEEL_RIGHT = (1 << bit for bit in range(9))
 CHORD = frozenset({0x1D, 0x38})
 """Left Control and left Alt: with them, the keys of `COMMANDS` are the viewer's own, as in QEMU's windows."""
 COMMANDS = {0x21: "full screen", 0x22: "grab", 0x25: "keyboard", 0x10: "quit", 0x53: "secure attention"}
@@ -80,9 +80,9 @@ class Pressed:
         self.buttons = self.buttons | bit if down else self.buttons & ~bit
         self._pointer(self._at, self.buttons, relative)
 
-    def wheel(self, notches: int, relative: bool = False) -> None:
-        """The wheel was turned, up if positive: for each notch its bit is set once and cleared."""
-        bit = WHEEL_UP if notches > 0 else WHEEL_DOWN
-        for _ in range(min(abs(notches), NOTCHES_MAX)):
-            self._pointer(self._at, self.buttons | bit, relative)
-            self._pointer(self._at, self.buttons, relative)
+    def wheel(self, notches: int, right: int, relative: bool = False) -> None:
+        """The wheel was turned, up and to the right if positive: for each notch its bit is set once and cleared."""
+        for turned, back, forth in ((notches, WHEEL_DOWN, WHEEL_UP), (right, WHEEL_LEFT, WHEEL_RIGHT)):
+            for _ in range(min(abs(turned), NOTCHES_MAX)):
+                self._pointer(self._at, self.buttons | (forth if turned > 0 else back), relative)
+                self._pointer(self._at, self.buttons, relative)

@@ -33,6 +33,8 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.clips import Clip, ClipboardState, Paste
 from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
 from millrace.wire.peer.pictures import (
+    BUTTONS,
+    BUTTONS_FIRST,
     SCREEN_SUBPROTOCOL,
     ChangeView,
     CursorChanged,
@@ -416,8 +418,9 @@ class Viewer:
         self._say(Key(code, down, meaning))
 
     def pointer(self, at: Point, buttons: int, relative: bool = False) -> None:
-        """Move the pointer, with these buttons down."""
-        self._say(Pointer(at.x, at.y, buttons, relative))
+        """Move the pointer, with these buttons down; those that the daemon does not know are left out."""
+        known = BUTTONS_FIRST if self.watching is None else self.watching.buttons
+        self._say(Pointer(at.x, at.y, buttons & (1 << min(known, BUTTONS)) - 1, relative))
 
     def type_text(self, text: str) -> None:
         """Type characters that an input method composed."""

@@ -325,7 +325,7 @@ class Window:
         elif kind in (sdl2.SDL_MOUSEBUTTONDOWN, sdl2.SDL_MOUSEBUTTONUP):
             self._button(event.button.button, kind == sdl2.SDL_MOUSEBUTTONDOWN, relative)
         elif kind == sdl2.SDL_MOUSEWHEEL:
-            self._pressed.wheel(event.wheel.y, relative)
+            self._pressed.wheel(event.wheel.y, event.wheel.x, relative)
         elif kind == sdl2.SDL_CLIPBOARDUPDATE and self._clipboard is not None:
             self._clipboard.copied()
 

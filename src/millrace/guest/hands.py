@@ -18,7 +18,7 @@ from millrace.text import quoted
 from millrace.wire.keys import BY_KEYSYM
 from millrace.wire.peer.pictures import SIDE_MAX, TEXT_MAX, Key, Pointer, SizeWish, Text
 
-WHEEL = 0b11000
+WHEEL = 0b110011000
 """Notches of the wheel, which are no buttons that can be held."""
 
 SHIFT = 0x2A

@@ -30,6 +30,7 @@ from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.clips import Clip, Copied, Paste
 from millrace.wire.peer.messages import Bye, Configured, Fault
 from millrace.wire.peer.pictures import (
+    BUTTONS,
     ChangeView,
     FromViewer,
     Gone,
@@ -291,9 +292,8 @@ class ViewerSession:
         key, label = (listed.key, listed.label) if listed else (None, "")
         self._like = (listed.door, label) if listed else self._like
         self._in_force = self.settings
-        self.send(
-            Watching(self.id, self.guest.name, key, label, self.settings.as_dict(), self.may_type, self.clip.allowed)
-        )
+        settings, allowed = self.settings.as_dict(), self.clip.allowed
+        self.send(Watching(self.id, self.guest.name, key, label, settings, self.may_type, allowed, buttons=BUTTONS))
         self.tell_clip()
 
     def accepts(self, listed: Listed) -> bool:

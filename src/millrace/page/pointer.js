@@ -1,6 +1,6 @@
 // The pointer: mouse, pen and fingers on the picture, as positions of the guest's screen, or as movements while the pointer is locked.
 
-const LEFT = 1, RIGHT = 4, UP = 8, DOWN = 16;
+const LEFT = 1, RIGHT = 4, UP = 8, DOWN = 16, WHEEL_LEFT = 128, WHEEL_RIGHT = 256, BACK = 3, FORWARD = 4;
 /** From the bits of `MouseEvent.buttons` to those of the protocol: left, right, middle, back, forward. */
 const BUTTONS = [LEFT, RIGHT, 2, 32, 64];
 const EVERY_MS = 8, NOTCH = 120, NOTCHES_MAX = 10, TAP_MS = 500, SLOP = 10, SCROLL = 24;
@@ -15,12 +15,16 @@ const buttonsOf = (bits) => BUTTONS.reduce((sum, bit, n) => sum | (bits & (1 << 
 export class Pointing {
   constructor(stage, screen, send) {
     Object.assign(this, { stage, screen, send });
-    this.buttons = 0; this.at = null; this.sentAt = -Infinity; this.moved = [0, 0]; this.wheeled = 0; this.fingers = new Map(); this.touch = null;
+    this.buttons = 0; this.at = null; this.sentAt = -Infinity; this.moved = [0, 0]; this.wheeled = [0, 0]; this.fingers = new Map(); this.touch = null;
     for (const [kind, does] of [["pointerrawupdate", "move"], ["pointermove", "move"], ["pointerdown", "press"], ["pointerup", "lift"], ["pointercancel", "lift"]]) {
       stage.addEventListener(kind, (event) => this[event.pointerType === "touch" ? `${does}Finger` : does](event));
     }
     stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     stage.addEventListener("contextmenu", (event) => event.preventDefault());
+    // A mouse's own buttons for back and forward are the guest's, as all others.
+    for (const kind of ["mousedown", "mouseup", "auxclick"]) {
+      stage.addEventListener(kind, (event) => { if ((event.button === BACK || event.button === FORWARD) && this.screen()) event.preventDefault(); });
+    }
   }
 
   /** Where an event is on the guest's screen. */
@@ -75,16 +79,20 @@ export class Pointing {
     if (!screen) return;
     event.preventDefault();
     if (!screen.relative) this.at = this.place(event, screen);
-    // Both browsers tell by wheelDeltaY how far a wheel was turned, whatever a notch scrolls here.
-    this.scroll(event.wheelDeltaY ?? -event.deltaY);
+    // Both browsers tell by wheelDeltaX and Y how far a wheel was turned, whatever a notch scrolls here. With Shift they tell of a wheel that
+    // turns up and down as of one that turns sideways; the guest has Shift itself.
+    const [x, y] = [event.wheelDeltaX ?? -event.deltaX, event.wheelDeltaY ?? -event.deltaY];
+    if (event.shiftKey && !y) this.scroll(0, x); else this.scroll(x, y);
   }
 
-  /** Turn the wheel; parts of a notch add up. */
-  scroll(by) {
-    this.wheeled += by;
-    const notches = Math.trunc(this.wheeled / NOTCH);
-    this.wheeled -= notches * NOTCH;
-    for (let n = Math.min(NOTCHES_MAX, Math.abs(notches)); n > 0; n--) this.click(notches > 0 ? UP : DOWN);
+  /** Turn the wheel to the left and up; parts of a notch add up. */
+  scroll(...by) {
+    for (const [axis, [back, forth]] of [[WHEEL_RIGHT, WHEEL_LEFT], [DOWN, UP]].entries()) {
+      this.wheeled[axis] += by[axis];
+      const notches = Math.trunc(this.wheeled[axis] / NOTCH);
+      this.wheeled[axis] -= notches * NOTCH;
+      for (let n = Math.min(NOTCHES_MAX, Math.abs(notches)); n > 0; n--) this.click(notches > 0 ? forth : back);
+    }
   }
 
   /** Release all buttons. */
@@ -123,7 +131,7 @@ export class Pointing {
     if (touch.state === "two" || touch.state === "scroll") {
       if (far) touch.state = "scroll";
       // Two fingers report the same way: each counts half.
-      this.scroll((event.clientY - before[1]) * NOTCH / SCROLL / this.fingers.size);
+      this.scroll(...[0, 1].map((axis) => ([event.clientX, event.clientY][axis] - before[axis]) * NOTCH / SCROLL / this.fingers.size));
     } else if (touch.state === "drag" || (touch.state === "tap" && far)) {
       if (touch.state === "tap") { clearTimeout(touch.long); touch.state = "drag"; this.buttons = LEFT; this.tell(); }
       this.at = this.place(event, screen);

@@ -10,9 +10,12 @@ from millrace.pixels.rects import Point, Size
 from millrace.wire.qemu.client import DisplayClient
 
 CODE_MAX = 0xFF
-BUTTONS = range(7)
-"""Left, middle, right, wheel up, wheel down, side, extra: as in a reader's set of buttons, so in QEMU."""
-WHEEL = frozenset({3, 4})
+BUTTONS = range(9)
+"""Left, middle, right, wheel up, wheel down, side, extra, wheel left, wheel right.
+
+As in a reader's set of buttons, so in QEMU (qapi/ui.json, InputButton).
+"""
+WHEEL = frozenset({3, 4, 7, 8})
 MOTION_WAITS = 4
 """Calls that QEMU has not answered yet, from which on movements are joined."""
 UNANSWERED_MAX = 256

@@ -45,8 +45,12 @@ PARTS_MAX = 1024
 PIXEL_BYTES = 4
 SIDE_MAX = 16_384
 NAME_MAX, TEXT_MAX = 200, 4_096
-BUTTONS_MAX = 0x7F
-"""Bits of the pointer's buttons: left, middle, right, wheel up, wheel down, side, extra."""
+BUTTONS, BUTTONS_FIRST = 9, 7
+"""The pointer's buttons: left, middle, right, wheel up, wheel down, side, extra, wheel left, wheel right.
+
+Older daemons know the first ones.
+"""
+BUTTONS_MAX = (1 << BUTTONS) - 1
 
 Name = Annotated[str, msgspec.Meta(max_length=NAME_MAX)]
 Names = Annotated[list[Annotated[str, msgspec.Meta(max_length=64)]], msgspec.Meta(max_length=SETTINGS_MAX)]
@@ -181,6 +185,8 @@ class Watching(msgspec.Struct, tag="watching", tag_field="type"):
     clipboard: bool = False
     """Whether it may use the machine's clipboard."""
     version: int = PICTURE_VERSION
+    buttons: int = BUTTONS_FIRST
+    """How many buttons of the pointer may be told."""
 
 
 class ModeChanged(msgspec.Struct, tag="mode", tag_field="type"):

@@ -21,6 +21,7 @@ ACKNOWLEDGED = 4
 UNACKNOWLEDGED_MAX = 16
 """Movements on their way; what comes after them is joined until some have been taken."""
 BUTTONS = 7
+"""It has none for a wheel that turns sideways."""
 _LIMIT = (1 << 31) - 1
 
 

@@ -396,7 +396,7 @@ class VncClient(VncLogin):
 # RFB's first five buttons are those of `ScreenSource.pointer`. Its sixth and seventh are a wheel that turns sideways;
 # the eighth goes back, and the one that goes forward needs an extension.
 def _mask(buttons: int) -> int:
-    return buttons & 0x1F | (0x80 if buttons & 0x20 else 0)
+    return buttons & 0x1F | (buttons & 0x180) >> 2 | (buttons & 0x20) << 2
 
 
 def _held_bytes(event: VncEvent) -> int:

@@ -16,8 +16,8 @@ from millrace.wire.x11.requests import (
     MOTION,
 )
 
-_BUTTONS = (1, 2, 3, 4, 5, 8, 9)
-"""X's numbers of left, middle, right, wheel up, wheel down, side and extra."""
+_BUTTONS = (1, 2, 3, 4, 5, 8, 9, 6, 7)
+"""X's numbers of left, middle, right, wheel up, wheel down, side, extra, wheel left and wheel right."""
 
 
 class Fake(NamedTuple):
