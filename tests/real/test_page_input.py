@@ -329,3 +329,42 @@ def test_cursor_is_the_browsers_own_or_drawn_for_who_only_watches(chromium: Chro
         assert not page.errors
 
     in_chromium(chromium, test)
+
+
+def test_cursor_that_is_too_large_for_browsers_is_made_smaller(chromium: Chromium) -> None:
+    style = "document.querySelector('#stage').style.cursor"
+    read = f"""(async () => {{ const image = new Image(); image.src = {style}.match(/url\\("([^"]*)/)[1];
+      await image.decode(); return [image.width, image.height]; }})()"""
+
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        shape = np.full((100, 160, 4), 255, np.uint8)
+        assert server.line is not None
+        await server.line.send_bytes(piece([part(SHAPE, Rect(80, 50, 160, 100), shape.tobytes(), dx=5)], 0))
+        await server.tell("cursor", shape=5, x=100, y=50, hot_x=80, hot_y=50, shown=True)
+        await page.until("document.querySelector('#guest-cursor').naturalWidth === 160")
+        await server.tell("keyboard", mine=True, who="somebody")
+        await page.until(f"{style}.endsWith('64 40, default')")
+        assert await page.run(read) == [128, 80]
+
+    in_chromium(chromium, test)
+
+
+def test_size_that_was_chosen_before_is_wished_with_the_keyboard_and_again(chromium: Chromium) -> None:
+    chosen = "document.querySelector('#screen-scale')"
+
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        await page.run(f"({chosen}.value = 'guest', {chosen}.dispatchEvent(new Event('change')))")
+        for count in (1, 2):
+            await server.tell("keyboard", mine=True, who="somebody")
+            wish = await server.until("size", count)
+            # The guest has it, and then takes another one.
+            await server.tell("mode", width=wish["width"], height=wish["height"], generation=2 * count)
+            await server.tell("mode", width=WIDTH, height=HEIGHT, generation=2 * count + 1)
+            await server.tell("keyboard", mine=False, who="alice")
+            await page.until("document.querySelector('#screen-who').textContent.includes('alice')")
+        await page.send("Page.reload")
+        await page.until(f"document.readyState === 'complete' && {chosen}.value === 'guest'")
+
+    in_chromium(chromium, test)

@@ -5,6 +5,7 @@ import { counted, el } from "./draw.js";
 import { CTRL_ALT_DEL, Keys, scanCode } from "./keys.js";
 import { plain } from "./messages.js";
 import { Pointing } from "./pointer.js";
+import { remember, remembered } from "./scale.js";
 import { textField } from "./textfield.js";
 
 const $ = (id) => document.getElementById(id);
@@ -93,7 +94,7 @@ export class Viewer {
     const had = Boolean(this.screens?.length);
     Object.assign(this, { guest, screens, absent });
     // Another guest is not asked for a size because this one was.
-    if (moved) { this.wanted = null; if ($("screen-scale").value === "guest") $("screen-scale").value = "fit"; }
+    if (moved) { this.wanted = null; if (!this.fills) $("screen-scale").value = remembered(guest); }
     if (!screens?.length) {
       // The connection tells why; until then the picture stays.
       if (!moved && screens && this.joined && this.mode) { if (this.state !== "gone" && this.state !== "lost") this.turn("gone", "The screen is gone."); } else this.stop();
@@ -184,7 +185,9 @@ export class Viewer {
 
   on_keyboard({ mine, who }) {
     const lost = this.mine && !mine;
+    const won = mine && !this.mine;
     Object.assign(this, { mine, who: plain(who) });
+    if (won) { this.wished = ""; this.wishSize(); }
     this.told("keyboard", { mine, who: this.who });
     if (mine || who) this.answered(mine);
     // The daemon has released what was held.
@@ -192,9 +195,9 @@ export class Viewer {
     this.draw();
   }
 
-  on_shape({ number, url, width, height, x, y }) {
+  on_shape({ number, ...shape }) {
     this.shapes.delete(number);
-    this.shapes.set(number, { url, width, height, x, y });
+    this.shapes.set(number, shape);
     if (this.shapes.size > SHAPES_MAX) this.shapes.delete(this.shapes.keys().next().value);
     this.drawCursor();
   }
@@ -239,7 +242,7 @@ export class Viewer {
     $("screen-paste").addEventListener("click", async () => { if (!this.mine) this.hold(true); await this.clip.read(); stage.focus(); });
     $("screen-full").addEventListener("click", () => this.toggleFull());
     $("screen-again").addEventListener("click", () => this.watch());
-    $("screen-scale").addEventListener("change", () => { this.wished = ""; this.fit(); this.wishSize(); });
+    $("screen-scale").addEventListener("change", () => { if (!this.fills) remember(this.guest, $("screen-scale").value); this.wished = ""; this.fit(); this.wishSize(); });
     $("screen-quality").addEventListener("change", () => this.prefer($("screen-quality").value));
     $("screen-choice").addEventListener("change", () => { this.wanted = $("screen-choice").value; this.watch(); });
     $("screen-full").hidden = !document.fullscreenEnabled;
@@ -437,8 +440,8 @@ export class Viewer {
   /** The guest's cursor: the browser's own while one types here, drawn over the picture while somebody else does. */
   drawCursor() {
     const { cursor, mode } = this, image = $("guest-cursor"), shape = cursor && this.shapes.get(cursor.shape), own = this.mine && !mode?.relative;
-    const x = cursor?.hot_x ?? shape?.x ?? 0, y = cursor?.hot_y ?? shape?.y ?? 0, shown = Boolean(shape) && cursor.shown !== false;
-    $("stage").style.cursor = !own ? "" : shown ? `url(${shape.url}) ${x} ${y}, default` : cursor && !shown ? "none" : "";
+    const x = cursor?.hot_x ?? shape?.x ?? 0, y = cursor?.hot_y ?? shape?.y ?? 0, shown = Boolean(shape) && cursor.shown !== false, by = shape?.scale ?? 1;
+    $("stage").style.cursor = !own ? "" : shown ? `url(${shape.small ?? shape.url}) ${Math.floor(x * by)} ${Math.floor(y * by)}, default` : cursor && !shown ? "none" : "";
     image.hidden = own || !shown || this.state !== "on";
     if (image.hidden) return;
     if (image.getAttribute("src") !== shape.url) image.setAttribute("src", shape.url);

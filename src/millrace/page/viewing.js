@@ -11,6 +11,8 @@ import { Zstd } from "./zstd.js";
 
 const PING_MS = 2000, FIRST_PINGS = 5, STATS_MS = 500, TICKS = 4, PULSE_MS = 4, AGAIN_MS = [100, 200, 400, 500], VERSION = 1, SUBPROTOCOL = "millrace-screen.1";
 const REFRESH_MS = 1000, AHEAD = 4, WAITING_MAX = 64 * 2 ** 20, REFUSED_MAX = 5, LINE_MAX = 65536, NEWS_AHEAD = 4000, NEWS_PER_NS = 500 / 1e9, TAKEN = 5 * NS_PER_MS;
+/** Browsers show no larger picture as their pointer. */
+const CURSOR_MAX = 128;
 const GECKO = /Gecko\/\d/.test(navigator.userAgent);
 let origin = 0;
 const nowNs = () => (performance.now() + performance.timeOrigin - origin) * 1e6;
@@ -281,8 +283,9 @@ class View {
       for (let k = 0; k < bytes.byteLength; k += 4) { pixels[k] = bytes[k + 2]; pixels[k + 1] = bytes[k + 1]; pixels[k + 2] = bytes[k]; pixels[k + 3] = bytes[k + 3]; }
       const canvas = new OffscreenCanvas(w, h);
       canvas.getContext("2d").putImageData(new ImageData(pixels, w, h), 0, 0);
-      const url = new FileReaderSync().readAsDataURL(await canvas.convertToBlob());
-      on("shape", { number: dx & 0xffff, url, width: w, height: h, x, y });
+      const picture = async (one) => new FileReaderSync().readAsDataURL(await one.convertToBlob()), scale = Math.min(1, CURSOR_MAX / Math.max(w, h));
+      const url = await picture(canvas), small = scale < 1 ? await picture(shrunk(canvas, scale)) : undefined;
+      on("shape", { number: dx & 0xffff, url, small, scale, width: w, height: h, x, y });
     }
   }
 
@@ -300,6 +303,13 @@ class View {
     Object.assign(counts, { pictures: 0, bytes: 0, since: now });
     if (this.damage) this.damaged(this.damage);
   }
+}
+
+/** A picture made smaller. */
+function shrunk(canvas, scale) {
+  const small = new OffscreenCanvas(Math.max(1, Math.floor(canvas.width * scale)), Math.max(1, Math.floor(canvas.height * scale)));
+  small.getContext("2d").drawImage(canvas, 0, 0, small.width, small.height);
+  return small;
 }
 
 /** The parts that draw more of the video part at `n`. */
