@@ -100,9 +100,9 @@ def composed(code: int, meaning: str) -> tuple[int, str] | None:
     """
     if len(meaning) != 1:
         return None
-    plain, *marks = unicodedata.normalize("NFD", meaning)
-    if len(marks) == 1 and marks[0] in ACCENTS:
-        return ACCENTS[marks[0]], plain
+    parts = unicodedata.normalize("NFD", meaning)
+    if len(parts) == 2 and parts[1] in ACCENTS:
+        return ACCENTS[parts[1]], parts[0]
     if meaning in _ALONE:
         return ACCENTS[_ALONE[meaning]], " " if code == SPACE else meaning
     return None
