@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from millrace.graph.screen import Reader
+from millrace.guest.hands import Hands
+from millrace.pixels.rects import Size
+from millrace.wire.peer.pictures import Key
+from tests.gops import WATCHER
 
 from .conftest import need
 from .test_screens_vnc import Qemu, tigervnc, watching
@@ -111,6 +115,28 @@ def x11vnc(folder: Path) -> Iterator[tuple[XServer, str]]:
 def test_german_keyboard_types_into_x11vnc(tmp_path: Path) -> None:
     with x11vnc(tmp_path) as (x, door):
         asyncio.run(type_german(x, door))
+
+
+def test_tigervnc_tells_that_caps_lock_is_on(tmp_path: Path) -> None:
+    """So a viewer whose own is off turns it off."""
+
+    async def test(x: XServer) -> None:
+        async with watching(x.folder, f"vnc+unix://{tmp_path}/vnc") as one:
+            await one.until(lambda: one.screen.memory is not None, "it is shown")
+            x.run("xdotool", "key", "Caps_Lock")
+            hands = Hands(one.guest.turns, one.guest.admission.budget.open("viewer"))
+
+            def off() -> bool:
+                hands.control(Key(E, True, "e", 0), WATCHER, one.screen, Size(640, 480))
+                hands.control(Key(E, False), WATCHER, one.screen, Size(640, 480))
+                return "Caps Lock:   off" in x.run("xset", "q")
+
+            await one.until(lambda: "Caps Lock:   on" in x.run("xset", "q"), "it is on")
+            await one.until(off, "it is turned off")
+
+    need("xset", "xdotool")
+    with tigervnc(tmp_path) as x:
+        asyncio.run(test(x))
 
 
 # QEMU's table has no dead keys for this layout: no viewer can press them there.

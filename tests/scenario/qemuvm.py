@@ -120,6 +120,8 @@ class Vm:
         elif interface.endswith(".Console"):
             number = int(message.path.rpartition("_")[2])
             found = entries(Label="VGA", Head=number, Type=self.consoles[number], **self.size)
+        elif interface.endswith(".Keyboard"):
+            found = entries(Modifiers=2)
         else:
             found = entries(IsAbsolute=self.absolute)
         self.wire.send_reply(message, "a{sv}", found)

@@ -47,6 +47,9 @@ def test_screen_of_a_machine_is_shown_and_takes_input(tmp_path: Path) -> None:
             assert vm.input[:3] == [("Press", [0x1E]), ("SetAbsPosition", [3, 4]), ("Press", [0])]
             vm.changed("Mouse", IsAbsolute=False)
             await until(lambda: screen.relative)
+            assert screen.lights.wrong(0x1E, 6) == [0x3A], "caps lock is off there"
+            vm.changed("Keyboard", Modifiers=6)
+            await until(lambda: screen.lights.wrong(0x1E, 2) == [0x3A])
             reader.pointer(Point(-1, 2), 1, True)
             await until(lambda: len(vm.input) == 5)
             assert vm.input[4] == ("RelMotion", [-1, 2])

@@ -27,6 +27,7 @@ from millrace.wire.vnc.messages import (
     CursorAt,
     CursorShape,
     Filled,
+    LightsTold,
     Painted,
     Resized,
     Update,
@@ -210,9 +211,11 @@ def test_sizes_cursors_lights_and_types_are_told() -> None:
         update(
             vncserver.rect(0, 0, 3, 1, -240, two), vncserver.rect(0, 0, 2, 1, -314, alpha),
             vncserver.rect(7, 8, 0, 0, -232), vncserver.rect(0, 0, 0, 0, -239), vncserver.rect(0, 0, 64, 48, -223),
+            vncserver.rect(0, 0, 0, 0, -261, b"\6"),
         ),
     )  # fmt: skip
-    coloured, straight, at, hidden, size = vnc.events()
+    coloured, straight, at, hidden, lights, size = vnc.events()
+    assert lights == LightsTold(6)
     assert isinstance(coloured, CursorShape) and coloured.pixels == bytes((3, 2, 1, 255, 7, 8, 9, 255, 0, 0, 0, 0))
     assert isinstance(straight, CursorShape) and straight.pixels == bytes((0, 50, 100, 128, 0, 0, 0, 0))
     assert at == CursorAt(Point(7, 8)) and size == Resized(Size(64, 48))

@@ -12,7 +12,7 @@ from millrace.errors import RemoteProtocolError
 from millrace.pixels.cursors import ARROW, ARROW_SIZE
 from millrace.pixels.rects import Point, Size
 from millrace.wire.spice.cursor import LOOK_BYTES, CursorHide, CursorMove, CursorSet, Look, SpiceCursor
-from millrace.wire.spice.inputs import UNACKNOWLEDGED_MAX, Lights, SpiceInputs
+from millrace.wire.spice.inputs import UNACKNOWLEDGED_MAX, LightsTold, SpiceInputs
 from millrace.wire.spice.main import SpiceMain
 from tests.fuzz import spiceserver as server
 from tests.spicewire import linked, sent, ticket
@@ -151,7 +151,7 @@ def test_movements_that_the_server_has_not_taken_are_joined(relative: bool) -> N
     wire.send_pointer(Point(1 if relative else 99, 0), 1, relative)
     assert [kind for kind, _ in sent(wire)] == [111 if relative else 112, 113], "a click is not held back"
     wire.receive(server.message(102, b"\6\0"), 0)
-    assert wire.events() == [Lights(False, True, True)] and not wire.events() and not wire.partial_bytes
+    assert wire.events() == [LightsTold(6)] and not wire.events() and not wire.partial_bytes
 
 
 def test_a_machine_with_a_tablet_is_asked_for_absolute_places() -> None:

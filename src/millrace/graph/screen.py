@@ -26,6 +26,7 @@ from itertools import chain
 
 from millrace.budget import Account, Budget
 from millrace.errors import GraphError
+from millrace.graph.lights import Lights
 from millrace.graph.pictures import (
     GONE,
     Cursor,
@@ -252,7 +253,7 @@ class Screen:
         self.painted_ns: HostNs = 0
         self.painted_pixels = 0
         """Pixels painted or moved since it was added."""
-        self.cursor = Cursor()
+        self.cursor, self.facts, self.lights = Cursor(), ScreenFacts(), Lights()
         self.relative = False
         """The machine has only a mouse: it takes movements of the pointer, and no positions."""
         self.old = False
@@ -265,7 +266,6 @@ class Screen:
         self._watched: HostNs | None = None
         self._painted: frozenset[str] = frozenset()
         self._ended = self._mode_untold = False
-        self.facts = ScreenFacts()
 
     @property
     def ended(self) -> bool:

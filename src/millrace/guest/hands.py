@@ -205,6 +205,9 @@ class Hands:
         if isinstance(event, Text):
             self._type(source, *_TYPED[event.text[-one.left]])
         elif isinstance(event, Key):
+            for lock in screen.lights.wrong(event.code, event.locks) if event.down else ():
+                source.key(lock, True)
+                source.key(lock, False)
             self.key(source, event.code, event.down, event.key)
         elif isinstance(event, SizeWish):
             source.size_wish(Size(event.width, event.height))

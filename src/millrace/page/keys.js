@@ -34,6 +34,9 @@ const SHIFTED = { "´": { Quote: "¨", "": "`" }, "'": { Quote: "¨", "": "`" },
 const LEAVE = ["ControlLeft", "AltLeft", "ShiftLeft"];
 export const CTRL_ALT_DEL = ["ControlLeft", "AltLeft", "Delete"];
 
+/** The locks that are on here (docs/picture-protocol.md); a Mac has no Num Lock, and its keypad types digits. */
+const locks = (event) => (MAC || event.getModifierState("NumLock") ? 2 : 0) | (event.getModifierState("CapsLock") ? 4 : 0);
+
 /** The scan code of a key; undefined if it has none. */
 export const scanCode = (code) => CODES.get(code);
 
@@ -43,7 +46,7 @@ export const scanCode = (code) => CODES.get(code);
 // What a key means is told too: `key` of the event, a character or a name (docs/picture-protocol.md).
 /** The keys that are down, and what they send. */
 export class Keys {
-  /** `send(code, down, key)` sends a scan code and what a pressed key means; `leave()` is called when Ctrl, Alt and Shift are pressed, which leaves the screen. */
+  /** `send(code, down, key, locks)` sends a scan code, and of a pressed key what it means and which locks are on; `leave()` is called when Ctrl, Alt and Shift are pressed, which leaves the screen. */
   constructor(send, leave) { Object.assign(this, { send, leave, held: new Set() }); this.controlAt = -1; this.layout = null; }
 
   /** Learn the layout of the keyboard here, where the browser tells it. */
@@ -77,16 +80,16 @@ export class Keys {
     // Windows makes AltGr of a Ctrl and an Alt with the same time stamp.
     if (WINDOWS && down && code === "AltRight" && event.timeStamp === this.controlAt) this.press("ControlLeft", false);
     if (code === "ControlLeft" && down && !event.repeat) this.controlAt = event.timeStamp;
-    this.press(code, down, key);
+    this.press(code, down, key, CODES.has(event.code) ? locks(event) : undefined);
     if (MAC && !down && code.startsWith("Meta")) this.release();
     if (down && LEAVE.every((one) => this.held.has(one))) { this.release(); this.leave(); }
     return true;
   }
 
-  press(code, down, key = "") {
+  press(code, down, key = "", locks = undefined) {
     if (!down && !this.held.has(code)) return;
     if (down) this.held.add(code); else this.held.delete(code);
-    this.send(CODES.get(code), down, down ? key : "");
+    if (down) this.send(CODES.get(code), true, key, locks); else this.send(CODES.get(code), false);
   }
 
   /** Windows does not tell that a Shift key is released while the other one is down. Other events tell whether any is. */

@@ -34,7 +34,7 @@ export class Viewer {
       note: (text) => this.on_refused(text), draw: () => this.drawKeyboard(),
     });
     this.wanted = null; this.reset();
-    this.keys = new Keys((code, down, key) => this.act({ type: "key", code, down, ...(key && { key }) }), () => this.leave());
+    this.keys = new Keys((code, down, key, locks) => this.act({ type: "key", code, down, ...(key && { key }), locks }), () => this.leave());
     this.pointing = new Pointing($("stage"), () => this.aimed(), (message) => this.act({ type: "pointer", ...message }));
     this.begin();
     this.listen();

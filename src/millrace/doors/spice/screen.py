@@ -50,6 +50,8 @@ class Controls:
     def __init__(self) -> None:
         self.relative = True
         """Whether the machine has only a mouse, and takes movements instead of places."""
+        self.lights: int | None = None
+        """Those of its keyboard, once it has told."""
         self._wire: SpiceInputs | None = None
         self._wake: Callable[[], None] = nothing
         self.room = InputRoom()
@@ -300,6 +302,7 @@ class SpiceScreen:
         if self.screen is None:
             self.screen = self._screens.add(self, self._label, self._door)
             self.screen.set_relative(self._controls.relative)
+            self.lit()
         stride = self._canvas.surfaces[0].shape[1] * PIXEL_BYTES
         begin = view.y * stride + view.x * PIXEL_BYTES
         mode = Mode(view.width, view.height, stride)
@@ -365,6 +368,11 @@ class SpiceScreen:
         """The way in which the machine takes the pointer has changed."""
         if self.screen is not None:
             self.screen.set_relative(self._controls.relative)
+
+    def lit(self) -> None:
+        """The machine has set the lights of its keyboard, or had before."""
+        if self.screen is not None and self._controls.lights is not None:
+            self.screen.lights.told(self._controls.lights)
 
     def key(self, code: int, down: bool, meaning: str = "") -> None:
         """See `ScreenSource`."""

@@ -24,6 +24,7 @@ from millrace.wire.vnc.messages import (
     AudioEnd,
     CursorAt,
     CursorShape,
+    LightsTold,
     Ready,
     Resized,
     SoundOffered,
@@ -106,6 +107,9 @@ class VncDoor(PlayingDoor):
                 self.name = event.name or "VNC"
                 self.clipboard = None if self.screen is None else self.screen.clipboard()
             self._told(event)
+        elif isinstance(event, LightsTold):
+            if self.screen is not None and self.screen.screen is not None:
+                self.screen.screen.lights.told(event.on)
         elif isinstance(event, AudioBegin):
             self._begin()
         elif isinstance(event, ClipEvent):

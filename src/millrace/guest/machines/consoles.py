@@ -23,7 +23,7 @@ from millrace.io.sharedpicture import shared_picture
 from millrace.pixels.rects import Size
 from millrace.symptoms import TEXT_MAX, Evidence, Symptom
 from millrace.text import printable
-from millrace.wire.qemu.client import Console, ConsoleSize, DisplayClient, PointerKind, Refusal
+from millrace.wire.qemu.client import Console, ConsoleSize, DisplayClient, LightsTold, PointerKind, Refusal
 from millrace.wire.qemu.display import ScreenPeer
 
 log = logging.getLogger("millrace.attach")
@@ -109,6 +109,7 @@ class Consoles:
         """Why one can't, for users."""
         self._screens: dict[int, Shown] = {}
         self._absolute: dict[int, bool] = {}
+        self._lights: dict[int, int] = {}
         self._sizes: dict[int, Size] = {}
 
     def describe(self, numbers: tuple[int, ...]) -> None:
@@ -151,6 +152,8 @@ class Consoles:
             shown.set_size(self._sizes[number])
         if number in self._absolute:
             door.set_absolute(self._absolute[number])
+        if number in self._lights:
+            door.screen.lights.told(self._lights[number])
         self._client.send_register_screen(number, theirs.detach())
 
     def _ended(self, number: int, why: Exception) -> None:
@@ -178,6 +181,12 @@ class Consoles:
         self._absolute[kind.number] = kind.absolute
         if kind.number in self._screens:
             self._screens[kind.number].door.set_absolute(kind.absolute)
+
+    def lit(self, lights: LightsTold) -> None:
+        """QEMU says which lights of the keyboard are on."""
+        self._lights[lights.number] = lights.on
+        if lights.number in self._screens:
+            self._screens[lights.number].door.screen.lights.told(lights.on)
 
     def accepted(self, number: int) -> None:
         """QEMU has accepted the listener."""

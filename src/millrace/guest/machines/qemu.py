@@ -28,6 +28,7 @@ from millrace.wire.qemu.client import (
     Console,
     ConsoleSize,
     DisplayClient,
+    LightsTold,
     Machine,
     NotThere,
     PointerKind,
@@ -97,6 +98,8 @@ class QemuMachine(AttachedMachine):
                     consoles.sized(event)
                 elif isinstance(event, PointerKind):
                     consoles.pointer(event)
+                elif isinstance(event, LightsTold):
+                    consoles.lit(event)
                 elif isinstance(event, Refusal):
                     self._refused(event, consoles, lost)
                 elif isinstance(event, NotThere):

@@ -208,9 +208,16 @@ class SpiceMachine(NetworkMachine):
 
         await self._picture(f"cursor {number}", wire, after, nothing, tls)
 
+    def _lit(self, wire: SpiceInputs) -> None:
+        """The machine may have told of its lights."""
+        for lights in wire.events():
+            self._controls.lights = lights.on
+            for screen in self._screens.values():
+                screen.lit()
+
     async def _inputs(self, tls: ssl.SSLContext | None) -> None:
         wire = SpiceInputs(self._number, self.password, spice_ticket, now_ns())
-        connection = await self._picture("keyboard", wire, lambda now: None, self._controls.close, tls)
+        connection = await self._picture("keyboard", wire, lambda now: self._lit(wire), self._controls.close, tls)
         if connection not in self.connections:
             # It has ended before this had its turn: what is typed would wait there for ever.
             return

@@ -96,6 +96,8 @@ class Key(msgspec.Struct, tag="key", tag_field="type"):
     down: bool
     key: Meaning = ""
     """What it means to the viewer: a character, or a name as browsers' `KeyboardEvent.key`; empty if not known."""
+    locks: Annotated[int, msgspec.Meta(ge=0, le=0xFF)] | None = None
+    """Locks that are on where it is pressed: num lock 2, caps lock 4; null if that is not known."""
 
 
 class Pointer(msgspec.Struct, tag="pointer", tag_field="type"):

@@ -62,6 +62,14 @@ class PointerKind:
 
 
 @dataclass(frozen=True, slots=True)
+class LightsTold:
+    """The lights of the keyboard: 1 scroll lock, 2 num lock, 4 caps lock (qapi: dbus-display1.xml, `Modifiers`)."""
+
+    number: int
+    on: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConsoleSize:
     """The size of what a console shows. It comes by another way than the pictures, so before or after them."""
 
@@ -93,7 +101,7 @@ class NotThere:
     names: tuple[str, ...]
 
 
-ClientEvent: TypeAlias = Machine | Console | ConsoleSize | PointerKind | Registered | Refusal | NotThere
+ClientEvent: TypeAlias = Machine | Console | ConsoleSize | PointerKind | LightsTold | Registered | Refusal | NotThere
 
 
 def console_path(number: int) -> str:
@@ -176,9 +184,9 @@ class DisplayClient(AnswerDue):
         self._ask(what, path, CONSOLE, "RegisterListener", "h", body, self._destination, (fd,))
 
     def send_describe(self, console: int) -> None:
-        """Ask what a console is and what its pointer is; `Console` and `PointerKind` answer."""
+        """Ask what a console is, its pointer and its lights; `Console`, `PointerKind` and `LightsTold` answer."""
         self._sizes[console] = 0, 0
-        for interface in (CONSOLE, MOUSE):
+        for interface in (CONSOLE, MOUSE, KEYBOARD):
             body = Writer().text("s", interface).bytes()
             self._ask(f"{interface} {console}", console_path(console), PROPERTIES, "GetAll", "s", body,
                       self._destination)  # fmt: skip
@@ -255,6 +263,8 @@ class DisplayClient(AnswerDue):
         interface, changed, _ = message.values()
         if interface == MOUSE:
             self._pointer(number, changed)
+        elif interface == KEYBOARD:
+            self._lights(number, changed)
         elif interface == CONSOLE:
             self._sized(number, changed)
 
@@ -270,6 +280,11 @@ class DisplayClient(AnswerDue):
         absolute = found.get("IsAbsolute")
         if isinstance(absolute, int):
             self._events.append(PointerKind(number, bool(absolute)))
+
+    def _lights(self, number: int, found: dict[str, Any]) -> None:
+        on = found.get("Modifiers")
+        if isinstance(on, int):
+            self._events.append(LightsTold(number, on))
 
     def _answered(self, what: str, destination: str | None, message: Message) -> None:
         if what == "Out" or console_number(what) is not None:
@@ -298,6 +313,9 @@ class DisplayClient(AnswerDue):
         found = message.values("a{sv}")[0]
         if interface == MOUSE:
             self._pointer(int(number), found)
+            return
+        if interface == KEYBOARD:
+            self._lights(int(number), found)
             return
         self._sized(int(number), found)
         label, head = _label(found, "Label"), found.get("Head", 0)

@@ -26,12 +26,10 @@ _LIMIT = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Lights:
-    """The keyboard's lights, as the machine has set them."""
+class LightsTold:
+    """The keyboard's lights, as the machine has set them: 1 scroll lock, 2 num lock, 4 caps lock."""
 
-    scroll_lock: bool
-    num_lock: bool
-    caps_lock: bool
+    on: int
 
 
 class SpiceInputs:
@@ -43,7 +41,7 @@ class SpiceInputs:
         self._unacknowledged = 0
         self._joined: tuple[Point, bool, int] | None = None
         self._at: tuple[Point, int] | None = None
-        self._events: list[Lights] = []
+        self._events: list[LightsTold] = []
 
     @property
     def unfinished(self) -> bool:
@@ -64,9 +62,9 @@ class SpiceInputs:
                 self._send_joined()
             elif message.kind in _LIGHTS:
                 (bits,) = unpack("<H", message.body)
-                self._events.append(Lights(bool(bits & 1), bool(bits & 2), bool(bits & 4)))
+                self._events.append(LightsTold(bits))
 
-    def events(self) -> list[Lights]:
+    def events(self) -> list[LightsTold]:
         """The events since the last call."""
         out, self._events = self._events, []
         return out

@@ -151,9 +151,16 @@ class CursorAt:
     at: Point
 
 
+@dataclass(frozen=True, slots=True)
+class LightsTold:
+    """The lights of the keyboard: 1 scroll lock, 2 num lock, 4 caps lock."""
+
+    on: int
+
+
 VncEvent: TypeAlias = (
     TlsWanted | Ready | SoundOffered | AudioBegin | AudioEnd | AudioData | Resized | Update | CursorShape | CursorAt
-    | ClipEvent
+    | LightsTold | ClipEvent
 )  # fmt: skip
 
 

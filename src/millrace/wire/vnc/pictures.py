@@ -21,6 +21,7 @@ from millrace.wire.vnc.messages import (
     CursorShape,
     Encoding,
     Filled,
+    LightsTold,
     Painted,
     Part,
     Resized,
@@ -262,6 +263,7 @@ class Pictures:
 
     def _lights(self, rect: Rect) -> Parse:
         self.leds = (yield 1)[0]
+        self._events.append(LightsTold(self.leds))
 
     def _pointer_type(self, rect: Rect) -> Parse:
         self.relative = rect.x == 0
