@@ -196,8 +196,7 @@ export class Viewer {
   }
 
   on_shape({ number, ...shape }) {
-    this.shapes.delete(number);
-    this.shapes.set(number, shape);
+    this.shapes.delete(number); this.shapes.set(number, shape);
     if (this.shapes.size > SHAPES_MAX) this.shapes.delete(this.shapes.keys().next().value);
     this.drawCursor();
   }
