@@ -112,7 +112,7 @@ class ScreenSource(Protocol):
 class _Gone:
     """In the place of the source of a screen that has ended."""
 
-    def key(self, code: int, down: bool) -> None:
+    def key(self, code: int, down: bool, meaning: str = "") -> None:
         """See `ScreenSource`."""
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
