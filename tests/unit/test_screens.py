@@ -22,7 +22,7 @@ MODE = Mode(8, 4, 32)
 
 
 class Source:
-    def key(self, code: int, down: bool) -> None: ...
+    def key(self, code: int, down: bool, meaning: str = "") -> None: ...
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
         return True
