@@ -212,7 +212,7 @@ async def copies_and_pastes(page: Browser, server: ScreenServer, screen: XScreen
     await server.until("key", code=V, down=False)
     told = [(one["type"], one.get("code")) for one in server.got if one["type"] in ("copied", "key")]
     assert told[:3] == [("key", CONTROL), ("copied", None), ("key", V)]
-    assert await got(server, 1) == Clip(1, text.encode())
+    assert await got(server, 1) == clip(1, text.encode())
 
 
 async def copies_by_a_click(page: Browser, server: ScreenServer, screen: XScreen) -> None:

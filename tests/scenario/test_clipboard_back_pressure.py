@@ -9,9 +9,16 @@ from pathlib import Path
 from millrace.graph.clipboard import Clipboard
 from millrace.graph.seat import Watcher
 from millrace.guest.machines.address import parse_door
+from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.qemu import QemuMachine
+from millrace.io.fdstream import FdStream
 from millrace.media.clip import ClipText
+from millrace.sim.qemu import ServerWire
+from millrace.wire.qemu.clipboard import INTERFACE, PATH
+from millrace.wire.qemu.dbus import RETURN, Message
+from millrace.wire.qemu.values import Writer
 from tests.gops import WATCHER
-from tests.scenario.qemuvm import until
+from tests.scenario.qemuvm import Vm, hall, until
 from tests.scenario.test_typing_back_pressure import Deaf, attached, vnc_server
 from tests.watch import words
 
@@ -64,3 +71,77 @@ def test_newest_text_waits_while_a_vnc_server_does_not_read(tmp_path: Path) -> N
             assert machine.sessions == 1
 
     asyncio.run(main())
+
+
+class Answered(ServerWire):
+    """Keeps the answers to its calls."""
+
+    def __init__(self, answers: list[Message]) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def take(self) -> Message | None:
+        message = super().take()
+        if message is not None and message.kind == RETURN:
+            self.answers.append(message)
+        return message
+
+
+class ClipVm(Vm):
+    """QEMU with a clipboard, which may leave unread what it is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.answers: list[Message] = []
+        self.wire = Answered(self.answers)
+
+    def _called(self, message: Message) -> None:
+        if message.interface != INTERFACE:
+            super()._called(message)
+            return
+        self.calls.append(message.member)
+        self.wire.send_reply(message)
+
+    def paste(self) -> None:
+        """Ask for the text, and read nothing more until `read`."""
+        mimes = Writer().text("s", "text/plain;charset=utf-8").bytes()
+        body = Writer().number("u", 0).number("u", len(mimes)).bytes() + mimes
+        self.wire.send_call(PATH, INTERFACE, "Request", "uas", body)
+        asyncio.get_running_loop().remove_reader(self.sockets[0])
+        self._flush(self.sockets[0])
+
+    def read(self) -> None:
+        asyncio.get_running_loop().add_reader(self.sockets[0], self._readable, self.sockets[0])
+
+
+def test_qemu_is_given_the_rest_of_a_text_when_it_reads_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        vm = ClipVm()
+        async with hall(tmp_path, vm) as one:
+            await one.attached()
+            guest, key = one.guest, one.machine.key
+            await until(lambda: guest.screens.clipboard_of(key))
+            clipboard, held = guest.screens.clipboard_of(key), guest.admission.budget.held
+            assert clipboard is not None
+            guest.screens.seat.take(WATCHER)
+            copier = Copier(clipboard)
+            copier.copy("a")
+            await until(lambda: "Grab" in vm.calls)
+            vm.paste()
+            stream = _stream_of(one.machine)
+            await until(lambda: stream.congested and not guest.turns.waiting)
+            assert SIZE < guest.admission.budget.held - held < SIZE * 5 // 4, "what is left waits where it was"
+            vm.read()
+            await until(lambda: vm.answers)
+            assert vm.answers[0].values("say")[1] == b"a" * SIZE
+            await until(lambda: guest.admission.budget.held - held < SIZE // 10)
+            assert one.machine.sessions == 1
+
+    asyncio.run(main())
+
+
+def _stream_of(machine: AttachedMachine) -> FdStream:
+    """The first connection of a QEMU machine."""
+    assert isinstance(machine, QemuMachine)
+    return machine._streams[0]
