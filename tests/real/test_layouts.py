@@ -14,7 +14,7 @@ import pytest
 from millrace.graph.screen import Reader
 from millrace.guest.hands import Hands
 from millrace.pixels.rects import Size
-from millrace.wire.peer.pictures import Key
+from millrace.wire.peer.pictures import Key, Text
 from tests.gops import WATCHER
 
 from .conftest import need
@@ -115,6 +115,24 @@ def x11vnc(folder: Path) -> Iterator[tuple[XServer, str]]:
 def test_german_keyboard_types_into_x11vnc(tmp_path: Path) -> None:
     with x11vnc(tmp_path) as (x, door):
         asyncio.run(type_german(x, door))
+
+
+def test_text_with_characters_of_no_us_keyboard_is_typed_into_tigervnc(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        log = x.folder / "xev"
+        with log.open("wb") as out:
+            xev = subprocess.Popen(["xev", "-geometry", "600x400+0+0", "-event", "keyboard"], env=x.env, stdout=out)
+        x.processes.append(xev)
+        x.run("xdotool", "search", "--sync", "--name", "Event Tester", "windowfocus", "--sync")
+        async with watching(x.folder, f"vnc+unix://{tmp_path}/vnc") as one:
+            await one.until(lambda: told(one.reader, log), "the first key arrives")
+            hands = Hands(one.guest.turns, one.guest.admission.budget.open("viewer"))
+            hands.control(Text("aö€"), WATCHER, one.screen, Size(640, 480))
+            await one.until(lambda: seen(log) == ["a", "odiaeresis", "EuroSign"], f"it was typed: {seen(log)}")
+
+    need("xev", "xdotool")
+    with tigervnc(tmp_path) as x:
+        asyncio.run(test(x))
 
 
 def test_tigervnc_tells_that_caps_lock_is_on(tmp_path: Path) -> None:

@@ -200,6 +200,14 @@ def test_text_without_room_in_the_budget_is_refused(room: Room) -> None:
     assert not room.typed
 
 
+def test_characters_without_a_key_are_typed_where_the_machine_takes_them(room: Room) -> None:
+    room.anna.say(Text("aö’😀\x1b"))
+    assert room.typed == A and "no key for 'ö’😀" in room.faults()[0]
+    room.screen.screen.lights.any_character = True
+    room.anna.say(Text("aö"))
+    assert room.typed[2:] == [*A, (0, True, "ö"), (0, False)] and not room.faults()
+
+
 def test_character_that_only_looks_like_a_keysym_is_refused(room: Room) -> None:
     """U+FF08 is a bracket; as a keysym, 0xFF08 is the backspace key."""
     room.anna.say(Text("（"))

@@ -79,6 +79,7 @@ class ScreenSource(Protocol):
         """A key was pressed or released. Nothing waits at the source: `takes` is asked before a press.
 
         `meaning`: what it means to the viewer, for machines that do not go by the key's place; empty if not known.
+        With the code 0 it is a character without a key, for machines that take those (`Lights.any_character`).
         """
         ...
 

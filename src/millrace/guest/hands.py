@@ -16,6 +16,7 @@ from millrace.io.turns import Turns
 from millrace.pixels.rects import Point, Size
 from millrace.text import quoted
 from millrace.wire.keys import BY_KEYSYM
+from millrace.wire.keysyms import keysym_of
 from millrace.wire.peer.pictures import SIDE_MAX, TEXT_MAX, Key, Pointer, SizeWish, Text
 
 WHEEL = 0b110011000
@@ -24,6 +25,8 @@ WHEEL = 0b110011000
 SHIFT = 0x2A
 SYMBOLS = {"\n": 0xFF0D, "\r": 0xFF0D, "\t": 0xFF09, "\b": 0xFF08}
 """Keysyms of characters that are not their own."""
+MISSING_MAX = 8
+"""Characters that can't be typed, of which the viewer is told."""
 AT_ONCE = 16
 """The characters that are typed at once. A longer text is typed in turns."""
 CHARS_MAX, INPUTS_MAX = 16 * TEXT_MAX, 1024
@@ -103,9 +106,17 @@ class Hands:
         RightsError unless `who` has the keyboard; ConfigError for a text that can't be typed, or if too much waits.
         """
         source = screen.controlled(who, "typing" if isinstance(event, Key | Text) else "pointing")
+        missing = ""
         if isinstance(event, Text):
-            event = Text(_typable(event.text))
-        done = _Input(event, size, len(event.text) if isinstance(event, Text) else 1)
+            text, missing = _typable(event.text, screen.lights.any_character)
+            event = Text(text)
+        self._do(_Input(event, size, len(event.text) if isinstance(event, Text) else 1), who, source, screen)
+        if missing:
+            rest = "; the rest is typed" if isinstance(event, Text) and event.text else ""
+            raise ConfigError(f"text: the machine's keyboard has no key for {quoted(missing)}{rest}")
+
+    def _do(self, done: _Input, who: Watcher, source: ScreenSource, screen: Screen) -> None:
+        """Pass it on, or let it wait."""
         if not self._waiting and done.chars <= AT_ONCE:
             while done.left and self._pass_on(done, source, screen):
                 pass
@@ -203,7 +214,7 @@ class Hands:
         if self._needs_room(event) and not source.takes(isinstance(event, Key | Text), self._go_on):
             return False
         if isinstance(event, Text):
-            self._type(source, *_TYPED[event.text[-one.left]])
+            self._type(source, event.text[-one.left])
         elif isinstance(event, Key):
             for lock in screen.lights.wrong(event.code, event.locks) if event.down else ():
                 source.key(lock, True)
@@ -222,8 +233,13 @@ class Hands:
         """Whether it is anything but the release of a key that is held."""
         return not isinstance(event, Key) or event.down or event.code not in self._keys
 
-    def _type(self, source: ScreenSource, code: int, shifted: bool) -> None:
-        """Press and release a key, with shift if it takes that."""
+    def _type(self, source: ScreenSource, char: str) -> None:
+        """Press and release the key of a character, with shift if it takes that."""
+        if char not in _TYPED:
+            source.key(0, True, char)
+            source.key(0, False)
+            return
+        code, shifted = _TYPED[char]
         if shifted:
             source.key(SHIFT, True)
         source.key(code, True)
@@ -268,13 +284,11 @@ def _typed() -> dict[str, tuple[int, bool]]:
 _TYPED = _typed()
 
 
-def _typable(text: str) -> str:
-    """The characters to type; ConfigError if the keyboard has no key for one."""
+def _typable(text: str, any_character: bool) -> tuple[str, str]:
+    """The characters that can be typed, and the first few of those that can't."""
     text = text.replace("\r\n", "\n")
-    for char in text:
-        if char not in _TYPED:
-            raise ConfigError(f"text: the machine's keyboard has no key for {quoted(char)}; type it there")
-    return text
+    bad = {char: "" for char in text if char not in _TYPED and not (any_character and keysym_of(char))}
+    return "".join(char for char in text if char not in bad), "".join(bad)[:MISSING_MAX]
 
 
 def _on_screen(event: Pointer, mode: Mode, size: Size) -> Point:

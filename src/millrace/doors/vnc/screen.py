@@ -79,6 +79,7 @@ class VncScreen:
         size = event.size
         if self.screen is None:
             self.screen = self._screens.add(self, label, self._door)
+            self.screen.lights.any_character = not self._wire.is_qemu
         # Nothing is resident of it before it is painted.
         picture = np.zeros((size.height, size.width), "<u4")
         self.screen.set_mode(Mode(size.width, size.height, size.width * 4), picture.data.cast("B"), now_ns)
