@@ -19,7 +19,7 @@ import pytest
 from millrace.cli.api import refusal
 from millrace.cli.columns import cells
 from millrace.client.pulse import PulsePlayer
-from millrace.control.store import NotSaved
+from millrace.control.storefile import NotSaved
 from millrace.daemon.app import Daemon
 from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, RightsError
 from millrace.guest.config import GuestConfig

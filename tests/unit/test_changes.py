@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from millrace.control.store import NotSaved
+from millrace.control.storefile import NotSaved
 from millrace.control.writer import Stopping
 from millrace.errors import GraphError, MillraceError, RightsEnded, RightsError
 from millrace.guest.config import stream_table
+from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.notfound import NotFound
 from millrace.remembered.devices import DEFAULT
 from millrace.remembered.streams import Rule, RuleUpdate
@@ -29,6 +30,7 @@ KEPT_CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("set", {"target": "sink/old", "guest": "bob", "settings": {"volume": "50%"}}),
     ("token.new", {"may": "hear", "guests": ["bob"]}), ("token.rotate", {"token": "1"}),
     ("token.revoke", {"token": "1"}), ("remember", {"key": "k", "value": "v"}),
+    ("attach", {"guest": "bob", "door": "vnc+unix:///new"}), ("detach", {"door": "{door}"}),
 ]  # fmt: skip
 NAMES = [name for name, _ in KEPT_CHANGES]
 IN_BOB = [(name, args) for name, args in KEPT_CHANGES if args.get("guest") == "bob" and name != "guest.remove"]
@@ -36,12 +38,14 @@ TOOL = Subject(Identity(1, 1000, "/usr/bin/tool"))
 
 
 async def furnished(hall: Hall, args: dict[str, Any]) -> dict[str, Any]:
-    """A token 1 and a sink of bob's, and a request of his that waits."""
+    """A token 1, a sink and a machine of bob's, and a request of his that waits."""
     await hall.worker.add_sink(hall.worker.guest("bob"), "old", "")
     await hall.worker.access.new("first", Right.SEE | Right.HEAR, ["alice"], 0)
+    door = await hall.ask("attach", guest="bob", door="vnc+unix:///old")
     asked = hall.worker.prompts.ask("bob", Permission.CAMERA, TOOL, "tool", 0, lambda allow: None)
     assert asked is not None
-    return {key: asked.key if value == "{request}" else value for key, value in args.items()}
+    there = {"{request}": asked.key, "{door}": door.id}
+    return {key: there.get(value, value) if isinstance(value, str) else value for key, value in args.items()}
 
 
 def on_disk(hall: Hall) -> dict[str, Any]:
@@ -64,6 +68,8 @@ def agree(hall: Hall) -> None:
         sinks = [sink.name for sink in guest.graph.sinks.values()][1:] if guest else []
         levels = {key: value for key, value in guest.devices.kept.items() if key[0] != DEFAULT} if guest else {}
         assert sorted(sink for sink, _ in kept.sinks) == sorted(sinks) and kept.levels == levels
+        doors = [door.spec.text for door in guest.machines if isinstance(door, AttachedMachine)] if guest else []
+        assert sorted(door.door for door in kept.doors) == sorted(doors)
         assert sorted(kept.grants, key=str) == sorted(guest.admission.grants if guest else [], key=str)
 
 

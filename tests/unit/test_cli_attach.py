@@ -48,6 +48,15 @@ def test_attach_prints_that_machine_is_attached(daemon: Daemon, naps: list[float
     assert daemon.asked[0][1] == {"door": f"qmp:{Path('q').absolute()}", "vm": ""}
 
 
+def test_attach_once_is_told_to_the_daemon(daemon: Daemon, naps: list[float]) -> None:
+    daemon.answers["POST /api/v1/guests/vm%20a/doors"] = door("waiting")
+    daemon.answers["GET /api/v1/state"] = doors(*[door("attached")] * 4)
+    for words in (["qemu", "--qmp", "q"], ["spice", "h:1"], ["vnc", "h:1"], ["x11", ":1"]):
+        said("attach", *words, "--guest", "vm a", "--once")
+    told = [body["once"] for _, body in daemon.asked if body and "door" in body]
+    assert told == [True] * 4
+
+
 def test_attach_prints_why_machine_is_not_attached_and_retries(daemon: Daemon, naps: list[float]) -> None:
     daemon.answers["POST /api/v1/guests/vm%20a/doors"] = door("waiting")
     daemon.answers["GET /api/v1/state"] = doors(door("waiting", error="no such file"))

@@ -7,7 +7,7 @@ import pytest
 from millrace import errors
 from millrace.cli.console import OutputClosed
 from millrace.client.endpoint import ending
-from millrace.control.store import NotRead, NotSaved
+from millrace.control.storefile import NotRead, NotSaved
 from millrace.errors import BY_LISTENER_WORD, BY_WORD, MillraceError
 from millrace.guest.notfound import NotFound
 from millrace.rights.tokens import TooManyTries

@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 
-from millrace.control.store import IN_MEMORY, Store
+from millrace.control.store import Store
+from millrace.control.storefile import IN_MEMORY
 from millrace.control.writer import StoreWriter
 
 MANY = 50

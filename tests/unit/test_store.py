@@ -7,16 +7,19 @@ import os
 import sqlite3
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import replace as changed
 from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from millrace.control import store as store_module
+from millrace.control import storefile
 from millrace.control.schema import MIGRATIONS
-from millrace.control.store import NotSaved, Store
+from millrace.control.store import Store, StoredDoor
 from millrace.control.storefaults import mend_of
+from millrace.control.storefile import NotSaved
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
 from millrace.rights.grants import Verdict
@@ -53,7 +56,7 @@ def test_stored_admin_may_do_what_there_was_no_right_for_then(tmp_path: Path) ->
     store = Store(tmp_path / "state.db")
     before = Right.SEE | Right.HEAR | Right.SPEAK | Right.CONTROL | Right.LINK | Right.ADMIN
     for rights in (before, before ^ Right.ADMIN):
-        store.add_token(replace(made(str(rights)), rights=rights))
+        store.add_token(changed(made(str(rights)), rights=rights))
     assert [token.rights for token in store.tokens()] == [EVERYTHING, before ^ Right.ADMIN]
     store.close()
 
@@ -67,13 +70,22 @@ def test_state_survives_restart_in_private_file(tmp_path: Path) -> None:
     token = store.add_token(made("another"))
     store.keep_guest("alice", {"rate": 44_100, "channels": 2})
     store.keep_level("alice", "sink", "default", ((0.5, 0.25), True))
+    door = StoredDoor("vnc://vm:5901", "", "/vm.pass", "", False)
     store.keep_guest("bob", {"rate": 48_000, "channels": 2})
+    store.keep_door("bob", door)
     store.drop_guest("bob")
+    store.keep_door("alice", door)
+    store.keep_door("alice", replace(door, confined=True))
+    store.keep_door("alice", StoredDoor("dbus:unix:path=/b", "win11", "", "", False))
+    store.drop_door("alice", "dbus:unix:path=/b", "win10")
     store.close()
     again = Store(path)
     assert again.tokens() == [token]
     assert again.guests() == {"alice": {"rate": 44_100, "channels": 2}}
     assert again.guest("alice").levels == {("sink", "default"): ((0.5, 0.25), True)}
+    assert again.guest("alice").doors == [
+        replace(door, confined=True), StoredDoor("dbus:unix:path=/b", "win11", "", "", False),
+    ] and not again.guest("bob").doors  # fmt: skip
     again.close()
     assert all(file.stat().st_mode & 0o077 == 0 for file in (*path.parent.iterdir(), path.parent))
     assert b"another" not in path.read_bytes()
@@ -102,6 +114,17 @@ def test_levels_of_temporary_sinks_do_not_accumulate(tmp_path: Path, monkeypatch
     kept = store.guest("alice").levels
     assert len(kept) == 10 and kept["sink", "millrace"] == ((29 / 30,), False) and ("sink", "s29") in kept
     assert store.guest("bob").levels == {("sink", "millrace"): ((0.5,), False)}
+    store.close()
+
+
+def test_stored_doors_of_a_guest_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "DOORS_KEPT_MAX", 3)
+    store = Store(tmp_path / "s.db")
+    store.keep_door("bob", StoredDoor("x11:/tmp/.X11-unix/X1", "", "", "", False))
+    for number in range(5):
+        store.keep_door("alice", StoredDoor(f"vnc://vm:{5900 + number}", "", "", "", False))
+    assert [door.door[-1] for door in store.guest("alice").doors] == ["2", "3", "4"]
+    assert len(store.guest("bob").doors) == 1
     store.close()
 
 
@@ -151,10 +174,10 @@ def test_versions_are_migrated_one_by_one_and_failure_changes_nothing(
     first.keep_sink("alice", "music", "Music")
     first.close()
     more = ("ALTER TABLE sinks ADD COLUMN rate INTEGER DEFAULT 7",)
-    monkeypatch.setattr(store_module, "MIGRATIONS", (*MIGRATIONS, (*more, "no statement")))
+    monkeypatch.setattr(storefile, "MIGRATIONS", (*MIGRATIONS, (*more, "no statement")))
     with pytest.raises(ConfigError, match="syntax error"):
         Store(path)
-    monkeypatch.setattr(store_module, "MIGRATIONS", (*MIGRATIONS, more))
+    monkeypatch.setattr(storefile, "MIGRATIONS", (*MIGRATIONS, more))
     Store(path).close()
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT * FROM sinks").fetchall() == [("alice", "music", "Music", 7)]
@@ -182,7 +205,7 @@ def test_tokens_of_admins_get_new_rights_and_others_keep_theirs(tmp_path: Path) 
 def test_locked_file_refuses_start_and_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "state.db"
     before = healthy(path)
-    monkeypatch.setattr(store_module, "BUSY_S", 0.01)
+    monkeypatch.setattr(storefile, "BUSY_S", 0.01)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         for _ in range(2):
@@ -195,7 +218,7 @@ def test_locked_file_refuses_start_and_is_left_alone(tmp_path: Path, monkeypatch
 def test_file_locked_while_running_refuses_changes_until_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "BUSY_S", 0.01)
+    monkeypatch.setattr(storefile, "BUSY_S", 0.01)
     store = Store(tmp_path / "s.db")
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -238,6 +261,7 @@ ODD_ROWS = {
     "guests": "INSERT INTO guests VALUES ('alice', '[1]')",
     "levels": "INSERT INTO levels VALUES ('alice', 'sink', 'millrace', '[\"loud\"]', 0)",
     "grants": "INSERT INTO grants VALUES ('alice', 'fly', '*', 0)",
+    "doors": "INSERT INTO doors VALUES ('alice', NULL, '', '', '', 0)",
     "verdicts": "INSERT INTO grants VALUES ('alice', 'monitor', '*', 7)",
 }
 
@@ -369,7 +393,8 @@ def as_nobody(folder: Path, statement: str) -> str:
 def test_store_has_one_daemon_at_a_time_and_crash_releases_lock(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     holding = f"""
-from pathlib import Path; from millrace.control.store import NotSaved, Store
+from pathlib import Path; from millrace.control.store import Store, StoredDoor
+from millrace.control.storefile import NotSaved
 from millrace.control.storefaults import mend_of
 store = Store(Path({str(path)!r})); print("held", flush=True); input()
 """

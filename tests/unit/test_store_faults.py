@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from millrace.control.store import NotSaved, Store
+from millrace.control.store import Store, StoredDoor
+from millrace.control.storefile import NotSaved
 from millrace.errors import ConfigError
 from millrace.rights.grants import Verdict
 from tests.places import fill, lack, small_disk
@@ -54,6 +55,7 @@ def test_kill_at_any_step_leaves_complete_change_or_none(what: str, tmp_path: Pa
     store.keep_guest("alice", {"rate": 44_100})
     store.keep_sink("alice", "music", "Music")
     store.keep_grant("alice", *rules[0])
+    store.keep_door("alice", StoredDoor("vnc://vm:5901", "", "", "", False))
     store.close()
     at, outcomes = 0, set()
     while True:
@@ -67,8 +69,8 @@ def test_kill_at_any_step_leaves_complete_change_or_none(what: str, tmp_path: Pa
         if what == "rule":
             assert alice.grants in (rules, [(MONITOR, "pacat", Verdict.PROMPT)]), at
         else:
-            there = (bool(store.guests()), bool(alice.sinks), bool(alice.grants))
-            assert there in ((True,) * 3, (False,) * 3), (at, there)
+            there = (bool(store.guests()), bool(alice.sinks), bool(alice.grants), bool(alice.doors))
+            assert there in ((True,) * 4, (False,) * 4), (at, there)
         outcomes.add(str(alice.grants))
         store.close()
         if not ended:
@@ -80,7 +82,8 @@ def test_kill_at_any_step_leaves_complete_change_or_none(what: str, tmp_path: Pa
 WRITER = """
 import sys
 from pathlib import Path
-from millrace.control.store import NotSaved, Store
+from millrace.control.store import Store, StoredDoor
+from millrace.control.storefile import NotSaved
 from millrace.control.storefaults import mend_of
 from millrace.rights.grants import Permission, Verdict
 store = Store(Path(sys.argv[1]))

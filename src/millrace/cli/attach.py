@@ -19,7 +19,8 @@ app = App(
     "millrace attach x11 :1",
     "millrace ls                 # the state of each door",
     "millrace detach door/7",
-    help="Attach a virtual machine's sound to a guest.",
+    help="Attach a virtual machine, VNC server or X display to a guest.\n\nIts screen, sound, keyboard and pointer. It"
+    " stays attached, also when it or the daemon is restarted, until it is detached.",
 )
 WAIT_S, LOOK_S = 2.0, 0.1
 """How long a machine may take to answer before its door is shown as waiting, and the time between looks."""
@@ -33,15 +34,16 @@ _CA = Annotated[
 ]
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print the door as JSON.")]
+_ONCE = Annotated[bool, typer.Option("--once", help="Don't attach it again when the daemon is restarted.")]
 
 
-def _attach(guest: str, body: dict[str, Any], as_json: bool) -> None:
+def _attach(guest: str, body: dict[str, Any], once: bool, as_json: bool) -> None:
     """Attach the door, then wait a few seconds for the machine to answer, and print its state."""
     import time
 
     from millrace.cli.api import call, path_of
 
-    door = call("POST", path_of("guests", guest, "doors"), body)
+    door = call("POST", path_of("guests", guest, "doors"), body | ({"once": True} if once else {}))
     for _ in range(round(WAIT_S / LOOK_S)):
         time.sleep(LOOK_S)
         door = next((d for d in _doors(guest) if d["id"] == door["id"]), door)
@@ -80,11 +82,13 @@ def qemu(
     p2p: Annotated[int | None, whole("--p2p", 0, 1 << 20, "File descriptor connected to QEMU.")] = None,
     vm: Annotated[str, typer.Option(help="Name or UUID of the machine, if several share the bus.")] = "",
     guest: _GUEST = "default",
+    once: _ONCE = False,
     as_json: _JSON = False,
 ) -> None:
-    """Attach QEMU by D-Bus: every card, playing and recording.
+    """Attach QEMU by D-Bus: screens, every sound card, microphone.
 
-    Millrace connects as soon as QEMU runs, and reconnects when QEMU or the daemon restarts.
+    Millrace connects as soon as QEMU runs, and reconnects when QEMU or the daemon restarts, until it is detached. A
+    connection that was handed over (--p2p) ends with QEMU or the daemon.
 
     Examples:
 
@@ -106,7 +110,7 @@ def qemu(
     if p2p is not None:
         _show(_given_descriptor(guest, p2p), as_json)
         return
-    _attach(guest, {"door": f"qmp:{qmp.absolute()}" if qmp else f"dbus:{dbus}", "vm": vm}, as_json)
+    _attach(guest, {"door": f"qmp:{qmp.absolute()}" if qmp else f"dbus:{dbus}", "vm": vm}, once, as_json)
 
 
 def _given_descriptor(guest: str, fd: int) -> dict[str, Any]:
@@ -154,9 +158,12 @@ def spice(
     tls: Annotated[bool, typer.Option("--tls", help="HOST:PORT is the TLS port.")] = False,
     ca_file: _CA = None,
     guest: _GUEST = "default",
+    once: _ONCE = False,
     as_json: _JSON = False,
 ) -> None:
-    """Attach a machine by SPICE: QEMU with -spice and -audiodev spice.
+    """Attach a machine by SPICE: screen, sound, microphone.
+
+    QEMU runs with -spice and -audiodev spice.
 
     Examples:
 
@@ -164,7 +171,7 @@ def spice(
 
       millrace attach spice vmhost:5931 --tls --ca-file ca.pem --guest win11
     """
-    _attach(guest, _network("spice", address, tls, password_file, ca_file), as_json)
+    _attach(guest, _network("spice", address, tls, password_file, ca_file), once, as_json)
 
 
 @app.command("vnc")
@@ -173,21 +180,26 @@ def vnc(
     password_file: _PASSWORD = None,
     ca_file: _CA = None,
     guest: _GUEST = "default",
+    once: _ONCE = False,
     as_json: _JSON = False,
 ) -> None:
-    """Attach a machine by VNC: QEMU with -vnc and its audiodev option.
+    """Attach a desktop by VNC: its screen; from QEMU also sound.
 
-    VNC has no microphone.
+    For QEMU's sound, its -vnc needs the audiodev option. VNC has no microphone. Programs of another desktop (TigerVNC,
+    x11vnc) bring their sound through the guest's socket.
 
-    TLS is used where QEMU offers it (VeNCrypt with certificates).
+    TLS is used where the server offers it (VeNCrypt with certificates).
 
     Examples:
 
     \b
       millrace attach vnc localhost:5901 --password-file ~/vm.pass
       # qemu … -audiodev none,id=a -vnc :1,password=on,audiodev=a
+
+    \b
+      millrace attach vnc localhost:5902    # TigerVNC, x11vnc, …
     """
-    _attach(guest, _network("vnc", address, False, password_file, ca_file), as_json)
+    _attach(guest, _network("vnc", address, False, password_file, ca_file), once, as_json)
 
 
 @app.command("x11")
@@ -197,6 +209,7 @@ def x11(
         Path | None, typer.Option(metavar="FILE", help="Authority file with the display's cookie (mode 0600).")
     ] = None,
     guest: _GUEST = "default",
+    once: _ONCE = False,
     as_json: _JSON = False,
 ) -> None:
     """Attach an X display: a desktop without a virtual machine.
@@ -212,7 +225,7 @@ def x11(
       # Xvfb :1 -screen 0 1920x1080x24
     """
     body = {"door": f"x11:{display}"}
-    _attach(guest, body | ({"password_file": str(auth_file.absolute())} if auth_file else {}), as_json)
+    _attach(guest, body | ({"password_file": str(auth_file.absolute())} if auth_file else {}), once, as_json)
 
 
 def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Path | None) -> dict[str, Any]:
@@ -225,7 +238,10 @@ def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Pa
 
 
 def detach(door: Annotated[str, typer.Argument(help="door/N as `millrace ls` shows it.")]) -> None:
-    """Detach a machine. Example: millrace detach door/7"""
+    """Detach a machine and forget it. Example: millrace detach door/7
+
+    One that is listed in the configuration is attached again when the daemon starts.
+    """
     from millrace.cli.api import call, path_of
 
     call("DELETE", path_of("doors", door.removeprefix("door/")))

@@ -24,7 +24,7 @@ from millrace.guest.config import table_of
 from millrace.guest.find import split_key
 from millrace.guest.guest import Guest
 from millrace.guest.home import MachineView
-from millrace.guest.machines.address import confined, parse_door
+from millrace.guest.machines.address import parse_door
 from millrace.guest.notfound import NotFound, missing, missing_guest
 from millrace.io.clock import now_ns
 from millrace.io.turns import with_pauses
@@ -99,8 +99,8 @@ class Commands:
             _Row("unlink", "DELETE", "/links", source, self._unlink, "Remove a link"),
             _Row("guest.add", "POST", "/guests", host, self._guest_add, "Add a guest", kept),
             _Row("guest.remove", "DELETE", guest, host, self._guest_remove, "Remove a guest", kept),
-            _Row("attach", "POST", f"{guest}/doors", guest_, self._attach, "Attach a machine to a guest"),
-            _Row("detach", "DELETE", "/doors/{door}", scopes.on_door, self._detach, "Detach a machine"),
+            _Row("attach", "POST", f"{guest}/doors", guest_, self._attach, "Attach a machine to a guest", kept),
+            _Row("detach", "DELETE", "/doors/{door}", scopes.on_door, self._detach, "Detach a machine", kept),
             _Row("sink.add", "POST", f"{guest}/sinks", guest_, self._sink_add, "Add a sink", kept),
             _Row("sink.remove", "DELETE", f"{guest}/sinks/{{sink}}", guest_, self._sink_remove, "Remove a sink", kept),
             _Row("grants", "GET", "/grants", workers, self._grants, "List the rules for programs"),
@@ -282,14 +282,14 @@ class Commands:
             if not principal.may(Right.ADMIN):
                 raise RightsError("only a token with every right may name a password file; send the password instead")
             spec = replace(spec, password_file=args.password_file)
-        if not principal.may(Right.ADMIN):
-            spec = confined(spec, guest.config.attach, guest.name)
-        return self._worker.attach(guest, spec).view()
+        machine = await self._worker.doors.attach(guest, spec, not principal.may(Right.ADMIN), args.once)
+        return machine.view()
 
     async def _detach(self, args: r.Detach, principal: Principal) -> results.Done:
         key = scopes.door_key(args.door)
-        _, machine = self._first(principal, key, lambda guest: verbs.machine_of(guest, key), Right.ADMIN)
-        await machine.stop("it was detached")
+        await self._worker.doors.detach(
+            *self._first(principal, key, lambda guest: verbs.machine_of(guest, key), Right.ADMIN)
+        )
         return OK
 
     # -- grants --------------------------------------------------------------------------------

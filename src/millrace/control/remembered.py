@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
-from millrace.control.store import NotSaved
+from millrace.control.storefile import NotSaved
 from millrace.control.writer import Stopping, StoreWriter
 from millrace.errors import ConfigError
 from millrace.guest.config import stream_table

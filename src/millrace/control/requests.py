@@ -64,7 +64,10 @@ class OfGuest(Arguments):
 
 
 class Attach(Arguments):
-    """Attach a machine to a guest."""
+    """Attach a machine to a guest.
+
+    It is attached again when the daemon starts, unless `once`, or it was given a password instead of a file.
+    """
 
     guest: str
     door: str
@@ -72,6 +75,7 @@ class Attach(Arguments):
     password: str | None = None
     password_file: str | None = None
     ca_file: str | None = None
+    once: bool = False
 
 
 class Detach(Arguments):

@@ -18,5 +18,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ("CREATE TABLE IF NOT EXISTS defaults (guest TEXT, kind TEXT, name TEXT, PRIMARY KEY (guest, kind))",),
     # Tokens with admin (32) get the new rights to watch (64) and to type (128), as admin covers everything.
     ("UPDATE tokens SET rights = rights | 192 WHERE rights & 32",),
+    (
+        "CREATE TABLE IF NOT EXISTS doors (guest TEXT, door TEXT, vm TEXT, password_file TEXT, ca_file TEXT,"
+        " confined INTEGER, PRIMARY KEY (guest, door, vm))",
+    ),
 )
 """Statements that migrate a file from version n (its `user_version`) to n + 1. Append only: files rely on the order."""

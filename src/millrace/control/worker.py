@@ -14,6 +14,7 @@ from millrace.control import verbs
 from millrace.control.budgets import Budgets
 from millrace.control.claims import Claims
 from millrace.control.ducking import Ducking
+from millrace.control.keptdoors import KeptDoors
 from millrace.control.plane import Session
 from millrace.control.publish import GrantPublisher, Publisher, TokenPublisher
 from millrace.control.registry import Registry
@@ -28,10 +29,10 @@ from millrace.graph.driver import TimerDriver
 from millrace.graph.model import Ids, Sink, Stream
 from millrace.guest.config import GuestConfig, added_guest, checked_guest_name
 from millrace.guest.guest import Common, Guest
-from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attach import attach
+from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.notfound import NotFound, missing_guest
 from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns, wall_ns, worked_ns
@@ -101,6 +102,7 @@ class Worker:
         self._turns: dict[str, Turns] = {}
         self._memories: dict[str, Memory] = {}
         self.budgets = Budgets(self.guests)
+        self.doors = KeptDoors(self.keeper, self.attach)
         self.claims = Claims()
         self.ducking = Ducking(lambda: (guest.graph for guest in self.guests.values()))
         self.sessions: dict[Session, None] = {}
@@ -201,7 +203,6 @@ class Worker:
         """Create a guest and open its sockets. On failure nothing of it is left."""
         checked_guest_name(name)
         config = added_guest(name, options)
-        made = {"rate": config.rate, "channels": config.channels}
         async with self.keeper.turn:
             if name in self.guests:
                 raise GraphError(f"guest {name} already exists")
@@ -209,7 +210,7 @@ class Worker:
                 raise GraphError(f"there are {GUESTS_MAX} guests already, the maximum; remove one")
             guest = await self._start_guest(config)
             try:
-                await self.keeper.write(self.store.keep_guest, name, made)
+                await self.keeper.write(self.store.keep_guest, name, {"rate": config.rate, "channels": config.channels})
             except BaseException:
                 await self._unmake(guest)
                 raise
@@ -240,8 +241,7 @@ class Worker:
             self._servers.open_guest(guest)
             self.guests[guest.name] = guest
             self._publish(guest)
-            for spec in config.doors:
-                self.attach(guest, spec)
+            self.doors.open_all(guest, kept.doors)
         except BaseException:
             await self._unmake(guest)
             raise
@@ -433,8 +433,8 @@ class Worker:
                     return
         verbs.set_level(guest, thing, gains, mute)
 
-    def attach(self, guest: Guest, spec: DoorSpec) -> Machine:
-        """Attach a machine to a guest."""
+    def attach(self, guest: Guest, spec: DoorSpec) -> AttachedMachine:
+        """Attach a machine to a guest, until the daemon stops."""
         return attach(self.ids.take(), guest, spec)
 
     # The rows go first, as in every change. Rights to the guest end with it, in the same transaction: a token or a

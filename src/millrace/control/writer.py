@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from millrace.control.store import NotSaved, Store
+from millrace.control.store import Store
+from millrace.control.storefile import NotSaved
 from millrace.errors import ConfigError, MillraceError
 from millrace.io.clock import now_ns
 from millrace.units import HostNs

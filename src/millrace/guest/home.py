@@ -21,7 +21,10 @@ from millrace.symptoms import Report
 
 
 class MachineView(msgspec.Struct, frozen=True):
-    """A machine as shown to clients. `reads`, only for QEMU, counts its reads of recorded sound."""
+    """A machine as shown to clients. `reads`, only for QEMU, counts its reads of recorded sound.
+
+    `kept`: the door is opened again when the daemon starts.
+    """
 
     id: str
     door: str
@@ -31,6 +34,7 @@ class MachineView(msgspec.Struct, frozen=True):
     sessions: int
     recording: bool
     hint: str
+    kept: bool
     reads: int | UnsetType = UNSET
 
 

@@ -8,13 +8,13 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
 from millrace.errors import ConfigError, RightsError
 from millrace.io.files import read_secret
-from millrace.text import parse_address, parse_host, printable, quoted, well_formed
+from millrace.text import parse_address, parse_host, printable, quoted, show_address, well_formed
 
 EXAMPLES = (
     "qmp:/run/vm.qmp, dbus:unix:path=/run/bus, spice://HOST:PORT, spice+tls://, spice+unix:///PATH, vnc://HOST:PORT,"
@@ -49,7 +49,11 @@ class DoorSpec:
         if self.kind in ("qmp", "dbus", "p2p", "x11"):
             return f"{self.kind}:{self.address}"
         scheme = f"{self.kind}+tls" if self.tls else self.kind
-        return f"{scheme}://{self.host}:{self.port}" if self.host else f"{self.kind}+unix://{self.address}"
+        return (
+            f"{scheme}://{show_address(self.host, self.port)}"
+            if self.host
+            else f"{self.kind}+unix://{quote(self.address)}"
+        )
 
 
 class Place(msgspec.Struct, frozen=True):

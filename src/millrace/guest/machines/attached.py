@@ -45,6 +45,8 @@ class AttachedMachine(ABC):
         self.id, self.guest, self.spec = id_, guest, spec
         self.state = "waiting"
         self.error = ""
+        self.kept = ""
+        """What opens it again when the daemon starts: the configuration, or the daemon's state; empty if nothing."""
         self.sessions = 0
         self.machine = ""
         """The machine's own name, once it has sent one."""
@@ -185,6 +187,11 @@ class AttachedMachine(ABC):
         self._wanted.set()
         return True
 
+    def keep(self, kept: str) -> None:
+        """Note what opens it at the next start."""
+        self.kept = kept
+        self.guest.machine_changed("change", self)
+
     def streams(self) -> list[PushedStream]:
         """The machine's playback streams."""
         return [stream for door in self.doors for stream in door.streams]
@@ -207,4 +214,5 @@ class AttachedMachine(ABC):
             id=self.key, door=self.spec.text, state=self.state, error=self.error,
             machine=self.machine if self.state == "attached" else "", sessions=self.sessions,
             recording=any(door.recording for door in self.doors), hint=self.hint(),
+            kept=bool(self.kept),
         )  # fmt: skip

@@ -1,0 +1,88 @@
+"""Doors of machines that were attached by command: they are kept, and opened again when the daemon starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from millrace.control.store import StoredDoor
+from millrace.control.writer import StoreWriter
+from millrace.errors import MillraceError
+from millrace.guest.guest import Guest
+from millrace.guest.home import Machine
+from millrace.guest.machines.address import DoorSpec, confined, parse_door
+from millrace.guest.machines.attached import AttachedMachine
+
+log = logging.getLogger("millrace.attach")
+CONFIG, STATE = "configuration", "state"
+"""What opens a door at the next start: see `Machine.kept`."""
+
+
+# A password that was typed or sent is nowhere but in memory, so the door that needs it is not kept; one in a file is
+# kept as the path of that file. What confines a door is not kept with it: that is for the configuration to say, which
+# may be another by then.
+class KeptDoors:
+    """Attaches and detaches machines for commands. Those that do so have the turn of the store."""
+
+    def __init__(self, keeper: StoreWriter, attach: Callable[[Guest, DoorSpec], AttachedMachine]) -> None:
+        self._keeper, self._attach = keeper, attach
+
+    def open_all(self, guest: Guest, stored: Iterable[StoredDoor]) -> None:
+        """The guest starts: open its doors, those of the configuration first."""
+        for spec in guest.config.doors:
+            self._attach(guest, spec).keep(CONFIG)
+        for row in stored:
+            try:
+                spec = _spec(row)
+                if not _listed(guest, spec):
+                    self._attach(guest, confined_spec(guest, spec) if row.confined else spec).keep(STATE)
+            except MillraceError as error:
+                log.warning("guest %s: %s is not attached again: %s", guest.name, row.door, error)
+
+    async def attach(self, guest: Guest, spec: DoorSpec, is_confined: bool, once: bool) -> Machine:
+        """Attach a machine; unless `once`, also after a restart. Nothing is attached if that can't be saved."""
+        before = {machine: machine.spec for machine in guest.machines if isinstance(machine, AttachedMachine)}
+        machine = self._attach(guest, confined_spec(guest, spec) if is_confined else spec)
+        spec = machine.spec
+        try:
+            if _listed(guest, spec):
+                machine.keep(CONFIG)
+            elif not once and not spec.password:
+                row = StoredDoor(spec.text, spec.vm, spec.password_file, spec.ca_file, is_confined)
+                await self._keeper.write(self._keeper.store.keep_door, guest.name, row)
+                machine.keep(STATE)
+            else:
+                await self._forget(guest, machine)
+        except BaseException:
+            if machine in before:
+                machine.spec = before[machine]
+            else:
+                await machine.stop("it could not be kept")
+            raise
+        return machine
+
+    async def detach(self, guest: Guest, machine: Machine) -> None:
+        """Detach a machine, and forget it. One of the configuration is attached again at the next start."""
+        if isinstance(machine, AttachedMachine):
+            await self._forget(guest, machine)
+        await machine.stop("it was detached")
+
+    async def _forget(self, guest: Guest, machine: AttachedMachine) -> None:
+        if machine.kept == STATE:
+            await self._keeper.write(self._keeper.store.drop_door, guest.name, machine.spec.text, machine.spec.vm)
+            machine.keep("")
+
+
+def confined_spec(guest: Guest, spec: DoorSpec) -> DoorSpec:
+    """The spec as an admin of only this guest may attach it; RightsError if it is not listed for the guest."""
+    return confined(spec, guest.config.attach, guest.name)
+
+
+def _listed(guest: Guest, spec: DoorSpec) -> bool:
+    """Whether the configuration opens this door."""
+    return any((one.text, one.vm) == (spec.text, spec.vm) for one in guest.config.doors)
+
+
+def _spec(row: StoredDoor) -> DoorSpec:
+    return replace(parse_door(row.door, row.vm, "", row.ca_file), password_file=row.password_file)

@@ -1,0 +1,251 @@
+"""The file of the store: opened, migrated and checked; changed in transactions, or not at all.
+
+Every change is one transaction, on disk before it is acknowledged: kill -9 loses no change and leaves none half done.
+The file belongs to one daemon, which holds a lock file next to it. Between changes the journal is empty, so the file
+alone is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from millrace.control.schema import MIGRATIONS
+from millrace.control.storefaults import OURS, mend_of
+from millrace.errors import ConfigError
+from millrace.io.locks import FileLock
+
+log = logging.getLogger("millrace.store")
+BUSY_S = 2.0
+IN_MEMORY = Path(":memory:")
+
+
+class NotSaved(ConfigError):
+    """A change that can't be written, and so was not made."""
+
+    status, word, exit_code = 503, "graph", 3
+
+
+class NotRead(NotSaved):
+    """Stored data can't be read."""
+
+    # This prevents the daemon from starting, so it is the exit status of `serve`.
+    exit_code = 2
+
+
+class _Damaged(sqlite3.DatabaseError):
+    """SQLite's integrity check found faults in the file."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+class _Odd(Exception):
+    """A row is not in Millrace's format."""
+
+
+class _Replaced(Exception):
+    """The file is no longer the one that this daemon has read."""
+
+
+class StoreFile:
+    """The database of one daemon; used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.trouble = ""
+        """Why the last change failed; cleared when one succeeds."""
+        self._lock = self._locked()
+        try:
+            self._db = self._opened()
+            # Kept open: closing any descriptor of the file would release SQLite's locks on it.
+            self._raw = None if path == IN_MEMORY else path.open("rb", buffering=0)
+            self._file = self._identity()
+        except BaseException:
+            self._let_go()
+            raise
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def _locked(self) -> FileLock | None:
+        if self.path == IN_MEMORY:
+            return None
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            where = "set XDG_STATE_HOME to a directory of this user"
+            raise ConfigError(f"{self.path.parent}: {error.strerror}; {where}") from None
+        taken = f"{self.path} is in use by another daemon: stop it, or set XDG_STATE_HOME to another directory"
+        return FileLock(self.path.with_name(self.path.name + ".lock"), taken)
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _opened(self) -> sqlite3.Connection:
+        try:
+            return self._connected()
+        except sqlite3.Error as error:
+            raise ConfigError(self._sentence(error)) from None
+        except OSError as error:
+            raise ConfigError(f"{self.path}: {error.strerror}") from None
+
+    def _connected(self) -> sqlite3.Connection:
+        before = os.umask(0o177)
+        try:
+            db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        finally:
+            os.umask(before)
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        if self.path != IN_MEMORY and not os.access(self.path, os.W_OK):
+            raise ConfigError(f"{self.path} can't be written; {OURS}")
+        # Millrace 0.1.0 used a write-ahead log; leaving WAL mode merges its latest changes into the file.
+        db.execute("PRAGMA journal_mode=TRUNCATE")
+        db.execute("PRAGMA synchronous=FULL")
+        found = [text for (text,) in db.execute("PRAGMA quick_check(1)")]
+        if found != ["ok"]:
+            raise _Damaged(" ".join(" ".join(found).split()))
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            newer = f"was written by a newer Millrace (version {version}); this one knows {len(MIGRATIONS)}"
+            raise ConfigError(f"{self.path} {newer}")
+        with _transaction(db):
+            for number, statements in enumerate(MIGRATIONS[version:], version + 1):
+                for statement in statements:
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version={number}")
+        # Changes only when another connection writes to the file.
+        (self._seen,) = db.execute("PRAGMA data_version").fetchone()
+
+    def _sentence(self, error: Exception) -> str:
+        mend = mend_of(error)
+        return f"{self.path} {mend} ({error})" if mend else f"{self.path}: {error}"
+
+    def close(self) -> None:
+        """Close the database and release the lock."""
+        self._db.close()
+        if self._raw is not None:
+            self._raw.close()
+        self._let_go()
+
+    # -- transactions ------------------------------------------------------------------------------
+
+    def _identity(self) -> tuple[int, int] | None:
+        if self.path == IN_MEMORY:
+            return None
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return (found.st_dev, found.st_ino)
+
+    def _demand_same(self) -> None:
+        """Check that the file is the same: writes to a moved or overwritten one would be acknowledged, but lost."""
+        (seen,) = self._db.execute("PRAGMA data_version").fetchone()
+        if self._identity() != self._file or seen != self._seen:
+            raise _Replaced(
+                "another program has moved, removed or changed it; put it back, or restart the daemon"
+                " with the file as it is"
+            )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One change, on disk when the block ends; on failure ConfigError, and nothing is changed."""
+        with self._told("saved", NotSaved):
+            before, trouble = None, ""
+            try:
+                with _transaction(self._db) as db:
+                    before = self._commits()
+                    self._demand_same()
+                    yield db
+                    self._demand_same()
+            except sqlite3.Error as error:
+                if before is None or self._reread() == before:
+                    raise
+                trouble = self._confirmed(error)
+            # The file may have been moved between the last check and the commit.
+            self._demand_same()
+            self.trouble = trouble
+
+    # A COMMIT that fails has usually changed nothing. But if its last step fails, synchronising a journal that is empty
+    # by then, the change is in the file and can't be taken back. The file's own count of commits tells which it was,
+    # once SQLite has read the file again and has undone what it finds half done. To the connection, that reading looks
+    # like a change by another program; nobody else could commit while this transaction had the file locked.
+    def _reread(self) -> int:
+        """Let SQLite undo what an error has left half done; returns the number of commits after that."""
+        (self._seen,) = self._db.execute("PRAGMA data_version").fetchone()
+        return self._commits()
+
+    def _commits(self) -> int:
+        """The file change counter in the header of the file (SQLite's file format, section 1.3.7)."""
+        return 0 if self._raw is None else int.from_bytes(os.pread(self._raw.fileno(), 4, 24), "big")
+
+    def _confirmed(self, error: sqlite3.Error) -> str:
+        """Synchronise once more, after an error; returns what still fails."""
+        log.error("%s", self._sentence(error))
+        try:
+            self._db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+            return ""
+        except sqlite3.Error as again:
+            self._reread()
+            return self._sentence(again)
+
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        """ConfigError if stored data can't be read."""
+        return self._told("read", NotRead)
+
+    @contextlib.contextmanager
+    def _told(self, what: str, kind: type[NotSaved]) -> Iterator[None]:
+        """Convert database errors to `kind`. Trouble with the file stays in `trouble` until a change succeeds."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, _Replaced) as error:
+            self.trouble = self._sentence(error)
+            log.error("%s", self.trouble)
+            raise kind(f"not {what}: {self.trouble}") from None
+        except _Odd as error:
+            raise ConfigError(f"not {what}: {self._sentence(error)}") from None
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"not {what}: {self.path} keeps Unicode text, and this contains a lone surrogate"
+            ) from None
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        return self._db.execute(query, values).fetchall()
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Run the block in a transaction: all of it takes effect, or none."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield db
+        db.execute("COMMIT")
+    except BaseException:
+        # SQLite may have rolled back already, for example on a full disk.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def understood(what: str) -> Iterator[None]:
+    """Convert errors in decoding rows to `_Odd`."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        raise
+    except (ValueError, TypeError) as error:
+        mend = "remove it with sqlite3, or restore the file from a backup"
+        raise _Odd(f"{what} is not in Millrace's format ({' '.join(str(error).split())}); {mend}") from None
