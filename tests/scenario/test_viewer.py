@@ -91,7 +91,7 @@ class Place:
 
 @contextlib.asynccontextmanager
 async def watching(
-    playout_ns: int | None = None, picture_first: bool = False, **options: object
+    playout_ns: int | None = None, picture_first: bool = False, sound: Sound | None = None, **options: object
 ) -> AsyncIterator[Place]:
     """A viewer; with `playout_ns`, it hears sound that is so old."""
     async with PictureDaemon().running() as daemon, asyncio.timeout(120):
@@ -100,7 +100,7 @@ async def watching(
             URL,
             seen,
             ViewerOptions(token="t", socket=daemon.socket, **options),  # type: ignore[arg-type]
-            Sound(playout_ns, picture_first),
+            sound or Sound(playout_ns, picture_first),
         )
         viewer.on_event = lambda kind, text: events.append(f"{kind}: {text}")
         task = asyncio.create_task(viewer.run())
@@ -243,6 +243,22 @@ def test_late_pictures_are_applied_together_and_drawn_once() -> None:
             await here.session.until_shown(13)
             assert np.array_equal(here.seen.pictures[-1][2][:, :, :3], desktop.picture[:, :, :3])
             assert {shown.serial for shown in here.session.shown} == set(range(1, 14))
+
+    run(main())
+
+
+def test_sound_that_connects_while_the_viewer_is_being_answered_is_told() -> None:
+    async def main() -> None:
+        numbers = iter([None])
+
+        class Later(Sound):
+            @property
+            def number(self) -> int | None:  # type: ignore[override]
+                return next(numbers, 7)
+
+        async with watching(sound=Later(None)) as here:
+            await asyncio.sleep(0.1)
+            assert here.session.watch.listener is None and here.session.came == [ChangeView({}, 7)]
 
     run(main())
 

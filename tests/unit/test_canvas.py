@@ -13,6 +13,7 @@ from backports import zstd
 from PIL import Image
 
 from millrace.client.canvas import Canvas, CursorShape, Decoder, Undecodable, blend, step_bytes
+from millrace.client.incoming import is_quick
 from millrace.codec import yuv
 from millrace.codec.avvideo import video_encoder
 from millrace.codec.palette import Palettes
@@ -234,3 +235,10 @@ def test_mutated_parts_are_decoded_or_refused(kind: str) -> None:
             except Undecodable:
                 refused += 1
     assert refused > 5
+
+
+@pytest.mark.parametrize(("kind", "width", "quick"), [
+    (PartType.ZSTD, 256, True), (PartType.ZSTD, 257, False), (PartType.MOVE, 2000, True), (PartType.VIDEO, 16, False),
+])  # fmt: skip
+def test_small_exact_parts_are_decoded_without_a_change_of_thread(kind: PartType, width: int, quick: bool) -> None:
+    assert is_quick((Part(kind, Rect(0, 0, width, 256), b""),)) == quick

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from millrace.backends import device
 from millrace.cli import demo
 from millrace.cli.columns import CELL_MAX, LINE_MAX, cells, column, folded, say_folded, shortened, table
+from millrace.cli.hints import HINTS
 from millrace.cli.look import picture
 from millrace.cli.main import app
 from millrace.client.soundserver import keep_out
@@ -99,6 +100,13 @@ def test_long_names_are_cut_in_pipes_as_on_terminals(capsys: pytest.CaptureFixtu
         assert cells(row) == len("stream/1") + 2 + CELL_MAX + 2 + len("running") and row.endswith("  running")
     say_folded(f"request/1: {name} asks", 4)
     assert len(capsys.readouterr().out) == LINE_MAX + 1
+
+
+@pytest.mark.parametrize(("word", "told"), [("doctor", "incidents"), ("record", "view --to"), ("status", "ls")])
+def test_command_of_other_programs_is_answered_with_ours(word: str, told: str) -> None:
+    error = CliRunner().invoke(app, [word]).exception
+    assert isinstance(error, ConfigError) and f"there is no command `{word}`: " in str(error) and told in str(error)
+    assert not HINTS.keys() & {path[0] for path, _ in EVERY if path}
 
 
 def test_table_shrinks_only_flexible_columns() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from millrace.cli import api, grants, latency, ls, page, stages
+from millrace.cli.columns import cells
 from millrace.cli.look import picture
 from millrace.errors import ConfigError, GraphError
 from tests.answering import Daemon, said
@@ -235,7 +236,7 @@ def test_ls_prints_one_line_per_object(daemon: Daemon) -> None:
         "  screen/14    head 2           blank     of door/5",
         "  viewer/12    desk             ← screen/11, picture auto, 2345 kb/s sent, 30/s, 12/s skipped, latency 41 ms,"
         " -3 ms to its sound, keyboard",
-        "  viewer/13    wall             ← no screen, picture 2M, scale 0.25, 0 kb/s sent, 0/s, hidden",
+        "  viewer/13    wall             ← no screen, picture 2M, scale 0.25, fps 5, 0 kb/s sent, 0/s, hidden",
     ]
     assert json.loads(said("ls", "--json"))["guests"] == [GUEST]
 
@@ -249,6 +250,15 @@ def test_top_shows_screens_that_are_watched_and_viewers() -> None:
         ["viewer/13", "wall", "hidden", "0/s", "-", "0"],
     ]
     assert len(lines) == 5, "a screen that nobody watches is only in the list"
+
+
+def test_top_fits_long_names_of_guests_and_machines() -> None:
+    nodes = {key: [] for key in ("sinks", "sources", "streams", "listeners")}
+    long = {**GUEST, **nodes, "name": "the-desktop-of-somebody-with-a-long-name", "late_cycles": 0, "viewers": []}
+    long["screens"] = [{**GUEST["screens"][0], "name": "a screen with a name that has no end at all, or nearly none"}]
+    lines = [line.plain for line in picture({"guests": [long]}, [], 80, 24)]
+    assert len(lines) == 3 and all(cells(line) <= 80 for line in lines)
+    assert lines[1].startswith("guest the") and "…" in lines[1]
 
 
 def test_ls_prints_daemon_warnings_last(daemon: Daemon) -> None:

@@ -407,11 +407,21 @@ def test_daemon_reports_ready_and_shuts_down_in_order(
         "guest a",
         "  applications:  export PULSE_SERVER=unix:/p",
         "  over TCP:      export PULSE_SERVER=tcp:h:1 PULSE_COOKIE=/k",
-        "  listeners:     millrace listen a",
-        "  by network:    millrace listen wss://127.0.0.1:9/a --token-file FILE",
-        "browser:  https://x/ with a token, or by the link that `millrace page` prints",
+        "  hear and see:  millrace listen a; millrace view a",
+        "by network: millrace view wss://127.0.0.1:9/a --token-file FILE; or listen",
+        "machines:   millrace attach qemu|spice|vnc|x11 …   shows and plays a virtual machine or desktop",
+        "browser:    https://x/ with a token, or by the link that `millrace page` prints",
         "ready; `millrace ls` shows the state, Ctrl-C stops the daemon",
+        "stopping …",
     ]
+
+
+def test_many_guests_are_told_in_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    daemon: Any = Daemon(Config(runtime=Path("r"), state=Path("s")), [])
+    daemon.worker.guests = {f"g{n}": daemon.worker.guests["a"] for n in range(13)}
+    serve._tell(daemon)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 20 and "and 10 more guests, likewise; `millrace ls` shows them" in lines
 
 
 def test_browser_link_is_printed_on_terminals_only(

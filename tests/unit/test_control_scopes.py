@@ -34,7 +34,7 @@ SCOPES: list[tuple[str, dict[str, Any], Scope, bool]] = [
     ("grants", {}, Whole.WORKERS, False), ("requests", {}, Whole.WORKERS, False),
     ("incidents", {}, Whole.WORKERS, False), ("incidents", {"guest": "bob"}, Whole.WORKERS, False),
     ("flight", {"guest": "bob"}, InGuest("bob"), False),
-    ("attach", {"guest": "bob", "door": "vnc://a:1"}, InGuest("bob"), False),
+    ("attach", {"guest": "bob", "door": "vnc://a:1"}, InGuest("bob"), True),
     ("sink.add", {"guest": "bob", "name": "x"}, InGuest("bob"), True),
     ("sink.remove", {"guest": "bob", "sink": "7"}, InGuest("bob"), True),
     ("grant", {"guest": "bob", "what": "camera", "allow": True}, InGuest("bob"), True),
@@ -47,7 +47,7 @@ SCOPES: list[tuple[str, dict[str, Any], Scope, bool]] = [
     ("unlink", {"source": "sink/a", "to": "sink/b", "guest": "bob"}, InGuest("bob"), False),
     ("latency", {"target": "stream/7"}, OnObject("stream/7"), False),
     ("explain", {"target": "recorder/7"}, OnObject("recorder/7"), False),
-    ("detach", {"door": "7"}, OnObject("door/7"), False), ("detach", {"door": "door/7"}, OnObject("door/7"), False),
+    ("detach", {"door": "7"}, OnObject("door/7"), True), ("detach", {"door": "door/7"}, OnObject("door/7"), True),
     ("decide", {"request": "7", "allow": True}, OnObject("request/7"), False),
     ("decide", {"request": "request/7", "allow": True, "always": True}, OnObject("request/7"), True),
 ]  # fmt: skip

@@ -76,7 +76,8 @@ def test_ledger_sums_to_the_age_of_the_picture_at_the_viewer() -> None:
     assert abs(measured - times.latency_ns) <= STEP_NS / 2 + 1_000
     assert list(times.breakdown) == list(STAGES) and times.breakdown["network"] >= 10 * NS_PER_MS
     listed = desk.home.screens.first
-    found = picture_breakdown("screen/1", listed, desk.viewers.sessions)
+    found = picture_breakdown(remote.session.key, listed, desk.viewers.sessions)
+    assert listed is not None and found.stream == listed.key
     assert [one.listener for one in found.listeners] == [remote.session.key]
     way = found.listeners[0]
     assert abs(way.sum_ms - sum(stage.ms for stage in way.stages)) < 0.1 and way.reported_ms == pytest.approx(
@@ -155,6 +156,9 @@ def test_viewer_is_explained_with_its_line_its_stages_and_its_pictures() -> None
     total = float(text(found, "latency").split()[0])
     assert sum(float(step.text.split()[0]) for step in stages) == pytest.approx(total, abs=0.5)
     assert text(found, "in sync") == "it has no listener here, so each picture is shown at once"
+    session.times.skew_ns = 34 * NS_PER_MS
+    told = text(explain_viewer(guest, session), "in sync")
+    assert told == "a listener of its own: pictures are seen 34 ms after their sound is heard"
     assert "acknowledgement" not in text(found, "line")
     session.pictures.early = 2
     assert "; 2 acknowledgements came before the" in text(explain_viewer(guest, session), "line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from unittest.mock import Mock
 
@@ -58,6 +59,17 @@ def test_refused_token_is_not_requested_again(token: str | None, said: str) -> N
     error = aiohttp.WSServerHandshakeError(Mock(), (), status=401)
     with pytest.raises(RightsError, match=said):
         demand_welcome("ws://127.0.0.1/default", ListenerOptions(token=token), error)
+
+
+@pytest.mark.parametrize(("right", "options", "said"), [
+    ("watch", {"token": "t"}, "this token may not watch my desk: it needs the right `watch`"),
+    ("hear", {"cert": "c"}, "this certificate may not hear my desk: it needs the right `hear`"),
+    ("watch", {}, "give a token with the right `watch`, with --token-file or MILLRACE_TOKEN"),
+])  # fmt: skip
+def test_refusal_names_the_missing_right(right: str, options: dict[str, str], said: str) -> None:
+    error = aiohttp.WSServerHandshakeError(Mock(), (), status=403)
+    with pytest.raises(RightsError, match=re.escape(said)):
+        demand_welcome("wss://desk.example/at/my%20desk", ListenerOptions(**options), error, right)
 
 
 def test_aiohttp_errors_are_where_documented() -> None:

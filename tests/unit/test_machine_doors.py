@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,10 +15,11 @@ from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat
-from millrace.errors import RemoteProtocolError
+from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.guest.machines.address import parse_door
 from millrace.guest.machines.attach import KINDS
 from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.network import VncMachine
 from millrace.guest.machines.spice import SpiceMachine
 from millrace.io.client import ClientConnection
 from millrace.media.format import AudioFormat
@@ -71,6 +74,44 @@ RECORDING: dict[str, Make] = {
     "QEMU": lambda rig: QemuRecord(rig.graph, rig.graph.add_source("mic", "x"), qemu_peer(), "QEMU"),
     "SPICE": spice_record,
 }
+
+
+class Flapping(AttachedMachine):
+    """A door at a port where something else answers."""
+
+    async def _session(self) -> None:
+        raise PeerLost("this is not a SPICE server")
+
+
+def test_a_door_that_fails_for_the_same_reason_logs_it_ever_more_seldom(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    home: Any = SimpleNamespace(name="alice", machine_changed=lambda *_: None, report=lambda *_: None, graph=rig.graph)
+    door = Flapping(1, home, parse_door("spice://vm:5930"))
+    for reason in [*["this is not a SPICE server"] * 312, "refused", "this is not a SPICE server"]:
+        # The session may have been up for a moment.
+        door.state = "attached"
+        door._lost(PeerLost(reason))
+    said = [record.getMessage().partition("vm:5930: ")[2] for record in caplog.records]
+    times = [2, 4, 8, 16, 32, 64, 128, 256]
+    assert said == [
+        "this is not a SPICE server", *(f"this is not a SPICE server ({n} times)" for n in times), "refused",
+        "this is not a SPICE server",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "advice"), [
+    ("QEMU (win11)", "; QEMU has sound with -vnc …,audiodev=ID"),
+    ("x11vnc: desk", "; let its programs play to PULSE_SERVER=unix:/"),
+])  # fmt: skip
+def test_only_qemu_is_told_how_it_has_sound_by_vnc(name: str, advice: str) -> None:
+    async def hint() -> str:
+        home: Any = SimpleNamespace(name="alice")
+        door = VncMachine(1, home, parse_door("vnc://vm:5901"))
+        door.state, door.machine = "attached", name
+        door._wire = VncClient(48_000, 2, "", lambda challenge, text: b"", 0)
+        return door.hint()
+
+    assert advice in asyncio.run(hint())
 
 
 @pytest.mark.parametrize("kind", PLAYING)

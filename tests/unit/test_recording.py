@@ -164,13 +164,15 @@ def test_another_size_begins_another_file_and_the_cursor_is_seen(tmp_path: Path)
             sound.push(AudioPacket(1, 960, n + 1, n * 960, clock.now_ns + n * 20 * NS_PER_MS, data), 0)
         clock.now_ns += 200 * NS_PER_MS
 
+    (tmp_path / "a-2.mkv").write_bytes(b"of yesterday")
     assert record(tmp_path / "a.mkv", work) == []
-    (first, second, *_), third = pictures(tmp_path / "a.mkv"), pictures(tmp_path / "a-2.mkv")
+    assert (tmp_path / "a-2.mkv").read_bytes() == b"of yesterday"
+    (first, second, *_), third = pictures(tmp_path / "a.mkv"), pictures(tmp_path / "a-3.mkv")
     assert first[1].max() < 30 and second[1][55:85, 105:135].min() > 200 and second[0] == 1_000
     assert [ms for ms, _ in third] == [0, 200], "each file begins at 0"
     # Its sides are odd, and H.264 has 4:2:0.
     assert third[0][1].shape == (242, 642) and third[0][1][240:, :].min() > 200 < third[0][1][:, 640:].min()
-    with av.open(str(tmp_path / "a-2.mkv")) as file:
+    with av.open(str(tmp_path / "a-3.mkv")) as file:
         heard = [frame.pts for frame in file.decode(audio=0)]
     assert heard[0] in (0, 1) and len(heard) == 10
 

@@ -7,23 +7,28 @@ import ctypes
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from millrace.cli import view as command
 from millrace.cli.main import app
+from millrace.cli.outputfile import demand_new
 from millrace.client.canvas import Canvas, CursorShape
 from millrace.client.clipboard import SharedClipboard
 from millrace.client.faces import Unseen
 from millrace.client.figures import Figures
-from millrace.client.pictureoutputs import Shown, kind_of
+from millrace.client.lettering import letter, lettered
+from millrace.client.pictureoutputs import Shown, target
 from millrace.client.recording import Recording
 from millrace.client.stills import PngFile, Y4mStream
+from millrace.client.viewer import ViewerOptions
 from millrace.client.window import Window, sdl
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, MillraceError, PeerLost
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.sim.desktop import Desktop
 from millrace.units import NS_PER_MS
@@ -65,15 +70,23 @@ def test_files_take_no_keyboard_and_a_single_picture_is_exact(
     assert plans[0].url == "ws://localhost/default" and plans[0].options.socket is not None
 
 
-@pytest.mark.parametrize("words", ["--to a.gif", "--to y4m:", "--to y4m:- --json", "--set picture", "--seconds x"])
+@pytest.mark.parametrize(
+    "words", ["--to a.gif", "--to y4m:", "--to png:-", "--to mkv:", "--to y4m:- --json", "--set picture", "--seconds x"]
+)
 def test_wrong_words_are_refused(words: str, plans: list[Any]) -> None:
     assert isinstance(CliRunner().invoke(app, ["view", *words.split()]).exception, ConfigError) and not plans
 
 
 def test_outputs_are_made_by_their_names(tmp_path: Path) -> None:
-    assert [kind_of(to) for to in ("window", "null:", "A.PNG", "b.mkv", "y4m:-")] == [
-        "window", "null", "png", "mkv", "y4m",
-    ]  # fmt: skip
+    found = {
+        to: target(to, "alice/b")
+        for to in ("window", "null:", "A.PNG", "png:a.x", "png:", "b.mkv", "mkv:b", "y4m:-", "y4m:c.png")
+    }
+    assert found == {
+        "window": ("window", ""), "null:": ("null", ""), "A.PNG": ("png", "A.PNG"), "png:a.x": ("png", "a.x"),
+        "png:": ("png", "alice-b.png"), "b.mkv": ("mkv", "b.mkv"), "mkv:b": ("mkv", "b"), "y4m:-": ("y4m", "-"),
+        "y4m:c.png": ("y4m", "c.png"),
+    }  # fmt: skip
 
     async def main() -> None:
         kinds = {"null:": Unseen, f"{tmp_path}/a.png": PngFile, f"{tmp_path}/a.mkv": Recording}
@@ -87,6 +100,49 @@ def test_outputs_are_made_by_their_names(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_file_that_is_there_is_only_overwritten_on_request(tmp_path: Path, plans: list[Any]) -> None:
+    for kind, name in (("png:", "a.png"), ("mkv:", "a.mkv"), ("y4m:", "a.y4m"), ("", "b.png")):
+        there = tmp_path / name
+        there.write_bytes(b"mine")
+        for words in (["view", "--to"], ["listen", "--to"] if kind == "y4m:" else ["view", "--to"]):
+            to = f"wav:{there}" if words[0] == "listen" else f"{kind}{there}"
+            refused = CliRunner().invoke(app, [*words, to]).exception
+            assert (
+                isinstance(refused, ConfigError)
+                and str(refused) == f"{there} is there already; --overwrite replaces it"
+            )
+        assert not plans and there.read_bytes() == b"mine"
+        CliRunner().invoke(app, ["view", "--to", f"{kind}{there}", "--overwrite"])
+        assert plans.pop().kind == (kind or "png:").rstrip(":")
+    CliRunner().invoke(app, ["view", "--to", "y4m:/dev/null"])
+    assert plans
+    demand_new("-", False)
+
+
+@pytest.mark.parametrize(
+    ("to", "pictures", "got", "interrupted", "lost", "ended", "raises"),
+    [("a.mkv", 3, 3, True, "", "", None), ("a.mkv", 0, 0, True, "", "", 130), ("a.mkv", 3, 0, False, "", "", 3),
+     ("a.png", 1, 0, False, "", "", 3), ("a.png", 1, 1, False, "", "gone", None), ("a.mkv", 3, 3, False, "", "gone", 6),
+     ("a.png", 0, 0, False, "no daemon", "", 6), ("null:", 0, 0, False, "no daemon", "", 6),
+     ("null:", 0, 0, True, "no daemon", "", None), ("null:", 0, 0, False, "", "", None)],
+)  # fmt: skip
+def test_what_came_decides_the_exit_code(
+    to: str, pictures: int, got: int, interrupted: bool, lost: str, ended: str, raises: int | None
+) -> None:
+    kind = target(to, "")[0]
+    plan = command._Plan("ws://x/y", to, kind, "", ViewerOptions(), {}, False, None, False, True)
+    figures = Figures()
+    figures.pictures = pictures
+    viewer: Any = SimpleNamespace(figures=figures, lost=PeerLost(lost) if lost else None, ended=ended, trouble="")
+    shown: Any = SimpleNamespace(got=lambda pictures: got)
+    found = None
+    try:
+        command._judge(plan, shown, viewer, interrupted)
+    except (MillraceError, typer.Exit) as error:
+        found = error.exit_code
+    assert found == raises
+
+
 def test_figures_are_percentiles_in_ms() -> None:
     figures = Figures()
     for step in range(101):
@@ -98,6 +154,14 @@ def test_figures_are_percentiles_in_ms() -> None:
     assert (found["pictures"], found["replaced"]) == (102, 1)
     assert found["latency_ms"] == {"p50": 50, "p5": 5, "p95": 95, "p99": 99} and found["skew_ms"]["p50"] == -50
     assert Figures().as_dict()["skew_ms"] is None
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 5), (40, 60), (30, 3000), (600, 800)])
+def test_words_fit_a_picture_of_any_size(size: tuple[int, int]) -> None:
+    picture = np.full((*size, 4), 9, np.uint8)
+    letter(picture, "no daemon answers; start one with `millrace serve` " * 20)
+    letter(picture, "")
+    assert picture.shape == (*size, 4) and picture.max() in (0, 9, *range(200, 256))
 
 
 # -- the window ----------------------------------------------------------------------------------
@@ -205,7 +269,14 @@ def test_an_old_picture_is_grey_until_there_is_a_new_one(monkeypatch: pytest.Mon
         desktop = Desktop(SIZE)
         place.show(desktop)
         place.window.old("the machine is off")
-        assert np.array_equal(place.pixels, desktop.picture[:, :, :3] // 3 + 40)
+        grey, pixels = desktop.picture[:, :, :3] // 3 + 40, place.pixels
+        # In full screen, where there is no title, the words in the picture are all that says why.
+        words = lettered("the machine is off", SIZE.width)[:, :, :3]
+        at = Rect(197, 73, 166, 34)
+        assert 0.02 < (words > 200).mean() < 0.3
+        assert np.array_equal(pixels[at.y : at.bottom, at.x : at.right], words)
+        pixels[at.y : at.bottom, at.x : at.right] = grey[at.y : at.bottom, at.x : at.right]
+        assert np.array_equal(pixels, grey)
         assert b"the machine is off" in place.sdl.SDL_GetWindowTitle(place.window._window)
         place.window.old("")
         assert np.array_equal(place.pixels, desktop.picture[:, :, :3])

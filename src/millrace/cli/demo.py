@@ -11,6 +11,7 @@ from millrace.cli.console import tell, warn
 from millrace.cli.values import decimal
 
 if TYPE_CHECKING:
+    from millrace.cli.demoscreen import DemoScreen
     from millrace.client.listener import Listener
     from millrace.daemon.app import Daemon
     from millrace.dsp.convert import Samples
@@ -60,22 +61,32 @@ async def _demo(seconds: float, to: str, stay: bool) -> None:
     from millrace.cli.run import on_stop
     from millrace.daemon.app import Daemon
     from millrace.daemon.config import Config
+    from millrace.errors import ConfigError
+    from millrace.io.paths import API_SOCKET
 
-    daemon = Daemon(Config(listen="127.0.0.1:0", state=Path(":memory:")))
+    config = Config(listen="127.0.0.1:0", state=Path(":memory:"))
+    running = (config.runtime / API_SOCKET).is_socket()
+    try:
+        daemon = Daemon(config)
+    except ConfigError as error:
+        beside = "; the demo starts a daemon of its own: stop yours first, or see it with `millrace view`"
+        raise ConfigError(f"{error}{beside if running else ''}") from None
     stopping = asyncio.Event()
     on_stop(stopping.set)
     try:
         await daemon.start()
         tell(f"bus         {daemon.serving.url}, guest 'default'")
-        await _play_and_listen(daemon, seconds, to)
+        screen = await _play_and_listen(daemon, seconds, to)
         _go_on(daemon, stay)
         if stay:
+            screen.go_on()
             await stopping.wait()
+        screen.close()
     finally:
         await daemon.stop()
 
 
-async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
+async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> DemoScreen:
     import asyncio
 
     from millrace.backends.clocked import NullOutput
@@ -115,7 +126,7 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> None:
     await asyncio.gather(*tasks)
     _measure(where, heard, clocked, latency_ms, max(rates.values(), default=0))
     screen.tell(exact, noted)
-    screen.close()
+    return screen
 
 
 def _room_for(path: Path) -> Path:
@@ -195,13 +206,22 @@ def _without_clicks(sound: Samples, rate: int) -> Samples:
 def _go_on(daemon: Daemon, stay: bool) -> None:
     guest = daemon.worker.guests["default"]
     tell()
-    tell("next steps:")
-    if not stay:
-        tell("  millrace serve           # in a terminal of its own")
-    tell("  millrace listen          # in another; or `millrace view`, for a machine's screen too")
-    tell(f"  export PULSE_SERVER=unix:{guest.pulse.path}")
-    tell("  mpv song.flac            # or any other application, in a third: after the export it plays into the guest")
-    tell("  millrace ls")
     if stay:
-        tell()
-        tell("the bus is still running; Ctrl-C stops it")
+        tell("the demo goes on, with its desktop, until you press Ctrl-C here. See and hear it")
+        tell(f"  in a browser:         {daemon.page_link()}")
+        tell("                        (for one browser, once)")
+        tell("  in another terminal:  millrace view     # its desktop in a window, with its sound")
+        tell("                        millrace ls       # who plays, listens and watches")
+        tell("play something into it, in a third terminal:")
+    else:
+        tell("next steps: start the bus in a terminal of its own, and leave it running")
+        tell("  millrace serve        # it prints a link for your browser")
+        tell("in another terminal, hear its guest `default`, or see what there is")
+        tell("  millrace listen")
+        tell("  millrace ls")
+        tell("in a third terminal, play something into it:")
+    tell(f"  export PULSE_SERVER=unix:{guest.pulse.path}")
+    tell("  mpv song.flac         # or any other program that plays sound")
+    if not stay:
+        tell("attach a virtual machine, a VNC server or an X display, and see its screen:")
+        tell("  millrace attach x11 :0 && millrace view")

@@ -59,6 +59,13 @@ class DemoScreen:
                 return True
         return False
 
+    def go_on(self) -> None:
+        """Paint and click again, for whoever comes."""
+        import asyncio
+
+        self._timer.drive(self._machine, asyncio.get_running_loop())
+        self._clicks = self._machine.clicks(self._guest.graph)
+
     def tell(self, exact: bool, output: HeardOutput | None) -> None:
         """Print what was seen, and how far it was from what was heard."""
         from millrace.lab.sync import skews
@@ -74,6 +81,7 @@ class DemoScreen:
 
     def close(self) -> None:
         """The machine is gone."""
+        self._timer.stop()
         self._guest.screens.remove(self._screen)
 
 

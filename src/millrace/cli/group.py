@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from millrace.errors import ConfigError
+
 F = TypeVar("F", bound=Callable[..., Any])
 WHOLE = 1000
 
@@ -78,10 +80,19 @@ class Group(TyperGroup):
     """Lists each command with its whole first sentence, folded if necessary. Click would truncate it at the margin."""
 
     parts: Parts
+    hints: Mapping[str, str]
+    """What to do instead, by the name of a command that there is not."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.commands: Any = self.parts
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """See click. Its own suggestions go by letters; these, by what other programs call it."""
+        name = args[0] if args else ""
+        if name not in self.parts and name in self.hints:
+            raise ConfigError(f"there is no command `{name}`: {self.hints[name]}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """See click."""
@@ -93,13 +104,13 @@ class Group(TyperGroup):
 class App(typer.Typer):
     """A group whose commands are all of class `Command`. Its help ends with `examples`, one command a line."""
 
-    def __init__(self, *examples: str, **options: Any) -> None:
+    def __init__(self, *examples: str, hints: Mapping[str, str] | None = None, **options: Any) -> None:
         options = {"no_args_is_help": True, "add_completion": False, "rich_markup_mode": None} | options
         # Click does not fold the lines of a paragraph that begins with \b.
         told = "\n".join(("\b", "Examples:", *(f"  {line}" for line in examples)))
         options["epilog"] = "\n\n".join(part for part in (told if examples else "", options.get("epilog")) if part)
         self._parts = Parts()
-        made: type[Group] = type("Group", (Group,), {"parts": self._parts})
+        made: type[Group] = type("Group", (Group,), {"parts": self._parts, "hints": hints or {}})
         # Typer knows of no commands here; what has a callback is a group nevertheless.
         super().__init__(cls=made, callback=_nothing, **options)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from millrace.cli.console import warn
-from millrace.errors import ConfigError, NoDevice
+from millrace.cli.outputfile import OVERWRITE, demand_new
+from millrace.errors import ConfigError, NoDevice, PeerLost
 from millrace.text import counted, parse_duration_ns
 from millrace.units import NS_PER_S
 
@@ -51,6 +52,9 @@ _Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="A setting as in `millrace set`; can be repeated."),
 ]
+_TokenFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="File with the bearer token; or $MILLRACE_TOKEN.")
+]
 _Cert = Annotated[
     Path | None, typer.Option(metavar="FILE", help="TLS client certificate (PEM), if the daemon accepts one.")
 ]
@@ -68,9 +72,7 @@ def listen(
     sink: Annotated[str | None, typer.Option(help="Listen to this sink instead of the guest's default.")] = None,
     name: Annotated[str, typer.Option(help="Name of this listener in `millrace ls`.")] = "",
     seconds: Annotated[str | None, typer.Option(metavar="DURATION", help="Stop after this time: 90, 30m, 8h.")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with the bearer token; or $MILLRACE_TOKEN.")
-    ] = None,
+    token_file: _TokenFile = None,
     ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Trust this CA certificate (PEM).")] = None,
     cert: _Cert = None,
     key: _Key = None,
@@ -78,6 +80,7 @@ def listen(
     no_reconnect: Annotated[
         bool, typer.Option("--no-reconnect", help="Exit when the connection is lost instead of reconnecting.")
     ] = False,
+    overwrite: OVERWRITE = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Play a guest's sound here.
@@ -112,11 +115,18 @@ def listen(
         token=_token(token_file), insecure=insecure, reconnect=not no_reconnect, socket=socket,
     )  # fmt: skip
     for_ns = parse_duration_ns(seconds, "--seconds", 0, SECONDS_MAX_NS, "s") if seconds else None
+    _demand_new(to, overwrite)
     listener = Listener(url, make_output(to, asked_of_daemon(latency)), options)
     try:
         _hear(listener, for_ns, quiet, LED_BACK if kept_out else "")
     except NoDevice as error:
         raise ConfigError(f"{error}{NO_OTHER if kept_out else ''}") from None
+
+
+def _demand_new(to: str, overwrite: bool) -> None:
+    kind, _, where = to.partition(":")
+    if kind in ("wav", "wav32", "raw"):
+        demand_new(where, overwrite)
 
 
 def _keep_out(url: str) -> bool:
@@ -156,16 +166,21 @@ def _hear(listener: Listener, for_ns: int | None, quiet: bool, note: str) -> Non
 
     def told(kind: str, text: str) -> None:
         nonlocal note
-        warn(f"{kind}: {text}")
+        if kind != "ended":
+            warn(f"{kind}: {text}")
         if kind == "joined" and note:
             warn(note)
             note = ""
 
     if not quiet:
         listener.on_event = told
-    run(_listen(listener, for_ns))
+    interrupted = run(_listen(listener, for_ns))
     if not quiet:
         _sum_up(listener)
+    if listener.ended:
+        raise PeerLost(f"the daemon has ended this listener: {listener.ended}")
+    if listener.lost is not None and not listener.connections and not interrupted:
+        raise listener.lost
 
 
 def _sum_up(listener: Listener) -> None:
@@ -185,12 +200,20 @@ def _token(path: Path | None) -> str:
     return read_token(path) if path else checked_token(os.environ.get("MILLRACE_TOKEN", ""), "MILLRACE_TOKEN")
 
 
-async def _listen(listener: Listener, for_ns: int | None) -> None:
+async def _listen(listener: Listener, for_ns: int | None) -> bool:
+    """Listen until the end; returns whether a signal was that."""
     import asyncio
 
     from millrace.cli.run import on_stop
 
-    on_stop(listener.stop)
+    stops: list[bool] = []
+
+    def interrupt() -> None:
+        stops.append(True)
+        listener.stop()
+
+    on_stop(interrupt)
     if for_ns is not None:
         asyncio.get_running_loop().call_later(for_ns / NS_PER_S, listener.stop)
     await listener.run()
+    return bool(stops)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,11 @@ def top(
     if once:
         console.print(look(), soft_wrap=True)
         return
-    with Live(look(), console=console, screen=console.is_terminal, auto_refresh=False) as live:
+    # A stop signal ends it as it ends every command that goes on until then: without an error.
+    with (
+        contextlib.suppress(SystemExit),
+        Live(look(), console=console, screen=console.is_terminal, auto_refresh=False) as live,
+    ):
         while True:
             time.sleep(every)
             live.update(look(), refresh=True)
@@ -70,12 +75,11 @@ def picture(
     below = [[one] if width is None else list(folded(one, INDENT, width)) for one in told]
     while height is not None and len(below) > 1 and sum(map(len, below)) > height // 2:
         del below[0]
-    above = table([HEADS, *(row for guest in state["guests"] for row in _rows(guest))], (1, 2), width)
+    above = table([HEADS, *(row for guest in state["guests"] for row in _rows(guest))], (0, 1, 2), width)
     room = len(above) if height is None else max(2, height - sum(map(len, below)))
     if len(above) > room:
         above = [*above[: room - 1], f"… {len(above) - room + 1} more lines; `millrace ls` shows all"]
-    bold = {"what", *(f"guest {guest['name']}" for guest in state["guests"])}
-    marked = [Text(one, "bold" if any(one.startswith(head) for head in bold) else "") for one in above]
+    marked = [Text(one, "bold" if one.startswith(("what ", "guest ")) else "") for one in above]
     return marked + [Text(one) for lines in below for one in lines]
 
 

@@ -43,6 +43,8 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
 
 INDENT = 15
 """The column where the name begins, and the indent of folded lines."""
+FPS = 30
+"""The most pictures a second that a viewer is sent, unless it is set otherwise."""
 MACHINES = {"qmp": "QEMU", "dbus": "QEMU", "p2p": "QEMU", "spice": "SPICE", "vnc": "VNC", "x11": "X11"}
 
 
@@ -122,6 +124,8 @@ def _viewer(viewer: dict[str, Any]) -> str:
     parts = [f"← {viewer['screen'] or 'no screen'}", f"picture {settings['picture']}"]
     if settings["scale"] != "1":
         parts.append(f"scale {settings['scale']}")
+    if settings["fps"] != FPS:
+        parts.append(f"fps {settings['fps']}")
     parts.append(f"{viewer['bitrate'] / 1000:.0f} kb/s sent, {viewer['fps']:.0f}/s")
     if viewer["skipped_fps"] >= 1:
         parts.append(f"{viewer['skipped_fps']:.0f}/s skipped")

@@ -29,6 +29,7 @@ from millrace.cli import (
 from millrace.cli import latency as why
 from millrace.cli.console import say
 from millrace.cli.group import App
+from millrace.cli.hints import HINTS
 from millrace.cli.run import main_of
 from millrace.version import __version__
 
@@ -40,6 +41,7 @@ app = App(
     "millrace set stream/5 volume=50%        # change it",
     "millrace explain stream/5               # why it sounds as it does",
     "millrace attach qemu --qmp /tmp/vm.qmp  # a virtual machine",
+    hints=HINTS,
     name="millrace",
     help="The audio/video bus for virtual machines and remote desktops.",
     epilog="Start with `millrace demo`, or `millrace serve` and follow what it prints. `millrace COMMAND --help`"

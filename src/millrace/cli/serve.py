@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from millrace.daemon.config import Config
 
 DESCRIPTORS = 65_536
+TOLD_MAX = 3
+"""Guests that are described when the daemon has started."""
 
 
 def serve(
@@ -23,7 +25,7 @@ def serve(
         typer.Option(metavar="FILE", help="Configuration (TOML); default $XDG_CONFIG_HOME/millrace/config.toml."),
     ] = None,
     listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Address for listeners to connect to.")
+        str | None, typer.Option(metavar="HOST:PORT", help="Address for browsers, listeners and viewers.")
     ] = None,
     guest: Annotated[list[str] | None, typer.Option(help="A guest to serve; can be repeated.")] = None,
     qemu_qmp: Annotated[
@@ -45,7 +47,7 @@ def serve(
     log_format: Annotated[str, typer.Option(metavar="FORMAT", help="text, or json with one object per line.")] = "text",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
-    """Run the daemon: applications play into it, listeners hear them.
+    """Run the daemon: hear guests and see their screens elsewhere.
 
     Examples:
 
@@ -143,6 +145,7 @@ async def _serve(config: Config, policy: bool) -> None:
         notify("READY=1")
         await stopping.wait()
         notify("STOPPING=1")
+        tell("stopping …")
     finally:
         tasks = [task for task in (deciding, collecting) if task is not None]
         for task in tasks:
@@ -163,16 +166,21 @@ def _more_descriptors() -> None:
 
 def _tell(daemon: Daemon) -> None:
     """Print what to export for applications, and how to listen."""
-    for guest in daemon.worker.guests.values():
+    guests = list(daemon.worker.guests.values())
+    for guest in guests[:TOLD_MAX]:
         tell(f"guest {guest.name}")
         tell(f"  applications:  export PULSE_SERVER=unix:{guest.pulse.path}")
         for address in guest.config.pulse_tcp:
             tell(f"  over TCP:      export PULSE_SERVER=tcp:{address} PULSE_COOKIE={guest.pulse.cookie_path}")
-        tell(f"  listeners:     millrace listen {guest.name}")
-        tell(f"  by network:    millrace listen {daemon.serving.outward_url}/{guest.name} --token-file FILE")
+        tell(f"  hear and see:  millrace listen {guest.name}; millrace view {guest.name}")
+    if len(guests) > TOLD_MAX:
+        tell(f"and {len(guests) - TOLD_MAX} more guests, likewise; `millrace ls` shows them")
+    name = guests[0].name if len(guests) == 1 else "GUEST"
+    tell(f"by network: millrace view {daemon.serving.outward_url}/{name} --token-file FILE; or listen")
+    tell("machines:   millrace attach qemu|spice|vnc|x11 …   shows and plays a virtual machine or desktop")
     if os.isatty(1):
-        tell(f"browser:  {daemon.page_link()}")
-        tell("          valid for one browser, once, for an hour; `millrace page` prints another")
+        tell(f"browser:    {daemon.page_link()}")
+        tell("            valid for one browser, once, for an hour; `millrace page` prints another")
     else:
-        tell(f"browser:  {daemon.serving.page_url} with a token, or by the link that `millrace page` prints")
+        tell(f"browser:    {daemon.serving.page_url} with a token, or by the link that `millrace page` prints")
     tell("ready; `millrace ls` shows the state, Ctrl-C stops the daemon")

@@ -9,7 +9,8 @@ import typer
 
 from millrace.cli.console import show_json, warn
 from millrace.cli.listen import SECONDS_MAX_NS, _Cert, _Key, _place, _Settings, _token, _Where, parse_settings
-from millrace.errors import ConfigError, GraphError, MillraceError, NoDevice, OutputLost
+from millrace.cli.outputfile import OVERWRITE, demand_new
+from millrace.errors import ConfigError, GraphError, MillraceError, NoDevice, OutputLost, PeerLost
 from millrace.text import counted, parse_choice, parse_duration_ns
 from millrace.units import NS_PER_S
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 PNG_NS = 10 * NS_PER_S
 """How long a single picture may take."""
 
-_To = Annotated[str, typer.Option(metavar="OUTPUT", help="window, FILE.png, FILE.mkv, y4m:-, y4m:FILE or null:")]
+_To = Annotated[
+    str,
+    typer.Option(metavar="OUTPUT", help="window, FILE.png or png:FILE, FILE.mkv or mkv:FILE, y4m:-, y4m:FILE or null:"),
+]
 _Sound = Annotated[
     str, typer.Option(metavar="OUTPUT", help="Where the sound goes, as in `millrace listen --to`; or off.")
 ]
@@ -64,6 +68,7 @@ def view(
     key: _Key = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Accept any TLS certificate.")] = False,
     no_reconnect: _NoReconnect = False,
+    overwrite: OVERWRITE = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
     """Show a guest's screen here, with its sound, or record it.
@@ -95,7 +100,7 @@ def view(
         name=name, latency=latency, screen=screen, keyboard=not view_only, ca_file=str(ca or ""), cert=str(cert or ""),
         key=str(key or ""), token=_token(token_file), insecure=insecure, reconnect=not no_reconnect, socket=socket,
     )  # fmt: skip
-    plan = _planned(url, to, sound, common, settings or [], full_screen, seconds, json, quiet)
+    plan = _planned(url, to, overwrite, sound, common, settings or [], full_screen, seconds, json, quiet)
     _run(plan._replace(share_clipboard=not no_clipboard))
 
 
@@ -115,17 +120,25 @@ class _Plan(NamedTuple):
     quiet: bool
     share_clipboard: bool = True
 
+    @property
+    def records(self) -> bool:
+        """Whether pictures are wanted in a file or a pipe."""
+        return self.kind not in ("window", "null")
+
 
 def _planned(
-    url: str, to: str, sound: str, options: ViewerOptions, settings: list[str], full_screen: bool,
+    url: str, to: str, overwrite: bool, sound: str, options: ViewerOptions, settings: list[str], full_screen: bool,
     seconds: str | None, json: bool, quiet: bool,
 ) -> _Plan:  # fmt: skip
     """What the words mean; ConfigError if they mean nothing."""
-    from millrace.client.pictureoutputs import kind_of
+    from millrace.client.pictureoutputs import target
     from millrace.codec.picturesettings import PICTURE_SETTING_NAMES, PictureSettings, changed_picture
     from millrace.codec.settings import SETTING_NAMES, CodecSettings, changed
 
-    kind = kind_of(to)
+    kind, where = target(to, _title(url))
+    to = where if kind == "png" else to
+    if where != "-":
+        demand_new(where, overwrite)
     if json and to == "y4m:-":
         raise ConfigError("--json and --to y4m:- would share standard output; write the pictures to a file")
     words = parse_settings(settings)
@@ -137,6 +150,7 @@ def _planned(
     if kind == "png":
         pictures.setdefault("picture", "lossless")
     options.settings, options.keyboard = pictures, options.keyboard and kind == "window"
+    options.wait_for_screen = kind != "png"
     for_ns = parse_duration_ns(seconds, "--seconds", 0, SECONDS_MAX_NS, "s") if seconds else None
     return _Plan(url, to, kind, sound, options, words, full_screen, for_ns, json, quiet)
 
@@ -156,18 +170,23 @@ async def _view(plan: _Plan) -> dict[str, Any]:
     from millrace.client.viewer import Viewer
 
     lost: list[OutputLost] = []
+    interrupted: list[bool] = []
 
     def ended(why: OutputLost | None) -> None:
         if why is not None:
             lost.append(why)
         viewer.stop()
 
+    def interrupt() -> None:
+        interrupted.append(True)
+        viewer.stop()
+
     shown = Shown(plan.to, _title(plan.url), plan.full_screen, plan.sound != "off", ended, plan.share_clipboard)
     listener = _listener(plan, shown)
     viewer = Viewer(plan.url, shown.face, plan.options, listener)
     if not plan.quiet:
-        viewer.on_event = lambda kind, text: warn(f"{kind}: {text}")
-    on_stop(viewer.stop)
+        viewer.on_event = lambda kind, text: warn(f"{kind}: {text}") if kind != "ended" else None
+    on_stop(interrupt)
     shown.open(viewer)
     try:
         await _both(plan, viewer, listener)
@@ -175,22 +194,34 @@ async def _view(plan: _Plan) -> dict[str, Any]:
         shown.close()
     if lost:
         raise lost[0]
-    _judge(plan, viewer)
+    _judge(plan, shown, viewer, bool(interrupted))
     return viewer.figures.as_dict()
 
 
-def _judge(plan: _Plan, viewer: Viewer) -> None:
-    from millrace.client.stills import PngFile
+# Whoever records in a script has to learn that there is nothing in the file, or that it ended before its time.
+def _judge(plan: _Plan, shown: Shown, viewer: Viewer, interrupted: bool) -> None:
+    """Say what came, and raise if it is not what was wanted."""
+    from millrace.cli.run import INTERRUPTED
 
-    figures = viewer.figures
-    if isinstance(viewer.face, PngFile) and not viewer.face.written and not viewer.ended:
-        came = "only part of a picture" if figures.pictures else "no picture"
-        within_s = (plan.for_ns or PNG_NS) / NS_PER_S
-        raise GraphError(f"{came} came within {within_s:g} s; `millrace ls` shows the guest's screens")
-    if not plan.quiet:
-        median = figures.as_dict()["skew_ms"]
+    got = shown.got(viewer.figures.pictures)
+    if not plan.quiet and (got or not plan.records):
+        median = viewer.figures.as_dict()["skew_ms"]
         skew = f", picture {median['p50']:+.0f} ms after its sound" if median else ""
-        warn(f"{counted(figures.pictures, 'picture')} to {plan.to}{skew}")
+        warn(f"{counted(got, 'picture')} to {plan.to}{skew}")
+    if viewer.ended and not (plan.kind == "png" and got):
+        raise PeerLost(f"the daemon has ended this viewer: {viewer.ended}")
+    if got or (interrupted and not plan.records):
+        return
+    if interrupted:
+        warn("nothing was written: stopped before a picture came")
+        raise typer.Exit(INTERRUPTED)
+    if viewer.lost is not None:
+        raise viewer.lost
+    if plan.records:
+        came = "only part of a picture" if viewer.figures.pictures else "no picture"
+        within_s = (plan.for_ns or PNG_NS) / NS_PER_S
+        why = viewer.trouble or "`millrace ls` shows the guest's screens"
+        raise GraphError(f"nothing was written: {came} came within {within_s:g} s; {why}")
 
 
 def _title(url: str) -> str:
@@ -253,14 +284,12 @@ async def _hear(plan: _Plan, viewer: Viewer, listener: Listener) -> None:
     def told(kind: str, text: str) -> None:
         if not plan.quiet:
             warn(f"sound, {kind}: {text}")
-        if kind == "joined" and listener.welcome is not None:
-            viewer.hear(listener.welcome.listener)
 
-    listener.on_event = told
+    listener.on_event, listener.on_welcome = told, viewer.hear
     try:
         await listener.run()
     except NoDevice as error:
         warn(f"sound: {error}; the picture goes on without")
     except MillraceError as error:
         # Whoever may watch need not have the right to hear; and the viewer reports what concerns both.
-        warn(f"sound: {error}")
+        warn(f"sound: {error}; the picture goes on without")

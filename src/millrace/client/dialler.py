@@ -33,10 +33,15 @@ async def pause(stopping: asyncio.Event, tries: int) -> None:
 
 
 class Dialler:
-    """Connects to a guest's URL, or to what is `below` it, any number of times, with these WebSocket subprotocols."""
+    """Connects to a guest's URL, or to what is `below` it, any number of times, with these WebSocket subprotocols.
 
-    def __init__(self, url: str, options: ListenerOptions, protocols: tuple[str, ...] = (), below: str = "") -> None:
-        self.url, self.options, self._protocols, self._below = url, options, protocols, below
+    `right` is the one that such a connection takes, for messages.
+    """
+
+    def __init__(
+        self, url: str, options: ListenerOptions, protocols: tuple[str, ...] = (), below: str = "", right: str = "hear"
+    ) -> None:
+        self.url, self.options, self._protocols, self._below, self._right = url, options, protocols, below, right
         self._by_socket = False
 
     @asynccontextmanager
@@ -50,7 +55,7 @@ class Dialler:
                         url, max_msg_size=MEDIA_MAX, ssl=tls, compress=0, protocols=self._protocols
                     )
             except aiohttp.WSServerHandshakeError as error:
-                endpoint.demand_welcome(self.url, self.options, error)
+                endpoint.demand_welcome(self.url, self.options, error, self._right)
                 raise
             except aiohttp.ClientConnectorCertificateError as error:
                 raise endpoint.untrusted(self.url, error) from None

@@ -164,10 +164,12 @@ def _no_daemon(options: ListenerOptions, error: Exception) -> bool:
     return options.socket is not None and isinstance(error, aiohttp.ClientConnectorError)
 
 
-def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHandshakeError) -> None:
-    """Raise for a refusal that a retry can't cure."""
+def demand_welcome(
+    url: str, options: ListenerOptions, error: aiohttp.WSServerHandshakeError, right: str = "hear"
+) -> None:
+    """Raise for a refusal that a retry can't cure. `right` is the one that this kind of connection takes."""
     if error.status in (401, 403):
-        raise RightsError(f"{url}: access denied ({error.status}); {_needed(options, error.status)}")
+        raise RightsError(f"{url}: access denied ({error.status}); {_needed(url, options, error.status, right)}")
     if error.status == 404 and options.socket is not None:
         name = unquote(urlsplit(url).path[1:])
         raise GraphError(
@@ -176,23 +178,30 @@ def demand_welcome(url: str, options: ListenerOptions, error: aiohttp.WSServerHa
     if error.status == 404:
         prefix = "or the path is not the proxy's (is a prefix such as /millrace/ missing?)"
         raise GraphError(
-            f"{url}: no such guest, or the token has no right to hear it, {prefix}; run `millrace ls` there"
+            f"{url}: no such guest, or the token has no right to {right} it, {prefix}; run `millrace ls` there"
         )
     if error.status == 200:
         raise RemoteProtocolError(
-            f"{url} is a web page, not a Millrace guest: listeners connect to ws://HOST:PORT/GUEST"
+            f"{url} is a web page, not a Millrace guest: listeners and viewers connect to ws://HOST:PORT/GUEST"
         )
     if error.status == 426:
         why = "the WebSocket request arrived without its upgrade headers"
         raise RemoteProtocolError(f"{url}: {why}; a proxy must forward the Upgrade and Connection headers")
 
 
-def _needed(options: ListenerOptions, status: int) -> str:
+def _needed(url: str, options: ListenerOptions, status: int, right: str) -> str:
+    if status == 403 and (options.token or options.cert):
+        which, guest = (
+            "token" if options.token else "certificate",
+            printable(unquote(urlsplit(url).path.split("/")[-1])),
+        )
+        proxy = "; or a proxy has changed the Host header"
+        return f"this {which} may not {right} {guest}: it needs the right `{right}`{proxy}"
     if options.token and status == 401:
         return "the token is wrong, or it has expired or was revoked or rotated; `millrace token list` lists valid ones"
     key = runtime_dir() / KEY_FILE
     here = f" (your own daemon's is in {key})" if key.exists() and not options.token else ""
-    return f"give a token with --token-file or MILLRACE_TOKEN{here}"
+    return f"give a token with the right `{right}`, with --token-file or MILLRACE_TOKEN{here}"
 
 
 def ending(code: str, why: str) -> MillraceError:

@@ -104,6 +104,12 @@ class Listener:
         self._wire: PeerClient | None = None
         self._runner: MessageRunner | None = None
         self._dialler = dialler.Dialler(url, self.options)
+        self.on_welcome: Callable[[int], None] = lambda number: None
+        """Called with its number whenever it is connected, before any sound is played."""
+        self.ended = ""
+        """Why the daemon has ended the session for good."""
+        self.lost: PeerLost | None = None
+        """Why the last connection failed or ended."""
         self._stopping = asyncio.Event()
         self._uplink = MicrophoneUplink(self.options.microphone) if self.options.microphone else None
 
@@ -127,11 +133,13 @@ class Listener:
                 before = self.connections
                 try:
                     await self._session()
-                except Ended:
+                except Ended as ended:
+                    self.ended = str(ended)
                     return
                 except (TimeoutError, aiohttp.ClientError, OSError, PeerLost) as error:
+                    self.lost = endpoint.given_up(self.url, self.options, error, self.connections > 0)
                     if not self.options.reconnect:
-                        raise endpoint.given_up(self.url, self.options, error, self.connections > 0) from None
+                        raise self.lost from None
                     if self.connections != before or tries == 0:
                         self.on_event("lost", endpoint.hindrance(self.options, self.url, error))
                 tries = 0 if self.connections != before else tries + 1
@@ -226,6 +234,7 @@ class Listener:
                 if self._playout is not None and self.connections > 1:
                     self._playout.rejoined()
                     self._heard.forget()
+            self.on_welcome(event.listener)
             self._joined = f"listener/{event.listener} hears {event.guest}, sink {event.sink}"
         elif isinstance(event, Configured):
             self.settings = event.settings

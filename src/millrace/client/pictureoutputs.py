@@ -13,9 +13,10 @@ from millrace.text import quoted
 
 if TYPE_CHECKING:
     from millrace.client.recording import Recording
+    from millrace.client.stills import PngFile
     from millrace.client.viewer import Viewer
 
-CHOICES = "window, FILE.png, FILE.mkv, y4m:-, y4m:FILE, null:"
+CHOICES = "window, FILE.png, png:FILE, png:, FILE.mkv, mkv:FILE, y4m:-, y4m:FILE, null:"
 Y4M_FPS = 30
 
 
@@ -28,6 +29,7 @@ class Shown:
     ) -> None:  # fmt: skip
         self.to, self._sound, self._share_clipboard = to, sound, share_clipboard
         self.recording: Recording | None = None
+        self._png: PngFile | None = None
         self._viewer: Viewer | None = None
         self._loop = asyncio.get_running_loop()
         self._told = ended
@@ -37,16 +39,17 @@ class Shown:
         self.face = self._made(to, title, full_screen)
 
     def _made(self, to: str, title: str, full_screen: bool) -> Face:
-        kind = kind_of(to)
+        kind, where = target(to, title)
         if kind == "window":
             return self._window(title, full_screen)
         if kind == "png":
             from millrace.client.stills import PngFile
 
-            return PngFile(Path(to), lambda: self._told(None))
+            self._png = PngFile(Path(where), lambda: self._told(None))
+            return self._png
         if kind == "mkv":
-            return self._recording(Path(to))
-        return self._y4m(to.partition(":")[2]) if kind == "y4m" else Unseen()
+            return self._recording(Path(where))
+        return self._y4m(where) if kind == "y4m" else Unseen()
 
     def _window(self, title: str, full_screen: bool) -> Face:
         from millrace.client.window import Window
@@ -87,18 +90,30 @@ class Shown:
         self._attach(viewer)
         self._open()
 
+    def got(self, pictures: int) -> int:
+        """How many of the viewer's pictures are in the output: of a PNG one, of a file that was not begun none."""
+        if self.recording is not None:
+            return pictures if self.recording.files else 0
+        return pictures if self._png is None else int(self._png.written)
+
     def close(self) -> None:
         """Finish files, close windows."""
         self._close()
 
 
-def kind_of(to: str) -> str:
-    """window, png, mkv, y4m or null; ConfigError lists the choices."""
+def target(to: str, guest: str) -> tuple[str, str]:
+    """The kind of an output (window, png, mkv, y4m or null) and its file; ConfigError lists the choices.
+
+    `png:` alone is a file of the guest's name. A y4m's file may be `-`, standard output.
+    """
     if to in ("window", "null:"):
-        return to.rstrip(":")
-    if to.startswith("y4m:") and len(to) > 4:
-        return "y4m"
-    suffix = Path(to).suffix.lower()
-    if suffix in (".png", ".mkv"):
-        return suffix[1:]
+        return to.rstrip(":"), ""
+    kind, colon, where = to.partition(":")
+    if to == "png:" and guest:
+        where = f"{guest.replace('/', '-')}.png"
+    if colon and kind in ("png", "mkv", "y4m"):
+        if where and (where != "-" or kind == "y4m"):
+            return kind, where
+    elif (suffix := Path(to).suffix.lower()) in (".png", ".mkv"):
+        return suffix[1:], to
     raise ConfigError(f"--to {quoted(to)}: use one of {CHOICES}")

@@ -217,13 +217,19 @@ class Recording(Unseen):
 
     def _encode(self, picture: Plane, at_ms: int) -> None:
         if self._file is None:
-            self._files += 1
-            name = self._path.name if self._files == 1 else f"{self._path.stem}-{self._files}{self._path.suffix}"
             height, width = picture.shape[:2]
-            self._file = _File(self._path.with_name(name), width, height, self._sound, at_ms)
+            self._file = _File(self._next_path(), width, height, self._sound, at_ms)
             self.files.append(self._file.path)
         self._file.picture(picture, at_ms)
         self._last = picture
+
+    def _next_path(self) -> Path:
+        """The file given; then those beside it with a number, of which none is there yet."""
+        self._files += 1
+        path = self._path
+        while self._files > 1 and (path := path.with_name(f"{self._path.stem}-{self._files}{path.suffix}")).exists():
+            self._files += 1
+        return path
 
     def _hear(self, payload: bytes, at_ms: int, length_ms: int) -> None:
         if self._file is not None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import aiohttp
 
@@ -20,10 +19,11 @@ from millrace.client.canvas import CODECS, FORMATS, Canvas, Decoder, Step, Undec
 from millrace.client.clipboard import SharedClipboard
 from millrace.client.faces import Face
 from millrace.client.figures import Figures
+from millrace.client.incoming import Decoded, Whole, is_quick
 from millrace.client.notices import NoticeLimiter
 from millrace.client.options import ListenerOptions
 from millrace.client.ownsound import NoSound, OwnSound
-from millrace.errors import ConfigError, PeerLost, RemoteProtocolError
+from millrace.errors import ConfigError, GraphError, PeerLost, RemoteProtocolError
 from millrace.io.clock import now_ns
 from millrace.io.messages import MessageRunner
 from millrace.pixels.rects import Point, Size
@@ -45,7 +45,6 @@ from millrace.wire.peer.pictures import (
     KeyboardHeld,
     ModeChanged,
     Part,
-    PartType,
     Piece,
     Pointer,
     Refresh,
@@ -65,9 +64,6 @@ LEAD_MAX_NS: HostNs = 30 * NS_PER_MS
 TICK_S, LATE_NS = 0.1, 150 * NS_PER_MS
 """A timer of its own, and by how much it is late if this program did not run."""
 SMOOTHING = 0.1
-QUICK = (PartType.ZSTD, PartType.PALETTE, PartType.RAW, PartType.MOVE, PartType.SHAPE)
-QUICK_PIXELS = 65_536
-"""A picture of such parts, and of no more pixels besides its moves, is decoded in half a millisecond at most."""
 
 
 @dataclass
@@ -78,23 +74,8 @@ class ViewerOptions(ListenerOptions):
     """Its key, screen/N; None for the first."""
     keyboard: bool = False
     """Take the keyboard if nobody has it."""
-
-
-class _Whole(NamedTuple):
-    """A picture all of whose pieces are there."""
-
-    last: Piece
-    parts: tuple[Part, ...]
-    arrived_ns: HostNs
-
-
-class _Decoded(NamedTuple):
-    """A picture that can be shown; without steps if it was left out."""
-
-    piece: Piece
-    steps: list[Step]
-    arrived_ns: HostNs
-    decoded_ns: HostNs
+    wait_for_screen: bool = True
+    """Whether a guest without a screen is no error, since it may get one."""
 
 
 class Viewer:
@@ -121,10 +102,16 @@ class Viewer:
         """Shared with the machine; None: not at all."""
         self.on_event: Callable[[str, str], None] = lambda kind, text: None
         self._sound: OwnSound = sound or NoSound()
-        self._dialler = dialler.Dialler(url, self.options, (SCREEN_SUBPROTOCOL,), "/screen")
+        self._dialler = dialler.Dialler(url, self.options, (SCREEN_SUBPROTOCOL,), "/screen", "watch")
         self._notices = NoticeLimiter()
-        self.ended = False
-        """The daemon has ended the session for good."""
+        self.ended = ""
+        """Why the daemon has ended the session for good."""
+        self._paired: int | None = None
+        """The listener that the daemon was told of."""
+        self.lost: PeerLost | None = None
+        """Why there is no connection."""
+        self.trouble = ""
+        """Why what is shown is out of date, or nothing is shown; empty if neither."""
         self._stopping = asyncio.Event()
         self._pool = ThreadPoolExecutor(1, "decoder")
         self._wire: ViewClient | None = None
@@ -135,8 +122,8 @@ class Viewer:
     def _begin(self) -> None:
         """Forget what belongs to a connection."""
         self._decoder = Decoder()
-        self._presentation: Presentation[_Decoded] = Presentation()
-        self._queue: asyncio.Queue[_Whole | ModeChanged | CursorChanged] = asyncio.Queue()
+        self._presentation: Presentation[Decoded] = Presentation()
+        self._queue: asyncio.Queue[Whole | ModeChanged | CursorChanged] = asyncio.Queue()
         self._undecoded = 0
         self._parts: tuple[Part, ...] = ()
         self._broken = False
@@ -170,10 +157,11 @@ class Viewer:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _lost(self, error: Exception, first: bool) -> None:
+        self.lost = endpoint.given_up(self.url, self.options, error, self.connections > 0)
         if not self.options.reconnect:
-            raise endpoint.given_up(self.url, self.options, error, self.connections > 0) from None
+            raise self.lost from None
         why = endpoint.hindrance(self.options, self.url, error)
-        self.face.old(why)
+        self._old(why)
         if first:
             self.on_event("lost", why)
 
@@ -227,10 +215,10 @@ class Viewer:
             last_ns = now
 
     def _watch(self) -> Watch:
-        options = self.options
+        options, self._paired = self.options, self._sound.number
         return Watch(
             name=options.name, screen=options.screen, codecs=list(CODECS), formats=list(FORMATS),
-            settings=options.settings, listener=self._sound.number, keyboard=options.keyboard,
+            settings=options.settings, listener=self._paired, keyboard=options.keyboard,
         )  # fmt: skip
 
     # -- incoming --------------------------------------------------------------------------------
@@ -250,10 +238,11 @@ class Viewer:
         elif isinstance(event, Configured):
             self._notices(self.on_event, "settings", ", ".join(f"{k}={v}" for k, v in event.settings.items()))
         elif isinstance(event, Gone):
-            self.face.old(printable(event.why))
+            self._old(printable(event.why))
             self._notices(self.on_event, "gone", event.why)
         elif isinstance(event, Screens):
-            self._notices(self.on_event, "screens", ", ".join(f"{one.key} {one.label}" for one in event.screens))
+            listed = ", ".join(f"{one.key} {one.label}" for one in event.screens)
+            self._notices(self.on_event, "screens", listed or "none")
         elif isinstance(event, ClipboardState | Paste | Clip):
             if self.clipboard is not None:
                 self.clipboard.take(event)
@@ -263,9 +252,16 @@ class Viewer:
             self._bye(event)
 
     def _joined(self, watching: Watching) -> None:
-        self.watching = watching
+        self.watching, self.lost = watching, None
         self.connections += 1
-        what = f"{watching.screen} {watching.label}".strip() if watching.screen else "no screen yet"
+        if watching.screen is None:
+            self._old(f"guest {watching.guest} has no screen; attach one: `millrace attach --help`")
+            if not self.options.wait_for_screen:
+                raise GraphError(self.trouble)
+        if self._sound.number != self._paired:
+            # Its sound was connected after this viewer had asked, and before it was answered.
+            self.hear(self._sound.number)
+        what = f"{watching.screen} {watching.label}".strip() if watching.screen else f"no screen: {self.trouble}"
         self.on_event("joined", f"viewer/{watching.viewer} sees {watching.guest}, {what}")
 
     def _fault(self, fault: Fault) -> None:
@@ -276,8 +272,8 @@ class Viewer:
     def _bye(self, bye: Bye) -> None:
         if not bye.again:
             # Not rate-limited: the user must see why it ended.
-            self.on_event("ended", printable(bye.reason))
-            self.ended = True
+            self.ended = printable(bye.reason) or "no reason given"
+            self.on_event("ended", self.ended)
             self.stop()
 
     def _piece(self, piece: Piece) -> None:
@@ -286,7 +282,7 @@ class Viewer:
         if self._undecoded > UNDECODED_MAX:
             raise RemoteProtocolError(f"{self._undecoded} bytes of pictures at once; {UNDECODED_MAX} at most")
         if piece.last:
-            self._queue.put_nowait(_Whole(piece, self._parts, now_ns()))
+            self._queue.put_nowait(Whole(piece, self._parts, now_ns()))
             self._parts = ()
 
     # -- decoding --------------------------------------------------------------------------------
@@ -303,7 +299,7 @@ class Viewer:
                 await self._decode(item)
                 self._undecoded -= sum(len(part.data) for part in item.parts)
 
-    async def _decode(self, whole: _Whole) -> None:
+    async def _decode(self, whole: Whole) -> None:
         piece, began = whole.last, now_ns()
         if piece.key:
             self._broken = False
@@ -321,7 +317,7 @@ class Viewer:
             self.canvas.apply(steps)
             return
         self.figures.decoded(now - began)
-        picture = _Decoded(piece, steps, whole.arrived_ns, now)
+        picture = Decoded(piece, steps, whole.arrived_ns, now)
         self._presentation.push(picture, piece.painted_ns, now, step_bytes(steps))
         self._present()
         if len(self._presentation):
@@ -330,7 +326,7 @@ class Viewer:
 
     # Small rectangles take less time than two changes of thread, on a busy machine much less.
     async def _steps(self, parts: tuple[Part, ...]) -> list[Step]:
-        if all(part.type in QUICK for part in parts) and sum(map(_pixels_of, parts)) <= QUICK_PIXELS:
+        if is_quick(parts):
             return self._decoder.steps(parts)
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._decoder.steps, parts)
 
@@ -344,8 +340,13 @@ class Viewer:
         self._decoder.resize(size)
         self.canvas.resize(size)
         self._broken = False
-        self.face.old("")
+        self._old("")
         self.face.resized(self.canvas)
+
+    def _old(self, why: str) -> None:
+        """What is shown is out of date, for this reason; empty: no longer."""
+        self.trouble = why
+        self.face.old(why)
 
     def _set_cursor(self, cursor: CursorChanged) -> None:
         self.cursor = cursor
@@ -372,7 +373,7 @@ class Viewer:
             self._timer.cancel()
             self._timer = None
 
-    def _show(self, pictures: list[Waiting[_Decoded]]) -> None:
+    def _show(self, pictures: list[Waiting[Decoded]]) -> None:
         if not pictures:
             return
         began = now_ns()
@@ -386,7 +387,7 @@ class Viewer:
         for one in pictures:
             self._acknowledge(one, began, now, one is pictures[-1])
 
-    def _acknowledge(self, one: Waiting[_Decoded], began: HostNs, now: HostNs, drawn: bool) -> None:
+    def _acknowledge(self, one: Waiting[Decoded], began: HostNs, now: HostNs, drawn: bool) -> None:
         heard, picture = self._sound.heard_ns(now), one.picture
         skew = None if heard is None else heard - one.painted_ns
         wire = self._wire
@@ -436,13 +437,9 @@ class Viewer:
 
     def hear(self, listener: int | None) -> None:
         """The viewer's sound is that of this listener from now on."""
+        self._paired = listener
         self._say(ChangeView(listener=listener))
 
     def take_keyboard(self, take: bool = True) -> None:
         """Take the keyboard and the pointer, or give them up."""
         self._say(TakeKeyboard(take))
-
-
-def _pixels_of(part: Part) -> int:
-    """How many pixels are to be decoded."""
-    return 0 if part.type == PartType.MOVE else part.at.area

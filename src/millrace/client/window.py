@@ -19,6 +19,7 @@ import numpy as np
 from millrace.client.canvas import Canvas, blend
 from millrace.client.clipboard import SharedClipboard
 from millrace.client.fitting import Fit
+from millrace.client.lettering import letter
 from millrace.client.meanings import meaning_of
 from millrace.client.pressed import EXTRA, LEFT, MIDDLE, RIGHT, SIDE, Pressed
 from millrace.client.viewer import Viewer
@@ -174,7 +175,7 @@ class Window:
         self._retitle()
 
     def old(self, why: str) -> None:
-        """See `Face`: the picture is greyed, and the title says why."""
+        """See `Face`: the picture is greyed, and the title says why, as do words in it: a full screen has no title."""
         if why != self._why:
             self._why = why
             self._retitle()
@@ -224,6 +225,8 @@ class Window:
                 pixels[place.y : place.bottom, place.x : place.right] = part // 3 + 40 if self._why else part
                 self._moved_ghost()
                 self._blend_ghost(pixels)
+            if self._why:
+                letter(pixels, self._why)
             everything = Rect(0, 0, pixels.shape[1], pixels.shape[0])
         self._update([everything])
 

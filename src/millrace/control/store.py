@@ -123,7 +123,7 @@ class Store(StoreFile):
                 {(kind, name): (_gains(gains), bool(mute)) for kind, name, gains, mute in levels},
                 dict(self._rows("SELECT kind, name FROM defaults WHERE guest = ?", name)),
                 [(Permission(what), program, Verdict(verdict)) for what, program, verdict in grants],
-                [StoredDoor(*(_text(one) for one in texts), bool(confined)) for *texts, confined in doors],
+                [_door(*row) for row in doors],
             )
 
     def keep_guest(self, name: str, options: dict[str, Any]) -> None:
@@ -233,6 +233,10 @@ class Store(StoreFile):
         """Texts stored under keys that begin with `prefix`."""
         with self._reading():
             return dict(self._rows("SELECT key, value FROM memory WHERE substr(key, 1, ?) = ?", len(prefix), prefix))
+
+
+def _door(door: object, vm: object, password_file: object, ca_file: object, confined: object) -> StoredDoor:
+    return StoredDoor(_text(door), _text(vm), _text(password_file), _text(ca_file), bool(confined))
 
 
 def _text(value: object) -> str:

@@ -34,7 +34,7 @@ class MachineView(msgspec.Struct, frozen=True):
     sessions: int
     recording: bool
     hint: str
-    kept: bool
+    kept: bool = False
     reads: int | UnsetType = UNSET
 
 

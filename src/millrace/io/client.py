@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Callable
@@ -35,6 +36,9 @@ class Closed(PeerLost):
 
 class _Runner(StreamRunner):
     """Reports to its `ClientConnection` how the connection ended."""
+
+    # Whoever has connected is told too, and knows whether that has happened before.
+    level = logging.INFO
 
     def __init__(self, connection: ClientConnection, turns: Turns | None, whose: str) -> None:
         super().__init__(lambda transport, runner: connection.made(transport), turns, whose=whose)

@@ -128,6 +128,8 @@ class StreamRunner(asyncio.BufferedProtocol):
     """
 
     first = False
+    level = logging.WARNING
+    """Of the message that a peer has ended its connection by what it sent."""
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
 
     def __init__(
@@ -236,7 +238,7 @@ class StreamRunner(asyncio.BufferedProtocol):
         if isinstance(error, PeerLost):
             log.info("%s: connection ended: %s", self._whose, error)
         elif isinstance(error, RemoteProtocolError | BudgetError):
-            log.warning("%s: connection ended: %s", self._whose, error)
+            log.log(self.level, "%s: connection ended: %s", self._whose, error)
             if isinstance(error, RemoteProtocolError):
                 core.violated(error)
         else:

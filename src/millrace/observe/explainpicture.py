@@ -222,12 +222,12 @@ def _line(session: ViewerSession) -> str:
 
 def _sound(session: ViewerSession) -> str:
     skew = session.times.skew_ns
-    if session.listener is None:
+    if session.listener is None and skew is None:
         return "it has no listener here, so each picture is shown at once"
     told = "nothing is heard, so each picture is shown at once" if skew is None else (
         f"pictures are seen {abs(skew) / 1e6:.0f} ms {'after' if skew >= 0 else 'before'} their sound is heard"
     )  # fmt: skip
-    return f"{session.listener}: {told}"
+    return f"{session.listener or 'a listener of its own'}: {told}"
 
 
 # -- why as many pictures --------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def of_viewer(session: ViewerSession) -> list[Stage]:
 def picture_breakdown(target: str, listed: Listed | None, sessions: list[ViewerSession]) -> Breakdown:
     """The breakdown for those of these viewers that see the screen; before its first picture a viewer has none."""
     ways = [_way(session) for session in sessions if session.listed is listed and session.times.breakdown]
-    return Breakdown(target, listed.label if listed is not None else "", ways)
+    return Breakdown(target if listed is None else listed.key, listed.label if listed is not None else "", ways)
 
 
 def _way(session: ViewerSession) -> WayView:

@@ -52,6 +52,7 @@ class AttachedMachine(ABC):
         """The machine's own name, once it has sent one."""
         self.doors: list[MachineDoor] = []
         """The doors of the current session."""
+        self._lost_by, self._repeated = "", 0
         self._forgotten = False
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
@@ -145,8 +146,12 @@ class AttachedMachine(ABC):
 
     def _lost(self, error: Exception) -> None:
         text = str(error) or "no answer in time"
-        if self.state == "attached" or text != self.error:
-            log.warning("guest %s: %s: %s", self.guest.name, self.spec.text, text)
+        self._repeated = self._repeated + 1 if text == self._lost_by else 1
+        self._lost_by = text
+        # A door may be tried four times a second for days: the same reason is logged at growing intervals.
+        if self._repeated & (self._repeated - 1) == 0:
+            again = f" ({self._repeated} times)" if self._repeated > 1 else ""
+            log.warning("guest %s: %s: %s%s", self.guest.name, self.spec.text, text, again)
         if self.state == "attached":
             self._report("broke the protocol" if isinstance(error, RemoteProtocolError) else "lost", text)
         self._show("displaced" if isinstance(error, Displaced) else "waiting", text)

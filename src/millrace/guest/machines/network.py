@@ -25,6 +25,7 @@ from millrace.guest.machines.paced import Paced
 from millrace.io.client import CHUNK_BYTES_MAX, ClientConnection, Closed, Core
 from millrace.io.clock import now_ns
 from millrace.io.crypto import trusting, vnc_answer
+from millrace.io.paths import runtime_dir
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.contract import Untimed
 from millrace.wire.vnc.client import VncClient
@@ -311,5 +312,8 @@ class VncMachine(NetworkMachine):
     def hint(self) -> str:
         """See `AttachedMachine`."""
         if self.state == "attached" and self._wire is not None and not self._wire.sound:
-            return "this VNC server has a picture but no sound; QEMU has sound with -vnc …,audiodev=ID"
+            none = "this VNC server has a picture but no sound"
+            if self.machine.startswith("QEMU"):
+                return f"{none}; QEMU has sound with -vnc …,audiodev=ID"
+            return f"{none}; let its programs play to PULSE_SERVER=unix:{runtime_dir() / self.guest.name / 'pulse'}"
         return super().hint()
