@@ -344,6 +344,14 @@ def test_texts_that_wait_to_be_taken_are_charged() -> None:
         assert vnc.take() is None and vnc.partial_bytes == 0
 
 
+def test_what_a_server_sends_unasked_is_charged_as_it_is_kept() -> None:
+    hall = Hall()
+    held = hall.desk.home.admission.budget.held
+    for whole, size in (("é" * 100_000, 200_000), ("a" * 300_000 + "😀", 300_004), ("", 0)):
+        hall.says(cut(whole.encode(), False))
+        assert 0 <= hall.desk.home.admission.budget.held - held - size < 2000
+
+
 def test_what_comes_back_is_known_again_in_small_steps_and_only_until_something_else_is_copied() -> None:
     hall, whole = Hall(), "é" * 500_000
     hall.remote.say(Copied(1))

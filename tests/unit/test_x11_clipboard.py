@@ -269,6 +269,15 @@ def test_text_is_charged_until_the_last_program_has_it() -> None:
     assert budget.held == before
 
 
+def test_short_text_is_charged_no_longer_than_it_takes_to_hand_it_over() -> None:
+    hall = Hall()
+    held = hall.desk.home.admission.budget.held
+    hall.copies(b"a" * 10_000)
+    hall.says(xserver.pasted(OTHER, UTF8))
+    hall.gives()
+    assert len(hall.sent()) == 3 and hall.desk.home.admission.budget.held == held
+
+
 def test_property_is_read_in_parts_which_are_charged() -> None:
     hall = Hall(owner=OTHER)
     hall.pastes()

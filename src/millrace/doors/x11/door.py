@@ -62,16 +62,23 @@ class X11Door(PlayingDoor):
         if self._closed:
             return
         self._received_ns = now_ns
-        if self._clipboard is not None:
-            # Each takes no time: texts are passed on as they are.
-            for event in self._wire.selections.events():
-                self._clipboard.receive(event)
+        self._take_clip_events()
         self._events += self._wire.events()
         while self.busy:
             if self._steps.work():
                 self._events += self._wire.events()
             if self._over():
                 break
+
+    # Each takes no time: texts are passed on as they are. What is said to the display may lead to some, too.
+    def _take_clip_events(self) -> None:
+        if self._clipboard is not None:
+            for event in self._wire.selections.events():
+                self._clipboard.receive(event)
+
+    def _told_display(self) -> None:
+        self._take_clip_events()
+        self._wake()
 
     @property
     def busy(self) -> bool:
@@ -84,7 +91,7 @@ class X11Door(PlayingDoor):
     def _handle(self, event: X11Event, now_ns: HostNs) -> Iterator[None]:
         if isinstance(event, Ready):
             self._told(event)
-            self._clipboard = MachineClipboard(self._screens, self._wire, self._door, self._wake)
+            self._clipboard = MachineClipboard(self._screens, self._wire, self._door, self._told_display)
             self._wire.send_clip_watch()
         elif isinstance(event, Resized):
             self._resize(event.size, now_ns)
