@@ -21,7 +21,7 @@ from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Point, Rect, Size, bands
 from millrace.units import HostNs
 from millrace.wire.x11.client import X11Client
-from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized, X11Event
+from millrace.wire.x11.events import Captured, CursorShape, LightsTold, Ready, Resized, X11Event
 
 NewMemory = Callable[[int], tuple[int, memoryview]]
 """Memory of so many bytes to share: its descriptor, which the receiver owns, and the memory."""
@@ -97,6 +97,9 @@ class X11Door(PlayingDoor):
             self._resize(event.size, now_ns)
         elif isinstance(event, Captured):
             yield from self._paint(event, now_ns)
+        elif isinstance(event, LightsTold):
+            if self.screen is not None:
+                self.screen.lights.told(event.on)
         else:
             yield from self._shape(event)
 
@@ -153,7 +156,11 @@ class X11Door(PlayingDoor):
         return self.room.takes(key, again)
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
-        """See `ScreenSource`. The server tells where its pointer is only when it looks different."""
+        """See `ScreenSource`. The server tells where its pointer is only when it looks different.
+
+        Whoever types has pointed before; the display's locks are known then.
+        """
+        self._wire.send_lights_watch()
         self._wire.send_pointer(at, buttons, relative)
         if self.screen is not None:
             was, mode = self.screen.cursor, self._picture.shape

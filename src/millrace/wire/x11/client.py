@@ -21,6 +21,7 @@ from millrace.wire.contract import AnswerDue
 from millrace.wire.x11 import fakes, looks, randr, requests
 from millrace.wire.x11.events import Captured, Ready, Resized, X11Event
 from millrace.wire.x11.fakes import Fake
+from millrace.wire.x11.locks import LocksWatched
 from millrace.wire.x11.looks import Looks
 from millrace.wire.x11.numbered import PACKET, REPLY_MAX, Asked, Numbered
 from millrace.wire.x11.randr import Wish
@@ -49,7 +50,7 @@ Answer: TypeAlias = Callable[["X11Client", bytes], None]
 #
 # Each size takes memory and a descriptor. So a size is told when the server has taken the memory of the one before, and
 # of those that it had in between only the last counts.
-class X11Client(AnswerDue):
+class X11Client(LocksWatched, AnswerDue):
     """One connection. `cookie` is empty where the server needs none."""
 
     def __init__(self, cookie: bytes, now_ns: HostNs) -> None:
@@ -146,6 +147,8 @@ class X11Client(AnswerDue):
         """An event other than of the size."""
         if kind == self._first_events[DAMAGE]:
             self._damage.add(Rect(*struct.unpack_from("<hhHH", part, 16)).common(self._whole))
+        elif kind == self._locks_event:
+            self._locks_told(part)
         elif kind in KINDS:
             self._say(self.selections.event(part))
         elif kind == self._first_events[FIXES]:

@@ -39,4 +39,11 @@ class CursorShape:
     pixels: bytes
 
 
-X11Event: TypeAlias = Ready | Resized | Captured | CursorShape
+@dataclass(frozen=True, slots=True)
+class LightsTold:
+    """The locks of the keyboard that are on: num lock 2, caps lock 4."""
+
+    on: int
+
+
+X11Event: TypeAlias = Ready | Resized | Captured | CursorShape | LightsTold
