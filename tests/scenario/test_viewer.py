@@ -91,7 +91,7 @@ class Place:
 
 @contextlib.asynccontextmanager
 async def watching(
-    playout_ns: int | None = None, picture_first: bool = False, sound: Sound | None = None, **options: object
+    playout_ns: int | None = None, picture_first: bool = False, **options: object
 ) -> AsyncIterator[Place]:
     """A viewer; with `playout_ns`, it hears sound that is so old."""
     async with PictureDaemon().running() as daemon, asyncio.timeout(120):
@@ -100,7 +100,7 @@ async def watching(
             URL,
             seen,
             ViewerOptions(token="t", socket=daemon.socket, **options),  # type: ignore[arg-type]
-            sound or Sound(playout_ns, picture_first),
+            Sound(playout_ns, picture_first),
         )
         viewer.on_event = lambda kind, text: events.append(f"{kind}: {text}")
         task = asyncio.create_task(viewer.run())
@@ -247,19 +247,35 @@ def test_late_pictures_are_applied_together_and_drawn_once() -> None:
     run(main())
 
 
-def test_sound_that_connects_while_the_viewer_is_being_answered_is_told() -> None:
+@pytest.mark.parametrize("told", [False, True])
+def test_sound_that_connects_while_the_viewer_is_being_answered_is_told(told: bool) -> None:
+    """`told`: the viewer is also told by its sound, at a moment when it can't pass that on."""
+
+    class Later(Sound):
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.found: int | None = None
+
+        @property
+        def number(self) -> int | None:  # type: ignore[override]
+            if self.found is None:
+                self.found = 7
+                asyncio.get_running_loop().call_soon(viewer.hear if told else int, 7)
+                return None
+            return self.found
+
     async def main() -> None:
-        numbers = iter([None])
-
-        class Later(Sound):
-            @property
-            def number(self) -> int | None:  # type: ignore[override]
-                return next(numbers, 7)
-
-        async with watching(sound=Later(None)) as here:
+        nonlocal viewer
+        async with PictureDaemon().running() as daemon, asyncio.timeout(120):
+            viewer = Viewer(URL, Seen(), ViewerOptions(token="t", socket=daemon.socket), Later())
+            task = asyncio.create_task(viewer.run())
+            session = await daemon.sessions.get()
             await asyncio.sleep(0.1)
-            assert here.session.watch.listener is None and here.session.came == [ChangeView({}, 7)]
+            assert session.watch.listener is None and session.came == [ChangeView({}, 7)]
+            viewer.stop()
+            await task
 
+    viewer: Viewer
     run(main())
 
 

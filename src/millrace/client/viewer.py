@@ -437,8 +437,10 @@ class Viewer:
 
     def hear(self, listener: int | None) -> None:
         """The viewer's sound is that of this listener from now on."""
-        self._paired = listener
-        self._say(ChangeView(listener=listener))
+        if self._wire is not None and self.watching is not None:
+            # Otherwise it is told with the request to watch, or when that is answered.
+            self._paired = listener
+            self._say(ChangeView(listener=listener))
 
     def take_keyboard(self, take: bool = True) -> None:
         """Take the keyboard and the pointer, or give them up."""
