@@ -134,6 +134,8 @@ class Daemon:
             self._web.end_watchers(STOPPING)
         await self.worker.stop(STOPPING)
         self.serving.close()
+        if self._web is not None:
+            self._web.end_attendants()
         await self.serving.cleanup()
         self.listeners.stop()
         if self._handover is not None:

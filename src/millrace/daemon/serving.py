@@ -25,6 +25,8 @@ log = logging.getLogger("millrace.web")
 KEEPALIVE_S = 75.0
 READ_BYTES = 16 * 1024
 """What is read ahead of a body whose request waits, twice over."""
+STOP_S = 0.5
+"""How long requests may take when the daemon stops, and again once they are cancelled."""
 LINGER_S = 10.0
 """How long the rest of a body is read after its request was answered, so that the answer arrives."""
 
@@ -47,7 +49,7 @@ class Serving:
         self, application: web.Application, *socks: socket.socket, tls: ssl.SSLContext | None = None
     ) -> None:
         """Serve an application on bound sockets."""
-        runner = web.AppRunner(application, shutdown_timeout=2.0)
+        runner = web.AppRunner(application, shutdown_timeout=STOP_S)
         self.runners.append(runner)
         await runner.setup()
         server = runner.server

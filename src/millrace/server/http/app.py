@@ -270,6 +270,10 @@ class Web:
         for watcher in self._watchers:
             watcher.end(why)
 
+    def end_attendants(self) -> None:
+        """The daemon stops: the connections of listeners and viewers, who know it by now, are closed."""
+        self._attendants.end_all()
+
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         principal = principal_of(request)
         text = self._plane.metrics(principal)

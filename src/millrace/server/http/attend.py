@@ -245,6 +245,12 @@ class Attendants:
         for session in [session for session in self._sockets if session.guest is guest]:
             self._dismiss(session, why)
 
+    def end_all(self) -> None:
+        """The daemon stops, and has told them that: close their connections, for which their requests would wait."""
+        for session, attended in list(self._sockets.items()):
+            if not session.closing:
+                self._end(session, attended)
+
     def _end(self, session: Attendee, attended: Attended) -> None:
         """Stop the sound or picture now, and close the WebSocket in the background."""
         session.closing = True
