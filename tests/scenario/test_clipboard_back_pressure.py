@@ -6,19 +6,26 @@ import asyncio
 import struct
 from pathlib import Path
 
+from millrace.doors.clipboard import ClipboardDoor
 from millrace.graph.clipboard import Clipboard
 from millrace.graph.seat import Watcher
 from millrace.guest.machines.address import parse_door
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.machines.qemu import QemuMachine
+from millrace.guest.machines.spice import SpiceMachine
 from millrace.io.fdstream import FdStream
 from millrace.media.clip import ClipText
 from millrace.sim.qemu import ServerWire
 from millrace.wire.qemu.clipboard import INTERFACE, PATH
 from millrace.wire.qemu.dbus import RETURN, Message
 from millrace.wire.qemu.values import Writer
+from millrace.wire.spice.channel import ChannelKind
+from tests.fuzz import spiceserver
 from tests.gops import WATCHER
 from tests.scenario.qemuvm import Vm, hall, until
+from tests.scenario.test_spice_machine import Attached
+from tests.scenario.test_spice_machine import Server as SpiceServer
+from tests.scenario.test_spice_machine import attached as spice_attached
 from tests.scenario.test_typing_back_pressure import Deaf, attached, vnc_server
 from tests.watch import words
 
@@ -71,6 +78,68 @@ def test_newest_text_waits_while_a_vnc_server_does_not_read(tmp_path: Path) -> N
             assert machine.sessions == 1
 
     asyncio.run(main())
+
+
+class DeafAgent(SpiceServer):
+    """A SPICE server whose guest has an agent. It reads nothing on its main channel until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__((ChannelKind.DISPLAY,))
+        self.reads = asyncio.Event()
+
+    @property
+    def got(self) -> bytearray:
+        """What it has read of its main channel."""
+        return self.heard.get(ChannelKind.MAIN, bytearray())
+
+    def said(self, kind: int) -> list[bytes]:
+        """See `Server`."""
+        agent = [spiceserver.message(115, struct.pack("<I", 1 << 20)), agent_says(6, struct.pack("<II", 0, 1 << 5))]
+        return [*super().said(kind), *(agent if kind == ChannelKind.MAIN else [])]
+
+    async def hear(self, kind: int, reader: asyncio.StreamReader) -> None:
+        """See `Server`."""
+        if kind == ChannelKind.MAIN:
+            await self.reads.wait()
+        await super().hear(kind, reader)
+
+    def paste(self) -> None:
+        """A program of the guest asks for the text."""
+        self.writers[ChannelKind.MAIN].write(agent_says(8, struct.pack("<I", 1)))
+
+
+def agent_says(kind: int, body: bytes) -> bytes:
+    """A message of the agent."""
+    return spiceserver.message(109, struct.pack("<IIQI", 1, kind, 0, len(body)) + body)
+
+
+def test_texts_wait_while_a_spice_server_does_not_read(tmp_path: Path) -> None:
+    server = DeafAgent()
+
+    async def test(one: Attached) -> None:
+        guest, machine = one.guest, one.machine
+        assert isinstance(machine, SpiceMachine)
+        await one.until(lambda: guest.screens.clipboard_of(machine.key) and one.screen, "there is a clipboard")
+        clipboard, held = guest.screens.clipboard_of(machine.key), guest.admission.budget.held
+        (agent,) = [door._wire for door in machine.doors if isinstance(door, ClipboardDoor)]
+        assert clipboard is not None
+        guest.screens.seat.take(WATCHER)
+        copier = Copier(clipboard)
+        copier.copy("a")
+        server.paste()
+        await one.until(lambda: machine.connections[0].congested, "nobody reads")
+        copier.copy("b")
+        server.paste()
+        await one.until(lambda: agent.giving.begun and not guest.turns.waiting, "a text waits, the first or the second")
+        copier.copy("c")
+        server.paste()
+        assert guest.admission.budget.held - held < 5 * SIZE // 2
+        server.reads.set()
+        await one.until(lambda: all(server.got.count(one) >= SIZE for one in (b"a", b"c")), "they arrive")
+        await one.until(lambda: not agent.giving.begun, "it is given")
+        assert machine.sessions == 1
+
+    spice_attached(tmp_path, server, test)
 
 
 class Answered(ServerWire):

@@ -14,6 +14,7 @@ from millrace.wire.clips import ClipEvent, ClipGiven, ClipOffered, ClipSupplied,
 from millrace.wire.peer.clips import ClipboardState, Copied
 from millrace.wire.spice.agent import ASKS_MAX, MESSAGE_MAX, PIECE_BYTES, PIECE_MAX, TEXT_MAX, UNSENT_MAX, SpiceAgent
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
+from millrace.wire.spice.main import SpiceMain
 from tests.unit.test_clipboard import USES, WRITER
 from tests.watch import Desk, Remote, clip, words
 
@@ -193,6 +194,22 @@ def test_text_is_sent_in_small_steps_and_nothing_within_it() -> None:
     guest.agent.giving.full = lambda: False
     rest = b"".join(body for _, body in guest.sent())
     assert rest.endswith(struct.pack("<IIQI", 1, RELEASE, 0, 4) + SEL) and rest.count(b"x") < 100_000
+
+
+def test_session_goes_on_while_more_of_a_text_is_to_be_sent() -> None:
+    main = SpiceMain("", lambda key, password: bytes(128), 0)
+    main.data_to_send()
+    for kind, body in ((CAPS, struct.pack("<II", 0, ALL)), (REQUEST, SEL + TEXT)):
+        main.agent.take(SpiceMessage(115, struct.pack("<I", 1000))) if kind == CAPS else None
+        main.agent.take(SpiceMessage(109, struct.pack("<IIQI", 1, kind, 0, len(body)) + body))
+    main.agent.send_clip_text(words("x" * 100_000))
+    main.data_to_send()
+    steps = 0
+    while main.unfinished:
+        main.receive(b"", 0)
+        assert len(main.data_to_send()) < 20 * PIECE_BYTES
+        steps += 1
+    assert steps > 3 and not main.agent.giving.begun
 
 
 def test_text_of_an_agent_that_goes_is_given_up() -> None:

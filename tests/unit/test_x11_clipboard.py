@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from millrace.doors.x11.door import X11Door
+from millrace.errors import RemoteProtocolError
 from millrace.media.clip import CLIP_BYTES_MAX, PIECE_BYTES
 from millrace.wire.clips import ClipOffered, ClipWanted
 from millrace.wire.peer.clips import ClipboardState, Copied, Paste
@@ -291,6 +292,12 @@ def test_property_is_read_in_parts_which_are_charged() -> None:
         hall.says(xserver.has(hall.number, part, after=len(whole) - at - len(part)))
     hall.run()
     assert hall.remote.clips == [clip(1, whole)] and hall.wire.partial_bytes == 0
+    hall.sent()
+    hall.pastes()
+    hall.says(xserver.converted(FETCH + 1))
+    assert hall.sent()[-1][0] == GET
+    with pytest.raises(RemoteProtocolError, match="65568 at most"):
+        hall.says(xserver.has(hall.number, bytes(READ_BYTES + 4)))
 
 
 def test_what_is_not_to_be_had_is_refused() -> None:
