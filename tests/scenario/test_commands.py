@@ -95,7 +95,7 @@ def test_output_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             found = await commands_run(tmp_path, shown, ["/dev/null", terminal.name, "captured"])
             piped = await commands_run(tmp_path, [["ls"]])
         await player.close()
-        assert [one["code"] for one in found] == [0, 130, 0, 0, 0, 0, 0], found
+        assert [one["code"] for one in found] == [0] * len(shown), found
         lines = terminal.lines()
         assert max(map(cells, lines)) <= 80
         text = " ".join(" ".join(lines).split())

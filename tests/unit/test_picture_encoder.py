@@ -67,6 +67,17 @@ def test_video_is_of_the_films_part_of_the_screen_and_follows_it(codec: str) -> 
     assert shown(late, rig)
 
 
+def test_film_in_a_window_that_is_dragged_begins_few_streams_and_is_no_trouble() -> None:
+    rig = Rig(Size(960, 640))
+    view = rig.join(View())
+    rig.settle()
+    for step in range(150):
+        rig.paint([photo(rig.picture, Rect(20 + 4 * step, 200, 240, 160), 3, step)])
+    parts = [part for picture in view.pictures for part in picture.parts if part.type == PartType.VIDEO]
+    assert 2 <= sum(part.flags & 1 for part in parts) <= 5 and len(parts) > 100
+    assert not [told for told in rig.told if told[0] == "key pictures"]
+
+
 def test_film_is_one_video_that_is_sharpened_when_it_stands_still() -> None:
     rig, view = started()
     rig.play("film", 14)

@@ -45,6 +45,17 @@ def test_what_takes_no_time_is_made_at_once_and_all_else_in_another_thread() -> 
     assert shown(view, rig) and shown(late, rig)
 
 
+def test_many_rectangles_are_not_made_at_once_however_small() -> None:
+    rig, view = started()
+    rig.lane.at_once = True
+    few, many = [Rect(120 * n, 20, 24, 24) for n in range(4)], [Rect(33 * n, 33 * (n % 8), 24, 24) for n in range(16)]
+    for rects, elsewhere in ((few, False), (many, True), ([Rect(120 * n, 20, 100, 100) for n in range(4)], True)):
+        for rect in rects:
+            glyphs(rig.picture, rect, rig.screen.serial)
+        assert handed_over(rig, rects) == elsewhere
+        assert shown(view, rig)
+
+
 def test_no_video_and_no_sharpening_is_made_at_once() -> None:
     rig, view = started()
     rig.lane.at_once = True

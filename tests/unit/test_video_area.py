@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from millrace.outlets.areavideo import VIDEO_KEY, AreaVideo
 from millrace.outlets.line import LAN_RATE
@@ -41,13 +42,37 @@ def test_large_film_has_the_whole_screen() -> None:
     assert area.at == WHOLE
 
 
-def test_area_grows_once_and_then_to_the_whole_screen() -> None:
+def test_area_that_is_outgrown_becomes_the_whole_screen() -> None:
     area = VideoArea(WHOLE)
     area.take([FILM], 0)
-    assert area.take([FILM, Rect(700, 50, 100, 360)], STEP_NS) and area.at == Rect(96, 48, 704, 368)
-    # A film in a window that is dragged would begin a stream with each picture.
-    assert area.take([FILM.moved(100, 0)], 2 * STEP_NS) and area.at == WHOLE
-    assert not area.take([FILM.moved(400, 0)], 3 * STEP_NS)
+    assert area.take([FILM.moved(100, 0)], STEP_NS) and area.at == WHOLE
+    assert not area.take([FILM.moved(400, 0)], 2 * STEP_NS)
+
+
+@pytest.mark.parametrize("speed", [1, 5, 20])
+def test_film_in_a_window_that_moves_begins_few_streams(speed: int) -> None:
+    area, began = VideoArea(WHOLE), []
+    for step in range(60 * 30):
+        x = abs(speed * step % 2400 - 1200)
+        if area.take([Rect(x, 300, 320, 240)], step * STEP_NS):
+            began.append(step * STEP_NS)
+    assert len(began) <= 10 and len([ns for ns in began if ns > 20 * NS_PER_S]) <= 4
+
+
+def test_area_that_lasts_is_made_smaller_soon_again() -> None:
+    area, now_ns = VideoArea(WHOLE), 0
+    for _ in range(3):
+        area.take([FILM], now_ns)
+        area.take([FILM.moved(100, 0)], now_ns + STEP_NS)
+        began_ns = now_ns = now_ns + STEP_NS
+        while area.at == WHOLE:
+            now_ns += STEP_NS
+            area.take([FILM], now_ns)
+        took_ns, began_ns = now_ns - began_ns, now_ns
+        while now_ns < began_ns + 40 * NS_PER_S:
+            now_ns += STEP_NS
+            area.take([FILM], now_ns)
+    assert took_ns < SETTLE_NS + 3 * STEP_NS
 
 
 def test_area_that_is_too_large_for_long_becomes_smaller() -> None:
@@ -76,13 +101,13 @@ def test_video_begins_with_a_key_picture_with_each_area_and_after_the_rate_of_a_
             video.set_rate(1_000_000)
             assert video.name == "", "constant quality ends with the line that had room for it"
         first, *more = video.encode(picture, rects, step * STEP_NS, False)
-        assert (first.dx, first.dy, first.at) == (16, 16, film)
+        assert (first.dx, first.dy, first.at) == ((16, 16, film) if step < 2 else (0, 0, film))
         assert [(part.type, part.at, part.dx, part.dy) for part in more] == [
-            (PartType.DRAW, rect, 16, 16) for rect in rects[1:]
+            (PartType.DRAW, rect, first.dx, first.dy) for rect in rects[1:]
         ]
         keys.append(first.flags == VIDEO_KEY)
         sizes.append(video.name.rpartition(", ")[2])
     assert keys == [True, False, True, False, True]
-    assert sizes == ["112 × 64", "112 × 64", "112 × 96", "112 × 96", "112 × 96"]
+    assert sizes == ["112 × 64", "112 × 64", "640 × 480", "640 × 480", "640 × 480"]
     video.close()
     assert video.name == ""

@@ -30,7 +30,7 @@ from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import Part, PartType
 
 KEY_INTERVAL_NS: HostNs = NS_PER_S // 2
-"""The least time between two key pictures."""
+"""The least time between two key pictures that viewers need."""
 RATE_MIN = 50_000
 VIEWER_BYTES = 8 * 1024
 _VIDEO = (PartType.VIDEO, PartType.DRAW)
@@ -83,6 +83,8 @@ class _Job:
     def __init__(self, picture: Picture | None, begun_ns: HostNs, viewers: list[_Viewer]) -> None:
         self.picture, self.begun_ns, self.viewers = picture, begun_ns, viewers
         self.catching: list[tuple[Lacking, list[_Viewer]]] = []
+        self.key = False
+        """A viewer needs a key picture. Video that begins anew for another reason has one too."""
         self.first = False
         """It is the first of its mode: its damage is no report of the source."""
 
@@ -280,8 +282,8 @@ class PictureEncoder:
             job.lacks(viewer, refine=picture is None)
         lacking = tuple(lacking for lacking, _ in job.catching)
         wants_key = any(not viewer.video for viewer in ready)
-        key = wants_key and (self._key_ns is None or now_ns - self._key_ns >= KEY_INTERVAL_NS)
-        task = Task(now_ns, key=key, lacking=lacking)
+        job.key = wants_key and (self._key_ns is None or now_ns - self._key_ns >= KEY_INTERVAL_NS)
+        task = Task(now_ns, key=job.key, lacking=lacking)
         if picture is not None:
             task = task._replace(picture=picture.plane, damage=picture.damage, moves=picture.moves)
         rate, crowded, times = self.rate, self._lane.crowded, (self._clock, self._computed)
@@ -340,7 +342,8 @@ class PictureEncoder:
         self._due_ns = made.due_ns
         if made.key:
             self._key_ns = now_ns
-            self._strain.key_picture(job.begun_ns)
+            if job.key:
+                self._strain.key_picture(job.begun_ns)
         self.counts.encoded(made.encode_ns, made.key)
         caught = {id(viewer): given for (_, viewers), given in zip(job.catching, made.given, strict=True)
                   for viewer in viewers}  # fmt: skip

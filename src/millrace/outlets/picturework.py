@@ -49,8 +49,9 @@ SHARPEN_NS: HostNs = 5 * NS_PER_MS
 """Sharpening takes no longer than this in one picture; new paint would have to wait for it."""
 WORK_NS: HostNs = 60 * NS_PER_MS
 """After twice this, what a viewer still lacks is sent with the next picture."""
-SMALL_TASK = 65_536
-"""Pixels that are compared and compressed in 0.2 to 0.4 ms."""
+SMALL_TASK, SMALL_RECTS = SCROLL_PIXELS_MIN - 1, 4
+"""A small task has at most so many pixels, in so many rectangles: each takes 0.2 to 0.4 ms. Of more pixels, rectangles
+may be joined to one that is a film."""
 PROBE_BYTES = 128 * 1024
 """What a viewer is sent at first, and acknowledges, before anything is known of its line."""
 PROBED_ROWS = 16
@@ -157,7 +158,7 @@ class PictureWork:
         pixels = sum(rect.area for rect in task.damage)
         if task.picture is None or task.moves or task.lacking or self._fresh or self._scaled is not None:
             return False
-        if pixels > SMALL_TASK or pixels * PIXEL_BYTES > ONCE_SHARES * self._share:
+        if len(task.damage) > SMALL_RECTS or pixels > SMALL_TASK or pixels * PIXEL_BYTES > ONCE_SHARES * self._share:
             return False
         due_ns = self.cells.due_ns()
         if due_ns is not None and due_ns <= task.now_ns:

@@ -16,10 +16,13 @@ SIDE_MIN = 64
 LARGE = 0.5
 """An area larger than this share of the screen is the whole screen."""
 SETTLE_NS: HostNs = 2 * NS_PER_S
-"""An area that grows twice within this time becomes the whole screen, and one that is too large for longer is made
-smaller. After as long without a film, the next one has an area of its own."""
+"""An area that is too large for longer is made smaller. After as long without a film, the next one has an area of its
+own."""
+LONGER, PATIENCE_MAX_NS = 4, 120 * NS_PER_S
 
 
+# A film in a window that is dragged would be key pictures only. So an area that was outgrown becomes the whole screen,
+# and each time it takes longer until that is made smaller again.
 class VideoArea:
     """The area of the video of one screen; its edges are those of macroblocks, or of the screen."""
 
@@ -30,7 +33,7 @@ class VideoArea:
         self._used = EMPTY
         """What of it was film since `_since_ns`."""
         self._since_ns: HostNs = 0
-        self._grown_ns: HostNs | None = None
+        self._patience_ns = SETTLE_NS
         self._last_ns: HostNs = 0
 
     def take(self, film: Iterable[Rect], now_ns: HostNs) -> bool:
@@ -38,20 +41,25 @@ class VideoArea:
         around = EMPTY
         for rect in film:
             around = rect.around(around) if around.area else rect
-        needed, before, over = self._aligned(around), self.at, now_ns - self._last_ns > SETTLE_NS
+        needed, before, paused = self._aligned(around), self.at, now_ns - self._last_ns > SETTLE_NS
         self._last_ns = now_ns
-        if not self.at.area or over:
+        if not self.at.area or paused:
             self._begin(needed, needed, now_ns)
-            self._grown_ns = None
         elif not self.at.holds(needed):
-            often = self._grown_ns is not None and now_ns - self._grown_ns <= SETTLE_NS
-            self._begin(self._whole if often else self.at.around(needed), needed, now_ns)
-            self._grown_ns = now_ns
+            self._begin(self._whole, needed, now_ns)
         else:
             self._used = self._used.around(needed)
-            if now_ns - self._since_ns > SETTLE_NS:
-                self._begin(self._used if self._used.area <= LARGE * self.at.area else self.at, needed, now_ns)
+            if now_ns - self._since_ns > self._patience_ns:
+                self._patience_ns = self._shrunk(needed, now_ns)
         return self.at != before
+
+    def _shrunk(self, needed: Rect, now_ns: HostNs) -> HostNs:
+        """The area has lasted: make it smaller if it is too large. Returns how long the next one has to last."""
+        smaller = self._used.area <= LARGE * self.at.area
+        self._begin(self._used if smaller else self.at, needed, now_ns)
+        if smaller:
+            return min(LONGER * self._patience_ns, PATIENCE_MAX_NS)
+        return self._patience_ns if self.at == self._whole else SETTLE_NS
 
     def _begin(self, at: Rect, used: Rect, now_ns: HostNs) -> None:
         self.at = self._whole if at.area > LARGE * self._whole.area else at
