@@ -62,13 +62,13 @@ export class Viewer {
   say(message) { this.worker?.postMessage({ what: "say", message }); }
 
   // The click that takes the keyboard is one for the guest too, and who clicks may type on without waiting for the answer.
-  /** Send what the user does with keys and pointer, or keep it until the keyboard is granted. */
+  /** Send what the user does with keys and pointer, or keep it until the keyboard is granted: all or nothing, lest a release be missing. */
   act(message) {
     if (this.mine) { this.say(message); return; }
     if (!this.asking) return;
     const last = this.acts.at(-1), moved = message.type === "pointer" && last?.type === "pointer" && last.buttons === message.buttons;
-    if (moved) this.acts.pop();
-    if (this.acts.length < ACTS_MAX) this.acts.push(message);
+    if (moved) this.acts.pop(); else if (this.acts.length === ACTS_MAX) this.acts = [];
+    this.acts.push(message);
   }
   ask() { Object.assign(this, { asking: true, acts: [] }); this.say({ type: "keyboard", take: true }); }
   /** The keyboard is granted, or is not. */
