@@ -184,8 +184,8 @@ def test_machine_plays_into_own_daemon_and_is_judged(started: SimpleNamespace, t
     )
     assert serve[-2:] == ["--config", f"{tmp_path}/c.toml"]
     assert serve[1:4] == ["-m", "millrace.cli.main", "serve"]
-    assert pcm[1:] == ["-m", "millrace.cli.main", "listen", "default", "-q", "--to", f"wav:{tmp_path}/pcm.wav",
-                       "--set", "codec=s16"]  # fmt: skip
+    assert pcm[1:] == ["-m", "millrace.cli.main", "listen", "default", "-q", "--overwrite", "--to",
+                       f"wav:{tmp_path}/pcm.wav", "--set", "codec=s16"]  # fmt: skip
     assert opus[-2:] == ["--to", f"wav:{tmp_path}/opus.wav"] and null[-2:] == ["--to", "null:"]
     environment = started.environment
     assert "PULSE_SERVER" not in environment and "MILLRACE_TOKEN" not in environment

@@ -213,7 +213,7 @@ class CellRun:
 
         from millrace.lab.cells import TONES_HZ
 
-        listen = [sys.executable, "-m", "millrace.cli.main", "listen", "default", "-q"]
+        listen = [sys.executable, "-m", "millrace.cli.main", "listen", "default", "-q", "--overwrite"]
         if self.cell.direction == "in":
             tones = ",".join(str(hz) for hz in TONES_HZ)
             self._spawn([*listen, "--to", "null:", "--mic", f"tone:{tones}"])
