@@ -51,6 +51,15 @@ def test_cursor_that_is_too_large_is_an_arrow_and_takes_no_memory(side: int) -> 
     assert isinstance(shape, CursorShape) and shape.size == Size(512, 512)
 
 
+def test_small_cursor_in_too_long_an_answer_ends_the_connection() -> None:
+    """Of the answer only the head is taken, so the cursor has no pixels."""
+    wire = inside()
+    words = looks.ANSWER_MAX // 4
+    with pytest.raises(RemoteProtocolError, match=f"a cursor of 100 × 100 in {32 + words * 4} bytes"):
+        says(wire, xserver.cursor(12, 100, 100)[:4] + struct.pack("<I", words) + xserver.cursor(12, 100, 100)[8:32])
+        says(wire, bytes(4 * words))
+
+
 def test_server_without_xtest_is_shown_and_not_typed_into() -> None:
     wire = X11Client(b"", 0)
     there = xserver.extensions()

@@ -61,11 +61,13 @@ class Looks:
 
 
 def _shape(part: bytes) -> CursorShape:
-    """RemoteProtocolError if an answer has fewer pixels than it says."""
+    """RemoteProtocolError if an answer has fewer pixels than it says, or so many that only its head was taken."""
     x, y, width, height, hot_x, hot_y = struct.unpack_from("<8xhhHHHH", part)
-    if PACKET + 4 * int.from_bytes(part[4:8], "little") < PACKET + width * height * 4:
-        raise RemoteProtocolError(f"the X server sent a cursor of {width} × {height} in {len(part)} bytes")
-    if max(width, height) > CURSOR_SIDE_MAX:
+    told, need = PACKET + 4 * int.from_bytes(part[4:8], "little"), PACKET + width * height * 4
+    large = max(width, height) > CURSOR_SIDE_MAX
+    if told < need or (len(part) < need and not large):
+        raise RemoteProtocolError(f"the X server sent a cursor of {width} × {height} in {told} bytes")
+    if large:
         return _arrow(Point(x, y))
     return CursorShape(
         Point(x, y), Point(hot_x, hot_y), Size(width, height), part[PACKET : PACKET + width * height * 4]
