@@ -14,6 +14,7 @@ from millrace.wire.spice.display import (
     display_event,
 )
 from tests.fuzz import spiceserver as server
+from tests.received import received
 
 KEY = bytes(162)
 
@@ -31,7 +32,7 @@ def reply(specific: int = 0b1_0000_0101_0010) -> bytes:
 
 
 def linked(wire: Any, specific: int = 0b1_0000_0101_0010) -> Any:
-    wire.receive(reply(specific) + bytes(4), 0)
+    received(wire, reply(specific) + bytes(4), 0)
     return wire
 
 

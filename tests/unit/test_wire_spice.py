@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
 from millrace.wire.spice.channel import (
     ANSWER_NS,
+    FEWER_AT_ONCE,
     MESSAGE_MAX,
-    SOUND_AT_ONCE,
     ChannelKind,
     LinkRefused,
     SpiceChannel,
@@ -131,7 +131,11 @@ def test_acknowledgements_are_sent_every_window_and_pings_answered() -> None:
 def test_few_messages_of_sound_are_taken_at_once() -> None:
     channel = opened()
     channel.receive(
-        b"".join(message(102, struct.pack("<IHII", 2, 1, 8_000 + n, 0)) for n in range(2 * SOUND_AT_ONCE + 1)), 0
+        b"".join(
+            message(102, struct.pack("<IHII", 2, 1, 8_000 + n, 0))
+            for n in range(2 * FEWER_AT_ONCE[ChannelKind.PLAYBACK] + 1)
+        ),
+        0,
     )
     taken = [len(channel.events())]
     while channel.unfinished:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,10 +12,20 @@ from hypothesis import strategies as st
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.cursors import ARROW, ARROW_SIZE
 from millrace.pixels.rects import Point, Size
-from millrace.wire.spice.cursor import LOOK_BYTES, CursorHide, CursorMove, CursorSet, Look, SpiceCursor
+from millrace.wire.spice.cursor import (
+    BAND_PIXELS,
+    LOOK_BYTES,
+    CursorHide,
+    CursorMove,
+    CursorSet,
+    Look,
+    Source,
+    SpiceCursor,
+)
 from millrace.wire.spice.inputs import UNACKNOWLEDGED_MAX, LightsTold, SpiceInputs
 from millrace.wire.spice.main import SpiceMain
 from tests.fuzz import spiceserver as server
+from tests.received import received
 from tests.spicewire import linked, sent, ticket
 
 # -- the cursor --------------------------------------------------------------------------------------
@@ -27,23 +38,23 @@ def cursor() -> SpiceCursor:
 
 def test_cursor_is_set_moved_hidden_and_kept() -> None:
     wire, pixels = cursor(), bytes(range(64))
-    wire.receive(server.cursor_set(3, -4, pixels, 4, 4, flags=2, name=9), 0)
+    received(wire, server.cursor_set(3, -4, pixels, 4, 4, flags=2, name=9), 0)
     look = Look(Size(4, 4), Point(1, 2), pixels)
     assert wire.events() == [CursorSet(Point(3, -4), True, look)] and wire.partial_bytes == 64 + LOOK_BYTES
-    wire.receive(server.message(104, struct.pack("<hh", 7, 8)) + server.message(105), 0)
+    received(wire, server.message(104, struct.pack("<hh", 7, 8)) + server.message(105), 0)
     assert wire.events() == [CursorMove(Point(7, 8)), CursorHide()]
-    wire.receive(server.cursor_set(0, 0, b"", 0, 0, flags=4, name=9), 0)
-    wire.receive(server.message(107, struct.pack("<Q", 9)) + server.cursor_set(0, 0, b"", 0, 0, flags=4, name=9), 0)
+    received(wire, server.cursor_set(0, 0, b"", 0, 0, flags=4, name=9), 0)
+    received(wire, server.message(107, struct.pack("<Q", 9)) + server.cursor_set(0, 0, b"", 0, 0, flags=4, name=9), 0)
     known, gone = wire.events()
     assert known == CursorSet(Point(0, 0), True, look) and gone == CursorSet(Point(0, 0), True, None)
-    wire.receive(server.message(101, struct.pack("<hhHHBH", 1, 2, 0, 0, 1, 1)), 0)
+    received(wire, server.message(101, struct.pack("<hhHHBH", 1, 2, 0, 0, 1, 1)), 0)
     assert wire.events() == [CursorSet(Point(1, 2), True, None)] and not wire.partial_bytes
 
 
 def test_cursors_without_alpha_get_it_from_their_mask() -> None:
     wire = cursor()
     # Four pixels: black, white, transparent, inverting.
-    wire.receive(server.cursor_set(0, 0, bytes((0b0011_0000, 0b0101_0000)), 4, 1, kind=1), 0)
+    received(wire, server.cursor_set(0, 0, bytes((0b0011_0000, 0b0101_0000)), 4, 1, kind=1), 0)
     (mono,) = wire.events()
     assert isinstance(mono, CursorSet) and mono.look is not None
     black, white, clear = b"\0\0\0\xff", b"\xff\xff\xff\xff", bytes(4)
@@ -51,23 +62,20 @@ def test_cursors_without_alpha_get_it_from_their_mask() -> None:
     for kind, colours in (
         (6, b"\1\2\3\0" + bytes(4)), (5, b"\1\2\3" + bytes(3)), (4, struct.pack("<HH", 1 << 10 | 1 << 5 | 1, 0))
     ):  # fmt: skip
-        wire.receive(server.cursor_set(0, 0, colours + bytes((0b0100_0000,)), 2, 1, kind=kind), 0)
+        received(wire, server.cursor_set(0, 0, colours + bytes((0b0100_0000,)), 2, 1, kind=kind), 0)
         (deep,) = wire.events()
         assert isinstance(deep, CursorSet) and deep.look is not None
         assert deep.look.pixels == (b"\1\2\3\xff" if kind != 4 else b"\x08\x08\x08\xff") + clear
-    wire.receive(server.cursor_set(0, 0, b"", 16, 16, kind=2), 0)
-    (unknown,) = wire.events()
-    assert isinstance(unknown, CursorSet) and unknown.look is not None and len(unknown.look.pixels) == 1024
 
 
 def test_kept_cursors_are_bounded_and_damaged_ones_refused() -> None:
     wire = cursor()
     for name in range(20):
-        wire.receive(server.cursor_set(0, 0, bytes(500 * 500 * 4), 500, 500, flags=2, name=name), 0)
+        received(wire, server.cursor_set(0, 0, bytes(500 * 500 * 4), 500, 500, flags=2, name=name), 0)
         wire.events()
     assert wire.partial_bytes <= 4 << 20
     for name in range(1000):
-        wire.receive(server.cursor_set(0, 0, bytes(4), 1, 1, flags=2, name=name), 0)
+        received(wire, server.cursor_set(0, 0, bytes(4), 1, 1, flags=2, name=name), 0)
     assert 1000 * LOOK_BYTES < wire.partial_bytes <= 4 << 20
     for data in (
         server.cursor_set(0, 0, bytes(63), 4, 4),
@@ -75,13 +83,31 @@ def test_kept_cursors_are_bounded_and_damaged_ones_refused() -> None:
         server.message(103, b"abc"), server.message(104), server.message(107),
     ):  # fmt: skip
         with pytest.raises(RemoteProtocolError):
-            cursor().receive(data, 0)
+            received(cursor(), data, 0)
+
+
+def test_pixels_are_made_in_steps_of_one_cursor_and_what_follows_waits() -> None:
+    data = np.random.default_rng(1).integers(0, 256, (450 * 4 + 57) * 450, np.uint8).tobytes()
+    for kind in (0, 1, 4, 5, 6):
+        wire, whole = cursor(), Source(kind, Size(450, 450), data).rows(range(450))
+        message = server.cursor_set(3, 4, data, 450, 450, kind=kind, flags=2, name=9)
+        wire.receive(message * 2 + server.message(105), 0)
+        steps, told, most = 1, wire.events(), 0
+        while wire.unfinished:
+            most = max(most, wire.partial_bytes)
+            wire.receive(b"", 0)
+            steps, told = steps + 1, told + wire.events()
+        shown = CursorSet(Point(3, 4), True, Look(Size(450, 450), Point(1, 2), whole))
+        assert told == [shown, shown, CursorHide()], kind
+        assert steps > 2 * 450 * 450 // BAND_PIXELS and most > len(data) + len(whole)
+        assert wire.partial_bytes == len(whole) + LOOK_BYTES
 
 
 @pytest.mark.parametrize("flags", [0, 2])
-def test_cursor_that_is_too_large_is_an_arrow(flags: int) -> None:
+@pytest.mark.parametrize(("width", "kind"), [(513, 0), (512, 2), (16, 77)])
+def test_cursor_that_is_too_large_or_of_an_unknown_kind_is_an_arrow(width: int, kind: int, flags: int) -> None:
     wire = cursor()
-    wire.receive(server.cursor_set(3, 4, b"", 513, 1, flags=flags, name=9), 0)
+    received(wire, server.cursor_set(3, 4, b"", width, 1, kind=kind, flags=flags, name=9), 0)
     (told,) = wire.events()
     assert told == CursorSet(Point(3, 4), True, Look(ARROW_SIZE, Point(0, 0), ARROW))
     assert wire.partial_bytes == (len(ARROW) + LOOK_BYTES if flags else 0)
@@ -91,7 +117,7 @@ def test_cursor_that_is_too_large_is_an_arrow(flags: int) -> None:
 @given(st.integers(101, 108), st.binary(max_size=60))
 def test_any_cursor_message_is_understood_or_refused(kind: int, body: bytes) -> None:
     try:
-        cursor().receive(server.message(kind, body), 0)
+        received(cursor(), server.message(kind, body), 0)
     except RemoteProtocolError:
         return
 

@@ -20,8 +20,8 @@ MESSAGE_MAX = 1024 * 1024
 PICTURE_MAX = 64 * 1024 * 1024
 """On the display channel: an uncompressed picture of 4096 × 4096."""
 LINK_MAX = 4096
-AT_ONCE, SOUND_AT_ONCE = 16, 2
-"""Messages processed in one call of `receive`. Each of sound may begin a stream: up to half a millisecond."""
+AT_ONCE = 16
+"""Messages processed in one call of `receive`."""
 ANSWER_NS = 10 * NS_PER_S
 KEY_BYTES, TICKET_BYTES = 162, 128
 MAGIC = b"REDQ"
@@ -50,7 +50,8 @@ class ChannelKind(IntEnum):
     RECORD = 6
 
 
-SOUND = (ChannelKind.PLAYBACK, ChannelKind.RECORD)
+# Each message of sound may begin a stream: up to half a millisecond. Each cursor may have a megabyte of pixels.
+FEWER_AT_ONCE = {ChannelKind.PLAYBACK: 2, ChannelKind.RECORD: 2, ChannelKind.CURSOR: 1}
 
 
 class LinkRefused(RemoteProtocolError):
@@ -110,7 +111,7 @@ class SpiceChannel(AnswerDue):
         """Take bytes; RemoteProtocolError ends the channel. While `unfinished`, it must be called again."""
         del now_ns
         self._buffer += data
-        for _ in range(SOUND_AT_ONCE if self.kind in SOUND else AT_ONCE):
+        for _ in range(FEWER_AT_ONCE.get(self.kind, AT_ONCE)):
             self._more = self._step(self)
             if not self._more:
                 break
