@@ -19,7 +19,7 @@ import pytest
 
 from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
-from millrace.guest.machines import attached, spice
+from millrace.guest.machines import attached, hold, network
 from millrace.guest.machines.address import DoorSpec, parse_door
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.wire.native.messages import Hello, frame
@@ -112,8 +112,8 @@ def test_session_of_a_screen_leaves_no_reference_cycle(
 ) -> None:
     monkeypatch.setattr(attached, "RETRY_FIRST_S", 0.01)
     monkeypatch.setattr(attached, "RETRY_MAX_S", 0.02)
-    monkeypatch.setattr(spice, "HOLD_FIRST_S", 0.02)
-    monkeypatch.setattr(spice, "LOOK_S", 0.02)
+    monkeypatch.setattr(hold, "HOLD_FIRST_S", 0.02)
+    monkeypatch.setattr(network, "LOOK_S", 0.02)
 
     async def test(daemon: Daemon) -> None:
         server = make()

@@ -283,6 +283,7 @@ class ClientConnection:
     # collection would free (daemon/collector.py).
     def _forget(self) -> None:
         self._after, self._ended, self._may_wait, self._partial = _not_served, _not_told, _all_may, _free
+        self.relieved = nothing
 
     def violated(self, error: RemoteProtocolError) -> None:
         """See `Connection`. Nothing to do: `ended` is called once the connection is closed."""
