@@ -12,9 +12,20 @@ from millrace.errors import RemoteProtocolError
 from millrace.media.clip import CLIP_BYTES_MAX
 from millrace.wire.clips import ClipEvent, ClipGiven, ClipOffered, ClipSupplied, ClipWanted
 from millrace.wire.peer.clips import ClipboardState, Copied
-from millrace.wire.spice.agent import ASKS_MAX, MESSAGE_MAX, PIECE_BYTES, PIECE_MAX, TEXT_MAX, UNSENT_MAX, SpiceAgent
+from millrace.wire.spice.agent import (
+    ASKS_MAX,
+    MESSAGE_MAX,
+    PIECE_BYTES,
+    PIECE_MAX,
+    READ_AT_ONCE,
+    TEXT_MAX,
+    UNSENT_MAX,
+    SpiceAgent,
+)
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from millrace.wire.spice.main import SpiceMain
+from tests.fuzz import spiceserver as server
+from tests.spicewire import linked, ticket
 from tests.unit.test_clipboard import USES, WRITER
 from tests.watch import Desk, Remote, clip, words
 
@@ -39,6 +50,8 @@ class Guest:
 
     def says(self, kind: int, body: bytes = b"") -> None:
         self.agent.take(SpiceMessage(kind, body))
+        while self.agent.behind:
+            self.agent.read()
 
     def announces(self, caps: int = ALL, asks: int = 0) -> None:
         self.tells(CAPS, struct.pack("<II", asks, caps))
@@ -233,6 +246,24 @@ def test_text_is_read_as_it_comes_and_charged_meanwhile() -> None:
     assert guest.agent.held_bytes == 0
     with pytest.raises(RemoteProtocolError, match="piece of 65537 bytes"):
         guest.says(109, bytes(PIECE_MAX + 1))
+
+
+def test_few_messages_of_one_piece_are_read_at_once_and_the_next_piece_waits() -> None:
+    main = SpiceMain("", ticket, 0)
+    linked(main)
+    data = struct.pack("<IIQI", 1, CAPS, 0, 8) + struct.pack("<II", 0, ALL)
+    data += (struct.pack("<IIQI", 1, GRAB, 0, 8) + SEL + TEXT) * 1000
+    data += (struct.pack("<IIQI", 1, CLIPBOARD, 0, 9) + SEL + TEXT + b"x") * 1000
+    said = [server.message(109, data), server.message(108, bytes(4)), server.message(107)]
+    main.receive(server.message(103, struct.pack("<8I", 7, 1, 0, 0, 1, 10, 5, 6)) + b"".join(said), 0)
+    told = [main.agent.events()]
+    assert main.unfinished and main.partial_bytes > len(data)
+    while main.unfinished:
+        main.receive(b"", 0)
+        told.append(main.agent.events())
+    assert max(map(len, told)) == READ_AT_ONCE and main.partial_bytes == 0
+    offered, supplied = [ClipOffered(True)] * 1000, [ClipSupplied(words("x"))] * 1000
+    assert [event for step in told for event in step] == offered + supplied and not main.agent.clip_there
 
 
 def test_text_that_is_too_long_is_skipped() -> None:

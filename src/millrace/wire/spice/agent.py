@@ -24,8 +24,8 @@ MESSAGE_MAX = 64 * 1024
 """The longest other message that is read; a longer one is skipped. Unless it is a grab, it has a few bytes."""
 UNSENT_MAX = 64
 """Messages that may wait for tokens. Only the newest offer does, and one request."""
-AT_ONCE = 16
-"""Pieces that are sent in one step."""
+AT_ONCE = READ_AT_ONCE = 16
+"""Pieces that are sent in one step, and messages that are read."""
 ASKS_MAX = 2
 """Programs of the guest that may wait for our text."""
 TOKENS_MAX = 1 << 20
@@ -63,6 +63,8 @@ class SpiceAgent:
         self.clip_there = False
         self._caps = 0
         self._data = bytearray()
+        self.behind = False
+        """Whether there may be more messages in what has come: nothing else is taken before they are read."""
         self._skipped = 0
         """Bytes to come of a message that is too long."""
         self._text_left = 0
@@ -88,7 +90,7 @@ class SpiceAgent:
     # -- in --------------------------------------------------------------------------------------
 
     def take(self, message: SpiceMessage) -> None:
-        """Take a message of the main channel; RemoteProtocolError for one that is wrong."""
+        """Take a message of the main channel; RemoteProtocolError for one that is wrong. See `behind`."""
         kind, body = message.kind, message.body
         if kind == INIT:
             connected, self._tokens = unpack("<II", body, 16)
@@ -115,8 +117,11 @@ class SpiceAgent:
         if len(body) > PIECE_MAX:
             raise RemoteProtocolError(f"the SPICE guest's agent sent a piece of {len(body)} bytes")
         self._data += body
-        while self._go_on():
-            pass
+        self.read()
+
+    def read(self) -> None:
+        """Read a few messages. While it is `behind`, it must be called again."""
+        self.behind = all(self._go_on() for _ in range(READ_AT_ONCE))
 
     def _go_on(self) -> bool:
         """Take what there is of the next message, or of what is left of one; False if more must come before."""
@@ -257,13 +262,17 @@ class SpiceAgent:
 
     @property
     def unfinished(self) -> bool:
-        """Whether `go_on` has something to do."""
+        """Whether `go_on` has something to do, or `read`."""
+        return self.behind or self._gives
+
+    @property
+    def _gives(self) -> bool:
         return self._tokens > 0 and self.giving.due
 
     def go_on(self) -> None:
         """Hand over some pieces of a text, as far as there are tokens."""
         for _ in range(AT_ONCE):
-            if not self.unfinished:
+            if not self._gives:
                 return
             ended = self.giving.step()
             self._events += [*ended, ClipWanted()] if ended and self._asks else ended

@@ -50,8 +50,9 @@ class ChannelKind(IntEnum):
     RECORD = 6
 
 
-# Each message of sound may begin a stream: up to half a millisecond. Each cursor may have a megabyte of pixels.
-FEWER_AT_ONCE = {ChannelKind.PLAYBACK: 2, ChannelKind.RECORD: 2, ChannelKind.CURSOR: 1}
+# Each message of sound may begin a stream: up to half a millisecond. Each cursor may have a megabyte of pixels, and
+# each message of the main channel thousands of the guest's agent.
+FEWER_AT_ONCE = {ChannelKind.MAIN: 1, ChannelKind.PLAYBACK: 2, ChannelKind.RECORD: 2, ChannelKind.CURSOR: 1}
 
 
 class LinkRefused(RemoteProtocolError):
@@ -111,9 +112,10 @@ class SpiceChannel(AnswerDue):
         """Take bytes; RemoteProtocolError ends the channel. While `unfinished`, it must be called again."""
         del now_ns
         self._buffer += data
-        for _ in range(FEWER_AT_ONCE.get(self.kind, AT_ONCE)):
+        most = FEWER_AT_ONCE.get(self.kind, AT_ONCE)
+        for _ in range(AT_ONCE):
             self._more = self._step(self)
-            if not self._more:
+            if not self._more or len(self._events) >= most:
                 break
 
     @property

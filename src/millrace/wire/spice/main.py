@@ -9,7 +9,7 @@ from millrace.errors import PeerLost
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.contract import AnswerDue
 from millrace.wire.spice.agent import SpiceAgent
-from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel
+from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel, SpiceMessage
 from millrace.wire.spice.messages import (
     ATTACH_CHANNELS,
     MOUSE_ABSOLUTE,
@@ -37,13 +37,20 @@ class SpiceMain(AnswerDue):
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the session. While `unfinished`, it must be called again."""
-        self._channel.receive(data, now_ns)
-        for message in self._channel.events():
-            event = main_event(message)
-            if event is not None:
-                self._told(event)
-            self.agent.take(message)
+        if self.agent.behind:
+            assert not data, "nothing is read while it is unfinished"
+            self.agent.read()
+        else:
+            self._channel.receive(data, now_ns)
+            for message in self._channel.events():
+                self._message(message)
         self.agent.go_on()
+
+    def _message(self, message: SpiceMessage) -> None:
+        event = main_event(message)
+        if event is not None:
+            self._told(event)
+        self.agent.take(message)
 
     def _told(self, event: MainEvent) -> None:
         if isinstance(event, MainInit):
@@ -63,7 +70,7 @@ class SpiceMain(AnswerDue):
 
     @property
     def unfinished(self) -> bool:
-        """See `AnswerDue`: also while there is more of a text to send."""
+        """See `AnswerDue`: also while there is more of the agent's to read, or of a text to send."""
         return self._channel.unfinished or self.agent.unfinished
 
     @property
