@@ -129,6 +129,34 @@ def test_text_that_was_replaced_meanwhile_is_not_handed_out_as_the_one_asked_for
     assert remote.news(ClipboardState)[-1] == ClipboardState(True, 0)
 
 
+def test_viewers_are_told_once_of_the_newest_of_many_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, board = a_desk()
+    remotes, told = [a_remote(desk), a_remote(desk, COPIES)], list[ViewerClip]()
+    changed = ViewerClip.clip_changed
+
+    def counted(clip: ViewerClip) -> None:
+        told.append(clip)
+        changed(clip)
+
+    monkeypatch.setattr(ViewerClip, "clip_changed", counted)
+    board.clipboard.copied()
+    desk.run(30)
+    for _ in range(1000):
+        board.clipboard.copied()
+        board.clipboard.emptied()
+    board.clipboard.copied()
+    assert told == [remote.session.clip for remote in remotes] * 2
+    # What is asked for now is the text before, of which the viewer knows.
+    _fetch(desk, remotes[0], 1)
+    assert remotes[0].clips[-1].text is None and not board.asked
+    assert [remote.news(ClipboardState)[-1] for remote in remotes] == [ClipboardState(True, 1002)] * 2
+    _fetch(desk, remotes[0], 1002)
+    assert board.asked == ["wanted"]
+    board.clipboard.emptied()
+    desk.run(30)
+    assert len(told) == 6 and [one.news(ClipboardState)[-1].number for one in remotes] == [0, 0]
+
+
 def test_machine_that_does_not_hand_over_its_text_is_not_waited_for_for_ever() -> None:
     desk, board = a_desk()
     remote = a_remote(desk)

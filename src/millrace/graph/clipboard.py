@@ -40,7 +40,7 @@ class ClipboardViewer(Protocol):
         ...
 
     def clip_changed(self) -> None:
-        """The machine has another text, or none."""
+        """The machine has another text, or none. It is not told again before it has called `Clipboard.look`."""
         ...
 
     def clip_wanted(self) -> None:
@@ -76,7 +76,8 @@ class Clipboard:
         self.there = False
         """Whether the machine has one."""
         self.closed = False
-        self._viewers: list[ClipboardViewer] = []
+        self._looked: dict[ClipboardViewer, None] = {}
+        """The viewers that know the newest state. A machine may copy thousands of texts before they are told."""
         self._holder: ClipboardViewer | None = None
         self._asked: Answer | None = None
         self._fetching: list[ClipboardViewer] = []
@@ -103,7 +104,8 @@ class Clipboard:
     def _changed(self, there: bool) -> None:
         self.there = there
         self.refuse("the machine has copied something else meanwhile")
-        for viewer in list(self._viewers):
+        looked, self._looked = self._looked, {}
+        for viewer in looked:
             viewer.clip_changed()
 
     def supply(self, text: ClipText) -> None:
@@ -169,13 +171,17 @@ class Clipboard:
     def join(self, viewer: ClipboardViewer) -> None:
         """Tell a viewer of the machine's texts from now on; RightsError unless it may know."""
         viewer.who.principal.demand(Right.CLIPBOARD, self._guest)
-        self._viewers.append(viewer)
+        self._looked[viewer] = None
+
+    def look(self, viewer: ClipboardViewer) -> int:
+        """The serial of the machine's text; a viewer that has joined looks at it, and at whether it is there."""
+        self._looked[viewer] = None
+        return self.serial
 
     def leave(self, viewer: ClipboardViewer) -> None:
         """A viewer is gone, and with it what it offered."""
-        if viewer in self._viewers:
-            self.withdraw(viewer)
-            self._viewers.remove(viewer)
+        self.withdraw(viewer)
+        self._looked.pop(viewer, None)
         self.give_up(viewer)
         self.sent(viewer)
 

@@ -43,6 +43,8 @@ class ViewerClip:
         self._told = ClipboardState(there=False)
         self._number = self._fetched = 0
         """Of the machine's text, and of the one that was fetched last."""
+        self._serial = 0
+        """Of that text, as the machine's clipboard counts."""
         self._offered = 0
         """Of the viewer's own."""
         self._waits = False
@@ -67,7 +69,9 @@ class ViewerClip:
         self._clipboard = clipboard
         if clipboard is not None:
             clipboard.join(self)
-        self.clip_changed()
+            # What is there counts as one that was copied now.
+            self._serial = clipboard.serial - clipboard.there
+        self._later()
 
     def leave(self) -> None:
         """The viewer has left that machine."""
@@ -122,6 +126,7 @@ class ViewerClip:
 
     def _fetch(self, number: int) -> None:
         self._fetched = number
+        self._look()
         if self._clipboard is not None:
             self._drop(self._clipboard)
         if self._clipboard is not None and number == self._number:
@@ -142,8 +147,13 @@ class ViewerClip:
 
     def clip_changed(self) -> None:
         """See `ClipboardViewer`."""
-        self._number += self._there
         self._later()
+
+    def _look(self) -> None:
+        """Count the texts that the machine has copied since the viewer was told."""
+        if self._clipboard is not None:
+            before, self._serial = self._serial, self._clipboard.look(self)
+            self._number += self._serial - before
 
     @property
     def _there(self) -> bool:
@@ -151,6 +161,7 @@ class ViewerClip:
 
     def tell(self) -> None:
         """Tell the viewer what it can paste, if that has changed."""
+        self._look()
         state = ClipboardState(self._clipboard is not None, self._number if self._there else 0)
         if state != self._told:
             self._told = state
