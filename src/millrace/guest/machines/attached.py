@@ -131,7 +131,9 @@ class AttachedMachine(ABC):
     async def _asked_within(self, seconds: float) -> bool:
         """Wait; True if somebody attached it again meanwhile."""
         try:
-            await asyncio.wait_for(self._wanted.wait(), seconds)
+            # Not wait_for: in Python 3.11 it drops a cancellation that comes together with what it waits for.
+            async with asyncio.timeout(seconds):
+                await self._wanted.wait()
         except TimeoutError:
             return False
         self._wanted.clear()

@@ -296,7 +296,8 @@ class VncMachine(NetworkMachine):
         except PeerLost:
             return False
         try:
-            await asyncio.wait_for(greeted.wait(), GREETS_S)
+            async with asyncio.timeout(GREETS_S):
+                await greeted.wait()
         except TimeoutError:
             return False
         finally:
