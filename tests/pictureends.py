@@ -151,7 +151,7 @@ async def _scene(daemon: Daemon, seed: int) -> AsyncIterator[Scene]:
             yield scene
         finally:
             await scene.end()
-            await daemon.worker.guest("alice").machines[0].stop()
+            await daemon.worker.guest("alice").machines[0].stop("it was detached")
             await machine.ended()
 
 
