@@ -119,6 +119,12 @@ def test_a_clock_is_not_joined_with_the_film_below_it() -> None:
     assert set(joined(cells)) == {Rect(1, 7, 40, 23), Rect(2, 1, 8, 4)}
 
 
+def test_a_button_below_a_film_is_not_joined_with_it() -> None:
+    cells = np.zeros((45, 80), np.bool_)
+    cells[:20] = cells[23, :10] = True
+    assert set(joined(cells)) == {Rect(0, 0, 80, 20), Rect(0, 23, 10, 1)}
+
+
 def test_any_cells_are_covered_by_few_rectangles() -> None:
     for seed in range(20):
         random = np.random.default_rng(seed)

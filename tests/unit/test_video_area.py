@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from millrace.outlets.areavideo import VIDEO_KEY, AreaVideo
+from millrace.codec.videoencoder import VideoEncoder
+from millrace.outlets import areavideo
+from millrace.outlets.areavideo import AreaVideo
 from millrace.outlets.line import LAN_RATE
 from millrace.outlets.videoarea import SETTLE_NS, VideoArea
-from millrace.pixels.rects import Rect
+from millrace.pixels.convert import Convert
+from millrace.pixels.rects import Rect, Size
 from millrace.units import NS_PER_S
-from millrace.wire.peer.pictures import PartType
+from millrace.wire.peer.pictures import VIDEO_KEY, PartType
 
 WHOLE = Rect(0, 0, 1920, 1080)
 FILM = Rect(100, 50, 640, 360)
@@ -111,3 +114,21 @@ def test_video_begins_with_a_key_picture_with_each_area_and_after_the_rate_of_a_
     assert sizes == ["112 × 64", "112 × 64", "640 × 480", "640 × 480", "640 × 480"]
     video.close()
     assert video.name == ""
+
+
+def test_video_that_begins_anew_keeps_to_the_newest_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[int | None] = []
+    opened = areavideo.video_encoder
+
+    def noted(codec: str, size: Size, rate: int | None, convert: Convert) -> VideoEncoder:
+        rates.append(rate)
+        return opened(codec, size, rate, convert)
+
+    monkeypatch.setattr(areavideo, "video_encoder", noted)
+    picture = np.zeros((480, 640, 4), np.uint8)
+    video = AreaVideo("avc1", Rect(0, 0, 640, 480), 5_000_000)
+    for step, rate in enumerate((None, 2_000_000, LAN_RATE, 1_000_000)):
+        if rate is not None:
+            video.set_rate(rate)
+        video.encode(picture, [Rect(20, 20, 100, 60).moved(200 * step % 600, 0)], step * STEP_NS, False)
+    assert rates == [5_000_000, 2_000_000, None, 1_000_000]

@@ -13,10 +13,7 @@ from millrace.pixels.convert import Plane
 from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Rect, Size
 from millrace.units import HostNs
-from millrace.wire.peer.pictures import Part, PartType
-
-VIDEO_KEY = 1
-"""Flag of a VIDEO part that needs nothing before it."""
+from millrace.wire.peer.pictures import VIDEO_KEY, Part, PartType
 
 
 class AreaVideo:

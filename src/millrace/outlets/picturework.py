@@ -18,7 +18,7 @@ import numpy as np
 
 from millrace.codec.palette import Palettes
 from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
-from millrace.outlets.areavideo import VIDEO_KEY, AreaVideo
+from millrace.outlets.areavideo import AreaVideo
 from millrace.outlets.cells import EXACT, FAIR, LOSSY, PALETTE, PHOTO, STALE, UNKNOWN, CellMap
 from millrace.outlets.picturechoice import (
     FILM_PIXELS,
@@ -43,7 +43,7 @@ from millrace.pixels.difference import CELL, Cells, Difference, cells_within, fr
 from millrace.pixels.rects import Damage, Move, Rect, Size
 from millrace.pixels.scroll import APART, SCROLL_PIXELS_MIN, apply_move, grouped, scrolled
 from millrace.units import NS_PER_MS, HostNs
-from millrace.wire.peer.pictures import PIXEL_BYTES, Part, PartType
+from millrace.wire.peer.pictures import PIXEL_BYTES, VIDEO_KEY, Part, PartType
 
 SHARPEN_NS: HostNs = 5 * NS_PER_MS
 """Sharpening takes no longer than this in one picture; new paint would have to wait for it."""

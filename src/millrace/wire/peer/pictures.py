@@ -286,6 +286,8 @@ def check_version(watch: Watch) -> None:
 PIECE = 16
 """The kind of binary message, in its first byte; others are to be skipped."""
 LAST, KEY = 1, 2
+VIDEO_KEY = 1
+"""Flag of a VIDEO part that needs nothing before it."""
 # Little-endian without padding: kind, flags, generation, serial, painted, sent, encode, wait.
 _HEAD = struct.Struct("<BBHIQQII")
 HEAD_BYTES = _HEAD.size
