@@ -90,6 +90,25 @@ def test_machine_of_a_guests_own_admin_is_attached_again_only_where_the_configur
     assert "vnc://127.0.0.7:1 is not attached again: only a token with every right" in caplog.text
 
 
+def test_machine_with_a_ca_file_that_a_guests_own_admin_attaches_again_is_not_lost(tmp_path: Path) -> None:
+    admin = Principal("certificate/a", Right.SEE | Right.ADMIN, frozenset({"alice"}))
+    guests = (GuestConfig("alice", attach=parse_places(("127.0.0.7",), "attach")),)
+
+    async def attach(daemon: Daemon) -> None:
+        given = {"guest": "alice", "door": "vnc://127.0.0.7:1"}
+        await ask(daemon, "attach", **given, ca_file="/ca.pem")
+        await daemon.plane.commands.run(admin, "attach", given)
+        await daemon.plane.commands.run(admin, "attach", {**given, "once": True})
+        assert doors(daemon) == {"vnc://127.0.0.7:1": ("", True)}
+
+    async def again(daemon: Daemon) -> None:
+        (vnc,) = (one for one in daemon.worker.guest("alice").machines if isinstance(one, AttachedMachine))
+        assert vnc.spec.ca_file == "/ca.pem"
+
+    running(tmp_path, attach, guests=guests)
+    running(tmp_path, again, guests=guests)
+
+
 def test_door_of_the_configuration_is_not_stored_as_well(tmp_path: Path) -> None:
     listed = {"guests": (GuestConfig("alice", doors=(parse_door("vnc://127.0.0.1:901"),)),)}
 

@@ -48,6 +48,9 @@ class KeptDoors:
         try:
             if _listed(guest, spec):
                 machine.keep(CONFIG)
+            elif is_confined and await self._is_of_host(guest, spec):
+                # It may name files that an admin of only this guest may not, and would be refused at the next start.
+                machine.keep(STATE)
             elif not once and not spec.password:
                 row = StoredDoor(spec.text, spec.vm, spec.password_file, spec.ca_file, is_confined)
                 await self._keeper.write(self._keeper.store.keep_door, guest.name, row)
@@ -61,6 +64,11 @@ class KeptDoors:
                 await machine.stop("it could not be kept")
             raise
         return machine
+
+    async def _is_of_host(self, guest: Guest, spec: DoorSpec) -> bool:
+        """Whether it is kept as somebody with every right attached it."""
+        stored = await self._keeper.write(self._keeper.store.guest, guest.name)
+        return any((row.door, row.vm) == (spec.text, spec.vm) and not row.confined for row in stored.doors)
 
     async def detach(self, guest: Guest, machine: Machine) -> None:
         """Detach a machine, and forget it. One of the configuration is attached again at the next start."""
