@@ -269,7 +269,7 @@ def test_token_admits_a_listener_and_its_end_ends_it(bus: Bus, tmp_path: Path) -
     assert secret not in bus.cli("token", "list", "--json").stdout
     assert secret.encode() not in Path(f"/proc/{listener.pid}/cmdline").read_bytes()
     bus.cli("token", "revoke", "token/1")
-    assert listener.wait(10) == 0
+    assert listener.wait(10) == 6
     again = subprocess.run([*command, "--no-reconnect"], env=bus.env, capture_output=True, text=True, timeout=20)
     assert again.returncode == 4 and "access denied (401)" in again.stderr
     bus.stop()
