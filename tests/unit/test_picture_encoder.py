@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from millrace.graph.pictures import Cursor, Move, Shape
-from millrace.outlets import picturework
 from millrace.outlets.line import QUEUED_MAX_NS, Line
 from millrace.outlets.picturechoice import Formats
-from millrace.pixels.convert import Plane
 from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.pixels.scroll import apply_move
@@ -67,23 +65,6 @@ def test_video_is_of_the_films_part_of_the_screen_and_follows_it(codec: str) -> 
     late = rig.join(View(codec))
     rig.settle(3)
     assert shown(late, rig)
-
-
-def test_film_is_not_searched_for_scrolls(monkeypatch: pytest.MonkeyPatch) -> None:
-    searched: list[Rect] = []
-
-    def noted(old: Plane, new: Plane, box: Rect) -> None:
-        searched.append(box)
-
-    rig, _ = started(Size(960, 640))
-    monkeypatch.setattr(picturework, "scrolled", noted)
-    for step in range(12):
-        rig.paint([photo(rig.picture, Rect(32, 32, 640, 360), 3, step)])
-        if step == 0:
-            assert searched
-        if step == 8:
-            searched.clear()
-    assert not searched
 
 
 def test_film_in_a_window_that_is_dragged_begins_few_streams_and_is_no_trouble() -> None:

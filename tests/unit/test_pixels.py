@@ -119,10 +119,10 @@ def test_a_clock_is_not_joined_with_the_film_below_it() -> None:
     assert set(joined(cells)) == {Rect(1, 7, 40, 23), Rect(2, 1, 8, 4)}
 
 
-def test_a_button_below_a_film_is_not_joined_with_it() -> None:
-    cells = np.zeros((45, 80), np.bool_)
-    cells[:20] = cells[23, :10] = True
-    assert set(joined(cells)) == {Rect(0, 0, 80, 20), Rect(0, 23, 10, 1)}
+def test_holes_within_a_page_do_not_divide_it() -> None:
+    cells = np.ones((24, 40), np.bool_)
+    cells[4:20:4, 2:38] = False
+    assert joined(cells) == (Rect(0, 0, 40, 24),)
 
 
 def test_any_cells_are_covered_by_few_rectangles() -> None:

@@ -166,12 +166,10 @@ class PictureWork:
         return not any(self._may_be_film(rect) for rect in task.damage)
 
     def _may_be_film(self, rect: Rect) -> bool:
-        return rect.area >= FILM_PIXELS and self._is_film(rect, PHOTO + 1)
-
-    def _is_film(self, rect: Rect, unknown: float = UNKNOWN) -> bool:
-        """Whether a rectangle is a film; `unknown` is its density if that was not measured."""
+        if rect.area < FILM_PIXELS:
+            return False
         density = self.cells.known_density(rect)
-        return is_film(unknown if density is None else density, rect.area, self.cells.often(rect))
+        return is_film(PHOTO + 1 if density is None else density, rect.area, self.cells.often(rect))
 
     def close(self) -> None:
         """Free the video encoder."""
@@ -212,9 +210,7 @@ class PictureWork:
 
     def _scrolled(self, source: Plane, rects: list[Rect], moves: list[Move]) -> tuple[list[Move], list[Rect]]:
         """Also the moves within large changes, given in cells; and the boxes that differ after them."""
-        # A film is not searched: of the time that it takes, a tenth would go there.
-        page = [rect for rect in rects if not self._is_film(from_cells([rect], self.whole)[0])]
-        large = [group for group in grouped(page, APART // CELL) if group.area >= SCROLL_PIXELS_MIN // CELL**2]
+        large = [group for group in grouped(rects, APART // CELL) if group.area >= SCROLL_PIXELS_MIN // CELL**2]
         found = [(group, move) for group in large if (move := self._scroll(source, group)) is not None]
         # What has not moved is cut before the next comparison.
         still = [rect for rect in rects if not any(group.holds(rect) for group, _ in found)]

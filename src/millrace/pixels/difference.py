@@ -23,8 +23,10 @@ RUNS_MAX = 192
 """Beyond this many runs of changed cells, more distant ones are joined."""
 DENSE = 0.125
 """A rectangle of which a smaller share differs is worth dividing."""
-WASTE, WASTED_MAX = 0.25, 64
-"""Rows of cells are joined while at most this share of the union did not change, and at most so many cells."""
+WASTE = 0.25
+"""Rows of cells are joined while at most this share of the union did not change."""
+SPARSE, SPARSE_MAX = 0.5, 64
+"""A side of a rectangle is a change of its own if a smaller share of its rows did change, and so many cells not."""
 
 Cells: TypeAlias = NDArray[np.bool_]
 """One flag for each cell of a picture: (rows, columns)."""
@@ -171,7 +173,9 @@ def joined(cells: Cells, gap: int = GAP) -> tuple[Rect, ...]:
         return ()
     one = Rect(int(columns[0]), int(rows[0]), int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1)
     # Mostly a single change: a letter, a window.
-    if one.area - np.count_nonzero(cells) <= _spare(one.area):
+    if one.area - np.count_nonzero(cells) <= WASTE * one.area and not _has_sparse_side(
+        cells[one.y : one.bottom, one.x : one.right]
+    ):
         return (one,)
     rects: list[Rect] = []
     for apart in (gap, 4 * gap, cells.shape[1]):
@@ -185,10 +189,16 @@ def joined(cells: Cells, gap: int = GAP) -> tuple[Rect, ...]:
     return tuple(few(rects))
 
 
-# A quarter of a large rectangle would be a clock beside a film, which would then be judged and sent as one.
-def _spare(union: int) -> float:
-    """How many of so many cells may be unchanged."""
-    return min(WASTE * union, WASTED_MAX)
+# A quarter of a large rectangle would be a clock above a film, which would then be judged and sent as one. Holes within
+# a rectangle are none of this: a page of text has them, and is sent as a whole.
+def _has_sparse_side(cells: Cells) -> bool:
+    """Whether so much of a side of a rectangle did not change that the rest is better off by itself."""
+    for side in (cells, cells[::-1], cells.T, cells.T[::-1]):
+        full = np.flatnonzero(np.count_nonzero(side, axis=1) >= SPARSE * side.shape[1])
+        sparse = side[: full[0]] if len(full) else side
+        if sparse.size - np.count_nonzero(sparse) > SPARSE_MAX:
+            return True
+    return False
 
 
 # Runs as plain numbers: with a thousand of them, objects would take longer than the comparison of the pixels.
@@ -213,7 +223,7 @@ def _take(open_: list[list[int]], x: int, y: int, right: int) -> None:
             continue
         wide = max(box[2], right) - min(box[0], x)
         union = wide * (max(box[3], y + 1) - box[1])
-        if union - (box[2] - box[0]) * (box[3] - box[1]) - (right - x) <= _spare(union):
+        if union - (box[2] - box[0]) * (box[3] - box[1]) - (right - x) <= WASTE * union:
             box[0], box[2], box[3] = min(box[0], x), max(box[2], right), max(box[3], y + 1)
             return
     open_.append([x, y, right, y + 1])
