@@ -1,7 +1,7 @@
 """Which part of a screen its video stream codes. Pure: the rectangles that are film go in, an area comes out.
 
-x264 takes 5 ms for a picture of 1920 × 1080 of which nothing changes, and a decoder 2: so the stream is only as large
-as the film. A stream of another area begins with a key picture, so the area follows what is film slowly.
+x264 and decoders take time for what does not change too (decision 12): so the stream is only as large as the film. A
+stream of another area begins with a key picture, so the area follows what is film slowly.
 """
 
 from __future__ import annotations
