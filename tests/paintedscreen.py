@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from millrace.budget import Budget
-from millrace.graph.pictures import Mode, Move
+from millrace.graph.pictures import KeyPress, Mode, Move
 from millrace.graph.screen import Picture, Reader, Screen
 from millrace.graph.seat import Seat
 from millrace.pixels.convert import Plane
@@ -51,8 +51,8 @@ class Painter:
         self.told: list[object] = []
         self.step = 0
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
-        self.told.append((code, down))
+    def key(self, press: KeyPress) -> None:
+        self.told.append((press.code, press.down))
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
         return True

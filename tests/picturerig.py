@@ -7,7 +7,7 @@ from typing import Any
 
 from millrace.budget import Budget
 from millrace.codec.picturesettings import PictureSettings
-from millrace.graph.pictures import Mode, Move
+from millrace.graph.pictures import KeyPress, Mode, Move
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Seat
 from millrace.outlets.encoded import EncodedPicture
@@ -28,7 +28,7 @@ STEP_NS: HostNs = NS_PER_S // 30
 class Machine:
     """A source that paints; requests are ignored."""
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None: ...
+    def key(self, press: KeyPress) -> None: ...
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
         return True

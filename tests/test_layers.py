@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 SRC = Path(__file__).parent.parent / "src" / "millrace"
 ROWS = [
-    ["budget", "errors", "symptoms", "text", "units", "version"],
+    ["absent", "budget", "errors", "symptoms", "text", "units", "version"],
     ["clock", "dsp", "pixels"],
     ["media"],
     ["codec", "remembered", "rights"],
@@ -49,6 +50,9 @@ BINDS = {
     "NamedPipeSite", "TCPSite", "UnixSite", "bind", "create_server", "create_unix_server", "run_app", "serve_forever",
     "start_server", "start_unix_server",
 }  # fmt: skip
+# In Python 3.11, a cancellation that comes together with what it waits for is dropped (python/cpython#86296): a task
+# that was to end goes on for ever. `asyncio.timeout` has no such case.
+BROKEN = {"wait_for"}
 FILES = sorted(SRC.rglob("*.py"))
 FILE_LINES_MAX = 450
 MODULES = {"millrace." + ".".join(path.relative_to(SRC).with_suffix("").parts): path for path in FILES}
@@ -123,13 +127,19 @@ def faults(file: str, tree: ast.AST) -> list[str]:
         out += ["os.urandom"] * ("urandom" in names(tree))
     if file != "io/listeners.py":
         out += [f"binds with {name}" for name in sorted(names(tree) & BINDS)]
+    out += [f"uses {name}" for name in sorted(names(tree) & BROKEN)]
     return out
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
 def test_imports_go_down_and_effects_stay_out(path: Path) -> None:
     """Only `io/listeners.py` binds: otherwise sockets could not be handed over, nor the last descriptors kept free."""
-    assert faults(str(path.relative_to(SRC)), ast.parse(path.read_text())) == []
+    assert faults(str(path.relative_to(SRC)), parsed(path)) == []
 
 
 @pytest.mark.parametrize(
@@ -152,6 +162,8 @@ def test_imports_go_down_and_effects_stay_out(path: Path) -> None:
         ("server/http/app.py", "create_server(1)", "binds with create_server"),
         ("server/http/app.py", "partial(one.bind, 1)", "binds with bind"),
         ("server/http/app.py", "from socketserver import TCPServer", "imports socketserver"),
+        ("client/bus.py", "await asyncio.wait_for(one, 1)", "uses wait_for"),
+        ("client/bus.py", "from asyncio import wait_for as w", "uses wait_for"),
         ("cli/entry.py", "from importlib import import_module", "imports importlib.import_module"),
     ],
 )
@@ -183,13 +195,14 @@ def test_servers_know_only_the_control_plane() -> None:
     assert not interface & {f"millrace.control.{name}" for name in ("commands", "local", "tokens", "worker")}
 
 
+@cache
 def imported_files(path: Path) -> set[str]:
     """The files of Millrace that a file imports, including imports in functions and under TYPE_CHECKING."""
-    return imports(ast.parse(path.read_text())) & MODULES.keys()
+    return imports(parsed(path)) & MODULES.keys()
 
 
 def test_files_import_each_other_in_no_cycle() -> None:
-    reached = {name: imported_files(path) for name, path in MODULES.items()}
+    reached = {name: set(imported_files(path)) for name, path in MODULES.items()}
     for middle, beyond in reached.items():
         for others in reached.values():
             if middle in others:
@@ -220,7 +233,7 @@ def test_files_and_functions_are_within_size_limits() -> None:
     for path in FILES:
         text = path.read_text()
         assert text.count("\n") <= FILE_LINES_MAX, f"{path.name} is too long"
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines.append((node.end_lineno or 0) - node.lineno + 1)
                 assert lines[-1] <= 58, f"{path.name}: {node.name} is too long"

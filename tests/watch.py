@@ -9,7 +9,7 @@ import numpy as np
 
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import MillraceError
-from millrace.graph.pictures import Cursor, Mode, Shape
+from millrace.graph.pictures import Cursor, KeyPress, Mode, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Listed, Screens
 from millrace.graph.seat import Watcher
@@ -69,8 +69,8 @@ class Painter:
         self.interval_ns: HostNs | None = None
         self.screen: Screen
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
-        self.typed.append((code, down, meaning) if meaning else (code, down))
+    def key(self, press: KeyPress) -> None:
+        self.typed.append((press.code, press.down, *filter(None, [press.meaning])))
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
         return True

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from millrace.graph.pictures import KeyPress
 from millrace.graph.screen import Reader
 from millrace.guest.hands import Hands
 from millrace.pixels.rects import Size
@@ -37,14 +38,14 @@ PLACES = ["y", "semicolon", "minus", "7", "q", "e", "e", "e", "e"]
 """QEMU's names of the keys at those places of a US keyboard."""
 
 
-def strokes() -> Iterator[tuple[int, bool, str]]:
+def strokes() -> Iterator[KeyPress]:
     for with_key, code, meaning in TYPED:
         if with_key:
-            yield with_key, True, NAMES[with_key]
-        yield code, True, meaning
-        yield code, False, ""
+            yield KeyPress(with_key, True, NAMES[with_key])
+        yield KeyPress(code, True, meaning)
+        yield KeyPress(code, False)
         if with_key:
-            yield with_key, False, ""
+            yield KeyPress(with_key, False)
 
 
 def seen(log: Path) -> list[str]:
@@ -69,8 +70,8 @@ def held(log: Path) -> list[str]:
 
 def told(reader: Reader, log: Path) -> bool:
     """Press a key that types nothing; whether a program has been told of it."""
-    reader.key(SHIFT, True, "Shift")
-    reader.key(SHIFT, False)
+    reader.key(KeyPress(SHIFT, True, "Shift"))
+    reader.key(KeyPress(SHIFT, False))
     return "KeyPress" in log.read_text(errors="replace")
 
 
@@ -86,7 +87,7 @@ async def type_german(x: XServer, door: str) -> None:
         # The first key changes the display's keyboard, and programs may miss its release.
         await one.until(lambda: told(one.reader, log), "the first key arrives")
         for stroke in strokes():
-            one.reader.key(*stroke)
+            one.reader.key(stroke)
             await asyncio.sleep(0.02)
         await one.until(lambda: len(seen(log)) >= len(SYMBOLS), f"it was typed: {seen(log)}")
         assert seen(log) == SYMBOLS
@@ -162,7 +163,7 @@ def test_german_keyboard_presses_its_keys_in_qemu_with_a_layout(tmp_path: Path) 
     async def test() -> None:
         async with watching(tmp_path, f"vnc+unix://{tmp_path}/vnc") as one:
             for stroke in strokes():
-                one.reader.key(*stroke)
+                one.reader.key(stroke)
             await one.until(lambda: letters() == PLACES, f"it was typed: {letters()}")
             await one.until(lambda: not vm.held(), "no key stays down")
             assert pressed().count("alt_r") == 2 and "shift" in pressed()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from millrace.guest.hands import Hands
-from millrace.guest.machines import network
+from millrace.guest.machines import vnc
 from millrace.guest.machines.address import parse_door
 from millrace.pixels.rects import Point, Size
 from millrace.wire.peer.pictures import Text
@@ -51,7 +51,7 @@ async def watching(folder: Path, door: str) -> AsyncIterator[Watched]:
 def wanted(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Encoding:
     """The encoding to ask for, first."""
     encoding: Encoding = request.param
-    monkeypatch.setattr(network, "PLAIN", (Encoding.COPY_RECT, encoding, Encoding.RAW))
+    monkeypatch.setattr(vnc, "PLAIN", (Encoding.COPY_RECT, encoding, Encoding.RAW))
     return encoding
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from millrace.daemon.app import Daemon
+from millrace.graph.pictures import KeyPress
 from millrace.graph.screen import Reader, Screen
 from millrace.wire.keys import BY_KEYSYM, BY_NAME
 from tests.gops import WATCHER
@@ -66,6 +67,6 @@ class Watched:
             shift = key.shifted == ord(char) != key.keysym
             keys = [BY_NAME["ShiftLeft"].code] * shift + [key.code]
             for code in keys:
-                self.reader.key(code, True)
+                self.reader.key(KeyPress(code, True))
             for code in reversed(keys):
-                self.reader.key(code, False)
+                self.reader.key(KeyPress(code, False))

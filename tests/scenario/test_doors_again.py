@@ -21,7 +21,7 @@ from millrace.doors.pushed import new_stream
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError, RightsError
 from millrace.guest.machines import attached as attach_module
-from millrace.guest.machines import hold, network
+from millrace.guest.machines import hold, network, vnc
 from millrace.guest.machines import spice as attach_spice
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
@@ -40,7 +40,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attach_module, "RETRY_FIRST_S", 0.01)
     monkeypatch.setattr(attach_module, "RETRY_MAX_S", 0.02)
     monkeypatch.setattr(network, "LOOK_S", 0.02)
-    monkeypatch.setattr(network, "CLOSE_TOGETHER_S", 0.05)
+    monkeypatch.setattr(vnc, "CLOSE_TOGETHER_S", 0.05)
     monkeypatch.setattr(attach_spice, "CLOSE_TOGETHER_S", 0.05)
     monkeypatch.setattr(hold, "HOLD_FIRST_S", 0.3)
 
@@ -387,7 +387,7 @@ def test_vnc_server_that_is_lost_is_looked_for_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     monkeypatch.setattr(hold, "HOLD_FIRST_S", 1000.0)
-    monkeypatch.setattr(network, "GREETS_S", 0.1)
+    monkeypatch.setattr(vnc, "GREETS_S", 0.1)
 
     async def test(daemon: Daemon, server: Server, spec: DoorSpec) -> None:
         assert isinstance(server, Tiger)

@@ -22,8 +22,9 @@ from millrace.errors import GraphError, PeerLost, RightsError
 from millrace.graph.model import Stream
 from millrace.rights.grants import ANY, Identity, Permission, Verdict
 from millrace.rights.model import Right
+from millrace.server.native.calls import CALL_BYTES
 from millrace.server.native.server import NativeServer
-from millrace.server.native.session import CALL_BYTES, SESSION_BYTES, NativeSession
+from millrace.server.native.session import SESSION_BYTES, NativeSession
 from millrace.units import default_map
 from millrace.wire.native.messages import Call, Fault, Hello, Message, Objects, Reply, Welcome, frame, shown
 from millrace.wire.native.session import NativeWire

@@ -27,8 +27,8 @@ from millrace.guest.guest import Common, Guest
 from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
-from millrace.guest.machines.network import VncMachine
 from millrace.guest.machines.qemu import QemuMachine
+from millrace.guest.machines.vnc import VncMachine
 from millrace.guest.native import NativeStreams, Open
 from millrace.io.listeners import Listeners
 from millrace.observe.diagnosis import Diagnosis, Surroundings

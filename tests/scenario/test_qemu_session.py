@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from millrace.graph.pictures import KeyPress
 from millrace.graph.seat import Watcher
 from millrace.guest.hands import Hands
 from millrace.guest.machines.qemu import QemuMachine
@@ -40,7 +41,7 @@ def test_screen_of_a_machine_is_shown_and_takes_input(tmp_path: Path) -> None:
             assert (view.width, view.height, view.state, view.keyboard) == (
                 640, 480, "running", "viewer/1",
             )  # fmt: skip
-            reader.key(0x1E, True)
+            reader.key(KeyPress(0x1E, True))
             reader.pointer(Point(3, 4), 1, False)
             reader.wish_size(Size(800, 600))
             await until(lambda: len(vm.input) == 4)

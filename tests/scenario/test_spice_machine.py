@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from millrace.daemon.app import Daemon
+from millrace.graph.pictures import KeyPress
 from millrace.graph.screen import Screen
 from millrace.guest.machines import spice
 from millrace.guest.machines.address import parse_door
@@ -115,7 +116,7 @@ def test_sound_and_picture_come_from_one_door(tmp_path: Path) -> None:
         reader = listed.screen.read(WATCHER)
         one.guest.screens.seat.take(WATCHER)
         await one.until(lambda: ChannelKind.INPUTS in made.heard, "the keyboard is there")
-        reader.key(0x1E, True)
+        reader.key(KeyPress(0x1E, True))
         reader.pointer(Point(2, 3), 0, True)
         wanted = server.message(101, b"\x1e\0\0\0") + server.message(111, struct.pack("<iiH", 2, 3, 0))
         await one.until(lambda: wanted in made.heard[ChannelKind.INPUTS], "key and movement arrive")
@@ -177,7 +178,7 @@ def test_wrong_cursor_or_keyboard_leaves_the_picture_alone(tmp_path: Path, kind:
         await one.until(lambda: "truncated" in one.machine.view().hint, "it says what is wrong")
         await one.until(lambda: np.array_equal(one.picture, PICTURE), "there is a picture")
         assert one.machine.sessions == 1
-        one.machine._controls.key(0x1E, True)  # type: ignore[attr-defined]
+        one.machine._controls.key(KeyPress(0x1E, True))  # type: ignore[attr-defined]
 
     attached(tmp_path, made, test)
 

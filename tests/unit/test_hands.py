@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from millrace.graph.pictures import ScreenSource
+from millrace.graph.pictures import KeyPress, ScreenSource
 from millrace.graph.share import SLICE_NS
 from millrace.guest.hands import AT_ONCE, CHARS_MAX, INPUTS_MAX
 from millrace.pixels.rects import Rect
@@ -203,7 +203,7 @@ def test_text_without_room_in_the_budget_is_refused(room: Room) -> None:
 def test_characters_without_a_key_are_typed_where_the_machine_takes_them(room: Room) -> None:
     room.anna.say(Text("aö’😀\x1b"))
     assert room.typed == A and "no key for 'ö’😀" in room.faults()[0]
-    room.screen.screen.lights.any_character = True
+    room.screen.screen.any_character = True
     room.anna.say(Text("aö"))
     assert room.typed[2:] == [*A, (0, True, "ö"), (0, False)] and not room.faults()
 
@@ -216,5 +216,5 @@ def test_character_that_only_looks_like_a_keysym_is_refused(room: Room) -> None:
 
 def test_source_is_that_of_the_screen(room: Room) -> None:
     source: ScreenSource = room.screen
-    room.anna.session.hands.key(source, 0x1E, True)
+    room.anna.session.hands.key(source, KeyPress(0x1E, True))
     assert room.anna.session.hands.keys == (0x1E,)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from millrace.absent import never
 from millrace.graph.steps import Steps
 from tests.turning import HandTurned
 
@@ -45,3 +46,9 @@ def test_steps_that_one_of_them_closes_are_not_gone_on_with() -> None:
     assert not worker.work() and worker.begun
     assert worker.work() and not worker.begun and done == [0, 1, 2]
     assert worker.work() and done == [0, 1, 2], "nothing is made any more"
+
+
+def test_steps_are_all_run_where_no_turn_may_be_over() -> None:
+    done: list[int] = []
+    worker = Steps(lambda: (done.append(number) for number in range(5)), never)
+    assert worker.work() and not worker.begun and done == [0, 1, 2, 3, 4]

@@ -16,11 +16,12 @@ from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import PeerLost, RemoteProtocolError
+from millrace.graph.pictures import KeyPress
 from millrace.guest.machines.address import parse_door
 from millrace.guest.machines.attach import KINDS
 from millrace.guest.machines.attached import AttachedMachine
-from millrace.guest.machines.network import VncMachine
 from millrace.guest.machines.spice import SpiceMachine
+from millrace.guest.machines.vnc import VncMachine
 from millrace.io.client import ClientConnection
 from millrace.media.format import AudioFormat
 from millrace.sim.rig import Rig
@@ -167,7 +168,7 @@ def test_keyboard_whose_connection_ended_before_its_turn_is_not_used(monkeypatch
 
         monkeypatch.setattr(machine, "_open", opened)
         await machine._inputs(None)
-        machine._controls.key(0x1E, True)
+        machine._controls.key(KeyPress(0x1E, True))
         wire = machine._controls._wire
         return len(machine.connections), wire is not None
 

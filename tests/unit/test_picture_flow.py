@@ -7,6 +7,7 @@ import pytest
 from millrace.budget import ENDED
 from millrace.codec.picturesettings import PICTURE_SETTING_NAMES, PictureSettings, changed_picture
 from millrace.errors import ConfigError
+from millrace.graph.pictures import KeyPress
 from millrace.guest.hands import Hands
 from millrace.io.turns import Turns
 from millrace.outlets.pictureflow import (
@@ -152,7 +153,7 @@ def test_wrong_picture_settings_say_what_is_possible(name: str, text: str, why: 
 def test_held_keys_and_buttons_are_released_once() -> None:
     hands, painter = Hands(Turns(), ENDED), Painter()
     for code, down in ((1, True), (2, True), (2, True), (3, True), (3, False)):
-        hands.key(painter, code, down)
+        hands.key(painter, KeyPress(code, down))
     hands.pointer(painter, Point(4, 5), 0b01001, False)
     painter.typed.clear()
     assert hands.keys == (1, 2)
@@ -162,7 +163,7 @@ def test_held_keys_and_buttons_are_released_once() -> None:
     hands.pointer(painter, Point(7, -7), 1, True)
     hands.release(painter)
     assert painter.typed[-1] == (0, 0, 0, True)
-    hands.key(painter, 9, True)
+    hands.key(painter, KeyPress(9, True))
     hands.forget()
     hands.release(painter)
     assert painter.typed[-1] == (9, True) and not hands.keys

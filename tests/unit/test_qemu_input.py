@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from millrace.doors.qemu.input import KEYS_UNANSWERED, MOTION_WAITS, MOVED_MAX, UNANSWERED_MAX
+from millrace.graph.pictures import KeyPress
 from millrace.pixels.rects import Point, Size
 from tests.qemuconsole import Rig, noise
 
@@ -15,11 +16,11 @@ def sized(rig: Rig) -> Rig:
 
 def test_keys_arrive_by_number_and_those_held_are_released_at_the_end() -> None:
     rig = Rig()
-    rig.door.key(0x1E, True)
-    rig.door.key(0x1E, True)
-    rig.door.key(0xC8, True)
-    rig.door.key(0xC8, False)
-    rig.door.key(0x1234, True)
+    rig.door.key(KeyPress(0x1E, True))
+    rig.door.key(KeyPress(0x1E, True))
+    rig.door.key(KeyPress(0xC8, True))
+    rig.door.key(KeyPress(0xC8, False))
+    rig.door.key(KeyPress(0x1234, True))
     assert rig.client.calls == [("Press", [0x1E]), ("Press", [0x1E]), ("Press", [0xC8]), ("Release", [0xC8])]
     rig.door.close()
     assert rig.client.calls[4:] == [("Release", [0x1E])]
@@ -97,7 +98,7 @@ def test_there_is_no_room_while_qemu_has_not_answered_and_who_waits_is_told_of_i
     rig, told = Rig(), list[int]()
     for n in range(KEYS_UNANSWERED):
         assert rig.door.takes(True, lambda: told.append(-1))
-        rig.door.key(0x02 + n, True)
+        rig.door.key(KeyPress(0x02 + n, True))
     assert not rig.door.takes(False, lambda: told.append(0)) and not rig.door.takes(True, lambda: told.append(1))
     rig.client.unanswered -= 1
     rig.input.room.tell()

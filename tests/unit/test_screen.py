@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.errors import BudgetError, GraphError, RightsError
-from millrace.graph.pictures import MOVES_MAX, Cursor, Mode, Move, Overlay, Shape
+from millrace.graph.pictures import MOVES_MAX, Cursor, KeyPress, Mode, Move, Overlay, Shape
 from millrace.graph.screen import READERS_MAX, SHAPES_MAX
 from millrace.graph.screenfacts import MODES_SHOWN_NS
 from millrace.graph.seat import Watcher
@@ -218,11 +218,11 @@ def test_only_keyboard_holder_types_points_and_resizes() -> None:
     mine, theirs = own.screen.read(WATCHER), own.screen.read(other)
     own.seat.take(WATCHER)
     own.told.clear()
-    mine.key(30, True)
+    mine.key(KeyPress(30, True))
     mine.pointer(Point(1, 2), 1, False)
     mine.wish_size(Size(800, 600))
     assert own.told == [(30, True), (Point(1, 2), 1, False), Size(800, 600)]
-    for act in (lambda: theirs.key(30, True), lambda: theirs.wish_size(Size(1, 1))):
+    for act in (lambda: theirs.key(KeyPress(30, True)), lambda: theirs.wish_size(Size(1, 1))):
         with pytest.raises(RightsError, match="listener/2 only watches"):
             act()
 

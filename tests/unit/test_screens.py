@@ -9,7 +9,7 @@ import pytest
 from millrace.budget import Budget
 from millrace.errors import BudgetError, GraphError, RightsError
 from millrace.graph.model import Ids
-from millrace.graph.pictures import Mode
+from millrace.graph.pictures import KeyPress, Mode
 from millrace.graph.screen import SCREEN_BYTES, Screen
 from millrace.graph.screenfacts import MODES_MAX
 from millrace.graph.screens import SCREENS_MAX, Listed, Screens
@@ -22,7 +22,7 @@ MODE = Mode(8, 4, 32)
 
 
 class Source:
-    def key(self, code: int, down: bool, meaning: str = "") -> None: ...
+    def key(self, press: KeyPress) -> None: ...
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
         return True

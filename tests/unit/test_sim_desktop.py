@@ -9,6 +9,7 @@ from millrace.budget import Budget
 from millrace.dsp.measure import tone_onsets
 from millrace.errors import ConfigError
 from millrace.graph.model import Stream
+from millrace.graph.pictures import KeyPress
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Seat
 from millrace.pixels import blockcode, digits
@@ -120,7 +121,7 @@ def test_a_key_is_answered_by_a_picture_with_its_mark_at_once() -> None:
     here = Watching()
     reader = here.screen.read(WATCHER)
     here.seat.take(WATCHER)
-    reader.key(0x1E, True)
+    reader.key(KeyPress(0x1E, True))
     reader.pointer(Point(3, 4), 1, False)
     assert here.machine.next_timeout() == 0
     here.machine.handle_timeout(START_NS + 5 * NS_PER_MS)

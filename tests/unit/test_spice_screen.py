@@ -13,7 +13,7 @@ from millrace.doors.machine import MachineDoor
 from millrace.doors.spice.canvas import OBJECT_BYTES, PART_COST, raster
 from millrace.doors.spice.screen import LOOKS_MAX, STEP_COST
 from millrace.errors import BudgetError, RemoteProtocolError
-from millrace.graph.pictures import Move
+from millrace.graph.pictures import KeyPress, Move
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.wire.spice.display import SETTLED_NS, SpiceDisplay
 from tests.fuzz import seeds
@@ -338,7 +338,7 @@ def test_keys_and_pointer_reach_the_machine_that_takes_them() -> None:
     made.watch()
     made.screens.seat.take(WATCHER)
     assert made.reader is not None and made.door.screen is not None and made.door.screen.relative
-    made.reader.key(0x1E, True)
+    made.reader.key(KeyPress(0x1E, True))
     made.reader.pointer(Point(2, 2), 0, True)
     made.reader.pointer(Point(50, 60), 0, False)
     assert sent(made.inputs) == [(101, b"\x1e\0\0\0"), (111, struct.pack("<iiH", 2, 2, 0))] and made.woken == 3
@@ -359,12 +359,12 @@ def test_pressed_keys_are_released_when_nobody_looks_any_more() -> None:
     made.screens.seat.take(WATCHER)
     assert made.reader is not None
     for code, down in ((0x1D, True), (0x1E, True), (0x1E, False)):
-        made.reader.key(code, down)
+        made.reader.key(KeyPress(code, down))
     sent(made.inputs)
     made.reader.end()
     assert sent(made.inputs) == [(102, b"\x9d\0\0\0")]
     made.controls.close()
-    made.controls.key(0x1E, True)
+    made.controls.key(KeyPress(0x1E, True))
     made.controls.pointer(Point(1, 1), 0, False, 0)
     assert not sent(made.inputs)
 
@@ -373,7 +373,7 @@ def test_keys_are_sent_in_the_pace_of_a_guests_keyboard_and_the_pointer_needs_no
     made = machine()
     for _ in range(AT_ONCE):
         assert made.door.takes(True, lambda: None)
-        made.door.key(0x1E, True)
+        made.door.key(KeyPress(0x1E, True))
     told = list[str]()
     assert not made.door.takes(True, lambda: told.append("room")) and made.door.takes(False, lambda: None)
     made.controls.room.pace()

@@ -11,6 +11,7 @@ from millrace.budget import Budget
 from millrace.doors.inputroom import AT_ONCE
 from millrace.doors.vnc.screen import VncScreen
 from millrace.graph.model import Ids
+from millrace.graph.pictures import KeyPress
 from millrace.graph.screens import Screens
 from millrace.pixels.rects import Point, Size
 from millrace.wire.vnc.client import VncClient
@@ -48,8 +49,8 @@ class Typing:
         for pressed in range(number):
             if not self.takes(True):
                 return pressed
-            self.screen.key(A, True)
-            self.screen.key(A, False)
+            self.screen.key(KeyPress(A, True))
+            self.screen.key(KeyPress(A, False))
         return number
 
 

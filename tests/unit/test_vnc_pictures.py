@@ -18,6 +18,7 @@ from millrace.errors import RemoteProtocolError
 from millrace.pixels.cursors import ARROW, ARROW_SIZE
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_S
+from millrace.wire.keys import LightsTold
 from millrace.wire.vnc import cursors, gradient, inflate, tight, zrle
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.login import VncLogin
@@ -27,7 +28,6 @@ from millrace.wire.vnc.messages import (
     CursorAt,
     CursorShape,
     Filled,
-    LightsTold,
     Painted,
     Resized,
     Update,

@@ -10,7 +10,7 @@ from millrace.doors.vnc.door import VncDoor
 from millrace.doors.vnc.screen import VncScreen
 from millrace.errors import BudgetError
 from millrace.graph.model import Ids
-from millrace.graph.pictures import Move
+from millrace.graph.pictures import KeyPress, Move
 from millrace.graph.screens import Screens
 from millrace.pixels.convert import Plane
 from millrace.pixels.rects import RECTS_MAX, Point, Rect, Size, few
@@ -124,7 +124,7 @@ def test_readers_decide_whether_pictures_are_asked_for_and_type() -> None:
     one.says()
     assert one.wire.data_to_send() == CHANGES
     one.screens.seat.take(WATCHER)
-    reader.key(0x1E, True)
+    reader.key(KeyPress(0x1E, True))
     assert one.wire.data_to_send()[-1:] == b"a"
     reader.wish_size(Size(320, 200))
     assert one.wire.data_to_send() == b"", "this server can't be asked"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.cursors import ARROW, ARROW_SIZE
 from millrace.pixels.rects import Point, Size
+from millrace.wire.keys import LightsTold
 from millrace.wire.spice.cursor import (
     BAND_PIXELS,
     LOOK_BYTES,
@@ -22,7 +23,7 @@ from millrace.wire.spice.cursor import (
     Source,
     SpiceCursor,
 )
-from millrace.wire.spice.inputs import UNACKNOWLEDGED_MAX, LightsTold, SpiceInputs
+from millrace.wire.spice.inputs import UNACKNOWLEDGED_MAX, SpiceInputs
 from millrace.wire.spice.main import SpiceMain
 from tests.fuzz import spiceserver as server
 from tests.received import received

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,18 +12,17 @@ from hypothesis import strategies as st
 
 from millrace.budget import Budget
 from millrace.doors.x11.door import BAND_PIXELS, SHAPE_PIXELS, X11Door
-from millrace.errors import ConfigError, PeerLost, RemoteProtocolError
+from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.graph.model import Ids
+from millrace.graph.pictures import KeyPress
 from millrace.graph.screens import Screens
-from millrace.guest.machines.address import parse_door
-from millrace.guest.machines.x11 import read_cookie
 from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_S
 from millrace.wire.x11 import fakes, requests
 from millrace.wire.x11.client import AT_ONCE, X11Client
 from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized
-from millrace.wire.x11.setup import COOKIE, find_cookie, read_description, setup_request
+from millrace.wire.x11.setup import COOKIE, read_description, setup_request
 from tests.fuzz import xserver
 from tests.fuzz.xserver import BASE, FIRST_COPY, HEIGHT, MAJORS, ROOT, WIDTH
 from tests.gops import WATCHER
@@ -289,7 +287,7 @@ def test_copies_become_pictures_and_the_screen_goes_with_the_session() -> None:
     screens.seat.take(WATCHER)
     sent(wire)
     reader.pointer(Point(900, 3), 0, False)
-    reader.key(0x1E, True)
+    reader.key(KeyPress(0x1E, True))
     assert len(sent(wire)) == 3 and screen.cursor.at == Point(WIDTH - 1, 3)
     door.close()
     door.close()
@@ -394,46 +392,6 @@ def test_alpha_is_taken_out_of_colours() -> None:
 
 
 # -- addresses -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "path"),
-    [("x11::1", "/tmp/.X11-unix/X1"), ("x11:unix:2.0", "/tmp/.X11-unix/X2"), ("x11:/run/a/X0", "/run/a/X0")],
-)
-def test_display_is_a_number_or_a_path(text: str, path: str) -> None:
-    spec = parse_door(text)
-    assert (spec.kind, spec.address, spec.text) == ("x11", path, f"x11:{path}")
-
-
-@pytest.mark.parametrize("text", ["x11:", "x11:1", "x11:host:0", "x11::x", "x11::123456"])
-def test_display_elsewhere_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="write"):
-        parse_door(text)
-
-
-def entry(number: bytes, name: bytes, data: bytes) -> bytes:
-    return struct.pack(">H", 256) + b"".join(struct.pack(">H", len(one)) + one for one in (b"host", number, name, data))
-
-
-def test_cookie_is_found_for_its_display() -> None:
-    other = entry(b"1", b"XDM-AUTHORIZATION-1", b"x")
-    authority = other + entry(b"", COOKIE, b"any") + entry(b"1", COOKIE, b"one")
-    assert [find_cookie(authority, display) for display in ("1", "2")] == [b"one", b"any"]
-    assert find_cookie(authority[:20], "1") == b"" == find_cookie(b"", "1")
-
-
-def test_authority_file_must_be_private_and_have_a_cookie(tmp_path: Path) -> None:
-    path = tmp_path / "authority"
-    path.write_bytes(entry(b"1", COOKIE, b"one"))
-    os.chmod(path, 0o644)
-    with pytest.raises(ConfigError, match="chmod 600"):
-        read_cookie(path, "1")
-    os.chmod(path, 0o600)
-    assert read_cookie(path, "1") == b"one"
-    with pytest.raises(ConfigError, match="no cookie for display :2"):
-        read_cookie(path, "2")
-    with pytest.raises(ConfigError, match="No such file"):
-        read_cookie(path.with_name("none"), "1")
 
 
 def test_door_that_is_closed_does_nothing_with_what_still_comes(monkeypatch: pytest.MonkeyPatch) -> None:

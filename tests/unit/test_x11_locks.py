@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 
+from millrace.wire.keys import LightsTold
 from millrace.wire.x11 import locks, requests
 from millrace.wire.x11.client import X11Client
-from millrace.wire.x11.events import LightsTold
 from tests.fuzz import xserver
 
 MAJOR, FIRST = 135, 85

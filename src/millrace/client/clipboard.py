@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from millrace.absent import nothing
 from millrace.errors import ConfigError
 from millrace.media.clip import check_size, clip_text
 from millrace.text import printable
@@ -12,10 +13,6 @@ from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.peer.viewing import ViewClient
 
 ClipboardEvent: TypeAlias = ClipboardState | Paste | Clip
-
-
-def _nothing() -> None:
-    """There is no connection to write to."""
 
 
 # What the user copied here is offered only while the window has both the focus and the keyboard: from then on any
@@ -29,7 +26,7 @@ class SharedClipboard:
         self._last = ""
         """The text that both have, as far as is known."""
         self._wire: ViewClient | None = None
-        self._flush: Callable[[], None] = _nothing
+        self._flush: Callable[[], None] = nothing
         self.end()
 
     def begin(self, wire: ViewClient, flush: Callable[[], None]) -> None:
@@ -39,7 +36,7 @@ class SharedClipboard:
 
     def end(self) -> None:
         """It has ended: forget what belongs to it."""
-        self._wire, self._flush = None, _nothing
+        self._wire, self._flush = None, nothing
         self._state = ClipboardState(there=False)
         self._wants = False
         """The machine has a text that was not fetched."""

@@ -29,7 +29,8 @@ async def pause(stopping: asyncio.Event, tries: int) -> None:
     top = BACKOFF_LONG_S if tries > FAST_TRIES_MAX else BACKOFF_MAX_S
     delay = min(top, BACKOFF_FIRST_S * 2 ** min(tries, 10)) * random.uniform(0.8, 1.2)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stopping.wait(), delay)
+        async with asyncio.timeout(delay):
+            await stopping.wait()
 
 
 class Dialler:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from millrace.absent import nothing
 from millrace.client.faces import Face, Unseen
 from millrace.errors import ConfigError, OutputLost
 from millrace.text import quoted
@@ -33,8 +34,8 @@ class Shown:
         self._viewer: Viewer | None = None
         self._loop = asyncio.get_running_loop()
         self._told = ended
-        self._open: Callable[[], None] = lambda: None
-        self._close: Callable[[], None] = lambda: None
+        self._open: Callable[[], None] = nothing
+        self._close: Callable[[], None] = nothing
         self._attach: Callable[[Viewer], None] = lambda viewer: None
         self.face = self._made(to, title, full_screen)
 

@@ -17,8 +17,8 @@ from millrace.control.local import LocalPlane
 from millrace.control.tokens import new_key
 from millrace.control.worker import Worker
 from millrace.daemon.config import Config
-from millrace.daemon.pulse import Pulse, moving
 from millrace.daemon.serving import Serving
+from millrace.daemon.stallwatch import Spent, StallWatch, moving
 from millrace.errors import ConfigError
 from millrace.guest.guest import Guest
 from millrace.guest.machines.address import DoorSpec
@@ -37,6 +37,10 @@ from millrace.server.native.server import NativeServer
 log = logging.getLogger("millrace.daemon")
 TICK_S = 1.0
 STOPPING = "the daemon is stopping"
+
+
+def _spent() -> Spent:
+    return worked_ns(), run_delay_ns()
 
 
 class Daemon:
@@ -85,20 +89,20 @@ class Daemon:
 
     async def _tick(self) -> None:
         """Once a second: poll what is not event-driven, and feed the service manager's watchdog."""
-        pulse = Pulse(self.worker.diagnosis.stalled, lambda: (worked_ns(), run_delay_ns()), asyncio.get_running_loop())
+        stalls = StallWatch(self.worker.diagnosis.stalled, _spent, asyncio.get_running_loop())
         try:
             while True:
                 await asyncio.sleep(TICK_S)
                 notify("WATCHDOG=1")
-                await self._second(pulse)
+                await self._second(stalls)
         finally:
-            pulse.stop()
+            stalls.stop()
 
-    async def _second(self, pulse: Pulse) -> None:
+    async def _second(self, stalls: StallWatch) -> None:
         try:
             await self.worker.second()
             cycles = self.worker.driver.next_timeout() is not None
-            pulse.second(not cycles and moving(self.worker.guests.values()), now_ns())
+            stalls.second(not cycles and moving(self.worker.guests.values()), now_ns())
         except Exception:
             # A failure in one guest's view must not stop the watchdog heartbeat.
             log.exception("the flight recorder skipped a second")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from millrace.absent import nothing
 from millrace.dsp.convert import Samples
 from millrace.dsp.resample import Resampler, make_resampler, resampler_bytes
 from millrace.graph.graph import Graph
@@ -29,7 +30,7 @@ class CaptureQueue:
 
     def __init__(
         self, graph: Graph, source: Sink, name: str, rate: int, positions: Positions,
-        ready: Callable[[], None] = lambda: None,
+        ready: Callable[[], None] = nothing,
     ) -> None:  # fmt: skip
         """`ready` is called whenever frames have been added."""
         self.graph, self.rate, self.positions, self._ready = graph, rate, positions, ready

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from millrace.absent import never
 from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PushedStream
 from millrace.errors import BudgetError
 from millrace.graph.clipboard import Clipboard
 from millrace.graph.screens import Screens
-from millrace.graph.steps import never
 from millrace.media.clip import ClipText
 from millrace.units import HostNs
 from millrace.wire.clips import ClipEvent, ClipGiven, ClipOffered, ClipSession, ClipWanted, ClipWire

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from millrace.graph.steps import never, nothing
+from millrace.absent import never, nothing
 
 AT_ONCE = 8
 """Presses and releases of keys that are sent at once. A guest's keyboard holds 16 that the guest has not read (QEMU,

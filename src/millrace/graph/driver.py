@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
+from millrace.absent import nothing
 from millrace.graph.graph import Graph
 from millrace.graph.share import Clock, Share
 from millrace.units import NS_PER_MS, HostNs, ns_to_frames
@@ -27,7 +28,7 @@ class TimerDriver:
     """Runs the cycles of many graphs when they are due. `clock` measures the work that is charged to shares."""
 
     def __init__(
-        self, clock: Clock = lambda: 0, wall: Clock | None = None, rearm: Callable[[], None] = lambda: None,
+        self, clock: Clock = lambda: 0, wall: Clock | None = None, rearm: Callable[[], None] = nothing,
         failed: Callable[[Graph, Exception], None] | None = None,
     ) -> None:  # fmt: skip
         """`rearm` is called when the next deadline moves earlier, `failed` when a graph raises, which is a bug.

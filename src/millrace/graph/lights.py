@@ -16,8 +16,6 @@ class Lights:
 
     def __init__(self) -> None:
         self._known = self._on = 0
-        self.any_character = False
-        """Whether its machine takes any character, as a key with the code 0, and not only keys."""
 
     def told(self, on: int) -> None:
         """The machine tells of all its lights."""

@@ -68,6 +68,16 @@ class Shape(msgspec.Struct, frozen=True, weakref=True):
     pixels: bytes
 
 
+class KeyPress(msgspec.Struct, frozen=True):
+    """A key was pressed, or is released if it is not `down`."""
+
+    code: int
+    """As in wire/keys.py; 0 for a character without a key, for machines that take those (`Screen.any_character`)."""
+    down: bool
+    meaning: str = ""
+    """What it means to the viewer, for machines that do not go by the key's place; empty if not known."""
+
+
 class ScreenSource(Protocol):
     """The source of a screen, which paints; requests of readers arrive here.
 
@@ -75,12 +85,8 @@ class ScreenSource(Protocol):
     first.
     """
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
-        """A key was pressed or released. Nothing waits at the source: `takes` is asked before a press.
-
-        `meaning`: what it means to the viewer, for machines that do not go by the key's place; empty if not known.
-        With the code 0 it is a character without a key, for machines that take those (`Lights.any_character`).
-        """
+    def key(self, press: KeyPress) -> None:
+        """A key was pressed or released. Nothing waits at the source: `takes` is asked before a press."""
         ...
 
     # For a press or two, as with shift, and their releases; for a place of the pointer and its buttons; or for a wish.
@@ -113,7 +119,7 @@ class ScreenSource(Protocol):
 class _Gone:
     """In the place of the source of a screen that has ended."""
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
+    def key(self, press: KeyPress) -> None:
         """See `ScreenSource`."""
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:

@@ -24,12 +24,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
+from millrace.absent import nothing
 from millrace.budget import Account, Budget
 from millrace.errors import GraphError
 from millrace.graph.lights import Lights
 from millrace.graph.pictures import (
     GONE,
     Cursor,
+    KeyPress,
     Memory,
     Mode,
     Move,
@@ -55,10 +57,6 @@ CATCH_UP = 8
 """A reader that takes every picture takes each earlier by this part of its interval, until it takes them at once."""
 SHAPES_MAX = 64
 """Cursors kept; beyond that, the one shown longest ago is discarded."""
-
-
-def _untold() -> None:
-    """Nobody waits for a picture."""
 
 
 class Picture:
@@ -203,9 +201,9 @@ class Reader:
         """For the screen: its memory was replaced."""
         self._moves, self._damage = [], Damage([whole])
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
+    def key(self, press: KeyPress) -> None:
         """Press or release a key; RightsError unless the reader has the keyboard, as for the pointer and the size."""
-        self.screen.controlled(self.who, "typing").key(code, down, meaning)
+        self.screen.controlled(self.who, "typing").key(press)
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
         """Move the pointer, with these buttons down."""
@@ -235,7 +233,7 @@ class Reader:
             self._account.close()
             self.screen.leave(self)
             # Whoever is woken has this reader: a cycle, which only a full collection would free.
-            wake, self.wake = self.wake, _untold
+            wake, self.wake = self.wake, nothing
             wake()
 
 
@@ -244,7 +242,7 @@ class Screen:
 
     def __init__(
         self, key: str, source: ScreenSource, seat: Seat, budget: Budget, by: Convert = convert,
-        changed: Callable[[], None] = lambda: None,
+        changed: Callable[[], None] = nothing,
     ) -> None:  # fmt: skip
         """`changed` is called when the mode or the number of readers has changed."""
         self.key, self.convert, self._changed = key, by, changed
@@ -256,6 +254,8 @@ class Screen:
         self.cursor, self.facts, self.lights = Cursor(), ScreenFacts(), Lights()
         self.relative = False
         """The machine has only a mouse: it takes movements of the pointer, and no positions."""
+        self.any_character = False
+        """The machine takes any character, as a key with the code 0, and not only keys."""
         self.old = False
         """The source is about to paint what it shows now."""
         self.overlays: tuple[Overlay, ...] = ()
@@ -274,7 +274,7 @@ class Screen:
 
     # -- the source's side -----------------------------------------------------------------------
 
-    def set_mode(self, mode: Mode, pixels: memoryview, now_ns: HostNs, free: Callable[[], None] = lambda: None) -> None:
+    def set_mode(self, mode: Mode, pixels: memoryview, now_ns: HostNs, free: Callable[[], None] = nothing) -> None:
         """Give the screen other memory; `free` is called when nobody uses that any more.
 
         If the mode is impossible or has no room, raise GraphError and change nothing.
@@ -396,7 +396,7 @@ class Screen:
 
     def read(
         self, who: Watcher, interval_ns: HostNs = 0, leave_out: frozenset[str] = frozenset(),
-        wake: Callable[[], None] = _untold,
+        wake: Callable[[], None] = nothing,
     ) -> Reader:  # fmt: skip
         """Add a reader; if there is no room, raise GraphError and change nothing."""
         if self._ended:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from millrace.absent import nothing
 from millrace.errors import RightsError
 from millrace.rights.model import Principal, Right
 
@@ -22,7 +23,7 @@ class Watcher:
 class Seat:
     """One guest's keyboard, and what goes with it: the pointer, the screen's size, seeking in what plays."""
 
-    def __init__(self, guest: str, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, guest: str, changed: Callable[[], None] = nothing) -> None:
         """`changed` is called when another watcher, or nobody, has it."""
         self._guest, self._changed = guest, changed
         self._who: Watcher | None = None

@@ -5,15 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 
-def nothing() -> None:
-    """Call nobody: nobody waits, or it is over."""
-
-
-def never() -> bool:
-    """For whoever has no turn that may be over, or no connection that may be full."""
-    return False
-
-
 def _none() -> Iterator[None]:
     return iter(())
 

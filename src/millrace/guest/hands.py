@@ -9,7 +9,7 @@ import msgspec
 
 from millrace.budget import LISTENERS, Account
 from millrace.errors import ConfigError, RightsError
-from millrace.graph.pictures import Mode, ScreenSource
+from millrace.graph.pictures import KeyPress, Mode, ScreenSource
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
 from millrace.io.turns import Turns
@@ -87,13 +87,13 @@ class Hands:
         """How many texts, keys and other inputs wait to be passed on."""
         return len(self._waiting)
 
-    def key(self, source: ScreenSource, code: int, down: bool, meaning: str = "") -> None:
+    def key(self, source: ScreenSource, press: KeyPress) -> None:
         """Press or release a key. A press that is repeated is passed on: it is the viewer's auto-repeat."""
-        source.key(code, down, meaning)
-        if down:
-            self._keys[code] = None
+        source.key(press)
+        if press.down:
+            self._keys[press.code] = None
         else:
-            self._keys.pop(code, None)
+            self._keys.pop(press.code, None)
 
     def pointer(self, source: ScreenSource, at: Point, buttons: int, relative: bool) -> None:
         """Move the pointer, with these buttons down."""
@@ -108,7 +108,7 @@ class Hands:
         source = screen.controlled(who, "typing" if isinstance(event, Key | Text) else "pointing")
         missing = ""
         if isinstance(event, Text):
-            text, missing = _typable(event.text, screen.lights.any_character)
+            text, missing = _typable(event.text, screen.any_character)
             event = Text(text)
         self._do(_Input(event, size, len(event.text) if isinstance(event, Text) else 1), who, source, screen)
         if missing:
@@ -217,9 +217,9 @@ class Hands:
             self._type(source, event.text[-one.left])
         elif isinstance(event, Key):
             for lock in screen.lights.wrong(event.code, event.locks) if event.down else ():
-                source.key(lock, True)
-                source.key(lock, False)
-            self.key(source, event.code, event.down, event.key)
+                source.key(KeyPress(lock, True))
+                source.key(KeyPress(lock, False))
+            self.key(source, KeyPress(event.code, event.down, event.key))
         elif isinstance(event, SizeWish):
             source.size_wish(Size(event.width, event.height))
         elif event.relative:
@@ -235,17 +235,12 @@ class Hands:
 
     def _type(self, source: ScreenSource, char: str) -> None:
         """Press and release the key of a character, with shift if it takes that."""
-        if char not in _TYPED:
-            source.key(0, True, char)
-            source.key(0, False)
-            return
-        code, shifted = _TYPED[char]
-        if shifted:
-            source.key(SHIFT, True)
-        source.key(code, True)
-        source.key(code, False)
-        if shifted:
-            source.key(SHIFT, False)
+        code, shifted = _TYPED.get(char, (0, False))
+        keys = [KeyPress(SHIFT, True)] * shifted
+        keys += [KeyPress(code, True, "" if code else char), KeyPress(code, False)]
+        keys += [KeyPress(SHIFT, False)] * shifted
+        for press in keys:
+            source.key(press)
 
     # The pointer stays where it is: a movement of nothing, or the position that was last.
     def release(self, source: ScreenSource) -> None:
@@ -253,7 +248,7 @@ class Hands:
         keys, buttons = list(self._keys), self._buttons
         self.forget()
         for code in reversed(keys):
-            source.key(code, False)
+            source.key(KeyPress(code, False))
         if buttons:
             source.pointer(Point(0, 0) if self._relative else self._at, 0, self._relative)
 

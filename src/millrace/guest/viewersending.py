@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from millrace.absent import never
 from millrace.budget import LISTENERS, Account
 from millrace.errors import BudgetError, MillraceError, PeerLost
 from millrace.outlets.queue import Passed, Traffic, Write, unknown
@@ -85,4 +86,4 @@ class Sending:
     def forget(self) -> None:
         """The connection is over. It is reached through these, which keep this: a cycle (daemon/collector.py)."""
         self._closed = True
-        self._write, self._room, self._traffic = (lambda messages: None), (lambda: False), unknown
+        self._write, self._room, self._traffic = (lambda messages: None), never, unknown

@@ -9,9 +9,9 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from millrace.absent import nothing
 from millrace.dsp.convert import Buffer
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
-from millrace.graph.steps import nothing
 from millrace.io.crypto import tls_trouble
 from millrace.io.lookup import found_below
 from millrace.io.runner import StreamRunner

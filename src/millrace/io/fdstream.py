@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from millrace.absent import never, nothing
 from millrace.dsp.convert import Buffer
 from millrace.errors import BudgetError, MillraceError, PeerLost
-from millrace.graph.steps import nothing
 from millrace.io.clock import now_ns
 from millrace.io.runner import CLOSE_TIMEOUT_S
 from millrace.io.senderidentity import SenderIdentity
@@ -88,10 +88,10 @@ class FdStream:
         turns: Turns | None = None,
         may_wait: Callable[[int], bool] = lambda unsent: True,
         whose: str = "a connection",
-        gone: Callable[[], None] = lambda: None,
+        gone: Callable[[], None] = nothing,
         outgoing: Outgoing | None = None,
         chunk_max: int = CHUNK_BYTES_MAX,
-        unfinished: Callable[[], bool] = lambda: False,
+        unfinished: Callable[[], bool] = never,
     ) -> None:
         self._whose, self._gone, self._unfinished = whose, gone, unfinished
         self._chunk_size = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from millrace.graph.steps import nothing
+from millrace.absent import nothing
 from millrace.io.clock import now_ns
 from millrace.units import NS_PER_MS, HostNs
 

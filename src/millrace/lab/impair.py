@@ -49,7 +49,8 @@ class Direction:
             self._more.clear()
             try:
                 wait = None if due is None else max(0.0, (due - now_ns()) / NS_PER_S)
-                await asyncio.wait_for(self._more.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._more.wait()
             except TimeoutError:
                 continue
 

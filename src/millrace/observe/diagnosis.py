@@ -34,7 +34,7 @@ CONFIRMED_MAX = 32
 AFTER_NS = 600 * NS_PER_MS
 """A symptom within this time after an incident is attributed to it."""
 CLOCK_JUMP_NS = 200 * NS_PER_MS
-CYCLE_MAX_NS, PULSE_MAX_NS = 40 * NS_PER_MS, 75 * NS_PER_MS
+CYCLE_MAX_NS, STALL_MAX_NS = 40 * NS_PER_MS, 75 * NS_PER_MS
 OURS = frozenset({"loop", "cycle", "encoder"})
 SENDING = frozenset({"send"})
 MACHINE = frozenset({"machine"})
@@ -219,12 +219,12 @@ class Diagnosis:
     def stalled(
         self, late_ns: HostNs, began_ns: HostNs, before_ns: HostNs, cpu_ns: HostNs, waited_ns: HostNs
     ) -> None:  # fmt: skip
-        """A pulse of moving pictures came late.
+        """A deadline that there is while pictures move was missed.
 
         Since the one before, at `before_ns`, the daemon computed for `cpu_ns` and waited for a processor for
         `waited_ns`.
         """
-        self._strained(late_ns, 0, began_ns, before_ns, cpu_ns, waited_ns, PULSE_MAX_NS)
+        self._strained(late_ns, 0, began_ns, before_ns, cpu_ns, waited_ns, STALL_MAX_NS)
 
     def _strained(
         self, late_ns: HostNs, spent_ns: HostNs, began_ns: HostNs, before_ns: HostNs, cpu_ns: HostNs, waited_ns: HostNs,

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from millrace.absent import nothing
 from millrace.budget import LISTENERS
 from millrace.codec.opus import OPUS_RATE, OpusEncoder, wire_order
 from millrace.codec.parameters import CodecParameters
@@ -40,7 +41,7 @@ class Subscriber(SendQueue):
 
     def __init__(
         self, id_: int, name: str, write: Write, room: Callable[[], bool],
-        may_queue: Callable[[int], bool] = lambda size: True, dropped: Callable[[], None] = lambda: None,
+        may_queue: Callable[[int], bool] = lambda size: True, dropped: Callable[[], None] = nothing,
     ) -> None:  # fmt: skip
         super().__init__(write, room, may_queue, dropped)
         self.id, self.name = id_, name

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from millrace.absent import never, nothing
+
 QUEUE_PACKETS_MAX, QUEUE_BYTES_MAX = 50, 1024 * 1024
 Message = str | bytes
 Write = Callable[[Sequence[Message]], None]
@@ -56,8 +58,8 @@ class SendQueue:
     def forget(self) -> None:
         """The connection is over. It is reached through these, and keeps this: a cycle (daemon/collector.py)."""
         self._forgotten = True
-        self._write, self._dropped = (lambda messages: None), (lambda: None)
-        self._room, self._may_queue = (lambda: False), (lambda size: False)
+        self._write, self._dropped = (lambda messages: None), nothing
+        self._room, self._may_queue = never, (lambda size: False)
 
     def send(self, *messages: Message) -> None:
         """Send, or queue while the connection is full. Beyond the limits, drop the oldest media packets first."""

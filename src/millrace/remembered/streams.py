@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from millrace.absent import nothing
 from millrace.dsp.channels import volume_for
 from millrace.units import MAX_CHANNELS, POSITIONS, Positions
 
@@ -119,7 +120,7 @@ class RuleUpdate(NamedTuple):
 class Rules:
     """One guest's rules."""
 
-    def __init__(self, changed: Callable[[], None] = lambda: None, keep: Keep | None = None) -> None:
+    def __init__(self, changed: Callable[[], None] = nothing, keep: Keep | None = None) -> None:
         """`keep` provides storage on disk: updates are stored in order, then applied. Without it nothing is stored."""
         self.kept: dict[str, Rule] = {}
         self._changed = changed

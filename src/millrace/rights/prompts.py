@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from millrace.absent import nothing
 from millrace.rights.grants import Grants, Pending, Permission, Subject, Verdict
 from millrace.units import NS_PER_S, HostNs
 
@@ -71,7 +72,7 @@ class Prompts:
     """Pending requests of all guests. Time is passed in."""
 
     def __init__(
-        self, take_id: Callable[[], int], changed: Changed = _untold, rearm: Callable[[], None] = lambda: None
+        self, take_id: Callable[[], int], changed: Changed = _untold, rearm: Callable[[], None] = nothing
     ) -> None:
         """`rearm` is called when the next deadline may have changed."""
         self._take_id, self._changed, self._rearm = take_id, changed, rearm

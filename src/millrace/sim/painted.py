@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from millrace.absent import nothing
 from millrace.doors.ingress import Ingress, IngressStatus
 from millrace.dsp.convert import Samples
 from millrace.graph.graph import Graph
 from millrace.graph.model import Stream
+from millrace.graph.pictures import KeyPress
 from millrace.graph.screen import Screen
 from millrace.pixels.rects import Point, Size
 from millrace.sim.desktop import Desktop
@@ -62,7 +64,7 @@ class Clicks(Ingress):
 class PaintedMachine:
     """A `ScreenSource` and a `Timed` core: paints while somebody watches. `poke` is called when it is due earlier."""
 
-    def __init__(self, desktop: Desktop, fps: int = 30, poke: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, desktop: Desktop, fps: int = 30, poke: Callable[[], None] = nothing) -> None:
         self.desktop, self.fps, self.poke = desktop, fps, poke
         self.keys: list[tuple[int, bool]] = []
         self.pointers: list[tuple[Point, int, bool]] = []
@@ -111,10 +113,10 @@ class PaintedMachine:
 
     # -- see `ScreenSource` ----------------------------------------------------------------------
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
+    def key(self, press: KeyPress) -> None:
         """The next picture bears the code as its mark, and is due at once."""
-        self.keys.append((code, down))
-        self.desktop.mark = code | (_DOWN if down else 0)
+        self.keys.append((press.code, press.down))
+        self.desktop.mark = press.code | (_DOWN if press.down else 0)
         self._next_ns = 0
         self.poke()
 

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
+from millrace.absent import never
 from millrace.media.clip import ClipText
 
 
@@ -44,17 +45,13 @@ class ClipGiven(msgspec.Struct, frozen=True):
 ClipEvent: TypeAlias = ClipOffered | ClipWanted | ClipSupplied | ClipGiven
 
 
-def _never() -> bool:
-    return False
-
-
 # A text of a megabyte is neither made into a message in one step, nor queued behind others for a machine that does not
 # read: it waits here, as it is, and so does nothing but the newest one.
 class ClipGiving:
     """The text that a machine is given next, or now: a step at a time, as its connection has room."""
 
     def __init__(self) -> None:
-        self.full: Callable[[], bool] = _never
+        self.full: Callable[[], bool] = never
         """Whether the machine leaves so much unread that it is to be sent nothing more."""
         self._text: ClipText | None = None
         self._steps: Iterator[None] = iter(())
@@ -84,7 +81,7 @@ class ClipGiving:
 
     def close(self) -> None:
         """The connection is over. `full` refers to it, and it to this: a cycle (daemon/collector.py)."""
-        self.full = _never
+        self.full = never
         self.drop()
 
 

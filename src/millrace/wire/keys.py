@@ -24,6 +24,12 @@ class Key(msgspec.Struct, frozen=True):
     shifted: int
 
 
+class LightsTold(msgspec.Struct, frozen=True):
+    """The lights of a machine's keyboard: 1 scroll lock, 2 num lock, 4 caps lock."""
+
+    on: int
+
+
 # Up to F12, Linux took its numbers from the XT keyboard. Each line here: name, code, and a character or a keysym in
 # hexadecimal, without and with shift.
 _SAME = """

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from millrace.absent import nothing
 from millrace.dsp.channels import Matrix, mix_matrix
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Stream
@@ -51,7 +52,7 @@ class Module:
     """For a module that records: the permission needed, and the subject that loaded it."""
     fixed: bool = False
     """Whether it is part of the guest and can't be unloaded."""
-    undo: Callable[[], None] = lambda: None
+    undo: Callable[[], None] = nothing
     """Further clean-up when it is unloaded."""
     greet: Callable[[Sink], None] = lambda mix: None
     """Called for every new sink or source."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from millrace.graph.steps import nothing
+from millrace.absent import nothing
 from millrace.wire.pulse.constants import Change, Facility
 
 log = logging.getLogger("millrace.pulse")

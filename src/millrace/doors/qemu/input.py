@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from millrace.absent import nothing
 from millrace.doors.inputroom import AT_ONCE, InputRoom
-from millrace.graph.steps import nothing
+from millrace.graph.pictures import KeyPress
 from millrace.pixels.rects import Point, Size
 from millrace.wire.qemu.client import DisplayClient
 
@@ -53,13 +54,13 @@ class ConsoleInput:
         """Keys that are down in the guest."""
         self.room = InputRoom(lambda: client.unanswered >= KEYS_UNANSWERED)
 
-    def key(self, code: int, down: bool) -> None:
+    def key(self, press: KeyPress) -> None:
         """Press or release a key. A key that is held is pressed again, as a keyboard repeats it."""
-        if not 0 < code <= CODE_MAX:
+        if not 0 < press.code <= CODE_MAX:
             return
         self.room.used()
-        (self._keys.add if down else self._keys.discard)(code)
-        self._client.send_key(self._console, code, down)
+        (self._keys.add if press.down else self._keys.discard)(press.code)
+        self._client.send_key(self._console, press.code, press.down)
         self._flush()
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from millrace.absent import never, nothing
 from millrace.doors.canvas import Canvas, rows_of
 from millrace.doors.pushed import PushedStream
 from millrace.doors.qemu.input import ConsoleInput
 from millrace.errors import GraphError
-from millrace.graph.pictures import PIXEL_BYTES, SIDE_MAX, Cursor, Shape
+from millrace.graph.pictures import PIXEL_BYTES, SIDE_MAX, Cursor, KeyPress, Shape
 from millrace.graph.screens import Screens
-from millrace.graph.steps import Steps, never, nothing
+from millrace.graph.steps import Steps
 from millrace.pixels.lines import Lines
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.text import printable
@@ -381,9 +382,9 @@ class QemuScreen:
 
     # -- from readers ----------------------------------------------------------------------------
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
+    def key(self, press: KeyPress) -> None:
         """See `ScreenSource`."""
-        self.control.key(code, down)
+        self.control.key(press)
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
         """See `ScreenSource`."""

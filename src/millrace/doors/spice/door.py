@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from millrace.absent import nothing
 from millrace.clock.jitter import JitterProfile
 from millrace.codec.opus import OPUS_RATE, OpusDecoder
 from millrace.doors.capture import CaptureQueue
@@ -18,7 +19,6 @@ from millrace.dsp.mix import cubic_to_gain
 from millrace.errors import CodecError, RemoteProtocolError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
-from millrace.graph.steps import nothing
 from millrace.media.format import AudioFormat
 from millrace.units import Frames, HostNs, default_map
 from millrace.wire.spice.channel import SpiceChannel

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 import numpy as np
 
+from millrace.absent import never, nothing
 from millrace.budget import Account
 from millrace.doors.inputroom import InputRoom
 from millrace.doors.pushed import PushedStream
 from millrace.doors.spice.canvas import MOVED_MAX, Canvas
 from millrace.doors.spice.streams import NewTrack, Streams
 from millrace.errors import GraphError
-from millrace.graph.pictures import MOVES_MAX, PIXEL_BYTES, Cursor, Mode, Move, Overlay, Shape
+from millrace.graph.pictures import MOVES_MAX, PIXEL_BYTES, Cursor, KeyPress, Mode, Move, Overlay, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
-from millrace.graph.steps import never, nothing
 from millrace.pixels.rects import EMPTY, Point, Rect, Size, few
 from millrace.units import HostNs
 from millrace.wire.spice.cursor import CursorHide, CursorMove, Look, SpiceCursor
@@ -67,18 +67,18 @@ class Controls:
         self._pressed.clear()
         self.room.close()
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
+    def key(self, press: KeyPress) -> None:
         """Press or release a key; see `ScreenSource`."""
         if self._wire is not None:
-            (self._pressed.add if down else self._pressed.discard)(code)
-            self._wire.send_key(code, down)
+            (self._pressed.add if press.down else self._pressed.discard)(press.code)
+            self._wire.send_key(press.code, press.down)
             self.room.used()
             self._wake()
 
     def release(self) -> None:
         """Nobody looks any more: release what is pressed, or it would repeat for ever."""
         for code in tuple(self._pressed):
-            self.key(code, False)
+            self.key(KeyPress(code, False))
 
     def pointer(self, at: Point, buttons: int, relative: bool, display: int) -> None:
         """Move the pointer and press its buttons. What does not suit the machine is only taken for its buttons."""
@@ -374,9 +374,9 @@ class SpiceScreen:
         if self.screen is not None and self._controls.lights is not None:
             self.screen.lights.told(self._controls.lights)
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
+    def key(self, press: KeyPress) -> None:
         """See `ScreenSource`."""
-        self._controls.key(code, down)
+        self._controls.key(press)
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
         """See `ScreenSource`."""

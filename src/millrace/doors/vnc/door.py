@@ -17,6 +17,7 @@ from millrace.graph.steps import Steps
 from millrace.media.format import AudioFormat
 from millrace.units import HostNs, default_map
 from millrace.wire.clips import ClipEvent
+from millrace.wire.keys import LightsTold
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import (
     AudioBegin,
@@ -24,7 +25,6 @@ from millrace.wire.vnc.messages import (
     AudioEnd,
     CursorAt,
     CursorShape,
-    LightsTold,
     Ready,
     Resized,
     SoundOffered,

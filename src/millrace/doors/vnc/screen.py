@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from millrace.absent import never
 from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.inputroom import InputRoom
-from millrace.graph.pictures import MOVES_MAX, Cursor, Mode, Move, Shape
+from millrace.graph.pictures import MOVES_MAX, Cursor, KeyPress, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
-from millrace.graph.steps import never
 from millrace.pixels.rects import Few, Point, Rect, Size, bands
 from millrace.units import HostNs
 from millrace.wire.vnc.client import VncClient
@@ -79,7 +79,7 @@ class VncScreen:
         size = event.size
         if self.screen is None:
             self.screen = self._screens.add(self, label, self._door)
-            self.screen.lights.any_character = not self._wire.is_qemu
+            self.screen.any_character = not self._wire.is_qemu
         # Nothing is resident of it before it is painted.
         picture = np.zeros((size.height, size.width), "<u4")
         self.screen.set_mode(Mode(size.width, size.height, size.width * 4), picture.data.cast("B"), now_ns)
@@ -155,9 +155,9 @@ class VncScreen:
 
     # -- as the source of a screen ---------------------------------------------------------------
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
+    def key(self, press: KeyPress) -> None:
         """See `ScreenSource`."""
-        self._wire.send_key(code, down, meaning)
+        self._wire.send_key(press.code, press.down, press.meaning)
         if self._wire.is_qemu:
             self.room.used()
         self._wake()

@@ -7,21 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from millrace.absent import never
 from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.inputroom import InputRoom
 from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PushedStream
-from millrace.graph.pictures import PIXEL_BYTES, Cursor, Mode, Shape
+from millrace.graph.pictures import PIXEL_BYTES, Cursor, KeyPress, Mode, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
-from millrace.graph.steps import Steps, never
+from millrace.graph.steps import Steps
 from millrace.pixels.convert import Plane
 from millrace.pixels.cursors import straight
 from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Point, Rect, Size, bands
 from millrace.units import HostNs
+from millrace.wire.keys import LightsTold
 from millrace.wire.x11.client import X11Client
-from millrace.wire.x11.events import Captured, CursorShape, LightsTold, Ready, Resized, X11Event
+from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized, X11Event
 
 NewMemory = Callable[[int], tuple[int, memoryview]]
 """Memory of so many bytes to share: its descriptor, which the receiver owns, and the memory."""
@@ -146,9 +148,9 @@ class X11Door(PlayingDoor):
 
     # -- as the source of a screen ---------------------------------------------------------------
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
+    def key(self, press: KeyPress) -> None:
         """See `ScreenSource`."""
-        self._wire.send_key(code, down)
+        self._wire.send_key(press.code, press.down)
         self._wake()
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:

@@ -29,7 +29,7 @@ def _spice() -> type[AttachedMachine]:
 
 
 def _vnc() -> type[AttachedMachine]:
-    from millrace.guest.machines.network import VncMachine
+    from millrace.guest.machines.vnc import VncMachine
 
     return VncMachine
 

@@ -131,7 +131,6 @@ class AttachedMachine(ABC):
     async def _asked_within(self, seconds: float) -> bool:
         """Wait; True if somebody attached it again meanwhile."""
         try:
-            # Not wait_for: in Python 3.11 it drops a cancellation that comes together with what it waits for.
             async with asyncio.timeout(seconds):
                 await self._wanted.wait()
         except TimeoutError:

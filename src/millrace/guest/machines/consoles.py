@@ -23,7 +23,7 @@ from millrace.io.sharedpicture import shared_picture
 from millrace.pixels.rects import Size
 from millrace.symptoms import TEXT_MAX, Evidence, Symptom
 from millrace.text import printable
-from millrace.wire.qemu.client import Console, ConsoleSize, DisplayClient, LightsTold, PointerKind, Refusal
+from millrace.wire.qemu.client import Console, ConsoleLights, ConsoleSize, DisplayClient, PointerKind, Refusal
 from millrace.wire.qemu.display import ScreenPeer
 
 log = logging.getLogger("millrace.attach")
@@ -182,7 +182,7 @@ class Consoles:
         if kind.number in self._screens:
             self._screens[kind.number].door.set_absolute(kind.absolute)
 
-    def lit(self, lights: LightsTold) -> None:
+    def lit(self, lights: ConsoleLights) -> None:
         """QEMU says which lights of the keyboard are on."""
         self._lights[lights.number] = lights.on
         if lights.number in self._screens:

@@ -26,9 +26,9 @@ from millrace.text import quoted
 from millrace.wire.qemu.audio import AudioPeer
 from millrace.wire.qemu.client import (
     Console,
+    ConsoleLights,
     ConsoleSize,
     DisplayClient,
-    LightsTold,
     Machine,
     NotThere,
     PointerKind,
@@ -98,7 +98,7 @@ class QemuMachine(AttachedMachine):
                     consoles.sized(event)
                 elif isinstance(event, PointerKind):
                     consoles.pointer(event)
-                elif isinstance(event, LightsTold):
+                elif isinstance(event, ConsoleLights):
                     consoles.lit(event)
                 elif isinstance(event, Refusal):
                     self._refused(event, consoles, lost)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from millrace.absent import nothing
 from millrace.doors.clipboard import ClipboardDoor
 from millrace.doors.pushed import REMOTE_PROFILE
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.spice.screen import Controls, SpiceScreen
 from millrace.errors import GraphError, PasswordRefused, PeerLost, RemoteProtocolError
-from millrace.graph.steps import nothing
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.network import CLOSE_TOGETHER_S, NetworkMachine

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
+from millrace.absent import nothing
 from millrace.budget import CONNECTIONS, Account
 from millrace.control.plane import Objects
 from millrace.control.registry import Encode, json_text
@@ -125,7 +126,7 @@ class EventStream:
     ) -> None:
         self.principal, self.kinds = principal, kinds
         self.encode: Encode = json_text
-        self.cut: Callable[[], None] = lambda: None
+        self.cut: Callable[[], None] = nothing
         """Aborts the connection, without a Close that nobody would read."""
         self._objects = objects
         self._account, self._turns = account, turns

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from millrace.absent import nothing
 from millrace.control.plane import LocalGuests
 from millrace.control.requests import parsed
 from millrace.errors import ConfigError, MillraceError
@@ -74,7 +75,7 @@ class Wall:
 
     def __init__(self, guests: LocalGuests, principal: Principal, turns: Turns) -> None:
         self.principal = principal
-        self.cut: Callable[[], None] = lambda: None
+        self.cut: Callable[[], None] = nothing
         """Aborts the connection, without a Close that nobody would read."""
         self._guests, self._turns = guests, turns
         self._tiles: dict[str, _Tile] = {}

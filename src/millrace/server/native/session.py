@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
+from millrace.absent import nothing
 from millrace.budget import CONNECTIONS
 from millrace.control.livesessions import Leave
 from millrace.control.plane import ControlPlane, LocalGuests
@@ -27,8 +28,9 @@ from millrace.io.senderidentity import SenderIdentity
 from millrace.io.turns import Turns
 from millrace.rights.grants import Identity, Permission, Verdict
 from millrace.rights.model import OWNER, Admits, Principal, Right, show_rights
-from millrace.rights.prompts import Answer, Prompt
+from millrace.rights.prompts import Prompt
 from millrace.server.http.answers import as_msgpack
+from millrace.server.native.calls import Calls
 from millrace.server.native.own import OwnMethods
 from millrace.server.native.state import SessionState
 from millrace.symptoms import refusal, violation
@@ -39,15 +41,6 @@ from millrace.wire.native.session import NativeWire
 log = logging.getLogger("millrace.native")
 SESSION_BYTES = 24 * 1024
 """Memory of a connection."""
-ASKED_MAX = 16
-"""Calls of one connection that may wait for a permission."""
-CALL_BYTES = 512
-"""Memory of a queued call besides its arguments."""
-ARGS_BYTES_MAX = 64 * 1024
-"""The same limit as for HTTP requests."""
-CALLS_MAX = 1024
-"""Queued calls of one connection."""
-NO_CALL = (-1, None)
 INTERNAL = "an internal error; the daemon's log has it"
 
 
@@ -86,10 +79,11 @@ class NativeSession:
         self.subject = state.subject
         budget = self._plane.budget_of(OWNER) if server.guest is None else server.guest.admission.budget
         self.account = budget.open("connection", {"itself": SESSION_BYTES}, CONNECTIONS)
-        self._leave: Leave = lambda: None
+        self._leave: Leave = nothing
         self.encode: Encode = native_frames
         self.closed = self._freezing = False
-        self._doing: tuple[int, Call | None] = NO_CALL
+        self._calls = Calls(state, self.account)
+        self.await_answer = self._calls.await_answer
         self._worker: asyncio.Task[None] | None = None
         self.wire = NativeWire(daemon=True, state=state.wire)
         self.streams = NativeStreams(self)
@@ -113,15 +107,11 @@ class NativeSession:
             self.end(str(error), code_of(error))
 
     def _go_on(self) -> None:
-        """Continue from `state`. Calls that were waiting for a permission ask for it again, ahead of queued ones."""
+        """Continue from `state`."""
         state = self.state
         self.streams.resume(state.streams, self.server.guests.visible(OWNER))
         state.streams.clear()
-        waiting = [(number, call) for number, call in state.asked.items() if call is not None]
-        state.asked.clear()
-        state.calls.extendleft(reversed(waiting))
-        for number, call in state.calls:
-            self.account.hold(("call", number), CALL_BYTES + len(bytes(call.args)))
+        self._calls.resume()
         if state.greeted:
             self.server.listeners.pending.enter(self)
         if state.ready:
@@ -334,19 +324,6 @@ class NativeSession:
         if guest.admission.authorize(Permission.CONNECT, self, now_ns(), self._let_in):
             self._welcome(guest.admission.principal)
 
-    def await_answer(self, again: Answer) -> Answer:
-        """See `Asker`."""
-        asked = self.state.asked
-        if len(asked) >= ASKED_MAX:
-            raise BudgetError(f"{ASKED_MAX} requests of this connection are already pending")
-        number, asked[number] = self._doing
-
-        def answered(allow: bool) -> None:
-            asked.pop(number, None)
-            again(allow)
-
-        return answered
-
     def waits(self, prompt: Prompt) -> None:
         """See `Asker`: tell the client that it has to wait."""
         self.send(Wait(prompt.key, prompt.what.value))
@@ -404,28 +381,19 @@ class NativeSession:
         if not self.state.ready:
             self.send(Fault(call.serial, "rights", "not authenticated yet: send hello and wait for welcome"))
             return
-        if len(self.state.calls) >= CALLS_MAX:
-            self.send(Fault(call.serial, "busy", f"{CALLS_MAX} calls are already pending"))
+        if (fault := self._calls.add(call)) is not None:
+            self.send(fault)
             return
-        size = len(bytes(call.args))
-        if size > ARGS_BYTES_MAX:
-            self.send(Fault(call.serial, "limit", f"arguments of {size} bytes; {ARGS_BYTES_MAX} at most"))
-            return
-        if not self.account.fits(("call", self.state.called), CALL_BYTES + size):
-            self.send(Fault(call.serial, "limit", f"no room for this call: {self.account.held} bytes are pending"))
-            return
-        self.state.calls.append((self.state.called, call))
-        self.state.called += 1
         self._work_soon()
 
     def _work_soon(self) -> None:
-        if self._worker is None and self.state.calls and not self._freezing:
+        if self._worker is None and self._calls and not self._freezing:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
         """Run queued calls one at a time, in order."""
-        while self.state.calls and not self._freezing:
-            number, call = self.state.calls.popleft()
+        while self._calls and not self._freezing:
+            number, call = self._calls.take()
             try:
                 await self.connection.turns.do(self._do(number, call))
             except MillraceError as error:
@@ -433,7 +401,7 @@ class NativeSession:
             except Exception:
                 log.exception("%s: call %s of %s", self.server.label, call.method, self.subject.identity)
                 self.send(Fault(call.serial, "internal", INTERNAL))
-            self.account.hold(("call", number), 0)
+            self._calls.done(number)
         self._worker = None
 
     async def _do(self, number: int, call: Call) -> None:
@@ -441,10 +409,7 @@ class NativeSession:
             self.server.guest.admission.demand_known(self.subject)
         if (own := self._methods.get(call.method)) is not None:
             takes, run = own
-            self._doing = number, call
-            try:
+            with self._calls.running(number, call):
                 run(call.serial, parsed(takes, call.args))
-            finally:
-                self._doing = NO_CALL
             return
         self.send(Reply(call.serial, await as_msgpack(await self._plane.run(self.principal, call.method, call.args))))

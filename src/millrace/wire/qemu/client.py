@@ -62,8 +62,8 @@ class PointerKind:
 
 
 @dataclass(frozen=True, slots=True)
-class LightsTold:
-    """The lights of the keyboard: 1 scroll lock, 2 num lock, 4 caps lock (qapi: dbus-display1.xml, `Modifiers`)."""
+class ConsoleLights:
+    """The lights of a console's keyboard, as in `LightsTold` (qapi: dbus-display1.xml, `Modifiers`)."""
 
     number: int
     on: int
@@ -101,7 +101,7 @@ class NotThere:
     names: tuple[str, ...]
 
 
-ClientEvent: TypeAlias = Machine | Console | ConsoleSize | PointerKind | LightsTold | Registered | Refusal | NotThere
+ClientEvent: TypeAlias = Machine | Console | ConsoleSize | PointerKind | ConsoleLights | Registered | Refusal | NotThere
 
 
 def console_path(number: int) -> str:
@@ -184,7 +184,7 @@ class DisplayClient(AnswerDue):
         self._ask(what, path, CONSOLE, "RegisterListener", "h", body, self._destination, (fd,))
 
     def send_describe(self, console: int) -> None:
-        """Ask what a console is, its pointer and its lights; `Console`, `PointerKind` and `LightsTold` answer."""
+        """Ask what a console is, its pointer and its lights; `Console`, `PointerKind` and `ConsoleLights` answer."""
         self._sizes[console] = 0, 0
         for interface in (CONSOLE, MOUSE, KEYBOARD):
             body = Writer().text("s", interface).bytes()
@@ -284,7 +284,7 @@ class DisplayClient(AnswerDue):
     def _lights(self, number: int, found: dict[str, Any]) -> None:
         on = found.get("Modifiers")
         if isinstance(on, int):
-            self._events.append(LightsTold(number, on))
+            self._events.append(ConsoleLights(number, on))
 
     def _answered(self, what: str, destination: str | None, message: Message) -> None:
         if what == "Out" or console_number(what) is not None:

@@ -6,11 +6,11 @@ Keys are scan codes of set 1, as they come from a keyboard: an extended one afte
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from millrace.dsp.convert import Buffer
 from millrace.pixels.rects import Point
 from millrace.units import HostNs
+from millrace.wire.keys import LightsTold
 from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel, unpack
 
 _KEY_DOWN, _KEY_UP = 101, 102
@@ -23,13 +23,6 @@ UNACKNOWLEDGED_MAX = 16
 BUTTONS = 7
 """It has none for a wheel that turns sideways."""
 _LIMIT = (1 << 31) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class LightsTold:
-    """The keyboard's lights, as the machine has set them: 1 scroll lock, 2 num lock, 4 caps lock."""
-
-    on: int
 
 
 class SpiceInputs:

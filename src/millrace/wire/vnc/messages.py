@@ -15,6 +15,7 @@ from typing import TypeAlias
 from millrace.dsp.convert import Buffer
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.wire.clips import ClipEvent
+from millrace.wire.keys import LightsTold
 
 S16 = 3
 """QEMU's number of signed 16-bit samples."""
@@ -149,13 +150,6 @@ class CursorAt:
     """The pointer was moved by somebody else."""
 
     at: Point
-
-
-@dataclass(frozen=True, slots=True)
-class LightsTold:
-    """The lights of the keyboard: 1 scroll lock, 2 num lock, 4 caps lock."""
-
-    on: int
 
 
 VncEvent: TypeAlias = (

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.cursors import ARROW, ARROW_SIZE
 from millrace.pixels.rects import CURSOR_SIDE_MAX, Point, Rect, Size, bands
+from millrace.wire.keys import LightsTold
 from millrace.wire.vnc import cursors
 from millrace.wire.vnc.inflate import Inflater, compressed_max
 from millrace.wire.vnc.messages import (
@@ -21,7 +22,6 @@ from millrace.wire.vnc.messages import (
     CursorShape,
     Encoding,
     Filled,
-    LightsTold,
     Painted,
     Part,
     Resized,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from millrace.pixels.rects import Point, Rect, Size
+from millrace.wire.keys import LightsTold
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,6 @@ class CursorShape:
     hot: Point
     size: Size
     pixels: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class LightsTold:
-    """The locks of the keyboard that are on: num lock 2, caps lock 4."""
-
-    on: int
 
 
 X11Event: TypeAlias = Ready | Resized | Captured | CursorShape | LightsTold

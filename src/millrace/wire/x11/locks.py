@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from millrace.wire.keys import CAPS_LED, NUM_LED
+from millrace.wire.keys import CAPS_LED, NUM_LED, LightsTold
 from millrace.wire.x11 import requests
-from millrace.wire.x11.events import LightsTold, X11Event
+from millrace.wire.x11.events import X11Event
 
 NAME = b"XKEYBOARD"
 USE, SELECT, GET_STATE = 0, 1, 4

@@ -1,7 +1,7 @@
 """A deadline again and again while pictures move, by which it is noticed that the daemon did not run, or was busy.
 
 The cycles of sound show that by themselves. A guest that is only watched has none, and while nothing is painted there
-is nothing to be late: then there is no pulse, and an idle daemon is not woken.
+is nothing to be late: then there is no deadline, and an idle daemon is not woken.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from millrace.guest.guest import Guest
 from millrace.io.timer import TimerRunner
 from millrace.units import NS_PER_MS, HostNs
 
-PULSE_NS = 50 * NS_PER_MS
+INTERVAL_NS = 50 * NS_PER_MS
 MOVING = 10
 """Pictures of one encoder in the last second: with fewer, a stall is hardly seen."""
 Late: TypeAlias = Callable[[HostNs, HostNs, HostNs, HostNs, HostNs], None]
 """See `Diagnosis.stalled`."""
 Spent: TypeAlias = tuple[HostNs, HostNs]
+"""This thread's processor time, and how long it has waited for a processor."""
 
 
 def moving(guests: Iterable[Guest]) -> bool:
@@ -28,8 +29,8 @@ def moving(guests: Iterable[Guest]) -> bool:
     return any(recent is not None and recent.made >= MOVING for recent in recents)
 
 
-class Pulse:
-    """The pulse of one worker. `spent` is this thread's processor time, and how long it has waited for a processor."""
+class StallWatch:
+    """The deadlines of one worker, while its pictures move."""
 
     strain_ns = 100 * NS_PER_MS
 
@@ -39,10 +40,10 @@ class Pulse:
         self._now = self._before = spent()
         self._timer = TimerRunner(self, loop, self)
 
-    def second(self, beats: bool, now_ns: HostNs) -> None:
-        """Once a second: whether to go on."""
-        if beats != (self._due_ns is not None):
-            self._due_ns = now_ns + PULSE_NS if beats else None
+    def second(self, moves: bool, now_ns: HostNs) -> None:
+        """Once a second: whether pictures move, so whether to go on."""
+        if moves != (self._due_ns is not None):
+            self._due_ns = now_ns + INTERVAL_NS if moves else None
             self._now = self._spent()
             self._timer.rearm()
 
@@ -52,7 +53,7 @@ class Pulse:
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
-        self._due_ns = now_ns + PULSE_NS
+        self._due_ns = now_ns + INTERVAL_NS
         self._before, self._now = self._now, self._spent()
 
     def ran(self, began_ns: HostNs) -> None:

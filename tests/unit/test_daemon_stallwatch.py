@@ -1,4 +1,4 @@
-"""The pulse while pictures move: what it notices, and that there is none while nothing moves."""
+"""Deadlines while pictures move: what is noticed by them, and that there are none while nothing moves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from millrace.daemon.pulse import MOVING, PULSE_NS, Pulse, moving
+from millrace.daemon.stallwatch import INTERVAL_NS, MOVING, StallWatch, moving
 from millrace.io import clock
 from millrace.outlets.picturecounts import PictureCounts
 from millrace.units import NS_PER_MS
@@ -21,25 +21,25 @@ def test_stall_is_told_once_with_when_and_what_was_computed() -> None:
 
     async def main() -> int:
         loop: Any = asyncio.get_running_loop()
-        pulse = Pulse(lambda *late: told.append(late), lambda: (next(spent), next(waited)), loop)
-        pulse.second(True, clock.now_ns())
+        watch = StallWatch(lambda *late: told.append(late), lambda: (next(spent), next(waited)), loop)
+        watch.second(True, clock.now_ns())
         await asyncio.sleep(0.32)
         assert not told
         began_ns = clock.now_ns()
         loop.waiting.now_ns += 800 * NS_PER_MS
         await asyncio.sleep(0.2)
-        pulse.second(False, clock.now_ns())
-        assert pulse.next_timeout() is None
+        watch.second(False, clock.now_ns())
+        assert watch.next_timeout() is None
         loop.waiting.now_ns += 800 * NS_PER_MS
         await asyncio.sleep(0.2)
-        pulse.stop()
+        watch.stop()
         return began_ns
 
     began_ns = virtual.run(main())
     ((late_ns, found_ns, before_ns, *spent_ns),) = told
     due_ns = found_ns - late_ns
-    assert began_ns <= due_ns <= began_ns + PULSE_NS and 0 <= due_ns - before_ns <= PULSE_NS + NS_PER_MS
-    assert 800 * NS_PER_MS - PULSE_NS <= late_ns <= 800 * NS_PER_MS and spent_ns == [7, 3]
+    assert began_ns <= due_ns <= began_ns + INTERVAL_NS and 0 <= due_ns - before_ns <= INTERVAL_NS + NS_PER_MS
+    assert 800 * NS_PER_MS - INTERVAL_NS <= late_ns <= 800 * NS_PER_MS and spent_ns == [7, 3]
 
 
 @pytest.mark.parametrize(("made", "moves"), [(0, False), (MOVING - 1, False), (MOVING, True)])

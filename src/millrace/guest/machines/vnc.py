@@ -1,0 +1,132 @@
+"""Machines over VNC, and whether a viewer of theirs has displaced us."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from millrace.doors.pushed import REMOTE_PROFILE
+from millrace.doors.vnc.door import SessionEvent, VncDoor
+from millrace.doors.vnc.screen import VncScreen
+from millrace.errors import PeerLost
+from millrace.guest.home import Home
+from millrace.guest.machines.address import DoorSpec
+from millrace.guest.machines.attached import Displaced
+from millrace.guest.machines.network import CLOSE_TOGETHER_S, NetworkMachine
+from millrace.guest.machines.paced import Paced
+from millrace.io.client import ClientConnection, Closed
+from millrace.io.clock import now_ns
+from millrace.io.crypto import trusting, vnc_answer
+from millrace.io.paths import runtime_dir
+from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.messages import COMPRESSED, PLAIN, SoundOffered, TlsWanted
+
+GREETS_S = 1.0
+DISPLACED = (
+    "the VNC server closed the connection and still answers, as it does when another viewer connects that has it to"
+    " itself"
+)
+DISPLACED_ADVICE = (
+    ". To allow both, have the server share its screen (Xtigervnc -AlwaysShared), or the viewer ask for that (-Shared)"
+)
+PICTURE_CHUNK_BYTES = 64 * 1024
+"""A raw picture of 1920 × 1080 is 8 MB, and would take 2,000 chunks of the usual size."""
+
+
+# A VNC server that grants its screen to one viewer at a time closes the connection of the one before (Xtigervnc
+# -NeverShared; a viewer that asks for exclusive access). It does not say so. What it does then is what is gone by: it
+# closes in an orderly way, and still answers. One that has ended does not answer.
+#
+# QEMU refuses us as long as a viewer has exclusive access, so asking it again displaces nobody.
+class VncMachine(NetworkMachine):
+    """A machine over VNC: its screen, and its sound if it is QEMU's."""
+
+    def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
+        super().__init__(id_, guest, spec)
+        self._wire: VncClient | None = None
+        self._paced: Paced | None = None
+
+    async def _serve(self) -> None:
+        pictures = COMPRESSED if self.profile is REMOTE_PROFILE else PLAIN
+        rate, channels = self.guest.graph.rate, self.spec.channels
+        self._wire = wire = VncClient(rate, channels, self.password, vnc_answer, now_ns(), pictures)
+
+        def told(event: SessionEvent) -> None:
+            if isinstance(event, TlsWanted):
+                self._later(partial(self._into_tls, wire, connection))
+                return
+            if isinstance(event, SoundOffered):
+                self.guest.machine_changed("change", self)
+                return
+            self.machine = door.name
+            if not self.ready.done():
+                self.ready.set_result(None)
+
+        def wake() -> None:
+            connection.wake()
+            paced.go_on()
+
+        screen = VncScreen(self.guest.screens, wire, self.key, wake, lambda: connection.congested)
+        self._paced = paced = Paced(screen.room)
+        door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text, screen)
+        self.doors.append(door)
+        connection = self._new_connection(wire, door.receive, self._end, PICTURE_CHUNK_BYTES)
+
+        def relieved() -> None:
+            paced.relieved()
+            connection.wake()
+
+        connection.relieved = relieved
+        await self._open(connection, None)
+        try:
+            await self._until_ended()
+        except Closed:
+            if self.ready.done() and not wire.is_qemu and await self._answers():
+                self._displaced.begin(DISPLACED, DISPLACED_ADVICE)
+            if not wire.joining:
+                raise
+            self._accepted = self.password
+            raise Displaced(
+                "the VNC server accepts the login but disconnects when asked to share its screen: another"
+                " viewer has exclusive access. retrying; close that viewer or make it share"
+            ) from None
+
+    def _gone(self) -> None:
+        super()._gone()
+        if self._paced is not None:
+            self._paced.close()
+            self._paced = None
+
+    # Once: servers that lock out whoever fails to log in (TigerVNC) count connections. It must have greeted: what
+    # accepts a connection may be a tunnel to a server that is gone.
+    async def _answers(self) -> bool:
+        """Whether the server is still there."""
+        await asyncio.sleep(CLOSE_TOGETHER_S)
+        greeted = asyncio.Event()
+        try:
+            probe = await self._probe(lambda now: greeted.set())
+        except PeerLost:
+            return False
+        try:
+            async with asyncio.timeout(GREETS_S):
+                await greeted.wait()
+        except TimeoutError:
+            return False
+        finally:
+            probe.close()
+        return True
+
+    async def _into_tls(self, wire: VncClient, connection: ClientConnection) -> None:
+        context = await asyncio.to_thread(trusting, self.spec.ca_file)
+        wire.tls_begins()
+        await connection.start_tls(context, self.spec.host or "localhost")
+        wire.tls_ready()
+
+    def hint(self) -> str:
+        """See `AttachedMachine`."""
+        if self.state == "attached" and self._wire is not None and not self._wire.sound:
+            none = "this VNC server has a picture but no sound"
+            if self.machine.startswith("QEMU"):
+                return f"{none}; QEMU has sound with -vnc …,audiodev=ID"
+            return f"{none}; let its programs play to PULSE_SERVER=unix:{runtime_dir() / self.guest.name / 'pulse'}"
+        return super().hint()
