@@ -27,6 +27,7 @@ from millrace.errors import MillraceError
 from tests.fuzz import verdicts
 from tests.fuzz.attackers import Attacker, Handing, Http, Native, Pulse, View, WebSocket, tcp, unix
 from tests.fuzz.farends import FarEnds
+from tests.ports import free_port
 
 MILLRACE = [sys.executable, "-m", "millrace.cli.main"]
 GROWTH_MAX_KIB = 384 * 1024
@@ -70,7 +71,7 @@ class Bench:
         for name in ("PULSE_SERVER", "MILLRACE_TOKEN"):
             self.env.pop(name, None)
         self.log = folder / "log"
-        (folder / "config.toml").write_text(CONFIG.format(port=_free_port()))
+        (folder / "config.toml").write_text(CONFIG.format(port=free_port()))
         self._out = (folder / "out").open("wb")
         command = [*MILLRACE, "serve", "--listen", "127.0.0.1:0", "--config", str(folder / "config.toml")]
         self.daemon = subprocess.Popen(command, env=self.env, stdout=self._out, stderr=self.log.open("wb"))
@@ -208,13 +209,6 @@ async def _play(path: Path) -> None:
     async with asyncio.timeout(20):
         player = await PulsePlayer.connect(path, "afterwards")
         await player.play(np.zeros((12_000, 2), np.float32), 48_000)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def run(seconds: float, seed: int, folder: Path) -> Outcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from .conftest import need
 from .test_screens_vnc import tigervnc, watching
 from .test_screens_x11 import xvfb
 from .watched import Watched
-from .xserver import XServer
+from .xserver import XServer, x11vnc
 
 pytestmark = [pytest.mark.real, pytest.mark.beside]
 WORDS = "grüße, 日本 and\na second line"
@@ -122,8 +121,8 @@ def test_tigervnc(tmp_path: Path) -> None:
 # It asks for selections from 15 s after a viewer has connected, once a second, in Latin-1; and has none of its own on a
 # display without a window manager for 45 s, unless it is told so.
 def test_x11vnc(tmp_path: Path) -> None:
-    async def test(x: XServer) -> None:
-        async with watching(tmp_path, f"vnc://127.0.0.1:{port}") as one:
+    async def test(x: XServer, door: str) -> None:
+        async with watching(tmp_path, door) as one:
             clipboard = one.guest.screens.clipboard_of(one.guest.machines[0].key)
             assert clipboard is not None
             paster = Paster(clipboard)
@@ -135,14 +134,9 @@ def test_x11vnc(tmp_path: Path) -> None:
                 assert not paster.refused and paster.got.pop() == text
             assert one.guest.machines[0].state == "attached" and clipboard.serial == 2
 
-    need("Xvfb", "x11vnc", "xclip")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with xvfb(tmp_path) as x:
-        x.env["X11VNC_AVOID_WINDOWS"] = "never"
-        x.start("x11vnc", "-display", x.display, "-rfbport", str(port), "-localhost", "-forever", "-nopw", "-quiet")
-        asyncio.run(test(x))
+    need("xclip")
+    with x11vnc(tmp_path, "-nopw") as (x, door):
+        asyncio.run(test(x, door))
 
 
 def test_x_display(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -14,16 +13,12 @@ import pytest
 
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.sim.signals import sine
+from tests.ports import free_port
 
 from .conftest import MILLRACE, Bus, need, wait_for, write_wav
 from .test_clients import s16
 
 pytestmark = pytest.mark.real
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def test_listener_behind_bad_network_plays_and_reports_losses(bus: Bus, tmp_path: Path) -> None:

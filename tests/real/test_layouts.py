@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,7 @@ from tests.gops import WATCHER
 
 from .conftest import need
 from .test_screens_vnc import Qemu, tigervnc, watching
-from .xserver import XServer
+from .xserver import XServer, x11vnc
 
 pytestmark = [pytest.mark.real, pytest.mark.beside]
 SHIFT, ALT_GR, Q, E, Y, SEVEN, SEMICOLON, MINUS, ACCENT = 0x2A, 0xB8, 0x10, 0x12, 0x15, 0x08, 0x27, 0x0C, 0x0D
@@ -76,8 +74,7 @@ def told(reader: Reader, log: Path) -> bool:
 
 
 async def type_german(x: XServer, door: str) -> None:
-    need("setxkbmap", "xev", "xdotool")
-    x.run("setxkbmap", "de")
+    need("xev", "xdotool")
     log = x.folder / "xev"
     with log.open("wb") as out:
         xev = subprocess.Popen(["xev", "-geometry", "600x400+0+0", "-event", "keyboard"], env=x.env, stdout=out)
@@ -95,26 +92,14 @@ async def type_german(x: XServer, door: str) -> None:
 
 
 def test_german_keyboard_types_into_tigervnc(tmp_path: Path) -> None:
+    need("setxkbmap")
     with tigervnc(tmp_path) as x:
+        x.run("setxkbmap", "de")
         asyncio.run(type_german(x, f"vnc+unix://{tmp_path}/vnc"))
 
 
-@contextmanager
-def x11vnc(folder: Path) -> Iterator[tuple[XServer, str]]:
-    need("Xvfb", "x11vnc")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    x = XServer(folder, "Xvfb", "{}", "-screen", "0", "640x480x24")
-    try:
-        x.start("x11vnc", "-display", x.display, "-rfbport", str(port), "-localhost", "-forever", "-nopw", "-xkb", "-q")
-        yield x, f"vnc://127.0.0.1:{port}"
-    finally:
-        x.close()
-
-
 def test_german_keyboard_types_into_x11vnc(tmp_path: Path) -> None:
-    with x11vnc(tmp_path) as (x, door):
+    with x11vnc(tmp_path, "-nopw", "-xkb", layout="de") as (x, door):
         asyncio.run(type_german(x, door))
 
 

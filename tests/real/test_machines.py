@@ -19,6 +19,7 @@ import pytest
 
 from millrace.dsp.measure import frequency_hz, level_dbfs
 from millrace.io.crypto import vnc_answer
+from tests.ports import free_port
 
 from .clients import BOOT_SECTOR, old_qemu
 from .conftest import MILLRACE, Bus, listens, need, read_wav, trimmed, wait_for
@@ -261,12 +262,6 @@ def certificate(folder: Path) -> None:
         " -out server-cert.pem",
     ):
         subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_spice_and_vnc_inside_tls(bus: Bus, tmp_path: Path) -> None:

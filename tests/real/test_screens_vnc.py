@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tests.gops import WATCHER
 
 from .conftest import need
 from .watched import Watched
-from .xserver import Picture, XServer
+from .xserver import Picture, XServer, x11vnc
 
 pytestmark = [pytest.mark.real, pytest.mark.beside]
 ENCODINGS = (Encoding.RAW, Encoding.TIGHT, Encoding.ZRLE, Encoding.ZLIB)
@@ -141,25 +141,6 @@ def test_tigervnc_lets_a_password_in_beside_tls_without_certificates(tmp_path: P
 
     with tigervnc(tmp_path, "-SecurityTypes", "TLSVnc,VncAuth", "-PasswordFile", f"{tmp_path}/passwd"):
         asyncio.run(test())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def x11vnc(folder: Path, *args: str) -> Iterator[tuple[XServer, str]]:
-    """An X display behind x11vnc, and its door."""
-    need("Xvfb", "x11vnc", "xterm", "xwd", "xdotool")
-    x, port = XServer(folder, "Xvfb", "{}", "-screen", "0", "640x480x24"), str(free_port())
-    try:
-        x.start("x11vnc", "-display", x.display, "-rfbport", port, "-localhost", "-forever", "-quiet", *args)
-        yield x, f"vnc://127.0.0.1:{port}"
-    finally:
-        x.close()
 
 
 async def shown_and_typed_into(x: XServer, door: str, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,9 +82,18 @@ for n in range(side * side):
 root = ctypes.c_ulong(x.XDefaultRootWindow(display))
 x.XDefineCursor(display, root, ctypes.c_ulong(c.XcursorImageLoadCursor(display, image)))
 x.XSync(display, 0)
+print("there", flush=True)
 sys.stdin.read()
 """
 """Gives the root window a large red cursor by RENDER, until it ends."""
+
+
+@contextmanager
+def large_cursor(x: XServer, side: int) -> Iterator[None]:
+    command = [sys.executable, "-c", LARGE, str(side)]
+    with subprocess.Popen(command, env=x.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None and program.stdout.readline() == b"there\n"
+        yield
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -106,11 +116,11 @@ def test_cursor_that_the_server_does_not_tell_costs_no_screen(tmp_path: Path, ea
             await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 1, "the terminal is there")
             x.run("xdotool", "mousemove", "50", "50")
             await one.until(lambda: look(one) != ARROW_SIZE, "the terminal's own cursor is told")
-            for side in (513, 768, 512):
-                x.start(sys.executable, "-c", LARGE, str(side))
-                x.run("xdotool", "mousemove", "300", "200", "mousemove", "310", "210")
-                shown = ARROW_SIZE if side > 512 else Size(512, 512)
-                await one.until(lambda shown=shown: look(one) == shown, f"{side} pixels")
+            for side in (513, 512, 768, 512):
+                with large_cursor(x, side):
+                    x.run("xdotool", "mousemove", "300", "200", "mousemove", "310", "210")
+                    shown = ARROW_SIZE if side > 512 else Size(512, 512)
+                    await one.until(lambda shown=shown: look(one) == shown, f"{side} pixels")
             view = one.guest.machines[0].view()
             assert (view.sessions, view.state, view.error) == (1, "attached", "")
 

@@ -17,9 +17,9 @@ from millrace.guest.machines.attached import AttachedMachine
 from millrace.io.crypto import vnc_answer
 from millrace.pixels.rects import Point
 from tests.bus import daemon_in
+from tests.ports import free_port
 
 from .conftest import need
-from .test_screens_vnc import free_port
 from .watched import Watched
 from .xserver import XServer
 

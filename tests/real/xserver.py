@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .conftest import listens, wait_for
+from tests.ports import free_port, serves
+
+from .conftest import listens, need, wait_for
 
 Picture = NDArray[np.uint8]
 _number = 0
@@ -21,7 +25,7 @@ def free_display() -> int:
     global _number
     while True:
         _number += 1
-        display = 100 + os.getpid() % 3000 * 4 + _number
+        display = 100 + os.getpid() % 500 * 100 + _number
         if not Path(f"/tmp/.X11-unix/X{display}").exists() and not Path(f"/tmp/.X{display}-lock").exists():
             return display
 
@@ -65,7 +69,30 @@ class XServer:
         return pixels.reshape(height, row // 4, 4)[:, :width, :3]
 
     def close(self) -> None:
+        """End the programs and the server; x11vnc frees its shared memory only if it is asked to end."""
         for process in reversed(self.processes):
-            process.kill()
-            process.wait(10)
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
         self.log.close()
+
+
+@contextmanager
+def x11vnc(folder: Path, *args: str, layout: str = "us") -> Iterator[tuple[XServer, str]]:
+    """An X display behind x11vnc, and its door."""
+    need("Xvfb", "x11vnc", "xterm", "xwd", "xdotool", "setxkbmap")
+    x, port = XServer(folder, "Xvfb", "{}", "-screen", "0", "640x480x24"), free_port()
+    # Without a window manager it has no selection of its own for 45 s, unless it is told so.
+    x.env["X11VNC_AVOID_WINDOWS"] = "never"
+    try:
+        # It reads the keyboard's layout when it starts.
+        x.run("setxkbmap", layout)
+        server = x.start("x11vnc", "-display", x.display, "-rfbport", str(port), "-localhost", "-forever", *args)
+        wait_for(lambda: serves(port) or server.poll() is not None, 20, "x11vnc accepts connections")
+        assert server.poll() is None, (folder / "x.log").read_text(errors="replace")[-2000:]
+        yield x, f"vnc://127.0.0.1:{port}"
+    finally:
+        x.close()
