@@ -27,6 +27,7 @@ NAMES = (
     "memory",
     "packets",
     "encode",
+    "encoder_memory",
     "picture",
     "sync",
     "keypress",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from millrace.budget import PROGRAMS, Budget
+from millrace.budget import MIB, PROGRAMS, Budget
+from millrace.codec.avvideo import video_bytes
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import BudgetError, CodecError
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.pictures import PictureEncoder
-from millrace.outlets.picturework import Task
-from millrace.pixels.rects import Rect
+from millrace.outlets.picturework import WORK_BYTES, PictureWork, Task, work_bytes
+from millrace.pixels.rects import Rect, Size
 from millrace.units import NS_PER_S
+from millrace.wire.peer.pictures import PartType
 from tests.gops import WATCHER
 from tests.painting import blank_screen, glyphs, photo
 from tests.picturerig import SIZE, STEP_NS, WHOLE, Rig, View, shown, started
@@ -153,6 +156,64 @@ def test_screen_too_large_for_the_budget_is_refused() -> None:
     assert "no room" in str(rig.failures[0]) and not rig.freed
     rig.screen.end()
     assert rig.budget.held == 0
+
+
+def test_memory_is_charged_before_there_is_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(*args: Any) -> PictureWork:
+        held.append(rig.budget.shares()["picture encoder"])
+        return PictureWork(*args)
+
+    rig, held = Rig(), list[int]()
+    monkeypatch.setattr("millrace.outlets.pictures.PictureWork", made)
+    rig.join(View())
+    rig.settle()
+    assert len(held) == 1 and held[0] >= work_bytes(SIZE, 1)
+
+
+@pytest.mark.parametrize("scale", [1, 0.5])
+@pytest.mark.parametrize("size", [Size(1921, 1081), Size(1280, 720)])
+def test_work_is_charged_for_all_that_grows_with_the_screen(size: Size, scale: float) -> None:
+    work = PictureWork(size, scale, Formats(), False, 1_000_000, int)
+    arrays: list[Any] = [
+        one for part in (work, work.cells, work._difference, work._scaled or work) for one in vars(part).values()
+        if isinstance(one, np.ndarray)
+    ]  # fmt: skip
+    took = sum({id(one): one.nbytes for one in arrays}.values())
+    assert took <= work_bytes(size, scale) - WORK_BYTES < 1.5 * took
+    assert work.video_bytes == video_bytes("avc1", work.size)
+
+
+@pytest.mark.parametrize(("formats", "lossless"), [(Formats(None), False), (Formats(), True)])
+def test_work_that_never_has_video_is_not_charged_for_it(formats: Formats, lossless: bool) -> None:
+    assert PictureWork(SIZE, 1, formats, lossless, 1_000_000, int).video_bytes == 0
+
+
+def test_film_is_stills_until_there_is_memory_for_video() -> None:
+    rig, film = Rig(picture=8_000_000), Rect(96, 96, 320, 240)
+
+    def played() -> set[PartType]:
+        begun = len(view.pictures)
+        for _ in range(12):
+            seeds.append(len(seeds))
+            photo(rig.picture, film, seeds[-1])
+            rig.paint([film])
+        return view.types(begun)
+
+    seeds: list[int] = []
+    room, limit = rig.budget.held + work_bytes(SIZE, 1) + MIB, rig.budget.limit
+    rig.budget.limit = room
+    view = rig.join(View())
+    assert PartType.JPEG in played() and PartType.VIDEO not in view.types() and rig.budget.held < room
+    rig.budget.limit = limit
+    assert PartType.VIDEO in played() and rig.budget.held > room
+    large = Size(960, 640)
+    rig.budget.limit = rig.budget.held + work_bytes(large, 1)
+    rig.mode(blank_screen(large))
+    rig.settle()
+    held = rig.budget.shares()["picture encoder"]
+    assert not rig.failures and held < work_bytes(large, 1) + MIB, "what the video of the other mode took is given back"
+    rig.encoder.close()
+    assert "picture encoder" not in rig.budget.shares()
 
 
 def test_encoder_that_finds_no_room_holds_none() -> None:

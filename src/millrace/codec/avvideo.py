@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from millrace.budget import MIB
 from millrace.codec.videoencoder import GREY, Encoded, VideoEncoder
 from millrace.codec.x264 import QP, RATE_BUFFER_MS, X264Encoder, libx264
 from millrace.errors import CodecError
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 VIDEO_CODECS = ("avc1", "vp8")
 VP8_RATE = 8_000_000
 """Without a rate: VP8 has no constant quality in real time."""
+_MEMORY = {"avc1": (13, 128, 3 * MIB), "vp8": (40, 64, 0)}
+"""Bytes a pixel, how much wider and higher the pictures are in the encoder's memory, and bytes besides: the most that
+`python -m bench encoder_memory` finds resident, of noise from 64 × 64 to 3840 × 2160, and a little more."""
 _LIBRARY = {"avc1": "libx264", "vp8": "libvpx"}
 _WORDS = {"avc1": "H.264", "vp8": "VP8"}
 _FPS = 30
@@ -54,11 +58,6 @@ class AvEncoder(VideoEncoder):
     def name(self) -> str:
         """See `VideoEncoder`."""
         return f"{_WORDS[self.codec]} by {_LIBRARY[self.codec]}, in software"
-
-    @property
-    def bytes(self) -> int:
-        """See `VideoEncoder`."""
-        return 12 * self._planes.planes[0].size
 
     def _opened(self) -> av.VideoCodecContext:
         import av
@@ -118,6 +117,12 @@ class AvEncoder(VideoEncoder):
 def _rows(memory: memoryview, stride: int, rows: int) -> Plane:
     """Memory of a plane as rows of `stride` bytes."""
     return np.frombuffer(memory, np.uint8)[: stride * rows].reshape(rows, stride)
+
+
+def video_bytes(codec: str, size: Size) -> int:
+    """The most memory that an encoder of this size takes, its planes among it, whatever the pictures are."""
+    each, border, more = _MEMORY[codec]
+    return each * (size.width + border) * (size.height + border) + more
 
 
 def video_encoder(codec: str, size: Size, rate: int | None, convert: Convert) -> VideoEncoder:

@@ -32,11 +32,6 @@ class VideoEncoder(ABC):
     def name(self) -> str:
         """The codec and what encodes it, in words."""
 
-    @property
-    @abstractmethod
-    def bytes(self) -> int:
-        """Approximate memory."""
-
     @abstractmethod
     def encode(self, picture: Plane, changed: Iterable[Rect], key: bool = False, qp: int | None = None) -> Encoded:
         """Code the rectangles of a BGRX picture that changed since the last call; CodecError if that fails.

@@ -161,11 +161,6 @@ class X264Encoder(VideoEncoder):
         """See `VideoEncoder`."""
         return "H.264 by libx264, in software"
 
-    @property
-    def bytes(self) -> int:
-        """Approximate memory: its planes, and x264's own of about ten bytes a pixel."""
-        return sum(plane.nbytes for plane in self._planes.planes) + 10 * self._planes.planes[0].size
-
     def encode(self, picture: Plane, changed: Iterable[Rect], key: bool = False, qp: int | None = None) -> Encoded:
         """See `VideoEncoder`."""
         key = key or not self._number

@@ -24,7 +24,7 @@ from millrace.outlets.line import LAN_RATE, QUEUED_MAX_NS, Line
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.picturecounts import PictureCounts, tallied
 from millrace.outlets.picturestrain import Spent, Strain, Told
-from millrace.outlets.picturework import Given, Lacking, Made, PictureWork, Task
+from millrace.outlets.picturework import Given, Lacking, Made, PictureWork, Task, work_bytes
 from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import Part, PartType
@@ -283,7 +283,7 @@ class PictureEncoder:
         lacking = tuple(lacking for lacking, _ in job.catching)
         wants_key = any(not viewer.video for viewer in ready)
         job.key = wants_key and (self._key_ns is None or now_ns - self._key_ns >= KEY_INTERVAL_NS)
-        task = Task(now_ns, key=job.key, lacking=lacking)
+        task = Task(now_ns, key=job.key, lacking=lacking, video=self._has_room_for_video(work))
         if picture is not None:
             task = task._replace(picture=picture.plane, damage=picture.damage, moves=picture.moves)
         rate, crowded, times = self.rate, self._lane.crowded, (self._clock, self._computed)
@@ -299,8 +299,9 @@ class PictureEncoder:
             return
         mode = picture.mode
         size = Size(mode.width, mode.height)
+        self._account.hold("video", 0, LISTENERS)
+        self._account.hold("encoder", work_bytes(size, self._scale), LISTENERS)
         work = PictureWork(size, self._scale, self.formats, self._lossless, self.rate, self._clock)
-        self._account.hold("encoder", work.bytes, LISTENERS)
         before, self._work, self._of, self._due_ns = self._work, work, (mode, memory), None
         for viewer in self._viewers:
             viewer.voided(work.size)
@@ -308,6 +309,10 @@ class PictureEncoder:
                 viewer.sink.resized(work.size)
         if before is not None:
             before.close()
+
+    def _has_room_for_video(self, work: PictureWork) -> bool:
+        """Whether the guest has memory for an encoder of video: until then, what moves is sent as stills."""
+        return self._account.fits("video", work.video_bytes, LISTENERS)
 
     # -- what was made ---------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from millrace.budget import MIB
+from millrace.codec.avvideo import video_bytes
 from millrace.codec.palette import Palettes
 from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
 from millrace.outlets.areavideo import AreaVideo
@@ -37,7 +39,7 @@ from millrace.outlets.picturechoice import (
     limit,
     tiles,
 )
-from millrace.outlets.scaled import Scaled
+from millrace.outlets.scaled import Scaled, scaled
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import CELL, Cells, Difference, cells_within, from_cells, in_cells, joined, part_of
 from millrace.pixels.rects import Damage, Move, Rect, Size
@@ -56,6 +58,9 @@ PROBE_BYTES = 128 * 1024
 """What a viewer is sent at first, and acknowledges, before anything is known of its line."""
 PROBED_ROWS = 16
 VIDEO_RECTS_MAX = 16
+WORK_BYTES, COPY_BYTES, CELL_BYTES = 2 * MIB, 4, 1.25
+"""Memory of a screen's work: of its compressors, a pixel of each copy of the picture, and a pixel of what is known of
+its cells and of the last comparison."""
 
 
 class Lacking(NamedTuple):
@@ -70,7 +75,10 @@ class Lacking(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What to encode: a picture, or nothing new; `key`: some viewer lacks the video so far."""
+    """What to encode: a picture, or nothing new.
+
+    `key`: some viewer lacks the video so far; `video`: there may be some.
+    """
 
     now_ns: HostNs
     picture: Plane | None = None
@@ -78,6 +86,7 @@ class Task(NamedTuple):
     moves: tuple[Move, ...] = ()
     key: bool = False
     lacking: tuple[Lacking, ...] = ()
+    video: bool = True
 
 
 class Given(NamedTuple):
@@ -100,32 +109,39 @@ class Made(NamedTuple):
     encode_ns: HostNs
 
 
+def work_bytes(size: Size, scale: float) -> int:
+    """The most memory that the work for a screen of this size takes, that of a video encoder not included."""
+    made, copies = scaled(size, scale), 1 if scale == 1 else 2
+    return WORK_BYTES + round((copies * COPY_BYTES + CELL_BYTES) * made.width * made.height)
+
+
 class PictureWork:
     """The state of one screen's encoder. It belongs to one thread at a time."""
 
     def __init__(
         self, size: Size, scale: float, formats: Formats, lossless: bool, rate: int, clock: Callable[[], HostNs]
     ) -> None:
-        wide, high = (max(1, round(side * scale)) for side in (size.width, size.height))
-        self.size, self.formats = Size(wide, high), formats
+        self.size, self.formats = scaled(size, scale), formats
         self._lossless, self._clock = lossless, clock
         self.rate = rate
-        self.whole = Rect(0, 0, wide, high)
+        self.whole = Rect(0, 0, self.size.width, self.size.height)
         self.cells = CellMap(self.size)
-        self.reference: Plane = np.zeros((high, wide, 4), np.uint8)
+        self.reference: Plane = np.zeros((self.size.height, self.size.width, 4), np.uint8)
         self._scaled = Scaled(self.size, scale) if scale != 1 else None
         self._difference = Difference(self.size)
         self._zstd = ZstdStills()
         self._palettes = Palettes(self._zstd.compress)
-        self._video = AreaVideo(formats.video, self.whole, rate) if formats.video is not None else None
+        shown = None if lossless else formats.video
+        self._video = None if shown is None else AreaVideo(shown, self.whole, rate)
+        self._may_video = False
+        """Whether the picture may have video."""
         self._fresh = True
         self._began_ns: HostNs = 0
 
     @property
-    def bytes(self) -> int:
-        """Approximate memory, that of a video encoder included."""
-        video = 12 * self.whole.area if self.formats.video is not None else 0
-        return self.reference.nbytes * (1 if self._scaled is None else 2) + self._difference.bytes + video
+    def video_bytes(self) -> int:
+        """The most memory that video takes: that of the whole screen; 0 if there is never any."""
+        return video_bytes(self.formats.video, self.size) if self.formats.video and self._video else 0
 
     @property
     def video(self) -> str:
@@ -139,6 +155,7 @@ class PictureWork:
     def make(self, task: Task) -> Made:
         """Encode what the task asks for."""
         self._began_ns = self._clock()
+        self._may_video = task.video and self._video is not None
         moves, boxes = self._taken(task)
         room = Room(self._share, ONCE_SHARES * self._share)
         stills, film = self._divided(boxes, room)
@@ -246,9 +263,8 @@ class PictureWork:
     # A box is sent losslessly or not as a whole: half of it would fill the line, and the other half be video besides.
     def _judged(self, box: Rect, room: Room) -> tuple[list[Part], list[Rect]]:
         """A box as stills, and the tiles of it that are to be video."""
-        often, may_video = self.cells.often(box), self.formats.video is not None and not self._lossless
-        guesses = [(tile, self._guess(tile)) for tile in tiles(box)]
-        if not may_video:
+        often, guesses = self.cells.often(box), [(tile, self._guess(tile)) for tile in tiles(box)]
+        if not self._may_video:
             return self._one_by_one(guesses, often, room), []
         film = [tile for tile, size in guesses if is_film(size / tile.area, tile.area, often)]
         text = [tile for tile in guesses if tile[0] not in film]
@@ -395,7 +411,7 @@ class PictureWork:
         drawn = [part.at for part in key]
         if key:
             missing = Damage(rect for rect in missing.rects if not any(held.holds(rect) for held in drawn))
-        hot = self.cells.hot(now_ns) if self.formats.video is not None and not key else np.zeros((0, 0), np.bool_)
+        hot = self.cells.hot(now_ns) if self._may_video and not key else np.zeros((0, 0), np.bool_)
         found = [tile for rect in missing.rects for tile in tiles(rect)]
         waiting = [tile for tile in found if hot.size and hot[in_cells(tile)].mean() > 0.5]
         found = [tile for tile in found if tile not in waiting]

@@ -68,11 +68,6 @@ class Difference:
         self._differs: Cells = np.zeros((self._rows * CELL, self._columns * self._units), np.bool_)
         self._used: list[tuple[slice, slice]] = []
 
-    @property
-    def bytes(self) -> int:
-        """Bytes of its buffers."""
-        return self._differs.nbytes
-
     def cells(self, old: Plane, new: Plane, rects: Iterable[Rect]) -> Cells:
         """The cells that differ, among those that `rects` touch."""
         for used in self._used:
