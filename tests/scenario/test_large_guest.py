@@ -15,7 +15,6 @@ import msgspec
 from millrace.daemon.app import Daemon
 from millrace.graph.model import Stream
 from millrace.io import turns
-from millrace.rights.model import Principal, Right
 from millrace.server.http.answers import ITEMS_AT_ONCE, as_json, as_msgpack
 from millrace.units import default_map
 from tests.scenario.test_kept import ask, running
@@ -85,23 +84,6 @@ def test_answer_of_few_large_items_is_serialized_in_steps() -> None:
     asyncio.run(main())
 
 
-def test_guest_has_one_share_for_all_its_tokens(tmp_path: Path) -> None:
-    async def test(daemon: Daemon) -> None:
-        alice = daemon.worker.guests["alice"].turns
-        for key in ("token/1", "token/2", "certificate/c", "guest/alice"):
-            assert daemon.worker.turns_of(Principal(key, Right.HEAR, frozenset({"alice"}))) is alice
-        shares = {alice, daemon.worker.turns, daemon.worker.strangers}
-        for key in ("token/3", "token/4", "certificate/d", "certificate/e"):
-            of_several = {daemon.worker.turns_of(Principal(key, Right.HEAR, frozenset({"alice", "bob"}))) for _ in "ab"}
-            assert len(of_several) == 1 and not of_several & shares, (
-                "a token with few rights takes no time from the owner"
-            )
-            shares |= of_several
-        assert daemon.worker.turns_of(Principal("owner", Right.HEAR, frozenset({"alice"}))) is daemon.worker.turns
-
-    running(tmp_path, test)
-
-
 def test_refused_caller_is_answered_when_strangers_share_allows(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         url = f"http://{daemon.serving.address}/api/v1/state"
@@ -111,15 +93,16 @@ def test_refused_caller_is_answered_when_strangers_share_allows(tmp_path: Path) 
                 async with session.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
                     return answer.status
 
-            assert await ask_as("wrong") == 401 and daemon.worker.strangers.used_ns > 0
-            turn = daemon.worker.strangers.turn
+            strangers = daemon.worker.shares.strangers
+            assert await ask_as("wrong") == 401 and strangers.used_ns > 0
+            turn = strangers.turn
             left = asyncio.Event()
-            daemon.worker.strangers.turn = left.wait  # type: ignore[assignment, method-assign]
+            strangers.turn = left.wait  # type: ignore[assignment, method-assign]
             asking = asyncio.create_task(ask_as("wrong"))
             assert await ask_as((daemon.config.runtime / "key").read_text().strip()) == 200
             assert not (await asyncio.wait({asking}, timeout=0.2))[0]
             left.set()
             assert await asking == 401
-            daemon.worker.strangers.turn = turn  # type: ignore[method-assign]
+            strangers.turn = turn  # type: ignore[method-assign]
 
     running(tmp_path, test)

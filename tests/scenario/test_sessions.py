@@ -286,7 +286,7 @@ def test_page_is_told_its_rights_and_why_it_is_watched_no_longer(tmp_path: Path)
     async def test(rig: Rig) -> None:
         _, secret = await rig.token("hear", ("alice",))
         _, mine = await rig.enter(secret)
-        assert json.loads((await rig.ask(**mine))[1])["may"] == "see,hear"
+        assert json.loads((await rig.ask(**mine))[1])["may"] == ["see", "hear"]
         events = await rig.watch(session_of(mine))
         await rig.daemon.stop()
         while (last := await events.receive()).type is aiohttp.WSMsgType.TEXT:

@@ -224,6 +224,7 @@ def test_changes_are_applied_and_announced(tmp_path: Path) -> None:
     ("grant", {"guest": "alice", "what": "camera", "allow": True, "program": "x" * (PROGRAM_MAX + 1)}, ConfigError,
      "program: 4096 characters at most"),
     ("token.new", {"may": "fly"}, ConfigError, "no right 'fly'"),
+    ("token.new", {"may": []}, ConfigError, "no right ''"),
     ("token.new", {"may": "hear", "name": "x" * 101}, ConfigError, "100 characters"),
     ("token.new", {"may": "hear", "expires": "soon"}, ConfigError, "soon"),
     ("token.new", {"may": "hear", "guests": ["alice", "alcie"]}, NotFound, "no guest 'alcie'"),
@@ -297,6 +298,9 @@ def test_token_is_created_listed_without_secret_rotated_and_revoked(tmp_path: Pa
         made = await hall.ask("token.new", may="hear", guests=["alice"], name="desk")
         assert made.may == ["see", "hear"] and made.guests == ["alice"] and made.token.startswith("mr_")
         assert made.expires is not None and made.expires - made.created == pytest.approx(30 * 86_400, abs=5)
+        again = await hall.ask("token.new", may=made.may, guests=["alice"])
+        assert again.may == made.may
+        await hall.ask("token.revoke", token=again.id)
         whole = await hall.ask("token.new", may="all", expires="1h")
         assert whole.guests == [ALL_GUESTS] and whole.id != made.id
         shown = await hall.ask("tokens")

@@ -12,6 +12,19 @@ from millrace.pixels.rects import Rect
 from millrace.units import NS_PER_S
 
 
+@pytest.mark.parametrize(
+    ("codecs", "formats", "shown"),
+    [
+        ([], [], Formats(None, False, False, False)),
+        (["vp8", "avc1"], ["raw", "zstd", "palette", "jpeg", "png"], Formats("avc1", True, True, True)),
+        (["vp8", "new"], ["zstd", "new"], Formats("vp8", False, True, False)),
+        (["opus"], ["palette"], Formats(None, False, False, False)),
+    ],
+)
+def test_formats_are_those_that_a_viewer_names(codecs: list[str], formats: list[str], shown: Formats) -> None:
+    assert Formats.named(codecs, formats) == shown
+
+
 def test_choices_follow_the_size_and_what_is_left_of_the_line() -> None:
     room, all_ = Room(20_000, 60_000), Formats()
     text, big = 60_000, 400_000

@@ -144,7 +144,7 @@ class Commands:
 
     async def _run_in_turn(self, principal: Principal, run: Run, args: Any) -> Any:
         """Run a command that writes to disk, with the rights that its principal has when its turn comes."""
-        turns = self._worker.turns_of(principal)
+        turns = self._worker.shares.of(principal)
 
         async def whole() -> Any:
             return await run(args, self._worker.current(principal))
@@ -223,8 +223,8 @@ class Commands:
         shown = seen if args.guest is None else [self.guest(principal, args.guest, Right.SEE)]
         guests: list[GuestView] = [await with_pauses(guest_view(guest)) for guest in shown]
         names = [guest.name for guest in seen]
-        may = ",".join(show_rights(principal.rights))
-        state = results.StateView(__version__, self._place.address, guests, principal.key, may, names)
+        rights = tuple(show_rights(principal.rights))
+        state = results.StateView(__version__, self._place.address, guests, principal.key, rights, names)
         if principal.may(Right.ADMIN):
             state.refused, state.trouble = self.refused(), self._worker.trouble
             state.policy, state.requests = self._worker.policy(), len(list(self._worker.prompts))
@@ -381,7 +381,8 @@ class Commands:
 
     async def _token_new(self, args: r.TokenNew, principal: Principal) -> results.NewToken:
         principal.demand(Right.ADMIN)
-        rights, lasts_s = parse_rights(args.may), parse_expiry(args.expires or TOKEN_DAYS)
+        may = args.may if isinstance(args.may, str) else ",".join(args.may)
+        rights, lasts_s = parse_rights(may), parse_expiry(args.expires or TOKEN_DAYS)
         name, guests = parse_label(args.name, "token name", 100), args.guests or [ALL_GUESTS]
         for guest in guests:
             # A token made for a mistyped name would be valid in whatever guest is added by that name later.

@@ -117,9 +117,9 @@ class Decide(Arguments):
 
 
 class TokenNew(Arguments):
-    """Create a token. An empty list of guests means all."""
+    """Create a token with these rights, listed or with commas. An empty list of guests means all."""
 
-    may: str
+    may: list[str] | str
     guests: list[str] = msgspec.field(default_factory=list)
     expires: str = ""
     name: str = ""

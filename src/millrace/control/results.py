@@ -38,16 +38,16 @@ class PolicyView(msgspec.Struct, frozen=True):
 
 
 class StateView(msgspec.Struct):
-    """Everything visible, or one guest. `names` lists all visible guests, `may` your rights in them, with commas.
+    """Everything visible, or one guest. `names` lists all visible guests, `may` your rights in them.
 
-    From `refused` on: only with every right.
+    Lists of several workers are joined, so `may` is a tuple. From `refused` on: only with every right.
     """
 
     version: str
     listen: str
     guests: list[GuestView]
     you: str
-    may: str
+    may: tuple[str, ...]
     names: list[str]
     refused: int | UnsetType = UNSET
     trouble: str | UnsetType = UNSET

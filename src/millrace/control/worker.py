@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from millrace.control.publish import GrantPublisher, Publisher, TokenPublisher
 from millrace.control.registry import Registry
 from millrace.control.remembered import Memory
 from millrace.control.results import PolicyView
+from millrace.control.shares import Shares
 from millrace.control.store import Store, StoredGuest
 from millrace.control.tokens import Access
 from millrace.control.verbs import Found
@@ -39,7 +39,7 @@ from millrace.io.clock import now_ns, wall_ns, worked_ns
 from millrace.io.listeners import Listeners
 from millrace.io.load import is_stopped, run_delay_ns
 from millrace.io.timer import TimerRunner
-from millrace.io.turns import Turns, with_pauses
+from millrace.io.turns import with_pauses
 from millrace.observe.diagnosis import Diagnosis, Surroundings
 from millrace.observe.flight import FlightRecorder
 from millrace.observe.incidents import Incident
@@ -49,7 +49,6 @@ from millrace.remembered.devices import DEFAULT
 from millrace.rights.grants import ANY, Permission, Verdict
 from millrace.rights.model import Principal, Right
 from millrace.rights.prompts import Prompt, Prompts
-from millrace.symptoms import kept_waiting
 from millrace.text import checked_number, printable
 
 log = logging.getLogger("millrace.daemon")
@@ -93,15 +92,12 @@ class Worker:
             undo.callback(self.store.close)
             self.keeper = StoreWriter(self.store, self.diagnosis.not_kept)
             tokens = TokenPublisher(self.registry, self.ids.take)
-            self.access = Access(self.keeper, token, tokens.changed, self._forget_turns)
+            self.access = Access(self.keeper, token, tokens.changed, self._forget)
             undo.pop_all()
         self.listeners = Listeners()
         self._cycles = TimerRunner(observer=self.diagnosis)
-        self.turns, self.strangers = Turns(), Turns()
-        """Shares of the daemon's time: the owner's, and that of unauthenticated connections."""
-        self._turns: dict[str, Turns] = {}
         self._memories: dict[str, Memory] = {}
-        self.budgets = Budgets(self.guests)
+        self.budgets, self.shares = Budgets(self.guests), Shares(self.guests, self.report)
         self.doors = KeptDoors(self.keeper, self.attach)
         self.claims = Claims()
         self.ducking = Ducking(lambda: (guest.graph for guest in self.guests.values()))
@@ -271,22 +267,6 @@ class Worker:
         """Why changes can't be saved; empty if they can."""
         return self.store.trouble
 
-    def turns_of(self, principal: Principal) -> Turns:
-        """The share of the daemon's time that a principal's commands are charged to.
-
-        A principal of one guest is charged to that guest, however many tokens it has. Other tokens and certificates
-        have a share each, and the owner has one.
-        """
-        kind = principal.key.partition("/")[0]
-        if kind != "owner" and len(principal.guests) == 1 and (name := min(principal.guests)) in self.guests:
-            return self.guests[name].turns
-        if kind not in ("token", "certificate"):
-            return self.turns
-        if principal.key not in self._turns:
-            told = partial(kept_waiting, "", principal.key)
-            self._turns[principal.key] = Turns(kept_waiting=lambda *waited: self.report(told(*waited)))
-        return self._turns[principal.key]
-
     def quiet(self) -> bool:
         """Whether no guest is running."""
         return not any(guest.graph.running for guest in self.guests.values())
@@ -331,8 +311,9 @@ class Worker:
         else:
             self.registry.put(incident.number, "incident", incident.guest, incident.view)
 
-    def _forget_turns(self, key: str) -> None:
-        self._turns.pop(key, None)
+    def _forget(self, key: str) -> None:
+        """A principal is gone."""
+        self.shares.forget(key)
         self.budgets.forget(key)
 
     def release(self, session: Session) -> None:

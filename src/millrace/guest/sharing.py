@@ -14,7 +14,7 @@ from millrace.guest.viewer import ViewerSession
 from millrace.guest.viewergroup import Group, Timer
 from millrace.guest.viewersort import Distance, Sort
 from millrace.outlets.encoded import MakePictures
-from millrace.outlets.picturechoice import VIDEO_CODECS, Formats
+from millrace.outlets.picturechoice import Formats
 from millrace.outlets.picturecounts import PictureCounts
 from millrace.outlets.pictureflow import rate_step
 from millrace.symptoms import TEXT_MAX, Symptom
@@ -105,7 +105,7 @@ class Sharing:
         rate = settings.picture if isinstance(settings.picture, int) else None
         if settings.picture == "auto":
             rate = rate_step(session.flow.rate, group.sort.rate if group else None)
-        return Sort(session.listed.key, settings, rate, _formats(session))
+        return Sort(session.listed.key, settings, rate, Formats.named(session.codecs, session.formats))
 
     # Another encoder costs a viewer the whole picture again, another rate of its own one costs nothing.
     def _becomes(self, group: Group, sort: Sort) -> bool:
@@ -266,9 +266,3 @@ def _loss(group: Group, kept: list[Group]) -> tuple[bool, bool, tuple[Distance, 
     others = [one.sort.distance(group.sort) for one in kept if one is not group and one.sort.serves(group.sort)]
     shared = any(session.principal.key != group.owner for session in group.sessions)
     return not others, shared, (min(others),) if others else ()
-
-
-def _formats(session: ViewerSession) -> Formats:
-    video = next((codec for codec in VIDEO_CODECS if codec in session.codecs), None)
-    zstd = "zstd" in session.formats
-    return Formats(video, "jpeg" in session.formats, zstd, zstd and "palette" in session.formats)

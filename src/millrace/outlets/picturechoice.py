@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -44,6 +44,13 @@ class Formats(NamedTuple):
     jpeg: bool = True
     zstd: bool = True
     palette: bool = True
+
+    @classmethod
+    def named(cls, codecs: Collection[str], formats: Collection[str]) -> Formats:
+        """What a viewer that names these can show; unknown names say nothing. A palette's pixels come as zstd."""
+        video = next((codec for codec in VIDEO_CODECS if codec in codecs), None)
+        zstd = "zstd" in formats
+        return cls(video, "jpeg" in formats, zstd, zstd and "palette" in formats)
 
 
 class Room(NamedTuple):

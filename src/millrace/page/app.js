@@ -129,7 +129,7 @@ const trouble = (error) => say(lacking(error.message), !locked);
 const say = (text, bad = false) => { $("status").textContent = text; $("status").className = bad ? "bad" : ""; };
 const guest = () => objects.guest(chosen);
 /** Whether this browser has a right in the guests that it sees. */
-const may = (right) => !state.may || state.may.split(",").includes(right);
+const may = (right) => !state.may || state.may.includes(right);
 const set = (target, settings) => act(() => api("POST", "/set", { target, guest: chosen, settings }));
 
 // -- looking ------------------------------------------------------------------------------------
