@@ -21,7 +21,7 @@ from millrace.pixels.rects import Rect, Size
 
 SIZES = ((64, 64), (320, 240), (640, 480), (800, 600), (64, 2160), (4096, 64), (1280, 720), (1920, 1080), (3840, 2160))
 PICTURES = 12
-PIXELS = 4_000_000
+PIXELS = 1_000_000
 """Of all encoders together that are measured, unless a single one has more."""
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from millrace.codec.videoencoder import VideoEncoder
 from millrace.outlets import areavideo
-from millrace.outlets.areavideo import AreaVideo
+from millrace.outlets.areavideo import ANEW_NS, AreaVideo
 from millrace.outlets.line import LAN_RATE
 from millrace.outlets.videoarea import SETTLE_NS, VideoArea
 from millrace.pixels.convert import Convert
@@ -101,8 +101,8 @@ def test_video_begins_with_a_key_picture_with_each_area_and_after_the_rate_of_a_
     keys, sizes = [], []
     for step, rects in enumerate(([film], [film], [film, rest], [film], [film])):
         if step == 4:
+            # Constant quality ends with the line that had room for it.
             video.set_rate(1_000_000)
-            assert video.name == "", "constant quality ends with the line that had room for it"
         first, *more = video.encode(picture, rects, step * STEP_NS, False)
         assert (first.dx, first.dy, first.at) == ((16, 16, film) if step < 2 else (0, 0, film))
         assert [(part.type, part.at, part.dx, part.dy) for part in more] == [
@@ -116,19 +116,54 @@ def test_video_begins_with_a_key_picture_with_each_area_and_after_the_rate_of_a_
     assert video.name == ""
 
 
+class Opened:
+    """Encoders that were opened, by their rates; and whether what they encode is a key picture."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, codec: str = "avc1", rate: int = LAN_RATE) -> None:
+        self.rates: list[int | None] = []
+        opened = areavideo.video_encoder
+
+        def noted(codec: str, size: Size, rate: int | None, convert: Convert) -> VideoEncoder:
+            self.rates.append(rate)
+            return opened(codec, size, rate, convert)
+
+        monkeypatch.setattr(areavideo, "video_encoder", noted)
+        self.video, self._picture = AreaVideo(codec, Rect(0, 0, 640, 480), rate), np.zeros((480, 640, 4), np.uint8)
+
+    def encode(self, step: int, x: int = 20) -> bool:
+        first, *_ = self.video.encode(self._picture, [Rect(x, 20, 100, 60)], step * STEP_NS, False)
+        return first.flags == VIDEO_KEY
+
+
 def test_video_that_begins_anew_keeps_to_the_newest_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    rates: list[int | None] = []
-    opened = areavideo.video_encoder
+    opened = Opened(monkeypatch, rate=5_000_000)
+    opened.encode(0)
+    opened.video.set_rate(2_000_000)
+    opened.encode(1, 220)
+    assert opened.rates == [5_000_000, 2_000_000]
 
-    def noted(codec: str, size: Size, rate: int | None, convert: Convert) -> VideoEncoder:
-        rates.append(rate)
-        return opened(codec, size, rate, convert)
 
-    monkeypatch.setattr(areavideo, "video_encoder", noted)
-    picture = np.zeros((480, 640, 4), np.uint8)
-    video = AreaVideo("avc1", Rect(0, 0, 640, 480), 5_000_000)
-    for step, rate in enumerate((None, 2_000_000, LAN_RATE, 1_000_000)):
-        if rate is not None:
-            video.set_rate(rate)
-        video.encode(picture, [Rect(20, 20, 100, 60).moved(200 * step % 600, 0)], step * STEP_NS, False)
-    assert rates == [5_000_000, 2_000_000, None, 1_000_000]
+def test_rate_that_wavers_about_that_of_a_lan_makes_one_new_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Opened(monkeypatch)
+    keys = [opened.encode(0)]
+    for step in range(1, 300):
+        opened.video.set_rate(LAN_RATE - 1_000_000 if step % 2 else LAN_RATE + 1_000_000)
+        keys.append(opened.encode(step))
+    assert opened.rates == [None, LAN_RATE - 1_000_000] and sum(keys) == 2 and keys[1], "at once on a line that is thin"
+
+
+def test_encoder_that_can_keep_to_one_rate_begins_anew_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Opened(monkeypatch, "vp8", 1_000_000)
+    keys = [opened.encode(0)]
+    for step in range(1, 100):
+        opened.video.set_rate(1_000_000 + step)
+        keys.append(opened.encode(step))
+    times = [step for step, key in enumerate(keys) if key]
+    assert times[:2] == [0, 1] and set(np.diff(times[1:])) == {-(-ANEW_NS // STEP_NS)}
+    # The newest rate is kept to in the end, although it is told once.
+    opened.video.set_rate(2_000_000)
+    assert sum(opened.encode(step) for step in range(100, 200)) == 1 and opened.rates[-1] == 2_000_000
+    # One that returns to what the encoder has needs no other.
+    opened.video.set_rate(3_000_000)
+    opened.video.set_rate(2_000_000)
+    assert not any(opened.encode(step) for step in range(200, 300))

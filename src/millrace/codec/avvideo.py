@@ -46,7 +46,7 @@ def _options(codec: str, rate: int | None) -> dict[str, str]:
 
 
 class AvEncoder(VideoEncoder):
-    """One stream by PyAV. A new rate makes a new encoder, which begins with a key picture."""
+    """One stream by PyAV, of one rate."""
 
     def __init__(self, codec: str, size: Size, rate: int | None, convert: Convert) -> None:
         self.codec, self.rate, self._convert = codec, rate, convert
@@ -104,10 +104,9 @@ class AvEncoder(VideoEncoder):
         frame.pict_type = av.video.frame.PictureType.I if key else av.video.frame.PictureType.NONE
         return frame
 
-    def set_rate(self, rate: int) -> None:
+    def set_rate(self, rate: int) -> bool:
         """See `VideoEncoder`."""
-        if self.rate is not None and rate != self.rate:
-            self.rate, self._open = rate, None
+        return rate == self.rate
 
     def close(self) -> None:
         """See `VideoEncoder`."""

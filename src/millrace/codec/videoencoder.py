@@ -40,8 +40,8 @@ class VideoEncoder(ABC):
         """
 
     @abstractmethod
-    def set_rate(self, rate: int) -> None:
-        """Keep to another rate in bit/s from the next picture on."""
+    def set_rate(self, rate: int) -> bool:
+        """Keep to another rate in bit/s from the next picture on. False: it takes another encoder to do that."""
 
     @abstractmethod
     def close(self) -> None:

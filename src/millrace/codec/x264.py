@@ -188,15 +188,16 @@ class X264Encoder(VideoEncoder):
         self._number += 1
         return Encoded(ctypes.string_at(nals[0].payload, size), bool(self._out.get(_KEYFRAME)))
 
-    def set_rate(self, rate: int) -> None:
+    def set_rate(self, rate: int) -> bool:
         """See `VideoEncoder`. A stream without a rate stays so."""
         if self.rate is None or rate == self.rate:
-            return
+            return self.rate is not None
         self.rate = rate
         for name, value in self._rate_options().items():
             self._parse(name, value)
         if self._lib.x264_encoder_reconfig(self._handle, self._parameters.at) < 0:
             raise CodecError(f"libx264 refused a rate of {rate} bit/s")
+        return True
 
     def close(self) -> None:
         """See `VideoEncoder`."""

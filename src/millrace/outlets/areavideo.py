@@ -12,10 +12,15 @@ from millrace.outlets.videoarea import VideoArea
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Rect, Size
-from millrace.units import HostNs
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import VIDEO_KEY, Part, PartType
 
+ANEW_NS: HostNs = NS_PER_S
+"""How often video begins anew at most because of its rate: each time with a key picture."""
 
+
+# A viewer may tell of another rate with each message. libx264 can keep to any once it has one. It has none while the
+# line takes anything, and keeps one when the line does so again: else a rate that wavers would be key pictures only.
 class AreaVideo:
     """One stream, which begins anew when its area becomes another one. It belongs to one thread at a time."""
 
@@ -23,6 +28,10 @@ class AreaVideo:
         """`rate` is in bit/s; from `LAN_RATE` on, the quality is constant."""
         self._codec, self._rate, self._area = codec, rate, VideoArea(whole)
         self._encoder: VideoEncoder | None = None
+        self._outdated = False
+        """The encoder can't keep to the newest rate."""
+        self._anew_ns: HostNs | None = None
+        """When it was given up for that last."""
 
     @property
     def name(self) -> str:
@@ -32,6 +41,9 @@ class AreaVideo:
 
     def encode(self, picture: Plane, film: Sequence[Rect], now_ns: HostNs, key: bool) -> tuple[Part, ...]:
         """Encode the rectangles of a picture of the screen that changed; CodecError if that fails."""
+        if self._outdated and (self._anew_ns is None or now_ns - self._anew_ns >= ANEW_NS):
+            self._anew_ns = now_ns
+            self.close()
         if self._area.take(film, now_ns):
             self.close()
         at = self._area.at
@@ -41,17 +53,15 @@ class AreaVideo:
         return (first, *(Part(PartType.DRAW, rect, dx=at.x, dy=at.y) for rect in film[1:]))
 
     def _opened(self, size: Size) -> VideoEncoder:
+        self._outdated = False
         return video_encoder(self._codec, size, None if self._rate >= LAN_RATE else self._rate, yuv.convert)
 
     def set_rate(self, rate: int) -> None:
-        """Keep to another rate in bit/s. From one of a LAN to a lower one, video begins anew with a key picture."""
+        """Keep to another rate in bit/s. Where the encoder can't, video begins anew with a key picture, soon."""
         self._rate = rate
-        if self._encoder is None:
-            return
-        if (self._encoder.rate is None) == (rate >= LAN_RATE):
-            self._encoder.set_rate(rate)
-        else:
-            self.close()
+        if self._encoder is not None:
+            fits = self._encoder.rate is None and rate >= LAN_RATE
+            self._outdated = not (fits or self._encoder.set_rate(rate))
 
     def close(self) -> None:
         """Free the encoder. A second call does nothing."""
