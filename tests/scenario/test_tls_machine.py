@@ -224,6 +224,27 @@ async def shake_hands(
     return inside
 
 
+@pytest.mark.parametrize(("door", "ca_file"), [("vnc://127.0.0.1:{}", "/ca.pem"), ("vnc+tls://127.0.0.1:{}", "")])
+def test_vnc_door_with_tls_is_not_attached_without(tmp_path: Path, door: str, ca_file: str) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"RFB 003.008\n\x01\x01")
+        heard.append(await reader.read())
+        writer.close()
+
+    async def test() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, daemon_in(tmp_path) as daemon:
+            spec = parse_door(door.format(server.sockets[0].getsockname()[1]), ca_file=ca_file, password="secret")
+            machine = daemon.worker.attach(daemon.worker.guests["alice"], spec)
+            async with asyncio.timeout(10):
+                while not heard:
+                    await asyncio.sleep(0.01)
+            assert "offers no TLS with certificates" in machine.view().error
+
+    heard: list[bytes] = []
+    run(test())
+    assert heard[0] == b"RFB 003.008\n"
+
+
 def test_vnc_data_sent_with_end_of_handshake_is_accepted(tmp_path: Path) -> None:
     authority = certificate(tmp_path, "authority")
     own = certificate(tmp_path, "machine", authority, "localhost")

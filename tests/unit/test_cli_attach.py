@@ -85,8 +85,9 @@ def test_script_gets_only_the_door_on_standard_output(
     ("spice h:5930", {"door": "spice://h:5930"}), ("spice h:5930 --tls", {"door": "spice+tls://h:5930"}),
     ("spice unix:/s", {"door": "spice+unix:///s"}), ("vnc h:1", {"door": "vnc://h:1"}),
     ("vnc unix:/v --password-file /p", {"door": "vnc+unix:///v", "password_file": "/p"}),
-    ("spice h:1 --password-file p --ca-file c", {"door": "spice://h:1", "password_file": "@p", "ca_file": "@c"}),
-    ("vnc h:1 --ca-file /c", {"door": "vnc://h:1", "ca_file": "/c"}),
+    ("spice h:1 --tls --password-file p --ca-file c",
+     {"door": "spice+tls://h:1", "password_file": "@p", "ca_file": "@c"}),
+    ("vnc h:1 --ca-file /c", {"door": "vnc://h:1", "ca_file": "/c"}), ("vnc h:1 --tls", {"door": "vnc+tls://h:1"}),
 ])  # fmt: skip
 def test_network_address_is_sent_with_absolute_paths(
     daemon: Daemon, naps: list[float], words: str, body: dict[str, str]
@@ -96,6 +97,13 @@ def test_network_address_is_sent_with_absolute_paths(
     said("attach", *words.split())
     here = {name: value.replace("@", f"{Path.cwd()}/") for name, value in body.items()}
     assert daemon.asked[0] == ("POST /api/v1/guests/default/doors", here)
+
+
+@pytest.mark.parametrize("kind", ["spice", "vnc"])
+def test_tls_is_not_dropped_for_a_socket_of_this_host(daemon: Daemon, kind: str) -> None:
+    with pytest.raises(ConfigError, match="--tls is for HOST:PORT, and unix:/s is a socket"):
+        said("attach", kind, "unix:/s", "--tls")
+    assert daemon.asked == []
 
 
 @pytest.mark.parametrize("words", ["", "--qmp /q --dbus unix:path=/b", "--p2p 5 --qmp /q"])

@@ -135,6 +135,20 @@ def test_invalid_addresses_are_refused_with_examples(text: str) -> None:
         parse_door(text)
 
 
+@pytest.mark.parametrize("text", ["spice://h:5930", "spice+unix:///s", "qmp:/q", "dbus:unix:path=/b", "x11::1"])
+def test_door_without_tls_takes_no_ca_file(text: str) -> None:
+    """It would be dropped, and whoever names one expects TLS."""
+    said = r"has no TLS, which a CA file is for" + (r"; with TLS it is spice\+tls://h:5930$" if "h:" in text else "$")
+    with pytest.raises(ConfigError, match=said):
+        parse_door(text, ca_file="/ca.pem")
+
+
+@pytest.mark.parametrize("text", ["spice+tls://h:5930", "vnc://h:1", "vnc+tls://h:1", "vnc+unix:///v"])
+def test_door_with_tls_keeps_its_ca_file(text: str) -> None:
+    spec = parse_door(text, ca_file="/ca.pem")
+    assert (spec.ca_file, spec.text, spec.tls) == ("/ca.pem", text, "+tls" in text)
+
+
 def test_bus_addresses() -> None:
     assert bus_path("tcp:host=x;unix:path=/run/a%20b,guid=1") == "/run/a b"
     assert bus_path("unix:abstract=/tmp/x") == "\0/tmp/x"

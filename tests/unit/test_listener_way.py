@@ -13,9 +13,9 @@ import pytest
 
 import millrace
 from millrace.client.dialler import Dialler, pause
-from millrace.client.endpoint import demand_welcome, hindrance
+from millrace.client.endpoint import demand_welcome, hindrance, tls_of
 from millrace.client.options import ListenerOptions
-from millrace.errors import GraphError, RightsError
+from millrace.errors import ConfigError, GraphError, RightsError
 
 
 @pytest.mark.parametrize(("host", "said"), [
@@ -90,6 +90,13 @@ def test_tls_port_reached_without_tls_is_named(error: aiohttp.ClientError) -> No
     said = "if the server uses TLS, connect with wss://"
     assert said in hindrance(ListenerOptions(), "ws://127.0.0.1/default", error)
     assert said not in hindrance(ListenerOptions(), "wss://127.0.0.1/default", error)
+
+
+@pytest.mark.parametrize("given", [{"ca_file": "/ca.pem"}, {"cert": "/own.pem"}])
+def test_certificates_are_not_dropped_without_tls(given: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="--ca and --cert are for TLS: ws://h/alice is reached without"):
+        tls_of("ws://h/alice", ListenerOptions(**given))
+    assert tls_of("ws://h/alice", ListenerOptions()) is True
 
 
 def test_a_dialler_offers_its_protocol_and_does_not_wait_once_it_is_to_stop() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millrace.errors import PasswordRefused, PeerLost, RemoteProtocolError
+from millrace.errors import LoginRefused, PasswordRefused, PeerLost, RemoteProtocolError
 from millrace.io.crypto import vnc_answer
 from millrace.wire.clips import ClipOffered
 from millrace.wire.vnc.client import VncClient
@@ -193,6 +193,37 @@ def test_tls_starts_before_password_and_continues_inside() -> None:
     vnc.tls_ready()
     vnc.receive(bytes(16), 0)
     assert vnc.data_to_send() == b"geheim".ljust(16, b".")
+
+
+STRIPPED = {
+    "not offered, password": (VERSION + b"\x01\x02", VERSION),
+    "not offered, none": (VERSION + b"\x02\x01\x02", VERSION),
+    "3.7": (b"RFB 003.007\n\x02\x13\x02", b"RFB 003.007\n"),
+    "3.3, password": (b"RFB 003.003\n" + struct.pack(">I", 2) + bytes(16), b"RFB 003.003\n"),
+    "3.3, none": (b"RFB 003.003\n" + struct.pack(">I", 1), b"RFB 003.003\n"),
+    "VeNCrypt without certificates": (
+        VERSION + b"\x01\x13" + b"\0\2" + b"\0\x03" + struct.pack(">III", 258, 2, 1) + bytes(16),
+        VERSION + b"\x13\0\2",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", STRIPPED)
+def test_door_that_was_told_to_use_tls_sends_nothing_without(way: str) -> None:
+    """Anybody on the path can take VeNCrypt out of what the server offers."""
+    offered, sent = STRIPPED[way]
+    vnc = VncClient(48_000, 2, "geheim", lambda challenge, text: text.encode().ljust(16, b"."), 0, tls=True)
+    with pytest.raises(LoginRefused, match=r"offers no TLS with certificates .*--tls: nothing was sent"):
+        vnc.receive(offered, 0)
+    assert vnc.data_to_send() == sent
+    client("geheim").receive(offered, 0)
+
+
+def test_door_that_was_told_to_use_tls_takes_it_among_others() -> None:
+    vnc = VncClient(48_000, 2, "geheim", lambda challenge, text: b"", 0, tls=True)
+    offered = b"\x02\x02\x13" + b"\0\2" + b"\0\x03" + struct.pack(">III", 2, 1, 260)
+    vnc.receive(VERSION + offered + b"\x01", 0)
+    assert vnc.events() == [TlsWanted()]
 
 
 @pytest.mark.parametrize(("said", "hint"), [(b"", ", or this is not a VNC server"), (VERSION, "")])

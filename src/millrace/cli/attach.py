@@ -178,6 +178,7 @@ def spice(
 def vnc(
     address: Annotated[str, typer.Argument(help="HOST:PORT, or unix:PATH.")],
     password_file: _PASSWORD = None,
+    tls: Annotated[bool, typer.Option("--tls", help="With TLS, or not at all.")] = False,
     ca_file: _CA = None,
     guest: _GUEST = "default",
     once: _ONCE = False,
@@ -188,7 +189,8 @@ def vnc(
     For QEMU's sound, its -vnc needs the audiodev option. VNC has no microphone. Programs of another desktop (TigerVNC,
     x11vnc) bring their sound through the guest's socket.
 
-    TLS is used where the server offers it (VeNCrypt with certificates).
+    TLS is used where the server offers it (VeNCrypt with certificates). With --tls or --ca-file, a server that does not
+    is sent nothing.
 
     Examples:
 
@@ -199,7 +201,7 @@ def vnc(
     \b
       millrace attach vnc localhost:5902    # TigerVNC, x11vnc, …
     """
-    _attach(guest, _network("vnc", address, False, password_file, ca_file), once, as_json)
+    _attach(guest, _network("vnc", address, tls, password_file, ca_file), once, as_json)
 
 
 @app.command("x11")
@@ -229,6 +231,10 @@ def x11(
 
 
 def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Path | None) -> dict[str, Any]:
+    from millrace.errors import ConfigError
+
+    if address.startswith("unix:") and tls:
+        raise ConfigError(f"--tls is for HOST:PORT, and {address} is a socket of this host")
     if address.startswith("unix:"):
         door = f"{scheme}+unix://{Path(address[5:]).absolute()}"
     else:

@@ -17,6 +17,7 @@ import aiohttp
 from millrace.client.options import ListenerOptions
 from millrace.errors import (
     BY_LISTENER_WORD,
+    ConfigError,
     GraphError,
     MillraceError,
     NoDaemon,
@@ -80,9 +81,14 @@ def _addresses(host: str) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
 
 
 def tls_of(url: str, options: ListenerOptions) -> ssl.SSLContext | bool:
-    """How to verify the daemon's certificate, and which client certificate to present."""
-    if not url.startswith("wss:") or not (options.ca_file or options.cert):
+    """How to verify the daemon's certificate, and which client certificate to present.
+
+    ConfigError for certificates and a URL without TLS: whoever names some expects TLS.
+    """
+    if not (options.ca_file or options.cert):
         return not options.insecure
+    if not url.startswith("wss:"):
+        raise ConfigError(f"--ca and --cert are for TLS: {url} is reached without; with it, the address is wss://…")
     context = client_tls(options.ca_file, options.cert, options.key)
     if options.insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

@@ -18,7 +18,7 @@ from millrace.text import parse_address, parse_host, printable, quoted, show_add
 
 EXAMPLES = (
     "qmp:/run/vm.qmp, dbus:unix:path=/run/bus, spice://HOST:PORT, spice+tls://, spice+unix:///PATH, vnc://HOST:PORT,"
-    " x11::1"
+    " vnc+tls://, x11::1"
 )
 _PORTS = {"spice": 5900, "vnc": 5900}
 
@@ -32,11 +32,13 @@ class DoorSpec:
     host: str = ""
     port: int = 0
     tls: bool = False
+    """Without TLS there is no session."""
     vm: str = ""
     password: str = field(default="", repr=False)
     password_file: str = ""
     """Read on every attempt: some hosts generate a new password each time a machine starts."""
     ca_file: str = ""
+    """Whose certificates are trusted; with one there is no session without TLS either."""
     channels: int = 2
     connection: socket.socket | None = field(default=None, repr=False, compare=False)
     """A connection that was handed over; the machine owns it."""
@@ -108,6 +110,15 @@ def confined(spec: DoorSpec, places: Iterable[Place], guest: str) -> DoorSpec:
 
 def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -> DoorSpec:
     """Parse a door; ConfigError says what is wrong with it."""
+    spec = _parsed(text, vm, password)
+    # Nothing that was told to use TLS may go without: what has none is refused a CA file.
+    if ca_file and not (spec.tls or spec.kind == "vnc"):
+        secured = f"; with TLS it is spice+tls://{show_address(spec.host, spec.port)}" if spec.host else ""
+        raise ConfigError(f"door {quoted(text)} has no TLS, which a CA file is for{secured}")
+    return replace(spec, ca_file=ca_file)
+
+
+def _parsed(text: str, vm: str, password: str) -> DoorSpec:
     kind, colon, rest = well_formed(text, "door").partition(":")
     if kind in ("qmp", "dbus") and colon and rest:
         if kind == "dbus":
@@ -130,11 +141,11 @@ def parse_door(text: str, vm: str = "", password: str = "", ca_file: str = "") -
     if how == "unix":
         if parts.netloc or not parts.path.startswith("/"):
             raise ConfigError(f"door {quoted(text)}: use three slashes and an absolute path: {scheme}+unix:///PATH")
-        return DoorSpec(scheme, unquote(parts.path), password=password, ca_file=ca_file)
+        return DoorSpec(scheme, unquote(parts.path), password=password)
     if parts.path.strip("/"):
         raise ConfigError(f"door {quoted(text)}: no path follows the port; a socket is {scheme}+unix:///PATH")
     host = parse_host(parts.hostname or "", f"door {quoted(text)}: {scheme}://HOST:PORT")
-    return DoorSpec(scheme, "", host, port, how == "tls", password=password, ca_file=ca_file)
+    return DoorSpec(scheme, "", host, port, how == "tls", password=password)
 
 
 def display_path(text: str) -> str:

@@ -49,7 +49,9 @@ class VncMachine(NetworkMachine):
     async def _serve(self) -> None:
         pictures = COMPRESSED if self.profile is REMOTE_PROFILE else PLAIN
         rate, channels = self.guest.graph.rate, self.spec.channels
-        self._wire = wire = VncClient(rate, channels, self.password, vnc_answer, now_ns(), pictures)
+        # Whoever names a CA expects its certificates.
+        tls = self.spec.tls or bool(self.spec.ca_file)
+        self._wire = wire = VncClient(rate, channels, self.password, vnc_answer, now_ns(), pictures, tls)
 
         def told(event: SessionEvent) -> None:
             if isinstance(event, TlsWanted):

@@ -56,14 +56,14 @@ RELATIVE_ORIGIN = 0x7FFF
 class VncClient(VncLogin):
     """One connection. `rate` and `channels` are requested from QEMU, which converts.
 
-    `pictures` are the encodings to ask for; none: sound only.
+    `pictures` are the encodings to ask for; none: sound only. With `tls` it logs in inside TLS or not at all.
     """
 
     def __init__(
         self, rate: int, channels: int, password: str, respond: Respond, now_ns: HostNs,
-        pictures: tuple[Encoding, ...] = (),
+        pictures: tuple[Encoding, ...] = (), tls: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(password, respond)
+        super().__init__(password, respond, tls)
         self.rate, self.channels = min(rate, RATE_MAX), min(channels, 2)
         self.sound = False
         """Whether the server has said that it has sound."""

@@ -22,6 +22,10 @@ _NONE, _VNC, _VENCRYPT = 1, 2, 19
 _X509_NONE, _X509_VNC = 260, 261
 _ANONYMOUS_TLS = frozenset({257, 258})
 _USER = "a user name and password"
+_NO_TLS = (
+    "this VNC server, or somebody on the way to it, offers no TLS with certificates (VeNCrypt X509), and this door uses"
+    " it in any case, since it has a CA file or --tls: nothing was sent"
+)
 _KINDS = {
     5: "RSA-AES", 6: "RSA-AES", 13: "RSA-AES", 129: "RSA-AES", 130: "RSA-AES", 133: "RSA-AES", 16: "Tight", 17: "Ultra",
     18: "anonymous TLS", 20: f"{_USER} (SASL)", 30: f"{_USER} (Apple)", 113: f"{_USER} (MS-Logon)",
@@ -44,16 +48,20 @@ Step = Callable[[Any, bytes], None]
 # With 3.3 the server decides on the security. Before 3.8, no result follows where there is no password, and no reason
 # where there is one.
 #
+# Anybody on the path can take VeNCrypt out of what the server offers. So a client that was told to use TLS answers
+# nothing else.
+#
 # Once the server has accepted the VeNCrypt type, nothing may be parsed until the TLS handshake is done: bytes that
 # arrive there in plain text could have been injected by anyone on the path.
 class VncLogin(AnswerDue):
     """One connection until it is let in."""
 
-    def __init__(self, password: str, respond: Respond) -> None:
+    def __init__(self, password: str, respond: Respond, tls: bool = False) -> None:
+        """With `tls` it is never let in without; otherwise TLS is used if the server offers it."""
         self.name = ""
         self.is_qemu = False
         """Whether the server is QEMU, as the name says that it gives to a desktop (ui/vnc.c)."""
-        self._password, self._respond = password, respond
+        self._password, self._respond, self._tls = password, respond, tls
         self._buffer = bytearray()
         self._out = bytearray()
         self._events: list[VncEvent] = []
@@ -92,6 +100,8 @@ class VncLogin(AnswerDue):
         kind = int.from_bytes(part, "big")
         if kind == 0:
             self._then(4, VncLogin._reason_size)
+        elif self._tls:
+            raise LoginRefused(_NO_TLS)
         elif kind == _VNC:
             self._then(16, VncLogin._challenge)
         elif kind == _NONE:
@@ -109,6 +119,8 @@ class VncLogin(AnswerDue):
         if _VENCRYPT in part and self._minor == 8:
             self._out += bytes((_VENCRYPT,))
             self._then(2, VncLogin._vencrypt_version)
+        elif self._tls:
+            raise LoginRefused(_NO_TLS)
         elif _VNC in part:
             self._out += bytes((_VNC,))
             self._then(16, VncLogin._challenge)
@@ -142,7 +154,10 @@ class VncLogin(AnswerDue):
     def _vencrypt_choice(self, part: bytes) -> None:
         offered = struct.unpack(f">{len(part) // 4}I", part)
         # Some servers (TigerVNC) list what they offer without VeNCrypt, too.
-        chosen = next((kind for kind in (_X509_VNC, _X509_NONE, _VNC, _NONE) if kind in offered), None)
+        plain = () if self._tls else (_VNC, _NONE)
+        chosen = next((kind for kind in (_X509_VNC, _X509_NONE, *plain) if kind in offered), None)
+        if chosen is None and {_VNC, _NONE} & set(offered):
+            raise LoginRefused(_NO_TLS)
         if chosen is None:
             certificate = "; give it a certificate (X509)" if _ANONYMOUS_TLS & set(offered) else ""
             raise LoginRefused(f"this VNC server offers {_names(offered)} only{certificate}")
