@@ -65,9 +65,18 @@ class BudgetError(GraphError):
 
 
 class RightsError(MillraceError):
-    """The caller lacks the right to do this."""
+    """The caller lacks the right to do this.
+
+    `right` names the right that is lacking and `guest` where, empty for outside all guests: values for programs, which
+    shall not read the sentence. Without `right` it is more than one right that is lacking.
+    """
 
     status, word, exit_code = 403, "rights", 4
+    listener_word = "rights"
+
+    def __init__(self, message: str, right: str = "", guest: str = "") -> None:
+        super().__init__(message)
+        self.right, self.guest = right, guest
 
 
 class RightsEnded(RightsError):
@@ -131,6 +140,6 @@ BY_WORD: Mapping[str, type[MillraceError]] = {
 }
 """Error classes by their code in the native protocol."""
 BY_LISTENER_WORD: Mapping[str, type[MillraceError]] = {
-    kind.listener_word: kind for kind in (ConfigError, GraphError, BudgetError, RemoteProtocolError)
+    kind.listener_word: kind for kind in (ConfigError, GraphError, BudgetError, RightsError, RemoteProtocolError)
 }
 """Error classes by their code in the peer protocol."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("hea
 NONE = "document.querySelector('#screen-none')"
 MISSING = "document.querySelector('#missing')"
 STATUS = "document.querySelector('#status').textContent"
+REFUSAL = {"error": "non licet", "right": "link", "guest": "lab (2)\u202e"}
 
 
 def text(selector: str) -> str:
@@ -31,6 +33,11 @@ async def refuses(page: Browser, selector: str, right: str) -> None:
     """A control is not to be used, and says which right it needs."""
     await page.until(f"document.querySelector({selector!r})?.disabled")
     assert f"“{right}”" in await page.run(f"document.querySelector({selector!r}).title")
+
+
+async def pressed(page: Browser, selector: str) -> None:
+    """Press a button, offered or not."""
+    await page.run(f"(() => {{ const b = document.querySelector({selector!r}); b.disabled = false; b.click() }})()")
 
 
 def test_guest_that_is_not_there_or_not_to_be_seen_is_said_and_none_takes_its_place(
@@ -77,12 +84,18 @@ def test_what_one_has_no_right_for_is_not_offered(chromium: Chromium, tmp_path: 
             assert await page.run("document.querySelector('#microphone').disabled")
             assert await page.run("document.querySelector('#screen-scale [value=guest]').disabled")
             # What is refused nevertheless is said in a sentence.
-            await page.run(
-                "(() => { const b = document.querySelector('#mix button'); b.disabled = false; b.click() })()"
-            )
+            await pressed(page, "#mix button")
             await page.until(f"{STATUS} === 'You lack the right “control” in guest lab.'")
+            # What is lacking, and where, are values of the answer, whatever its sentence is.
+            await page.run(
+                "globalThis.real = fetch;"
+                f"globalThis.fetch = async () => new Response({json.dumps(json.dumps(REFUSAL))}, {{ status: 403 }})"
+            )
+            await pressed(page, "#mix button")
+            await page.until(f"{STATUS} === 'You lack the right “link” in guest lab (2) .'")
+            await page.run("fetch = real")
             # A listener that the daemon turns away says so, and does not try again for ever.
-            await page.run("(() => { const b = document.querySelector('#listen'); b.disabled = false; b.click() })()")
+            await pressed(page, "#listen")
             await page.until(f"{text('#heard')}.includes('“hear”') && !millrace.listener")
 
     asyncio.run(main())

@@ -95,6 +95,13 @@ def test_every_attempt_is_refused_and_changes_nothing(tmp_path: Path) -> None:
             status, text = await rig.ask(method, path, rig.tokens[may], body)
             assert status == expected, (may, method, path, body, status, text)
             assert "bob" not in text or "bob" in f"{path}{body}", text
+        # The right that is lacking is told as a value, and where.
+        for method, path, body, lacks in (
+            ("POST", "/api/v1/set", {"target": "sink/default", "settings": {}, "guest": "alice"}, ("control", "alice")),
+            ("GET", "/api/v1/tokens", None, ("admin", "")),
+        ):
+            told = json.loads((await rig.ask(method, path, rig.tokens["hear"], body))[1])
+            assert (told["right"], told["guest"]) == lacks and told["error"]
         after = await rig.ask("GET", "/api/v1/state", "")
         assert strip(before[1]) == strip(after[1])
 

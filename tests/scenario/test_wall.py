@@ -42,6 +42,7 @@ class Seen:
         self.line = line
         self.pictures: dict[str, np.ndarray[Any, np.dtype[np.uint8]]] = {}
         self.why: dict[str, str] = {}
+        self.right: dict[str, str | None] = {}
         self.bytes = 0
         self.parts: list[tuple[str, Rect]] = []
 
@@ -54,6 +55,7 @@ class Seen:
         if message.type is aiohttp.WSMsgType.TEXT:
             told = json.loads(message.data)
             self.why[told["guest"]] = told["why"]
+            self.right[told["guest"]] = told.get("right")
             return
         assert message.type is aiohttp.WSMsgType.BINARY, message
         data: bytes = message.data
@@ -130,6 +132,7 @@ def test_wall_shows_nothing_without_the_right_to_watch(tmp_path: Path) -> None:
             while len(seen.why) < 3:
                 await seen.hear()
             assert seen.why["alice"].endswith("may not watch in guest alice")
+            assert seen.right == {"alice": "watch", "bob": None, "nobody": None}
             assert seen.why["bob"].replace("bob", "nobody") == seen.why["nobody"], "bob does not exist for it"
             assert not seen.pictures and not any(one.screen.readers for one in made.values())
         async with wall(rig, rig.tokens["both"]) as line:

@@ -91,7 +91,9 @@ def test_viewers_without_the_right_are_told_nothing_and_get_nothing() -> None:
     board.clipboard.supply(words("secret"))
     desk.run(30)
     faults = remote.news(Fault)
-    assert [one.code for one in faults] == ["rights"] * 3 and "may not clipboard in guest alice" in faults[0].message
+    assert [(one.code, one.right) for one in faults] == [
+        ("rights", "clipboard")
+    ] * 3 and "may not clipboard in guest alice" in faults[0].message
     assert not remote.clips and board.got == [None] and not board.asked
 
 

@@ -51,7 +51,7 @@ def test_every_error_class_is_listed_here() -> None:
     ("kind", "word"),
     [
         (errors.ConfigError, "settings"), (NotSaved, "settings"), (errors.GraphError, "graph"), (NotFound, "graph"),
-        (errors.BudgetError, "limit"), (errors.RightsError, "protocol"), (errors.RemoteProtocolError, "protocol"),
+        (errors.BudgetError, "limit"), (errors.RightsError, "rights"), (errors.RemoteProtocolError, "protocol"),
         (errors.PeerLost, "protocol"), (errors.CodecError, "protocol"),
     ],
 )  # fmt: skip

@@ -34,8 +34,12 @@ def test_rights_not_granted_are_denied() -> None:
     assert not ALICE.may(Right.CONTROL, "alice")
     assert not ALICE.may(Right.HEAR, "bob") and not ALICE.may(Right.SEE, "bob")
     assert not ALICE.may(Right.HEAR) and OWNER.may(Right.ADMIN)
-    with pytest.raises(RightsError, match="may not control in guest alice"):
+    with pytest.raises(RightsError, match="may not control in guest alice") as lacking:
         ALICE.demand(Right.CONTROL, "alice")
+    assert (lacking.value.right, lacking.value.guest) == ("control", "alice")
+    with pytest.raises(RightsError) as lacking:
+        ALICE.demand(Right.ADMIN)
+    assert (lacking.value.right, lacking.value.guest) == ("admin", "")
 
 
 def test_latest_signed_out_sessions_of_a_secret_are_kept() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from millrace.budget import LISTENERS, Account
-from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
+from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.graph.clipboard import Clipboard
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
@@ -102,7 +102,7 @@ class ViewerClip:
             else:
                 self._answer(event)
         except (ConfigError, GraphError, RightsError) as error:
-            self._wire.send_message(Fault(_word(error), str(error)))
+            self._wire.send_message(Fault.of(error))
             self._sending.flush()
 
     def _copied(self, number: int) -> None:
@@ -215,7 +215,3 @@ class ViewerClip:
             if self._guest.turns.over():
                 return self._messages is None
         return True
-
-
-def _word(error: MillraceError) -> str:
-    return "rights" if isinstance(error, RightsError) else error.listener_word

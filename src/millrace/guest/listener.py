@@ -363,7 +363,7 @@ class ListenerSession:
 
     def fault(self, error: MillraceError) -> None:
         """Tell the listener which error ends the session."""
-        self.outlet.send(encode_message(Fault(error.listener_word, str(error), fatal=True)))
+        self.outlet.send(encode_message(Fault.of(error, fatal=True)))
 
     def forget(self) -> None:
         """Let go of the connection."""

@@ -187,7 +187,7 @@ class ViewerSession:
 
     def fault(self, error: MillraceError) -> None:
         """Tell the viewer why the session ends."""
-        self.send(Fault(error.listener_word, str(error), fatal=True))
+        self.send(Fault.of(error, fatal=True))
 
     def bye(self, reason: str, again: bool) -> None:
         """Tell the viewer that the session ends."""
@@ -270,7 +270,7 @@ class ViewerSession:
         """Tell it why it sees nothing, once."""
         if str(error) != self._told:
             self._told = str(error)
-            self.send(Fault(error.listener_word, self._told))
+            self.send(Fault.of(error))
 
     # What the viewer asks for is checked before Watching, which precedes everything else.
     def _greet(self, watch: Watch) -> None:
@@ -316,7 +316,7 @@ class ViewerSession:
             try:
                 self.configure(change.settings)
             except (ConfigError, GraphError) as error:
-                self.send(Fault(error.listener_word, str(error)))
+                self.send(Fault.of(error))
 
     def configure(self, changes: Mapping[str, str]) -> None:
         """Change settings; ConfigError says what is wrong. If it is refused, nothing has changed."""
@@ -338,7 +338,7 @@ class ViewerSession:
             else:
                 self.viewers.leave_keyboard(self)
         except RightsError as error:
-            self.send(Fault("rights", str(error)))
+            self.send(Fault.of(error))
 
     def _control(self, event: Key | Pointer | SizeWish | Text) -> None:
         """Pass on what it types and points at, if it has the keyboard."""
@@ -351,9 +351,9 @@ class ViewerSession:
             # Once for a pointer that moves a hundred times a second.
             if not self._refused:
                 self._refused = True
-                self.send(Fault("rights", str(error)))
+                self.send(Fault.of(error))
         except ConfigError as error:
-            self.send(Fault("settings", str(error)))
+            self.send(Fault.of(error))
 
     def release_keys(self) -> None:
         """Release what it holds down; called while it still has the keyboard."""

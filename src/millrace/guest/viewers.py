@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from millrace.errors import GraphError, RightsError
+from millrace.errors import GraphError
 from millrace.graph.screens import Listed
 from millrace.graph.steps import Steps
 from millrace.guest.home import Home
@@ -19,6 +19,7 @@ from millrace.io.clock import now_ns
 from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturecounts import PictureCounts
 from millrace.outlets.picturetimes import StageTotals
+from millrace.rights.model import Right
 from millrace.units import HostNs
 from millrace.wire.peer.pictures import ScreenNamed
 
@@ -144,8 +145,7 @@ class Viewers:
 
     def take_keyboard(self, session: ViewerSession) -> None:
         """Give a viewer the keyboard, whoever had it; RightsError unless it may type."""
-        if not session.may_type:
-            raise RightsError(f"{session.principal.key} may not type in guest {self.guest.name}")
+        session.principal.demand(Right.TYPE, self.guest.name)
         seat = self.guest.screens.seat
         if seat.who is session.who:
             return

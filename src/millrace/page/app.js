@@ -35,7 +35,7 @@ async function api(method, path, body) {
   const text = await answer.text();
   let value;
   try { value = JSON.parse(text); } catch { value = { error: text.trim() || answer.statusText }; }
-  if (!answer.ok) throw Object.assign(new Error(value.error ?? answer.statusText), { status: answer.status });
+  if (!answer.ok) throw Object.assign(new Error(value.error ?? answer.statusText), { status: answer.status, right: value.right, guest: value.guest });
   return value;
 }
 
@@ -125,7 +125,7 @@ async function act(work) {
   soon();
 }
 /** Not being signed in is not an error. */
-const trouble = (error) => say(lacking(error.message), !locked);
+const trouble = (error) => say(lacking(error, error.message), !locked);
 const say = (text, bad = false) => { $("status").textContent = text; $("status").className = bad ? "bad" : ""; };
 const guest = () => objects.guest(chosen);
 /** Whether this browser has a right in the guests that it sees. */

@@ -1,4 +1,4 @@
-// Lines of the lists of listeners and incidents.
+// Lines of the lists of listeners and incidents, and what is said above the picture.
 import { counted, el } from "./draw.js";
 
 const FAULTS = {
@@ -21,6 +21,14 @@ export function listener(one, set, more) {
       + (one.locked ? `, ${one.drift_ppm >= 0 ? "+" : ""}${one.drift_ppm.toFixed(1)} ppm` : "")),
     faults.length ? el("div", { class: "bad" }, faults.join(", ")) : null,
     el("div", { class: "row" }, ...(s.codec === "opus" ? [rate, el("span", {}, `${s.bitrate / 1000} kb/s`)] : []), el("div", { class: "beside" }, codec, frame, latency)));
+}
+
+/** What is said of a screen's pictures: how many, and how old; `stats` are the worker's, null before the first. */
+export function pictureFacts(stats) {
+  if (!stats) return [];
+  const { fps, rate, latency, skew } = stats, ms = (ns) => `${Math.abs(ns / 1e6).toFixed(0)} ms`;
+  return [fps < 0.5 ? "still" : `${counted(Math.round(fps), "picture")} a second`, rate < 1e6 ? `${(rate / 1e3).toFixed(0)} kb/s` : `${(rate / 1e6).toFixed(1)} Mb/s`,
+    latency > 0 && `${ms(latency)} after painting`, skew !== null && `${ms(skew)} ${skew < 0 ? "before" : "after"} the sound`].filter(Boolean);
 }
 
 /** A key and value for display: late_ms 3.5 becomes "late 3.5 ms". */

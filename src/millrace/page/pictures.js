@@ -27,7 +27,7 @@ const CHECKS = {
   screens: (m) => Array.isArray(m.screens) && m.screens.length <= SCREENS_MAX && m.screens.every(isScreen),
   ping: (m) => isNumber(m.t),
   pong: (m) => isNumber(m.t) && isNumber(m.now),
-  error: (m) => isText(m.message),
+  error: (m) => isText(m.message) && maybe(isText)(m.right),
   bye: (m) => maybe(isText)(m.reason),
 };
 

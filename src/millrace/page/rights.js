@@ -1,9 +1,11 @@
 // What one may do: refusals in sentences, and the list of rules, requests and tokens.
 import { el } from "./draw.js";
+import { plain } from "./messages.js";
 
-/** The daemon's refusal as a sentence for who reads it: "token/2 may not control in guest desk" names the token, not the reader. */
-export function lacking(text) {
-  return String(text).replace(/^\S+ may not (\S+) in guest (.+)$/, "You lack the right “$1” in guest $2.");
+/** A refusal as a sentence for who reads it: the daemon's own, `text`, names the token. It names the right that is lacking, and where, as values. */
+export function lacking({ right, guest }, text) {
+  if (!right) return text;
+  return `You lack the right “${plain(right)}” ${guest ? `in guest ${plain(guest)}` : "outside your guests"}.`;
 }
 
 const day = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });

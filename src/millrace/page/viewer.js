@@ -1,10 +1,12 @@
 // A guest's screen on the page: the canvas and what is said over it, the keyboard and the pointer, size and full screen. The connection, the
 // decoders and all drawing are in a worker (viewing.js).
 import { Clipboard } from "./clipboard.js";
-import { counted, el } from "./draw.js";
+import { el } from "./draw.js";
+import { pictureFacts } from "./lines.js";
 import { CTRL_ALT_DEL, Keys, scanCode } from "./keys.js";
 import { plain } from "./messages.js";
 import { Pointing } from "./pointer.js";
+import { lacking } from "./rights.js";
 import { remember, remembered } from "./scale.js";
 import { textField } from "./textfield.js";
 
@@ -31,7 +33,7 @@ export class Viewer {
     this.first = false; this.name = this.absent = "";
     this.clip = new Clipboard({
       post: (what, detail) => this.worker?.postMessage({ what, ...detail }), works: () => this.mine && document.hasFocus(),
-      note: (text) => this.on_refused(text), draw: () => this.drawKeyboard(),
+      note: (text) => this.refused(text), draw: () => this.drawKeyboard(),
     });
     this.wanted = null; this.reset();
     this.keys = new Keys((code, down, key, locks) => this.act({ type: "key", code, down, ...(key && { key }), locks }), () => this.leave());
@@ -172,7 +174,8 @@ export class Viewer {
   on_clip(clip) { this.clip.clip(clip); }
   on_screens() { /* The API lists them. */ }
   on_stats(stats) { this.stats = stats; this.drawFacts(); }
-  on_refused(text) {
+  on_refused({ why, right }) { this.refused(lacking({ right, guest: this.guest }, why)); }
+  refused(text) {
     this.note = text;
     this.told("error", { why: text });
     clearTimeout(this.noted);
@@ -428,12 +431,7 @@ export class Viewer {
   drawFacts() {
     const { stats, mode } = this;
     if (this.state !== "on" || !mode) { $("screen-facts").textContent = ""; return; }
-    const ms = (ns) => `${(ns / 1e6).toFixed(0)} ms`, shown = [this.size.join(" × ")];
-    if (stats) shown.push(stats.fps < 0.5 ? "still" : `${counted(Math.round(stats.fps), "picture")} a second`, stats.rate < 1e6 ? `${(stats.rate / 1e3).toFixed(0)} kb/s` : `${(stats.rate / 1e6).toFixed(1)} Mb/s`);
-    if (stats?.latency > 0) shown.push(`${ms(stats.latency)} after painting`);
-    if (stats?.skew !== null && stats?.skew !== undefined) shown.push(`${ms(Math.abs(stats.skew)).replace(/^-/, "")} ${stats.skew < 0 ? "before" : "after"} the sound`);
-    if (this.note) shown.push(this.note);
-    $("screen-facts").textContent = shown.join(", ");
+    $("screen-facts").textContent = [this.size.join(" × "), ...pictureFacts(stats), this.note].filter(Boolean).join(", ");
   }
 
   /** The guest's cursor: the browser's own while one types here, drawn over the picture while somebody else does. */

@@ -133,7 +133,7 @@ class View {
     else if (message.type === "mode") this.turn(message);
     else if (message.type === "watching") { this.tries = 0; on("watching", message); }
     else if (message.type === "error" && message.fatal === true) this.end(plain(message.message));
-    else if (message.type === "error") on("refused", plain(message.message));
+    else if (message.type === "error") on("refused", { why: plain(message.message), right: message.right });
     else if (message.type === "bye") { this.parting = plain(message.reason); if (message.again === false) this.end(this.parting); }
     else on(message.type, message);
   }

@@ -202,9 +202,9 @@ export class Wall {
       if (part) this.#tiles.get(part.guest)?.show(part);
       return;
     }
-    const { guest, why } = JSON.parse(data), tile = this.#tiles.get(guest);
+    const { guest, why, right } = JSON.parse(data), tile = this.#tiles.get(guest);
     if (!tile) return;
-    tile.why = lacking(plain(why));
+    tile.why = lacking({ right, guest }, plain(why));
     tile.say();
   }
 }

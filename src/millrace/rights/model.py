@@ -114,7 +114,7 @@ class Principal:
         if not self.may(right, guest):
             name = "/".join(show_rights(right))
             where = f"in guest {guest}" if guest is not None else "outside its guests"
-            raise RightsError(f"{self.key} may not {name} {where}")
+            raise RightsError(f"{self.key} may not {name} {where}", name, guest or "")
 
 
 class Certificate(msgspec.Struct, frozen=True):

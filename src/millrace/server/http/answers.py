@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from millrace.budget import CONNECTIONS, Budget
-from millrace.errors import BudgetError
+from millrace.errors import BudgetError, MillraceError, RightsError
 from millrace.server.http.reading import READ_S, ReadInTime
 from millrace.wire.native.messages import FRAME_MAX, packed
 
@@ -23,6 +23,13 @@ BYTES_AT_ONCE = 64 * 1024
 """A step ends after this many list items, or after the item with which it has made this many bytes."""
 REPLY_MAX = FRAME_MAX - 1024
 """The largest value of a native reply."""
+
+
+def refusal_of(error: MillraceError) -> dict[str, str]:
+    """The body of a refusal: a sentence, and of one right that is lacking, which one and in which guest."""
+    if isinstance(error, RightsError) and error.right:
+        return {"error": str(error), "right": error.right, "guest": error.guest}
+    return {"error": str(error)}
 
 
 class _Step:

@@ -23,7 +23,7 @@ from millrace.io.listeners import Listeners
 from millrace.io.metered import charge
 from millrace.rights.model import Certificate, Principal
 from millrace.server.http import assets as page
-from millrace.server.http.answers import send
+from millrace.server.http.answers import refusal_of, send
 from millrace.server.http.api import ADDRESS, PREFIX, PRINCIPAL, Api, charged, principal_of
 from millrace.server.http.attend import LISTENER, VIEWER, Attendants
 from millrace.server.http.authentication import (
@@ -184,9 +184,9 @@ class Web:
             self._plane.report(refusal("", principal_of(request).key, f"{request.method} {request.path}"))
             log.warning("principal %s: %s: %s %s", principal_of(request).key, error, request.method, request.path)
             headers = INVALID if isinstance(error, RightsEnded) else None
-            return web.json_response({"error": str(error)}, status=error.status, headers=headers)
+            return web.json_response(refusal_of(error), status=error.status, headers=headers)
         except (ConfigError, GraphError) as error:
-            return web.json_response({"error": str(error)}, status=error.status)
+            return web.json_response(refusal_of(error), status=error.status)
 
     # A page that opens does not know whether anything admits it (a session, a certificate), so it asks: a request that
     # claims nothing and gets 401 is no sign of trouble.

@@ -19,7 +19,11 @@ _REFUSALS = {
     "503": "the change could not be saved to disk and was not made",
     "507": "the memory budget of the guest or client is used up; the text says for what",
 }  # fmt: skip
-_REFUSAL = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+_TEXT = {"type": "string"}
+_REFUSAL = {
+    "type": "object", "properties": {"error": _TEXT, "right": _TEXT, "guest": _TEXT}, "required": ["error"],
+    "description": "With 403, `right` is the right that is lacking, and `guest` where; empty for outside all guests.",
+}  # fmt: skip
 _PATH_NAME = re.compile(r"\{(\w+)\}")
 
 

@@ -3,7 +3,8 @@
 The wall says which guests it has in view: `{"show": ["alice", "bob"]}`. For each change of a thumbnail it is sent a
 binary message, little-endian: kind 1, length of the guest's name (one byte each); width and height of the thumbnail, x,
 y, width and height of the part that changed (two bytes each); the name, and the part as a PNG or JPEG. It is sent JSON
-for a guest of which it is shown nothing: `{"guest": "bob", "why": "…"}`, with an empty `why` when that is over.
+for a guest of which it is shown nothing: `{"guest": "bob", "why": "…"}`, with an empty `why` when that is over. If a
+right is lacking, `right` names it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from millrace.absent import nothing
 from millrace.control.plane import LocalGuests
 from millrace.control.requests import parsed
-from millrace.errors import ConfigError, MillraceError
+from millrace.errors import ConfigError, MillraceError, RightsError
 from millrace.guest.guest import Guest
 from millrace.guest.thumbnails import Thumbnail
 from millrace.io.turns import Turns
@@ -52,6 +53,12 @@ def thumbnail_message(guest: str, made: Thumbnail) -> bytes:
     return head + name + made.still.data
 
 
+def _reason(error: MillraceError) -> dict[str, str]:
+    """Why a guest is not shown, as it is sent."""
+    right = {"right": error.right} if isinstance(error, RightsError) and error.right else {}
+    return {"why": str(error), **right}
+
+
 class _Tile:
     """What a wall was told of one guest."""
 
@@ -59,7 +66,7 @@ class _Tile:
         self.guest: Guest | None = None
         self.sent = 0
         """The serial of the thumbnail that it has."""
-        self.why = ""
+        self.why = {"why": ""}
 
     @property
     def still(self) -> bool:
@@ -161,14 +168,14 @@ class Wall:
         if tile is None:
             return
         try:
-            newest, why = self._newest(name, tile, seen), ""
+            newest, why = self._newest(name, tile, seen), {"why": ""}
         except MillraceError as error:
-            newest, why = None, str(error)
+            newest, why = None, _reason(error)
             self._hide(tile)
         if why != tile.why:
             # A thumbnail follows the next time, when it is asked again whether it may.
             tile.why = why
-            await websocket.send_str(json.dumps({"guest": name, "why": why}))
+            await websocket.send_str(json.dumps({"guest": name, **why}))
         elif newest is not None:
             tile.sent = newest.serial
             await websocket.send_bytes(thumbnail_message(name, newest))

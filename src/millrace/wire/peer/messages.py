@@ -10,10 +10,11 @@ import struct
 from typing import Annotated, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from millrace.codec.parameters import CodecParameters
 from millrace.dsp.convert import Buffer
-from millrace.errors import RemoteProtocolError
+from millrace.errors import MillraceError, RemoteProtocolError, RightsError
 from millrace.media.audio import AudioPacket
 from millrace.media.fields import Count, Signed
 from millrace.units import Frames, HostNs
@@ -148,11 +149,18 @@ class Pong(msgspec.Struct, tag="pong", tag_field="type"):
 
 
 class Fault(msgspec.Struct, tag="error", tag_field="type"):
-    """Something was refused. If it is `fatal`, the session ends."""
+    """Something was refused. If it is `fatal`, the session ends. `right` is the one right that is lacking."""
 
     code: str
     message: str
     fatal: bool = False
+    right: str | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, error: MillraceError, fatal: bool = False) -> Fault:
+        """What the other end is told of an error."""
+        right = error.right if isinstance(error, RightsError) else ""
+        return cls(error.listener_word, str(error), fatal, right or UNSET)
 
 
 class Bye(msgspec.Struct, tag="bye", tag_field="type"):
