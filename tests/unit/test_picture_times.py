@@ -65,6 +65,16 @@ def test_picture_that_only_sharpens_or_brings_a_viewer_up_to_date_is_not_measure
     assert times.latency_ns == 20 * MS
 
 
+def test_picture_on_its_way_when_its_viewer_begins_anew_is_not_measured() -> None:
+    times = PictureTimes(0, StageTotals())
+    times.sent(1, picture(), 1_010 * MS)
+    times.begin(1_020 * MS)
+    assert times.drawn(1, told(*[31_000] * 4), 30_000 * MS, 31_000 * MS) is None
+    assert times.latency_ns is None and times.skew_ns is None
+    times.sent(2, picture(31_100, 2), 31_110 * MS)
+    assert times.drawn(2, told(*[31_120] * 4), 6 * MS, 31_130 * MS) == 31_110 * MS and times.skew_ns == 6 * MS
+
+
 def test_picture_that_is_sent_again_says_nothing_of_the_sound() -> None:
     times = PictureTimes(0, StageTotals())
     for serial, (painted_ms, number, skew_ms) in enumerate(((1_000, 1, 6), (1_000, 1, 301), (1_010, 2, 6)), 1):

@@ -14,7 +14,7 @@ from millrace.rights.model import OWNER
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.keepalive import Keepalive
 from millrace.wire.peer.messages import Trouble
-from millrace.wire.peer.pictures import Key, Shown, TakeKeyboard, Watch
+from millrace.wire.peer.pictures import ChangeView, Key, Shown, TakeKeyboard, Watch
 from tests.unit.test_guest_home import House
 from tests.watch import Desk, Remote
 
@@ -207,6 +207,24 @@ def test_viewer_that_says_it_did_not_run_is_not_blamed_twice() -> None:
     line.passed = Passed(2000, 2000)
     line.run(3_000)
     assert [cause for _, cause, _ in line.told()] == ["not run", "does not read"]
+
+
+def test_what_was_painted_long_ago_is_not_late_for_its_sound_when_it_is_shown_at_another_scale() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk, FULL)
+    desk.run(50)
+    for scale in ("0.5", "0.25", "0.5", "1") * 2:
+        # Whatever is shown now was painted seconds ago, and its sound was heard then.
+        desk.run(2_000)
+        shown, remote.skew_ns = remote.session.times.shown, 2_000 * MS
+        remote.say(ChangeView({"scale": scale}))
+        desk.run(2_000)
+        assert remote.session.times.shown > shown and not desk.house.symptoms
+    for at in range(viewerblame.SKEWED):
+        screen.fill(Rect(0, 0, 9, 9), at, desk.now_ns)
+        desk.run(200)
+    assert [(one.stage, one.cause) for one in desk.house.symptoms] == [("viewer", "behind sound")]
 
 
 def test_keys_that_are_not_passed_on_or_show_an_effect_are_no_trouble() -> None:

@@ -248,23 +248,28 @@ class ViewerBlame:
     # -- what is shown ---------------------------------------------------------------------------
 
     def _shown(self, shown: Shown, sent_ns: HostNs | None, now_ns: HostNs) -> None:
-        """A picture that was sent then is seen: whether at a possible time, and with its sound."""
+        """A picture that was sent then is seen: whether at a possible time."""
         if shown.decoded_ns and shown.drawn_ns:
             early_ns = 0 if sent_ns is None else sent_ns - shown.decoded_ns
             off_ns = max(shown.drawn_ns - now_ns, early_ns)
             if off_ns > IMPOSSIBLE_NS + self._rtt_ns:
                 self._report("viewer", "clock jumped", {"off_ms": _ms(off_ns)}, now_ns, sent_ns)
-        if shown.skew_ns is None:
-            # One that was passed over has none, and says nothing of the others.
-            if shown.drawn_ns:
-                self._skews.clear()
-            return
-        self._skews.append((now_ns if sent_ns is None else sent_ns, shown.skew_ns))
+        # One that was passed over has none, and says nothing of the others.
+        if shown.skew_ns is None and shown.drawn_ns:
+            self._skews.clear()
+
+    def seen(self, skew_ns: HostNs, sent_ns: HostNs, now_ns: HostNs) -> None:
+        """A picture of what was painted last is seen so much later than its sound is heard.
+
+        One that only sharpens what stands still, or shows it at another scale, was painted long before, and is not
+        late: `PictureTimes` knows which these are.
+        """
+        self._skews.append((sent_ns, skew_ns))
         least, most = min(skew for _, skew in self._skews), max(skew for _, skew in self._skews)
         if len(self._skews) < SKEWED or (most > AHEAD_NS and least < BEHIND_NS):
             return
         cause = "behind sound" if least >= BEHIND_NS else "ahead of sound"
-        self._report("viewer", cause, {"skew_ms": _ms(shown.skew_ns)}, now_ns, self._skews[0][0], inferred=True)
+        self._report("viewer", cause, {"skew_ms": _ms(skew_ns)}, now_ns, self._skews[0][0], inferred=True)
         self._skews.clear()
 
     # -- keys without an effect ------------------------------------------------------------------

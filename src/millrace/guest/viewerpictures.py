@@ -158,7 +158,9 @@ class ViewerPictures:
         if isinstance(event, Shown):
             told = ViewerTimes(event.arrived_ns, event.decoded_ns, event.drawing_ns, event.drawn_ns)
             arrived_ns, decoded_ns = told.arrival_ns(rtt_ns or 0, now_ns), told.decoding_ns(rtt_ns or 0, now_ns)
-            self.times.drawn(event.serial, told, event.skew_ns, now_ns)
+            sent_ns = self.times.drawn(event.serial, told, event.skew_ns, now_ns)
+            if sent_ns is not None and event.skew_ns is not None:
+                self._blame.seen(event.skew_ns, sent_ns, now_ns)
         self.flow.acknowledged(event.serial, arrived_ns, rtt_ns, decoded_ns, now_ns)
         self._charge()
 

@@ -97,8 +97,10 @@ class PictureTimes:
         self._mark: tuple[HostNs, int, int, int] = (now_ns, 0, 0, 0)
 
     def begin(self, now_ns: HostNs) -> None:
-        """It is sent a whole picture now: what was painted before does not count."""
+        """It is sent a whole picture now: what was painted before does not count, on its way or not."""
         self._newest_ns, self._number = now_ns, None
+        for serial, one in self._sent.items():
+            self._sent[serial] = one._replace(counts=False)
 
     def sent(self, serial: int, picture: EncodedPicture, now_ns: HostNs) -> None:
         """A picture was written."""
@@ -123,13 +125,20 @@ class PictureTimes:
             self.skipped_fps = (self.skipped - skipped) * NS_PER_S / passed_ns
         self._mark = now_ns, sent_bytes, self._pictures, self.skipped
 
-    def drawn(self, serial: int, told: ViewerTimes, skew_ns: HostNs | None, now_ns: HostNs) -> None:
-        """A picture is seen, or, without `drawn_ns`, was replaced by a newer one before it was."""
+    def drawn(self, serial: int, told: ViewerTimes, skew_ns: HostNs | None, now_ns: HostNs) -> HostNs | None:
+        """A picture is seen, or, without `drawn_ns`, was replaced by a newer one before it was.
+
+        Returns when it was sent; None if it does not count, so that nothing of it is to be judged.
+        """
         one = self._sent.pop(serial, None)
         if one is None:
             # It was told before, or never sent.
-            return
+            return None
         self.shown += 1
+        self._measure(one, told, skew_ns, now_ns)
+        return one.sent_ns if one.counts else None
+
+    def _measure(self, one: _Sent, told: ViewerTimes, skew_ns: HostNs | None, now_ns: HostNs) -> None:
         if told.drawn_ns and skew_ns is None:
             self.skew_ns = None
         elif skew_ns is not None and one.counts:
