@@ -11,6 +11,7 @@ import pytest
 from millrace.client.blame import Blame
 from millrace.clock.drift import DriftEstimator
 from millrace.clock.jitter import PROFILES, JitterTarget
+from millrace.clock.sync import OffsetFilter
 from tests.real.pages import in_browser
 
 from .browser import Chromium, Page
@@ -66,6 +67,29 @@ def test_estimators_match_pythons(chromium: Chromium, bus: Bus) -> None:
             for mine, its in zip(said, theirs, strict=True):
                 assert mine[3] == its[3]
                 assert np.allclose(mine[:3], its[:3], rtol=1e-6, atol=2.0), (mine, its)
+
+    in_browser(chromium, bus, test)
+
+
+OFFSETS = """import('/page/clock.js').then(({ OffsetFilter }) => {
+  const clock = new OffsetFilter();
+  return TRIPS.map((trip) => { clock.add(...trip); return [clock.offset(trip[2]), clock.rtt]; });
+})"""
+
+
+@pytest.mark.beside
+def test_offset_of_the_daemons_clock_matches_pythons_when_it_jumps_too(chromium: Chromium, bus: Bus) -> None:
+    dice, trips, ours = random.Random(3), list[tuple[int, int, int]](), OffsetFilter()
+    for n in range(120):
+        at, there, back = n * 2 * 10**9, round(dice.expovariate(1e-7)), round(dice.expovariate(1e-7))
+        trips.append((at, at + there + (30 * 10**9 if 40 <= n < 80 else 0), at + there + back))
+    said = []
+    for sent, remote, received in trips:
+        ours.add(sent, remote, received)
+        said.append([ours.offset_ns(received), ours.rtt_ns])
+
+    async def test(page: Page) -> None:
+        assert np.allclose(said, await page.run(OFFSETS.replace("TRIPS", json.dumps(trips))), atol=2.0)
 
     in_browser(chromium, bus, test)
 
@@ -140,6 +164,24 @@ def test_page_blames_the_same_causes_as_python(chromium: Chromium, bus: Bus) -> 
             assert np.allclose([one[2] for one in ours], [one[2] for one in theirs], atol=2.0)
             causes |= {one[1] for one in ours}
         assert causes == {"not run", "late", "packets lost", "stalled"}
+
+    in_browser(chromium, bus, test)
+
+
+SLEPT = """import('/page/blame.js').then(({ Blame }) => [false, true].map((knows) => {
+  const blame = new Blame(50e6);
+  for (let n = 0; n < 5; n++) blame.arrived(n * 20e6, 20e6, n);
+  if (knows) blame.anew();
+  blame.arrived(29e9, 20e6, 9);
+  blame.arrived(29.05e9, 20e6, 10);
+  return [Math.round(blame.worst / 1e6), blame.next];
+}))"""
+
+
+@pytest.mark.beside
+def test_sleep_is_no_jitter_and_packets_that_were_lost_meanwhile_are_counted(chromium: Chromium, bus: Bus) -> None:
+    async def test(page: Page) -> None:
+        assert await page.run(SLEPT) == [[28_850, 11], [30, 11]]
 
     in_browser(chromium, bus, test)
 

@@ -10,6 +10,7 @@ import pytest
 
 from millrace.guest.machines.address import DoorSpec
 from millrace.rights.model import parse_rights
+from millrace.symptoms import Symptom
 from tests.real.pages import Browser
 from tests.real.screenpages import HEIGHT, SAYS, STATE, WIDTH, begin, in_chromium, shows
 
@@ -21,6 +22,7 @@ pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("hea
 NONE = "document.querySelector('#screen-none')"
 MISSING = "document.querySelector('#missing')"
 STATUS = "document.querySelector('#status').textContent"
+DAY_AHEAD = "{ const real = Date.now; Date.now = () => real() + 864e5; }"
 REFUSAL = {"error": "non licet", "right": "link", "guest": "lab (2)\u202e"}
 
 
@@ -117,12 +119,19 @@ def test_tokens_are_listed_with_their_names_and_ends(chromium: Chromium, tmp_pat
         async with several(tmp_path) as (daemon, _), Page(chromium) as page:
             await daemon.worker.access.new("portal", parse_rights("watch"), ["lab"], 0)
             await daemon.worker.access.new("short", parse_rights("watch"), ["lab"], 2)
+            await daemon.worker.access.new("today", parse_rights("watch"), ["lab"], 3600)
+            # They end by the daemon's clock, whatever the browser's is.
+            await page.send("Page.addScriptToEvaluateOnNewDocument", source=DAY_AHEAD)
             await signed_in(page, daemon, "#/lab")
             listed = "[...document.querySelectorAll('#tokens .thing')].map((one) => one.textContent)"
             await page.until(
-                f"{listed}.length === 2 && {listed}[0].startsWith('portal') && {listed}[0].includes('never')"
+                f"{listed}.length === 3 && {listed}[0].startsWith('portal') && {listed}[0].includes('never')"
             )
             await page.until(f"{listed}[1].startsWith('short') && {listed}[1].includes('expired ')", 20)
+            assert "until " in await page.run(f"{listed}[2]")
+            daemon.worker.report(Symptom("machine", "lost", "lab", "door/1", {"error": "gone"}))
+            await page.run("location.hash = '#wall'")
+            await page.until(f"{tile('lab', '.mark')}?.title.includes('machine: lost')")
 
     asyncio.run(main())
 

@@ -342,6 +342,25 @@ def test_shortest_round_trip_gives_offset_and_drift_extrapolates() -> None:
     assert abs(with_rate - true) < 6 * NS_PER_MS and abs(with_rate - true) <= abs(without - true)
 
 
+@pytest.mark.parametrize("jump", [29_389 * NS_PER_MS, -29_389 * NS_PER_MS, 200 * NS_PER_MS, -200 * NS_PER_MS])
+def test_round_trips_from_before_a_clock_jumped_are_forgotten_with_the_next(jump: int) -> None:
+    clock = OffsetFilter()
+    for at in range(0, 40 * NS_PER_S, 2 * NS_PER_S):
+        # The oldest are the quickest, and would be trusted most.
+        clock.add(at, at + 7 * NS_PER_S, at + 10 * NS_PER_MS + at // 10_000)
+    assert clock.offset_ns(40 * NS_PER_S) is not None
+    clock.add(42 * NS_PER_S, 49 * NS_PER_S + 20 * NS_PER_MS + jump, 42 * NS_PER_S + 40 * NS_PER_MS)
+    assert clock.offset_ns(43 * NS_PER_S) == 7 * NS_PER_S + jump and clock.rtt_ns == 40 * NS_PER_MS
+
+
+def test_clocks_that_drift_and_lines_that_queue_are_no_jump() -> None:
+    clock, random = OffsetFilter(), np.random.default_rng(2)
+    for at in range(0, 200 * NS_PER_S, 8 * NS_PER_S):
+        there, back = (1e6 + random.exponential(400e6, 2)).round().astype(int)
+        clock.add(at, round((at + int(there)) * (1 + 500e-6)), at + int(there) + int(back))
+    assert len(clock._trips) == 16
+
+
 def test_round_trips_are_trusted_less_with_age() -> None:
     clock = OffsetFilter()
     later = 100 * NS_PER_S

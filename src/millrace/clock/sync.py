@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from millrace.units import HostNs
+from millrace.units import NS_PER_MS, HostNs
 
 # The pings of a listener are 2 s apart, those of the daemon 8 s: the window is 32 s or about two minutes long, and
 # nearly always contains a round trip without queueing.
 WINDOW = 16
 AGEING = 20e-6
 """How fast the uncertainty of a round trip grows with age: a crystal may have drifted by this much since."""
+DRIFT_MAX, READING_NS = 1e-3, 20 * NS_PER_MS
+"""What two clocks drift apart at most, and how coarsely one is read: browsers round theirs. Two round trips that differ
+by more than this and by half of each can't both be true: a clock has jumped, or stood still while its machine slept."""
 
 
 class RoundTrip(msgspec.Struct, frozen=True):
@@ -20,9 +23,18 @@ class RoundTrip(msgspec.Struct, frozen=True):
     remote_ns: HostNs
     rtt_ns: HostNs
 
+    def agrees(self, later: RoundTrip) -> bool:
+        """Whether both can be true."""
+        apart_ns = (later.remote_ns - later.local_ns) - (self.remote_ns - self.local_ns)
+        error_ns = (self.rtt_ns + later.rtt_ns) / 2 + READING_NS
+        return abs(apart_ns) <= error_ns + DRIFT_MAX * abs(later.local_ns - self.local_ns)
+
 
 class OffsetFilter:
-    """Trusts the quickest of the recent round trips, old ones less: delay is what makes them inaccurate."""
+    """Trusts the quickest of the recent round trips, old ones less: delay is what makes them inaccurate.
+
+    Those from before a clock jumped are forgotten with the first one after that.
+    """
 
     def __init__(self) -> None:
         self._trips: list[RoundTrip] = []
@@ -30,7 +42,7 @@ class OffsetFilter:
     def add(self, sent_ns: HostNs, remote_ns: HostNs, received_ns: HostNs) -> None:
         """Add a request and its response, which carries the other clock's time."""
         trip = RoundTrip((sent_ns + received_ns) // 2, remote_ns, received_ns - sent_ns)
-        self._trips = [*self._trips[-(WINDOW - 1) :], trip]
+        self._trips = [*(one for one in self._trips[-(WINDOW - 1) :] if one.agrees(trip)), trip]
 
     @property
     def rtt_ns(self) -> HostNs | None:

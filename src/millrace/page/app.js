@@ -15,6 +15,9 @@ import { Wall } from "./wall.js";
 const $ = (id) => document.getElementById(id);
 const DRAW_EVERY_MS = 500, ENDED = 1008;
 let drawn = 0, locked = false, socket = null;
+/** How far the daemon's clock, by which tokens end and incidents are dated, is ahead of the browser's, in ms. */
+let ahead = 0;
+const daemonNow = () => (Date.now() + ahead) / 1000;
 let state = {}, chosen = "", player = null, joined = null, ended = "";
 const objects = new Objects();
 globalThis.millrace = { get listener() { return player; }, get viewer() { return viewer; }, get state() { return { ...state, guests: [guest()].filter(Boolean) }; } };
@@ -32,7 +35,8 @@ async function api(method, path, body) {
     lock("not signed in");
     throw new Error("not signed in");
   }
-  const text = await answer.text();
+  const text = await answer.text(), date = Date.parse(answer.headers.get("Date"));
+  if (date) ahead = date - Date.now();
   let value;
   try { value = JSON.parse(text); } catch { value = { error: text.trim() || answer.statusText }; }
   if (!answer.ok) throw Object.assign(new Error(value.error ?? answer.statusText), { status: answer.status, right: value.right, guest: value.guest });
@@ -234,7 +238,7 @@ function draw() {
   select.title = chosen;
   wall.turn(onWall());
   drawMissing(names);
-  if (onWall()) { wall.draw(objects); return; }
+  if (onWall()) { wall.draw(objects, daemonNow()); return; }
   drawRights();
   drawOffers();
   drawScreen();
@@ -313,7 +317,7 @@ function drawRights() {
   if ($("rights").hidden) return;
   const [rules, requests, tokens] = ["grant", "request", "token"].map((kind) => objects.of(kind));
   const does = (method, path, body) => act(() => api(method, path, body));
-  for (const [id, lines] of Object.entries(rightsLists({ rules, requests, tokens }, does, Date.now() / 1000))) fill(id, ...lines);
+  for (const [id, lines] of Object.entries(rightsLists({ rules, requests, tokens }, does, daemonNow()))) fill(id, ...lines);
 }
 
 // -- listening ----------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ export class Blame {
     return lost;
   }
   silence() { this.network.rest(); this.due = 0; this.next = null; this.gapOpen = false; }
+  /** Lateness is measured anew: a machine may have slept. */
+  anew() { this.due = 0; }
   unsure(now) { return this.gapOpen || this.network.open(now, this.batch) !== null; }
   /** `packets` packets are given up as lost. Returns a verdict if that is audible. */
   lost(now, packets) {

@@ -283,11 +283,18 @@ export class RateController {
   }
 }
 
+const DRIFT_MAX = 1e-3, READING = 20 * NS_PER_MS;
+/** Whether two round trips can both be true; otherwise a clock has jumped between them, or stood still while its machine slept. */
+const agree = (one, later) => Math.abs(later.remote - later.local - (one.remote - one.local)) <= (one.rtt + later.rtt) / 2 + READING + DRIFT_MAX * Math.abs(later.local - one.local);
+
 /** The offset between two clocks, measured by round trips. See clock/sync.py. */
 export class OffsetFilter {
   constructor() { this.trips = []; }
+  /** Returns whether a clock has jumped. */
   add(sent, remote, received) {
-    this.trips = [...this.trips.slice(-15), { local: Math.floor((sent + received) / 2), remote, rtt: received - sent }];
+    const trip = { local: Math.floor((sent + received) / 2), remote, rtt: received - sent }, before = this.trips.slice(-15);
+    this.trips = [...before.filter((one) => agree(one, trip)), trip];
+    return this.trips.length <= before.length;
   }
   get rtt() { return this.trips.length ? Math.min(...this.trips.map((trip) => trip.rtt)) : null; }
   offset(now, rate = 0) {
@@ -296,4 +303,19 @@ export class OffsetFilter {
     const best = this.trips.reduce((a, b) => (worth(b) < worth(a) ? b : a));
     return best.remote - best.local - rate * (now - best.local);
   }
+}
+
+/** Pings are two seconds apart. If none was answered for so long, a machine has slept, the tab was frozen, or the line was dead. */
+const ANSWERED = 5 * NS_PER_S;
+
+/** The daemon's clock, which is known while it answers pings. A time that was slept through is no latency of anything. */
+export class DaemonClock extends OffsetFilter {
+  constructor() { super(); this.answered = -Infinity; }
+  /** Returns whether the daemon's clock was not known until now: what happened before can't be measured. */
+  add(sent, remote, received) {
+    const unknown = received - this.answered > ANSWERED;
+    this.answered = received;
+    return super.add(sent, remote, received) || unknown;
+  }
+  offset(now, rate = 0) { return now - this.answered > ANSWERED ? null : super.offset(now, rate); }
 }

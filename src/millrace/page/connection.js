@@ -1,7 +1,7 @@
 // The connection to the daemon, in a Worker, so that a busy page does not make packets look late. It speaks the same protocol as the
 // command-line listener (docs/peer-protocol.md), decodes, and sends sound to the worklet over a separate port.
 import { Blame } from "./blame.js";
-import { NS_PER_MS, NS_PER_S, OffsetFilter } from "./clock.js";
+import { DaemonClock, NS_PER_MS, NS_PER_S } from "./clock.js";
 import { Allowance, HEADER_BYTES, MEDIA, Refusal, checkedFormat, formatAllowance, newsAllowance, parseMessage, parsePacket, plain } from "./messages.js";
 
 const PING_MS = 2000, REPORT_MS = 500, AGAIN_MS = [100, 200, 400, 500];
@@ -64,7 +64,7 @@ class Connection {
     Object.assign(this, { url, protocols, hello, port, wasm });
     this.blame = new Blame(PULSE_MS * NS_PER_MS); this.holes = []; this.lost = this.unclaimed = 0;
     if (voice) this.voice = new Voice(voice, (message) => this.send(message), (packet) => this.packet(packet));
-    this.clock = new OffsetFilter();
+    this.clock = new DaemonClock();
     this.allowance = new Allowance(); this.formats = formatAllowance(); this.news = newsAllowance();
     this.tries = 0; this.bytes = 0; this.welcome = null; this.first = null; this.stats = null; this.device = 0;
     port.onmessage = ({ data }) => this.told(data);
@@ -144,7 +144,7 @@ class Connection {
     else if (message.type === "pong") this.clock.add(message.t, message.now, now);
     else if (!this.news.take(1, now)) throw new Refusal("The server floods this page with messages.");
     else if (message.type === "welcome") {
-      if (this.welcome) { this.clock = new OffsetFilter(); this.port.postMessage({ what: "rejoined" }); }
+      if (this.welcome) { this.clock = new DaemonClock(); this.port.postMessage({ what: "rejoined" }); }
       this.tries = 0; this.welcome = message;
       on("joined", message);
     } else if (message.type === "format") this.format(message.format, now);
@@ -195,6 +195,7 @@ class Connection {
     const { frames, sequence, position, hostNs, follows, payload } = packet, length = frames * NS_PER_S / format.rate;
     if (!this.allowance.take(length, now)) return;
     this.port.postMessage({ what: "arrived", media: hostNs, length, now, follows });
+    if (this.clock.offset(now) === null) this.blame.anew();
     this.unclaimed += this.blame.arrived(now, length, sequence, follows);
     const media = hostNs - format.lookahead * NS_PER_S / format.rate;
     this.bytes += buffer.byteLength;
@@ -250,7 +251,8 @@ class Connection {
     const jitter = this.blame.worst;
     this.blame.worst = 0;
     const offset = this.clock.offset(nowNs(), stats.mediaRate), device = Math.max(0, stats.lag);
-    const latency = offset === null || stats.age === null ? null : stats.age + offset + device;
+    // None is negative: then a clock has jumped, and the next pong tells by how much.
+    const sum = offset === null || stats.age === null ? -1 : stats.age + offset + device, latency = sum < 0 ? null : sum;
     this.stats = { ...stats, device, latency, offset, spread: jitter, lost: this.lost, rtt: this.clock.rtt, bytes: this.bytes, first: this.first };
     on("stats", this.stats);
   }

@@ -1,7 +1,8 @@
 // The connection that carries a guest's screen, in a Worker of its own, so that a busy page delays no picture. It speaks the screen
 // protocol (docs/picture-protocol.md), decodes, and draws on the page's canvas, which is handed to it.
+import { Ages } from "./ages.js";
 import { Clips, isClip, packClip } from "./clips.js";
-import { NS_PER_MS, NS_PER_S, OffsetFilter } from "./clock.js";
+import { NS_PER_MS, NS_PER_S } from "./clock.js";
 import { Allowance, Refusal, plain } from "./messages.js";
 import { Pacing } from "./pacing.js";
 import { DRAW, SHAPE, VIDEO, isPiece, parsePiece, parseScreenMessage, partFits } from "./pictures.js";
@@ -53,11 +54,11 @@ class View {
     release(this.ready?.flatMap((picture) => picture.prepared) ?? []);
     this.arrived = []; this.ready = []; this.waiting = 0; this.parts = null; this.mode = null; this.serial = 0; this.whole = true;
     this.damage = null; this.since = 0; this.gap = false; this.asked = -Infinity; this.told = null; this.epoch = {};
-    this.clock = new OffsetFilter(); this.clips = new Clips();
+    this.ages = new Ages(); this.clips = new Clips();
     this.news = new Allowance(NEWS_AHEAD, NEWS_PER_NS);
     this.video.lose();
-    this.newest = null; this.parting = ""; this.ticks = [];
-    this.counts = { pictures: 0, bytes: 0, since: nowNs(), latency: null, skew: null };
+    this.parting = ""; this.ticks = [];
+    this.counts = { bytes: 0, since: nowNs() };
   }
 
   connect() {
@@ -101,17 +102,11 @@ class View {
 
   /** Send what the user did, or wants. What was painted while the page was hidden, or wanted none, is old when it comes. */
   say({ message }) {
-    if (message.type === "hidden" || message.type === "set") this.newest = null;
+    if (message.type === "hidden" || message.type === "set") this.ages.anew();
     this.send(message);
   }
 
   ping() { this.send({ type: "ping", t: Math.round(nowNs()) }); }
-
-  /** A time of the page on the daemon's clock; 0 while that is not known. */
-  remote(at) {
-    const offset = this.clock.offset(nowNs());
-    return offset === null ? 0 : Math.max(0, Math.round(at + offset));
-  }
 
   /** A message that is not understood ends the connection for good: after reconnecting the server would send it again. */
   heard(data) {
@@ -128,7 +123,7 @@ class View {
   control(message) {
     const now = nowNs();
     if (message.type === "ping") this.offer({ message: { type: "pong", t: message.t, now: Math.round(now) } });
-    else if (message.type === "pong") this.clock.add(message.t, message.now, now);
+    else if (message.type === "pong") this.ages.pong(message.t, message.now, now);
     else if (!this.news.take(1, now)) throw new Refusal("The server floods this page with messages.");
     else if (message.type === "mode") this.turn(message);
     else if (message.type === "watching") { this.tries = 0; on("watching", message); }
@@ -154,7 +149,8 @@ class View {
   /** The pictures that follow have another size; one that was not sent to its end never will be. The same generation again: only the pointer's kind has changed. */
   turn(mode) {
     if (mode.generation === this.mode?.generation) { on("mode", mode); return; }
-    this.mode = mode; this.newest = null;
+    this.mode = mode;
+    this.ages.anew();
     this.drop();
     this.whole = true;
     on("mode", mode);
@@ -255,24 +251,13 @@ class View {
     const { mode, painted, serial, came, decoded } = picture, before = nowNs();
     if (mode && mode !== this.drawn) { this.drawn = mode; this.surface.size(mode.width, mode.height); }
     try { for (const part of picture.prepared) this.surface.apply(part); } catch { this.damaged("drawing"); }
-    const now = nowNs(), drawn = this.remote(now), skew = this.pacing.skew(painted, now + this.pacing.compose), queue = this.arrived.length + this.ready.length;
+    const now = nowNs(), remote = (at) => this.ages.remote(at, now), drawn = remote(now), skew = this.pacing.skew(painted, now + this.pacing.compose), queue = this.arrived.length + this.ready.length;
     if (picture.prepared.length) this.pacing.drew(now - before);
     this.waiting -= picture.size;
-    this.send({ type: "shown", serial, decoded_ns: this.remote(decoded), drawn_ns: drawn, skew_ns: skew === null ? null : Math.round(skew), queue,
-      arrived_ns: this.remote(came), drawing_ns: this.remote(before) });
-    this.count(painted, drawn, skew);
+    this.send({ type: "shown", serial, decoded_ns: remote(decoded), drawn_ns: drawn, skew_ns: skew === null ? null : Math.round(skew), queue,
+      arrived_ns: remote(came), drawing_ns: remote(before) });
+    this.ages.drawn(painted, drawn, skew);
     if (mode && mode === this.mode && this.told !== mode) { this.told = mode; on("drawn", { serial, width: mode.width, height: mode.height }); }
-  }
-
-  /**
-   * Measure a picture if it is the first that shows what was painted last, as the daemon does (outlets/picturetimes.py): one that only
-   * sharpens what stands still, or the first one, which may have been painted long before, says nothing of how long paint takes to be seen.
-   */
-  count(painted, drawn, skew) {
-    const { counts } = this, fresh = this.newest !== null && painted > this.newest;
-    this.newest = Math.max(this.newest ?? 0, painted);
-    if (fresh) { counts.pictures++; counts.latency = drawn ? drawn - painted : null; }
-    if (fresh || skew === null) counts.skew = skew;
   }
 
   /** Cursors: they become pictures for CSS. */
@@ -296,11 +281,11 @@ class View {
 
   tick() {
     if (!this.socket) return;
-    const { counts } = this, now = nowNs(), sum = (name) => this.ticks.reduce((all, one) => all + one[name], 0);
-    this.ticks = [...this.ticks.slice(1 - TICKS), { pictures: counts.pictures, bytes: counts.bytes, ns: now - counts.since }];
+    const { counts } = this, now = nowNs(), { pictures, latency, skew } = this.ages.take(), sum = (name) => this.ticks.reduce((all, one) => all + one[name], 0);
+    this.ticks = [...this.ticks.slice(1 - TICKS), { pictures, bytes: counts.bytes, ns: now - counts.since }];
     const seconds = sum("ns") / NS_PER_S;
-    on("stats", { fps: sum("pictures") / seconds, rate: sum("bytes") * 8 / seconds, latency: counts.latency, skew: counts.skew, rtt: this.clock.rtt, codec: this.video.codec });
-    Object.assign(counts, { pictures: 0, bytes: 0, since: now });
+    on("stats", { fps: sum("pictures") / seconds, rate: sum("bytes") * 8 / seconds, latency, skew, rtt: this.ages.clock.rtt, codec: this.video.codec });
+    Object.assign(counts, { bytes: 0, since: now });
     if (this.damage) this.damaged(this.damage);
   }
 }

@@ -117,10 +117,10 @@ export class Wall {
     this.#tiles.clear(); this.#seen.clear(); this.watcher.disconnect();
   }
 
-  /** Follow the guests: those that are new appear, those that are gone vanish. */
-  draw(objects) {
+  /** Follow the guests: those that are new appear, those that are gone vanish. `now` is the daemon's, in seconds since 1970. */
+  draw(objects, now) {
     if (!this.shown) return;
-    const names = objects.names, of = objects.byGuest(KINDS), now = Date.now() / 1000;
+    const names = objects.names, of = objects.byGuest(KINDS);
     for (const [name, tile] of this.#tiles) if (!names.includes(name)) this.#drop(name, tile);
     for (const name of names) {
       if (!this.#tiles.has(name)) this.#add(name);
