@@ -18,6 +18,7 @@ from typing import Any
 def stamp(path: str) -> None:
     """Take the stamps in this process, and write them at its end."""
     from millrace.doors.qemu.screen import QemuScreen
+    from millrace.graph.pictures import KeyPress
     from millrace.graph.screen import Screen
     from millrace.guest.viewer import ViewerSession
     from millrace.guest.viewerpictures import ViewerPictures
@@ -28,9 +29,9 @@ def stamp(path: str) -> None:
     kept: set[ViewerPictures] = set()
     key, painted, note, acknowledged = QemuScreen.key, Screen.painted, ViewerPictures._note, ViewerSession._acknowledged
 
-    def keyed(self: QemuScreen, code: int, down: bool) -> None:
-        key(self, code, down)
-        if down:
+    def keyed(self: QemuScreen, press: KeyPress) -> None:
+        key(self, press)
+        if press.down:
             rows["keys"].append(clock())
 
     def published(self: Screen, rects: Any, now_ns: int, *more: Any) -> None:

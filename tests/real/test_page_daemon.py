@@ -45,7 +45,7 @@ def test_page_follows_what_is_painted_and_types(chromium: Chromium, tmp_path: Pa
         async with painted(tmp_path, "typing") as (machine, _, env), Page(chromium) as page:
             keys: list[tuple[int, bool]] = []
             inner = machine.key
-            machine.key = lambda code, down, meaning="": (keys.append((code, down)), inner(code, down))[0]  # type: ignore[method-assign,assignment]
+            machine.key = lambda press: (keys.append((press.code, press.down)), inner(press))[0]  # type: ignore[method-assign,assignment]
             await opened(page, env)
             numbers = []
             for _ in range(20):

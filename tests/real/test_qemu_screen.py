@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from millrace.daemon.app import Daemon
+from millrace.graph.pictures import KeyPress
 from millrace.graph.screen import Reader, Screen
 from millrace.graph.seat import Watcher
 from millrace.guest.hands import Hands
@@ -150,8 +151,8 @@ class Viewer:
         picture.release()
 
     async def press(self, key: str) -> None:
-        self.reader.key(KEYS[key], True)
-        self.reader.key(KEYS[key], False)
+        self.reader.key(KeyPress(KEYS[key], True))
+        self.reader.key(KeyPress(KEYS[key], False))
 
     async def equals(self, qemu: Qemu, size: tuple[int, int]) -> Plane:
         """Wait until what was seen is what QEMU shows, in that size."""

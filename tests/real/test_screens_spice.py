@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from millrace.doors.pushed import PROFILE, REMOTE_PROFILE
+from millrace.graph.pictures import KeyPress
 from millrace.guest.machines.address import parse_door
 from millrace.guest.machines.spice import SpiceMachine
 from millrace.pixels.rects import Point
@@ -88,7 +89,7 @@ class Machine:
 
     async def press(self, name: str) -> None:
         for down in (True, False):
-            self.one.reader.key(BY_NAME[name].code, down)
+            self.one.reader.key(KeyPress(BY_NAME[name].code, down))
             await asyncio.sleep(0.1)
 
 

@@ -281,9 +281,9 @@ def test_command_line_overrides_configuration_file(written: Path, tmp_path: Path
     assert serve._configured(written, None, None, Path("/c.pem"), None, None).tls_key == "", (
         "reported where it is missing"
     )
-    for wrong in (("x", None), (None, ["a/b"])):
+    for listen, guests in (("x", None), (None, ["a/b"])):
         with pytest.raises(ConfigError):
-            serve._configured(written, *wrong, None, None, None)
+            serve._configured(written, listen, guests, None, None, None)
 
 
 def test_daemon_runs_session_manager_unless_disabled(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
