@@ -1,4 +1,4 @@
-"""Freed memory is returned to the system, even if memory in use lies in between."""
+"""What the daemon sets in its process: freed memory is returned to the system, and threads let each other run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from millrace.daemon import allocator
+from millrace.daemon import allocator, threads
 
 PROGRAM = """
 import numpy as np
@@ -47,3 +47,12 @@ def test_library_is_told_mmap_threshold(monkeypatch: pytest.MonkeyPatch) -> None
     assert asked == [None, (-3, 65_536)], "M_MMAP_THRESHOLD, of mallopt(3)"
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: SimpleNamespace())
     allocator.give_back()
+
+
+def test_threads_let_others_run_after_as_long_as_a_step_may_take() -> None:
+    before = sys.getswitchinterval()
+    try:
+        threads.take_turns()
+        assert sys.getswitchinterval() == pytest.approx(0.002)
+    finally:
+        sys.setswitchinterval(before)

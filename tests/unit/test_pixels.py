@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -134,6 +136,18 @@ def test_any_cells_are_covered_by_few_rectangles() -> None:
         for rect in rects:
             covered[rect.y : rect.bottom, rect.x : rect.right] = True
         assert len(rects) <= RECTS_MAX and not (cells & ~covered).any()
+
+
+def test_checkerboard_of_cells_is_not_made_into_numbers_one_by_one() -> None:
+    """That would keep the interpreter from all other threads for as long: 65,000 runs on a screen of 7680 × 4320."""
+    cells = np.indices(cells_of(Size(7680, 4320))).sum(0) % 2 == 0
+    tracemalloc.start()
+    try:
+        rects = joined(cells, 0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(rects) == 1 and peak < 16_000_000
 
 
 def page(lines: int, seed: int, width: int = 600) -> Plane:

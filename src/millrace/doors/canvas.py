@@ -7,7 +7,8 @@ in each band: it runs on the event loop. Encoders compare again, cell by cell, i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -16,12 +17,15 @@ from numpy.typing import NDArray
 from millrace.graph.pictures import PIXEL_BYTES, Mode
 from millrace.graph.screen import Screen
 from millrace.pixels.convert import Plane
-from millrace.pixels.difference import cells_within, differing, from_cells, joined, part_of
+from millrace.pixels.difference import cells_of, cells_within, differing, from_cells, joined, part_of
 from millrace.pixels.rects import Damage, Rect, Size, bands
 from millrace.units import HostNs
 
 SMALL_EXACT, SMALL_MAX = 16, 256
 """Small parts whose exact place is kept, and those that are collected at all; beyond each they are joined."""
+JOINED_CELLS = 9_216
+"""The most cells by which small parts are joined: of 16 × 16 pixels up to 1920 × 1200, of larger ones beyond, so that
+it takes no longer."""
 SMALL = 128 * 128
 """The most pixels of a small part."""
 BAND_PIXELS = 64 * 1024
@@ -33,6 +37,22 @@ BLACK = 0
 
 Rows: TypeAlias = NDArray[np.uint8]
 """Pixels to paint: (rows, columns, 4), in B, G, R and an unused byte."""
+
+
+def few_around(small: Iterable[Rect], whole: Rect) -> list[Rect]:
+    """A few rectangles that cover these of a picture, by the cells that they touch."""
+    by, shrunk = 1, whole
+    while math.prod(cells_of(size := Size(shrunk.width, shrunk.height))) > JOINED_CELLS:
+        by *= 2
+        shrunk = _shrunk(whole, by)
+    found = from_cells(joined(cells_within((_shrunk(rect, by) for rect in small), size)), shrunk)
+    return [Rect(rect.x * by, rect.y * by, rect.width * by, rect.height * by).common(whole) for rect in found]
+
+
+def _shrunk(rect: Rect, by: int) -> Rect:
+    """The smallest rectangle that covers one in a picture of which each pixel is so many either way."""
+    x, y = rect.x // by, rect.y // by
+    return Rect(x, y, -(-rect.right // by) - x, -(-rect.bottom // by) - y)
 
 
 def rows_of(data: bytes | bytearray | memoryview, width: int, height: int, stride: int) -> Rows:
@@ -146,9 +166,7 @@ class Canvas:
     def _join(self) -> None:
         """Put the small parts into the damage."""
         small, self._small = self._small, []
-        if len(small) > SMALL_EXACT:
-            small = from_cells(joined(cells_within(small, self.size)), self.whole)
-        self._damage.add_all(small)
+        self._damage.add_all(few_around(small, self.whole) if len(small) > SMALL_EXACT else small)
 
     def publish(self, painted_ns: HostNs) -> None:
         """Publish what was painted since the last time as the next picture."""

@@ -178,7 +178,7 @@ def joined(cells: Cells, gap: int = GAP) -> tuple[Rect, ...]:
         # With the last gap there is one run a row at most.
         if len(starts) > RUNS_MAX and apart < cells.shape[1]:
             continue
-        rects = _stacked(starts, ends, gap)
+        rects = _stacked(starts.tolist(), ends.tolist(), gap)
         if len(rects) <= RECTS_MAX:
             break
     return tuple(few(rects))
@@ -224,15 +224,16 @@ def _take(open_: list[list[int]], x: int, y: int, right: int) -> None:
     open_.append([x, y, right, y + 1])
 
 
-def _runs(cells: Cells, gap: int) -> tuple[list[list[int]], list[list[int]]]:
-    """Where runs of cells begin and end, as (row, column), joined over gaps."""
+# Arrays: as plain numbers, the tens of thousands of a checkerboard would hold up all threads for milliseconds.
+def _runs(cells: Cells, gap: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where runs of cells begin and end, as rows of (row, column), joined over gaps."""
     padded = np.zeros((len(cells), cells.shape[1] + 2), np.int8)
     padded[:, 1:-1] = cells
     edges = padded[:, 1:] - padded[:, :-1]
     starts, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
     apart = (starts[1:, 0] != ends[:-1, 0]) | (starts[1:, 1] - ends[:-1, 1] > gap)
     begins, stops = np.append(True, apart), np.append(apart, True)
-    return starts[begins].tolist(), ends[stops].tolist()
+    return starts[begins], ends[stops]
 
 
 def from_cells(rects: Sequence[Rect], whole: Rect) -> list[Rect]:
