@@ -175,8 +175,8 @@ def test_memory_is_charged_before_there_is_any(monkeypatch: pytest.MonkeyPatch) 
 def test_work_is_charged_for_all_that_grows_with_the_screen(size: Size, scale: float) -> None:
     work = PictureWork(size, scale, Formats(), False, 1_000_000, int)
     arrays: list[Any] = [
-        one for part in (work, work.cells, work._difference, work._scaled or work) for one in vars(part).values()
-        if isinstance(one, np.ndarray)
+        one for part in (work.cells, work._copy, work._copy._difference, work._copy._scaled or work)
+        for one in vars(part).values() if isinstance(one, np.ndarray)
     ]  # fmt: skip
     took = sum({id(one): one.nbytes for one in arrays}.values())
     assert took <= work_bytes(size, scale) - WORK_BYTES < 1.5 * took

@@ -39,11 +39,12 @@ from millrace.outlets.picturechoice import (
     limit,
     tiles,
 )
+from millrace.outlets.reference import Reference
 from millrace.outlets.scaled import Scaled, scaled
 from millrace.pixels.convert import Plane
-from millrace.pixels.difference import CELL, Cells, Difference, cells_within, from_cells, in_cells, joined, part_of
+from millrace.pixels.difference import Cells, from_cells, in_cells, joined, part_of
 from millrace.pixels.rects import Damage, Move, Rect, Size
-from millrace.pixels.scroll import APART, SCROLL_PIXELS_MIN, apply_move, grouped, scrolled
+from millrace.pixels.scroll import SCROLL_PIXELS_MIN
 from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.peer.pictures import PIXEL_BYTES, VIDEO_KEY, Part, PartType
 
@@ -126,16 +127,15 @@ class PictureWork:
         self.rate = rate
         self.whole = Rect(0, 0, self.size.width, self.size.height)
         self.cells = CellMap(self.size)
-        self.reference: Plane = np.zeros((self.size.height, self.size.width, 4), np.uint8)
         self._scaled = Scaled(self.size, scale) if scale != 1 else None
-        self._difference = Difference(self.size)
+        self._copy = Reference(self.size, self.cells, self._scaled)
+        self.reference = self._copy.picture
         self._zstd = ZstdStills()
         self._palettes = Palettes(self._zstd.compress)
         shown = None if lossless else formats.video
         self._video = None if shown is None else AreaVideo(shown, self.whole, rate)
         self._may_video = False
         """Whether the picture may have video."""
-        self._fresh = True
         self._began_ns: HostNs = 0
 
     @property
@@ -156,7 +156,9 @@ class PictureWork:
         """Encode what the task asks for."""
         self._began_ns = self._clock()
         self._may_video = task.video and self._video is not None
-        moves, boxes = self._taken(task)
+        moves, boxes = (
+            ([], []) if task.picture is None else self._copy.take(task.picture, task.damage, task.moves, task.now_ns)
+        )
         room = Room(self._share, ONCE_SHARES * self._share)
         stills, film = self._divided(boxes, room)
         shown, video = self._as_video(film, task)
@@ -173,7 +175,7 @@ class PictureWork:
     def is_small(self, task: Task) -> bool:
         """Whether `make` takes well under a millisecond: little was painted, and surely fits the line as it is."""
         pixels = sum(rect.area for rect in task.damage)
-        if task.picture is None or task.moves or task.lacking or self._fresh or self._scaled is not None:
+        if task.picture is None or task.moves or task.lacking or self._copy.fresh or self._scaled is not None:
             return False
         if len(task.damage) > SMALL_RECTS or pixels > SMALL_TASK or pixels * PIXEL_BYTES > ONCE_SHARES * self._share:
             return False
@@ -192,54 +194,6 @@ class PictureWork:
         """Free the video encoder."""
         if self._video is not None:
             self._video.close()
-
-    # -- what changed ----------------------------------------------------------------------------
-
-    def _taken(self, task: Task) -> tuple[list[Move], list[Rect]]:
-        """Bring the reference up to date: the moves and rectangles that lead there from what it was."""
-        if task.picture is None:
-            return [], []
-        source = task.picture if self._scaled is None else self._scaled.take(task.picture)
-        damage = list(task.damage)
-        if self._fresh:
-            # Nobody has seen anything yet: every viewer lacks the whole picture.
-            self._fresh = False
-            self.reference[:] = source
-            return [], []
-        moves = list(task.moves) if self._scaled is None else []
-        damage += [move.to for move in task.moves]
-        for move in moves:
-            apply_move(self.reference, move)
-            self.cells.moved(move)
-        damage = damage if self._scaled is None else self._scaled.touched(damage)
-        if not moves and sum(rect.area for rect in damage) < SCROLL_PIXELS_MIN:
-            boxes = self._difference.take(self.reference, source, damage)
-            self.cells.changed(cells_within(boxes, self.size), task.now_ns)
-            return [], boxes
-        found = self._difference.cells(self.reference, source, damage)
-        moves, boxes = self._scrolled(source, list(joined(found)), moves)
-        for box in boxes:
-            part_of(self.reference, box)[:] = part_of(source, box)
-        for move in moves:
-            found[in_cells(move.to)] = True
-        self.cells.changed(found, task.now_ns)
-        return moves, boxes
-
-    def _scrolled(self, source: Plane, rects: list[Rect], moves: list[Move]) -> tuple[list[Move], list[Rect]]:
-        """Also the moves within large changes, given in cells; and the boxes that differ after them."""
-        large = [group for group in grouped(rects, APART // CELL) if group.area >= SCROLL_PIXELS_MIN // CELL**2]
-        found = [(group, move) for group in large if (move := self._scroll(source, group)) is not None]
-        # What has not moved is cut before the next comparison.
-        still = [rect for rect in rects if not any(group.holds(rect) for group, _ in found)]
-        boxes = [self._difference.cut(self.reference, source, rect) for rect in still]
-        for group, move in found:
-            apply_move(self.reference, move)
-            self.cells.moved(move)
-            boxes += self._difference.boxes(self.reference, source, from_cells([group], self.whole))
-        return moves + [move for _, move in found], boxes
-
-    def _scroll(self, source: Plane, group: Rect) -> Move | None:
-        return scrolled(self.reference, source, self._difference.cut(self.reference, source, group))
 
     # -- how it is sent --------------------------------------------------------------------------
 
