@@ -12,7 +12,6 @@ from millrace.graph.seat import Watcher
 from millrace.guest.hands import Hands
 from millrace.guest.machines.qemu import QemuMachine
 from millrace.io.later import Later
-from millrace.io.settled import Settled
 from millrace.io.turns import Turns
 from millrace.pixels.rects import Point, Size
 from millrace.rights.model import OWNER
@@ -283,31 +282,5 @@ def test_screens_end_with_the_machine_and_free_what_they_held(tmp_path: Path) ->
             vm.close()
             await until(lambda: not one.views())
             assert reader.ended and one.guest.admission.budget.shares().get("screen", 0) == before == 0
-
-    asyncio.run(main())
-
-
-def test_settled_waits_for_a_pass_without_news_but_not_for_ever() -> None:
-    async def main() -> None:
-        told: list[int] = []
-        settled = Settled(lambda: told.append(1))
-        for _ in range(3):
-            settled.came()
-            await asyncio.sleep(0)
-        assert not told
-        for _ in range(3):
-            await asyncio.sleep(0)
-        assert told == [1]
-        loop = asyncio.get_running_loop()
-        end = loop.time() + 0.05
-        while loop.time() < end:
-            settled.came()
-            await asyncio.sleep(0)
-        assert len(told) > 1, "what never pauses is told all the same"
-        told.clear()
-        settled.came()
-        settled.close()
-        await asyncio.sleep(0.01)
-        assert not told
 
     asyncio.run(main())

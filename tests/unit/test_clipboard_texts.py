@@ -89,6 +89,32 @@ def test_what_a_viewer_is_no_longer_sent_is_charged_no_longer(how: str) -> None:
     assert _held(desk) <= held
 
 
+@pytest.mark.parametrize("how", ["looks elsewhere", "pastes again"])
+def test_viewer_is_sent_nothing_more_of_a_text_that_it_gave_up(how: str) -> None:
+    desk, board = a_desk()
+    (slow,) = _pasting(desk, board, 1)
+    slow.reads = False
+    board.clipboard.supply(LONG)
+    desk.run(100)
+    if how == "looks elsewhere":
+        slow.session.clip.see(None)
+    else:
+        slow.wire.send_paste(1)
+        desk.run(10)
+    slow.reads, sent = True, slow.bytes
+    desk.run(1500)
+    assert slow.bytes - sent < PIECE_BYTES and not slow.clips
+
+
+def test_refusal_is_sent_to_a_viewer_that_looks_elsewhere_meanwhile() -> None:
+    desk, board = a_desk()
+    (remote,) = _pasting(desk, board, 1)
+    board.clipboard.refuse("there is no text")
+    remote.session.clip.see(None)
+    desk.run(100)
+    assert [one.why for one in remote.clips] == ["there is no text"]
+
+
 def test_text_that_there_is_no_room_for_is_refused() -> None:
     desk, board = a_desk()
     remotes = _pasting(desk, board, 3)

@@ -206,6 +206,9 @@ def test_characters_without_a_key_are_typed_where_the_machine_takes_them(room: R
     room.screen.screen.any_character = True
     room.anna.say(Text("aö"))
     assert room.typed[2:] == [*A, (0, True, "ö"), (0, False)] and not room.faults()
+    room.anna.say(Text("\x1bö"))
+    assert room.typed[6:] == [(0, True, "ö"), (0, False)], "no keyboard has the character ESC"
+    assert "no key for '\\x1b'; the rest" in room.faults()[0]
 
 
 def test_character_that_only_looks_like_a_keysym_is_refused(room: Room) -> None:

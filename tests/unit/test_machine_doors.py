@@ -26,6 +26,7 @@ from millrace.io.client import ClientConnection
 from millrace.media.format import AudioFormat
 from millrace.sim.rig import Rig
 from millrace.units import default_map
+from millrace.wire.keys import LightsTold
 from millrace.wire.qemu.audio import AudioPeer, VoiceEnabled, VoiceInit
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from millrace.wire.vnc.client import VncClient
@@ -154,6 +155,18 @@ def test_every_kind_of_machine_address_is_served() -> None:
     kinds = {parse_door(text).kind for text in named}
     assert kinds | {"p2p"} == set(KINDS)
     assert all(issubclass(load(), AttachedMachine) for load in KINDS.values())
+
+
+def test_each_screen_of_a_spice_machine_is_told_of_its_lights() -> None:
+    async def main() -> None:
+        machine, told = SpiceMachine(1, House().home, parse_door("spice+unix:///nothing")), list[int | None]()
+        screen: Any = SimpleNamespace(lit=lambda: told.append(machine._controls.lights))
+        machine._screens = {0: screen, 1: screen}
+        wire: Any = SimpleNamespace(events=lambda: [LightsTold(2)])
+        machine._lit(wire)
+        assert told == [2, 2]
+
+    asyncio.run(main())
 
 
 def test_keyboard_whose_connection_ended_before_its_turn_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from millrace.doors.machine import MachineDoor
 from millrace.doors.spice.canvas import OBJECT_BYTES, PART_COST, raster
 from millrace.doors.spice.screen import LOOKS_MAX, STEP_COST
 from millrace.errors import BudgetError, RemoteProtocolError
+from millrace.graph.lights import CAPS, CODES
 from millrace.graph.pictures import KeyPress, Move
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.wire.spice.display import SETTLED_NS, SpiceDisplay
@@ -351,6 +352,16 @@ def test_keys_and_pointer_reach_the_machine_that_takes_them() -> None:
     assert made.door.screen.cursor.at == Point(50, 60)
     made.reader.wish_size(Size(800, 600))
     assert not sent(made.inputs)
+
+
+def test_lights_that_were_told_before_there_was_a_screen_are_known() -> None:
+    made = Machine()
+    made.controls.lights = CAPS
+    made.says(server.surface(WIDTH, HEIGHT), server.draw_copy(WHOLE, server.bitmap(noise(WIDTH, HEIGHT))))
+    assert made.door.screen is not None and made.door.screen.lights.wrong(0x1E, 0) == [CODES[CAPS]]
+    made.controls.lights = 0
+    made.door.lit()
+    assert made.door.screen.lights.wrong(0x1E, 0) == []
 
 
 def test_pressed_keys_are_released_when_nobody_looks_any_more() -> None:

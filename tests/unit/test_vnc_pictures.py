@@ -41,9 +41,9 @@ from tests.received import received
 WIDTH, HEIGHT = 300, 200
 
 
-def client(width: int = WIDTH, height: int = HEIGHT) -> VncClient:
+def client(width: int = WIDTH, height: int = HEIGHT, name: bytes = b"") -> VncClient:
     vnc = VncClient(48_000, 2, "", lambda challenge, text: b"", 0, COMPRESSED)
-    said(vnc, b"RFB 003.008\n\1\1" + bytes(4) + struct.pack(">HH16xI", width, height, 0))
+    said(vnc, b"RFB 003.008\n\1\1" + bytes(4) + struct.pack(">HH16xI", width, height, len(name)) + name)
     vnc.events()
     vnc.data_to_send()
     return vnc

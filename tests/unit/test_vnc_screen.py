@@ -28,10 +28,10 @@ PHOTO = noise(90, 70)
 class Hall:
     """A guest with one VNC server, which has just let us in."""
 
-    def __init__(self, limit: int = 64 * 1024 * 1024) -> None:
+    def __init__(self, limit: int = 64 * 1024 * 1024, name: bytes = b"") -> None:
         self.rig, self.budget = Rig(), Budget(limit=limit)
         self.screens = Screens("alice", Ids(), self.budget)
-        self.wire: VncClient = client()
+        self.wire: VncClient = client(name=name)
         self.woken = 0
         self.door = VncDoor(self.rig.graph, self.wire, screen=VncScreen(self.screens, self.wire, "door/3", self._wake))
 
@@ -141,6 +141,13 @@ def test_readers_decide_whether_pictures_are_asked_for_and_type() -> None:
     assert reader.next_timeout() is None, "something may have been painted while nobody watched"
     one.says(vncserver.raw(0, 0, PHOTO))
     assert reader.next_timeout() == 0
+
+
+@pytest.mark.parametrize(("name", "takes"), [(b"QEMU (vm)", False), (b"x11vnc: desk", True)])
+def test_any_character_is_taken_by_servers_that_go_by_symbols(name: bytes, takes: bool) -> None:
+    one = Hall(name=name)
+    one.says(vncserver.rect(0, 0, WIDTH, HEIGHT, -223))
+    assert one.screens.first is not None and one.screens.first.screen.any_character == takes
 
 
 def test_size_without_room_ends_the_session() -> None:

@@ -133,6 +133,20 @@ def test_few_calls_are_taken_at_once() -> None:
     assert [event.id for some in taken for event in some] == [id_ for id_ in range(10) for _ in range(2)]
 
 
+def test_what_was_put_back_comes_alone_and_before_what_waits() -> None:
+    qemu, peer = joined()
+    for id_ in range(3 * CALLS_AT_ONCE):
+        qemu.init(id_)
+    peer.receive(qemu.data_to_send(), 0)
+    first = peer.events()
+    peer.put_back(first[1:])
+    assert peer.unfinished
+    peer.receive(b"", 0)
+    assert peer.events() == first[1:]
+    peer.receive(b"", 0)
+    assert [event.id for event in peer.events()] == [*range(CALLS_AT_ONCE, 2 * CALLS_AT_ONCE)]
+
+
 def test_unknown_call_is_refused_and_connection_continues() -> None:
     wire, peer = ServerWire(), AudioPeer(1000)
     serial = wire.send_call("/x", "org.example", "Frobnicate")
@@ -253,11 +267,14 @@ def test_client_processes_one_message_at_a_time() -> None:
     for _ in range(100):
         wire.send_call("/", "x.y", "Z")
     client.receive(b"".join(bytes(chunk.data) for chunk in wire.data_to_send()), 0)
-    answered = [len(client.data_to_send())]
+    answered, waits = [len(client.data_to_send())], client.partial_bytes
+    one = waits // 99
     while client.unfinished:
         client.receive(b"", 0)
         answered.append(len(client.data_to_send()))
-    assert answered == [1] * 100
+        assert client.partial_bytes == waits - one, "what was processed is not held any more"
+        waits -= one
+    assert answered == [1] * 100 and not waits
 
 
 def test_bus_without_machine_lists_those_present() -> None:
