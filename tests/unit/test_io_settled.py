@@ -34,6 +34,7 @@ def test_it_waits_for_a_pass_without_news_but_not_for_ever(monkeypatch: pytest.M
         told.clear()
         one.came()
         one.close()
+        one.came()
         for _ in range(3):
             await asyncio.sleep(0)
         assert not told

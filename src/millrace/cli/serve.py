@@ -64,7 +64,7 @@ def serve(
     from millrace.cli.logs import set_up
     from millrace.cli.run import run
 
-    # During the imports, garbage collection finds almost nothing and takes a tenth of the startup time.
+    # During the imports, garbage collection would look through all that stays, again and again.
     gc.disable()
     set_up(log_format, verbose)
     made = _configured(config, listen, guest, tls_cert, tls_key, token_file)

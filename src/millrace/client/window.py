@@ -1,7 +1,7 @@
 """A viewer's window, by SDL2: the picture is copied to the window's surface, and only where it has changed.
 
-PySDL2 and pysdl2-dll are an extra, `millrace[view]`. A renderer would upload whole textures; on machines without a GPU
-that takes six times as long as the surface.
+PySDL2 and pysdl2-dll are an extra, `millrace[view]`. A renderer would upload whole textures, which takes longer than
+the surface on machines without a GPU.
 """
 
 from __future__ import annotations

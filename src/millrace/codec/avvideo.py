@@ -1,6 +1,6 @@
 """VP8 for viewers without H.264, and H.264 where libx264 can't be called directly: both by PyAV.
 
-Both code the whole picture each time, and take twice to four times the CPU of `millrace.codec.x264`.
+Both code the whole picture each time, where `millrace.codec.x264` is told what has changed.
 """
 
 from __future__ import annotations

@@ -32,10 +32,9 @@ def bits_of(colours: int) -> int:
     return next(bits for bits in (0, 1, 2, 4, 8) if colours <= 1 << bits)
 
 
-# Most pixels are like the one before, so only the ends of runs are looked at. Few of them are sorted; to sort
-# many would take several times as long as to compress them. Two colours with the same hash are told from each other by
-# comparing all with their colours in the end, and such a rectangle is left to zstd: of 256 colours two in five, of 50
-# one in fifty.
+# Most pixels are like the one before, so only the ends of runs are looked at. Few of them are sorted: to sort many
+# would take longer than to compress them. Two colours with the same hash are told from each other by comparing all with
+# their colours in the end, and such a rectangle is left to zstd.
 class Palettes:
     """Encodes rectangles; `compress` makes a zstd frame. It belongs to one thread."""
 

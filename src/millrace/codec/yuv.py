@@ -1,6 +1,6 @@
 """Colour conversion and scaling by libyuv where it is installed (Debian's libyuv0), otherwise by PyAV's swscale.
 
-Both are ten to a hundred times as fast as numpy. They convert BGRX to NV12 in BT.601, limited range, as
+Both are faster than numpy. They convert BGRX to NV12 in BT.601, limited range, as
 `millrace.pixels.convert` does; results differ by the rounding of each. ctypes and PyAV release the GIL during calls.
 """
 

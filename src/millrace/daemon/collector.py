@@ -29,7 +29,7 @@ QUIET_S = 300.0
 FORCED_EVERY_S = 24 * 3600.0
 """Interval at which a full collection runs even while something plays, if it is short."""
 SHORT_OBJECTS = 200_000
-"""Looking through so many objects takes about a tenth of a second."""
+"""A collection that looks through no more objects is short."""
 GROWN_FACTOR, GROWN_BYTES = 3, 1024 * MIB
 """Resident memory beyond this, compared with that after the last one, has a full collection run while something plays.
 That is heard: with millions of objects it takes seconds. So no guest's budget reaches it, memory that comes and goes

@@ -162,7 +162,7 @@ class Canvas:
         return self._fill(self.whole, BLACK)
 
     # A text console paints its characters one by one: two thousand rectangles are joined by the cells that they touch,
-    # which takes a microsecond each, and not one by one, which takes a hundred.
+    # all together: one by one, each would be compared with all that are there.
     def _join(self) -> None:
         """Put the small parts into the damage."""
         small, self._small = self._small, []

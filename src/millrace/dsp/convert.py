@@ -151,7 +151,7 @@ def decode(fmt: SampleFormat, data: Buffer, out: Samples) -> None:
     direct = _FROM_INT.get(fmt)
     if direct is not None:
         dtype, scale = direct
-        # Two plain passes are twice as fast as one `multiply`, which casts in small chunks.
+        # Two plain passes: one `multiply` would cast in small chunks.
         out[:] = np.frombuffer(data, dtype)
         out *= scale
     elif fmt in (SampleFormat.F32LE, SampleFormat.F32BE):

@@ -42,12 +42,13 @@ the length of its filter."""
 
 
 SOXR_BYTES, SINC_BYTES = 144 * 1024, 64 * 1024
-"""Memory per channel, measured at usual rates with pieces of PIECE_FRAMES; up to twice that from 1 to 384 kHz."""
+"""Memory per channel at usual rates with pieces of PIECE_FRAMES; up to twice that from 1 to 384 kHz. It is booked, and
+`python -m bench memory` compares what is booked with resident memory."""
 
 
 PIECE_FRAMES: Frames = 2048
 """The best size of input to a resampler, at the higher of its rates. soxr keeps buffers as large as the largest piece
-it was ever given (half a second at 192 kHz: 700 KiB per channel), and takes twice as long for large pieces."""
+it was ever given."""
 
 
 FRAME_BYTES = 4

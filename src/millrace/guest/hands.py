@@ -103,7 +103,8 @@ class Hands:
     def control(self, event: Key | Pointer | SizeWish | Text, who: Watcher, screen: Screen, size: Size) -> None:
         """Pass on what a viewer of pictures of that size does, after what waits.
 
-        RightsError unless `who` has the keyboard; ConfigError for a text that can't be typed, or if too much waits.
+        RightsError unless `who` has the keyboard. ConfigError if too much waits, or names the characters of a text that
+        the machine's keyboard lacks; the rest of it is typed.
         """
         source = screen.controlled(who, "typing" if isinstance(event, Key | Text) else "pointing")
         missing = ""

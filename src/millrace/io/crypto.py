@@ -150,7 +150,7 @@ def trusting_nobody() -> Iterator[None]:
     """Within it, Python's default TLS context for clients is made without certificates, so it accepts no server.
 
     For the import of aiohttp in the daemon, which is not a client of its: aiohttp makes such a context when it is
-    imported, and OpenSSL then parses the certificates of all the system's authorities, about 4 % of the CPU of a start.
+    imported, and OpenSSL then parses the certificates of all the system's authorities.
     """
     usual = ssl.create_default_context
     ssl.create_default_context = _without_certificates
@@ -181,7 +181,7 @@ def _stamp(ca_file: str) -> _Stamp:
 
 
 def trusting(ca_file: str) -> ssl.SSLContext:
-    """`client_tls`, cached until the CA file changes: loading the system's authorities takes 60 ms."""
+    """`client_tls`, cached until the CA file changes: the system has many authorities, all of which are loaded."""
     stamp, made = _stamp(ca_file), _trusting.get(ca_file)
     if made is None or made[0] != stamp:
         made = _trusting[ca_file] = stamp, client_tls(ca_file)

@@ -246,9 +246,10 @@ class Diagnosis:
     ) -> tuple[str, str]:
         """Who used the time: the graphs, other work of the daemon, other programs, or nobody.
 
-        `cpu_ns` is what the daemon computed since the previous run ended. When running in `regular` intervals, that run
-        was within a cycle of the deadline, so the daemon's own computing caused the delay. `waited_ns` covers up to a
-        second, during which everybody waits a little on a loaded machine; it counts only if the daemon did not compute.
+        `cpu_ns` is what the daemon computed since the run before, of a cycle or of the deadlines while pictures move.
+        In `regular` intervals that run was just before the deadline, so the daemon's own computing caused the delay.
+        `waited_ns` covers up to a second, during which everybody waits a little on a loaded machine; it counts only if
+        the daemon did not compute.
         """
         lost_ns = max(late_ns, spent_ns)
         if waited_ns > lost_ns // 2 and not (regular and cpu_ns > lost_ns // 2):

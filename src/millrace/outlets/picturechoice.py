@@ -11,7 +11,7 @@ from millrace.pixels.difference import CELL
 from millrace.pixels.rects import Rect
 
 VIDEO_CODECS = ("avc1", "vp8")
-"""In order of preference: VP8 takes twice the time."""
+"""In order of preference: VP8 codes the whole picture each time."""
 TILE_WIDTH = 512
 TILE_PIXELS = 65_536
 TILE_PIXELS_MIN = 2_048

@@ -53,8 +53,8 @@ SHARPEN_NS: HostNs = 5 * NS_PER_MS
 WORK_NS: HostNs = 60 * NS_PER_MS
 """After twice this, what a viewer still lacks is sent with the next picture."""
 SMALL_TASK, SMALL_RECTS = SCROLL_PIXELS_MIN - 1, 4
-"""A small task has at most so many pixels, in so many rectangles: each takes 0.2 to 0.4 ms. Of more pixels, rectangles
-may be joined to one that is a film."""
+"""A small task has at most so many pixels, in so many rectangles. Of more pixels, rectangles may be joined to one that
+is a film."""
 PROBE_BYTES = 128 * 1024
 """What a viewer is sent at first, and acknowledges, before anything is known of its line."""
 PROBED_ROWS = 16

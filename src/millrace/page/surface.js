@@ -146,7 +146,7 @@ export class Surface {
     this.stale = this.stale.filter((one) => !within(one, { x, y, w, h }));
   }
 
-  /** Move pixels in memory, and put them on the canvas from there: a canvas drawn onto itself takes several times as long. */
+  /** Move pixels in memory, and put them on the canvas from there: a canvas drawn onto itself takes longer. */
   #move({ x, y, w, h, dx, dy }) {
     const from = { x: x - dx, y: y - dy, w, h }, to = { x, y, w, h };
     this.#refresh(from);

@@ -12,7 +12,6 @@ import { textField } from "./textfield.js";
 
 const $ = (id) => document.getElementById(id);
 const SHAPES_MAX = 64, RESIZE_MS = 300, NOTE_MS = 10000, SNAP = 0.04, ROOM_MIN = 160, ROOM_SHARE = 0.55, EDGE = 28, ACTS_MAX = 64;
-/** Firefox does not tell safely how long its device takes (see listen.js); this is what PulseAudio and PipeWire usually take. */
 const FINGERS = matchMedia("(any-pointer: coarse)").matches && !matchMedia("(any-pointer: fine)").matches;
 const GECKO = /Gecko\/\d/.test(navigator.userAgent), GECKO_DEVICE = 25e6;
 

@@ -119,7 +119,7 @@ class Difference:
     def cut(self, old: Plane, new: Plane, cells: Rect) -> Rect:
         """The smallest rectangle, in pixels, around what differs in those cells of the last comparison; some must."""
         part = self._differs[cells.y * CELL : cells.bottom * CELL, cells.x * self._units : cells.right * self._units]
-        # Eight flags at a time: numpy's own `any` along the first axis takes several times as long.
+        # Eight flags at a time: numpy's own `any` along the first axis takes longer.
         words = part.view(np.uint64)
         rows = np.flatnonzero(np.bitwise_or.reduce(words, axis=1))
         columns = np.flatnonzero(np.bitwise_or.reduce(words, axis=0).view(np.bool_))
@@ -150,7 +150,7 @@ def differing(old: Plane, new: Plane) -> Rect | None:
     if not len(rows):
         return None
     y, bottom = int(rows[0]), int(rows[-1]) + 1
-    # As bytes: numpy's own `any` along the first axis takes several times as long.
+    # As bytes: numpy's own `any` along the first axis takes longer.
     columns = np.bitwise_or.reduce(differs[y:bottom].view(np.uint8), axis=0).nonzero()[0]
     x, right = int(columns[0]), int(columns[-1]) + 1
     return Rect(x, y, right - x, bottom - y)

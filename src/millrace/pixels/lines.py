@@ -1,4 +1,4 @@
-"""Lines of a picture that have changed: noted in a microsecond, however many reports there are."""
+"""Lines of a picture that have changed: noting some costs the same however many reports there are."""
 
 from __future__ import annotations
 

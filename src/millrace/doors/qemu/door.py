@@ -31,7 +31,7 @@ ENDED_VOICES_MAX = 256
 """Ended voices that are remembered, in case they come back."""
 VOLUME_MAX = 255
 STEP_BYTES = 128 * 1024
-"""Sound that is taken in one step. A Write may have 1 MiB of 8-bit samples, which take 2 ms."""
+"""Sound that is taken in one step. A Write may have 1 MiB of 8-bit samples."""
 
 
 def gains_of(volume: tuple[int, ...]) -> tuple[float, ...]:

@@ -55,7 +55,7 @@ def pieces(part: Rect, cost: int) -> Iterator[Rect]:
 
 
 def _words(pixels: Pixels) -> Words:
-    """The same pixels, four bytes at a time: that is forty times as fast as one by one."""
+    """The same pixels, four bytes at a time, which numpy copies much faster."""
     words: Words = pixels.view("<u4")[:, :, 0]
     return words
 

@@ -41,7 +41,7 @@ from millrace.wire.spice.inputs import SpiceInputs
 LOOKS_MAX = 64
 """Cursors whose numbers are remembered."""
 STEP_COST, EVENT_COST = 2 * 1024 * 1024, 8 * 1024
-"""What is painted in one step, and what an event takes besides, in pixels that could be copied: 1 to 2 ms."""
+"""What is painted in one step, and what an event takes besides, in pixels that could be copied."""
 
 
 class Controls:

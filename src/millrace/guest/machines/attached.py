@@ -72,7 +72,7 @@ class AttachedMachine(ABC):
 
     def start(self) -> None:
         """Start looking for the machine."""
-        # In turns: fifty machines whose connections end together are looked for together, a millisecond each.
+        # In turns: many machines whose connections end together are looked for together.
         self._task = self.guest.turns.task(self._run, self.key)
 
     async def stop(self, why: str) -> None:

@@ -21,7 +21,7 @@ from millrace.wire.qemu.values import NO_PROPERTIES, Writer
 
 CHANNELS_MAX = 16
 AT_ONCE = 2
-"""Calls that are processed in one call of `receive`. Each may begin a voice or end one: up to half a millisecond."""
+"""Calls that are processed in one call of `receive`. Each may begin a voice or end one."""
 _WAVE_MAPS: dict[int, Positions] = {
     6: ("front-left", "front-right", "front-center", "lfe", "rear-left", "rear-right"),
     8: ("front-left", "front-right", "front-center", "lfe", "rear-left", "rear-right", "side-left", "side-right"),

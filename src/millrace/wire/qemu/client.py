@@ -226,7 +226,7 @@ class DisplayClient(AnswerDue):
 
     # -- in --------------------------------------------------------------------------------------
 
-    # Each call takes one message: the values of one may take a millisecond.
+    # Each call takes one message, which may have `VALUES_MAX` values.
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
         self._wire.receive(data, now_ns)

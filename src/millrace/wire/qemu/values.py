@@ -21,7 +21,7 @@ _KEYS = frozenset("ybnqiuxtdsogh")
 DEPTH_MAX = 16
 VALUES_MAX = 1_000
 """The most values in one message, and characters of their signatures. Sound and pictures are arrays of bytes, which
-count once. A message is decoded in a single step; this many take 2 ms."""
+count once. A message is decoded in a single step."""
 
 TEXT_MAX = 64 * 1024
 """The most bytes of text in one message, all its strings together. Sound, pictures and the clipboard's text are arrays

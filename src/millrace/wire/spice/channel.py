@@ -50,8 +50,8 @@ class ChannelKind(IntEnum):
     RECORD = 6
 
 
-# Each message of sound may begin a stream: up to half a millisecond. Each cursor may have a megabyte of pixels, and
-# each message of the main channel thousands of the guest's agent.
+# Each message of sound may begin a stream, each cursor may have a megabyte of pixels, and each message of the main
+# channel thousands of the guest's agent.
 FEWER_AT_ONCE = {ChannelKind.MAIN: 1, ChannelKind.PLAYBACK: 2, ChannelKind.RECORD: 2, ChannelKind.CURSOR: 1}
 
 

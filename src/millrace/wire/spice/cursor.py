@@ -24,7 +24,7 @@ _ALPHA, _MONO, _RGB16, _RGB24, _RGB32 = 0, 1, 4, 5, 6
 _DEPTHS = {_ALPHA: 4, _MONO: 0, _RGB16: 2, _RGB24: 3, _RGB32: 4}
 """Bytes of a pixel's colours, by the kinds that are known."""
 BAND_PIXELS = 8 * 1024
-"""Pixels that are made in one step: less than half a millisecond."""
+"""Pixels that are made in one step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ _FAR = 8191
 """Distances from here on have 16 more bits."""
 
 CODES = 4_000
-"""Codes that are taken in one step: about a millisecond's work."""
+"""Codes that are taken in one step."""
 CODE_COST = 512
 """Pixels that could be copied in the time that a code takes."""
 PIECE_BYTES = 512 * 1024

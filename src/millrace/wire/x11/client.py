@@ -34,7 +34,7 @@ ANSWER_NS = 10 * NS_PER_S
 PIXEL = 4
 SETUP_MAX = 256 * 1024
 AT_ONCE = 8
-"""Messages of the server that are processed in one call of `receive`: a millisecond or two."""
+"""Messages of the server that are processed in one call of `receive`."""
 _ERROR, _REPLY, _CONFIGURE = 0, 1, 22
 
 

@@ -16,7 +16,7 @@ from millrace.wire.x11.requests import get_geometry, query_extension, request
 
 RANDR = b"RANDR"
 ANSWER_MAX = 128 * 1024
-"""Bytes of one answer: thousands of sizes, more than any server has, are read in a millisecond or two."""
+"""Bytes of one answer: thousands of sizes, more than any server has."""
 DELETED_MAX = 64
 """Sizes that Millrace has made which one wish deletes; the next one deletes more."""
 _HEAD, _MODE = 32, 32
