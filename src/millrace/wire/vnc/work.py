@@ -1,8 +1,9 @@
 """What a step of a VNC connection may cost, and what its parts are estimated to cost.
 
-The unit is about a nanosecond of a slow core (`python -m bench vnc_steps` prints both). Nothing in `wire` reads a clock,
-so costs are estimates; those of what a server can make expensive are its worst case. A step that was cheaper than estimated costs nothing: whoever runs the
-connection looks at the clock after each step, and goes on if there is time.
+The unit is about a nanosecond of a slow core (`python -m bench vnc_steps` prints both). Nothing in `wire` reads a
+clock, so costs are estimates; those of what a server can make expensive are its worst case. A step that was cheaper
+than estimated costs nothing: whoever runs the connection looks at the clock after each step, and goes on if there is
+time.
 """
 
 from __future__ import annotations
