@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from millrace.outlets import reference
 from millrace.outlets.cells import CellMap
 from millrace.outlets.reference import Reference
 from millrace.outlets.scaled import Scaled, scaled
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import CELL, Difference, part_of
 from millrace.pixels.rects import Move, Rect, Size
-from tests.painting import blank_screen, glyphs
+from tests.painting import blank_screen, glyphs, photo
 
 SIZE, WINDOW = Size(960, 640), Rect(64, 40, 800, 560)
 WHOLE = Rect(0, 0, SIZE.width, SIZE.height)
@@ -99,6 +100,24 @@ def test_page_that_became_wider_is_found_anew() -> None:
         page.scroll()
         moves, _ = page.take()
     assert moves[0].to.x < 90 and moves[0].to.width > 700
+
+
+def test_film_is_seldom_searched_and_a_page_in_its_place_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    page, searched = Page(), list[int]()
+    inner = reference.scrolled
+    monkeypatch.setattr(reference, "scrolled", lambda *args: (searched.append(page.line), inner(*args))[1])
+    for number in range(1, 41):
+        page.line = number
+        photo(page.picture, WINDOW, number)
+        page.take()
+    assert searched[:4] == [1, 2, 3, 4] and len(searched) <= 10
+    glyphs(page.picture, WINDOW, 1)
+    page.take()
+    moves = []
+    for _ in range(9):
+        page.scroll()
+        moves.append(page.take()[0])
+    assert moves[-1] and [bool(move) for move in moves] == sorted(bool(move) for move in moves), "found, and ever after"
 
 
 @pytest.mark.parametrize("scale", [1, 0.5])

@@ -18,6 +18,9 @@ SCROLL_AGAIN, SCROLL_REST = 0.5, 1 / 64
 """The share of a place that must have moved again; and the share of its rows, across the screen, beyond which what
 differs after that is a sign that the place is another by now."""
 
+VAIN_MAX, VAIN_EVERY = 4, 8
+"""So often a place is searched on end though nothing scrolls; then in each so manyth picture."""
+
 
 class Reference:
     """A copy in the size that viewers see. It belongs to one thread at a time."""
@@ -31,6 +34,8 @@ class Reference:
         self._difference = Difference(size)
         self._scrolling: Rect | None = None
         """What last scrolled; None if it was not found there again."""
+        self._vain: dict[Rect, int] = {}
+        """Places of the last picture that nothing scrolled in, and in how many pictures on end."""
 
     def take(
         self, picture: Plane, damage: Sequence[Rect], moves: Sequence[Move], now_ns: HostNs
@@ -87,12 +92,20 @@ class Reference:
 
     def _scrolled(self, source: Plane, rects: list[Rect], moves: list[Move]) -> tuple[list[Move], list[Rect]]:
         """Also the moves within large changes, given in cells; and the boxes that differ after them."""
-        large = [group for group in grouped(rects, APART // CELL) if group.area >= SCROLL_PIXELS_MIN // CELL**2]
+        # What came in where something has moved was nowhere else before.
+        moved = [_place(move) for move in moves]
+        large = [
+            group for group in grouped(rects, APART // CELL)
+            if group.area >= SCROLL_PIXELS_MIN // CELL**2 and not any(place.holds(group) for place in moved)
+        ]  # fmt: skip
+        self._vain = {group: self._vain.get(group, 0) + 1 for group in large}
+        large = [group for group in large if _worth(self._vain[group])]
         found = [(group, move) for group in large if (move := self._scroll(source, group)) is not None]
         # What has not moved is cut before the next comparison.
         still = [rect for rect in rects if not any(group.holds(rect) for group, _ in found)]
         boxes = [self._difference.cut(self.picture, source, rect) for rect in still]
         for group, move in found:
+            del self._vain[group]
             self._move(move)
             boxes += self._difference.boxes(self.picture, source, from_cells([group], self._whole))
         return moves + [move for _, move in found], boxes
@@ -107,6 +120,11 @@ class Reference:
 def _beside(found: Cells, moved: Rect) -> int:
     """How many cells differ in the rows of what has moved, across the screen."""
     return int(np.count_nonzero(found[-(-moved.y // CELL) : moved.bottom // CELL]))
+
+
+def _worth(times: int) -> bool:
+    """Whether to search a place again where nothing scrolled so often: a film, which may become a page."""
+    return times <= VAIN_MAX or times % VAIN_EVERY == 0
 
 
 def _place(move: Move) -> Rect:
