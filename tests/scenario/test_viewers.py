@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import aiohttp
 import numpy as np
 import pytest
 
+from millrace.guest.guest import Guest
 from millrace.guest.machines.address import parse_door
 from millrace.io.clock import now_ns
 from millrace.outlets.picturetimes import STAGES
@@ -231,15 +233,15 @@ def test_rights_that_end_while_watching_and_typing_end_both_at_once(tmp_path: Pa
             await asyncio.sleep(0.01)
         token = next(token for token in rig.daemon.worker.access.tokens if token.name == "typist")
         assert await rig.daemon.worker.access.revoke(token.id)
-        # At once, what it held down is released and it is watched no more.
+        # At once, what it held down is released, and it is sent nothing of what is painted from now on.
+        alice.fill(Rect(0, 0, 9, 9), 77, now_ns())
         assert alice.typed == [(0x1D, True), (0x1D, False)]
         guest = rig.daemon.worker.guest("alice")
-        assert [view.key for view in guest.viewers.sessions] == [f"viewer/{other.wire.watching.viewer}"]  # type: ignore[union-attr]
-        assert guest.screens.seat.who is None
+        assert guest.screens.seat.who is None and guest.viewers.sessions[0].sending.closed
         bye = await typist.until(Bye)
         assert not bye.again
         await typist.ends()
-        alice.fill(Rect(0, 0, 9, 9), 77, now_ns())
+        assert [view.key for view in guest.viewers.sessions] == [f"viewer/{other.wire.watching.viewer}"]  # type: ignore[union-attr]
         await other.shows(alice)
         assert 77 not in typist.seen
 
@@ -325,6 +327,29 @@ def test_player_is_not_told_of_the_delay_that_the_viewer_adds_to_its_picture(tmp
         await told(60 * NS_PER_MS)
         await sound.close()
 
+    running(tmp_path, test)
+
+
+def test_latencies_are_renewed_once_for_all_that_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listeners and viewers that come, go and report are many, and each renewal looks at all of them."""
+    renewed: list[Guest] = []
+    renew = Guest._renew_latencies
+
+    def counted(guest: Guest) -> Iterator[None]:
+        renewed.append(guest)
+        return renew(guest)
+
+    async def test(rig: Rig) -> None:
+        guest = rig.daemon.worker.guest("alice")
+        renewed.clear()
+        for _ in range(300):
+            guest.latency_changed()
+        assert not renewed
+        while guest.turns.waiting:
+            await asyncio.sleep(0)
+        assert renewed == [guest]
+
+    monkeypatch.setattr(Guest, "_renew_latencies", counted)
     running(tmp_path, test)
 
 

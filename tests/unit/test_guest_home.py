@@ -87,6 +87,13 @@ def test_listener_is_served_from_hello_to_end() -> None:
     session.receive(encode_message(Trouble("hole", "network", "late")), rig.now_ns)
     assert house.latencies == 1
     assert [(one.stage, one.guest, one.subject) for one in house.symptoms] == [("network", "alice", "listener/7")]
+    # When its rights have ended, it is sent nothing of what plays from then on.
+    before = len(sent)
+    (bye,) = session.stop("the token was revoked")
+    assert json.loads(bye) == {"type": "bye", "reason": "the token was revoked", "again": False}
+    rig.run(0.1)
+    session.tick(rig.now_ns)
+    assert len(sent) == before
     session.closed()
     session.closed()
     assert house.latencies == 2 and session.account.held == 0 and not home.outlets.outlets

@@ -147,7 +147,7 @@ def test_checkerboard_of_cells_is_not_made_into_numbers_one_by_one() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(rects) == 1 and peak < 16_000_000
+    assert len(rects) == 1 and peak < 10_000_000
 
 
 def page(lines: int, seed: int, width: int = 600) -> Plane:

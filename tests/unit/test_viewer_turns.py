@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from millrace.absent import nothing
 from millrace.errors import CodecError
 from millrace.graph.share import SLICE_NS
 from millrace.guest.viewers import VIEWERS_MAX
+from millrace.outlets import pictures
+from millrace.server.http import attend
+from millrace.server.http.attend import VIEWER, Attendants, Attended
 from millrace.units import NS_PER_MS, NS_PER_S
-from millrace.wire.peer.messages import Fault
-from millrace.wire.peer.pictures import ChangeView
+from millrace.wire.peer.messages import Bye, Fault
+from millrace.wire.peer.pictures import ChangeView, Key, TakeKeyboard
+from tests.picturerig import Rig, View
 from tests.turning import HandTurned
 from tests.watch import SPOT, Desk, Remote
 
@@ -62,6 +72,99 @@ def test_round_of_many_viewers_takes_no_more_than_the_guests_slice_at_a_time() -
     assert worked[0] - written >= VIEWERS_MAX * WRITE_NS
     desk.run(200)
     assert all(np.array_equal(remote.canvas, screen.pixels) for remote in remotes)
+
+
+def attended(remotes: list[Remote], monkeypatch: pytest.MonkeyPatch) -> tuple[Attendants, list[Any]]:
+    """Those that serve these viewers, and the sessions whose connections they have ended."""
+
+    def end(session: Any, attended: Attended) -> None:
+        session.closed()
+        ended.append(session)
+
+    made, ended = Attendants(Any, Any), list[Any]()  # type: ignore[arg-type]
+    for remote in remotes:
+        write = remote.session.sending._write
+        made._sockets[remote.session] = Attended(SimpleNamespace(close_code=1000), nothing, VIEWER, write)  # type: ignore[arg-type]
+    monkeypatch.setattr(made, "_end", end)
+    return made, ended
+
+
+def test_viewers_whose_rights_end_are_stopped_at_once_and_disconnected_in_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk, screen, remotes, worked = costly(VIEWERS_MAX)
+    attendants, ended = attended(remotes, monkeypatch)
+    typist = remotes[3]
+    typist.say(TakeKeyboard(True))
+    typist.say(Key(30, True))
+    desk.run(20)
+    typed, before = len(screen.typed), worked[0]
+    for remote in remotes:
+        attendants._dismiss(remote.session, "the token was revoked")
+    # At once: the keys are released, nobody may type, and nobody is sent anything more.
+    assert worked[0] == before and not ended and screen.typed[typed:] == [(30, False)]
+    assert desk.home.screens.seat.who is None and all(one.session.closing for one in remotes)
+    screen.fill(SPOT, 5, desk.now_ns)
+    assert not any(one.session.sending.open or one.session.ready(desk.now_ns) for one in remotes)
+    # One whose connection ends meanwhile is told before, and one that is gone is no concern of this any more.
+    attendants._part(remotes[0].session)
+    del attendants._sockets[remotes[1].session]
+    assert rounds(desk, worked) >= VIEWERS_MAX * WRITE_NS // (2 * SLICE_NS)
+    assert len(ended) == len(remotes) - 1 and not attendants._parting and not desk.viewers.groups[0].sessions[1:]
+    assert worked[0] - before == len(ended) * WRITE_NS, "each is sent one message"
+    pieces = [len(one.pieces) for one in remotes]
+    desk.run(50)
+    for remote in [remotes[0], *remotes[2:]]:
+        assert remote.news(Bye) == [Bye("the token was revoked", again=False)]
+    assert [len(one.pieces) for one in remotes] == pieces
+
+
+def test_viewers_of_a_guest_that_is_removed_are_gone_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, _, remotes, _ = costly(3)
+    attendants, ended = attended(remotes, monkeypatch)
+    attendants.end_guest(desk.home, "the guest was removed")  # type: ignore[arg-type]
+    assert ended == [one.session for one in remotes] and not desk.viewers.sessions
+
+
+def test_viewer_that_speaks_when_its_rights_have_ended_is_told_so_before_it_is_disconnected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its message may have its turn before the end of its rights has."""
+    _, _, (remote,), _ = costly(1)
+    attendants, ended = attended([remote], monkeypatch)
+    order: list[str] = []
+
+    async def messages(*_: Any) -> Any:
+        attendants._dismiss(remote.session, "the token was revoked")
+        yield SimpleNamespace(data="never looked at")
+
+    async def hang_up(*_: Any) -> None:
+        order.append(f"hang up of {len(ended)}")
+
+    monkeypatch.setattr(attend, "messages", messages)
+    monkeypatch.setattr(attend, "hang_up", hang_up)
+    asyncio.run(attendants._serve(remote.session, attendants._sockets[remote.session], SimpleNamespace(rearm=nothing)))  # type: ignore[arg-type]
+    assert order == ["hang up of 1"]
+
+
+def test_viewer_that_leaves_takes_no_longer_because_of_the_others() -> None:
+    lines = Counter[int]()
+
+    def counted(frame: Any, event: str, _: Any) -> Any:
+        lines[0] += event == "line" and frame.f_code.co_filename == pictures.__file__
+        return counted
+
+    rig = Rig()
+    views = [rig.join(View()) for _ in range(100)]
+    rig.settle(1)
+    before = sys.gettrace()
+    sys.settrace(counted)
+    try:
+        for view in views:
+            rig.encoder.leave(view)
+    finally:
+        sys.settrace(before)
+    assert 0 < lines[0] <= 10 * len(views)
 
 
 def test_viewers_of_an_encoder_that_ends_are_told_no_more_than_the_guests_slice_at_a_time() -> None:

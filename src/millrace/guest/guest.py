@@ -46,6 +46,7 @@ from millrace.rights.model import Principal
 from millrace.rights.prompts import Prompts
 from millrace.symptoms import Evidence, Report, Symptom, kept_waiting
 from millrace.units import NS_PER_MS, HostNs, default_map
+from millrace.wire.peer.messages import Bye
 
 log = logging.getLogger("millrace.guest")
 
@@ -123,6 +124,7 @@ class Guest:
         self._driver = common.driver
         self.turns = Turns(kept_waiting=self._kept_waiting)
         """Its programs' share of the daemon's time."""
+        self._latencies = Steps(self._renew_latencies, self.turns.over)
         self.observers: list[Observer] = []
         self.troubles = Allowances()
         """How many dropouts its listeners may report, by principal."""
@@ -192,27 +194,29 @@ class Guest:
         for listener in self.sessions:
             listener.bye(why, again=True)
         for viewer in self.viewers.sessions:
-            viewer.bye(why, again=True)
+            viewer.send(Bye(why, again=True))
 
+    # A thousand listeners report theirs every few seconds, and hundreds of viewers may come or go at once.
     def latency_changed(self) -> None:
+        """See `Home`: what players query is renewed soon, once for all that has changed by then."""
+        self.turns.wait(self._latencies)
+
+    def _renew_latencies(self) -> Iterator[None]:
         """Update the latency that players query from a sink: that of its slowest listener."""
+        waiting = {viewer.listener for viewer in self.viewers.sessions if viewer.settings.picture != "off"}
         reports: dict[int, HostNs] = {}
+        # A player in the guest paints each picture so much later as its sound will be heard, and a viewer waits for the
+        # sound of the moment of painting: both together would show it late by the whole way to the listener.
         waited: set[int] = set()
         for session in self.sessions:
             group = session.outlet.group
             if group is not None:
                 reports[group.sink.id] = max(reports.get(group.sink.id, 0), session.report.latency_ns)
-                if self._picture_waits(session):
+                if session.key in waiting and session.outlet.latency != PICTURE_FIRST:
                     waited.add(group.sink.id)
         for sink in self.graph.sinks.values():
             sink.outlet_latency_ns = 0 if sink.id in waited else reports.get(sink.id, 0)
-
-    # A player in the guest paints each picture so much later as its sound will be heard, and a viewer waits for the
-    # sound of the moment of painting: both together would show it late by the whole way to the listener.
-    def _picture_waits(self, session: ListenerSession) -> bool:
-        """Whether a viewer shows this guest's pictures as late as that listener hears its sound."""
-        viewers = () if session.outlet.latency == PICTURE_FIRST else self.viewers.of_listener(session.key)
-        return any(viewer.settings.picture != "off" for viewer in viewers)
+        yield
 
     def machine_changed(self, change: str, machine: Machine) -> None:
         """See `Home`."""

@@ -369,6 +369,12 @@ class ListenerSession:
         """Let go of the connection."""
         self.outlet.forget()
 
+    def stop(self, why: str) -> list[str | bytes]:
+        """See `Attendee`."""
+        self.outlet.forget()
+        self.wire.send_message(Bye(why, again=False))
+        return list(self.wire.data_to_send())
+
     def bye(self, reason: str, again: bool) -> None:
         """Tell the listener that the session ends."""
         self.wire.send_message(Bye(reason, again))

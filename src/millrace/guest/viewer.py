@@ -189,9 +189,10 @@ class ViewerSession:
         """Tell the viewer why the session ends."""
         self.send(Fault.of(error, fatal=True))
 
-    def bye(self, reason: str, again: bool) -> None:
-        """Tell the viewer that the session ends."""
-        self.send(Bye(reason, again))
+    def stop(self, why: str) -> list[str | bytes]:
+        """See `Attendee`."""
+        self.viewers.leave_keyboard(self)
+        return self.sending.stop(Bye(why, again=False))
 
     def closed(self) -> None:
         """The connection or its rights are gone."""

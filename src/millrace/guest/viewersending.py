@@ -9,6 +9,7 @@ from millrace.absent import never
 from millrace.budget import LISTENERS, Account
 from millrace.errors import BudgetError, MillraceError, PeerLost
 from millrace.outlets.queue import Passed, Traffic, Write, unknown
+from millrace.wire.peer.pictures import ToViewer
 from millrace.wire.peer.viewing import ViewServer
 
 log = logging.getLogger("millrace.guest")
@@ -77,6 +78,12 @@ class Sending:
             error = MillraceError(INTERNAL)
         self.error = self.error or error
         self._unsent.clear()
+
+    def stop(self, last: ToViewer) -> list[str | bytes]:
+        """Send nothing more. Returns this last message, for whoever ends the connection."""
+        self.close()
+        self._wire.send_message(last)
+        return self._wire.data_to_send()
 
     def close(self) -> None:
         """The session is over."""

@@ -81,7 +81,7 @@ class _Job:
     """What is being encoded, and for whom."""
 
     def __init__(self, picture: Picture | None, begun_ns: HostNs, viewers: list[_Viewer]) -> None:
-        self.picture, self.begun_ns, self.viewers = picture, begun_ns, viewers
+        self.picture, self.begun_ns, self.viewers = picture, begun_ns, frozenset(viewers)
         self.catching: list[tuple[Lacking, list[_Viewer]]] = []
         self.key = False
         """A viewer needs a key picture. Video that begins anew for another reason has one too."""
@@ -125,7 +125,7 @@ class PictureEncoder:
             self._account.close()
             raise
         self.rate = settings.picture if isinstance(settings.picture, int) else LAN_RATE
-        self._viewers: list[_Viewer] = []
+        self._viewers: dict[PictureSink, _Viewer] = {}
         self._work: PictureWork | None = None
         self._of: tuple[Mode, Memory] | None = None
         self._job: _Job | None = None
@@ -162,7 +162,7 @@ class PictureEncoder:
         self._account.hold("viewers", VIEWER_BYTES * (2 + len(self._viewers)), LISTENERS)
         viewer = _Viewer(sink, self.rate)
         self._strain.joined()
-        self._viewers.append(viewer)
+        self._viewers[sink] = viewer
         if self.size is not None:
             viewer.voided(self.size)
             sink.resized(self.size)
@@ -170,9 +170,9 @@ class PictureEncoder:
 
     def leave(self, sink: PictureSink) -> None:
         """Send nothing more to `sink`. A second call does nothing."""
-        for viewer in self._viewers:
-            viewer.left = viewer.left or viewer.sink is sink
-        self._viewers = [viewer for viewer in self._viewers if not viewer.left]
+        viewer = self._viewers.pop(sink, None)
+        if viewer is not None:
+            viewer.left = True
         # One that has ended may have closed its account, and viewers leave it after that.
         if not self._closed:
             self._account.hold("viewers", VIEWER_BYTES * (1 + len(self._viewers)), LISTENERS)
@@ -180,15 +180,14 @@ class PictureEncoder:
     def refresh(self, sink: PictureSink) -> None:
         """What `sink` shows is wrong, or its decoder has failed: send all of it again."""
         self._strain.refreshed()
-        for viewer in self._viewers:
-            if viewer.sink is sink and self.size is not None:
-                viewer.voided(self.size)
+        if (viewer := self._viewers.get(sink)) is not None and self.size is not None:
+            viewer.voided(self.size)
         self._wake()
 
     def set_rate(self, rate: int | None) -> None:
         """How many bit/s each viewer's line takes; None: any number."""
         self.rate = LAN_RATE if rate is None else max(RATE_MIN, rate)
-        for viewer in self._viewers:
+        for viewer in self._viewers.values():
             viewer.line.rate = self.rate
 
     def set_fps(self, fps: int) -> None:
@@ -213,7 +212,7 @@ class PictureEncoder:
         if self._closed or self._job is not None:
             return None
         painted_ns = self._reader.next_timeout()
-        dues = [self._due_for(viewer, painted_ns) for viewer in self._viewers if not viewer.asleep]
+        dues = [self._due_for(viewer, painted_ns) for viewer in self._viewers.values() if not viewer.asleep]
         return min((due for due in dues if due is not None), default=None)
 
     def _due_for(self, viewer: _Viewer, painted_ns: HostNs | None) -> HostNs | None:
@@ -233,12 +232,12 @@ class PictureEncoder:
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """Begin a picture if one is due. Also to be called when a sink has become ready."""
-        for viewer in self._viewers:
+        for viewer in self._viewers.values():
             viewer.asleep = False
         due_ns = None if self._job is not None else self.next_timeout()
         if due_ns is None or now_ns < due_ns:
             return
-        ready = [viewer for viewer in self._viewers if viewer.ready(now_ns)]
+        ready = [viewer for viewer in self._viewers.values() if viewer.ready(now_ns)]
         if not ready:
             return
         picture = self._taken(now_ns)
@@ -303,7 +302,7 @@ class PictureEncoder:
         self._account.hold("encoder", work_bytes(size, self._scale), LISTENERS)
         work = PictureWork(size, self._scale, self.formats, self._lossless, self.rate, self._clock)
         before, self._work, self._of, self._due_ns = self._work, work, (mode, memory), None
-        for viewer in self._viewers:
+        for viewer in self._viewers.values():
             viewer.voided(work.size)
             if before is None or before.size != work.size:
                 viewer.sink.resized(work.size)
@@ -355,7 +354,7 @@ class PictureEncoder:
         common = self._picture(made.parts, made, job)
         still = tuple(part for part in made.parts if part.type not in _VIDEO)
         partial = common if len(still) == len(made.parts) else self._picture(still, made, job)
-        for viewer in list(self._viewers):
+        for viewer in list(self._viewers.values()):
             given = caught.get(id(viewer))
             viewer.catching = given is not None and bool(given.parts)
             if viewer.left:
@@ -424,7 +423,7 @@ class PictureEncoder:
         if self._closed:
             return
         self._closed = True
-        self._viewers = []
+        self._viewers = {}
         self._reader.end()
         if self._lane.withdraw():
             if self._job is not None and self._made is None and self._job.picture is not None:

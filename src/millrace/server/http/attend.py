@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from aiohttp import WSCloseCode, web
@@ -20,6 +21,7 @@ from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge
 from millrace.io.timer import TimerRunner
+from millrace.outlets.queue import Write
 from millrace.rights.model import Principal, Right
 from millrace.server.http.authentication import SUBPROTOCOL
 from millrace.server.http.events import WebSocket, hang_up, messages
@@ -73,8 +75,8 @@ class Attendee(Protocol):
         """Called about once a second; an error ends the session."""
         ...
 
-    def bye(self, reason: str, again: bool) -> None:
-        """Tell the peer that the session ends."""
+    def stop(self, why: str) -> Sequence[str | bytes]:
+        """Its rights have ended. Cheap: it is sent nothing from now on but what this returns, which tells it why."""
         ...
 
     def fault(self, error: MillraceError) -> None:
@@ -110,11 +112,12 @@ VIEWER = Kind("viewer", Right.WATCH, (SCREEN_SUBPROTOCOL, SUBPROTOCOL), None, "m
 
 
 class Attended(NamedTuple):
-    """A WebSocket, a function that aborts its connection, and the kind of its session."""
+    """A WebSocket, a function that aborts its connection, the kind of its session, and what writes its messages."""
 
     websocket: web.WebSocketResponse
     cut: Callable[[], None]
     kind: Kind
+    write: Write
 
 
 class Deadlines:
@@ -140,6 +143,18 @@ class Deadlines:
             self._lost(error)
 
 
+class Parting(NamedTuple):
+    """A `Worker` of a guest's turns, which disconnects one whose rights have ended."""
+
+    part: Callable[[], None]
+    first: bool = False
+
+    def work(self) -> bool:
+        """See `Worker`."""
+        self.part()
+        return True
+
+
 # A request of a listener or viewer lasts as long as its session. Its rights may end before that, so it registers with
 # the plane (`enter`) and is ended from there.
 class Attendants:
@@ -148,6 +163,8 @@ class Attendants:
     def __init__(self, plane: ControlPlane, guests: LocalGuests) -> None:
         self._plane, self._guests = plane, guests
         self._sockets: dict[Attendee, Attended] = {}
+        self._parting: dict[Attendee, Sequence[str | bytes]] = {}
+        """Those that were stopped and are still connected, and what tells them why."""
         self._ticker: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -169,7 +186,7 @@ class Attendants:
         session = self._session(kind, guest, principal, address, writer)
         try:
             await websocket.prepare(request)
-            await self._attend(guest, session, Attended(websocket, transport.abort, kind))
+            await self._attend(guest, session, Attended(websocket, transport.abort, kind, writer.write))
         finally:
             session.closed()
             session.forget()
@@ -232,18 +249,29 @@ class Attendants:
                 break
         if websocket.close_code in BROKEN_OFF and not session.closing:
             self._plane.report(Symptom(name, "left", session.guest.name, session.key))
+        self._part(session)
         await hang_up(websocket, attended.cut)
 
+    # Hundreds of them may be one principal's. So they are stopped at once, and disconnected in their guest's turns.
     def _dismiss(self, session: Attendee, why: str) -> None:
-        """Disconnect one whose rights have ended."""
+        """One has lost its rights: it does and is sent nothing from now on."""
         if not session.closing:
-            session.bye(why, again=False)
-            self._end(session, self._sockets[session])
+            session.closing = True
+            self._parting[session] = session.stop(why)
+            session.guest.turns.wait(Parting(partial(self._part, session)))
+
+    def _part(self, session: Attendee) -> None:
+        """Disconnect one that was stopped, unless it has left meanwhile."""
+        told, attended = self._parting.pop(session, None), self._sockets.get(session)
+        if told is not None and attended is not None:
+            attended.write(told)
+            self._end(session, attended)
 
     def end_guest(self, guest: Guest, why: str) -> None:
         """A guest is gone: disconnect its listeners and viewers."""
         for session in [session for session in self._sockets if session.guest is guest]:
             self._dismiss(session, why)
+            self._part(session)
 
     def end_all(self) -> None:
         """The daemon stops, and has told them that: close their connections, for which their requests would wait."""
