@@ -370,11 +370,12 @@ def x11(names: int = 0) -> list[Session]:
     """A server's answers, to a client that asks for this many names of selections first: a door does."""
     login = [xserver.setup(), *xserver.extensions()]
     shown = [xserver.cursor(12), xserver.damaged(1, 2, 3, 4), xserver.cursor_changed()]
-    copy = xserver.FIRST_COPY + names
-    shown += [xserver.attached(xserver.ATTACHED + names), xserver.copied(copy)]
+    asked = names and xserver.ASKED
+    copy = xserver.FIRST_COPY + asked
+    shown += [xserver.attached(xserver.ATTACHED + asked), xserver.copied(copy)]
     resized = [*shown, xserver.resized(32, 20), xserver.damaged(0, 0, 64, 48), xserver.error(copy + 3)]
     window = xserver.BASE + 2
-    clipboard = [*xserver.names(), xserver.reply(24, struct.pack("<I", 9)), xserver.owned(8)]
+    clipboard = [*xserver.names(), xserver.reply(24 + xserver.RELEASED, struct.pack("<I", 9)), xserver.owned(8)]
     clipboard += [xserver.pasted(9, xserver.UTF8), xserver.converted(window), xserver.property_changed(9, 77, True)]
     made = [[*login, *shown], [*login, *resized], [xserver.refused()]]
     return [*made, [*login, *clipboard]] if names else made

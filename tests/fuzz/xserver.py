@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 WIDTH, HEIGHT = 64, 48
 BASE, MASK, ROOT, VISUAL = 0x400000, 0x1FFFFF, 0x123, 0x21
@@ -12,6 +13,11 @@ ATTACHED, FIRST_COPY = 14, 16
 NAMES = 6
 """So many names a door asks for before, for the clipboard: from request 13 on. They are numbered from 301 on."""
 CLIPBOARD, TARGETS, INCR, UTF8, PLAIN, PROPERTY = range(301, 307)
+
+
+RELEASED = 2
+"""So many it asks for after that: which keys and buttons are down."""
+ASKED = NAMES + RELEASED
 
 
 def setup(width: int = WIDTH, height: int = HEIGHT, bits: int = 32, vendor: bytes = b"The X") -> bytes:
@@ -72,6 +78,48 @@ def attached(number: int = ATTACHED) -> bytes:
 
 def copied(number: int, size: int = WIDTH * HEIGHT * 4) -> bytes:
     return reply(number, struct.pack("<II", VISUAL, size), 24)
+
+
+KEYBOARD, KEYBOARD_FIRST = 135, 85
+"""XKB's opcode and first event."""
+KEY_TYPES = {1: (0, []), 2: (1, [(1, 1)]), 3: (3, [(1, 1), (2, 1)]), 4: (0x81, [(1, 1), (0x80, 2), (0x81, 3)])}
+"""Kinds of keys: which modifiers count, and those of each level but the first. 3 is that of letters."""
+Groups = Sequence[tuple[int, Sequence[int]]]
+
+
+def keyboard(number: int, keys: dict[int, Groups], modifiers: dict[int, int]) -> bytes:
+    """A layout: the keys' groups, each of a kind and with its keysyms; and keys of modifiers."""
+    types = b"".join(
+        struct.pack("<BBHBBBx", among, among, 0, len(entries) + 1, len(entries), 0)
+        + b"".join(struct.pack("<BBBBHxx", 1, mods, level, mods, 0) for mods, level in entries)
+        for among, entries in KEY_TYPES.values()
+    )
+    listed = b""
+    for keycode in range(8, 256):
+        groups = keys.get(keycode, ())
+        width = max((len(symbols) for _, symbols in groups), default=0)
+        kinds = bytes(kind - 1 for kind, _ in groups).ljust(4, b"\0")
+        symbols = [symbol for _, some in groups for symbol in (*some, *[0] * (width - len(some)))]
+        listed += struct.pack(f"<4sBBH{len(symbols)}I", kinds, len(groups), width, len(symbols), *symbols)
+    pairs = b"".join(bytes(pair) for pair in modifiers.items())
+    total = sum(len(symbols) for groups in keys.values() for _, symbols in groups)
+    head = struct.pack("<xxBBH3BBHB", 8, 255, 7, 0, len(KEY_TYPES), len(KEY_TYPES), 8, total, 248)
+    head += bytes(31 - 21) + struct.pack("<BBB", 8, 248, len(modifiers)) + bytes(6)
+    return reply(number, head + types + listed + pairs)
+
+
+def keyboard_state(number: int, mods: int = 0, locked: int = 0, group: int = 0, locked_group: int = 0) -> bytes:
+    return reply(number, bytes((mods, mods & ~locked, 0, locked, group, locked_group)))
+
+
+def keyboard_told(mods: int = 0, locked: int = 0, group: int = 0, locked_group: int = 0) -> bytes:
+    head = struct.pack("<BBHIB", KEYBOARD_FIRST, 2, 0, 7, 3)
+    return (head + bytes((mods, 0, 0, locked, group, 0, 0, 0, 0, locked_group))).ljust(32, b"\0")
+
+
+def keyboard_changed(first: int, count: int, what: int = 2) -> bytes:
+    head = struct.pack("<BBHIBxHBBBBBB", KEYBOARD_FIRST, 1, 0, 7, 3, what, 8, 255, 0, 0, first, count)
+    return head.ljust(32, b"\0")
 
 
 def names() -> list[bytes]:

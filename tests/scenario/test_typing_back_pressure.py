@@ -50,11 +50,25 @@ class Deaf:
         for said in self._greeting:
             writer.write(said)
         await writer.drain()
+        await self.greet(reader, writer)
         await self.reads.wait()
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(1 << 20):
                 self.got += data
         writer.close()
+
+    async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What the client has to know before it types."""
+
+
+class DeafX(Deaf):
+    """An X server that has no keyboard extension, and is deaf from then on."""
+
+    async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """See `Deaf`."""
+        while not (asked := requests_of(self.got)) or b"XKEYBOARD" not in asked[-1]:
+            self.got += await reader.read(1 << 16)
+        writer.write(xserver.reply(len(asked), bytes(4)))
 
 
 class DeafSpice(SpiceServer):
@@ -87,14 +101,20 @@ def vnc_server(name: bytes) -> list[bytes]:
     return [b"RFB 003.008\n" + bytes([1, 1]) + bytes(4) + init]
 
 
+def requests_of(got: bytes) -> list[bytes]:
+    """What an X server was asked for."""
+    out, at = [], 12
+    while at + 4 <= len(got):
+        size = 4 * int.from_bytes(got[at + 2 : at + 4], "little")
+        out.append(bytes(got[at : at + size]))
+        at += size
+    return out
+
+
 def x_keys(got: bytes) -> int:
     """How many keys an X server got."""
-    keys, at = 0, 12
-    while at + 4 <= len(got):
-        opcode, minor, words = struct.unpack_from("<BBH", got, at)
-        keys += (opcode, minor) == (xserver.MAJORS[b"XTEST"][0], 2) and got[at + 4] in (2, 3)
-        at += 4 * words
-    return keys
+    test = xserver.MAJORS[b"XTEST"][0]
+    return sum(one[:2] == bytes((test, 2)) and one[4] in (2, 3) for one in requests_of(got))
 
 
 def vnc_keys(got: bytes) -> int:
@@ -149,7 +169,7 @@ async def attached(
 
 
 SERVERS: dict[str, tuple[str, Callable[[], Deaf | DeafSpice], Callable[[bytes], int], int]] = {
-    "x11": ("x11:{}", lambda: Deaf([xserver.setup(), *xserver.extensions()]), x_keys, 4),
+    "x11": ("x11:{}", lambda: DeafX([xserver.setup(), *xserver.extensions()]), x_keys, 4),
     "vnc": ("vnc+unix://{}", lambda: Deaf(vnc_server(b"desktop")), vnc_keys, 2),
     "spice": ("spice+unix://{}", DeafSpice, spice_keys, 2),
 }

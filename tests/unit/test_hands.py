@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from millrace.graph.pictures import KeyPress, ScreenSource
+from millrace.graph.lights import CAPS
+from millrace.graph.pictures import Characters, KeyPress, ScreenSource
 from millrace.graph.share import SLICE_NS
 from millrace.guest.hands import AT_ONCE, CHARS_MAX, INPUTS_MAX
 from millrace.pixels.rects import Rect
@@ -203,12 +204,21 @@ def test_text_without_room_in_the_budget_is_refused(room: Room) -> None:
 def test_characters_without_a_key_are_typed_where_the_machine_takes_them(room: Room) -> None:
     room.anna.say(Text("aö’😀\x1b"))
     assert room.typed == A and "no key for 'ö’😀" in room.faults()[0]
-    room.screen.screen.any_character = True
+    room.screen.screen.characters = Characters.OTHERS
     room.anna.say(Text("aö"))
     assert room.typed[2:] == [*A, (0, True, "ö"), (0, False)] and not room.faults()
     room.anna.say(Text("\x1bö"))
     assert room.typed[6:] == [(0, True, "ö"), (0, False)], "no keyboard has the character ESC"
     assert "no key for '\\x1b'; the rest" in room.faults()[0]
+    room.screen.screen.characters = Characters.ALL
+    room.anna.say(Text("a\n"))
+    assert room.typed[8:] == [(0, True, "a"), (0, False), (0x1C, True), (0x1C, False)] and not room.faults()
+
+
+def test_text_is_typed_without_caps_lock(room: Room) -> None:
+    room.screen.screen.lights.told(CAPS)
+    room.anna.say(Text("1ab"))
+    assert room.typed == [(2, True), (2, False), (0x3A, True), (0x3A, False), *A, (0x30, True), (0x30, False)]
 
 
 def test_character_that_only_looks_like_a_keysym_is_refused(room: Room) -> None:

@@ -10,7 +10,7 @@ from millrace.doors.vnc.door import VncDoor
 from millrace.doors.vnc.screen import VncScreen
 from millrace.errors import BudgetError
 from millrace.graph.model import Ids
-from millrace.graph.pictures import KeyPress, Move
+from millrace.graph.pictures import Characters, KeyPress, Move
 from millrace.graph.screens import Screens
 from millrace.pixels.convert import Plane
 from millrace.pixels.rects import RECTS_MAX, Point, Rect, Size, few
@@ -147,7 +147,9 @@ def test_readers_decide_whether_pictures_are_asked_for_and_type() -> None:
 def test_any_character_is_taken_by_servers_that_go_by_symbols(name: bytes, takes: bool) -> None:
     one = Hall(name=name)
     one.says(vncserver.rect(0, 0, WIDTH, HEIGHT, -223))
-    assert one.screens.first is not None and one.screens.first.screen.any_character == takes
+    assert one.screens.first is not None and one.screens.first.screen.characters is (
+        Characters.OTHERS if takes else Characters.NONE
+    )
 
 
 def test_size_without_room_ends_the_session() -> None:

@@ -156,7 +156,7 @@ def test_input_is_made_by_xtest() -> None:
     wire.send_key(0x1E, True)
     wire.send_key(0xC8, False)
     wire.send_key(0xFF, True)
-    assert sent(wire) == [requests.fake_input(TEST, 2, 38, ROOT), requests.fake_input(TEST, 3, 111, ROOT)]
+    assert sent(wire) == [requests.query_extension(b"XKEYBOARD"), requests.fake_input(TEST, 2, 38, ROOT)]
     wire.send_pointer(Point(7, 8), 0b1001, False)
     wire.send_pointer(Point(-1, 99_999), 0b0001, True)
     fake = [(6, 0, 7, 8), (4, 1, 0, 0), (4, 4, 0, 0), (6, 1, -1, 32_767), (5, 4, 0, 0)]
@@ -165,7 +165,7 @@ def test_input_is_made_by_xtest() -> None:
 
 def test_wheel_and_side_buttons_have_their_numbers() -> None:
     every = fakes.pointer(Point(0, 0), 0, 0x1FF, True)
-    assert [fake.detail for fake in every] == [1, 2, 3, 4, 5, 8, 9, 6, 7] and fakes.key(0xFF, True) == []
+    assert [fake.detail for fake in every] == [1, 2, 3, 4, 5, 8, 9, 6, 7] and fakes.keycode(0xFF) == 0
     assert fakes.pointer(Point(0, 0), 0b11, 0b01, True) == [fakes.Fake(requests.BUTTON_RELEASE, 2)]
 
 
@@ -276,7 +276,7 @@ def test_copies_become_pictures_and_the_screen_goes_with_the_session() -> None:
     reader = screen.read(WATCHER)
     picture = np.random.default_rng(3).integers(0, 256, len(memory), np.uint8)
     memory[:] = picture.tobytes()
-    wire.receive(xserver.copied(FIRST_COPY + xserver.NAMES), 3)
+    wire.receive(xserver.copied(FIRST_COPY + xserver.ASKED), 3)
     door.receive(3)
     taken = reader.take(3)
     assert taken is not None and bytes(taken.pixels) == bytes(memory) and taken.painted_ns == 3
@@ -303,7 +303,7 @@ def test_viewer_waits_for_what_was_painted_while_nobody_watched() -> None:
     screen = screens.first.screen
     reader = screen.read(WATCHER)
     assert reader.next_timeout() is None and reader.take(0) is None, "nothing was copied yet"
-    wire.receive(xserver.copied(FIRST_COPY + xserver.NAMES), 1)
+    wire.receive(xserver.copied(FIRST_COPY + xserver.ASKED), 1)
     door.receive(1)
     assert reader.next_timeout() == 0
     reader.end()
@@ -313,7 +313,7 @@ def test_viewer_waits_for_what_was_painted_while_nobody_watched() -> None:
     wire.receive(xserver.damaged(1, 2, 3, 4), 2)
     reader = screen.read(WATCHER)
     assert reader.next_timeout() is None
-    wire.receive(xserver.copied(FIRST_COPY + xserver.NAMES + 2, 48), 3)
+    wire.receive(xserver.copied(FIRST_COPY + xserver.ASKED + 2, 48), 3)
     door.receive(3)
     assert reader.next_timeout() == 0
 
@@ -350,8 +350,8 @@ class Served:
 def test_size_that_changes_while_copies_are_under_way_leaves_the_session() -> None:
     """The answers for the old size come in one piece with the new one, which has less room, or more."""
     for width, height in ((8, 8), (640, 480), (WIDTH, 8), (48, 64)):
-        one, copy = Served(), FIRST_COPY + xserver.NAMES
-        one.turns(xserver.attached(xserver.ATTACHED + xserver.NAMES))
+        one, copy = Served(), FIRST_COPY + xserver.ASKED
+        one.turns(xserver.attached(xserver.ATTACHED + xserver.ASKED))
         one.turns(xserver.damaged(0, 10, WIDTH, 30) + xserver.damaged(0, 0, 5, 5) + xserver.copied(copy))
         copies = xserver.copied(copy + 2) + xserver.copied(copy + 3)
         one.turns(xserver.resized(width, height) + copies)
@@ -371,10 +371,10 @@ def test_each_turn_does_little_of_what_a_server_sends() -> None:
     one = Served(over=True)
     assert one.turns(xserver.damaged(1, 2, 3, 4) * 400) >= 400 // AT_ONCE
     one = Served(over=True)
-    one.turns(xserver.attached(xserver.ATTACHED + xserver.NAMES) + xserver.copied(FIRST_COPY + xserver.NAMES))
+    one.turns(xserver.attached(xserver.ATTACHED + xserver.ASKED) + xserver.copied(FIRST_COPY + xserver.ASKED))
     assert one.turns(xserver.resized(1024, 768)) < 10
     one.memories[1][:] = os.urandom(1024) * (1024 * 768 // 256)
-    copy = FIRST_COPY + xserver.NAMES + 2 + 3 + 2
+    copy = FIRST_COPY + xserver.ASKED + 2 + 3 + 2
     one.turns(xserver.attached(copy - 2))
     one.wire.data_to_send()
     one.wire.receive(xserver.copied(copy) + xserver.damaged(0, 0, 9, 9) * 20, 0)

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from millrace.errors import RemoteProtocolError
-from millrace.pixels.rects import Size
+from millrace.pixels.rects import Point, Size
 from millrace.wire.x11 import randr, requests
 from millrace.wire.x11.numbered import PACKET, REPLY_MAX, WAITING_MAX, Asked, Numbered
 from tests.fuzz import xserver
@@ -219,7 +219,7 @@ def test_wish_ends_with_whatever_is_refused(refused: int) -> None:
     # 65536 requests later the number means another request.
     while one.number + 1 != refused:
         one.number = (one.number + 1) & 0xFFFF
-        one.wire.send_key(0x1E, True)
+        one.wire.send_pointer(Point(1, 1), 0, False)
         sent(one.wire)
     one.wire.send_memory(9, 4)
     with pytest.raises(RemoteProtocolError, match="refused"):

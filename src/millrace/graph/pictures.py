@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from typing import Protocol
 
 import msgspec
@@ -68,11 +69,21 @@ class Shape(msgspec.Struct, frozen=True, weakref=True):
     pixels: bytes
 
 
+class Characters(Enum):
+    """What a machine takes as a character without a key."""
+
+    NONE = auto()
+    OTHERS = auto()
+    """Those that a US keyboard does not have."""
+    ALL = auto()
+    """All that are printed: the layout of its keyboard may be any."""
+
+
 class KeyPress(msgspec.Struct, frozen=True):
     """A key was pressed, or is released if it is not `down`."""
 
     code: int
-    """As in wire/keys.py; 0 for a character without a key, for machines that take those (`Screen.any_character`)."""
+    """As in wire/keys.py; 0 for a character without a key, for machines that take those (`Screen.characters`)."""
     down: bool
     meaning: str = ""
     """What it means to the viewer, for machines that do not go by the key's place; empty if not known."""

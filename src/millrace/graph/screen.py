@@ -30,6 +30,7 @@ from millrace.errors import GraphError
 from millrace.graph.lights import Lights
 from millrace.graph.pictures import (
     GONE,
+    Characters,
     Cursor,
     KeyPress,
     Memory,
@@ -254,8 +255,7 @@ class Screen:
         self.cursor, self.facts, self.lights = Cursor(), ScreenFacts(), Lights()
         self.relative = False
         """The machine has only a mouse: it takes movements of the pointer, and no positions."""
-        self.any_character = False
-        """The machine takes any character, as a key with the code 0, and not only keys."""
+        self.characters = Characters.NONE
         self.old = False
         """The source is about to paint what it shows now."""
         self.overlays: tuple[Overlay, ...] = ()

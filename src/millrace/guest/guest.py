@@ -339,8 +339,7 @@ class Guest:
     async def stop(self, why: str) -> None:
         """Close the sockets. Clients first get a kill for each stream, then the end of the connection."""
         self._driver.detach(self.graph)
-        for machine in list(self.machines):
-            await machine.stop(why)
+        await asyncio.gather(*(machine.stop(why) for machine in self.machines))
         self.screens.close()
         for stream in list(self.graph.streams.values()):
             self.graph.remove_stream(stream)

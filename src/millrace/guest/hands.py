@@ -9,7 +9,7 @@ import msgspec
 
 from millrace.budget import LISTENERS, Account
 from millrace.errors import ConfigError, RightsError
-from millrace.graph.pictures import KeyPress, Mode, ScreenSource
+from millrace.graph.pictures import Characters, KeyPress, Mode, ScreenSource
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
 from millrace.io.turns import Turns
@@ -109,7 +109,7 @@ class Hands:
         source = screen.controlled(who, "typing" if isinstance(event, Key | Text) else "pointing")
         missing = ""
         if isinstance(event, Text):
-            text, missing = _typable(event.text, screen.any_character)
+            text, missing = _typable(event.text, screen.characters)
             event = Text(text)
         self._do(_Input(event, size, len(event.text) if isinstance(event, Text) else 1), who, source, screen)
         if missing:
@@ -215,11 +215,11 @@ class Hands:
         if self._needs_room(event) and not source.takes(isinstance(event, Key | Text), self._go_on):
             return False
         if isinstance(event, Text):
-            self._type(source, event.text[-one.left])
+            if not self._type(source, screen, event.text[-one.left]):
+                return False
         elif isinstance(event, Key):
-            for lock in screen.lights.wrong(event.code, event.locks) if event.down else ():
-                source.key(KeyPress(lock, True))
-                source.key(KeyPress(lock, False))
+            if event.down and not self._lock(source, screen, event.code, event.locks):
+                return False
             self.key(source, KeyPress(event.code, event.down, event.key))
         elif isinstance(event, SizeWish):
             source.size_wish(Size(event.width, event.height))
@@ -234,14 +234,27 @@ class Hands:
         """Whether it is anything but the release of a key that is held."""
         return not isinstance(event, Key) or event.down or event.code not in self._keys
 
-    def _type(self, source: ScreenSource, char: str) -> None:
-        """Press and release the key of a character, with shift if it takes that."""
+    def _lock(self, source: ScreenSource, screen: Screen, code: int, locks: int | None) -> bool:
+        """Turn the locks on and off that are wrong for a key; False if there is no room for the key after that."""
+        wrong = screen.lights.wrong(code, locks)
+        for lock in wrong:
+            source.key(KeyPress(lock, True))
+            source.key(KeyPress(lock, False))
+        return not wrong or source.takes(True, self._go_on)
+
+    def _type(self, source: ScreenSource, screen: Screen, char: str) -> bool:
+        """Press and release the key of a character, with shift if it takes that; False if there is no room for it."""
         code, shifted = _TYPED.get(char, (0, False))
+        if screen.characters is Characters.ALL and char not in SYMBOLS:
+            code, shifted = 0, False
+        if code and char.isalpha() and not self._lock(source, screen, code, 0):
+            return False
         keys = [KeyPress(SHIFT, True)] * shifted
         keys += [KeyPress(code, True, "" if code else char), KeyPress(code, False)]
         keys += [KeyPress(SHIFT, False)] * shifted
         for press in keys:
             source.key(press)
+        return True
 
     # The pointer stays where it is: a movement of nothing, or the position that was last.
     def release(self, source: ScreenSource) -> None:
@@ -280,10 +293,12 @@ def _typed() -> dict[str, tuple[int, bool]]:
 _TYPED = _typed()
 
 
-def _typable(text: str, any_character: bool) -> tuple[str, str]:
+def _typable(text: str, characters: Characters) -> tuple[str, str]:
     """The characters that can be typed, and the first few of those that can't."""
     text = text.replace("\r\n", "\n")
-    bad = {char: "" for char in text if char not in _TYPED and not (any_character and keysym_of(char))}
+    bad = {
+        char: "" for char in text if char not in _TYPED and not (characters is not Characters.NONE and keysym_of(char))
+    }
     return "".join(char for char in text if char not in bad), "".join(bad)[:MISSING_MAX]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -31,6 +32,7 @@ UNSENT_MAX = 4 * 1024 * 1024
 UNSENT_FDS_MAX = 256
 """Descriptors that may wait for the peer to take them. Each counts as open, and a process has only so many."""
 BEHIND = 256 * 1024
+LINGER_S = 1.0
 
 
 @dataclass(slots=True)
@@ -106,7 +108,7 @@ class FdStream:
         self._flush_due = self._paused = False
         self._loop = asyncio.get_running_loop()
         self._out = outgoing or Outgoing()
-        self._writing = self._closed = False
+        self._writing = self._closed = self._lingers = False
         self._close_timer: asyncio.TimerHandle | None = None
         """Set once the stream is being closed: only output queued before that is still sent."""
         self._unsent = _bytes_of(self._out)
@@ -276,7 +278,7 @@ class FdStream:
             # Everything was sent: the guest's budget gets its room back.
             self._may_wait(0)
         if self._close_timer is not None:
-            self.close()
+            self._sent_last()
 
     def _await_room(self) -> None:
         too_much = self._unsent > UNSENT_MAX or self._unsent_fds > UNSENT_FDS_MAX
@@ -323,8 +325,33 @@ class FdStream:
             return
         self._loop.remove_reader(self._sock)
         # Set before the last output is flushed: if that goes out whole, `_write` closes the socket at once.
-        self._close_timer = self._loop.call_later(CLOSE_TIMEOUT_S, self.close)
+        self._close_timer = self._loop.call_later(LINGER_S if self._lingers else CLOSE_TIMEOUT_S, self.close)
         self.flush()
+
+    # A peer that finds the connection closed when it says something may drop what it has not processed (X servers).
+    def linger(self) -> None:
+        """As `finish`, but close only when the peer has: so it has processed all that it was sent."""
+        self._lingers = True
+        self.finish()
+
+    def _sent_last(self) -> None:
+        if not self._lingers:
+            self.close()
+            return
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+        self._loop.add_reader(self._sock, self._drop)
+
+    def _drop(self) -> None:
+        """What the peer still says is not heard."""
+        try:
+            ended = not self._sock.recv_into(self._buffer, self._chunk_size.bytes)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            ended = True
+        if ended:
+            self.close()
 
     def _end(self, why: Exception) -> None:
         """End the connection without a final message: the peer is gone or can't be told."""

@@ -68,6 +68,7 @@ def _older() -> dict[str, int]:
 
 
 _OLDER = _older()
+_CHARS = {symbol: char for char, symbol in _OLDER.items()}
 
 
 def keysym_of(char: str) -> int:
@@ -77,6 +78,19 @@ def keysym_of(char: str) -> int:
     if ord(char) < 0x100:
         return ord(char)
     return _OLDER.get(char) or UNICODE + ord(char)
+
+
+def char_of(symbol: int) -> str:
+    """The character of a keysym; empty if it has none."""
+    if symbol in _CHARS or symbol < 0x100:
+        return _CHARS.get(symbol) or chr(symbol)
+    return chr(symbol - UNICODE) if 0x100 <= symbol - UNICODE <= 0x10FFFF else ""
+
+
+def symbols_of(char: str) -> tuple[int, ...]:
+    """All keysyms of a character; none if no key types it."""
+    symbol = keysym_of(char)
+    return (symbol, UNICODE + ord(char)) if symbol else ()
 
 
 def meant(code: int, meaning: str) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from millrace.absent import never
 from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.inputroom import InputRoom
-from millrace.graph.pictures import MOVES_MAX, Cursor, KeyPress, Mode, Move, Shape
+from millrace.graph.pictures import MOVES_MAX, Characters, Cursor, KeyPress, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
 from millrace.pixels.rects import Few, Point, Rect, Size, bands
@@ -79,7 +79,7 @@ class VncScreen:
         size = event.size
         if self.screen is None:
             self.screen = self._screens.add(self, label, self._door)
-            self.screen.any_character = not self._wire.is_qemu
+            self.screen.characters = Characters.NONE if self._wire.is_qemu else Characters.OTHERS
         # Nothing is resident of it before it is painted.
         picture = np.zeros((size.height, size.width), "<u4")
         self.screen.set_mode(Mode(size.width, size.height, size.width * 4), picture.data.cast("B"), now_ns)

@@ -12,7 +12,7 @@ from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.inputroom import InputRoom
 from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PushedStream
-from millrace.graph.pictures import PIXEL_BYTES, Cursor, KeyPress, Mode, Shape
+from millrace.graph.pictures import PIXEL_BYTES, Characters, Cursor, KeyPress, Mode, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
 from millrace.graph.steps import Steps
@@ -44,7 +44,7 @@ class X11Door(PlayingDoor):
         full: Callable[[], bool] = never,
     ) -> None:  # fmt: skip
         """`over` is asked after each step whether the turn is over; `full`, whether the server does not read."""
-        self.room = InputRoom(full)
+        self.room = InputRoom(lambda: wire.keys_wait or full())
         self._screens, self._wire, self._label, self._door = screens, wire, label, door
         self._new_memory, self._told, self._wake, self._over = memory, told, wake, over
         self._events: deque[X11Event] = deque()
@@ -71,6 +71,7 @@ class X11Door(PlayingDoor):
                 self._events += self._wire.events()
             if self._over():
                 break
+        self.room.tell()
 
     # Each takes no time: texts are passed on as they are. What is said to the display may lead to some, too.
     def _take_clip_events(self) -> None:
@@ -95,6 +96,7 @@ class X11Door(PlayingDoor):
             self._told(event)
             self._clipboard = MachineClipboard(self._screens, self._wire, self._door, self._told_display)
             self._wire.send_clip_watch()
+            self._wire.send_release()
         elif isinstance(event, Resized):
             self._resize(event.size, now_ns)
         elif isinstance(event, Captured):
@@ -110,6 +112,7 @@ class X11Door(PlayingDoor):
     def _resize(self, size: Size, now_ns: HostNs) -> None:
         if self.screen is None:
             self.screen = self._screens.add(self, self._label, self._door)
+            self.screen.characters = Characters.ALL
         picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
         self.screen.set_mode(Mode(size.width, size.height, size.width * PIXEL_BYTES), picture.data.cast("B"), now_ns)
         self.screen.await_paint()
@@ -150,19 +153,17 @@ class X11Door(PlayingDoor):
 
     def key(self, press: KeyPress) -> None:
         """See `ScreenSource`."""
-        self._wire.send_key(press.code, press.down)
+        self._wire.send_key(press.code, press.down, press.meaning)
         self._wake()
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
-        """See `ScreenSource`."""
+        """See `ScreenSource`. The first key waits for the layout, which is not asked for before."""
+        self._wire.send_keys_watch()
+        self._wake()
         return self.room.takes(key, again)
 
     def pointer(self, at: Point, buttons: int, relative: bool) -> None:
-        """See `ScreenSource`. The server tells where its pointer is only when it looks different.
-
-        Whoever types has pointed before; the display's locks are known then.
-        """
-        self._wire.send_lights_watch()
+        """See `ScreenSource`. The server tells where its pointer is only when it looks different."""
         self._wire.send_pointer(at, buttons, relative)
         if self.screen is not None:
             was, mode = self.screen.cursor, self._picture.shape
@@ -188,8 +189,9 @@ class X11Door(PlayingDoor):
         self._wake()
 
     def close(self) -> None:
-        """See `MachineDoor`."""
+        """See `MachineDoor`. What it says to the display then is the last."""
         self._closed = True
+        self._wire.send_end()
         self._steps.close()
         self._events.clear()
         screen, self.screen = self.screen, None

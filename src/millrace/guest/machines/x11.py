@@ -36,6 +36,9 @@ class X11Machine(AttachedMachine):
         self.machine = "X11"
         self._stream: FdStream | None = None
         self._wire: X11Client | None = None
+        self._closed = asyncio.Event()
+        """Set while there is no connection."""
+        self._closed.set()
 
     async def _session(self) -> None:
         display, cookie = Path(self.spec.address).name.removeprefix("X"), b""
@@ -70,6 +73,7 @@ class X11Machine(AttachedMachine):
 
     def _served(self, sock: socket.socket, wire: X11Client, door: X11Door, lost: Lost) -> FdStream:
         holds, fits = self._partial(), self._may_wait()
+        self._closed.clear()
 
         def may_wait(unsent: int) -> bool:
             if not unsent:
@@ -83,7 +87,7 @@ class X11Machine(AttachedMachine):
 
         return FdStream(
             sock, wire, after, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
-            unfinished=lambda: wire.unfinished or door.busy,
+            unfinished=lambda: wire.unfinished or door.busy, gone=self._closed.set,
         )  # fmt: skip
 
     # The mapping lives as long as something refers to it.
@@ -114,12 +118,18 @@ class X11Machine(AttachedMachine):
             return "this X server takes no keys and no pointer: it has no extension XTEST (Xorg: leave out -tst)"
         return super().hint()
 
+    async def stop(self, why: str) -> None:
+        """See `AttachedMachine`; also until the server has processed what the door has said last."""
+        await super().stop(why)
+        await self._closed.wait()
+
+    # The door has the last word: it releases what is down.
     def _gone(self) -> None:
+        super()._gone()
         if self._stream is not None:
-            self._stream.close()
+            self._stream.linger()
             self._stream = None
         self._wire = None
-        super()._gone()
 
 
 def read_cookie(path: Path, display: str) -> bytes:

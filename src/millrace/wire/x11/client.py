@@ -14,14 +14,13 @@ from typing import TypeAlias
 from millrace.dsp.convert import Buffer
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.media.clip import ClipText
-from millrace.pixels.rects import Damage, Point, Rect, Size
+from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import AnswerDue
-from millrace.wire.x11 import fakes, looks, randr, requests
+from millrace.wire.x11 import looks, randr, requests
 from millrace.wire.x11.events import Captured, Ready, Resized, X11Event
-from millrace.wire.x11.fakes import Fake
-from millrace.wire.x11.locks import LocksWatched
+from millrace.wire.x11.input import InputMade
 from millrace.wire.x11.looks import Looks
 from millrace.wire.x11.numbered import PACKET, REPLY_MAX, Asked, Numbered
 from millrace.wire.x11.randr import Wish
@@ -50,10 +49,11 @@ Answer: TypeAlias = Callable[["X11Client", bytes], None]
 #
 # Each size takes memory and a descriptor. So a size is told when the server has taken the memory of the one before, and
 # of those that it had in between only the last counts.
-class X11Client(LocksWatched, AnswerDue):
+class X11Client(InputMade, AnswerDue):
     """One connection. `cookie` is empty where the server needs none."""
 
     def __init__(self, cookie: bytes, now_ns: HostNs) -> None:
+        super().__init__()
         self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
         self._buffer = Unread()
         self._requests: Numbered[Answer] = Numbered(setup_request(cookie))
@@ -80,7 +80,6 @@ class X11Client(LocksWatched, AnswerDue):
         self._copied_ns: HostNs = now_ns
         self._now_ns = now_ns
         self._due_ns: HostNs | None = None
-        self._buttons = 0
         self._wishes_due = 0
         """Answers to requests that the last wish led to."""
         self._wish_after: Size | None = None
@@ -91,6 +90,7 @@ class X11Client(LocksWatched, AnswerDue):
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
         self._buffer.add(data)
+        self._keys.at(now_ns)
         for _ in range(AT_ONCE):
             part = self._buffer.take(self._sizes, wait=self._painting)
             if part is None:
@@ -138,6 +138,10 @@ class X11Client(LocksWatched, AnswerDue):
         elif self._begun:
             self._happened(kind, part)
 
+    @property
+    def _root(self) -> int:
+        return self._description.root if self._description is not None and self._begun else 0
+
     # Nothing is asked to be told before `_begin`.
     @property
     def _begun(self) -> bool:
@@ -147,14 +151,14 @@ class X11Client(LocksWatched, AnswerDue):
         """An event other than of the size."""
         if kind == self._first_events[DAMAGE]:
             self._damage.add(Rect(*struct.unpack_from("<hhHH", part, 16)).common(self._whole))
-        elif kind == self._locks_event:
-            self._locks_told(part)
         elif kind in KINDS:
             self._say(self.selections.event(part))
         elif kind == self._first_events[FIXES]:
             self._say(self.selections.owned(part))
         elif kind == self._first_events[FIXES] + 1:
             self._look(self._looks.changed())
+        else:
+            self._type(self._keys.event(kind, part))
 
     def _refused(self, part: bytes) -> None:
         """An error takes the place of an answer."""
@@ -319,34 +323,16 @@ class X11Client(LocksWatched, AnswerDue):
 
     def next_timeout(self) -> HostNs | None:
         """See `Timed`."""
-        return self._due_ns if self._answer_by_ns is None else self._answer_by_ns
+        if self._answer_by_ns is not None:
+            return self._answer_by_ns
+        return min((due for due in (self._due_ns, self._keys.next_timeout()) if due is not None), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
         super().handle_timeout(now_ns)
+        self._keys_timeout(now_ns)
         if self._due_ns is not None and now_ns >= self._due_ns:
             self._send_copies(now_ns)
-
-    # -- input -----------------------------------------------------------------------------------
-
-    @property
-    def takes_input(self) -> bool:
-        """Whether the server has XTEST: an Xorg that was started with `-tst` has not."""
-        return TEST in self._majors
-
-    def send_key(self, code: int, down: bool) -> None:
-        """Press or release the key with this scan code, as QEMU numbers it."""
-        self._make(fakes.key(code, down))
-
-    def send_pointer(self, at: Point, buttons: int, relative: bool) -> None:
-        """Move the pointer to, or by, `at`, with these buttons down."""
-        before, self._buttons = self._buttons, buttons
-        self._make(fakes.pointer(at, before, buttons, relative))
-
-    def _make(self, made: list[Fake]) -> None:
-        if self._description is not None and self._begun and self.takes_input:
-            for kind, detail, x, y in made:
-                self._send(requests.fake_input(self._majors[TEST], kind, detail, self._description.root, x, y))
 
     # -- another size ----------------------------------------------------------------------------
 

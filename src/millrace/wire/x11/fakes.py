@@ -9,8 +9,6 @@ from millrace.wire.keys import BY_CODE
 from millrace.wire.x11.requests import (
     BUTTON_PRESS,
     BUTTON_RELEASE,
-    KEY_PRESS,
-    KEY_RELEASE,
     KEYCODE_MAX,
     KEYCODE_OFFSET,
     MOTION,
@@ -21,7 +19,7 @@ _BUTTONS = (1, 2, 3, 4, 5, 8, 9, 6, 7)
 
 
 class Fake(NamedTuple):
-    """One event: the key code, the number of the button, or 1 for a movement that is relative; and where to."""
+    """One event: the number of the button, or 1 for a movement that is relative; and where to."""
 
     kind: int
     detail: int
@@ -30,12 +28,10 @@ class Fake(NamedTuple):
 
 
 # X's key codes are those of Linux, 8 further on (xkeyboard-config, keycodes/evdev).
-def key(code: int, down: bool) -> list[Fake]:
-    """The key with this scan code, as QEMU numbers it; none if X has none."""
+def keycode(code: int) -> int:
+    """Of the key with this scan code, as QEMU numbers it; 0 if X has none."""
     known = BY_CODE.get(code)
-    if known is None or known.evdev + KEYCODE_OFFSET > KEYCODE_MAX:
-        return []
-    return [Fake(KEY_PRESS if down else KEY_RELEASE, known.evdev + KEYCODE_OFFSET)]
+    return 0 if known is None or known.evdev + KEYCODE_OFFSET > KEYCODE_MAX else known.evdev + KEYCODE_OFFSET
 
 
 def pointer(at: Point, before: int, buttons: int, relative: bool) -> list[Fake]:

@@ -1,0 +1,137 @@
+"""The part of a client of an X display that types and points: by XTEST, 2.2."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from millrace.pixels.rects import Point
+from millrace.units import HostNs
+from millrace.wire.x11 import fakes, keymap, requests, typing
+from millrace.wire.x11.events import X11Event
+from millrace.wire.x11.numbered import REPLY_MAX
+from millrace.wire.x11.requests import BUTTON_RELEASE, KEY_RELEASE, TEST
+from millrace.wire.x11.typing import Typing
+
+Taken = Callable[[Any, bytes], None]
+_BUTTONS = range(1, 6)
+"""Those whose state is told."""
+_BUTTONS_AT = 7
+"""The first one's bit in a mask is the next."""
+
+
+class InputMade(ABC):
+    """Keys and the pointer of one display."""
+
+    _events: list[X11Event]
+    _majors: dict[bytes, int]
+
+    def __init__(self) -> None:
+        self._keys = Typing()
+        self._buttons = 0
+
+    @abstractmethod
+    def _send(self, request: bytes) -> None: ...
+
+    @abstractmethod
+    def _ask(self, request: bytes, answer: Taken, refused: Taken | None = None, bytes_max: int = REPLY_MAX) -> None: ...
+
+    @property
+    @abstractmethod
+    def _root(self) -> int:
+        """The window of the screen; 0 before we are let in."""
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether the server has XTEST: an Xorg that was started with `-tst` has not."""
+        return TEST in self._majors
+
+    @property
+    def _makes_input(self) -> bool:
+        return self._root > 0 and self.takes_input
+
+    # -- keys ------------------------------------------------------------------------------------
+
+    @property
+    def keys_wait(self) -> bool:
+        """Whether no key may be pressed now: the server has to answer first."""
+        return self._keys.waits
+
+    def send_keys_watch(self) -> None:
+        """Be told of the keyboard's layout and locks from the first call on, once we are let in."""
+        if self._makes_input:
+            self._type(self._keys.begin(self._majors[TEST], self._root))
+
+    def send_key(self, code: int, down: bool, meaning: str = "") -> None:
+        """Press or release the key with this scan code, as QEMU numbers it; or with 0, one for a character.
+
+        `meaning`: what it means to the viewer, and to the display's programs, whatever their layout; empty: what its
+        place means there.
+        """
+        if self._makes_input:
+            self.send_keys_watch()
+            self._type(self._keys.key(code, down, meaning))
+
+    def _type(self, said: list[typing.Said]) -> None:
+        for request, then in said:
+            if then is None:
+                self._send(request)
+            else:
+                self._ask(request, _typed(then), _refused(then), keymap.ANSWER_MAX)
+        events, self._keys.events = self._keys.events, []
+        self._events += events
+
+    def _keys_timeout(self, now_ns: HostNs) -> None:
+        self._keys.at(now_ns)
+        self._type(self._keys.handle_timeout())
+
+    # -- the pointer -----------------------------------------------------------------------------
+
+    def send_pointer(self, at: Point, buttons: int, relative: bool) -> None:
+        """Move the pointer to, or by, `at`, with these buttons down."""
+        if self._makes_input:
+            before, self._buttons = self._buttons, buttons
+            for fake in fakes.pointer(at, before, buttons, relative):
+                self._send(requests.fake_input(self._majors[TEST], *fake[:2], self._root, *fake[2:]))
+
+    # -- what is down ----------------------------------------------------------------------------
+
+    # What a client holds down by XTEST stays down when it is gone. The server drops a release of what somebody holds
+    # on a keyboard or mouse of its own.
+    def send_release(self) -> None:
+        """Release what is down, such as a daemon may have left that did not end by itself."""
+        if self._makes_input:
+            self._ask(requests.query_keys(), InputMade._keys_down)
+            self._ask(requests.query_pointer(self._root), InputMade._buttons_down)
+
+    def _keys_down(self, part: bytes) -> None:
+        for number, bits in enumerate(part[8:40]):
+            for bit in range(8):
+                if bits >> bit & 1:
+                    self._release(KEY_RELEASE, 8 * number + bit)
+
+    def _buttons_down(self, part: bytes) -> None:
+        mask = int.from_bytes(part[24:26], "little")
+        for button in _BUTTONS:
+            if mask >> _BUTTONS_AT + button & 1:
+                self._release(BUTTON_RELEASE, button)
+
+    def _release(self, kind: int, number: int) -> None:
+        self._send(requests.fake_input(self._majors[TEST], kind, number, self._root))
+
+    def send_end(self) -> None:
+        """Release what was pressed, and leave the layout as it was: the connection is about to be closed."""
+        if self._makes_input:
+            self._type(self._keys.end())
+            for fake in fakes.pointer(Point(0, 0), self._buttons, 0, True):
+                self._release(fake.kind, fake.detail)
+            self._buttons = 0
+
+
+def _typed(then: typing.Then) -> Taken:
+    return lambda client, part: client._type(then(client._keys, part))
+
+
+def _refused(then: typing.Then) -> Taken:
+    return lambda client, part: client._type(then(client._keys, b""))

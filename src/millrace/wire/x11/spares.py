@@ -1,0 +1,93 @@
+"""Keys of an X display that mean nothing: they are given the keysyms that no other key has, for a while."""
+
+from __future__ import annotations
+
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.keys import BY_EVDEV
+from millrace.wire.x11 import requests
+from millrace.wire.x11.keymap import Keymap
+from millrace.wire.x11.requests import KEYCODE_OFFSET
+from millrace.wire.x11.xkb import NO_STATE
+
+KEPT_NS: HostNs = NS_PER_S
+IDLE_NS: HostNs = 5 * NS_PER_S
+"""A key that was not used for so long means nothing again."""
+_NEVER: HostNs = 1 << 62
+
+
+# A program that has got a key asks the server what it means, and does so later. So a key keeps its meaning for a while
+# after it was pressed; only when all keys have one, that of the key which was pressed longest ago is replaced.
+class Spares:
+    """Which keys mean what. `now_ns` must be set before each call."""
+
+    def __init__(self) -> None:
+        self.now_ns: HostNs = 0
+        self._free: list[int] = []
+        self._given: dict[int, int] = {}
+        """Keys by their keysyms; the one that was pressed last is the last."""
+        self._kept_ns: dict[int, HostNs] = {}
+        """Until when the keys keep their meaning."""
+
+    def learn(self, keymap: Keymap) -> None:
+        """The layout is another one: what it has given up is given no more."""
+        self._given = {symbol: key for symbol, key in self._given.items() if keymap.means(key, NO_STATE) == symbol}
+        self._kept_ns = {key: self._kept_ns[key] for key in self._given.values()}
+        # Keys of real keyboards come last: somebody may press them.
+        self._free = sorted(keymap.free, key=lambda key: (key - KEYCODE_OFFSET not in BY_EVDEV, -key))
+
+    @property
+    def keys(self) -> frozenset[int]:
+        """The keys that were given a meaning."""
+        return frozenset(self._kept_ns)
+
+    @property
+    def room(self) -> bool:
+        """Whether the next keysym has a key at once; also if there is no such key at all."""
+        return bool(self._free) or not self._given or self._oldest_ns <= self.now_ns
+
+    @property
+    def _oldest_ns(self) -> HostNs:
+        return self._kept_ns[next(iter(self._given.values()))]
+
+    def take(self, symbol: int) -> tuple[int, list[bytes]] | None:
+        """A key that means this, to be pressed, and what makes it mean that; None if there is none."""
+        key, said = self._given.pop(symbol, 0), []
+        if not key:
+            found = self._replaced()
+            if found is None:
+                return None
+            key, said = found, [requests.change_keysyms(found, symbol)]
+        self._given[symbol], self._kept_ns[key] = key, _NEVER
+        return key, said
+
+    def _replaced(self) -> int | None:
+        if self._free:
+            return self._free.pop()
+        if not self._given or not self.room:
+            return None
+        return self._given.pop(next(iter(self._given)))
+
+    def pressed(self, key: int) -> None:
+        """The server has pressed it."""
+        if key in self._kept_ns:
+            self._kept_ns[key] = self.now_ns + KEPT_NS
+
+    def next_timeout(self) -> HostNs | None:
+        """When there is room again, or when the keys are to mean nothing again."""
+        if not self._given:
+            return None
+        idle_ns = max(self._kept_ns.values()) + IDLE_NS - KEPT_NS
+        due_ns = idle_ns if self.room else self._oldest_ns
+        return due_ns if due_ns < _NEVER else None
+
+    def handle_timeout(self) -> list[bytes]:
+        """See `Timed`."""
+        due_ns = self.next_timeout()
+        return self.end() if due_ns is not None and self.room and due_ns <= self.now_ns else []
+
+    def end(self) -> list[bytes]:
+        """The keys mean nothing again."""
+        said = [requests.change_keysyms(key, 0) for key in self._given.values()]
+        self._free += self._given.values()
+        self._given, self._kept_ns = {}, {}
+        return said

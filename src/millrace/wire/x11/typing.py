@@ -1,0 +1,246 @@
+"""What a viewer types, as keys of an X display: whatever its layout, a program gets what the viewer means.
+
+The X Keyboard Extension, protocol 1.0; X Window System Protocol, "ChangeKeyboardMapping"; XTEST 2.2.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TypeAlias
+
+from millrace.units import HostNs
+from millrace.wire.keys import BY_KEYSYM, LightsTold
+from millrace.wire.keysyms import ACCENTS, DEAD, UNICODE, composed, meant
+from millrace.wire.x11 import fakes, requests, xkb
+from millrace.wire.x11.keymap import Keymap, Place
+from millrace.wire.x11.requests import KEY_PRESS, KEY_RELEASE
+from millrace.wire.x11.spares import Spares
+from millrace.wire.x11.xkb import LOCK, NO_STATE, SHIFT
+
+SHIFT_CODE = 0x2A
+STROKES_MAX = 64
+"""So many may be unanswered."""
+
+Then: TypeAlias = "Callable[[Typing, bytes], list[Said]]"
+Said: TypeAlias = "tuple[bytes, Then | None]"
+"""A request, and what becomes of its answer, which is empty if it was refused."""
+
+
+# A key is pressed where it is, and held, if it means there what it means to the viewer; or where else it does, without
+# anything else being pressed. Anything else is typed as a stroke: Shift and its like are released, the group and the
+# modifiers that it takes are locked, the key is pressed and released, and all is as before. The server does that in one
+# go. For what no key means, a key that means nothing is given that meaning.
+#
+# That needs the layout and the state of the keyboard, which XKB tells, at first and whenever they have changed; a
+# server without it has its keys pressed where they are. What it tells while strokes are on their way is how these
+# change the state, so it is asked for behind each of them, and what it answers to the last one is true. So it is behind
+# a modifier; until it has answered, nothing may be typed (`waits`).
+#
+# A dead key whose accent is not known is not pressed: the letter comes with it. One that is known is pressed, and the
+# letter after it is what it would be without.
+class Typing:
+    """The keyboard of one display. `events` tells its lights."""
+
+    def __init__(self) -> None:
+        self.events: list[LightsTold] = []
+        self._test = self._root = self._xkb = 0
+        self._event_kind = -1
+        """The kind of XKB's events."""
+        self._begun = False
+        self._unknown = self._strokes = 0
+        """Answers without which nothing can be typed, and answers to strokes, that are due."""
+        self._keymap: Keymap | None = None
+        self._map_due = self._map_again = False
+        self._state = NO_STATE
+        self._lights: int | None = None
+        self._spares = Spares()
+        self._held: dict[int, int] = {}
+        """The keys that are down, by the codes that they were pressed for."""
+        self._dead = False
+        """A dead key was pressed last."""
+
+    def begin(self, test: int, root: int) -> list[Said]:
+        """Ask for the layout and the state, at the first call; `test` is XTEST's opcode."""
+        if self._begun:
+            return []
+        self._begun, self._test, self._root = True, test, root
+        return self._first((requests.query_extension(xkb.NAME), Typing._there))
+
+    def _first(self, said: Said) -> list[Said]:
+        self._unknown += 1
+        return [said]
+
+    def _there(self, part: bytes) -> list[Said]:
+        self._unknown -= 1
+        present, self._xkb, first = struct.unpack_from("<BBB", part, 8) if part else (0, 0, 0)
+        return self._first((xkb.begin(self._xkb), lambda keys, part: keys._let_in(part, first))) if present else []
+
+    def _let_in(self, part: bytes, first: int) -> list[Said]:
+        self._unknown -= 1
+        if not part:
+            return []
+        self._event_kind = first
+        return [(xkb.watch(self._xkb), None), *self._ask_state(), *self._ask_map()]
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing may be typed now, as it might come out as something else."""
+        return self._unknown > 0 or self._strokes >= STROKES_MAX or not self._spares.room
+
+    # -- what the server tells -------------------------------------------------------------------
+
+    def _ask_state(self) -> list[Said]:
+        return self._first((xkb.get_state(self._xkb), Typing._told_state))
+
+    def _told_state(self, part: bytes) -> list[Said]:
+        self._unknown -= 1
+        self._answered(part)
+        return []
+
+    def _answered(self, part: bytes) -> None:
+        if part and not self._unsettled:
+            self._learn(xkb.state_of_answer(part))
+
+    @property
+    def _unsettled(self) -> bool:
+        return self._strokes > 0 or self._unknown > self._map_due
+
+    def _learn(self, state: xkb.KeyState) -> None:
+        self._state = state
+        if state.lights != self._lights:
+            self._lights = state.lights
+            self.events.append(LightsTold(state.lights))
+
+    def _ask_map(self) -> list[Said]:
+        self._map_again, due, self._map_due = self._map_due, self._map_due, True
+        return [] if due else self._first((xkb.get_map(self._xkb), Typing._told_map))
+
+    def _told_map(self, part: bytes) -> list[Said]:
+        self._unknown -= 1
+        self._map_due = False
+        if part:
+            self._keymap = Keymap(part)
+            self._spares.learn(self._keymap)
+        return self._ask_map() if self._map_again else []
+
+    def event(self, kind: int, part: bytes) -> list[Said]:
+        """An event, which is one of the keyboard if it is of XKB's kind."""
+        if kind != self._event_kind:
+            return []
+        if part[1] == xkb.STATE and not self._unsettled:
+            self._learn(xkb.state_of_event(part))
+        elif part[1] == xkb.NEW_KEYBOARD:
+            return [*self._ask_map(), *self._ask_state()]
+        elif part[1] == xkb.MAP:
+            keys = xkb.keys_of_event(part)
+            return [] if keys is not None and self._spares.keys.issuperset(keys) else self._ask_map()
+        return []
+
+    # -- what the viewer does --------------------------------------------------------------------
+
+    def key(self, code: int, down: bool, meaning: str = "") -> list[Said]:
+        """Press or release a key, by its scan code as QEMU numbers it, or 0; `meaning`: what it means to the viewer."""
+        if not down:
+            return self._press(self._held.pop(code, 0), False)
+        if code in self._held:
+            return self._press(self._held[code], True)
+        meaning = self._without_accent(code, meaning)
+        if meaning == DEAD:
+            return []
+        symbol, keymap = meant(code, meaning), self._keymap
+        if keymap is None and symbol and not code:
+            return self._by_place(symbol)
+        if not symbol or keymap is None:
+            return self._hold(code, fakes.keycode(code))
+        symbols = (symbol, UNICODE + ord(meaning)) if len(meaning) == 1 else (symbol,)
+        if keymap.means(fakes.keycode(code), self._state) in symbols:
+            return self._hold(code, fakes.keycode(code))
+        place = keymap.find(symbols, self._state)
+        if place is not None and self._is_now(place):
+            return self._hold(code, place.keycode)
+        if len(meaning) > 1:
+            return self._hold(code, fakes.keycode(code))
+        return self._spare(symbol) if place is None else self._stroke(place)
+
+    def _by_place(self, symbol: int) -> list[Said]:
+        """Press and release the key of a US keyboard: that is what the layout may be."""
+        key = BY_KEYSYM.get(symbol)
+        if key is None:
+            return []
+        codes = [SHIFT_CODE] * (symbol != key.keysym) + [key.code]
+        made = [(code, True) for code in codes] + [(code, False) for code in reversed(codes)]
+        return [self._fake(fakes.keycode(code), down) for code, down in made]
+
+    def _without_accent(self, code: int, meaning: str) -> str:
+        """What a key means without the dead key that was pressed before it."""
+        if meaning in ACCENTS or meaning == DEAD:
+            self._dead = meaning != DEAD
+        elif len(meaning) == 1:
+            dead, self._dead = self._dead, False
+            parts = composed(code, meaning) if dead else None
+            return meaning if parts is None else parts[1]
+        return meaning
+
+    def _is_now(self, place: Place) -> bool:
+        return place.group == self._state.group and not (self._state.mods ^ place.mods) & place.among
+
+    def _hold(self, code: int, keycode: int) -> list[Said]:
+        if keycode:
+            self._held[code] = keycode
+        return self._press(keycode, True)
+
+    def _press(self, keycode: int, down: bool) -> list[Said]:
+        if not keycode:
+            return []
+        changes = self._keymap is not None and keycode in self._keymap.modifiers
+        return [self._fake(keycode, down), *(self._ask_state() if changes else [])]
+
+    def _fake(self, keycode: int, down: bool) -> Said:
+        return requests.fake_input(self._test, KEY_PRESS if down else KEY_RELEASE, keycode, self._root), None
+
+    def _spare(self, symbol: int) -> list[Said]:
+        found = self._spares.take(symbol)
+        if found is None:
+            return []
+        keycode, said = found
+        return [*((one, None) for one in said), *self._stroke(Place(keycode, self._state.group, SHIFT | LOCK))]
+
+    def _stroke(self, place: Place) -> list[Said]:
+        assert self._keymap is not None
+        self._strokes += 1
+        state, keycode = self._state, place.keycode
+        levels = list(dict.fromkeys(key for key in self._held.values() if key in self._keymap.levels))
+        return [
+            *(self._fake(key, False) for key in levels),
+            (xkb.lock(self._xkb, place.among, place.mods, place.group), None),
+            self._fake(keycode, True), self._fake(keycode, False),
+            (xkb.lock(self._xkb, place.among, state.locked & place.among, state.locked_group), None),
+            *(self._fake(key, True) for key in levels),
+            (xkb.get_state(self._xkb), lambda keys, part: keys._typed(keycode, part)),
+        ]  # fmt: skip
+
+    def _typed(self, keycode: int, part: bytes) -> list[Said]:
+        self._strokes -= 1
+        self._spares.pressed(keycode)
+        self._answered(part)
+        return []
+
+    # -- time, and the end -----------------------------------------------------------------------
+
+    def at(self, now_ns: HostNs) -> None:
+        """It is now `now_ns`."""
+        self._spares.now_ns = now_ns
+
+    def next_timeout(self) -> HostNs | None:
+        """See `Timed`."""
+        return self._spares.next_timeout()
+
+    def handle_timeout(self) -> list[Said]:
+        """See `Timed`."""
+        return [(one, None) for one in self._spares.handle_timeout()]
+
+    def end(self) -> list[Said]:
+        """Release what is held, the last key first, and leave the layout as it was."""
+        held, self._held = list(dict.fromkeys(reversed(self._held.values()))), {}
+        return [*(self._fake(key, False) for key in held), *((one, None) for one in self._spares.end())]

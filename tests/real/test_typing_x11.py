@@ -1,0 +1,188 @@
+"""Typing into X displays of any layout: what xterm, Tk and xev receive is what the viewer typed."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from millrace.guest.hands import Hands
+from millrace.pixels.rects import Size
+from millrace.wire.peer.pictures import Key, Text
+from tests.gops import WATCHER
+
+from .conftest import need, wait_for
+from .test_layouts import NAMES, TYPED
+from .test_screens_vnc import tigervnc, watching
+from .test_screens_x11 import xvfb
+from .watched import Watched
+from .xserver import XServer
+
+pytestmark = [pytest.mark.real, pytest.mark.beside]
+LAYOUTS = ("us", "de", "fr", "ru,us")
+SAID = "Zoë zahlt 20 € an @öäü: {[~]} \\ | ^ ` 'ß' ÄÖÜ — Привет, мир! žluťoučký kůň 日本語 \U0001f680"
+"""Characters of several layouts, and some that no key of them has."""
+SIZE = Size(640, 480)
+SHIFT, CAPS, A, ALT_GR, Q = 0x2A, 0x3A, 0x1E, 0xB8, 0x10
+ENTRY = """
+import sys, tkinter
+root = tkinter.Tk()
+root.geometry("600x100+0+0")
+text = tkinter.StringVar()
+entry = tkinter.Entry(root, textvariable=text)
+entry.pack(fill="x")
+entry.focus_force()
+def write(*args):
+    with open(sys.argv[1], "w", encoding="utf-8") as file:
+        file.write(text.get())
+text.trace_add("write", write)
+root.mainloop()
+"""
+
+
+@contextmanager
+def display(folder: Path, kind: str) -> Iterator[XServer]:
+    need("setxkbmap", "xterm", "xdotool", "xset")
+    with xvfb(folder, "-noreset") if kind == "Xvfb" else tigervnc(folder) as x:
+        x.env["LC_ALL"] = "C.UTF-8"
+        yield x
+
+
+def terminal(x: XServer) -> Path:
+    """A terminal that writes down what it is typed, as it comes."""
+    out = x.folder / "typed"
+    out.write_text("")
+    x.start("xterm", "-u8", "-geometry", "90x20+0+0", "-e", "sh", "-c", f"stty raw -echo; exec cat > {out}")
+    focused(x, "--onlyvisible", "--class", "xterm")
+    return out
+
+
+def entry(x: XServer) -> Path:
+    out = x.folder / "typed"
+    out.write_text("")
+    x.start(sys.executable, "-c", ENTRY, str(out))
+    focused(x, "--onlyvisible", "--name", "^tk$")
+    return out
+
+
+class Person:
+    """Somebody who types."""
+
+    def __init__(self, one: Watched) -> None:
+        self._screen = one.screen
+        self._hands = Hands(one.guest.turns, one.guest.admission.budget.open("viewer"))
+
+    def text(self, text: str) -> None:
+        self._hands.control(Text(text), WATCHER, self._screen, SIZE)
+
+    def key(self, code: int, down: bool, meaning: str = "", locks: int | None = 0) -> None:
+        self._hands.control(Key(code, down, meaning, locks), WATCHER, self._screen, SIZE)
+
+    def keys(self, typed: Iterable[tuple[int, int, str]]) -> None:
+        for with_key, code, meaning in typed:
+            if with_key:
+                self.key(with_key, True, NAMES[with_key])
+            self.key(code, True, meaning)
+            self.key(code, False)
+            if with_key:
+                self.key(with_key, False)
+
+
+async def arrives(one: Watched, out: Path, said: str) -> None:
+    """Wait until so much was typed; it must be this."""
+    with suppress(AssertionError):
+        await one.until(lambda: len(out.read_text()) >= len(said), "so much is typed", 10)
+    assert out.read_text() == said
+
+
+def focused(x: XServer, *search: str) -> None:
+    """Give the keyboard to a program's window, once it is there."""
+
+    def done() -> bool:
+        command = ("xdotool", "search", *search, "windowfocus", "--sync")
+        return subprocess.run(command, env=x.env, capture_output=True, timeout=20).returncode == 0
+
+    wait_for(done, 20, "the program has the keyboard")
+
+
+def layout(x: XServer) -> str:
+    """The whole layout, with what every key means."""
+    return x.run("xkbcomp", "-xkb", x.display, "-")
+
+
+@pytest.mark.parametrize("program", [terminal, entry])
+@pytest.mark.parametrize("server", ["Xvfb", "Xvnc"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_text_arrives_whatever_the_layout(
+    tmp_path: Path, server: str, program: Callable[[XServer], Path], name: str
+) -> None:
+    said = SAID if program is terminal else SAID.replace("\U0001f680", "")
+
+    async def test(x: XServer) -> None:
+        x.run("setxkbmap", name)
+        before, out = layout(x), program(x)
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            person = Person(one)
+            person.text(said)
+            await arrives(one, out, said)
+        assert layout(x) == before
+
+    with display(tmp_path, server) as x:
+        asyncio.run(test(x))
+
+
+@pytest.mark.parametrize("server", ["Xvfb", "Xvnc"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_keys_mean_what_they_mean_to_the_viewer(tmp_path: Path, server: str, name: str) -> None:
+    """A German keyboard with dead keys, AltGr and Shift, at a display of any layout."""
+
+    async def test(x: XServer) -> None:
+        x.run("setxkbmap", name)
+        out = terminal(x)
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            person = Person(one)
+            person.keys(TYPED)
+            await arrives(one, out, "zöß/@€ééè")
+
+    with display(tmp_path, server) as x:
+        asyncio.run(test(x))
+
+
+def test_layout_that_changes_and_locks_are_followed(tmp_path: Path) -> None:
+    """Also Caps Lock, which the viewer and the display have or have not; and nothing is left pressed or locked."""
+
+    async def test(x: XServer) -> None:
+        out, said = terminal(x), ""
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            person = Person(one)
+            for name in ("us", "de", "ru,us", "fr", "us(dvorak)", "us,il"):
+                x.run("setxkbmap", *name.removesuffix(")").replace("(", " -variant ").split())
+                await asyncio.sleep(0.1)
+                person.text("Zäßq@;1{")
+                person.keys([(SHIFT, Q, "Q"), (0, A, "ä"), (0, A, "й"), (SHIFT, A, "ä"), (ALT_GR, Q, "@"), (0, A, "7")])
+                said += "Zäßq@;1{Qäйä@7"
+                await arrives(one, out, said)
+            x.run("setxkbmap", "de")
+            for on in (True, False):
+                if on:
+                    x.run("xdotool", "key", "Caps_Lock")
+                # What has changed has to be told first.
+                await asyncio.sleep(0.1)
+                person.text("aBäÖ€1")
+                person.key(A, True, "a", 0)
+                person.key(A, False)
+                person.key(A, True, "A", 4)
+                person.key(A, False)
+                person.key(CAPS, True, "CapsLock", 4)
+                person.key(CAPS, False)
+                said += "aBäÖ€1aA"
+                await arrives(one, out, said)
+                await one.until(lambda: "Caps Lock:   off" in x.run("xset", "q"), "it is off")
+
+    with display(tmp_path, "Xvfb") as x:
+        asyncio.run(test(x))
