@@ -1,8 +1,8 @@
 """From painting a picture to having it elsewhere, 30 a second: in our viewer, in headless Chromium, and the floor.
 
 The code in each picture says when it was painted; it is read from the pixels that have arrived. The floor is another
-process that writes the changed pixels into a pipe as they are. The daemon's ledger of where the time goes is compared
-with the code. $MILLRACE_BENCH_SECONDS for each, 10 by default.
+process that writes the changed pixels into a pipe as they are; of a film, also its encoder and a decoder in one thread.
+The daemon's ledger of where the time goes is compared with the code. $MILLRACE_BENCH_SECONDS for each, 10 by default.
 """
 
 from __future__ import annotations
@@ -22,10 +22,16 @@ from bench.common import Daemon, cpu_ns, daemon, processes
 from bench.painted import HEAD, RECT
 from bench.pictureledger import first_seen, means, sums, told
 from bench.picturestages import StampedViewer, spread, stages
+from millrace.client.canvas import Decoder
 from millrace.client.viewer import Viewer, ViewerOptions
+from millrace.codec.avvideo import video_encoder
+from millrace.codec.yuv import convert
 from millrace.lab.sync import FlashFace
 from millrace.pixels.blockcode import read
-from millrace.sim.desktop import CODE, SCENES
+from millrace.pixels.difference import part_of
+from millrace.pixels.rects import Rect, Size
+from millrace.sim.desktop import CODE, FILM, SCENES, Desktop
+from millrace.wire.peer.pictures import Part, PartType
 
 SIZES = os.environ.get("MILLRACE_BENCH_SIZES", "1280x720 1920x1080").split()
 SETTLE_S, KEYS = 2.0, 40
@@ -56,6 +62,24 @@ def _take(source: BinaryIO, picture: np.ndarray) -> None:
         x, y, width, height = RECT.unpack(source.read(RECT.size))
         pixels = np.frombuffer(source.read(width * height * 4), np.uint8)
         picture[y : y + height, x : x + width] = pixels.reshape(height, width, 4)
+
+
+def codec(size: str, seconds: float) -> list[float]:
+    """ms of the film's encoder and a decoder alone, in one thread: what no way from one to the other can be below."""
+    width, height = map(int, size.split("x"))
+    desktop, decoder, found = Desktop(Size(width, height), "film"), Decoder(), []
+    at = Rect(desktop.window.x, desktop.window.y, FILM.width, FILM.height).common(desktop.window)
+    here = Rect(0, 0, at.width, at.height)
+    encoder = video_encoder("avc1", Size(at.width, at.height), None, convert)
+    for _ in range(round(seconds * 30)):
+        began = time.monotonic_ns()
+        desktop.paint(began)
+        painted = time.monotonic_ns()
+        data = encoder.encode(part_of(desktop.picture, at), [here]).data
+        decoder.steps([Part(PartType.VIDEO, here, data)])
+        found.append((time.monotonic_ns() - painted) / 1e6)
+        time.sleep(max(0.0, 1 / 30 - (time.monotonic_ns() - began) / 1e9))
+    return found[10:]
 
 
 async def native(bus: Daemon, seconds: float) -> dict[str, Any]:
@@ -158,11 +182,12 @@ def _scene(scene: str, size: str, seconds: float) -> None:
         with daemon(painted=f"{scene}:{size}", stamps=stamps) as bus:
             own = asyncio.run(native(bus, seconds))
         by_stage = stages(stamps, own["viewer"], own["began"])
+    alone = f", encoder and decoder alone {spread(codec(size, min(seconds, 4.0)))}" if scene == "film" else ""
     goal = f" (goal {GOALS[scene]})" if size == GOALS_AT and scene in GOALS else ""
     print(
         f"  {scene} {size}: {spread(own['latency'])}{goal}; {own['pictures']:.1f}/s,"
         f" {own['listed'].get('bitrate', 0) / 1000:,.0f} kb/s, daemon {own['cpu']:.1f} ms CPU a picture"
-        f" (with painting), viewer {own['own_cpu']:.1f}; decoding {spread(own['decoding'])}; floor {spread(least)}"
+        f" (with painting), viewer {own['own_cpu']:.1f}; decoding {spread(own['decoding'])}; floor {spread(least)}{alone}"
         f"\n    {by_stage}"
     )
     print(f"    {told(own['ledger'], own['first'])}")
