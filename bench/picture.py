@@ -187,7 +187,8 @@ def _scene(scene: str, size: str, seconds: float) -> None:
     print(
         f"  {scene} {size}: {spread(own['latency'])}{goal}; {own['pictures']:.1f}/s,"
         f" {own['listed'].get('bitrate', 0) / 1000:,.0f} kb/s, daemon {own['cpu']:.1f} ms CPU a picture"
-        f" (with painting), viewer {own['own_cpu']:.1f}; decoding {spread(own['decoding'])}; floor {spread(least)}{alone}"
+        f" (with painting), viewer {own['own_cpu']:.1f}; decoding {spread(own['decoding'])};"
+        f" floor {spread(least)}{alone}"
         f"\n    {by_stage}"
     )
     print(f"    {told(own['ledger'], own['first'])}")

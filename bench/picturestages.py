@@ -18,9 +18,9 @@ import numpy as np
 from millrace.client.viewer import Viewer
 from millrace.wire.peer.pictures import Piece
 
-STAGES = ("paint", "wait", "to thread", "encode", "to loop", "send", "network", "to decoder", "decode", "draw")
+STAGES = ("paint", "wait", "to thread", "encode", "to loop", "network", "to decoder", "decode", "draw")
 """Between two stamps each: when the paint began and ended, the picture was begun, a thread took it and had made it, the
-loop had it, it was sent, received, given to the decoder, decoded, and drawn."""
+loop had it, it was received, given to the decoder, decoded, and drawn."""
 
 
 def spread(values: Sequence[float]) -> str:
@@ -68,12 +68,12 @@ class StampedViewer(Viewer):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.stamps: dict[int, list[int]] = {}
-        """By the time of the paint: sent, received, begun, decoded, drawn."""
+        """By the time of the paint: received, begun, decoded, drawn."""
         self._at: dict[int, list[int]] = {}
 
     def _piece(self, piece: Piece) -> None:
         if piece.last:
-            self._at[piece.serial] = [piece.sent_ns, time.monotonic_ns()]
+            self._at[piece.serial] = [time.monotonic_ns()]
         super()._piece(piece)
 
     async def _decode(self, whole: Any) -> None:

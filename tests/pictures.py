@@ -74,7 +74,7 @@ class Session:
 
     async def parts(self, parts: Sequence[Part], painted_ns: int | None = None, key: bool = False) -> int:
         painted = clock.now_ns() if painted_ns is None else painted_ns
-        serial = self.wire.send_piece(pack_parts(parts), clock.now_ns(), key=key, painted_ns=painted)
+        serial = self.wire.send_piece(pack_parts(parts), key=key, painted_ns=painted)
         await self.flush()
         return serial
 

@@ -220,7 +220,7 @@ def view_daemon() -> list[Session]:
     return [
         [
             watching, screens, _told(view.ModeChanged(8, 6, 1)), shape, _told(view.CursorChanged(7, 1, 2, 1, 1)),
-            pack_piece(Piece(1, 1, drawn, key=True, painted_ns=5, sent_ns=9, encode_us=3, wait_us=4)),
+            pack_piece(Piece(1, 1, drawn, key=True, painted_ns=5)),
             _told(view.KeyboardHeld(False, "viewer/4")), _told(peer.Configured({"picture": "2M"})),
             pack_piece(Piece(2, 1, drawn[:2], last=False)), pack_piece(Piece(2, 1, drawn[2:])),
             _told(peer.Ping(5)), _told(peer.Fault("settings", "no")), _told(view.Gone("left")), _told(peer.Bye()),

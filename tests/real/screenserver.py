@@ -25,7 +25,7 @@ from tests.places import lack
 
 RAW, ZSTD, JPEG, MOVE, VIDEO, SHAPE, DRAW, PNG, PALETTE = range(1, 10)
 LAST, KEY = 1, 2
-_PIECE, _PART = struct.Struct("<BBHIQQII"), struct.Struct("<BBHHHHHHI")
+_PIECE, _PART = struct.Struct("<BBHIQ"), struct.Struct("<BBHHHHHHI")
 Picture = np.ndarray
 """Pixels as (height, width, 4) bytes: B, G, R, unused."""
 
@@ -60,9 +60,8 @@ def piece(
     parts: list[bytes], serial: int, generation: int = 1, flags: int = LAST, painted_ns: int | None = None
 ) -> bytes:
     """A piece of a picture, painted now."""
-    now = time.monotonic_ns()
-    when = now if painted_ns is None else painted_ns
-    return _PIECE.pack(16, flags, generation, serial, when, now, 1000, 500) + b"".join(parts)
+    when = time.monotonic_ns() if painted_ns is None else painted_ns
+    return _PIECE.pack(16, flags, generation, serial, when) + b"".join(parts)
 
 
 def zstd(data: bytes) -> bytes:

@@ -238,7 +238,7 @@ def test_late_pictures_are_applied_together_and_drawn_once() -> None:
             for step in range(6):
                 painted = clock.now_ns() - 200 * NS_PER_MS - step
                 changed = desktop.paint(painted)
-                here.session.wire.send_piece(b"", clock.now_ns(), painted_ns=painted)
+                here.session.wire.send_piece(b"", painted_ns=painted)
                 await here.session.picture(desktop.picture, changed, painted)
             await here.session.until_shown(13)
             assert np.array_equal(here.seen.pictures[-1][2][:, :, :3], desktop.picture[:, :, :3])
@@ -309,7 +309,7 @@ def test_modes_cursors_keyboard_and_loss_of_the_machine_are_told_in_order() -> N
         async with watching() as here:
             session, arrow = here.session, bytes(range(4)) * 6
             await session.mode(Desktop(SIZE).picture)
-            session.wire.send_shape(Part(PartType.SHAPE, Rect(0, 0, 2, 3), arrow, dx=4), clock.now_ns())
+            session.wire.send_shape(Part(PartType.SHAPE, Rect(0, 0, 2, 3), arrow, dx=4))
             await session.say(CursorChanged(4, 10, 20, 1, 1), KeyboardHeld(False, "alice"), KeyboardHeld(True))
             await session.say(ModeChanged(SIZE.width, SIZE.height, 1, relative=True))
             await session.say(Gone("the machine is off"))

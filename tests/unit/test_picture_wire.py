@@ -49,7 +49,7 @@ PARTS = st.builds(
 )  # fmt: skip
 PIECES = st.builds(
     Piece, U32, U16, st.lists(PARTS, max_size=5).map(tuple), st.booleans(), st.booleans(),
-    st.integers(0, INT_MAX), st.integers(0, INT_MAX), U32, U32,
+    st.integers(0, INT_MAX),
 )  # fmt: skip
 
 
@@ -74,12 +74,10 @@ def test_any_bytes_are_a_piece_skipped_or_refused(data: bytes, ours: bool) -> No
 
 def test_layout_is_the_documented_one() -> None:
     move = Part(PartType.MOVE, Rect(1, 2, 3, 4), dx=-1, dy=5)
-    data = pack_piece(
-        Piece(7, 3, (move, RAW), last=True, key=True, painted_ns=11, sent_ns=12, encode_us=13, wait_us=14)
-    )
-    assert struct.unpack_from("<BBHIQQII", data) == (16, 3, 3, 7, 11, 12, 13, 14)
-    assert struct.unpack_from("<BBHHHHhhI", data, 32) == (4, 0, 1, 2, 3, 4, -1, 5, 0)
-    assert struct.unpack_from("<BBHHHHhhI", data, 50) == (1, 0, 2, 1, 3, 2, 0, 0, 24) and data[68:] == RAW.data
+    data = pack_piece(Piece(7, 3, (move, RAW), last=True, key=True, painted_ns=11))
+    assert struct.unpack_from("<BBHIQ", data) == (16, 3, 3, 7, 11)
+    assert struct.unpack_from("<BBHHHHhhI", data, 16) == (4, 0, 1, 2, 3, 4, -1, 5, 0)
+    assert struct.unpack_from("<BBHHHHhhI", data, 34) == (1, 0, 2, 1, 3, 2, 0, 0, 24) and data[52:] == RAW.data
 
 
 def test_unknown_kinds_and_parts_are_skipped() -> None:
@@ -142,13 +140,13 @@ def carry(source: ViewServer | ViewClient, sink: ViewServer | ViewClient, now_ns
 
 def test_pictures_are_counted_and_acknowledged() -> None:
     server, client = ends()
-    assert server.send_piece(pack_parts((RAW,)), 5, last=False, key=True, painted_ns=3) == 1
-    assert server.send_piece(pack_parts((RAW,)), 6) == 1
-    assert server.send_piece(pack_parts((RAW,)), 7) == 2
+    assert server.send_piece(pack_parts((RAW,)), last=False, key=True, painted_ns=3) == 1
+    assert server.send_piece(pack_parts((RAW,))) == 1
+    assert server.send_piece(pack_parts((RAW,))) == 2
     carry(server, client)
     pieces = [event for event in client.events() if isinstance(event, Piece)]
-    assert [(piece.serial, piece.last, piece.key, piece.sent_ns) for piece in pieces] == [
-        (1, False, True, 5), (1, True, False, 6), (2, True, False, 7),
+    assert [(piece.serial, piece.last, piece.key) for piece in pieces] == [
+        (1, False, True), (1, True, False), (2, True, False),
     ]  # fmt: skip
     client.send_shown(2, 10, 20)
     carry(client, server)
@@ -158,7 +156,7 @@ def test_pictures_are_counted_and_acknowledged() -> None:
 def test_times_of_shown_are_on_the_daemons_clock() -> None:
     server, client = ends()
     client.receive(encode_message(Pong(0, 1_000_000)), 0)
-    server.send_piece(pack_parts((RAW,)), 5)
+    server.send_piece(pack_parts((RAW,)))
     client.send_shown(1, 10, 20, skew_ns=-5, queue=3)
     carry(client, server)
     assert server.events() == [Shown(1, 1_000_010, 1_000_020, -5, 3)]
@@ -166,14 +164,14 @@ def test_times_of_shown_are_on_the_daemons_clock() -> None:
 
 def test_picture_that_was_not_sent_can_not_be_acknowledged() -> None:
     server, _ = ends()
-    server.send_piece(pack_parts((RAW,)), 5, last=False)
+    server.send_piece(pack_parts((RAW,)), last=False)
     with pytest.raises(RemoteProtocolError, match="picture 1 is acknowledged, but was not sent"):
         server.receive(encode_picture_message(Shown(1)), 0)
 
 
 def test_picture_that_waits_for_the_sound_is_acknowledged() -> None:
     server, client = ends()
-    server.send_piece(pack_parts((RAW,)), 5)
+    server.send_piece(pack_parts((RAW,)))
     client.send_message(Taken(1, 4))
     carry(client, server)
     assert server.shown == 1 and server.events() == [Taken(1, 4)]
@@ -181,10 +179,10 @@ def test_picture_that_waits_for_the_sound_is_acknowledged() -> None:
 
 def test_pointer_becomes_relative_without_a_new_picture() -> None:
     server, client = ends()
-    server.send_piece(pack_parts((RAW,)), 5, last=False)
+    server.send_piece(pack_parts((RAW,)), last=False)
     server.send_relative(True)
     server.send_relative(True)
-    server.send_piece(pack_parts((RAW,)), 5)
+    server.send_piece(pack_parts((RAW,)))
     carry(server, client)
     kinds = [(type(event), getattr(event, "relative", None)) for event in client.events()]
     assert kinds == [(Piece, None), (ModeChanged, True), (Piece, None)]
@@ -194,16 +192,16 @@ def test_pointer_becomes_relative_without_a_new_picture() -> None:
 
 def test_new_mode_ends_an_unfinished_picture() -> None:
     server, client = ends()
-    server.send_piece(pack_parts((RAW,)), 5, last=False)
+    server.send_piece(pack_parts((RAW,)), last=False)
     server.send_mode(9, 9)
-    server.send_piece(pack_parts((RAW,)), 5)
+    server.send_piece(pack_parts((RAW,)))
     carry(server, client)
     assert [event.serial for event in client.events() if isinstance(event, Piece)] == [1, 2]
 
 
 def test_cursor_shapes_are_no_pictures() -> None:
     server, client = ends()
-    server.send_shape(Part(PartType.SHAPE, Rect(1, 1, 2, 2), bytes(16), 7), 5)
+    server.send_shape(Part(PartType.SHAPE, Rect(1, 1, 2, 2), bytes(16), 7))
     carry(server, client)
     (shape,) = client.events()
     assert isinstance(shape, Piece) and shape.serial == 0 and shape.parts[0].dx == 7

@@ -38,7 +38,7 @@ class SentCursor:
         self._cursor, self._at_ns = cursor, now_ns
         shape = screen.shape(cursor.shape)
         if cursor.shown and shape is not None and not self._knows(shape):
-            self._define(shape, cursor, wire, now_ns)
+            self._define(shape, cursor, wire)
         across = size.width / memory.mode.width if memory else 1
         down = size.height / memory.mode.height if memory else 1
         at, hot = cursor.at, cursor.hot
@@ -53,14 +53,14 @@ class SentCursor:
         known = self._shapes.get(shape.number)
         return known is not None and known() is shape
 
-    def _define(self, shape: Shape, cursor: Cursor, wire: ViewServer, now_ns: HostNs) -> None:
+    def _define(self, shape: Shape, cursor: Cursor, wire: ViewServer) -> None:
         self._shapes.pop(shape.number, None)
         self._shapes[shape.number] = weakref.ref(shape)
         while len(self._shapes) > SHAPES_MAX:
             del self._shapes[next(iter(self._shapes))]
         hot = max(0, _bounded(cursor.hot.x)), max(0, _bounded(cursor.hot.y))
         at = Rect(*hot, shape.size.width, shape.size.height)
-        wire.send_shape(Part(PartType.SHAPE, at, shape.pixels, shape.number), now_ns)
+        wire.send_shape(Part(PartType.SHAPE, at, shape.pixels, shape.number))
 
 
 def _bounded(number: float) -> int:

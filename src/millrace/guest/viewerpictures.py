@@ -16,7 +16,7 @@ from millrace.outlets.encoded import EncodedPicture, cut_pieces
 from millrace.outlets.pictureflow import PictureFlow
 from millrace.outlets.picturetimes import PictureTimes, ViewerTimes
 from millrace.pixels.rects import Size
-from millrace.units import NS_PER_US, HostNs
+from millrace.units import HostNs
 from millrace.wire.peer.pictures import Shown, Taken, pack_parts
 from millrace.wire.peer.viewing import ViewServer
 
@@ -108,10 +108,7 @@ class ViewerPictures:
         serial, pieces = 0, list(cut_pieces(picture.parts))
         for at, parts in enumerate(pieces, 1):
             last = at == len(pieces)
-            serial = self._wire.send_piece(
-                pack_parts(parts), now_ns, last, picture.key, picture.painted_ns,
-                picture.encode_ns // NS_PER_US, picture.wait_ns // NS_PER_US,
-            )  # fmt: skip
+            serial = self._wire.send_piece(pack_parts(parts), last, picture.key, picture.painted_ns)
             self._sending.flush(begun=True)
             if not last:
                 yield

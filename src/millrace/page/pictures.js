@@ -2,7 +2,7 @@
 // be hostile. An invalid message ends the connection; an invalid piece of a picture is damage, for which a key picture is requested.
 import { Refusal } from "./messages.js";
 
-export const PIECE = 16, HEADER_BYTES = 32, PART_BYTES = 18;
+export const PIECE = 16, HEADER_BYTES = 16, PART_BYTES = 18;
 export const LAST = 1, KEY = 2;
 export const RAW = 1, ZSTD = 2, JPEG = 3, MOVE = 4, VIDEO = 5, SHAPE = 6, DRAW = 7, PNG = 8, PALETTE = 9;
 const SIDE_MAX = 16384, AREA_MAX = 2 ** 26, SHAPE_SIDE_MAX = 512, PARTS_MAX = 1024, PIECE_MAX = 4 * 1024 * 1024, TEXT_MAX = 65536, SCREENS_MAX = 256, TIME_MAX = 2n ** 63n;
@@ -50,8 +50,8 @@ export function isPiece(buffer) {
 /** Parses a piece of a picture: its header, and its parts, which refer to `buffer`; null if it is damaged. Serial 0 is no picture: it has only cursors. */
 export function parsePiece(buffer) {
   if (buffer.byteLength < HEADER_BYTES) return null;
-  const view = new DataView(buffer), painted = view.getBigUint64(8, true), sent = view.getBigUint64(16, true), flags = view.getUint8(1);
-  const parts = painted < TIME_MAX && sent < TIME_MAX ? parseParts(buffer, view) : null;
+  const view = new DataView(buffer), painted = view.getBigUint64(8, true), flags = view.getUint8(1);
+  const parts = painted < TIME_MAX ? parseParts(buffer, view) : null;
   return parts && { last: (flags & LAST) !== 0, key: (flags & KEY) !== 0, generation: view.getUint16(2, true), serial: view.getUint32(4, true),
     painted: Number(painted), parts, size: buffer.byteLength };
 }

@@ -288,8 +288,8 @@ PIECE = 16
 LAST, KEY = 1, 2
 VIDEO_KEY = 1
 """Flag of a VIDEO part that needs nothing before it."""
-# Little-endian without padding: kind, flags, generation, serial, painted, sent, encode, wait.
-_HEAD = struct.Struct("<BBHIQQII")
+# Little-endian without padding: kind, flags, generation, serial, painted.
+_HEAD = struct.Struct("<BBHIQ")
 HEAD_BYTES = _HEAD.size
 # Type, flags, x, y, width, height, dx, dy, length.
 _PART = struct.Struct("<BBHHHHHHI")
@@ -335,7 +335,7 @@ class Part(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A piece of a picture, which is complete with its `last` one. Times are on the daemon's clock.
+    """A piece of a picture, which is complete with its `last` one. `painted_ns` is on the daemon's clock.
 
     A picture with `key` needs nothing that came before. Serial 0 is no picture: such a piece defines cursors.
     """
@@ -346,9 +346,6 @@ class Piece(NamedTuple):
     last: bool = True
     key: bool = False
     painted_ns: HostNs = 0
-    sent_ns: HostNs = 0
-    encode_us: int = 0
-    wait_us: int = 0
 
 
 def pack_parts(parts: Iterable[Part]) -> bytes:
@@ -364,10 +361,7 @@ def pack_parts(parts: Iterable[Part]) -> bytes:
 def pack_piece_head(piece: Piece) -> bytes:
     """The header of a piece, without its parts."""
     flags = (LAST if piece.last else 0) | (KEY if piece.key else 0)
-    return _HEAD.pack(
-        PIECE, flags, piece.generation & _U16, piece.serial & _U32, piece.painted_ns, piece.sent_ns,
-        min(piece.encode_us, _U32), min(piece.wait_us, _U32),
-    )  # fmt: skip
+    return _HEAD.pack(PIECE, flags, piece.generation & _U16, piece.serial & _U32, piece.painted_ns)
 
 
 def pack_piece(piece: Piece) -> bytes:
@@ -381,13 +375,13 @@ def unpack_piece(data: Buffer) -> Piece | None:
         raise RemoteProtocolError(f"piece too long: {len(data)} bytes; {PIECE_MAX} at most")
     if len(data) < HEAD_BYTES:
         raise RemoteProtocolError(f"piece too short: {len(data)} bytes")
-    kind, flags, generation, serial, painted_ns, sent_ns, encode_us, wait_us = _HEAD.unpack_from(data)
+    kind, flags, generation, serial, painted_ns = _HEAD.unpack_from(data)
     if kind != PIECE:
         return None
-    if painted_ns > INT_MAX or sent_ns > INT_MAX:
+    if painted_ns > INT_MAX:
         raise RemoteProtocolError("invalid time of a picture")
     last, key = bool(flags & LAST), bool(flags & KEY)
-    return Piece(serial, generation, _unpack_parts(data), last, key, painted_ns, sent_ns, encode_us, wait_us)
+    return Piece(serial, generation, _unpack_parts(data), last, key, painted_ns)
 
 
 # Types of parts that are not known are skipped here: their length says where the next one begins. A viewer is sent only

@@ -132,21 +132,18 @@ class ViewServer(_Session):
 
     # The parts come as bytes, because they are the same for all viewers of an encoder; only the header is this viewer's
     # own. Serials count the pictures sent to this viewer, so it notices if one is missing.
-    def send_piece(
-        self, parts: bytes, now_ns: HostNs, last: bool = True, key: bool = False, painted_ns: HostNs = 0,
-        encode_us: int = 0, wait_us: int = 0,
-    ) -> int:  # fmt: skip
+    def send_piece(self, parts: bytes, last: bool = True, key: bool = False, painted_ns: HostNs = 0) -> int:
         """Queue a piece, whose parts were made by `pack_parts`; returns its picture's serial."""
         if not self._unfinished:
             self.sent += 1
         self._unfinished = not last
-        head = Piece(self.sent, self.generation, (), last, key, painted_ns, now_ns, encode_us, wait_us)
+        head = Piece(self.sent, self.generation, (), last, key, painted_ns)
         self._out.append(pack_piece_head(head) + parts)
         return self.sent
 
-    def send_shape(self, shape: Part, now_ns: HostNs) -> None:
+    def send_shape(self, shape: Part) -> None:
         """Queue what a cursor looks like."""
-        head = Piece(0, self.generation, (), sent_ns=now_ns)
+        head = Piece(0, self.generation, ())
         self._out.append(pack_piece_head(head) + pack_parts((shape,)))
 
 
