@@ -40,6 +40,22 @@ def test_all_viewers_of_a_principal_may_come_at_once_and_then_four_a_second() ->
     assert ViewerLimits(wholes.of("token/2")).moves.allowed(5)
 
 
+def test_those_of_a_principal_are_four_a_second_and_no_more() -> None:
+    take = WholePictures(3).of("token/1")
+    assert sum(take(0) for _ in range(10)) == 3
+    taken = [take(round(step * WHOLE_NS / 10)) for step in range(1, 4_001)]
+    assert sum(taken) == 400 and sum(taken[:400]) == 40
+
+
+def test_whoever_waits_for_both_waits_for_neither_once_both_are_due() -> None:
+    limits = ViewerLimits(lambda now_ns: True)
+    for limit in (limits.moves, limits.paces):
+        limit.allowed(0)
+        limit.allowed(0)
+    assert limits.due_ns == PACE_NS and not limits.came_due(PACE_NS - 1)
+    assert limits.came_due(NS_PER_S) and limits.due_ns is None and not limits.came_due(NS_PER_S)
+
+
 def test_principals_that_rest_are_forgotten() -> None:
     wholes = WholePictures(256)
     for number in range(100):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from millrace.codec.videoencoder import VideoEncoder
 from millrace.outlets import areavideo
 from millrace.outlets.areavideo import ANEW_NS, AreaVideo
 from millrace.outlets.line import LAN_RATE
-from millrace.outlets.videoarea import SETTLE_NS, VideoArea
+from millrace.outlets.videoarea import PATIENCE_MAX_NS, SETTLE_NS, VideoArea
 from millrace.pixels.convert import Convert
 from millrace.pixels.rects import Rect, Size
 from millrace.units import NS_PER_S
@@ -17,6 +19,7 @@ from millrace.wire.peer.pictures import VIDEO_KEY, PartType
 
 WHOLE = Rect(0, 0, 1920, 1080)
 FILM = Rect(100, 50, 640, 360)
+ELSEWHERE = FILM.moved(1000, 600)
 AREA = Rect(96, 48, 656, 368)
 STEP_NS = NS_PER_S // 30
 
@@ -84,6 +87,65 @@ def test_area_that_is_too_large_for_long_becomes_smaller() -> None:
     pictures = range(1, 2 * SETTLE_NS // STEP_NS + 3)
     found = [number for number in pictures if area.take([FILM], number * STEP_NS)]
     assert len(found) == 1 and found[0] * STEP_NS > SETTLE_NS and area.at == AREA
+
+
+def changes(area: VideoArea, film: Rect, begin_ns: int, end_ns: int) -> Iterator[int]:
+    """When the area becomes another one, while this rectangle is film."""
+    return (now_ns for now_ns in range(begin_ns, end_ns, STEP_NS) if area.take([film], now_ns))
+
+
+def outgrown(area: VideoArea, film: Rect, now_ns: int) -> int:
+    """How long it takes until an area that this film outgrows is made smaller."""
+    area.take([film], now_ns)
+    assert area.at == WHOLE
+    smaller_ns = next(changes(area, film, now_ns + STEP_NS, now_ns + 2 * PATIENCE_MAX_NS))
+    assert area.at.holds(film) and area.at != WHOLE
+    return smaller_ns - now_ns
+
+
+def test_area_is_made_smaller_when_it_has_been_too_large_for_longer_than_two_seconds() -> None:
+    area = VideoArea(WHOLE)
+    area.take([FILM], 0)
+    area.take([Rect(300, 200, 640, 360)], 1)
+    assert area.at == WHOLE
+    for now_ns in (NS_PER_S, SETTLE_NS, 1 + SETTLE_NS):
+        assert not area.take([FILM], now_ns)
+    assert area.take([FILM], 2 + SETTLE_NS)
+    assert area.at == Rect(96, 48, 848, 512), "all that was film since it was outgrown, and not the newest only"
+
+
+def test_area_more_than_half_of_which_is_film_stays_and_is_looked_at_again_later() -> None:
+    area = VideoArea(WHOLE)
+    area.take([WHOLE], 0)
+    assert not list(changes(area, Rect(0, 0, 1920, 560), STEP_NS, 4 * SETTLE_NS)) and area.at == WHOLE
+    part = VideoArea(WHOLE)
+    part.take([FILM], 0)
+    assert not list(changes(part, Rect(96, 48, 656, 192), STEP_NS, 4 * SETTLE_NS)) and part.at == AREA
+    # What was film before the last look counts no more.
+    assert next(changes(area, FILM, 4 * SETTLE_NS, 9 * SETTLE_NS)) and area.at == AREA
+
+
+def test_each_time_that_an_area_was_made_smaller_and_is_outgrown_the_next_lasts_four_times_longer() -> None:
+    area, now_ns, lasted = VideoArea(WHOLE), STEP_NS, list[float]()
+    area.take([FILM], 0)
+    for number in range(5):
+        took_ns = outgrown(area, FILM if number % 2 else ELSEWHERE, now_ns)
+        lasted.append(took_ns / SETTLE_NS)
+        now_ns += took_ns + STEP_NS
+    assert [round(one) for one in lasted] == [1, 4, 16, 60, 60]
+
+
+def test_whole_screen_that_is_needed_leaves_the_patience_as_it_is_and_a_part_that_lasts_ends_it() -> None:
+    area = VideoArea(WHOLE)
+    area.take([ELSEWHERE], 0)
+    now_ns = outgrown(area, FILM, STEP_NS) + 2 * STEP_NS
+    area.take([WHOLE], now_ns)
+    assert not list(changes(area, WHOLE, now_ns + STEP_NS, now_ns + 13 * SETTLE_NS))
+    now_ns += 13 * SETTLE_NS
+    smaller_ns = next(changes(area, FILM, now_ns, now_ns + 20 * SETTLE_NS))
+    assert smaller_ns - now_ns > 3 * SETTLE_NS, "looked at every four times two seconds"
+    assert not list(changes(area, FILM, smaller_ns + STEP_NS, smaller_ns + 20 * SETTLE_NS))
+    assert outgrown(area, ELSEWHERE, smaller_ns + 20 * SETTLE_NS) <= SETTLE_NS + 2 * STEP_NS
 
 
 def test_film_after_a_pause_has_an_area_of_its_own() -> None:

@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import numpy as np
+import pytest
 
 from millrace.clock.allowance import AHEAD_NS
 from millrace.errors import ConfigError, RemoteProtocolError
@@ -249,6 +250,22 @@ def test_viewer_is_told_why_its_screen_is_gone_whatever_becomes_of_the_machine()
     why = ""
     desk.run(30)
     assert remote.gone == ["VGA: it was detached"]
+
+
+@pytest.mark.parametrize(("key", "error", "said"), [
+    ("door/7", "the connection was lost", "VGA: the connection was lost"), ("door/7", "", "VGA is gone"),
+    ("door/8", "the connection was lost", "VGA is gone"),
+])  # fmt: skip
+def test_reason_is_that_of_the_screens_own_machine_if_it_gives_one(key: str, error: str, said: str) -> None:
+    desk = Desk()
+    screen, remote = desk.add(), Remote(desk, Watch())
+    for name, why in (("door/6", "another trouble"), (key, error)):
+        view = MachineView(name, "x11 :1", "detached", why, "", 1, False, "")
+        desk.home.machines.append(bare(Machine, id=7, key=name, stop=None, view=lambda view=view: view))
+    desk.run(30)
+    desk.remove(screen)
+    desk.run(30)
+    assert remote.gone == [said]
 
 
 def test_viewer_waits_for_the_first_screen() -> None:

@@ -90,7 +90,7 @@ def attended(remotes: list[Remote], monkeypatch: pytest.MonkeyPatch) -> tuple[At
 
 
 def test_viewers_whose_rights_end_are_stopped_at_once_and_disconnected_in_turns(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk, screen, remotes, worked = costly(VIEWERS_MAX)
     attendants, ended = attended(remotes, monkeypatch)
@@ -110,7 +110,8 @@ def test_viewers_whose_rights_end_are_stopped_at_once_and_disconnected_in_turns(
     attendants._part(remotes[0].session)
     del attendants._sockets[remotes[1].session]
     assert rounds(desk, worked) >= VIEWERS_MAX * WRITE_NS // (2 * SLICE_NS)
-    assert len(ended) == len(remotes) - 1 and not attendants._parting and not desk.viewers.groups[0].sessions[1:]
+    assert len(ended) == len(remotes) - 1 and not caplog.records and not attendants._parting
+    assert len(desk.viewers.groups[0].sessions) == 1
     assert worked[0] - before == len(ended) * WRITE_NS, "each is sent one message"
     pieces = [len(one.pieces) for one in remotes]
     desk.run(50)
@@ -155,7 +156,7 @@ def test_viewer_that_leaves_takes_no_longer_because_of_the_others() -> None:
         return counted
 
     rig = Rig()
-    views = [rig.join(View()) for _ in range(100)]
+    views = [rig.join(View()) for _ in range(40)]
     rig.settle(1)
     before = sys.gettrace()
     sys.settrace(counted)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from millrace.clock.allowance import Allowances
+from millrace.clock.allowance import FASTER, Allowances
 from millrace.units import NS_PER_S, HostNs
 
 WHOLE_NS: HostNs = NS_PER_S // 4
 """A principal's viewers may have one whole picture each so long, however often they connect anew."""
+_TAKEN_NS: HostNs = round(WHOLE_NS * FASTER)
+"""What an allowance grows by in that time."""
 PACE_NS: HostNs = NS_PER_S // 4
 """How long a viewer's encoder keeps its pictures a second, which the machine is told."""
 
@@ -55,14 +57,14 @@ class WholePictures:
 
     def __init__(self, at_once: int) -> None:
         """After a rest, it may have so many at once."""
-        self._of = Allowances(at_once * WHOLE_NS)
+        self._of = Allowances(at_once * _TAKEN_NS)
 
     def __len__(self) -> int:
         return len(self._of)
 
     def of(self, principal: str) -> Callable[[HostNs], bool]:
         """Takes one of a principal's, if it may have one."""
-        return partial(self._of.take, principal, WHOLE_NS)
+        return partial(self._of.take, principal, _TAKEN_NS)
 
 
 class ViewerLimits:

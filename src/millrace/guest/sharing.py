@@ -173,9 +173,10 @@ class Sharing:
 
     def _spare(self, who: str, kept: list[Group], before: Group | None) -> Group | None:
         """The encoder that whoever has most gives up for a viewer of `who`; None if that would be no fairer."""
+        # Of whoever has EACH_MAX, half of all, nobody has two more.
         count = Counter(group.owner for group in kept)
         most = max(count, key=count.__getitem__)
-        if count[who] >= EACH_MAX or count[most] < count[who] + 2:
+        if count[most] < count[who] + 2:
             return None
         its = (group for group in kept if group.owner == most and group is not before)
         return min(its, key=lambda group: _loss(group, kept))

@@ -1,0 +1,146 @@
+"""Who gives an encoder up, and what becomes of viewers whose encoder has ended: each rule by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from millrace.errors import CodecError, PeerLost
+from millrace.guest.sharing import RETRY_NS, Sharing, _displaced
+from millrace.guest.viewergroup import Group
+from millrace.outlets.encoded import EncodedPicture
+from millrace.rights.model import Principal, parse_rights
+from millrace.units import NS_PER_MS
+from millrace.wire.peer.messages import Fault
+from millrace.wire.peer.pictures import ChangeView, Part, PartType, Watch
+from tests.watch import SPOT, Desk, Remote
+
+
+def person(number: int) -> Principal:
+    """One of several people."""
+    return Principal(f"token/{number}", parse_rights("see"), frozenset({"alice"}))
+
+
+def watching(desk: Desk, fps: int, who: int = 1) -> Remote:
+    """A person's viewer that wants so many pictures a second."""
+    return Remote(desk, Watch(formats=["raw"], settings={"fps": str(fps)}), principal=person(who))
+
+
+def sharing(desk: Desk) -> Sharing:
+    return desk.viewers._sharing
+
+
+def group_of(desk: Desk, remote: Remote) -> Group:
+    (group,) = [group for group in desk.viewers.groups if remote.session in group.sessions]
+    return group
+
+
+def spare(desk: Desk, who: int, before: Group | None = None) -> int | None:
+    """The pictures a second of the encoder that would be given up for this person."""
+    group = sharing(desk)._spare(f"token/{who}", desk.viewers.groups, before)
+    return None if group is None else group.sort.settings.fps
+
+
+def guest(*wishes: tuple[int, int]) -> tuple[Desk, Any, list[Remote]]:
+    """A screen with a viewer of each (pictures a second, person)."""
+    desk = Desk()
+    screen = desk.add()
+    remotes = [watching(desk, fps, who) for fps, who in wishes]
+    desk.run(100)
+    return desk, screen, remotes
+
+
+# -- who gives one up ----------------------------------------------------------------------------
+
+
+def test_one_is_given_up_only_for_whoever_has_two_fewer() -> None:
+    """With one fewer, the other would have to give it back."""
+    desk, _, _ = guest((10, 1), (20, 1), (30, 2))
+    assert spare(desk, 2) is None and spare(desk, 9) is not None
+    watching(desk, 40)
+    desk.run(30)
+    assert spare(desk, 2) is not None
+
+
+def test_one_that_somebody_else_shares_too_is_given_up_last() -> None:
+    wishes = ((10, 1), (11, 1), (40, 1))
+    desk, _, _ = guest(*wishes)
+    assert spare(desk, 9) == 10, "11 pictures a second are nearest to it"
+    desk, _, _ = guest(*wishes, (10, 7))
+    assert spare(desk, 9) == 11
+
+
+def test_one_is_not_given_up_for_its_own_viewer() -> None:
+    desk, _, remotes = guest((10, 1), (11, 1), (40, 1), (10, 9), (11, 9), (40, 9))
+    assert spare(desk, 9) == 10 and spare(desk, 9, group_of(desk, remotes[3])) == 11
+
+
+# -- the end of an encoder -----------------------------------------------------------------------
+
+
+def test_viewers_whose_encoder_is_given_up_share_another_at_once_whatever_they_may_have() -> None:
+    desk, screen, (one, other, _) = guest((10, 1), (10, 1), (40, 2))
+    for remote in (one, other):
+        remote.session.limits.moves._take = lambda now_ns: False
+        assert not remote.session.limits.moves.allowed(desk.now_ns + 10**10)
+    sharing(desk)._end(group_of(desk, one), _displaced)
+    desk.turns.run()
+    assert group_of(desk, one) is group_of(desk, other)
+    screen.fill(SPOT, 7, desk.now_ns)
+    desk.run(200)
+    assert np.array_equal(one.canvas, screen.pixels)
+
+
+def test_viewers_whose_encoder_has_failed_have_another_later_whatever_they_may_have() -> None:
+    desk, _, (remote,) = guest((10, 1))
+    remote.session.limits.moves._take = lambda now_ns: False
+    sharing(desk)._failed(group_of(desk, remote), CodecError("no more"))
+    desk.run(RETRY_NS // NS_PER_MS - 10)
+    assert remote.news(Fault) and not desk.viewers.groups
+    desk.run(1_100)
+    assert group_of(desk, remote)
+
+
+def test_picture_that_was_not_sent_when_its_encoder_ended_is_held_no_longer() -> None:
+    desk, _, (remote, *_) = guest((10, 1), (40, 2))
+    data = bytes(SPOT.area * 4)
+    picture = EncodedPicture(1, 0, (Part(PartType.RAW, SPOT, data),), True, len(data))
+    desk.run(500)
+    before = remote.session.account.part("sending")
+    for then in (lambda session: None, None):
+        remote.session.push(picture)
+        assert remote.session.account.part("sending") == before + len(data)
+        if then is not None:
+            sharing(desk)._end(group_of(desk, remote), then)
+            desk.turns.run()
+        else:
+            sharing(desk).exit(remote.session)
+        assert remote.session.account.part("sending") == before and not remote.session.pictures.due
+        remote.session.limits.moves.renew()
+        remote.session.regroup()
+        desk.run(500)
+
+
+def test_viewer_that_has_left_or_failed_meanwhile_is_given_no_encoder() -> None:
+    desk, _, (left, failed, stays, _) = guest((10, 1), (10, 1), (10, 1), (40, 2))
+    sharing(desk)._end(group_of(desk, left), _displaced)
+    left.leave()
+    failed.session.sending.fail(PeerLost("gone"))
+    told = len(desk.changes)
+    desk.turns.run()
+    assert {key for _, key in desk.changes[told:]} == {stays.session.key} and group_of(desk, stays)
+    assert not any(one.session in group.sessions for one in (left, failed) for group in desk.viewers.groups)
+
+
+def test_viewer_that_shares_another_meanwhile_is_told_the_size_of_that() -> None:
+    desk, screen, (remote,) = guest((10, 1))
+    Remote(desk, Watch(formats=["raw"], settings={"scale": "0.5"}), principal=person(2))
+    screen.fill(SPOT, 7, desk.now_ns)
+    desk.run(500)
+    remote.session.limits.moves.renew()
+    sharing(desk)._end(group_of(desk, remote), _displaced)
+    remote.say(ChangeView({"scale": "0.5", "fps": "30"}))
+    assert remote.session in group_of(desk, remote).sessions
+    desk.run(50)
+    assert remote.canvas.shape[:2] == (24, 32)
