@@ -43,7 +43,7 @@ def main() -> None:
     """Entry point."""
     named, helped = [word for word in sys.argv[1:] if word[0].isalpha()], {"-h", "--help"} & set(sys.argv[1:])
     if helped and not named:
-        print(f"{__doc__}\nBenchmarks: {' '.join(NAMES)}; fuzz only by name")
+        print(f"{__doc__}\nBenchmarks: {' '.join(NAMES)}; page, observe and fuzz only by name")
         return
     for name in named or NAMES:
         module = importlib.import_module(f"bench.{name}")

@@ -213,7 +213,7 @@ def test_microphone_is_heard_in_guest_while_something_records(bus: Bus, tmp_path
             await page.until(
                 "document.querySelector('#status').textContent.includes('a program in the guest is recording')"
             )
-            await asyncio.sleep(5)
+            await asyncio.sleep(3.5)
             recorder.terminate()
             await asyncio.to_thread(recorder.wait, 10)
             await page.until("document.querySelector('#status').textContent.includes('no program in the guest')")

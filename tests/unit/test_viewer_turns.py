@@ -180,6 +180,9 @@ def test_viewers_of_an_encoder_that_ends_are_told_no_more_than_the_guests_slice_
     assert rounds(desk, worked) >= VIEWERS_MAX * WRITE_NS // (2 * SLICE_NS)
     desk.run(100)
     assert all(len(remote.news(Fault)) == 1 for remote in remotes[:-1])
+    # Few stay until there is another encoder, which takes a while.
+    for remote in remotes[3:-1]:
+        remote.leave()
     screen.fill(SPOT, 5, desk.now_ns)
     desk.run(6_500)
-    assert all(np.array_equal(remote.canvas, screen.pixels) for remote in remotes[:-1])
+    assert all(np.array_equal(remote.canvas, screen.pixels) for remote in remotes[:3])
