@@ -67,9 +67,8 @@ def test_proxy_passes_refusals_on(bus: Bus) -> None:
     assert done.returncode == 4 and f"{bus.runtime}/millrace/key" in done.stderr
     done = bus.cli(*there, "--token-file", f"{bus.runtime}/millrace/key", check=False)
     assert done.returncode == 3 and "no such guest" in done.stderr
-    for bad in (["--listen", "0.0.0.0:1"], ["--loss", "200%"], ["--delay", "x"], ["--shape", "odd"]):
-        done = bus.cli("lab", "impair", *bad, check=False)
-        assert done.returncode == 2 and done.stderr.startswith("millrace: ")
+    done = bus.cli("lab", "impair", "--loss", "200%", check=False)
+    assert done.returncode == 2 and done.stderr.startswith("millrace: ")
 
 
 @pytest.mark.beside

@@ -217,10 +217,9 @@ def test_wish_ends_with_whatever_is_refused(refused: int) -> None:
     one.wish(300, 100)
     assert one.holds(300, 100)
     # 65536 requests later the number means another request.
-    while one.number + 1 != refused:
-        one.number = (one.number + 1) & 0xFFFF
+    for _ in range((refused - 1 - one.number) & 0xFFFF):
         one.wire.send_pointer(Point(1, 1), 0, False)
-        sent(one.wire)
+    one.wire.data_to_send()
     one.wire.send_memory(9, 4)
     with pytest.raises(RemoteProtocolError, match="refused"):
         says(one.wire, xserver.error(refused))
