@@ -327,7 +327,7 @@ function quality() {
   return { codec: $("codec").value, bitrate: `${$("bitrate").value}k`, channels: "stereo", ...(frame === "auto" ? {} : { frame }) };
 }
 
-async function toggle() {
+function toggle() {
   if (player) { player.stop(); player = null; stopped("Stopped."); return; }
   if (!("AudioWorkletNode" in globalThis)) {
     stopped("Browsers play sound only on secure pages: serve Millrace with TLS (--tls-cert), or open the page on localhost.");
@@ -340,7 +340,7 @@ async function toggle() {
   });
   listens(true);
   $("heard").textContent = "Connecting…";
-  try { await player.start(); } catch (error) { player?.stop(); player = null; stopped(error.message); }
+  player.start();
 }
 
 /** Both buttons: in the player, and beside the picture. */

@@ -122,8 +122,9 @@ class Connection {
 
   stop() {
     this.send({ type: "bye", reason: "stopped", again: false });
-    this.socket.onclose = null;
-    this.socket.close();
+    // It may be stopped before it knows what it can decode, and has a socket.
+    if (this.socket) this.socket.onclose = null;
+    this.socket?.close();
     close();
   }
 

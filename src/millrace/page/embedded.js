@@ -78,7 +78,7 @@ toggle.textContent = "Sound";
 toggle.addEventListener("click", () => hear(!player));
 
 // Before anybody has clicked or typed in this frame, browsers let no sound begin.
-async function hear(on) {
+function hear(on) {
   if (on === Boolean(player)) return;
   removeEventListener("pointerup", touched);
   if (!on) { player.stop(); player = null; silent(""); return; }
@@ -92,7 +92,7 @@ async function hear(on) {
     protocols: protocols(), name: named(), latency: "normal", settings: { codec: "opus", bitrate: "128k", channels: "stereo" }, microphone: false, probe: () => ask(encodeURIComponent(guest)), on: heard,
   });
   toggle.setAttribute("aria-pressed", "true");
-  try { await player.start(); } catch (error) { player?.stop(); player = null; silent(plain(error.message)); }
+  player.start();
 }
 
 function heard(what, detail) {

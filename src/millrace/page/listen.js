@@ -1,10 +1,16 @@
 // The browser as a listener: the audio context, its clock, and the worker that owns the connection.
 import { NS_PER_S } from "./clock.js";
 
-const CLOCK_MS = 20, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6, PERIOD_MIN = 128e9 / 48000, OPENED_S = 0.03;
+const CLOCK_MS = 20, SILENT_MS = 4000, LAGS = 15, LAG_MOVED = 6e6, PERIOD_MAX = 30e6, PERIOD_MIN = 128e9 / 48000, OPENED_S = 0.03;
 const REFUSALS = {
   401: "The sound has ended: this browser is no longer signed in.", 403: "You may not listen to this guest. Whoever runs Millrace can give you the right “hear”.",
   404: "There is no such guest, or you may not see it.",
+};
+/** What the browser says of a microphone that it does not open (Media Capture and Streams, section 10.2.2), and what to do. */
+const NO_MICROPHONE = {
+  NotAllowedError: "The browser does not let this page use the microphone. Allow it for this page, or listen without offering it.",
+  NotFoundError: "The browser finds no microphone. Connect one, or listen without offering it.",
+  NotReadableError: "The browser can't open the microphone: another program may hold it. Close that, or listen without offering it.",
 };
 const TOUCHES = ["pointerdown", "keydown"];
 /**
@@ -21,14 +27,30 @@ export class Listener {
   constructor(url, { protocols = [], name, latency, settings, microphone, wasm, probe, on }) {
     Object.assign(this, { url, protocols, name, latency, settings, microphone, wasm, probe, on });
     this.lags = []; this.lag = 0; this.period = 0; this.stats = null;
-    this.still = false; this.from = OPENED_S; this.lastCard = 0;
+    this.still = this.over = false; this.from = OPENED_S; this.lastCard = 0;
   }
 
-  /** Start playing. Browsers require this to be called from a click. */
+  /** Start playing. Browsers require this to be called from a click. What goes wrong ends it, with the reason. */
   async start() {
+    try { await this.begin(); } catch (error) { this.end(error.message); }
+  }
+
+  /** It was not stopped, but ends. */
+  end(why) {
+    if (this.over) return;
+    this.stop();
+    this.on("ended", why);
+  }
+
+  // It may be stopped while it waits: for its files, or for the user, who is asked for the microphone.
+  async begin() {
     this.begun = performance.now();
     this.context = new AudioContext({ latencyHint: this.latency === "robust" ? "playback" : "interactive", sampleRate: 48000 });
-    await this.context.audioWorklet.addModule(new URL("./worklet.js", import.meta.url));
+    const load = () => this.context.audioWorklet.addModule(new URL("./worklet.js", import.meta.url));
+    // Chromium fails a load that this context shares with one that was closed meanwhile.
+    await load().catch((error) => { if (this.over) throw error; return load(); });
+    const voice = this.microphone && !this.over ? await this.capture() : null;
+    if (this.over) { this.hush(); return; }
     const options = { outputChannelCount: [2], processorOptions: { profile: this.latency } }, channel = new MessageChannel();
     this.node = new AudioWorkletNode(this.context, "millrace-player", options);
     this.node.port.postMessage({ what: "join", port: channel.port1 }, [channel.port1]);
@@ -37,11 +59,11 @@ export class Listener {
     this.worker.onmessage = ({ data }) => this.told(data);
     this.worker.onerror = (event) => this.on("refused", event.message || "the page's worker failed to start");
     const hello = { type: "hello", version: 1, name: this.name, settings: this.settings, latency: this.latency, microphone: Boolean(this.microphone) };
-    const voice = this.microphone ? await this.capture() : null, ports = [channel.port2, ...(voice ? [voice] : [])];
+    const ports = [channel.port2, ...(voice ? [voice] : [])];
     this.worker.postMessage({ what: "begin", url: this.url, protocols: this.protocols, hello, port: channel.port2, voice, wasm: this.wasm, origin: performance.timeOrigin }, ports);
-    await this.context.resume();
     this.watch();
     this.timer = setInterval(() => this.tick(), CLOCK_MS);
+    await this.context.resume();
   }
 
   /**
@@ -49,12 +71,13 @@ export class Listener {
    * and the next touch resumes it. By then the audio clock has stood still and what was queued is stale, so the worklet starts over.
    */
   watch() {
+    this.watched = performance.now();
     this.context.onstatechange = () => {
       const running = this.context.state === "running";
       if (this.context.state === "closed" || running !== this.still) return;
       this.still = !running;
       if (this.still) { this.on("still", "The browser has stopped the sound. Click or tap the page to resume."); return; }
-      this.lags = []; this.from = this.context.currentTime + OPENED_S; this.ran = null;
+      this.lags = []; this.from = this.context.currentTime + OPENED_S;
       this.node.port.postMessage({ what: "resumed" });
       if (this.joined) this.on("joined", this.joined);
     };
@@ -65,7 +88,8 @@ export class Listener {
   /** Open the microphone and return the worker's port for the captured sound, which is sent only while the guest records. */
   async capture() {
     const audio = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true };
-    this.captured = await navigator.mediaDevices.getUserMedia({ audio });
+    try { this.captured = await navigator.mediaDevices.getUserMedia({ audio }); } catch ({ name, message }) { throw new Error(NO_MICROPHONE[name] ?? message); }
+    if (this.over) return null;
     const node = new AudioWorkletNode(this.context, "millrace-microphone", { numberOfOutputs: 0 }), channel = new MessageChannel();
     node.port.postMessage({ port: channel.port1 }, [channel.port1]);
     this.context.createMediaStreamSource(this.captured).connect(node);
@@ -73,28 +97,39 @@ export class Listener {
   }
 
   stop() {
+    if (this.over) return;
+    this.over = true;
     clearInterval(this.timer);
     for (const touch of TOUCHES) removeEventListener(touch, this.touched);
-    this.captured?.getTracks().forEach((track) => track.stop());
+    this.hush();
     this.worker?.postMessage({ what: "stop" });
-    this.context?.close();
+    if (!this.context) return;
+    // Chromium keeps a closed context, and all that it holds, as long as somebody listens to it.
+    this.context.onstatechange = null;
+    this.context.close();
   }
 
-  /** Change quality while it plays. */
+  /** Close the microphone. */
+  hush() { this.captured?.getTracks().forEach((track) => track.stop()); }
+
+  /** Change quality while it plays. Before that, what is asked for when it begins is changed. */
   set(settings) {
-    this.worker.postMessage({ what: "set", settings });
+    const { latency, ...rest } = settings;
+    Object.assign(this.settings, rest);
+    this.latency = latency ?? this.latency;
+    this.worker?.postMessage({ what: "set", settings });
   }
 
   /** The connection did not open. A refused WebSocket has no status, so a plain request asks for the reason. */
   async refused() {
     const why = REFUSALS[await this.probe()];
-    if (!why || this.context.state === "closed") return;
-    this.stop();
-    this.on("ended", why);
+    if (why) this.end(why);
   }
 
   told({ what, detail }) {
+    if (this.over) return;
     if (what === "shut") { this.refused(); return; }
+    if (what === "ended") { this.end(detail); return; }
     if (what === "joined") this.joined = detail;
     if (what === "stats") detail = this.stats = { ...detail, first: detail.first === null ? null : detail.first / 1e6 - this.begun };
     this.on(what, detail);
@@ -109,6 +144,10 @@ export class Listener {
    * kept until it changes by more than LAG_MOVED.
    */
   tick() {
+    if (!this.still && this.context.state === "suspended" && performance.now() - this.watched > SILENT_MS) {
+      this.still = true;
+      this.on("still", "The browser plays no sound: it has no sound output, or another program holds that. Connect one, and click or tap the page.");
+    }
     if (this.context.currentTime < this.from || this.still) return;
     const { contextTime, performanceTime } = this.heard(), now = performance.now() * 1e6;
     const known = contextTime > 0 && performanceTime > 0;
