@@ -111,7 +111,7 @@ def test_desktop_is_shown_and_typed_into_in_a_page_of_another_site(chromium: Chr
     async def main() -> None:
         async with embedding(chromium, tmp_path) as (page, daemon, machines, _):
             keys: list[tuple[int, bool]] = []
-            machines["accounts"].key = lambda code, down, meaning: keys.append((code, down))
+            machines["accounts"].key = lambda press: keys.append((press.code, press.down))
             secret = await secret_of(daemon, "watch,type,hear")
             await page.run(f"begin({{ token: {secret!r}, settings: {{ picture: 'lossless' }} }})")
             await page.until("desk.state === 'on'")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from tests.real.pages import shot
-from tests.real.screenpages import HEIGHT, SAYS, STATE, WIDTH, begin, in_chromium, shows
+from tests.real.screenpages import HEIGHT, SAYS, STATE, WIDTH, begin, in_chromium, press, shows
 
 from .browser import Chromium, Page
 from .screenserver import (
@@ -153,6 +155,64 @@ def damages() -> list[tuple[str, Callable[[ScreenServer, Picture], Awaitable[Any
         ("decoder", sent(part(VIDEO, at, b"\x00\x00\x00\x01\x41\x9a\x00"))),
         ("decoder", sent(part(VIDEO, at, b"\x10\x02\x00\x9d\x01\x2a" + bytes(20)))),
     ]  # fmt: skip
+
+
+STREAMS = """import('/page/video.js').then(async ({ Video, unitOf }) => {
+  const units = UNITS.map((text) => Uint8Array.from(atob(text), (one) => one.charCodeAt()));
+  const real = VideoDecoder, video = new Video(), made = [];
+  globalThis.VideoDecoder = class extends real { constructor(how) { super(how); made.push(this); } };
+  const sizes = [];
+  for (const unit of units) {
+    const frame = await video.decode(unit);
+    sizes.push(frame && [frame.displayWidth, frame.displayHeight, made.length]);
+    frame?.close();
+  }
+  video.lose();
+  return [sizes, units.map(unitOf).map((one) => [one.key, one.codec]), made.map((one) => one.state)];
+})"""
+
+
+@pytest.mark.parametrize("codec", ["avc1", "vp8"])
+def test_stream_of_another_size_gets_a_decoder_of_its_own_and_one_of_the_same_size_none(
+    chromium: Chromium, codec: str
+) -> None:
+    # Of the same codec, so that its name does not tell them apart: 64 × 48 and 48 × 64.
+    wide = [encoded([painted(64, 48, seed), painted(64, 48, 9)], codec) for seed in (1, 2)]
+    tall = encoded([painted(48, 64, 3)], codec)
+    units = json.dumps([base64.b64encode(unit).decode() for unit in (*wide[0], wide[1][0], *tall, wide[0][0])])
+
+    async def test(page: Page, server: ScreenServer) -> None:
+        await page.open(server.url)
+        sizes, told, states = await page.run(STREAMS.replace("UNITS", units))
+        assert sizes == [[64, 48, 1], [64, 48, 1], [64, 48, 1], [48, 64, 2], [64, 48, 3]]
+        assert [key for key, _ in told] == [True, False, True, True, True]
+        assert len({name for key, name in told if key}) == 1
+        assert states == ["closed"] * 3
+
+    in_chromium(chromium, test)
+
+
+def test_what_was_typed_before_the_connection_was_lost_is_not_typed_into_the_next(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        await page.click("#stage")
+        await server.until("keyboard", take=True)
+        for down in (True, False):
+            await press(page, "KeyA", "a", down)
+        await page.until("millrace.viewer.acts.length > 2")
+        await server.drop()
+        await server.until("watch", 2)
+        await server.welcome(WIDTH, HEIGHT)
+        await server.whole(painted(WIDTH, HEIGHT))
+        await page.until(f"{STATE} === 'on'")
+        await server.tell("keyboard", mine=True, who="somebody")
+        await page.until("millrace.viewer.mine")
+        await page.click("#screen-delete")
+        await server.until("key", code=0xD3, down=False)
+        assert not [one for one in server.got if one["type"] == "key" and one["code"] == 0x1E]
+        assert not [one for one in server.got if one["type"] == "pointer" and one["buttons"]]
+
+    in_chromium(chromium, test)
 
 
 def test_damage_asks_for_a_key_picture_which_mends_it(chromium: Chromium) -> None:

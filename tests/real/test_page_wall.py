@@ -161,6 +161,35 @@ def test_wall_shows_what_one_may_watch_and_stops_when_one_signs_out(chromium: Ch
     asyncio.run(main())
 
 
+def test_nothing_on_the_wall_moves_under_the_pointer_or_away_from_the_focus(chromium: Chromium, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with several(tmp_path) as (daemon, _), Page(chromium) as page:
+            await page.size(1280, 900)
+            await signed_in(page, daemon, "#wall")
+            ordered = ["accounts", "build-7", "lab", "reception", "spare"]
+            await page.until(f"{NAMES}.join() === {','.join(ordered)!r}")
+            await page.run(f"{tile('build-7', 'a')}.focus()")
+            daemon.worker.report(Symptom("machine", "lost", "reception", "door/1", {"error": "gone"}))
+            await page.until(f"{tile('reception', '.mark')}.textContent === '1 incident'")
+            assert await page.run(NAMES) == ordered
+            # One that has trouble comes first as soon as nobody is about to choose.
+            x, y = await page.middle("#tiles li[data-guest='lab']")
+            for by in (0, 1):
+                await page.send("Input.dispatchMouseEvent", type="mouseMoved", x=x + by, y=y)
+            await page.until("Boolean(document.querySelector('#tiles a:hover'))")
+            await page.run("document.activeElement.blur()")
+            daemon.worker.report(Symptom("machine", "lost", "lab", "door/2", {"error": "gone"}))
+            await page.until(f"{tile('lab', '.mark')}.textContent === '1 incident'")
+            assert await page.run(NAMES) == ordered
+            async with asyncio.timeout(20):
+                while (await page.run(NAMES))[:3] != ["lab", "reception", "spare"]:
+                    await page.send("Input.dispatchMouseEvent", type="mouseMoved", x=640, y=5)
+                    daemon.worker.report(Symptom("machine", "lost", "spare", "door/3", {"error": "gone"}))
+                    await asyncio.sleep(0.5)
+
+    asyncio.run(main())
+
+
 def test_viewers_are_listed_and_the_keyboard_is_taken_over(chromium: Chromium, tmp_path: Path) -> None:
     async def main() -> None:
         async with several(tmp_path) as (daemon, _), Page(chromium) as page, Page(chromium) as other:
