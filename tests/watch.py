@@ -125,6 +125,8 @@ class Remote:
         self.told: list[ToViewer] = []
         self.clips: list[Clip] = []
         self.pieces: list[Piece] = []
+        self.arrived: list[HostNs] = []
+        """When each of them was there."""
         self.ages: list[HostNs] = []
         self.bytes = 0
         self.drawn = Canvas(Size(1, 1))
@@ -213,6 +215,7 @@ class Remote:
 
     def _draw(self, piece: Piece, now: HostNs) -> None:
         self.pieces.append(piece)
+        self.arrived.append(now)
         self.shapes |= {part.dx: bytes(part.data) for part in piece.parts if part.type == PartType.SHAPE}
         if self.draws:
             self.drawn.apply(part for part in piece.parts if part.type != PartType.SHAPE)

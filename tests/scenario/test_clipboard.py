@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 
 from millrace.graph.clipboard import Clipboard
+from millrace.server.http import attend
+from millrace.server.http.frames import FrameWriter
 from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.pictures import KeyboardHeld, TakeKeyboard
@@ -148,5 +152,26 @@ def test_text_that_nobody_asked_for_ends_its_sender(tmp_path: Path) -> None:
         fault = await watcher.until(Fault)
         assert fault.fatal and fault.code == "protocol" and "not asked for" in fault.message
         await watcher.ends()
+
+    running(tmp_path, test)
+
+
+def test_text_for_a_viewer_that_reads_slowly_goes_on_as_soon_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else happens: no second passes, and the viewer says nothing."""
+    narrow = attend.VIEWER._replace(send_buffer=32 * 1024)
+    monkeypatch.setattr(attend, "VIEWER", narrow)
+    monkeypatch.setattr("millrace.server.http.app.VIEWER", narrow)
+    monkeypatch.setattr(attend, "TICK_S", 3600.0)
+    room, rooms = FrameWriter.room, list[bool]()
+    monkeypatch.setattr(FrameWriter, "room", lambda writer: (rooms.append(room(writer)), rooms[-1])[1])
+
+    async def test(rig: Rig) -> None:
+        alice = Machine(rig, "alice")
+        alice.text = b64encode(random.Random(1).randbytes(750_000)).decode()
+        watcher = await watching(rig, await rig.token("one", "type,clipboard", ["alice"]))
+        alice.copy()
+        assert (await fetched(watcher)).text == words(alice.text) and not all(rooms)
 
     running(tmp_path, test)

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from millrace.graph.share import SLICE_NS
-from millrace.io.metered import Metered, charge
+from millrace.io.metered import Metered, charge, when_relieved
 from millrace.io.turns import Turns
 
 
@@ -110,3 +110,22 @@ def test_identified_peer_pays_from_then_on() -> None:
         assert strangers.used_ns == before and not own.ready()
 
     asyncio.run(main())
+
+
+def test_room_that_there_is_again_is_told_until_the_connection_is_lost() -> None:
+    class Writer(asyncio.Protocol):
+        """Notes that it may write."""
+
+        def resume_writing(self) -> None:
+            """See asyncio."""
+            told.append("inner")
+
+    told: list[str] = []
+    transport = FakeTransport()
+    transport.protocol = metered = Metered(Writer(), Turns())
+    metered.resume_writing()
+    when_relieved(cast(asyncio.Transport, transport), lambda: told.append("room"))
+    metered.resume_writing()
+    metered.connection_lost(None)
+    metered.resume_writing()
+    assert told == ["inner", "inner", "room", "inner"]

@@ -9,6 +9,7 @@ import pytest
 
 from millrace.budget import MIB
 from millrace.errors import BudgetError, CodecError, GraphError, PeerLost
+from millrace.graph.seat import Watcher
 from millrace.guest.viewergroup import Group
 from millrace.guest.viewerpictures import ViewerPictures
 from millrace.guest.viewers import VIEWERS_MAX
@@ -16,6 +17,7 @@ from millrace.guest.viewersending import INTERNAL, UNSENT_BYTES_MAX, UNSENT_MAX
 from millrace.outlets.encoded import PIECE_BYTES
 from millrace.outlets.pictureflow import HOLDS_MAX
 from millrace.pixels.rects import Rect, Size
+from millrace.rights.model import OWNER
 from millrace.sim.net import Path
 from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.peer.clips import ClipboardState
@@ -280,6 +282,29 @@ def test_viewer_that_reads_nothing_is_told_the_newest_when_it_reads_again() -> N
     assert np.array_equal(remote.canvas, screen.pixels) and remote.keyboard == (False, other.session.name)
     (screens,) = remote.news(Screens)
     assert screens.screens[0].width == 200 and remote.cursor.x == 0
+
+
+def test_what_waits_for_room_is_sent_as_soon_as_there_is_some() -> None:
+    desk, screen, (remote,) = watched(1)
+    desk.run(1_000 - (desk.now_ns // NS_PER_MS) % 1_000 + 50)
+    remote.told.clear()
+    remote.reads, remote.unread = False, 10**6
+    screen.fill(SPOT, 77, desk.now_ns)
+    remote.say(ChangeView({"fps": "0"}))
+    desk.home.screens.seat.take(Watcher("native/9", OWNER))
+    desk.viewers.tell_later()
+    desk.run(300)
+    remote.reads = True
+    desk.run(100)
+    assert not remote.told and not np.array_equal(remote.canvas, screen.pixels), "it has no way to know"
+    remote.session.relieved()
+    desk.run(100)
+    assert remote.news(Fault) and remote.keyboard == (False, "native/9")
+    assert np.array_equal(remote.canvas, screen.pixels)
+    remote.session.closed()
+    remote.session.relieved()
+    desk.run(10)
+    assert not remote.news(KeyboardHeld)[1:]
 
 
 def test_answers_that_a_viewer_does_not_read_are_bounded_in_number_bytes_and_memory() -> None:

@@ -28,6 +28,9 @@ class Transport:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        self.high = high
+
     def get_write_buffer_size(self) -> int:
         return self.waiting
 
@@ -40,6 +43,10 @@ def test_messages_become_whole_frames_until_close() -> None:
     assert transport.written == head + long and writer.room()
     transport.waiting = UNSENT_BYTES_MAX
     assert not writer.room()
+    # asyncio tells when there is room again if more than `high` was waiting.
+    transport.waiting = transport.high
+    assert writer.room() and transport.high == UNSENT_BYTES_MAX - 1
+    transport.waiting = UNSENT_BYTES_MAX
     whole.closed = True
     writer.write(["late"])
     assert transport.written == head + long

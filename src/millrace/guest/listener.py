@@ -131,6 +131,11 @@ class ListenerSession:
             self.outlet.send(message)
         self.outlet.flush()
 
+    def relieved(self) -> None:
+        """See `Attendee`."""
+        if not self._left:
+            self.flush()
+
     def next_timeout(self) -> HostNs | None:
         """See `Timed`."""
         return self.wire.next_timeout()

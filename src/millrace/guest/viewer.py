@@ -92,7 +92,6 @@ class ViewerSession:
         self.retry_ns: HostNs = 0
         """It is given no encoder before."""
         self.listed: Listed | None = None
-        """The screen that it sees."""
         self.shares: PictureSettings | None = None
         """The settings of the encoder that it shares now: the nearest to its own, if there is no room for those."""
         self.times = PictureTimes(now_ns, viewers.totals)
@@ -106,7 +105,6 @@ class ViewerSession:
         """The door and the label of the screen that it saw last."""
         self._told = ""
         self._in_force = self.settings
-        """The settings that it was told."""
         self._held: tuple[bool, str] | None = None
         self._refused = False
         """It was told that it has no keyboard."""
@@ -180,10 +178,15 @@ class ViewerSession:
         self.clip.tick(now_ns)
         self.long_hidden = self.hidden and now_ns - self._hidden_ns > HIDDEN_NS
         self.blame.second(self.listed.screen if self.listed else None, now_ns)
-        self.flush()
-        self.viewers.tell(self)
+        self.relieved()
         self.regroup()
-        self.viewers.ready(self)
+
+    def relieved(self) -> None:
+        """See `Attendee`: there may be room for what waits."""
+        if not self._left:
+            self.flush()
+            self.viewers.tell(self)
+            self.viewers.ready(self)
 
     def fault(self, error: MillraceError) -> None:
         """Tell the viewer why the session ends."""
@@ -192,6 +195,7 @@ class ViewerSession:
     def stop(self, why: str) -> list[str | bytes]:
         """See `Attendee`."""
         self.viewers.leave_keyboard(self)
+        self.clip.leave()
         return self.sending.stop(Bye(why, again=False))
 
     def closed(self) -> None:
@@ -334,10 +338,7 @@ class ViewerSession:
 
     def _take(self, take: bool) -> None:
         try:
-            if take:
-                self.viewers.take_keyboard(self)
-            else:
-                self.viewers.leave_keyboard(self)
+            (self.viewers.take_keyboard if take else self.viewers.leave_keyboard)(self)
         except RightsError as error:
             self.send(Fault.of(error))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
+from millrace.absent import nothing
 from millrace.io.turns import Turns
 
 STEP_BYTES = 4 * 1024
@@ -19,6 +21,8 @@ class Metered(asyncio.BufferedProtocol):
 
     def __init__(self, inner: asyncio.Protocol, turns: Turns) -> None:
         self._inner, self.turns = inner, turns
+        self.relieved: Callable[[], None] = nothing
+        """Called whenever the connection has room again after it was full."""
         self._transport: asyncio.Transport | None = None
         self._kept = b""
 
@@ -74,10 +78,11 @@ class Metered(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """See asyncio."""
         self._inner.resume_writing()
+        self.relieved()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
-        self._transport = None
+        self._transport, self.relieved = None, nothing
         self._inner.connection_lost(exc)
 
 
@@ -86,3 +91,10 @@ def charge(transport: asyncio.Transport | None, turns: Turns) -> None:
     protocol = transport.get_protocol() if transport is not None else None
     if isinstance(protocol, Metered):
         protocol.turns = turns
+
+
+def when_relieved(transport: asyncio.Transport, then: Callable[[], None]) -> None:
+    """Call `then` whenever this connection has room again after it was full, until it is lost."""
+    protocol = transport.get_protocol()
+    if isinstance(protocol, Metered):
+        protocol.relieved = then

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import WSCloseCode, web
 
+from millrace.absent import nothing
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.errors import MillraceError, PeerLost
 from millrace.guest.encoders import load_encoders
@@ -19,7 +20,7 @@ from millrace.guest.listener import ListenerSession
 from millrace.guest.notfound import NotFound
 from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns
-from millrace.io.metered import charge
+from millrace.io.metered import charge, when_relieved
 from millrace.io.timer import TimerRunner
 from millrace.outlets.queue import Write
 from millrace.rights.model import Principal, Right
@@ -61,6 +62,10 @@ class Attendee(Protocol):
 
     def receive(self, message: str | bytes, now_ns: HostNs) -> None:
         """Process one message; a MillraceError ends the session."""
+        ...
+
+    def relieved(self) -> None:
+        """Its connection has room again after it was full."""
         ...
 
     def next_timeout(self) -> HostNs | None:
@@ -143,15 +148,15 @@ class Deadlines:
             self._lost(error)
 
 
-class Parting(NamedTuple):
-    """A `Worker` of a guest's turns, which disconnects one whose rights have ended."""
+class Call(NamedTuple):
+    """A `Worker` of a guest's turns that calls something once."""
 
-    part: Callable[[], None]
+    call: Callable[[], None]
     first: bool = False
 
     def work(self) -> bool:
         """See `Worker`."""
-        self.part()
+        self.call()
         return True
 
 
@@ -184,10 +189,12 @@ class Attendants:
         charge(transport, guest.turns)
         writer = FrameWriter(transport, websocket, kind.send_buffer)
         session = self._session(kind, guest, principal, address, writer)
+        when_relieved(transport, partial(guest.turns.wait, Call(session.relieved)))
         try:
             await websocket.prepare(request)
             await self._attend(guest, session, Attended(websocket, transport.abort, kind, writer.write))
         finally:
+            when_relieved(transport, nothing)
             session.closed()
             session.forget()
         return websocket
@@ -258,7 +265,7 @@ class Attendants:
         if not session.closing:
             session.closing = True
             self._parting[session] = session.stop(why)
-            session.guest.turns.wait(Parting(partial(self._part, session)))
+            session.guest.turns.wait(Call(partial(self._part, session)))
 
     def _part(self, session: Attendee) -> None:
         """Disconnect one that was stopped, unless it has left meanwhile."""

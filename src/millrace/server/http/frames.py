@@ -43,6 +43,8 @@ class FrameWriter:
         """`send_buffer` is the kernel's, in bytes; None: as large as the kernel makes it."""
         self._transport, self._whole = transport, whole
         self._written = 0
+        # So its protocol is told when there is room again exactly if there was none.
+        transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX - 1)
         raw = transport.get_extra_info("socket")
         if raw is not None and send_buffer is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
