@@ -126,11 +126,11 @@ def test_window_shows_exactly_what_is_painted_and_sends_what_is_typed() -> None:
             came = session.came
 
             async def typed() -> bool:
-                return Key(0xCD, True) in came
+                return Key(0xCD, True, "", 0) in came
 
             await until(typed, "keys")
             keys = [one for one in came if isinstance(one, Key)]
-            assert keys == [Key(0x1E, True, "a"), Key(0x1E, False), Key(0xCD, True)]
+            assert keys == [Key(0x1E, True, "a", 0), Key(0x1E, False), Key(0xCD, True, "", 0)]
             points = [one for one in came if isinstance(one, Pointer) and (one.x, one.y) == (100, 50)]
             assert [one.buttons for one in points][-5:] == [0, 1, 0, 8, 0]
             await x.run("xdotool", "keyup", "Right", "keydown", "Control_L", "keydown", "Alt_L", "key", "k")
@@ -151,6 +151,42 @@ def test_window_shows_exactly_what_is_painted_and_sends_what_is_typed() -> None:
             assert len([one for one in came if isinstance(one, Key)]) == before
             viewer.send_signal(signal.SIGINT)
             assert await viewer.wait() == 0
+
+    asyncio.run(main())
+
+
+def test_keys_go_along_with_what_they_type_and_the_locks_and_composed_text_as_text() -> None:
+    need("Xvfb", "xdotool", "xwininfo", "setxkbmap")
+    say = "key shift+7 key at key dead_acute key e key Caps_Lock key a key Multi_key key apostrophe key o"
+    expected = [
+        Key(0x2A, True, "", 0), Key(0x08, True, "/", 0), Key(0xB8, True, "AltGraph", 0), Key(0x10, True, "@", 0),
+        Key(0x0D, True, "Dead", 0), Key(0x12, True, "é", 0), Key(0x3A, True, "", 4), Key(0x1E, True, "A", 4),
+        Key(0x18, True, "Ó", 4),
+    ]  # fmt: skip
+
+    async def main() -> None:
+        daemon, desktop = PictureDaemon(), Desktop(SIZE, "typing")
+        async with display() as x, daemon.on_tcp() as url:
+            x.env["LC_ALL"] = "C.UTF-8"
+            async with view(url, "--sound", "off", env=x.env):
+                session = await daemon.sessions.get()
+                await session.mode(desktop.picture)
+                await session.say(KeyboardHeld(True))
+                await painted(session, desktop, 5)
+                await x.run("setxkbmap", "de", "-option", "compose:menu")
+                await x.run("xdotool", "mousemove", "500", "400")
+                # SDL learns of the layout before the next keys.
+                await asyncio.sleep(0.5)
+                for word in say.split("key "):
+                    await x.run("xdotool", "key", *word.split())
+
+                async def typed() -> bool:
+                    return any(isinstance(one, Key) and one.key == "Ó" for one in session.came)
+
+                await until(typed, "keys")
+                pressed = [one for one in session.came if isinstance(one, Key) and one.down]
+                # The Compose key itself, and the apostrophe after it, which it takes.
+                assert [one for one in pressed if one.code not in (0xDD, 0x2B)] == expected
 
     asyncio.run(main())
 

@@ -33,6 +33,10 @@ class Pressed:
         self.buttons = 0
         self._at = Point(0, 0)
 
+    def knows(self, usage: int) -> bool:
+        """Whether there is such a key."""
+        return usage in CODES
+
     def key(self, usage: int, down: bool, meaning: str = "") -> None:
         """A key by its USB usage, and what it means where it is pressed; unknown ones are ignored."""
         code = CODES.get(usage)

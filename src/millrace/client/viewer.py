@@ -414,9 +414,9 @@ class Viewer:
         self.options.settings.update(changes)
         self._say(ChangeView(changes))
 
-    def key(self, code: int, down: bool, meaning: str = "") -> None:
-        """Press or release a key, by its XT scan code. `meaning`: see `Key`."""
-        self._say(Key(code, down, meaning))
+    def key(self, code: int, down: bool, meaning: str = "", locks: int | None = None) -> None:
+        """Press or release a key, by its XT scan code. `meaning` and `locks`: see `Key`."""
+        self._say(Key(code, down, meaning, locks))
 
     def pointer(self, at: Point, buttons: int, relative: bool = False) -> None:
         """Move the pointer, with these buttons down; those that the daemon does not know are left out."""

@@ -20,8 +20,8 @@ from millrace.client.canvas import Canvas, blend
 from millrace.client.clipboard import SharedClipboard
 from millrace.client.fitting import Fit
 from millrace.client.lettering import letter
-from millrace.client.meanings import meaning_of
 from millrace.client.pressed import EXTRA, LEFT, MIDDLE, RIGHT, SIDE, Pressed
+from millrace.client.typing import Typing
 from millrace.client.viewer import Viewer
 from millrace.client.xdisplay import XDisplay, display_of
 from millrace.errors import ConfigError, OutputLost
@@ -74,6 +74,7 @@ class Window:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._display: XDisplay | None = None
         self._pressed = Pressed(self._key, self._point, self._command)
+        self._typing = Typing(self._sdl, self._pressed, self._type, self._level_3)
         self._clipboard = SharedClipboard(self._read_text, self._write_text, self._note) if share_clipboard else None
 
     # -- opening and closing ---------------------------------------------------------------------
@@ -86,12 +87,13 @@ class Window:
             (b"SDL_VIDEO_X11_NET_WM_BYPASS_COMPOSITOR", b"0"), (b"SDL_MOUSE_FOCUS_CLICKTHROUGH", b"1"),
         ):  # fmt: skip
             sdl2.SDL_SetHint(name, value)
+        self._typing.begin()
         if sdl2.SDL_Init(sdl2.SDL_INIT_VIDEO):
             raise ConfigError(f"no window can be opened here ({self._error()}); write a file with --to")
         if sdl2.SDL_GetCurrentVideoDriver() in UNSEEN and "SDL_VIDEODRIVER" not in os.environ:
             raise ConfigError("no window can be opened here (DISPLAY names none); write a file with --to")
         sdl2.SDL_EnableScreenSaver()
-        sdl2.SDL_StopTextInput()
+        sdl2.SDL_StartTextInput()
         flags = sdl2.SDL_WINDOW_RESIZABLE | (sdl2.SDL_WINDOW_FULLSCREEN_DESKTOP if self._full else 0)
         anywhere = sdl2.SDL_WINDOWPOS_UNDEFINED
         self._window = sdl2.SDL_CreateWindow(self._named(), anywhere, anywhere, 640, 400, flags)
@@ -318,9 +320,9 @@ class Window:
         elif kind == sdl2.SDL_WINDOWEVENT:
             self._window_event(event.window.event)
         elif kind in (sdl2.SDL_KEYDOWN, sdl2.SDL_KEYUP):
-            if not event.key.repeat:
-                down = kind == sdl2.SDL_KEYDOWN
-                self._pressed.key(event.key.keysym.scancode, down, self._meaning(event) if down else "")
+            self._typing.key(event)
+        elif kind == sdl2.SDL_TEXTINPUT:
+            self._typing.text(event)
         elif kind == sdl2.SDL_MOUSEMOTION and relative:
             self._pressed.moved(Point(event.motion.xrel, event.motion.yrel), True)
         elif kind == sdl2.SDL_MOUSEMOTION:
@@ -390,16 +392,16 @@ class Window:
         if Size(wide.value, high.value) != self._canvas.size and wide.value > 0 and high.value > 0:
             self._viewer.wish_size(Size(wide.value, high.value))
 
+    def _level_3(self) -> bool:
+        return self._display is not None and self._display.level_3
+
     def _key(self, code: int, down: bool, meaning: str) -> None:
         if self._viewer is not None and self._mine:
-            self._viewer.key(code, down, meaning)
+            self._viewer.key(code, down, meaning, self._typing.locks if down else None)
 
-    # SDL tells what a key types right behind it, and nothing of it where Control is held.
-    def _meaning(self, event: Any) -> str:
-        sdl2, next_one = self._sdl, self._sdl.SDL_Event()
-        sdl2.SDL_PeepEvents(ctypes.byref(next_one), 1, sdl2.SDL_PEEKEVENT, sdl2.SDL_FIRSTEVENT, sdl2.SDL_LASTEVENT)
-        text = next_one.text.text.decode(errors="replace") if next_one.type == sdl2.SDL_TEXTINPUT else ""
-        return meaning_of(event.key.keysym.sym, text, self._display is not None and self._display.level_3)
+    def _type(self, text: str) -> None:
+        if self._viewer is not None and self._mine:
+            self._viewer.type_text(text)
 
     def _point(self, at: Point, buttons: int, relative: bool) -> None:
         if self._viewer is not None and self._mine:
