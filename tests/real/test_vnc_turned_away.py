@@ -38,8 +38,8 @@ def xtigervnc(folder: Path, *args: str) -> Iterator[int]:
         x.close()
 
 
-def viewer(port: int, password: str = "") -> socket.socket:
-    """Somebody who looks at the screen; ConnectionError with the server's reason if it does not let us in."""
+def viewer(port: int, password: str = "", shared: bool = False) -> socket.socket:
+    """Somebody who looks at the screen, alone unless `shared`; ConnectionError: why the server does not let us in."""
     line = socket.create_connection(("127.0.0.1", port), 10)
     version = line.recv(12)
     line.sendall(b"RFB 003.008\n")
@@ -53,7 +53,7 @@ def viewer(port: int, password: str = "") -> socket.socket:
         line.sendall(vnc_answer(line.recv(16), password))
     if line.recv(4) != bytes(4):
         raise ConnectionError(line.recv(1000)[4:].decode())
-    line.sendall(b"\0")
+    line.sendall(bytes((shared,)))
     assert len(line.recv(24)) == 24
     return line
 
@@ -93,9 +93,15 @@ def test_server_that_grants_one_viewer_its_screen_is_left_to_that_one(tmp_path: 
                 for n in range(200):
                     reader.pointer(Point(n, n), 0, False)
             person = await asyncio.to_thread(viewer, port)
+            await becomes(door, "displaced", "still answers", "retrying after 2 s")
+            # It might have been a server that lets both in.
+            await becomes(door, "attached")
+            await asyncio.sleep(0.5)
+            assert not is_open(person)
+            person = await asyncio.to_thread(viewer, port)
             await becomes(door, "displaced", "still answers", "retrying after 30 s")
             await asyncio.sleep(1.5)
-            assert is_open(person) and door.state == "displaced" and door.sessions == 1
+            assert is_open(person) and door.state == "displaced" and door.sessions == 2
             daemon.worker.attach(guest, spec)
             await becomes(door, "attached")
             await asyncio.sleep(0.5)
@@ -105,6 +111,27 @@ def test_server_that_grants_one_viewer_its_screen_is_left_to_that_one(tmp_path: 
             assert is_open(person)
 
     with xtigervnc(tmp_path, "-SecurityTypes", "None", "-NeverShared") as port:
+        asyncio.run(test(port))
+
+
+def test_viewer_that_does_not_share_is_joined_where_the_server_lets_both_in(tmp_path: Path) -> None:
+    """Xtigervnc as it is without options, and `vncviewer` as it is."""
+
+    async def test(port: int) -> None:
+        async with daemon_in(tmp_path) as daemon:
+            door = daemon.worker.attach(daemon.worker.guests["alice"], parse_door(f"vnc://127.0.0.1:{port}"))
+            assert isinstance(door, AttachedMachine)
+            await becomes(door, "attached")
+            other = await asyncio.to_thread(viewer, port, shared=True)
+            await asyncio.sleep(0.5)
+            assert is_open(other) and door.state == "attached", "who shares disturbs nobody"
+            person = await asyncio.to_thread(viewer, port)
+            await becomes(door, "displaced", "still answers", "retrying after 2 s")
+            await becomes(door, "attached")
+            await asyncio.sleep(0.5)
+            assert is_open(person) and door.state == "attached" and door.sessions == 2 and not is_open(other)
+
+    with xtigervnc(tmp_path, "-SecurityTypes", "None") as port:
         asyncio.run(test(port))
 
 

@@ -24,6 +24,10 @@ def test_waits_become_longer_until_a_session_has_lasted_or_somebody_attaches() -
     hold.reset()
     hold.begin("why", "; do this")
     assert hold.take() == (30, "why; retrying after 30 s, or at once if you attach again; do this")
+    hold.begin("why", soon=True)
+    assert hold.take() == (2, "why; retrying after 2 s, or at once if you attach again") and waits(hold, 1) == [120]
+    hold.reset()
+    assert waits(hold, 1) == [30]
     hold.begin("why")
     hold.drop()
     assert hold.take() == (0.0, "") and waits(hold, 1) == [120]

@@ -18,6 +18,7 @@ from millrace.io.client import ClientConnection, Closed
 from millrace.io.clock import now_ns
 from millrace.io.crypto import trusting, vnc_answer
 from millrace.io.paths import runtime_dir
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, PLAIN, SoundOffered, TlsWanted
 
@@ -29,6 +30,8 @@ DISPLACED = (
 DISPLACED_ADVICE = (
     ". To allow both, have the server share its screen (Xtigervnc -AlwaysShared), or the viewer ask for that (-Shared)"
 )
+INSISTS_NS: HostNs = 60 * NS_PER_S
+"""Whoever displaces us again so soon had been displaced by us when we came back."""
 PICTURE_CHUNK_BYTES = 64 * 1024
 """A raw picture of 1920 × 1080 is 8 MB, and would take 2,000 chunks of the usual size."""
 
@@ -36,6 +39,10 @@ PICTURE_CHUNK_BYTES = 64 * 1024
 # A VNC server that grants its screen to one viewer at a time closes the connection of the one before (Xtigervnc
 # -NeverShared; a viewer that asks for exclusive access). It does not say so. What it does then is what is gone by: it
 # closes in an orderly way, and still answers. One that has ended does not answer.
+#
+# What follows depends on the server, and it does not say that either. Most let us in again, beside that viewer, as we
+# ask to share the screen (Xtigervnc without options). With others we displace that viewer in turn (-NeverShared), who
+# comes back. So we come back at once, and if that is how it ends, never again before a long wait.
 #
 # QEMU refuses us as long as a viewer has exclusive access, so asking it again displaces nobody.
 class VncMachine(NetworkMachine):
@@ -45,6 +52,10 @@ class VncMachine(NetworkMachine):
         super().__init__(id_, guest, spec)
         self._wire: VncClient | None = None
         self._paced: Paced | None = None
+        self._one_viewer = False
+        """The server has one viewer at a time, as far as is known."""
+        self._displaced_ns: HostNs | None = None
+        """When another viewer has displaced us last."""
 
     async def _serve(self) -> None:
         pictures = COMPRESSED if self.profile is REMOTE_PROFILE else PLAIN
@@ -84,7 +95,7 @@ class VncMachine(NetworkMachine):
             await self._until_ended()
         except Closed:
             if self.ready.done() and not wire.is_qemu and await self._answers():
-                self._displaced.begin(DISPLACED, DISPLACED_ADVICE)
+                self._leave_to_another()
             if not wire.joining:
                 raise
             self._accepted = self.password
@@ -92,6 +103,12 @@ class VncMachine(NetworkMachine):
                 "the VNC server accepts the login but disconnects when asked to share its screen: another"
                 " viewer has exclusive access. retrying; close that viewer or make it share"
             ) from None
+
+    def _leave_to_another(self) -> None:
+        """Another viewer has displaced us."""
+        before, self._displaced_ns = self._displaced_ns, now_ns()
+        self._one_viewer |= before is not None and self._displaced_ns - before < INSISTS_NS
+        self._displaced.begin(DISPLACED, DISPLACED_ADVICE, soon=not self._one_viewer)
 
     def _gone(self) -> None:
         super()._gone()
