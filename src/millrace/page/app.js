@@ -27,7 +27,9 @@ globalThis.millrace = { get listener() { return player; }, get viewer() { return
 // the user signs in.
 async function api(method, path, body) {
   const session = kept(), type = body ? { "Content-Type": "application/json" } : {};
-  const answer = await fetch(at(`api/v1${path}`), { method, headers: { ...headers(session), ...type }, body: body ? JSON.stringify(body) : undefined });
+  const asked = fetch(at(`api/v1${path}`), { method, headers: { ...headers(session), ...type }, body: body ? JSON.stringify(body) : undefined });
+  // What a browser says of a request that fails is not for people.
+  const answer = await asked.catch(() => { throw new Error("the daemon does not answer"); });
   if (answer.status === 401) {
     // Another tab has signed in or out in the meantime.
     if (kept() !== session) return api(method, path, body);
@@ -70,7 +72,7 @@ const because = (text, bad = false) => { $("why").textContent = text; $("why").c
 const wrong = (text) => { $("wrong").textContent = text; $("token").setAttribute("aria-invalid", String(Boolean(text))); };
 
 const REFUSALS = {
-  401: "The token is not valid: it was mistyped, has been revoked or has expired.",
+  401: "The token is not valid: it was mistyped, has been revoked or has expired. Enter another one, or open a link.",
   429: "Too many wrong tokens from this address. Wait a few seconds.",
 };
 
@@ -118,7 +120,7 @@ async function entered() {
   const code = new URLSearchParams(location.hash.slice(1)).get("in");
   if (!code) return;
   history.replaceState(null, "", location.pathname + location.search);
-  const refused = await enter(code, "This link has already been used or has expired.");
+  const refused = await enter(code, "This link has already been used or has expired. Run “millrace page” for another one, or enter a token.");
   if (refused) because(refused, true);
 }
 
@@ -179,7 +181,7 @@ function measure() {
 }
 
 /** Show the state, then follow its changes: at the start, and whenever somebody has signed in, who may have other rights. */
-const begin = () => look().then(follow, (error) => locked ? trouble(error) : again(error.message));
+const begin = () => look().then(follow, (error) => locked ? trouble(error) : again(`${error.message}; retrying`));
 
 function again(text) {
   say(text, true);
@@ -275,7 +277,8 @@ function drawOffers() {
   if (!player && (why === $("heard").textContent) === hears) $("heard").textContent = hears ? "Press Listen to hear this guest." : why;
   const speaks = may("speak");
   $("microphone").disabled = !speaks || !("AudioEncoder" in globalThis) || !navigator.mediaDevices;
-  $("microphone").parentElement.title = speaks ? "" : "You lack the right “speak” in this guest.";
+  $("microphone").parentElement.title = !speaks ? "You lack the right “speak” in this guest."
+    : $("microphone").disabled ? "Browsers open the microphone only on secure pages (https, or localhost), and Millrace needs one that encodes Opus." : "";
 }
 
 /** Attributes of a control that changes something: without the right, why it does not. */
@@ -329,10 +332,6 @@ function quality() {
 
 function toggle() {
   if (player) { player.stop(); player = null; stopped("Stopped."); return; }
-  if (!("AudioWorkletNode" in globalThis)) {
-    stopped("Browsers play sound only on secure pages: serve Millrace with TLS (--tls-cert), or open the page on localhost.");
-    return;
-  }
   player = new Listener(socketUrl(encodeURIComponent(chosen)), {
     protocols: protocols(), name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), microphone: $("microphone").checked,
     probe: () => fetch(at(encodeURIComponent(chosen)), { headers: headers(kept()) }).then(({ status }) => status, () => 0),
@@ -431,4 +430,4 @@ watch(changed);
 document.addEventListener("visibilitychange", () => { measure(); soon(); });
 // fill() did not redraw what the user was operating.
 document.addEventListener("focusout", soon);
-entered().then(() => { route(); return begin(); });
+entered().catch(() => because("Millrace does not answer. Open the link again.", true)).then(() => { route(); return begin(); });

@@ -58,7 +58,7 @@ export class Clipboard {
     if (got === null) { this.fetch(); return; }
     const write = (event) => { event.preventDefault(); event.clipboardData.setData("text/plain", got); };
     document.addEventListener("copy", write, { once: true });
-    if (document.execCommand("copy")) this.took(number, got); else this.note("The browser does not let this page write to the clipboard.");
+    if (document.execCommand("copy")) this.took(number, got); else this.note("The browser does not let this page write to the clipboard. Allow it for this page.");
     document.removeEventListener("copy", write);
     this.draw();
   }

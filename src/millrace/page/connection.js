@@ -186,7 +186,7 @@ class Connection {
       const made = await opusDecoder(format, this.own, (planes) => this.decoded(planes), damaged);
       if (this.current === format) this.decoder = made; else made.close();
     } catch (error) {
-      on("refused", `This browser can't decode the sound: ${plain(error)}`);
+      on("refused", `This browser can't decode the sound (${plain(error)}). Choose the codec s16.`);
     }
   }
 

@@ -87,7 +87,6 @@ function hear(on) {
     silent("The sound begins with the next click.");
     return;
   }
-  if (!("AudioWorkletNode" in globalThis)) { silent("Browsers play sound only on secure pages."); return; }
   player = new Listener(socketUrl(encodeURIComponent(guest)), {
     protocols: protocols(), name: named(), latency: "normal", settings: { codec: "opus", bitrate: "128k", channels: "stereo" }, microphone: false, probe: () => ask(encodeURIComponent(guest)), on: heard,
   });

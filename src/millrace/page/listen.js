@@ -46,6 +46,8 @@ export class Listener {
   async begin() {
     this.begun = performance.now();
     this.context = new AudioContext({ latencyHint: this.latency === "robust" ? "playback" : "interactive", sampleRate: 48000 });
+    // Pages without it may have its other interfaces nevertheless.
+    if (!this.context.audioWorklet) throw new Error("Browsers play sound only on secure pages: serve Millrace with TLS (--tls-cert), or open the page on localhost.");
     const load = () => this.context.audioWorklet.addModule(new URL("./worklet.js", import.meta.url));
     // Chromium fails a load that this context shares with one that was closed meanwhile.
     await load().catch((error) => { if (this.over) throw error; return load(); });
@@ -57,7 +59,7 @@ export class Listener {
     this.node.connect(this.context.destination);
     this.worker = new Worker(new URL("./connection.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this.told(data);
-    this.worker.onerror = (event) => this.on("refused", event.message || "the page's worker failed to start");
+    this.worker.onerror = (event) => this.on("refused", event.message || "The page's worker failed to start. Reload the page.");
     const hello = { type: "hello", version: 1, name: this.name, settings: this.settings, latency: this.latency, microphone: Boolean(this.microphone) };
     const ports = [channel.port2, ...(voice ? [voice] : [])];
     this.worker.postMessage({ what: "begin", url: this.url, protocols: this.protocols, hello, port: channel.port2, voice, wasm: this.wasm, origin: performance.timeOrigin }, ports);

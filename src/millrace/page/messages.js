@@ -41,7 +41,7 @@ export function parseMessage(text) {
   let message = null;
   try { message = JSON.parse(text); } catch { /* Refused below. */ }
   const check = isObject(message) && Object.hasOwn(CHECKS, message.type) ? CHECKS[message.type] : null;
-  if (!check?.(message)) throw new Refusal("The server sent a message that this page does not understand: it may be another version, or not Millrace.");
+  if (!check?.(message)) throw new Refusal("The server sent a message that this page does not understand: it may be another version, or not Millrace. Reload the page.");
   return message;
 }
 

@@ -37,7 +37,7 @@ export function parseScreenMessage(text) {
   let message = null;
   try { message = JSON.parse(text); } catch { /* Refused below. */ }
   const check = isObject(message) && Object.hasOwn(CHECKS, message.type) ? CHECKS[message.type] : null;
-  if (!check?.(message)) throw new Refusal("The server sent a message about the screen that this page does not understand: it may be another version.");
+  if (!check?.(message)) throw new Refusal("The server sent a message about the screen that this page does not understand: it may be another version. Reload the page.");
   return message;
 }
 

@@ -48,7 +48,7 @@ export class Viewer {
     if (!canvas) return;
     this.worker = new Worker(new URL("./viewing.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this[`on_${data.what}`]?.(data.detail);
-    this.worker.onerror = (event) => this.on_ended(event.message || "The page's worker failed to start.");
+    this.worker.onerror = (event) => this.on_ended(event.message || "The page's worker failed to start. Reload the page.");
     this.worker.postMessage({ what: "begin", canvas, origin: performance.timeOrigin }, [canvas]);
   }
 
@@ -106,7 +106,8 @@ export class Viewer {
 
   /** Begin, or begin again. */
   watch() {
-    if (!this.worker || !this.guest || !this.screens?.length) return;
+    if (!this.guest || !this.screens?.length) return;
+    if (!this.worker) { this.turn("ended", "This browser is too old to show screens (it has no OffscreenCanvas). Use a current one, or “millrace view”."); return; }
     const { url, protocols, name } = this.join(this.guest);
     this.reset();
     this.joined = true; this.name = name;
