@@ -20,8 +20,8 @@ from millrace.budget import MIB
 from millrace.codec.avvideo import video_bytes
 from millrace.codec.palette import Palettes
 from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
-from millrace.outlets.areavideo import AreaVideo
 from millrace.outlets.cells import EXACT, FAIR, LOSSY, PALETTE, PHOTO, STALE, UNKNOWN, CellMap
+from millrace.outlets.filmstream import FilmStream
 from millrace.outlets.picturechoice import (
     FILM_PIXELS,
     ONCE_SHARES,
@@ -133,7 +133,7 @@ class PictureWork:
         self._zstd = ZstdStills()
         self._palettes = Palettes(self._zstd.compress)
         shown = None if lossless else formats.video
-        self._video = None if shown is None else AreaVideo(shown, self.whole, rate)
+        self._video = None if shown is None else FilmStream(shown, self.whole, rate)
         self._may_video = False
         """Whether the picture may have video."""
         self._began_ns: HostNs = 0
@@ -304,7 +304,7 @@ class PictureWork:
         return parts, tuple(rects)
 
     def set_rate(self, rate: int) -> None:
-        """Keep to another rate in bit/s; see `AreaVideo`."""
+        """Keep to another rate in bit/s; see `FilmStream`."""
         self.rate = rate
         if self._video is not None:
             self._video.set_rate(rate)

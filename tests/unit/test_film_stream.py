@@ -1,4 +1,4 @@
-"""The part of a screen that its video codes follows what is film, but slowly."""
+"""The area of a screen's film, which follows it slowly, and the stream that codes it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from millrace.codec.videoencoder import VideoEncoder
-from millrace.outlets import areavideo
-from millrace.outlets.areavideo import ANEW_NS, AreaVideo
+from millrace.outlets import filmstream
+from millrace.outlets.filmarea import PATIENCE_MAX_NS, SETTLE_NS, FilmArea
+from millrace.outlets.filmstream import ANEW_NS, FilmStream
 from millrace.outlets.line import LAN_RATE
-from millrace.outlets.videoarea import PATIENCE_MAX_NS, SETTLE_NS, VideoArea
 from millrace.pixels.convert import Convert
 from millrace.pixels.rects import Rect, Size
 from millrace.units import NS_PER_S
@@ -25,31 +25,31 @@ STEP_NS = NS_PER_S // 30
 
 
 def test_area_is_that_of_the_film_at_edges_of_macroblocks() -> None:
-    area = VideoArea(WHOLE)
+    area = FilmArea(WHOLE)
     assert area.take([FILM], 0) and area.at == AREA
     assert not area.take([Rect(100, 50, 320, 360)], STEP_NS) and area.at == AREA
 
 
 def test_area_ends_with_the_screen_and_is_never_too_small_for_an_encoder() -> None:
-    area = VideoArea(Rect(0, 0, 1367, 767))
+    area = FilmArea(Rect(0, 0, 1367, 767))
     area.take([Rect(1300, 700, 67, 67)], 0)
     assert area.at == Rect(1296, 688, 71, 79)
-    area = VideoArea(Rect(0, 0, 1367, 767))
+    area = FilmArea(Rect(0, 0, 1367, 767))
     area.take([Rect(1364, 764, 3, 3)], 0)
     assert area.at == Rect(1296, 688, 71, 79)
-    area = VideoArea(Rect(0, 0, 40, 30))
+    area = FilmArea(Rect(0, 0, 40, 30))
     area.take([Rect(0, 0, 8, 8)], 0)
     assert area.at == Rect(0, 0, 40, 30)
 
 
 def test_large_film_has_the_whole_screen() -> None:
-    area = VideoArea(WHOLE)
+    area = FilmArea(WHOLE)
     area.take([Rect(0, 0, 1600, 900)], 0)
     assert area.at == WHOLE
 
 
 def test_area_that_is_outgrown_becomes_the_whole_screen() -> None:
-    area = VideoArea(WHOLE)
+    area = FilmArea(WHOLE)
     area.take([FILM], 0)
     assert area.take([FILM.moved(100, 0)], STEP_NS) and area.at == WHOLE
     assert not area.take([FILM.moved(400, 0)], 2 * STEP_NS)
@@ -57,7 +57,7 @@ def test_area_that_is_outgrown_becomes_the_whole_screen() -> None:
 
 @pytest.mark.parametrize("speed", [1, 5, 20])
 def test_film_in_a_window_that_moves_begins_few_streams(speed: int) -> None:
-    area, began = VideoArea(WHOLE), []
+    area, began = FilmArea(WHOLE), []
     for step in range(60 * 30):
         x = abs(speed * step % 2400 - 1200)
         if area.take([Rect(x, 300, 320, 240)], step * STEP_NS):
@@ -66,7 +66,7 @@ def test_film_in_a_window_that_moves_begins_few_streams(speed: int) -> None:
 
 
 def test_area_that_lasts_is_made_smaller_soon_again() -> None:
-    area, now_ns = VideoArea(WHOLE), 0
+    area, now_ns = FilmArea(WHOLE), 0
     for _ in range(3):
         area.take([FILM], now_ns)
         area.take([FILM.moved(100, 0)], now_ns + STEP_NS)
@@ -82,19 +82,19 @@ def test_area_that_lasts_is_made_smaller_soon_again() -> None:
 
 
 def test_area_that_is_too_large_for_long_becomes_smaller() -> None:
-    area = VideoArea(WHOLE)
+    area = FilmArea(WHOLE)
     area.take([Rect(0, 0, 1600, 900)], 0)
     pictures = range(1, 2 * SETTLE_NS // STEP_NS + 3)
     found = [number for number in pictures if area.take([FILM], number * STEP_NS)]
     assert len(found) == 1 and found[0] * STEP_NS > SETTLE_NS and area.at == AREA
 
 
-def changes(area: VideoArea, film: Rect, begin_ns: int, end_ns: int) -> Iterator[int]:
+def changes(area: FilmArea, film: Rect, begin_ns: int, end_ns: int) -> Iterator[int]:
     """When the area becomes another one, while this rectangle is film."""
     return (now_ns for now_ns in range(begin_ns, end_ns, STEP_NS) if area.take([film], now_ns))
 
 
-def outgrown(area: VideoArea, film: Rect, now_ns: int) -> int:
+def outgrown(area: FilmArea, film: Rect, now_ns: int) -> int:
     """How long it takes until an area that this film outgrows is made smaller."""
     area.take([film], now_ns)
     assert area.at == WHOLE
@@ -104,7 +104,7 @@ def outgrown(area: VideoArea, film: Rect, now_ns: int) -> int:
 
 
 def test_area_is_made_smaller_when_it_has_been_too_large_for_longer_than_two_seconds() -> None:
-    area = VideoArea(WHOLE)
+    area = FilmArea(WHOLE)
     area.take([FILM], 0)
     area.take([Rect(300, 200, 640, 360)], 1)
     assert area.at == WHOLE
@@ -115,10 +115,10 @@ def test_area_is_made_smaller_when_it_has_been_too_large_for_longer_than_two_sec
 
 
 def test_area_more_than_half_of_which_is_film_stays_and_is_looked_at_again_later() -> None:
-    area = VideoArea(WHOLE)
+    area = FilmArea(WHOLE)
     area.take([WHOLE], 0)
     assert not list(changes(area, Rect(0, 0, 1920, 560), STEP_NS, 4 * SETTLE_NS)) and area.at == WHOLE
-    part = VideoArea(WHOLE)
+    part = FilmArea(WHOLE)
     part.take([FILM], 0)
     assert not list(changes(part, Rect(96, 48, 656, 192), STEP_NS, 4 * SETTLE_NS)) and part.at == AREA
     # What was film before the last look counts no more.
@@ -126,7 +126,7 @@ def test_area_more_than_half_of_which_is_film_stays_and_is_looked_at_again_later
 
 
 def test_each_time_that_an_area_was_made_smaller_and_is_outgrown_the_next_lasts_four_times_longer() -> None:
-    area, now_ns, lasted = VideoArea(WHOLE), STEP_NS, list[float]()
+    area, now_ns, lasted = FilmArea(WHOLE), STEP_NS, list[float]()
     area.take([FILM], 0)
     for number in range(5):
         took_ns = outgrown(area, FILM if number % 2 else ELSEWHERE, now_ns)
@@ -136,7 +136,7 @@ def test_each_time_that_an_area_was_made_smaller_and_is_outgrown_the_next_lasts_
 
 
 def test_whole_screen_that_is_needed_leaves_the_patience_as_it_is_and_a_part_that_lasts_ends_it() -> None:
-    area = VideoArea(WHOLE)
+    area = FilmArea(WHOLE)
     area.take([ELSEWHERE], 0)
     now_ns = outgrown(area, FILM, STEP_NS) + 2 * STEP_NS
     area.take([WHOLE], now_ns)
@@ -149,7 +149,7 @@ def test_whole_screen_that_is_needed_leaves_the_patience_as_it_is_and_a_part_tha
 
 
 def test_film_after_a_pause_has_an_area_of_its_own() -> None:
-    area = VideoArea(WHOLE)
+    area = FilmArea(WHOLE)
     area.take([FILM], 0)
     assert area.take([FILM.moved(960, 500)], SETTLE_NS + 1) and area.at == Rect(1056, 544, 656, 368)
     assert not area.take([FILM.moved(960, 500)], 3 * SETTLE_NS), "the same area is the same stream"
@@ -157,7 +157,7 @@ def test_film_after_a_pause_has_an_area_of_its_own() -> None:
 
 def test_video_begins_with_a_key_picture_with_each_area_and_after_the_rate_of_a_lan() -> None:
     picture = np.random.default_rng(1).integers(0, 255, (480, 640, 4), np.uint8)
-    video = AreaVideo("avc1", Rect(0, 0, 640, 480), LAN_RATE)
+    video = FilmStream("avc1", Rect(0, 0, 640, 480), LAN_RATE)
     film, rest = Rect(20, 20, 100, 60), Rect(40, 90, 20, 20)
     assert video.name == ""
     keys, sizes = [], []
@@ -183,14 +183,14 @@ class Opened:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, codec: str = "avc1", rate: int = LAN_RATE) -> None:
         self.rates: list[int | None] = []
-        opened = areavideo.video_encoder
+        opened = filmstream.video_encoder
 
         def noted(codec: str, size: Size, rate: int | None, convert: Convert) -> VideoEncoder:
             self.rates.append(rate)
             return opened(codec, size, rate, convert)
 
-        monkeypatch.setattr(areavideo, "video_encoder", noted)
-        self.video, self._picture = AreaVideo(codec, Rect(0, 0, 640, 480), rate), np.zeros((480, 640, 4), np.uint8)
+        monkeypatch.setattr(filmstream, "video_encoder", noted)
+        self.video, self._picture = FilmStream(codec, Rect(0, 0, 640, 480), rate), np.zeros((480, 640, 4), np.uint8)
 
     def encode(self, step: int, x: int = 20) -> bool:
         first, *_ = self.video.encode(self._picture, [Rect(x, 20, 100, 60)], step * STEP_NS, False)

@@ -1,4 +1,4 @@
-"""The video of one screen: an encoder for the area that is film, and the parts that its pictures are sent as."""
+"""The video stream of a screen's film: an encoder for its area, and the parts that its pictures are sent as."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from millrace.codec import yuv
 from millrace.codec.avvideo import video_encoder
 from millrace.codec.videoencoder import VideoEncoder
+from millrace.outlets.filmarea import FilmArea
 from millrace.outlets.line import LAN_RATE
-from millrace.outlets.videoarea import VideoArea
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Rect, Size
@@ -21,12 +21,12 @@ ANEW_NS: HostNs = NS_PER_S
 
 # A viewer may tell of another rate with each message. libx264 can keep to any once it has one. It has none while the
 # line takes anything, and keeps one when the line does so again: else a rate that wavers would be key pictures only.
-class AreaVideo:
+class FilmStream:
     """One stream, which begins anew when its area becomes another one. It belongs to one thread at a time."""
 
     def __init__(self, codec: str, whole: Rect, rate: int) -> None:
         """`rate` is in bit/s; from `LAN_RATE` on, the quality is constant."""
-        self._codec, self._rate, self._area = codec, rate, VideoArea(whole)
+        self._codec, self._rate, self._area = codec, rate, FilmArea(whole)
         self._encoder: VideoEncoder | None = None
         self._outdated = False
         """The encoder can't keep to the newest rate."""

@@ -1,4 +1,4 @@
-"""Which part of a screen its video stream codes. Pure: the rectangles that are film go in, an area comes out.
+"""The area of a screen's film, which its video stream codes. Pure: rectangles that are film go in, an area comes out.
 
 x264 and decoders take time for what does not change too (decision 12): so the stream is only as large as the film. A
 stream of another area begins with a key picture, so the area follows what is film slowly.
@@ -23,8 +23,8 @@ LONGER, PATIENCE_MAX_NS = 4, 120 * NS_PER_S
 
 # A film in a window that is dragged would be key pictures only. So an area that was outgrown becomes the whole screen,
 # and each time it takes longer until that is made smaller again.
-class VideoArea:
-    """The area of the video of one screen; its edges are those of macroblocks, or of the screen."""
+class FilmArea:
+    """The area of the film of one screen; its edges are those of macroblocks, or of the screen."""
 
     def __init__(self, whole: Rect) -> None:
         self._whole = whole
