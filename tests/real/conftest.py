@@ -46,8 +46,8 @@ def need_root() -> None:
         lack("a root user, who alone may change priorities")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition", every: float = 0.02) -> Any:
-    """Poll until `condition` returns something true; returns that."""
+def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = "condition", every: float = 0.05) -> Any:
+    """Poll until `condition` returns something true; returns that. Most conditions ask the daemon, which takes time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = condition()

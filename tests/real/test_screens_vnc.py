@@ -23,7 +23,7 @@ from tests.bus import daemon_in
 from tests.gops import WATCHER
 
 from .conftest import need
-from .watched import Watched
+from .watched import Watched, colours
 from .xserver import Picture, XServer, x11vnc
 
 pytestmark = [pytest.mark.real, pytest.mark.beside]
@@ -81,7 +81,7 @@ def test_tigervnc_is_shown_and_typed_into(tmp_path: Path, wanted: Encoding) -> N
     async def test(x: XServer) -> None:
         async with watching(tmp_path, f"vnc+unix://{tmp_path}/vnc") as one:
             coloured_text(x)
-            await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 200, "the text is there")
+            await one.until(lambda: colours(one.picture) > 200, "the text is there")
             one.reader.pointer(Point(100, 100), 0, False)
             one.reader.pointer(Point(639, 479), 0, False)
             await one.shows(x.picture)
@@ -146,7 +146,7 @@ def test_tigervnc_lets_a_password_in_beside_tls_without_certificates(tmp_path: P
 async def shown_and_typed_into(x: XServer, door: str, folder: Path) -> None:
     async with watching(folder, door) as one:
         coloured_text(x)
-        await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 200, "the text is there")
+        await one.until(lambda: colours(one.picture) > 200, "the text is there")
         await one.shows(x.picture)
         one.reader.pointer(Point(100, 100), 0, False)
         await one.until(lambda: "x:100 y:100" in x.run("xdotool", "getmouselocation"), "the pointer is there")

@@ -24,6 +24,7 @@ from tests.gops import WATCHER
 
 from .conftest import Bus, need
 from .test_screens_vnc import Watched, coloured_text, watching
+from .watched import colours
 from .xserver import XServer
 
 pytestmark = [pytest.mark.real, pytest.mark.beside]
@@ -43,7 +44,7 @@ def test_xvfb_is_shown_typed_and_pointed_into(tmp_path: Path) -> None:
     async def test(x: XServer) -> None:
         async with watching(tmp_path, f"x11:{x.display}") as one:
             coloured_text(x)
-            await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 200, "the text is there")
+            await one.until(lambda: colours(one.picture) > 200, "the text is there")
             await one.shows(x.picture)
             one.reader.pointer(Point(100, 100), 0, False)
             await one.until(lambda: "x:100 y:100" in x.run("xdotool", "getmouselocation"), "the pointer is there")
@@ -113,7 +114,7 @@ def test_cursor_that_the_server_does_not_tell_costs_no_screen(tmp_path: Path, ea
             await one.until(lambda: look(one) == ARROW_SIZE, "an arrow is shown")
             await one.shows(x.picture)
             x.start("xterm", "-geometry", "40x10+0+0", "-e", "sleep 100")
-            await one.until(lambda: len(np.unique(one.picture.reshape(-1, 3), axis=0)) > 1, "the terminal is there")
+            await one.until(lambda: colours(one.picture) > 1, "the terminal is there")
             x.run("xdotool", "mousemove", "50", "50")
             await one.until(lambda: look(one) != ARROW_SIZE, "the terminal's own cursor is told")
             for side in (513, 512, 768, 512):

@@ -18,6 +18,12 @@ from .xserver import Picture
 PAINT_S = 20
 
 
+# Until it is what is waited for, it is looked at again and again, on the loop of the daemon that shows it.
+def colours(picture: Picture) -> int:
+    """How many colours a picture of (rows, columns, 3) has."""
+    return len(np.unique(picture @ np.array([1, 1 << 8, 1 << 16], np.uint32)))
+
+
 class Watched:
     """A screen with somebody who watches it and has the keyboard."""
 
