@@ -43,17 +43,43 @@ AGES = """import('/page/ages.js').then(({ Ages }) => {
 })"""
 
 
+AGED = [
+    [0, None, None], [1, 40, 7], [0, 40, 7], [1, 30, 5], [1, None, None], [0, None, None], [1, 20, 9], [0, 20, 9],
+    [1, 10, 2], [0, 10, 2], [1, 50, 4],
+]  # fmt: skip
+
+
+def aged(told: list[list[float | None]]) -> list[list[int | None]]:
+    """How many pictures were measured, and in ms how old the newest was and how far from its sound."""
+    return [[one and round(one / by) for one, by in zip(each, (1, 1e6, 1e6), strict=True)] for each in told]
+
+
 def test_age_is_that_of_paint_and_neither_of_what_stood_still_nor_of_sleep(chromium: Chromium) -> None:
     async def test(page: Page, server: ScreenServer) -> None:
         await page.open(server.url)
-        told = [
-            [fresh, None if age is None else round(age / 1e6), None if skew is None else round(skew / 1e6)]
-            for fresh, age, skew in await page.run(AGES)
-        ]
-        assert told == [
-            [0, None, None], [1, 40, 7], [0, 40, 7], [1, 30, 5],
-            [1, None, None], [0, None, None], [1, 20, 9], [0, 20, 9], [1, 10, 2], [0, 10, 2], [1, 50, 4],
-        ]  # fmt: skip
+        assert aged(await page.run(AGES)) == AGED
+
+    in_chromium(chromium, test)
+
+
+def test_what_shadows_and_colours_show_is_shown_by_lines_in_the_users_own_colours(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        await server.tell("keyboard", mine=True, who="somebody")
+        await page.click("#stage")
+        await page.until("document.querySelector('.captured') !== null")
+        of = "((at, what) => getComputedStyle(document.querySelector(at))[what])"
+        looks = (
+            f"[{of}('#listen', 'borderTopStyle'), {of}('.captured #screen-room', 'outlineStyle'),"
+            f" {of}('#screen-room', 'boxShadow') === 'none']"
+        )
+        assert await page.run(looks) == ["none", "none", False]
+        own = [{"name": "forced-colors", "value": "active"}]
+        await page.send("Emulation.setEmulatedMedia", features=own)
+        await page.until("matchMedia('(forced-colors: active)').matches")
+        assert await page.run(looks) == ["solid", "solid", True]
+        await page.run("document.querySelector('#listen').setAttribute('aria-pressed', 'true')")
+        assert await page.run(f"{of}('#listen', 'borderTopStyle')") == "double"
 
     in_chromium(chromium, test)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from millrace.daemon.app import Daemon
 from millrace.guest.machines.address import DoorSpec
 from millrace.rights.model import parse_rights
 from millrace.symptoms import Symptom
@@ -15,7 +17,10 @@ from tests.real.pages import Browser
 from tests.real.screenpages import HEIGHT, SAYS, STATE, WIDTH, begin, in_chromium, shows
 
 from .browser import Chromium, Page
+from .conftest import need
+from .firefox import Firefox
 from .screenserver import ScreenServer, painted
+from .test_page_facts import AGED, AGES, aged
 from .test_page_wall import NAMES, several, signed_in, tile
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
@@ -72,33 +77,49 @@ def test_guest_that_is_not_there_or_not_to_be_seen_is_said_and_none_takes_its_pl
     asyncio.run(main())
 
 
+async def lacks_rights(page: Browser, daemon: Daemon) -> None:
+    """What one has no right for is not offered, and what is refused nevertheless is said."""
+    _, secret = await daemon.worker.access.new("clerk", parse_rights("watch"), ["lab"], 0)
+    await signed_in(page, daemon, "#/lab", secret)
+    await page.until(f"{STATE} === 'on'")
+    for selector in ("#listen", "#screen-sound", "#codec", "#latency"):
+        await refuses(page, selector, "hear")
+    assert "“hear”" in await page.run(text("#heard"))
+    for selector in ("#mix input", "#mix button"):
+        await refuses(page, selector, "control")
+    assert await page.run("document.querySelector('#microphone').disabled")
+    assert await page.run("document.querySelector('#screen-scale [value=guest]').disabled")
+    # What is refused nevertheless is said in a sentence.
+    await pressed(page, "#mix button")
+    await page.until(f"{STATUS} === 'You lack the right “control” in guest lab.'")
+    # What is lacking, and where, are values of the answer, whatever its sentence is.
+    await page.run(
+        "void (globalThis.real = fetch, "
+        f"globalThis.fetch = async () => new Response({json.dumps(json.dumps(REFUSAL))}, {{ status: 403 }}))"
+    )
+    await pressed(page, "#mix button")
+    await page.until(f"{STATUS} === 'You lack the right “link” in guest lab (2) .'")
+    await page.run("void (globalThis.fetch = real)")
+    # A listener that the daemon turns away says so, and does not try again for ever.
+    await pressed(page, "#listen")
+    await page.until(f"{text('#heard')}.includes('“hear”') && !millrace.listener")
+
+
 def test_what_one_has_no_right_for_is_not_offered(chromium: Chromium, tmp_path: Path) -> None:
     async def main() -> None:
         async with several(tmp_path) as (daemon, _), Page(chromium) as page:
-            _, secret = await daemon.worker.access.new("clerk", parse_rights("watch"), ["lab"], 0)
-            await signed_in(page, daemon, "#/lab", secret)
-            await page.until(f"{STATE} === 'on'")
-            for selector in ("#listen", "#screen-sound", "#codec", "#latency"):
-                await refuses(page, selector, "hear")
-            assert "“hear”" in await page.run(text("#heard"))
-            for selector in ("#mix input", "#mix button"):
-                await refuses(page, selector, "control")
-            assert await page.run("document.querySelector('#microphone').disabled")
-            assert await page.run("document.querySelector('#screen-scale [value=guest]').disabled")
-            # What is refused nevertheless is said in a sentence.
-            await pressed(page, "#mix button")
-            await page.until(f"{STATUS} === 'You lack the right “control” in guest lab.'")
-            # What is lacking, and where, are values of the answer, whatever its sentence is.
-            await page.run(
-                "globalThis.real = fetch;"
-                f"globalThis.fetch = async () => new Response({json.dumps(json.dumps(REFUSAL))}, {{ status: 403 }})"
-            )
-            await pressed(page, "#mix button")
-            await page.until(f"{STATUS} === 'You lack the right “link” in guest lab (2) .'")
-            await page.run("fetch = real")
-            # A listener that the daemon turns away says so, and does not try again for ever.
-            await pressed(page, "#listen")
-            await page.until(f"{text('#heard')}.includes('“hear”') && !millrace.listener")
+            await lacks_rights(page, daemon)
+
+    asyncio.run(main())
+
+
+def test_firefox_offers_says_and_measures_the_same(tmp_path: Path) -> None:
+    need("firefox-esr")
+
+    async def main() -> None:
+        async with several(tmp_path / "run") as (daemon, _), Firefox(tmp_path / "profile", dict(os.environ)) as page:
+            await lacks_rights(page, daemon)
+            assert aged(await page.run(AGES)) == AGED
 
     asyncio.run(main())
 
