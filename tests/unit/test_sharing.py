@@ -1,4 +1,4 @@
-"""Who gives an encoder up, and what becomes of viewers whose encoder has ended: each rule by itself."""
+"""Viewers that share encoders, each rule by itself: who gives one up, what becomes of its viewers, who is charged."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from millrace.errors import CodecError, PeerLost
+from millrace.budget import MIB
+from millrace.errors import BudgetError, CodecError, PeerLost
+from millrace.graph.pictures import Cursor, Shape
 from millrace.guest.sharing import RETRY_NS, Sharing, _displaced
 from millrace.guest.viewergroup import Group
 from millrace.outlets.encoded import EncodedPicture
+from millrace.pixels.rects import Point, Size
 from millrace.rights.model import Principal, parse_rights
+from millrace.sim.net import Path
 from millrace.units import NS_PER_MS
 from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.pictures import ChangeView, Part, PartType, Watch
@@ -144,3 +148,38 @@ def test_viewer_that_shares_another_meanwhile_is_told_the_size_of_that() -> None
     assert remote.session in group_of(desk, remote).sessions
     desk.run(50)
     assert remote.canvas.shape[:2] == (24, 32)
+
+
+# -- the pointer ---------------------------------------------------------------------------------
+
+
+def pointed(desk: Desk, screen: Any, number: int) -> None:
+    """The machine shows a pointer of a megabyte."""
+    screen.screen.define_shape(Shape(number, Size(512, 512), bytes(MIB)))
+    screen.screen.set_cursor(Cursor(number, Point(1, 1), Point(9, 9), True))
+
+
+def test_shape_of_a_pointer_is_charged_until_it_has_arrived() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk, path=Path(delay_ns=NS_PER_MS, rate_bps=16_000_000))
+    desk.run(900)
+    account = remote.session.account
+    assert account.part("sending") == 0
+    pointed(desk, screen, 1)
+    desk.run(50)
+    assert 0.7 * MIB < account.part("sending") <= 1.1 * MIB
+    desk.run(2_000)
+    assert account.part("sending") == 0 and remote.session.sending.error is None
+
+
+def test_shape_of_a_pointer_that_a_guest_has_no_memory_for_is_not_sent() -> None:
+    desk = Desk()
+    screen = desk.add()
+    remote = Remote(desk)
+    desk.run(900)
+    pointed(desk, screen, 1)
+    budget = desk.home.admission.budget
+    budget.limit, sent = budget.held + MIB // 2, remote.bytes
+    desk.run(50)
+    assert isinstance(remote.session.sending.error, BudgetError) and remote.bytes - sent < 1_000

@@ -16,11 +16,12 @@ from millrace.errors import CodecError
 from millrace.graph.share import SLICE_NS
 from millrace.guest.viewers import VIEWERS_MAX
 from millrace.outlets import pictures
+from millrace.outlets.encoded import EncodedPicture
 from millrace.server.http import attend
 from millrace.server.http.attend import VIEWER, Attendants, Attended
 from millrace.units import NS_PER_MS, NS_PER_S
 from millrace.wire.peer.messages import Bye, Fault
-from millrace.wire.peer.pictures import ChangeView, Key, TakeKeyboard
+from millrace.wire.peer.pictures import ChangeView, Key, Part, PartType, TakeKeyboard
 from tests.picturerig import Rig, View
 from tests.turning import HandTurned
 from tests.watch import SPOT, Desk, Remote
@@ -72,6 +73,19 @@ def test_round_of_many_viewers_takes_no_more_than_the_guests_slice_at_a_time() -
     assert worked[0] - written >= VIEWERS_MAX * WRITE_NS
     desk.run(200)
     assert all(np.array_equal(remote.canvas, screen.pixels) for remote in remotes)
+
+
+def test_pictures_that_wait_for_many_viewers_are_sent_no_more_than_the_guests_slice_at_a_time() -> None:
+    desk, _, remotes, worked = costly(VIEWERS_MAX)
+    desk.run(1_000)
+    data = bytes(SPOT.area * 4)
+    picture = EncodedPicture(10**6, 0, (Part(PartType.RAW, SPOT, data),), True, len(data))
+    before = worked[0]
+    for remote in remotes:
+        remote.session.push(picture)
+    desk.groups[0].wake()
+    assert rounds(desk, worked) >= VIEWERS_MAX * WRITE_NS // (2 * SLICE_NS)
+    assert worked[0] - before == VIEWERS_MAX * WRITE_NS
 
 
 def attended(remotes: list[Remote], monkeypatch: pytest.MonkeyPatch) -> tuple[Attendants, list[Any]]:

@@ -49,6 +49,11 @@ class SentCursor:
             )
         )  # fmt: skip
 
+    def bytes(self, screen: Screen) -> int:
+        """How many bytes its shape takes, if that would be sent."""
+        shape = screen.shape(screen.cursor.shape)
+        return 0 if shape is None or not screen.cursor.shown or self._knows(shape) else len(shape.pixels)
+
     def _knows(self, shape: Shape) -> bool:
         known = self._shapes.get(shape.number)
         return known is not None and known() is shape

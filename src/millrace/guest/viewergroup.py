@@ -118,6 +118,7 @@ class Group:
         yield from self.pictures.deliver()
         for session in list(self.sessions):
             yield from self._serve(session)
+            yield
         now_ns = self._clock()
         for session in self.sessions:
             refreshes = session.limits.refreshes

@@ -139,9 +139,15 @@ class ViewerPictures:
     def send_cursor(self, screen: Screen, now_ns: HostNs) -> None:
         """Send the pointer, if it is time and there is room."""
         due_ns = self.cursor_due(screen)
-        if due_ns is not None and now_ns >= due_ns:
+        if due_ns is None or now_ns < due_ns:
+            return
+        shape = self._cursor.bytes(screen)
+        if self._charge(shape):
             self._cursor.send(screen, self.size, self._wire, now_ns)
             self._sending.flush()
+        if shape:
+            # It is on its way now.
+            self._charge()
 
     # -- what was acknowledged -------------------------------------------------------------------
 
@@ -182,9 +188,11 @@ class ViewerPictures:
         passed = self._sending.passed
         return 0 if passed is None else max(0, passed.written - passed.arrived)
 
-    def _charge(self) -> None:
-        """Hold what is on its way to the viewer, and the picture that is next."""
-        held = max(self.flow.bytes_on_way, self._waiting()) + (self._next.size if self._next else 0)
-        if not self._account.fits("sending", held, LISTENERS) and not self._sending.closed:
+    def _charge(self, more: int = 0) -> bool:
+        """Hold what is on its way to the viewer, the picture that is next, and so many bytes; whether there is room."""
+        held = max(self.flow.bytes_on_way, self._waiting()) + (self._next.size if self._next else 0) + more
+        fits = self._account.fits("sending", held, LISTENERS)
+        if not fits and not self._sending.closed:
             self._next = None
             self._sending.fail(BudgetError("the guest has no memory left for this picture"))
+        return fits
