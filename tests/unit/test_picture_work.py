@@ -97,6 +97,23 @@ def test_no_viewer_no_work() -> None:
     assert rig.encoder.next_timeout() is None and not rig.waiting
 
 
+def test_picture_is_begun_without_asking_when_it_is_due_for_each_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(*args: Any) -> Any:
+        asked.append(args)
+        return due_for(*args)
+
+    rig, _ = started()
+    for _ in range(30):
+        rig.join(View())
+    rig.settle(1)
+    due_for, asked = PictureEncoder._due_for, list[Any]()
+    monkeypatch.setattr(PictureEncoder, "_due_for", counted)
+    rig.screen.painted([glyphs(rig.picture, Rect(0, 0, 90, 18), 1)], rig.now_ns)
+    rig.now_ns += STEP_NS
+    rig.encoder.handle_timeout(rig.now_ns)
+    assert rig.waiting and len(asked) == 1
+
+
 def test_one_picture_at_a_time_and_its_lease_ends_with_it() -> None:
     rig, view = started()
     rig.screen.painted([glyphs(rig.picture, Rect(0, 0, 90, 18), 1)], rig.now_ns)

@@ -134,7 +134,8 @@ class ViewerPictures:
 
     def cursor_due(self, screen: Screen) -> HostNs | None:
         """When the pointer can be sent; None if it is as it was."""
-        return self._cursor.due(screen) if self._sending.open else None
+        due_ns = self._cursor.due(screen)
+        return due_ns if due_ns is not None and self._sending.open else None
 
     def send_cursor(self, screen: Screen, now_ns: HostNs) -> None:
         """Send the pointer, if it is time and there is room."""

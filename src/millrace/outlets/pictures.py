@@ -11,7 +11,7 @@ handed over (`deliver`), and damage collects meanwhile. What takes well under a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from millrace.budget import LISTENERS, Budget
 from millrace.codec.picturesettings import PictureSettings
@@ -217,8 +217,9 @@ class PictureEncoder:
 
     def _due_for(self, viewer: _Viewer, painted_ns: HostNs | None) -> HostNs | None:
         """When there is something to send to this viewer, and room for it."""
-        dues = [due for due in (painted_ns, self._own_due_ns(viewer)) if due is not None]
-        return max(min(dues), viewer.line.free_ns()) if dues else None
+        own_ns = self._own_due_ns(viewer)
+        due_ns = painted_ns if own_ns is None else own_ns if painted_ns is None else min(own_ns, painted_ns)
+        return None if due_ns is None else max(due_ns, viewer.line.free_ns())
 
     def _own_due_ns(self, viewer: _Viewer) -> HostNs | None:
         """When there is something to send to it although nothing was painted."""
@@ -234,14 +235,14 @@ class PictureEncoder:
         """Begin a picture if one is due. Also to be called when a sink has become ready."""
         for viewer in self._viewers.values():
             viewer.asleep = False
-        due_ns = None if self._job is not None else self.next_timeout()
-        if due_ns is None or now_ns < due_ns:
+        painted_ns = self._reader.next_timeout()
+        if self._job is not None or self._closed or not self._is_due(self._viewers.values(), painted_ns, now_ns):
             return
         ready = [viewer for viewer in self._viewers.values() if viewer.ready(now_ns)]
         if not ready:
             return
         picture = self._taken(now_ns)
-        if picture is None and not any(self._has_due(viewer, now_ns) for viewer in ready):
+        if picture is None and not self._is_due(ready, None, now_ns):
             return
         try:
             self._begin(picture, ready, now_ns)
@@ -254,6 +255,11 @@ class PictureEncoder:
                 raise
             self._end(error)
 
+    def _is_due(self, viewers: Iterable[_Viewer], painted_ns: HostNs | None, now_ns: HostNs) -> bool:
+        """Whether something is to be sent to one of these viewers, by now."""
+        dues = (self._due_for(viewer, painted_ns) for viewer in viewers)
+        return any(due_ns is not None and due_ns <= now_ns for due_ns in dues)
+
     def _taken(self, now_ns: HostNs) -> Picture | None:
         """The newest picture, if it is another one: the pointer is no part of it."""
         picture = self._reader.take(now_ns)
@@ -261,10 +267,6 @@ class PictureEncoder:
             return picture
         picture.release()
         return None
-
-    def _has_due(self, viewer: _Viewer, now_ns: HostNs) -> bool:
-        due_ns = self._own_due_ns(viewer)
-        return due_ns is not None and due_ns <= now_ns
 
     def _begin(self, picture: Picture | None, ready: list[_Viewer], now_ns: HostNs) -> None:
         before = self._work
