@@ -215,8 +215,8 @@ def modes_change(scene: Scene) -> HostNs:
 
 
 def too_large(scene: Scene) -> HostNs:
-    """Room for the screen, and none to encode it."""
-    side, budget = scene.some_ms(1_000, 1_400), scene.desk.home.admission.budget
+    """Room for the screen, and none to encode it, even without video."""
+    side, budget = scene.some_ms(2_000, 2_400), scene.desk.home.admission.budget
     _tells_no_memory(scene, budget)
     budget.limit = round((budget.held + side * side * 4 + 1_000_000) / PROGRAMS)
     scene.still = True
