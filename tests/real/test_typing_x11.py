@@ -18,7 +18,7 @@ from tests.gops import WATCHER
 
 from .conftest import need, wait_for
 from .test_layouts import NAMES, TYPED
-from .test_screens_vnc import tigervnc, watching
+from .test_screens_vnc import tigervnc, watching, x11vnc
 from .test_screens_x11 import xvfb
 from .watched import Watched
 from .xserver import XServer
@@ -186,3 +186,35 @@ def test_layout_that_changes_and_locks_are_followed(tmp_path: Path) -> None:
 
     with display(tmp_path, "Xvfb") as x:
         asyncio.run(test(x))
+
+
+@pytest.mark.parametrize("server", ["Xvnc", "x11vnc"])
+def test_letters_arrive_over_vnc_as_they_are_typed_with_caps_lock(tmp_path: Path, server: str) -> None:
+    """TigerVNC tells whether it is on; x11vnc does not, and is not sent the key."""
+
+    async def test(x: XServer, door: str) -> None:
+        x.env["LC_ALL"] = "C.UTF-8"
+        out, said = terminal(x), ""
+        async with watching(tmp_path, door) as one:
+            person = Person(one)
+            await one.until(lambda: one.screen.memory is not None, "it is shown")
+            for locks in (0, 4, 4, 0):
+                letters = "aA" if not locks else "Aa"
+                person.key(CAPS, True, "CapsLock", locks)
+                person.key(CAPS, False)
+                await asyncio.sleep(0.3)
+                person.key(A, True, letters[0], locks)
+                person.key(A, False)
+                person.keys([(SHIFT, A, letters[1])])
+                await asyncio.sleep(0.3)
+                person.text("bC1ö")
+                said += letters + "bC1ö"
+                await arrives(one, out, said)
+
+    need("xdotool", "xterm")
+    if server == "Xvnc":
+        with tigervnc(tmp_path) as x:
+            asyncio.run(test(x, f"vnc+unix://{tmp_path}/vnc"))
+    else:
+        with x11vnc(tmp_path, "-nopw") as (x, door):
+            asyncio.run(test(x, door))

@@ -17,7 +17,7 @@ from tests.watch import Desk, Painter, Remote
 
 LONG = Text("a" * TEXT_MAX)
 TICK_NS = 20_000
-A = [(0x1E, True), (0x1E, False)]
+A = [(0x1E, True, "a"), (0x1E, False)]
 
 
 class Room:
@@ -94,7 +94,7 @@ def test_what_is_done_during_a_text_comes_after_it_in_its_order(room: Room) -> N
     room.anna.say(SizeWish(800, 600))
     assert room.typed == A * begun
     room.end()
-    after = [(0x1C, True), (0x30, True), (0x30, False), (5, 6, 1, False), (0x1C, False), (800, 600)]
+    after = [(0x1C, True), (0x30, True, "b"), (0x30, False), (5, 6, 1, False), (0x1C, False), (800, 600)]
     assert room.typed == [*A * TEXT_MAX, *after]
     room.anna.say(Key(0x30, True))
     assert room.typed[-1] == (0x30, True), "at once again"
@@ -218,7 +218,8 @@ def test_characters_without_a_key_are_typed_where_the_machine_takes_them(room: R
 def test_text_is_typed_without_caps_lock(room: Room) -> None:
     room.screen.screen.lights.told(CAPS)
     room.anna.say(Text("1ab"))
-    assert room.typed == [(2, True), (2, False), (0x3A, True), (0x3A, False), *A, (0x30, True), (0x30, False)]
+    lock, b = [(0x3A, True), (0x3A, False)], [(0x30, True, "b"), (0x30, False)]
+    assert room.typed == [(2, True, "1"), (2, False), *lock, *A, *b]
 
 
 def test_character_that_only_looks_like_a_keysym_is_refused(room: Room) -> None:

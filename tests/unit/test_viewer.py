@@ -197,12 +197,12 @@ def test_text_is_typed_as_keys_of_a_us_keyboard_or_not_at_all() -> None:
     remote = Remote(desk, Watch(keyboard=True))
     desk.run(30)
     remote.say(Text("aB\n"))
-    down = [(0x1E, True), (0x1E, False), (0x2A, True), (0x30, True), (0x30, False), (0x2A, False)]
+    down = [(0x1E, True, "a"), (0x1E, False), (0x2A, True), (0x30, True, "B"), (0x30, False), (0x2A, False)]
     assert screen.typed == [*down, (0x1C, True), (0x1C, False)]
     remote.say(Text("aä日"))
     desk.run(30)
     assert (
-        screen.typed[8:] == [(0x1E, True), (0x1E, False)]
+        screen.typed[8:] == [(0x1E, True, "a"), (0x1E, False)]
         and "no key for 'ä日'; the rest is typed" in remote.news(Fault)[0].message
     )
 

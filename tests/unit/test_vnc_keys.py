@@ -16,6 +16,9 @@ from millrace.graph.screens import Screens
 from millrace.pixels.rects import Point, Size
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import Encoding, Resized
+from tests.fuzz import vncserver
+from tests.fuzz.vncserver import update
+from tests.unit.test_vnc_pictures import client, said
 
 A = 0x1E
 
@@ -84,3 +87,35 @@ def test_whoever_waits_is_told_when_the_server_has_gone() -> None:
     assert not one.takes(True, lambda: ended.append(screen.ended))
     one.screen.close()
     assert ended == [True]
+
+
+def test_caps_lock_is_kept_from_servers_that_do_not_tell_whether_it_is_on() -> None:
+    """Letters are told as capitals already."""
+    vnc = client()
+    vnc.send_key(0x3A, True, "CapsLock")
+    vnc.send_key(0x1E, True, "A")
+    assert vnc.data_to_send() == struct.pack(">BBxxI", 4, 1, ord("A"))
+    said(vnc, update(vncserver.rect(0, 0, 0, 0, -261, b"\0")))
+    vnc.data_to_send()
+    vnc.send_key(0x3A, True, "CapsLock")
+    assert vnc.data_to_send() == struct.pack(">BBxxI", 4, 1, 0xFFE5)
+
+
+def test_end_releases_what_is_down_and_the_beginning_what_others_have_left() -> None:
+    vnc = client()
+    for code in (0x2A, 0x1E):
+        vnc.send_key(code, True)
+    vnc.send_pointer(Point(10, 20), 1, False)
+    vnc.data_to_send()
+    vnc.send_end()
+    keys = struct.pack(">BBxxI", 4, 0, ord("A")) + struct.pack(">BBxxI", 4, 0, 0xFFE1)
+    assert vnc.data_to_send() == keys + struct.pack(">BBHH", 5, 0, 10, 20)
+    vnc.send_end()
+    assert vnc.data_to_send() == b""
+    vnc.send_release()
+    released = vnc.data_to_send()
+    assert struct.pack(">BBxxI", 4, 0, ord("a")) in released and struct.pack(">BBxxI", 4, 0, 0xFFE5) not in released
+    assert all(released[at : at + 4] == b"\4\0\0\0" for at in range(0, len(released), 8))
+    vnc.is_qemu = True
+    vnc.send_release()
+    assert vnc.data_to_send() == b""

@@ -250,7 +250,7 @@ class Hands:
         if code and char.isalpha() and not self._lock(source, screen, code, 0):
             return False
         keys = [KeyPress(SHIFT, True)] * shifted
-        keys += [KeyPress(code, True, "" if code else char), KeyPress(code, False)]
+        keys += [KeyPress(code, True, "" if char in SYMBOLS else char), KeyPress(code, False)]
         keys += [KeyPress(SHIFT, False)] * shifted
         for press in keys:
             source.key(press)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from millrace.absent import nothing
 from millrace.doors.pushed import REMOTE_PROFILE
 from millrace.doors.vnc.door import SessionEvent, VncDoor
 from millrace.doors.vnc.screen import VncScreen
@@ -23,6 +24,8 @@ from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, PLAIN, SoundOffered, TlsWanted
 
 GREETS_S = 1.0
+LAST_WORD_S = 0.05
+"""In this time a server has read what releases the keys."""
 DISPLACED = (
     "the VNC server closed the connection and still answers, as it does when another viewer connects that has it to"
     " itself"
@@ -51,6 +54,7 @@ class VncMachine(NetworkMachine):
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self._wire: VncClient | None = None
+        self._wake = nothing
         self._paced: Paced | None = None
         self._one_viewer = False
         """The server has one viewer at a time, as far as is known."""
@@ -72,6 +76,7 @@ class VncMachine(NetworkMachine):
                 self.guest.machine_changed("change", self)
                 return
             self.machine = door.name
+            wire.send_release()
             if not self.ready.done():
                 self.ready.set_result(None)
 
@@ -79,6 +84,7 @@ class VncMachine(NetworkMachine):
             connection.wake()
             paced.go_on()
 
+        self._wake = wake
         screen = VncScreen(self.guest.screens, wire, self.key, wake, lambda: connection.congested)
         self._paced = paced = Paced(screen.room)
         door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text, screen)
@@ -110,8 +116,18 @@ class VncMachine(NetworkMachine):
         self._one_viewer |= before is not None and self._displaced_ns - before < INSISTS_NS
         self._displaced.begin(DISPLACED, DISPLACED_ADVICE, soon=not self._one_viewer)
 
+    # Closing a connection may have the server drop what it has not read.
+    async def stop(self, why: str) -> None:
+        """See `AttachedMachine`; first what is down is released."""
+        if self.state == "attached" and self._wire is not None:
+            self._wire.send_end()
+            self._wake()
+            await asyncio.sleep(LAST_WORD_S)
+        await super().stop(why)
+
     def _gone(self) -> None:
         super()._gone()
+        self._wake = nothing
         if self._paced is not None:
             self._paced.close()
             self._paced = None

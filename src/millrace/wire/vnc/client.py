@@ -16,7 +16,7 @@ from millrace.media.clip import ClipText
 from millrace.pixels.rects import Point, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.clips import ClipGiving, ClipOffered, ClipSupplied
-from millrace.wire.keys import CODE_MAX
+from millrace.wire.keys import CODE_MAX, KEYS
 from millrace.wire.vnc import messages
 from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText
 from millrace.wire.vnc.keyboard import Keyboard
@@ -43,7 +43,9 @@ ANSWER_NS = 10 * NS_PER_S
 RATE_MAX = 48_000
 BYTES_PER_WORK = 4
 EVENT_BYTES = 200
-RELATIVE_ORIGIN = 0x7FFF
+RELATIVE_ORIGIN, CAPS_LOCK = 0x7FFF, 0xFFE5
+LOCKS = frozenset({CAPS_LOCK, 0xFF7F, 0xFF14})
+"""Keysyms of the keys that are locks, which are not held."""
 
 
 # Sound and picture are asked for as encodings; a server that does not know one ignores it. QEMU confirms sound with an
@@ -87,7 +89,7 @@ class VncClient(VncLogin):
         """The next one asked for must be whole."""
         self._let_in = False
         self._keyboard = Keyboard()
-        self._at = Point(0, 0)
+        self._at, self._buttons = Point(0, 0), 0
         self.cut = CutText(self.work)
         self.giving = ClipGiving()
         """The text that is made into a message."""
@@ -317,11 +319,19 @@ class VncClient(VncLogin):
         if not self._let_in or not 0 <= code <= CODE_MAX:
             return
         for stroke in self._keyboard.strokes(code, down, meaning, self._screen.leds):
+            if stroke.keysym == CAPS_LOCK and self._hides_locks:
+                continue
             # TigerVNC ignores one without a code.
             if self._screen.extended_keys and stroke.code:
                 self._out += messages.extended_key_event(*stroke)
             elif stroke.keysym:
                 self._out += messages.key_event(stroke.keysym, stroke.down)
+
+    # It would make capitals of the letters that it is told, which are capitals already (x11vnc).
+    @property
+    def _hides_locks(self) -> bool:
+        """Whether the server goes by symbols, and does not tell whether caps lock is on."""
+        return not self.is_qemu and self._screen.leds is None
 
     def send_pointer(self, at: Point, buttons: int, relative: bool) -> Point:
         """Move the pointer to, or by, `at`, with these buttons down; returns where it should be then."""
@@ -334,7 +344,23 @@ class VncClient(VncLogin):
         if self._screen.relative:
             now = Point(*(min(max(RELATIVE_ORIGIN + way, 0), 0xFFFF) for way in (by.x, by.y)))
         self._out += messages.pointer_event(_mask(buttons), now.x, now.y)
+        self._buttons = buttons
         return self._at
+
+    def send_end(self) -> None:
+        """Release what was pressed, the last key first: the connection is about to be closed."""
+        for code in self._keyboard.pressed:
+            self.send_key(code, False)
+        if self._buttons:
+            self.send_pointer(Point(0, 0) if self._screen.relative else self._at, 0, self._screen.relative)
+
+    # Some servers (x11vnc) leave down what a viewer held that has gone.
+    def send_release(self) -> None:
+        """Release every key, such as a daemon may have left that did not end by itself; to QEMU nothing."""
+        if self._let_in and not self.is_qemu:
+            for key in KEYS:
+                if key.keysym not in LOCKS:
+                    self._out += messages.key_event(key.keysym, False)
 
     def send_size(self, size: Size) -> None:
         """Ask for another size, of a server that can be asked."""

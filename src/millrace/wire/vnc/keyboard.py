@@ -37,6 +37,11 @@ class Keyboard:
         self._dead: tuple[bool, bool] | None = None
         """A dead key was pressed last: whether with shift, and whether its accent was told."""
 
+    @property
+    def pressed(self) -> tuple[int, ...]:
+        """Scan codes of the keys that are down, the last one first."""
+        return tuple(reversed(self._pressed))
+
     def strokes(self, code: int, down: bool, meaning: str, leds: int | None) -> list[Stroke]:
         """What to tell for a key.
 
