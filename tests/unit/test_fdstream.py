@@ -68,6 +68,29 @@ def test_all_that_a_peer_sent_is_read_though_it_left_with_output_unread(run: Cal
     run(test())
 
 
+def test_last_output_is_sent_though_the_account_that_it_was_charged_to_is_closed() -> None:
+    async def test() -> None:
+        ours, theirs = socket.socketpair()
+        core, sent, got = Sends(), bytes(1_500_000), 0
+        allowed = [True]
+        stream = FdStream(
+            ours, core, lambda: None, lambda error: None, may_wait=lambda size: allowed[0] or not size, turns=Turns()
+        )
+        core.out.append(Chunk(bytearray(sent)))
+        stream.flush()
+        allowed[0] = False
+        stream.linger()
+        theirs.setblocking(False)
+        async with asyncio.timeout(10):
+            while data := await asyncio.get_running_loop().sock_recv(theirs, 1 << 16):
+                got += len(data)
+        assert got == len(sent)
+        theirs.close()
+        stream.close()
+
+    asyncio.run(test())
+
+
 def test_descriptors_sent_after_close_are_closed() -> None:
     async def test() -> None:
         ours, theirs = socket.socketpair()

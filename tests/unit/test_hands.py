@@ -232,3 +232,20 @@ def test_source_is_that_of_the_screen(room: Room) -> None:
     source: ScreenSource = room.screen
     room.anna.session.hands.key(source, KeyPress(0x1E, True))
     assert room.anna.session.hands.keys == (0x1E,)
+
+
+def test_letter_and_its_accent_are_typed_as_one_character(room: Room) -> None:
+    room.screen.screen.characters = Characters.ALL
+    room.anna.say(Text("e\u0301q"))
+    assert room.typed == [(0, True, "é"), (0, False), (0, True, "q"), (0, False)]
+
+
+def test_what_a_machine_errs_at_is_not_tried_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    room.anna.say(LONG)
+    room.begin()
+    hands = room.anna.session.hands
+    with monkeypatch.context() as context:
+        context.setattr(hands, "_pass_on", lambda *args: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            hands.work()
+    assert not hands.waiting and not room.charged

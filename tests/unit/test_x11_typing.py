@@ -218,6 +218,28 @@ def test_layout_that_takes_a_meaning_back_is_learnt() -> None:
     assert one.typed(0, "日")[0][0] == "given"  # type: ignore[index]
 
 
+def test_key_that_was_given_a_meaning_keeps_it_though_the_layout_is_read_again() -> None:
+    keys = dict(GERMAN)
+    one = Display(keys)
+    given, *stroke = one.typed(0, "日")
+    keys[given[1]] = [(2, [0x10065E5, 0x10065E5])]  # type: ignore[index]
+    one.says(struct.pack("<BBHI24x", KEYBOARD_FIRST, 0, 0, 7))
+    one.answer()
+    one.wire.handle_timeout(IDLE_NS - 1)
+    one.now_ns = IDLE_NS - 1
+    assert one.typed(0, "日") == stroke, "as one that it has been given"
+    assert one.wire.next_timeout() > IDLE_NS, "and may ask for once more"  # type: ignore[operator]
+
+
+def test_what_a_killed_daemon_has_left_is_used_when_nothing_else_is_free() -> None:
+    full: dict[int, xserver.Groups] = {code: GERMAN.get(code, [(1, [0x31])]) for code in range(8, 256)}
+    free = 240
+    one = Display(full | {free: [(2, [0x1004E00, 0x1004E00])], 253: [(2, [0x32, 0x22])]})
+    given, *_ = one.typed(0, "日")
+    assert given == ("given", free, (0x10065E5, 0x10065E5))
+    assert [shown(done) for done in ended(one) if shown(done)] == [("given", free, (0, 0))]
+
+
 def test_server_without_xkb_has_its_keys_pressed_where_they_are() -> None:
     for refused in (13, 14, 0):
         one = Display.__new__(Display)
@@ -293,6 +315,18 @@ def test_layout_that_is_not_whole_ends_the_connection(size: int) -> None:
         Keymap(whole[:size])
     with pytest.raises(RemoteProtocolError, match="not whole"):
         Keymap(whole[:17] + b"\x20" + whole[18:])
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("groups", [0, 1])
+def test_keysyms_of_a_key_without_levels_mean_nothing(before: int, groups: int) -> None:
+    keys = bytearray(xserver.keyboard(0, {8: [(1, [0x61])], 9: [(1, [0xFFE1])], 10: [(1, [0x62])]}, {}))
+    at = 40 + sum(8 + 8 * len(entries) for _, entries in xserver.KEY_TYPES.values()) + 12 * before
+    keys[at + 4 : at + 6] = bytes((groups, 0))
+    keymap = Keymap(bytes(keys))
+    assert (keymap.find((0x61,), xkb.NO_STATE) is None, keymap.levels == set()) == (before == 0, before == 1)
+    found = keymap.find((0x62,), xkb.NO_STATE)
+    assert found is not None and found.keycode == 10
 
 
 def test_keysyms_and_characters_are_each_others() -> None:

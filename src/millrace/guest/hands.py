@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections import deque
 
 import msgspec
@@ -109,7 +110,8 @@ class Hands:
         source = screen.controlled(who, "typing" if isinstance(event, Key | Text) else "pointing")
         missing = ""
         if isinstance(event, Text):
-            text, missing = _typable(event.text, screen.characters)
+            # A letter and the accent that follows it are one character on keyboards.
+            text, missing = _typable(unicodedata.normalize("NFC", event.text), screen.characters)
             event = Text(text)
         self._do(_Input(event, size, len(event.text) if isinstance(event, Text) else 1), who, source, screen)
         if missing:
@@ -180,7 +182,13 @@ class Hands:
             if source is None:
                 self._drop()
                 break
-            if not self._next(source, screen):
+            try:
+                passed_on = self._next(source, screen)
+            except Exception:
+                # What the machine errs at would be tried again for ever.
+                self._drop()
+                raise
+            if not passed_on:
                 break
             if self._turns.over():
                 return not self._waiting

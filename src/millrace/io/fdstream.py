@@ -33,6 +33,7 @@ UNSENT_FDS_MAX = 256
 """Descriptors that may wait for the peer to take them. Each counts as open, and a process has only so many."""
 BEHIND = 256 * 1024
 LINGER_S = 1.0
+"""So long a peer that is to close first has for that."""
 
 
 @dataclass(slots=True)
@@ -282,7 +283,8 @@ class FdStream:
 
     def _await_room(self) -> None:
         too_much = self._unsent > UNSENT_MAX or self._unsent_fds > UNSENT_FDS_MAX
-        if too_much or not self._may_wait(self._unsent):
+        # What is still to be sent at the end was charged before, to an account that may be closed by now.
+        if too_much or (self._close_timer is None and not self._may_wait(self._unsent)):
             self._too_much()
         elif not self._writing:
             self._writing = True
@@ -330,7 +332,7 @@ class FdStream:
 
     # A peer that finds the connection closed when it says something may drop what it has not processed (X servers).
     def linger(self) -> None:
-        """As `finish`, but close only when the peer has: so it has processed all that it was sent."""
+        """As `finish`, but close when the peer has, and so has processed all it was sent; after `LINGER_S` anyway."""
         self._lingers = True
         self.finish()
 

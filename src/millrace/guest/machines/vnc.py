@@ -34,7 +34,7 @@ DISPLACED_ADVICE = (
     ". To allow both, have the server share its screen (Xtigervnc -AlwaysShared), or the viewer ask for that (-Shared)"
 )
 INSISTS_NS: HostNs = 60 * NS_PER_S
-"""Whoever displaces us again so soon had been displaced by us when we came back."""
+"""Whoever displaces us so soon after we have come back was displaced by that."""
 PICTURE_CHUNK_BYTES = 64 * 1024
 """A raw picture of 1920 × 1080 is 8 MB, and would take 2,000 chunks of the usual size."""
 
@@ -45,7 +45,7 @@ PICTURE_CHUNK_BYTES = 64 * 1024
 #
 # What follows depends on the server, and it does not say that either. Most let us in again, beside that viewer, as we
 # ask to share the screen (Xtigervnc without options). With others we displace that viewer in turn (-NeverShared), who
-# comes back. So we come back at once, and if that is how it ends, never again before a long wait.
+# comes back. So we come back soon, and after a wait that is ever longer if we are displaced soon after that.
 #
 # QEMU refuses us as long as a viewer has exclusive access, so asking it again displaces nobody.
 class VncMachine(NetworkMachine):
@@ -56,10 +56,9 @@ class VncMachine(NetworkMachine):
         self._wire: VncClient | None = None
         self._wake = nothing
         self._paced: Paced | None = None
-        self._one_viewer = False
-        """The server has one viewer at a time, as far as is known."""
-        self._displaced_ns: HostNs | None = None
-        """When another viewer has displaced us last."""
+        self._attached_ns: HostNs = 0
+        self._came_back = False
+        """A viewer has displaced us before."""
 
     async def _serve(self) -> None:
         pictures = COMPRESSED if self.profile is REMOTE_PROFILE else PLAIN
@@ -78,6 +77,7 @@ class VncMachine(NetworkMachine):
             self.machine = door.name
             wire.send_release()
             if not self.ready.done():
+                self._attached_ns = now_ns()
                 self.ready.set_result(None)
 
         def wake() -> None:
@@ -112,9 +112,9 @@ class VncMachine(NetworkMachine):
 
     def _leave_to_another(self) -> None:
         """Another viewer has displaced us."""
-        before, self._displaced_ns = self._displaced_ns, now_ns()
-        self._one_viewer |= before is not None and self._displaced_ns - before < INSISTS_NS
-        self._displaced.begin(DISPLACED, DISPLACED_ADVICE, soon=not self._one_viewer)
+        insists = self._came_back and now_ns() - self._attached_ns < INSISTS_NS
+        self._came_back = True
+        self._displaced.begin(DISPLACED, DISPLACED_ADVICE, soon=not insists)
 
     # Closing a connection may have the server drop what it has not read.
     async def stop(self, why: str) -> None:

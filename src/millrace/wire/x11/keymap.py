@@ -7,7 +7,6 @@ a key, the group of the layout and the modifiers become a keysym.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,8 +17,9 @@ from millrace.errors import RemoteProtocolError
 from millrace.wire.keysyms import char_of, keysym_of
 from millrace.wire.x11.xkb import LOCK, KeyState
 
-ANSWER_MAX = 128 * 1024
-"""Bytes of a map: 248 keys with four groups of eight levels take 32 KiB."""
+ANSWER_MAX = 48 * 1024
+"""Bytes of a map: 248 keys with four groups of eight levels take 34 KiB, and their types a few. More would take longer
+to read than other guests can wait."""
 PLACES_MAX = 16
 """So many places of a keysym are considered."""
 KEYCODE_MAX, GROUPS = 255, 4
@@ -90,14 +90,17 @@ class Keymap:
 
     def __init__(self, part: bytes) -> None:
         self._types: list[_Type] = []
+        self._cheapest: dict[tuple[int, int], int | None] = {}
+        """What `_Type.mods` has found, by type and level."""
         self._keys: dict[int, _Key] = {}
         self.free: list[int] = []
         """Keys that mean nothing."""
+        self.doubled: list[int] = []
+        """Keys that mean one thing, with Shift and without."""
         try:
             modifiers = self._read(part)
         except (struct.error, ValueError, IndexError):
             raise RemoteProtocolError("the X server sent a keyboard map that is not whole") from None
-        self._firsts, self._codes = [key.first for key in self._keys.values()], list(self._keys)
         self.modifiers = modifiers | self._with(*_STATE)
         """Keys that change the state of the keyboard."""
         self.levels = self._with(*((one, one) for one in _LEVELS))
@@ -113,6 +116,7 @@ class Keymap:
         pairs = part[at : at + 2 * part[33]]
         modifiers = {keycode for keycode, mods in zip(pairs[::2], pairs[1::2], strict=True) if mods}
         self.free = [keycode for keycode in keys if keycode not in self._keys and keycode not in modifiers]
+        self.doubled = [code for code, key in self._keys.items() if code not in modifiers and self._is_doubled(key)]
         return modifiers
 
     def _read_types(self, part: bytes, count: int) -> int:
@@ -130,24 +134,32 @@ class Keymap:
         found, first = [np.zeros(0, "<u4")], 0
         for keycode in keys:
             types, info, width, size = struct.unpack_from("<4sBBH", part, at)
-            found.append(np.frombuffer(part, "<u4", size, at + 8))
             key = _Key(first, first + size, width, info, types)
+            # What lies beyond the levels of its groups means nothing.
             if size and width and key.groups:
+                found.append(np.frombuffer(part, "<u4", size, at + 8))
                 self._keys[keycode] = key
-            first += size
+                first += size
             at += 8 + 4 * size
+        if at > len(part):
+            raise IndexError
         self._symbols: NDArray[np.uint32] = np.concatenate(found)
+        sizes = [key.end - key.first for key in self._keys.values()]
+        self._owners: NDArray[np.uint8] = np.repeat(np.array(list(self._keys), np.uint8), sizes)
+        """The key of each keysym."""
         meaning = np.cumsum(np.append(0, self._symbols != 0))
         self._keys = {code: key for code, key in self._keys.items() if meaning[key.first] < meaning[key.end]}
         return at
+
+    def _is_doubled(self, key: _Key) -> bool:
+        return key.groups == 1 and key.end - key.first == 2 and self._symbols[key.first] == self._symbols[key.first + 1]
 
     def _with(self, *runs: tuple[int, int]) -> set[int]:
         """The keys that have one of these keysyms."""
         found = np.zeros(len(self._symbols), bool)
         for low, high in runs:
             found |= (self._symbols >= low) & (self._symbols <= high)
-        at = np.flatnonzero(found)
-        return {self._codes[number] for number in np.unique(np.searchsorted(self._firsts, at, "right") - 1)}
+        return set(np.unique(self._owners[found]).tolist())
 
     def means(self, keycode: int, state: KeyState) -> int:
         """The keysym of a key as it is now; 0 if it has none."""
@@ -168,16 +180,22 @@ class Keymap:
 
     def _places(self, found: Iterable[int], state: KeyState) -> Iterator[Place]:
         for at in found:
-            number = bisect_right(self._firsts, at) - 1
-            key = self._keys[self._codes[number]]
+            keycode = int(self._owners[at])
+            key = self._keys[keycode]
             group, level = divmod(int(at) - key.first, key.width)
-            if at >= key.end or group >= key.groups:
+            if group >= key.groups:
                 continue
-            kind = self._type(key, group)
-            mods = kind.mods(level)
+            mods = self._mods(key.types[group], level)
             if mods is not None:
                 lock = state.group if key.group(state.group) == group else group
-                yield Place(self._codes[number], lock, kind.among | LOCK, mods)
+                yield Place(keycode, lock, self._type(key, group).among | LOCK, mods)
+
+    # A type may have 255 combinations, and is asked for with each key that is typed.
+    def _mods(self, number: int, level: int) -> int | None:
+        if (number, level) not in self._cheapest:
+            kind = self._types[number] if number < len(self._types) else _NO_TYPE
+            self._cheapest[number, level] = kind.mods(level)
+        return self._cheapest[number, level]
 
     def _type(self, key: _Key, group: int) -> _Type:
         number = key.types[group]

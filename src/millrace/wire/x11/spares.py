@@ -32,13 +32,19 @@ class Spares:
         """The layout is another one: what it has given up is given no more."""
         self._given = {symbol: key for symbol, key in self._given.items() if keymap.means(key, NO_STATE) == symbol}
         self._kept_ns = {key: self._kept_ns[key] for key in self._given.values()}
-        # Keys of real keyboards come last: somebody may press them.
-        self._free = sorted(keymap.free, key=lambda key: (key - KEYCODE_OFFSET not in BY_EVDEV, -key))
+        # Keys of real keyboards come last but those that mean what a daemon has given them which was killed: so that
+        # they are not lost for good. Another one may be at it, so they are the last to be taken.
+        left = [key for key in keymap.doubled if not _is_real(key) and key not in self._kept_ns]
+        self._free = left + sorted(keymap.free, key=lambda key: (not _is_real(key), -key))
 
     @property
     def keys(self) -> frozenset[int]:
         """The keys that were given a meaning."""
         return frozenset(self._kept_ns)
+
+    def means(self, symbol: int) -> bool:
+        """Whether a key was given this meaning."""
+        return symbol in self._given
 
     @property
     def room(self) -> bool:
@@ -91,3 +97,8 @@ class Spares:
         self._free += self._given.values()
         self._given, self._kept_ns = {}, {}
         return said
+
+
+def _is_real(key: int) -> bool:
+    """Whether keyboards have such a key, which somebody may press."""
+    return key - KEYCODE_OFFSET in BY_EVDEV

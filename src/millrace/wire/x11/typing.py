@@ -156,6 +156,9 @@ class Typing:
         symbols = (symbol, UNICODE + ord(meaning)) if len(meaning) == 1 else (symbol,)
         if keymap.means(fakes.keycode(code), self._state) in symbols:
             return self._hold(code, fakes.keycode(code))
+        # A layout that was read since has the keys that were given a meaning too; taking one keeps what it means.
+        if self._spares.means(symbol):
+            return self._spare(symbol)
         place = keymap.find(symbols, self._state)
         if place is not None and self._is_now(place):
             return self._hold(code, place.keycode)
