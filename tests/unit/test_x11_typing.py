@@ -11,7 +11,6 @@ import pytest
 
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.rects import Point
-from millrace.units import NS_PER_S
 from millrace.wire.keys import LightsTold
 from millrace.wire.keysyms import char_of, keysym_of
 from millrace.wire.x11 import requests, xkb
@@ -332,4 +331,4 @@ def test_keysyms_of_a_key_without_levels_mean_nothing(before: int, groups: int) 
 def test_keysyms_and_characters_are_each_others() -> None:
     for char in "aÄ€йś日’":
         assert char_of(keysym_of(char)) == char
-    assert char_of(0xFF0D) == "" and NS_PER_S >= KEPT_NS
+    assert char_of(0xFF0D) == ""

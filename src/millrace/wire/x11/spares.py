@@ -9,7 +9,7 @@ from millrace.wire.x11.keymap import Keymap
 from millrace.wire.x11.requests import KEYCODE_OFFSET
 from millrace.wire.x11.xkb import NO_STATE
 
-KEPT_NS: HostNs = NS_PER_S
+KEPT_NS: HostNs = 3 * NS_PER_S
 IDLE_NS: HostNs = 5 * NS_PER_S
 """A key that was not used for so long means nothing again."""
 _NEVER: HostNs = 1 << 62
