@@ -16,7 +16,7 @@ from millrace.wire.keysyms import char_of, keysym_of
 from millrace.wire.x11 import requests, xkb
 from millrace.wire.x11.client import X11Client
 from millrace.wire.x11.input import InputMade
-from millrace.wire.x11.keymap import Keymap
+from millrace.wire.x11.keymap import ENTRIES_MAX, Keymap
 from millrace.wire.x11.spares import IDLE_NS, KEPT_NS
 from millrace.wire.x11.typing import STROKES_MAX
 from tests.fuzz import xserver
@@ -305,6 +305,15 @@ def test_key_of_fewer_groups_has_one_in_the_place_of_those_that_it_does_not_have
         types = sum(8 + 8 * len(entries) for _, entries in xserver.KEY_TYPES.values())
         part[40 + types + 4] = info
         assert Keymap(bytes(part)).means(8, xkb.KeyState(0, 0, 2, 2)) == means
+
+
+def test_type_with_many_combinations_costs_little() -> None:
+    """Each key that is pressed looks through them."""
+    part = bytearray(xserver.keyboard(0, {8: [(1, [0x61])]}, {}))
+    part[45] = 255
+    part[48:48] = bytes((1, 5, 1, 5, 0, 0, 0, 0)) * 255
+    keymap = Keymap(bytes(part))
+    assert len(keymap._types[0].entries) == 8 * ENTRIES_MAX and keymap.means(8, xkb.NO_STATE) == 0x61
 
 
 @pytest.mark.parametrize("size", [40, 60, 120, 300, 2000])

@@ -20,8 +20,9 @@ from millrace.wire.x11.xkb import LOCK, KeyState
 ANSWER_MAX = 48 * 1024
 """Bytes of a map: 248 keys with four groups of eight levels take 34 KiB, and their types a few. More would take longer
 to read than other guests can wait."""
-PLACES_MAX = 16
-"""So many places of a keysym are considered."""
+PLACES_MAX, ENTRIES_MAX = 8, 64
+"""So many places of a keysym, and combinations of modifiers of a type of keys, are considered, as
+that is done for each key that is typed. The types of xkeyboard-config have some 30."""
 KEYCODE_MAX, GROUPS = 255, 4
 _HEAD, _WRAP, _CLAMP = 40, 0x00, 0x40
 _LEVELS = (0xFFE1, 0xFFE2, 0xFE03, 0xFE11, 0xFF7E)
@@ -124,7 +125,7 @@ class Keymap:
         for _ in range(count):
             among, entries, preserve = struct.unpack_from("<B4xBBx", part, at)
             at += 8
-            self._types.append(_Type(among, part[at : at + 8 * entries]))
+            self._types.append(_Type(among, part[at : at + 8 * min(entries, ENTRIES_MAX)]))
             at += entries * (12 if preserve else 8)
         if at > len(part):
             raise IndexError
