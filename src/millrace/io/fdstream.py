@@ -283,8 +283,8 @@ class FdStream:
 
     def _await_room(self) -> None:
         too_much = self._unsent > UNSENT_MAX or self._unsent_fds > UNSENT_FDS_MAX
-        # What is still to be sent at the end was charged before, to an account that may be closed by now.
-        if too_much or (self._close_timer is None and not self._may_wait(self._unsent)):
+        # A peer that lingers gets what there is to say at the end, though the account that was charged may be closed.
+        if too_much or not (self._lingers or self._may_wait(self._unsent)):
             self._too_much()
         elif not self._writing:
             self._writing = True
