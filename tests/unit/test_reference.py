@@ -110,7 +110,7 @@ def test_film_is_seldom_searched_and_a_page_in_its_place_is_found(monkeypatch: p
         page.line = number
         photo(page.picture, WINDOW, number)
         page.take()
-    assert searched[:4] == [1, 2, 3, 4] and len(searched) <= 10
+    assert searched == [1, 2, 3, 4, 8, 16, 24, 32, 40]
     glyphs(page.picture, WINDOW, 1)
     page.take()
     moves = []

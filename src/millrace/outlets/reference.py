@@ -15,11 +15,10 @@ from millrace.pixels.scroll import APART, SCROLL_PIXELS_MIN, apply_move, grouped
 from millrace.units import HostNs
 
 SCROLL_AGAIN, SCROLL_REST = 0.5, 1 / 64
-"""The share of a place that must have moved again; and the share of its rows, across the screen, beyond which what
-differs after that is a sign that the place is another by now."""
-
+"""The share of a place that must have moved again; and how much may differ after that, in the rows of what has moved
+across the screen, as a share of it. More is a sign that the place is another by now."""
 VAIN_MAX, VAIN_EVERY = 4, 8
-"""So often a place is searched on end though nothing scrolls; then in each so manyth picture."""
+"""So many pictures on end a place is searched in which nothing scrolls; after that, in every eighth."""
 
 
 class Reference:
