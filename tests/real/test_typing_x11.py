@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from millrace.guest.hands import Hands
 from millrace.pixels.rects import Size
 from millrace.wire.peer.pictures import Key, Text
 from tests.gops import WATCHER
+from tests.places import lack
 
 from .conftest import need, wait_for
 from .test_layouts import NAMES, TYPED
@@ -63,6 +65,8 @@ def terminal(x: XServer) -> Path:
 
 
 def entry(x: XServer) -> Path:
+    if importlib.util.find_spec("_tkinter") is None:
+        lack("tkinter")
     out = x.folder / "typed"
     out.write_text("")
     x.start(sys.executable, "-c", ENTRY, str(out))

@@ -91,6 +91,8 @@ class XServer:
             writer.write(b"".join([xserver.setup(), *xserver.extensions()]))
             while await reader.read(65_536):
                 pass
+            # A client that ends in an orderly way waits for that.
+            writer.close()
 
     def end(self) -> None:
         """The session is over."""
