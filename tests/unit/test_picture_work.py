@@ -233,6 +233,40 @@ def test_film_is_stills_until_there_is_memory_for_video() -> None:
     assert "picture encoder" not in rig.budget.shares()
 
 
+def test_video_holds_memory_only_from_the_first_film_until_ten_seconds_after_the_last() -> None:
+    rig, view = started()
+    film, line = Rect(96, 96, 320, 240), Rect(16, 320, 320, 18)
+    for seed in range(12):
+        glyphs(rig.picture, line, seed)
+        rig.paint([line])
+    assert not rig.encoder.video
+    stills = rig.budget.held
+    for again in range(2):
+        begun = len(view.pictures)
+        for seed in range(12):
+            photo(rig.picture, film, seed)
+            rig.paint([film])
+        assert PartType.VIDEO in view.types(begun) and rig.budget.held >= stills + video_bytes("avc1", SIZE), again
+        rig.settle(9)
+        assert rig.budget.held > stills and rig.encoder.video
+        rig.settle(1.5)
+        assert rig.budget.held == stills and not rig.encoder.video and rig.encoder.next_timeout() is None
+        assert shown(view, rig)
+
+
+def test_large_text_on_a_slow_line_is_video_once_memory_is_held_for_it() -> None:
+    rig = Rig(picture=400_000)
+    view = rig.join(View())
+    rig.settle(20)
+    begun, stills = len(view.pictures), rig.budget.held
+    for seed in range(12):
+        glyphs(rig.picture, WHOLE, seed)
+        rig.paint([WHOLE])
+    assert PartType.VIDEO in view.types(begun) and rig.budget.held > stills
+    rig.settle(30)
+    assert shown(view, rig)
+
+
 def test_encoder_that_finds_no_room_holds_none() -> None:
     rig = Rig()
     readers, held, limit = len(rig.screen.readers), rig.budget.held, rig.budget.limit

@@ -11,7 +11,7 @@ handed over (`deliver`), and damage collects meanwhile. What takes well under a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from millrace.budget import LISTENERS, Budget
 from millrace.codec.picturesettings import PictureSettings
@@ -20,84 +20,23 @@ from millrace.graph.pictures import Memory, Mode
 from millrace.graph.screen import Picture, Screen
 from millrace.graph.seat import Watcher
 from millrace.outlets.encoded import EncodedPicture, Offload, PictureSink
-from millrace.outlets.line import LAN_RATE, QUEUED_MAX_NS, Line
+from millrace.outlets.line import LAN_RATE
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.picturecounts import PictureCounts, tallied
 from millrace.outlets.picturestrain import Spent, Strain, Told
-from millrace.outlets.picturework import Given, Lacking, Made, PictureWork, Task, work_bytes
-from millrace.pixels.rects import Damage, Rect, Size
+from millrace.outlets.pictureviewers import Job, Viewer
+from millrace.outlets.picturework import Given, Made, PictureWork, Task, work_bytes
+from millrace.pixels.rects import Damage, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import Part, PartType
 
 KEY_INTERVAL_NS: HostNs = NS_PER_S // 2
 """The least time between two key pictures that viewers need."""
+FILM_KEPT_NS: HostNs = 10 * NS_PER_S
+"""So long after the last film, the memory of its encoder is given back. Films begin and pause often."""
 RATE_MIN = 50_000
 VIEWER_BYTES = 8 * 1024
 _VIDEO = (PartType.VIDEO, PartType.DRAW)
-
-
-class _Viewer:
-    """One viewer: what it lacks, and how full its line is."""
-
-    def __init__(self, sink: PictureSink, rate: int) -> None:
-        self.sink, self.line = sink, Line(rate)
-        self.missing, self.rough = Damage(), Damage()
-        self.video = False
-        """Whether its decoder has the last picture of the video."""
-        self.asleep = False
-        """It was not ready when it was asked; it says when it is."""
-        self.left = False
-        self.catching = False
-        """The last picture brought something of what it lacked."""
-
-    def voided(self, size: Size) -> None:
-        """It has nothing of pictures of this size yet."""
-        self.missing, self.rough, self.video = Damage([Rect(0, 0, size.width, size.height)]), Damage(), False
-
-    def ready(self, now_ns: HostNs) -> bool:
-        """Whether it should be sent a picture now."""
-        self.asleep = not self.sink.ready(now_ns)
-        return not self.asleep and self.line.queued_ns(now_ns) <= QUEUED_MAX_NS
-
-    def lacking(self) -> Lacking:
-        """What it lacks, to compare with other viewers."""
-        return Lacking(self.missing.rects, self.rough.rects, self.sink.untried)
-
-    def moved(self, parts: Sequence[Part]) -> None:
-        """These moves take what it sees roughly elsewhere."""
-        for part in parts:
-            origin = part.at.moved(-part.dx, -part.dy)
-            if part.type == PartType.MOVE and any(rect.common(origin).area for rect in self.rough.rects):
-                self.rough.add(part.at)
-
-    def missed(self, rects: Sequence[Rect], video: bool) -> None:
-        """It was not sent these."""
-        for rect in rects:
-            self.missing.add(rect)
-        self.video = self.video and not video
-
-
-class _Job:
-    """What is being encoded, and for whom."""
-
-    def __init__(self, picture: Picture | None, begun_ns: HostNs, viewers: list[_Viewer]) -> None:
-        self.picture, self.begun_ns, self.viewers = picture, begun_ns, frozenset(viewers)
-        self.catching: list[tuple[Lacking, list[_Viewer]]] = []
-        self.key = False
-        """A viewer needs a key picture. Video that begins anew for another reason has one too."""
-        self.first = False
-        """It is the first of its mode: its damage is no report of the source."""
-
-    def lacks(self, viewer: _Viewer, refine: bool) -> None:
-        """Bring this viewer up to date with the same parts as others that lack the same."""
-        lacking = viewer.lacking()
-        if not lacking.missing and not (refine and lacking.rough):
-            return
-        for known, viewers in self.catching:
-            if known == lacking:
-                viewers.append(viewer)
-                return
-        self.catching.append((lacking, [viewer]))
 
 
 class PictureEncoder:
@@ -125,16 +64,18 @@ class PictureEncoder:
             self._account.close()
             raise
         self.rate = settings.picture if isinstance(settings.picture, int) else LAN_RATE
-        self._viewers: dict[PictureSink, _Viewer] = {}
+        self._viewers: dict[PictureSink, Viewer] = {}
         self._work: PictureWork | None = None
         self._of: tuple[Mode, Memory] | None = None
-        self._job: _Job | None = None
+        self._job: Job | None = None
         self._made: Made | None = None
         """What the job has made, to be handed over."""
         self._serial = 0
         self._due_ns: HostNs | None = None
         self._last_ns: HostNs | None = None
         self._key_ns: HostNs | None = None
+        self._film_ns: HostNs | None = None
+        """When there was film last; None: there is no encoder for it, nor memory held."""
         self._painted_ns: HostNs = 0
         self._number = 0
         """Of the screen's picture that was taken last."""
@@ -160,7 +101,7 @@ class PictureEncoder:
     def join(self, sink: PictureSink) -> None:
         """Send to `sink` from now on, first the whole picture; BudgetError if there is no room for it."""
         self._account.hold("viewers", VIEWER_BYTES * (2 + len(self._viewers)), LISTENERS)
-        viewer = _Viewer(sink, self.rate)
+        viewer = Viewer(sink, self.rate)
         self._strain.joined()
         self._viewers[sink] = viewer
         if self.size is not None:
@@ -213,15 +154,16 @@ class PictureEncoder:
             return None
         painted_ns = self._reader.next_timeout()
         dues = [self._due_for(viewer, painted_ns) for viewer in self._viewers.values() if not viewer.asleep]
+        dues.append(None if self._film_ns is None else self._film_ns + FILM_KEPT_NS)
         return min((due for due in dues if due is not None), default=None)
 
-    def _due_for(self, viewer: _Viewer, painted_ns: HostNs | None) -> HostNs | None:
+    def _due_for(self, viewer: Viewer, painted_ns: HostNs | None) -> HostNs | None:
         """When there is something to send to this viewer, and room for it."""
         own_ns = self._own_due_ns(viewer)
         due_ns = painted_ns if own_ns is None else own_ns if painted_ns is None else min(own_ns, painted_ns)
         return None if due_ns is None else max(due_ns, viewer.line.free_ns())
 
-    def _own_due_ns(self, viewer: _Viewer) -> HostNs | None:
+    def _own_due_ns(self, viewer: Viewer) -> HostNs | None:
         """When there is something to send to it although nothing was painted."""
         if self._work is None or self._last_ns is None:
             return None
@@ -236,7 +178,11 @@ class PictureEncoder:
         for viewer in self._viewers.values():
             viewer.asleep = False
         painted_ns = self._reader.next_timeout()
-        if self._job is not None or self._closed or not self._is_due(self._viewers.values(), painted_ns, now_ns):
+        if self._job is not None or self._closed:
+            return
+        if self._film_ns is not None and now_ns - self._film_ns >= FILM_KEPT_NS:
+            self._give_up_video()
+        if not self._is_due(self._viewers.values(), painted_ns, now_ns):
             return
         ready = [viewer for viewer in self._viewers.values() if viewer.ready(now_ns)]
         if not ready:
@@ -255,7 +201,7 @@ class PictureEncoder:
                 raise
             self._end(error)
 
-    def _is_due(self, viewers: Iterable[_Viewer], painted_ns: HostNs | None, now_ns: HostNs) -> bool:
+    def _is_due(self, viewers: Iterable[Viewer], painted_ns: HostNs | None, now_ns: HostNs) -> bool:
         """Whether something is to be sent to one of these viewers, by now."""
         dues = (self._due_for(viewer, painted_ns) for viewer in viewers)
         return any(due_ns is not None and due_ns <= now_ns for due_ns in dues)
@@ -268,7 +214,7 @@ class PictureEncoder:
         picture.release()
         return None
 
-    def _begin(self, picture: Picture | None, ready: list[_Viewer], now_ns: HostNs) -> None:
+    def _begin(self, picture: Picture | None, ready: list[Viewer], now_ns: HostNs) -> None:
         before = self._work
         if picture is not None:
             self._painted_ns, self._number = picture.painted_ns, picture.serial
@@ -277,14 +223,14 @@ class PictureEncoder:
             self._fit(picture)
         if (work := self._work) is None:
             return
-        job = _Job(picture, now_ns, ready)
+        job = Job(picture, now_ns, ready)
         job.first = work is not before
         for viewer in ready:
             job.lacks(viewer, refine=picture is None)
         lacking = tuple(lacking for lacking, _ in job.catching)
         wants_key = any(not viewer.video for viewer in ready)
         job.key = wants_key and (self._key_ns is None or now_ns - self._key_ns >= KEY_INTERVAL_NS)
-        task = Task(now_ns, key=job.key, lacking=lacking, video=self._has_room_for_video(work))
+        task = Task(now_ns, key=job.key, lacking=lacking, video=self._may_have_video(work))
         if picture is not None:
             task = task._replace(picture=picture.plane, damage=picture.damage, moves=picture.moves)
         rate, crowded, times = self.rate, self._lane.crowded, (self._clock, self._computed)
@@ -300,7 +246,8 @@ class PictureEncoder:
             return
         mode = picture.mode
         size = Size(mode.width, mode.height)
-        self._account.hold("video", 0, LISTENERS)
+        if self._film_ns is not None:
+            self._give_up_video()
         self._account.hold("encoder", work_bytes(size, self._scale), LISTENERS)
         work = PictureWork(size, self._scale, self.formats, self._lossless, self.rate, self._clock)
         before, self._work, self._of, self._due_ns = self._work, work, (mode, memory), None
@@ -311,9 +258,16 @@ class PictureEncoder:
         if before is not None:
             before.close()
 
-    def _has_room_for_video(self, work: PictureWork) -> bool:
-        """Whether the guest has memory for an encoder of video: until then, what moves is sent as stills."""
-        return self._account.fits("video", work.video_bytes, LISTENERS)
+    def _may_have_video(self, work: PictureWork) -> bool:
+        """Whether film was found, and the guest has memory for its encoder: else what moves is sent as stills."""
+        return self._film_ns is not None and self._account.fits("video", work.video_bytes, LISTENERS)
+
+    def _give_up_video(self) -> None:
+        """Give the memory of video back, until there is film again."""
+        assert self._work is not None
+        self._work.close()
+        self._account.hold("video", 0, LISTENERS)
+        self._film_ns = None
 
     # -- what was made ---------------------------------------------------------------------------
 
@@ -331,6 +285,8 @@ class PictureEncoder:
         else:
             self._strain.encoded(made[1])
             self._compare(made[0], job)
+            if made[0].film:
+                self._film_ns = self._clock()
             self._made = made[0]
             self._wake()
 
@@ -343,7 +299,7 @@ class PictureEncoder:
         self._made = self._job = None
 
     # Viewers may come and go between two steps. Those that come lack everything, and need nothing of this.
-    def _send(self, made: Made, job: _Job) -> Iterator[None]:
+    def _send(self, made: Made, job: Job) -> Iterator[None]:
         now_ns = self._clock()
         self._due_ns = made.due_ns
         if made.key:
@@ -373,14 +329,14 @@ class PictureEncoder:
                 viewer.missed(made.video, True)
             yield
 
-    def _compare(self, made: Made, job: _Job) -> None:
+    def _compare(self, made: Made, job: Job) -> None:
         """Note how much of what the source reported has changed."""
         if job.picture is not None and not job.first and self._scale == 1:
             reported = sum(rect.area for rect in job.picture.damage)
             changed = sum(rect.area for rect in made.touched)
             self.screen.facts.compared(reported, changed, job.picture.painted_ns)
 
-    def _catch_up(self, viewer: _Viewer, given: Given, made: Made, job: _Job, now_ns: HostNs) -> None:
+    def _catch_up(self, viewer: Viewer, given: Given, made: Made, job: Job, now_ns: HostNs) -> None:
         """Send what it lacked. What it saw roughly is all that it may lack besides the common parts."""
         if not viewer.missing:
             in_video = viewer.video or made.key or not made.video
@@ -395,7 +351,7 @@ class PictureEncoder:
         viewer.video = made.key or (viewer.video and not made.video)
         self._push(viewer, self._picture(given.parts, made, job), now_ns)
 
-    def _picture(self, parts: tuple[Part, ...], made: Made, job: _Job) -> EncodedPicture:
+    def _picture(self, parts: tuple[Part, ...], made: Made, job: Job) -> EncodedPicture:
         kinds, painted_ns = tallied(parts), self._painted_ns
         size = sum(tally.bytes for tally in kinds.values())
         wait_ns = max(0, job.begun_ns - painted_ns)
@@ -403,7 +359,7 @@ class PictureEncoder:
             0, painted_ns, parts, made.key, size, made.encode_ns, wait_ns, self._door_ns, self._number, kinds
         )
 
-    def _push(self, viewer: _Viewer, picture: EncodedPicture, now_ns: HostNs) -> None:
+    def _push(self, viewer: Viewer, picture: EncodedPicture, now_ns: HostNs) -> None:
         if not picture.parts or viewer.left:
             return
         self._serial += 1
