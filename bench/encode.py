@@ -22,6 +22,7 @@ from millrace.codec.palette import Palettes
 from millrace.codec.stills import ZstdStills
 from millrace.codec.x264 import libx264
 from millrace.codec.yuv import libyuv
+from millrace.daemon.allocator import give_back
 from millrace.outlets.line import LAN_RATE, Line
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.picturework import Lacking, PictureWork, Task
@@ -162,6 +163,7 @@ def of_few_colours(name: str, pixels: Plane) -> str:
 
 def main() -> None:
     """Entry point."""
+    give_back()
     print(f"x264 by {'ctypes' if libx264() else 'PyAV'}, colours by {'libyuv' if libyuv() else 'swscale'}")
     print("| 1920 × 1080, 30/s | CPU ms a picture, median / p99 | kbit/s | whole screen | bare x264: CPU ms | kbit/s |")
     print("|---|---|---|---|---|---|")

@@ -23,7 +23,7 @@ give_back()
 # From here on glibc would take blocks of up to 8 MiB from its heap.
 del [np.ones(8 << 20, np.uint8)][0]
 before = resident()
-blocks = [(np.ones(100 << 10, np.uint8), np.ones(4 << 10, np.uint8)) for _ in range(1000)]
+blocks = [(np.ones(200 << 10, np.uint8), np.ones(4 << 10, np.uint8)) for _ in range(1000)]
 kept = [small for _, small in blocks]
 del blocks
 print(resident() - before)
@@ -35,7 +35,36 @@ def test_large_blocks_are_returned_to_system_immediately() -> None:
     assert int(done.stdout) < 20
 
 
-def test_library_is_told_mmap_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+AGAIN = """
+import resource, threading
+from millrace.daemon.allocator import give_back
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+
+def pictures():
+    # As for a picture: several blocks, none of them large, and all freed before the next.
+    def one():
+        return [bytearray(100 << 10) for _ in range(20)]
+    one()
+    before = faults()
+    for _ in range(10):
+        one()
+    print(faults() - before)
+
+give_back()
+thread = threading.Thread(target=pictures)
+thread.start()
+thread.join()
+"""
+
+
+def test_what_a_thread_needs_again_and_again_is_not_fetched_from_the_system_each_time() -> None:
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100, "2 MB are 500 pages, ten times"
+
+
+def test_library_is_told_both_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def library(name: str | None) -> Any:
@@ -44,7 +73,7 @@ def test_library_is_told_mmap_threshold(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(allocator.ctypes, "CDLL", library)
     allocator.give_back()
-    assert asked == [None, (-3, 65_536)], "M_MMAP_THRESHOLD, of mallopt(3)"
+    assert asked == [None, (-3, 131_072), (-1, 4_194_304)], "M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3)"
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: SimpleNamespace())
     allocator.give_back()
 
