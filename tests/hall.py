@@ -27,7 +27,7 @@ class Serving:
     def open_guest(self, guest: Any) -> None:
         """See `Servers`."""
 
-    def close_guest(self, guest: Any, why: str) -> None:
+    async def close_guest(self, guest: Any, why: str) -> None:
         """See `Servers`."""
 
 

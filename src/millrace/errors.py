@@ -37,6 +37,9 @@ class MillraceError(Exception):
     """Code in the peer protocol's Fault."""
     exit_code: ClassVar[int] = 1
     """Exit status of a command that fails with it."""
+    right = guest = ""
+    """The right that is lacking, and where, empty for outside all guests: for programs, which shall not read the
+    sentence. Without `right` nothing is lacking, or more than one right, or what is no right."""
 
 
 class ConfigError(MillraceError):
@@ -65,11 +68,7 @@ class BudgetError(GraphError):
 
 
 class RightsError(MillraceError):
-    """The caller lacks the right to do this.
-
-    `right` names the right that is lacking and `guest` where, empty for outside all guests: values for programs, which
-    shall not read the sentence. Without `right` it is more than one right that is lacking.
-    """
+    """The caller lacks the right to do this: `right`, if it is one, in `guest`."""
 
     status, word, exit_code = 403, "rights", 4
     listener_word = "rights"

@@ -248,8 +248,11 @@ def test_source_can_not_be_linked_or_moved(tmp_path: Path) -> None:
         tries = [("link", {"source": "source/microphone", "to": "sink/millrace", "guest": "alice"}),
                  ("move", {"target": stream.key, "to": "source/microphone"})]  # fmt: skip
         for name, args in tries:
-            with pytest.raises(RightsError, match=r"five may not link or move a source, .* to one; record it"):
+            with pytest.raises(
+                RightsError, match=r"five may not link or move a source, .* to one; record it"
+            ) as lacking:
                 await hall.ask(name, program, **args)
+            assert (lacking.value.right, lacking.value.guest) == ("admin", "alice")
         await hall.ask("link", **tries[0][1])
 
     with_guests(tmp_path, test)
@@ -260,11 +263,15 @@ def test_guest_admin_attaches_allowed_machines_only(tmp_path: Path) -> None:
         owner = guest_of(EVERYTHING)
         door = await hall.ask("attach", owner, guest="alice", door="vnc://vms.example:5900", password="x")
         assert (door.door, door.state) == ("vnc://vms.example:5900", "waiting")
-        for wrong in ({"door": "vnc://vms.example:5901"}, {"door": "qmp:/root/q"}):
-            with pytest.raises(RightsError):
+        known = "vnc://vms.example:5900"
+        for wrong, why in (
+            ({"door": "vnc://vms.example:5901"}, "may attach"), ({"door": "qmp:/root/q"}, "may attach"),
+            ({"door": known, "ca_file": "/etc/shadow"}, "may name a CA file"),
+            ({"door": known, "password_file": "/etc/shadow"}, "send the password instead"),
+        ):  # fmt: skip
+            with pytest.raises(RightsError, match=why) as lacking:
                 await hall.ask("attach", owner, guest="alice", **wrong)
-        with pytest.raises(RightsError, match="send the password instead"):
-            await hall.ask("attach", owner, guest="alice", door="vnc://vms.example:5900", password_file="/etc/shadow")
+            assert (lacking.value.right, lacking.value.guest) == ("admin", ""), "it lacks it outside its guests"
         other = await hall.ask("attach", guest="bob", door="vnc+unix:///nowhere", password_file="/nowhere")
         assert await hall.ask("detach", owner, door=door.id) == Done()
         assert hall.worker.guests["alice"].machines == []

@@ -246,4 +246,4 @@ def test_incomplete_home_is_detected() -> None:
     with pytest.raises(AssertionError, match="Machine"):
         bare(Machine, id=1, key="door/1", view=dict)
     with pytest.raises(AttributeError):
-        print(bare(Machine, id=1, key="door/1", view=dict, stop=None).spec)
+        print(bare(Machine, id=1, key="door/1", view=dict, stop=None, failed=None).spec)

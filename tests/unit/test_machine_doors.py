@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from millrace.doors.inputroom import InputRoom
 from millrace.doors.machine import MachineDoor
 from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
@@ -22,7 +24,9 @@ from millrace.guest.machines.attach import KINDS
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.machines.spice import SpiceMachine
 from millrace.guest.machines.vnc import VncMachine
+from millrace.guest.machines.x11 import X11Machine
 from millrace.io.client import ClientConnection
+from millrace.io.clock import now_ns
 from millrace.media.format import AudioFormat
 from millrace.sim.rig import Rig
 from millrace.units import default_map
@@ -31,6 +35,7 @@ from millrace.wire.qemu.audio import AudioPeer, VoiceEnabled, VoiceInit
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import AudioBegin
+from millrace.wire.x11.client import X11Client
 from tests.unit.test_guest_home import House
 
 Make = Callable[[Rig], MachineDoor]
@@ -155,6 +160,35 @@ def test_every_kind_of_machine_address_is_served() -> None:
     kinds = {parse_door(text).kind for text in named}
     assert kinds | {"p2p"} == set(KINDS)
     assert all(issubclass(load(), AttachedMachine) for load in KINDS.values())
+
+
+def test_x_display_is_left_when_its_newest_connection_is_closed() -> None:
+    async def main() -> None:
+        machine = X11Machine(1, House().home, parse_door("x11::1"))
+        machine._account = machine.guest.admission.account({})
+        door: Any = SimpleNamespace(room=InputRoom(), receive=lambda now_ns: None, busy=False)
+        pairs = [socket.socketpair() for _ in range(2)]
+        before, newest = (machine._served(mine, X11Client(b"", now_ns()), door, lambda why: None) for mine, _ in pairs)
+        before.close()
+        stopping = asyncio.create_task(machine.stop("the test ends"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not stopping.done(), "the one before is closed, and not that"
+        newest.close()
+        await stopping
+        for _, theirs in pairs:
+            theirs.close()
+
+    asyncio.run(main())
+
+
+def test_x_display_that_was_never_reached_is_left_at_once() -> None:
+    asyncio.run(stopped())
+
+
+async def stopped() -> None:
+    async with asyncio.timeout(1):
+        await X11Machine(1, House().home, parse_door("x11::1")).stop("the test ends")
 
 
 def test_each_screen_of_a_spice_machine_is_told_of_its_lights() -> None:

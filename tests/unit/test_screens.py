@@ -8,8 +8,9 @@ import pytest
 
 from millrace.budget import Budget
 from millrace.errors import BudgetError, GraphError, RightsError
+from millrace.graph.guarded import GuardedClipboard
 from millrace.graph.model import Ids
-from millrace.graph.pictures import KeyPress, Mode
+from millrace.graph.pictures import KeyPress, Mode, Overlay
 from millrace.graph.screen import SCREEN_BYTES, Screen
 from millrace.graph.screenfacts import MODES_MAX
 from millrace.graph.screens import SCREENS_MAX, Listed, Screens
@@ -34,6 +35,21 @@ class Source:
     def paint(self, tracks: frozenset[str]) -> None: ...
 
     def watched(self, interval_ns: int | None) -> None: ...
+
+
+class Failing:
+    """A source, and a clipboard, in which one thing fails."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __getattr__(self, name: str) -> Callable[..., bool]:
+        def ask(*args: object) -> bool:
+            if name == self._what:
+                raise RuntimeError(f"no {name} here")
+            return False
+
+        return ask
 
 
 class Rig:
@@ -192,3 +208,43 @@ def test_numbers_of_stored_rights_never_change() -> None:
     numbers = {"SEE": 1, "HEAR": 2, "SPEAK": 4, "CONTROL": 8, "LINK": 16, "ADMIN": 32, "WATCH": 64, "TYPE": 128}
     numbers["CLIPBOARD"] = 256
     assert {right.name: right.value for right in Right} == numbers
+
+
+ASKED: dict[str, Callable[[Screen, Watcher], object]] = {
+    "key": lambda screen, who: screen.controlled(who, "typing").key(KeyPress(0x1E, True)),
+    "takes": lambda screen, who: screen.controlled(who, "typing").takes(True, lambda: None),
+    "pointer": lambda screen, who: screen.controlled(who, "pointing").pointer(Point(1, 1), 0, False),
+    "size_wish": lambda screen, who: screen.controlled(who, "resizing").size_wish(Size(8, 8)),
+    "paint": lambda screen, who: (screen.read(who), screen.painted([], 0, overlays=[Overlay("video", MODE.whole)])),
+    "watched": lambda screen, who: screen.read(who),
+}
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_error_of_a_source_is_its_door_s_and_not_the_viewer_s(what: str) -> None:
+    """Of millrace.graph.guarded."""
+    rig, who, failed = Rig(), watcher("type"), []
+    rig.screens = Screens("alice", Ids(), rig.budget, failed=lambda door, error: failed.append((door, str(error))))
+    screen = rig.screens.add(Failing(what), "VGA", "door/7")
+    show(screen)
+    rig.screens.seat.take(who)
+    for _ in range(2):
+        assert ASKED[what](screen, who) is not False, "what has failed takes everything: nothing waits for it"
+    assert failed == [("door/7", f"no {what} here")]
+
+
+def test_error_of_a_clipboard_is_its_door_s_and_not_the_viewer_s() -> None:
+    for what in ("clip_offered", "clip_withdrawn", "clip_wanted"):
+        failed: list[str] = []
+        guarded = GuardedClipboard(Failing(what), lambda error, failed=failed: failed.append(str(error)))  # type: ignore[misc]
+        for _ in range(2):
+            getattr(guarded, what)()
+        assert failed == [f"no {what} here"]
+
+
+def test_error_of_a_source_that_nobody_takes_is_raised() -> None:
+    rig, who = Rig(), watcher("type")
+    screen = rig.screens.add(Failing("key"), "VGA", "door/7")
+    rig.screens.seat.take(who)
+    with pytest.raises(RuntimeError, match="no key here"):
+        screen.controlled(who, "typing").key(KeyPress(0x1E, True))

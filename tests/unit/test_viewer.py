@@ -240,6 +240,7 @@ def test_viewer_is_told_why_its_screen_is_gone_whatever_becomes_of_the_machine()
         id=7,
         key="door/7",
         stop=None,
+        failed=None,
         view=lambda: MachineView("door/7", "x11 :1", "detached", why, "", 1, False, ""),
     )
     desk.home.machines.append(machine)
@@ -261,7 +262,7 @@ def test_reason_is_that_of_the_screens_own_machine_if_it_gives_one(key: str, err
     screen, remote = desk.add(), Remote(desk, Watch())
     for name, why in (("door/6", "another trouble"), (key, error)):
         view = MachineView(name, "x11 :1", "detached", why, "", 1, False, "")
-        desk.home.machines.append(bare(Machine, id=7, key=name, stop=None, view=lambda view=view: view))
+        desk.home.machines.append(bare(Machine, id=7, key=name, stop=None, failed=None, view=lambda view=view: view))
     desk.run(30)
     desk.remove(screen)
     desk.run(30)

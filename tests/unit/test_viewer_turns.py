@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,11 +135,27 @@ def test_viewers_whose_rights_end_are_stopped_at_once_and_disconnected_in_turns(
     assert [len(one.pieces) for one in remotes] == pieces
 
 
-def test_viewers_of_a_guest_that_is_removed_are_gone_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk, _, remotes, _ = costly(3)
+def test_viewers_of_a_guest_that_is_removed_are_stopped_at_once_and_disconnected_in_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk, _, remotes, worked = costly(VIEWERS_MAX)
     attendants, ended = attended(remotes, monkeypatch)
-    attendants.end_guest(desk.home, "the guest was removed")  # type: ignore[arg-type]
-    assert ended == [one.session for one in remotes] and not desk.viewers.sessions
+    before, numbers = worked[0], list[int]()
+
+    async def main() -> None:
+        ending = asyncio.create_task(attendants.end_guest(desk.home, "the guest was removed"))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        assert all(one.session.closing for one in remotes) and len(ended) < len(remotes) // 4
+        while not ending.done():
+            numbers.append(worked[0])
+            desk.turns._round()
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert len(ended) == len(remotes) and not desk.viewers.sessions and not attendants._parting
+    assert worked[0] - before == len(ended) * WRITE_NS, "each is sent one message"
+    steps = [after - earlier for earlier, after in pairwise(numbers)]
+    assert max(steps) <= 2 * (SLICE_NS + 4 * WRITE_NS), "a round, and what goes on after it"
 
 
 def test_viewer_that_speaks_when_its_rights_have_ended_is_told_so_before_it_is_disconnected(

@@ -18,6 +18,7 @@ from millrace.graph.pictures import KeyPress
 from millrace.graph.screens import Screens
 from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Point, Rect, Size
+from millrace.symptoms import Symptom
 from millrace.units import NS_PER_S
 from millrace.wire.x11 import fakes, requests
 from millrace.wire.x11.client import AT_ONCE, X11Client
@@ -322,7 +323,9 @@ class Served:
     """A door with a server in its hands. `over`: whether each turn is over at once."""
 
     def __init__(self, over: bool = False, budget: Budget | None = None) -> None:
-        self.wire, self.screens, self.memories = inside(), Screens("alice", Ids(), budget or Budget()), []
+        self.told: list[Symptom] = []
+        self.screens = Screens("alice", Ids(), budget or Budget(), report=self.told.append)
+        self.wire, self.memories = inside(), list[bytearray]()
         self.door = X11Door(
             self.screens, self.wire, "X", "door/1", self._memory, lambda ready: None, lambda: None, lambda: over
         )
@@ -385,6 +388,22 @@ def test_each_turn_does_little_of_what_a_server_sends() -> None:
     assert taken is not None and bytes(taken.pixels) == bytes(one.memories[1])
     taken.release()
     assert one.turns(xserver.cursor(12, 512, 512)) >= 512 * 512 // SHAPE_PIXELS and one.screen.cursor.shown
+
+
+def test_characters_that_can_not_be_typed_are_told_once_a_text_and_not_which() -> None:
+    one = Served()
+    one.screens.seat.take(WATCHER)
+    source = one.screen.controlled(WATCHER, "typing")
+    source.takes(True, lambda: None)
+    one.turns(xserver.error(one.wire._requests._sent))
+    for second in range(4):
+        for _ in range(0 if second == 2 else 3):
+            source.key(KeyPress(0, True, "日"))
+            source.key(KeyPress(0, False))
+        source.key(KeyPress(0x1E, True, "a"))
+        one.screens.second(second * NS_PER_S)
+    told = [(found.stage, found.cause, found.subject, found.evidence) for found in one.told]
+    assert told == [("screen", "no key", one.screen.key, {"characters": 3})] * 2
 
 
 def test_alpha_is_taken_out_of_colours() -> None:

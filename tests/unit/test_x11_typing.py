@@ -180,6 +180,8 @@ def ended(one: Display) -> list[bytes]:
 def test_without_a_free_key_nothing_is_waited_for() -> None:
     one = Display({code: GERMAN.get(code, [(1, [0x31])]) for code in range(8, 256)})
     assert one.typed(0, "日") == [] and not one.wire.keys_wait and one.typed(0, "q") == [24, -24]
+    assert not one.wire.send_key(0x10, True, "日") and not one.wire.send_key(0, True, "本"), "it is told"
+    assert one.wire.send_key(0, True, "q") and one.wire.send_key(0, False)
 
 
 def test_dead_key_is_pressed_if_its_accent_is_known() -> None:
@@ -254,9 +256,8 @@ def test_server_without_xkb_has_its_keys_pressed_where_they_are() -> None:
             one.says(xserver.error(14))
         one.sent()
         assert not one.wire.keys_wait
-        one.wire.send_key(0x10, True, "@")
-        one.wire.send_key(0, True, "@")
-        one.wire.send_key(0, True, "日")
+        assert one.wire.send_key(0x10, True, "@") and one.wire.send_key(0, True, "@")
+        assert not one.wire.send_key(0, True, "日"), "it is told"
         assert [shown(done) for done in one.sent()] == [24, 50, 11, -11, -50] and one.wire.events() == []
 
 

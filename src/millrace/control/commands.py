@@ -202,10 +202,9 @@ class Commands:
     @staticmethod
     def _demand_no_source(principal: Principal, found: verbs.Found, to: str = "") -> None:
         """Reserve links and moves of sources to admins: a program could use them to record one despite a denial."""
-        if verbs.about_source(found, to) and not principal.may(Right.ADMIN, found.guest.name):
-            raise RightsError(
-                f"{principal.key} may not link or move a source, or move anything to one; record it instead"
-            )
+        if verbs.about_source(found, to):
+            why = f"{principal.key} may not link or move a source, or move anything to one; record it instead"
+            principal.demand(Right.ADMIN, found.guest.name, why)
 
     # -- state -------------------------------------------------------------------------------
 
@@ -279,8 +278,8 @@ class Commands:
         guest = self.guest(principal, args.guest, Right.ADMIN)
         spec = parse_door(args.door, vm=args.vm, password=args.password or "", ca_file=args.ca_file or "")
         if args.password_file:
-            if not principal.may(Right.ADMIN):
-                raise RightsError("only a token with every right may name a password file; send the password instead")
+            why = "only a token with every right may name a password file; send the password instead"
+            principal.demand(Right.ADMIN, why=why)
             spec = replace(spec, password_file=args.password_file)
         machine = await self._worker.doors.attach(guest, spec, not principal.may(Right.ADMIN), args.once)
         return machine.view()

@@ -63,7 +63,7 @@ class Servers(Protocol):
         """Start accepting connections for a guest."""
         ...
 
-    def close_guest(self, guest: Guest, why: str) -> None:
+    async def close_guest(self, guest: Guest, why: str) -> None:
         """End a guest's connections with a reason, and accept no more."""
         ...
 
@@ -288,7 +288,7 @@ class Worker:
     # -- connections and changes -------------------------------------------------------------
 
     async def _stop_guest(self, guest: Guest, why: str) -> None:
-        self._servers.close_guest(guest, why)
+        await self._servers.close_guest(guest, why)
         await self._end(guest, why)
         self.registry.drop_guest(guest.name)
         self._rules.forget(guest.name)

@@ -162,10 +162,10 @@ class Daemon:
     ) -> NativeServer:
         return NativeServer(self.plane, self.plane, self.listeners, path, bound, admits, guest)
 
-    def close_guest(self, guest: Guest, why: str) -> None:
+    async def close_guest(self, guest: Guest, why: str) -> None:
         """See `Servers`."""
         if self._web is not None:
-            self._web.end_guest(guest, why)
+            await self._web.end_guest(guest, why)
         self._close_native(guest, "the guest is stopping")
 
     def _close_native(self, guest: Guest | None, why: str) -> None:

@@ -22,10 +22,10 @@ HELD_NS = NS_PER_S
 
 
 class Found(NamedTuple):
-    """A cause of the stage "screen", when it began, and the measurements."""
+    """A cause of the stage "screen", when it began (None: within the last second), and the measurements."""
 
     cause: str
-    at_ns: HostNs
+    at_ns: HostNs | None
     evidence: Evidence
 
 
@@ -43,6 +43,8 @@ class ScreenFacts:
         self._told_modes = self._told_over = False
         self._over: list[tuple[HostNs, int, int]] = []
         """When, and the pixels that were reported and that had changed, where that was too far apart."""
+        self._untyped = 0
+        self._told_untyped = False
 
     def mode(self, now_ns: HostNs) -> None:
         """The source set a mode."""
@@ -63,10 +65,15 @@ class ScreenFacts:
         if reported > OVER_FACTOR * changed and len(self._over) < COMPARED_MAX:
             self._over.append((now_ns, reported, changed))
 
+    def untyped(self) -> None:
+        """A character was not typed: the machine's keyboard has no key for it."""
+        self._untyped += 1
+
     def second(self, pixels: int) -> Iterator[Found]:
         """What is to be told of a screen of so many pixels; called once a second."""
         yield from self._many_modes()
         yield from self._over_reported(pixels)
+        yield from self._lacks_keys()
 
     def _many_modes(self) -> Iterator[Found]:
         modes = self._modes
@@ -86,6 +93,13 @@ class ScreenFacts:
             evidence = {"screens_reported": round(reported / pixels, 1), "screens_changed": round(changed / pixels, 3)}
             yield Found("over-reported", over[0][0], evidence)
         self._told_over = True
+
+    # As many as there are in a long text are one incident. Which they were may be part of a password.
+    def _lacks_keys(self) -> Iterator[Found]:
+        untyped, self._untyped = self._untyped, 0
+        if untyped and not self._told_untyped:
+            yield Found("no key", None, {"characters": untyped})
+        self._told_untyped = untyped > 0
 
 
 class ShownModes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from millrace.budget import Budget
 from millrace.errors import GraphError
 from millrace.graph.clipboard import Clipboard, ClipboardSource
+from millrace.graph.guarded import GuardedClipboard, GuardedScreen
 from millrace.graph.model import Ids
 from millrace.graph.pictures import ScreenSource
 from millrace.graph.screen import Screen
@@ -54,10 +56,15 @@ class Listed:
         return "running" if self.screen.readers else "idle"
 
 
+def _raise(door: str, error: Exception) -> None:
+    raise error
+
+
 class Screens:
     """All screens of one guest.
 
-    `changed` is called with new, change or remove, for what a list of screens shows: not for every picture.
+    `changed` is called with new, change or remove, for what a list of screens shows: not for every picture. `failed` is
+    told the door of a machine, and the error that it has raised at what a viewer did.
     """
 
     def __init__(
@@ -68,8 +75,9 @@ class Screens:
         changed: Callable[[str, Listed], None] = lambda change, listed: None,
         by: Convert = convert,
         report: Report = lambda symptom: None,
+        failed: Callable[[str, Exception], None] = _raise,
     ) -> None:
-        self._report = report
+        self._report, self._failed = report, failed
         self._guest, self._ids, self._budget, self._changed, self._by = guest, ids, budget, changed, by
         self.seat = Seat(guest, self._seat_changed)
         self._listed: dict[str, Listed] = {}
@@ -100,7 +108,8 @@ class Screens:
             raise GraphError(f"guest {self._guest} has {SCREENS_MAX} screens, the maximum; detach a machine")
         id_ = self._ids.take()
         key = f"screen/{id_}"
-        screen = Screen(key, source, self.seat, self._budget, self._by, lambda: self._tell(key))
+        guarded = GuardedScreen(source, partial(self._failed, door))
+        screen = Screen(key, guarded, self.seat, self._budget, self._by, lambda: self._tell(key))
         listed = self._listed[key] = Listed(id_, screen, printable(label, LABEL_MAX), door)
         self._changed("new", listed)
         return screen
@@ -115,7 +124,8 @@ class Screens:
     # A machine's clipboard may come long after its screens, with a program in it, and go before them.
     def open_clipboard(self, source: ClipboardSource, door: str) -> Clipboard:
         """The clipboard of the machine at that door."""
-        clipboard = Clipboard(self._guest, source, self.seat, self._budget.open("clipboard"))
+        guarded = GuardedClipboard(source, partial(self._failed, door))
+        clipboard = Clipboard(self._guest, guarded, self.seat, self._budget.open("clipboard"))
         self._clipboards[door] = clipboard
         self._tell_door(door)
         return clipboard

@@ -138,7 +138,9 @@ class Guest:
             self.graph.resume(state.graph)
             self.microphone = self.graph.sources[state.microphone]
         self.machines: list[Machine] = []
-        self.screens = Screens(config.name, ids, budget, self._screen_changed, report=self.report)
+        self.screens = Screens(
+            config.name, ids, budget, self._screen_changed, report=self.report, failed=self._door_failed
+        )
         self.tracks = Tracks(config.name, ids, self.screens.seat, budget)
         encoders, customer = common.encoders, Customer[Item]()
         make = encoders.of(budget, self.name, self.report, customer)
@@ -226,6 +228,14 @@ class Guest:
             self.machines.remove(machine)
         for observer in self.observers:
             observer.door_changed(change, machine)
+
+    def _door_failed(self, door: str, error: Exception) -> None:
+        """A machine could not do what a viewer asked of it, by a bug: that ends the machine's session."""
+        for machine in self.machines:
+            if machine.key == door:
+                machine.failed(error)
+                return
+        log.error("guest %s, %s: internal error; it takes nothing more from viewers", self.name, door, exc_info=error)
 
     def _screen_changed(self, change: str, listed: Listed) -> None:
         self.viewers.screen_changed(change, listed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections import deque
 
 import msgspec
@@ -13,21 +12,16 @@ from millrace.errors import ConfigError, RightsError
 from millrace.graph.pictures import Characters, KeyPress, Mode, ScreenSource
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
+from millrace.guest.typable import SYMBOLS, TYPED, typable
 from millrace.io.turns import Turns
 from millrace.pixels.rects import Point, Size
 from millrace.text import quoted
-from millrace.wire.keys import BY_KEYSYM
-from millrace.wire.keysyms import keysym_of
 from millrace.wire.peer.pictures import SIDE_MAX, TEXT_MAX, Key, Pointer, SizeWish, Text
 
 WHEEL = 0b110011000
 """Notches of the wheel, which are no buttons that can be held."""
 
 SHIFT = 0x2A
-SYMBOLS = {"\n": 0xFF0D, "\r": 0xFF0D, "\t": 0xFF09, "\b": 0xFF08}
-"""Keysyms of characters that are not their own."""
-MISSING_MAX = 8
-"""Characters that can't be typed, of which the viewer is told."""
 AT_ONCE = 16
 """The characters that are typed at once. A longer text is typed in turns."""
 CHARS_MAX, INPUTS_MAX = 16 * TEXT_MAX, 1024
@@ -110,8 +104,7 @@ class Hands:
         source = screen.controlled(who, "typing" if isinstance(event, Key | Text) else "pointing")
         missing = ""
         if isinstance(event, Text):
-            # A letter and the accent that follows it are one character on keyboards.
-            text, missing = _typable(unicodedata.normalize("NFC", event.text), screen.characters)
+            text, missing = typable(event.text, screen.characters)
             event = Text(text)
         self._do(_Input(event, size, len(event.text) if isinstance(event, Text) else 1), who, source, screen)
         if missing:
@@ -252,7 +245,7 @@ class Hands:
 
     def _type(self, source: ScreenSource, screen: Screen, char: str) -> bool:
         """Press and release the key of a character, with shift if it takes that; False if there is no room for it."""
-        code, shifted = _TYPED.get(char, (0, False))
+        code, shifted = TYPED.get(char, (0, False))
         if screen.characters is Characters.ALL and char not in SYMBOLS:
             code, shifted = 0, False
         if code and char.isalpha() and not self._lock(source, screen, code, 0):
@@ -285,29 +278,6 @@ class Hands:
         self._chars = self._held_bytes = 0
         self._from = None
         self._account.hold("typing", 0, LISTENERS)
-
-
-# A machine takes keys, and what they mean depends on its keyboard layout, which nobody tells us. US is what most have
-# before anybody has chosen another.
-def _typed() -> dict[str, tuple[int, bool]]:
-    """The scan code of each character that a US keyboard types, and whether with shift."""
-    out = {}
-    for symbol, key in BY_KEYSYM.items():
-        if symbol < 0x100 and chr(symbol).isprintable():
-            out[chr(symbol)] = key.code, symbol != key.keysym
-    return out | {char: (BY_KEYSYM[symbol].code, False) for char, symbol in SYMBOLS.items()}
-
-
-_TYPED = _typed()
-
-
-def _typable(text: str, characters: Characters) -> tuple[str, str]:
-    """The characters that can be typed, and the first few of those that can't."""
-    text = text.replace("\r\n", "\n")
-    bad = {
-        char: "" for char in text if char not in _TYPED and not (characters is not Characters.NONE and keysym_of(char))
-    }
-    return "".join(char for char in text if char not in bad), "".join(bad)[:MISSING_MAX]
 
 
 def _on_screen(event: Pointer, mode: Mode, size: Size) -> Point:

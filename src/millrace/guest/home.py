@@ -52,6 +52,10 @@ class Machine(Protocol):
         """The machine as shown to clients."""
         ...
 
+    def failed(self, error: Exception) -> None:
+        """An error of the daemon in something that a viewer has asked for: it ends the session."""
+        ...
+
     async def stop(self, why: str) -> None:
         """Disconnect from the machine and stop looking for it; viewers of its screens are told why."""
         ...

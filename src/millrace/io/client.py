@@ -34,6 +34,10 @@ class Closed(PeerLost):
     """The peer closed the connection cleanly."""
 
 
+class Reset(PeerLost):
+    """The connection was reset: the peer closed it with something unread, or its host or one between has ended it."""
+
+
 class _Runner(StreamRunner):
     """Reports to its `ClientConnection` how the connection ended."""
 
@@ -268,7 +272,8 @@ class ClientConnection:
         """The connection is about to end because of `error`, not by a clean close."""
         if isinstance(self._why, Closed):
             hint = "; if this is a TLS port of SPICE, add --tls" if self._plain else ""
-            self._why = PeerLost(f"the connection was lost: {getattr(error, 'strerror', None) or error}{hint}")
+            kind = Reset if isinstance(error, ConnectionError) else PeerLost
+            self._why = kind(f"the connection was lost: {getattr(error, 'strerror', None) or error}{hint}")
 
     # `_why` begins as a clean close. Whatever ends the connection otherwise has replaced it by now.
     def closed(self) -> bool:

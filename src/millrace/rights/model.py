@@ -109,12 +109,12 @@ class Principal:
         """The same principal without that guest."""
         return replace(self, guests=self.guests - {guest})
 
-    def demand(self, right: Right, guest: str | None = None) -> None:
-        """RightsError without the right. The message does not reveal whether the guest exists."""
+    def demand(self, right: Right, guest: str | None = None, why: str = "") -> None:
+        """RightsError without the right. Its sentence does not reveal whether the guest exists, or is `why`."""
         if not self.may(right, guest):
             name = "/".join(show_rights(right))
             where = f"in guest {guest}" if guest is not None else "outside its guests"
-            raise RightsError(f"{self.key} may not {name} {where}", name, guest or "")
+            raise RightsError(why or f"{self.key} may not {name} {where}", name, guest or "")
 
 
 class Certificate(msgspec.Struct, frozen=True):

@@ -16,6 +16,8 @@ DEAD = "Dead"
 UNICODE = 0x1000000
 SPACE = 0x39
 
+SPACES = frozenset("\xa0\u1680\u2028\u2029\u202f\u205f\u3000").union(map(chr, range(0x2000, 0x200B)))
+"""Those that Python does not call printable: its `isprintable` leaves out the categories Z and C but the space."""
 _SETS = ((0x100, "iso8859-2"), (0x200, "iso8859-3"), (0x300, "iso8859-4"), (0x500, "iso8859-6"),
          (0xC00, "iso8859-8"), (0xD00, "tis-620"))  # fmt: skip
 """Each keysym is the first of its set and the character's number there."""
@@ -73,7 +75,7 @@ _CHARS = {symbol: char for char, symbol in _OLDER.items()}
 
 def keysym_of(char: str) -> int:
     """The keysym of a character; 0 if it is none that a key types."""
-    if unicodedata.category(char).startswith("C"):
+    if not (char.isprintable() or char in SPACES):
         return 0
     if ord(char) < 0x100:
         return ord(char)

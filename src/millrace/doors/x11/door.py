@@ -153,7 +153,8 @@ class X11Door(PlayingDoor):
 
     def key(self, press: KeyPress) -> None:
         """See `ScreenSource`."""
-        self._wire.send_key(press.code, press.down, press.meaning)
+        if not self._wire.send_key(press.code, press.down, press.meaning) and self.screen is not None:
+            self.screen.facts.untyped()
         self._wake()
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:

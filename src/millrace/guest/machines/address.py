@@ -21,6 +21,8 @@ EXAMPLES = (
     " vnc+tls://, x11::1"
 )
 _PORTS = {"spice": 5900, "vnc": 5900}
+_ADMIN = "admin"
+"""The right that is lacking, outside all guests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,9 @@ def confined(spec: DoorSpec, places: Iterable[Place], guest: str) -> DoorSpec:
     machines, and any service on loopback. So anyone short of a full admin may name only what the guest was given.
     """
     if spec.ca_file:
-        raise RightsError("only a token with every right may name a CA file; or use `doors` in the configuration")
+        raise RightsError(
+            "only a token with every right may name a CA file; or use `doors` in the configuration", _ADMIN
+        )
     if spec.host:
         if any(place.host == spec.host and place.port in (0, spec.port) for place in places):
             return spec
@@ -104,7 +108,8 @@ def confined(spec: DoorSpec, places: Iterable[Place], guest: str) -> DoorSpec:
             return replace(spec, below=folders)
     raise RightsError(
         f"only a token with every right may attach {quoted(spec.text)}: `attach` in [guest.{guest}] lists what this"
-        " guest's admins may attach"
+        " guest's admins may attach",
+        _ADMIN,
     )
 
 

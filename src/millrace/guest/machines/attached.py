@@ -23,6 +23,10 @@ REAL_TIME_PERCENT = (99.0, 101.0)
 SLOW_TICK_PERCENT = (97.0, 99.5)
 
 
+def _not_told(why: Exception) -> None:
+    """There is no session, or it does not know yet how it ends."""
+
+
 class Displaced(PeerLost):
     """Another viewer holds a connection that the machine's server grants to only one at a time."""
 
@@ -59,6 +63,8 @@ class AttachedMachine(ABC):
         """Set when somebody attaches it again."""
         self._account = ENDED
         """Memory of the current session."""
+        self._fail: Callable[[Exception], None] = _not_told
+        """Ends the current session."""
 
     @property
     def key(self) -> str:
@@ -111,12 +117,17 @@ class AttachedMachine(ABC):
                 log.exception("%s: session ended because of an internal error", self.label)
                 self._lost(error)
             finally:
+                self._fail = _not_told
                 self._account.close()
             wait = RETRY_FIRST_S if self.sessions > before else min(wait * 2, RETRY_MAX_S)
             if self.spec.kind == "p2p":
                 self._forget()
                 return
             await self._asked_within(wait)
+
+    def failed(self, error: Exception) -> None:
+        """See `Machine`."""
+        self._fail(error)
 
     def _may_wait(self) -> Callable[[int], bool]:
         """A check, for a new connection of the session, of whether so many bytes may wait for the machine to read."""

@@ -56,6 +56,7 @@ class NetworkMachine(AttachedMachine):
 
     async def _session(self) -> None:
         self._begin()
+        self._fail = self._end
         await self._until_due()
         self.password = await self._read_password()
         try:

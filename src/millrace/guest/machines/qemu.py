@@ -80,6 +80,8 @@ class QemuMachine(AttachedMachine):
             if not ended.done():
                 ended.set_exception(why)
 
+        self._fail = lost
+
         def after() -> None:
             for event in client.events():
                 if isinstance(event, Machine):

@@ -15,7 +15,7 @@ from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import Displaced
 from millrace.guest.machines.network import CLOSE_TOGETHER_S, NetworkMachine
 from millrace.guest.machines.paced import Paced
-from millrace.io.client import ClientConnection, Closed
+from millrace.io.client import ClientConnection, Closed, Reset
 from millrace.io.clock import now_ns
 from millrace.io.crypto import trusting, vnc_answer
 from millrace.io.paths import runtime_dir
@@ -40,8 +40,8 @@ PICTURE_CHUNK_BYTES = 64 * 1024
 
 
 # A VNC server that grants its screen to one viewer at a time closes the connection of the one before (Xtigervnc
-# -NeverShared; a viewer that asks for exclusive access). It does not say so. What it does then is what is gone by: it
-# closes in an orderly way, and still answers. One that has ended does not answer.
+# -NeverShared; a viewer that asks for exclusive access). It does not say so. What is gone by is that it still answers
+# then, which one that has ended does not. What we had sent and it did not read makes a reset of its close.
 #
 # What follows depends on the server, and it does not say that either. Most let us in again, beside that viewer, as we
 # ask to share the screen (Xtigervnc without options). With others we displace that viewer in turn (-NeverShared), who
@@ -99,7 +99,7 @@ class VncMachine(NetworkMachine):
         await self._open(connection, None)
         try:
             await self._until_ended()
-        except Closed:
+        except (Closed, Reset):
             if self.ready.done() and not wire.is_qemu and await self._answers():
                 self._leave_to_another()
             if not wire.joining:

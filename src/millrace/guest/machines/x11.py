@@ -36,9 +36,8 @@ class X11Machine(AttachedMachine):
         self.machine = "X11"
         self._stream: FdStream | None = None
         self._wire: X11Client | None = None
-        self._closed = asyncio.Event()
-        """Set while there is no connection."""
-        self._closed.set()
+        self._closed: asyncio.Event | None = None
+        """Set when the newest connection is closed."""
 
     async def _session(self) -> None:
         display, cookie = Path(self.spec.address).name.removeprefix("X"), b""
@@ -52,6 +51,8 @@ class X11Machine(AttachedMachine):
         def lost(why: Exception) -> None:
             if not ended.done():
                 ended.set_exception(why)
+
+        self._fail = lost
 
         def told(event: Ready) -> None:
             self.machine = event.vendor or "X11"
@@ -73,7 +74,7 @@ class X11Machine(AttachedMachine):
 
     def _served(self, sock: socket.socket, wire: X11Client, door: X11Door, lost: Lost) -> FdStream:
         holds, fits = self._partial(), self._may_wait()
-        self._closed.clear()
+        self._closed = closed = asyncio.Event()
 
         def may_wait(unsent: int) -> bool:
             if not unsent:
@@ -87,7 +88,7 @@ class X11Machine(AttachedMachine):
 
         return FdStream(
             sock, wire, after, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
-            unfinished=lambda: wire.unfinished or door.busy, gone=self._closed.set,
+            unfinished=lambda: wire.unfinished or door.busy, gone=closed.set,
         )  # fmt: skip
 
     # The mapping lives as long as something refers to it.
@@ -121,7 +122,8 @@ class X11Machine(AttachedMachine):
     async def stop(self, why: str) -> None:
         """See `AttachedMachine`; also until the server has processed what the door has said last."""
         await super().stop(why)
-        await self._closed.wait()
+        if self._closed is not None:
+            await self._closed.wait()
 
     # The door has the last word: it releases what is down.
     def _gone(self) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from millrace.budget import CONNECTIONS, Budget
-from millrace.errors import BudgetError, MillraceError, RightsError
+from millrace.errors import BudgetError, MillraceError
 from millrace.server.http.reading import READ_S, ReadInTime
 from millrace.wire.native.messages import FRAME_MAX, packed
 
@@ -27,9 +27,7 @@ REPLY_MAX = FRAME_MAX - 1024
 
 def refusal_of(error: MillraceError) -> dict[str, str]:
     """The body of a refusal: a sentence, and of one right that is lacking, which one and in which guest."""
-    if isinstance(error, RightsError) and error.right:
-        return {"error": str(error), "right": error.right, "guest": error.guest}
-    return {"error": str(error)}
+    return {"error": str(error)} | ({"right": error.right, "guest": error.guest} if error.right else {})
 
 
 class _Step:

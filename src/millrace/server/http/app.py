@@ -296,6 +296,6 @@ class Web:
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         return await self._attendants.serve(request, VIEWER, principal_of(request), request[ADDRESS])
 
-    def end_guest(self, guest: Guest, why: str) -> None:
+    async def end_guest(self, guest: Guest, why: str) -> None:
         """A guest is gone: disconnect its listeners and viewers."""
-        self._attendants.end_guest(guest, why)
+        await self._attendants.end_guest(guest, why)

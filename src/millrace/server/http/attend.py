@@ -274,11 +274,15 @@ class Attendants:
             attended.write(told)
             self._end(session, attended)
 
-    def end_guest(self, guest: Guest, why: str) -> None:
-        """A guest is gone: disconnect its listeners and viewers."""
-        for session in [session for session in self._sockets if session.guest is guest]:
+    async def end_guest(self, guest: Guest, why: str) -> None:
+        """A guest is gone: disconnect its listeners and viewers, in its turns."""
+        sessions = [session for session in self._sockets if session.guest is guest]
+        for session in sessions:
             self._dismiss(session, why)
-            self._part(session)
+        for session in sessions:
+            await guest.turns.turn()
+            with guest.turns:
+                self._part(session)
 
     def end_all(self) -> None:
         """The daemon stops, and has told them that: close their connections, for which their requests would wait."""

@@ -63,15 +63,18 @@ class InputMade(ABC):
         if self._makes_input:
             self._type(self._keys.begin(self._majors[TEST], self._root))
 
-    def send_key(self, code: int, down: bool, meaning: str = "") -> None:
+    def send_key(self, code: int, down: bool, meaning: str = "") -> bool:
         """Press or release the key with this scan code, as QEMU numbers it; or with 0, one for a character.
 
         `meaning`: what it means to the viewer, and to the display's programs, whatever their layout; empty: what its
-        place means there.
+        place means there. False if nothing can type that.
         """
-        if self._makes_input:
-            self.send_keys_watch()
-            self._type(self._keys.key(code, down, meaning))
+        if not self._makes_input:
+            return True
+        self.send_keys_watch()
+        said = self._keys.key(code, down, meaning)
+        self._type(said or [])
+        return said is not None
 
     def _type(self, said: list[typing.Said]) -> None:
         for request, then in said:

@@ -139,8 +139,11 @@ class Typing:
 
     # -- what the viewer does --------------------------------------------------------------------
 
-    def key(self, code: int, down: bool, meaning: str = "") -> list[Said]:
-        """Press or release a key, by its scan code as QEMU numbers it, or 0; `meaning`: what it means to the viewer."""
+    def key(self, code: int, down: bool, meaning: str = "") -> list[Said] | None:
+        """Press or release a key, by its scan code as QEMU numbers it, or 0; `meaning`: what it means to the viewer.
+
+        None if no key means that, and none can be given that meaning.
+        """
         if not down:
             return self._press(self._held.pop(code, 0), False)
         if code in self._held:
@@ -166,11 +169,11 @@ class Typing:
             return self._hold(code, fakes.keycode(code))
         return self._spare(symbol) if place is None else self._stroke(place)
 
-    def _by_place(self, symbol: int) -> list[Said]:
+    def _by_place(self, symbol: int) -> list[Said] | None:
         """Press and release the key of a US keyboard: that is what the layout may be."""
         key = BY_KEYSYM.get(symbol)
         if key is None:
-            return []
+            return None
         codes = [SHIFT_CODE] * (symbol != key.keysym) + [key.code]
         made = [(code, True) for code in codes] + [(code, False) for code in reversed(codes)]
         return [self._fake(fakes.keycode(code), down) for code, down in made]
@@ -202,10 +205,10 @@ class Typing:
     def _fake(self, keycode: int, down: bool) -> Said:
         return requests.fake_input(self._test, KEY_PRESS if down else KEY_RELEASE, keycode, self._root), None
 
-    def _spare(self, symbol: int) -> list[Said]:
+    def _spare(self, symbol: int) -> list[Said] | None:
         found = self._spares.take(symbol)
         if found is None:
-            return []
+            return None
         keycode, said = found
         return [*((one, None) for one in said), *self._stroke(Place(keycode, self._state.group, SHIFT | LOCK))]
 
