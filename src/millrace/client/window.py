@@ -19,9 +19,9 @@ import numpy as np
 from millrace.client.canvas import Canvas, blend
 from millrace.client.clipboard import SharedClipboard
 from millrace.client.fitting import Fit
+from millrace.client.keyboard import WindowKeyboard
 from millrace.client.lettering import letter
 from millrace.client.pressed import EXTRA, LEFT, MIDDLE, RIGHT, SIDE, Pressed
-from millrace.client.typing import Typing
 from millrace.client.viewer import Viewer
 from millrace.client.xdisplay import XDisplay, display_of
 from millrace.errors import ConfigError, OutputLost
@@ -74,7 +74,7 @@ class Window:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._display: XDisplay | None = None
         self._pressed = Pressed(self._key, self._point, self._command)
-        self._typing = Typing(self._sdl, self._pressed, self._type, self._level_3)
+        self._typing = WindowKeyboard(self._sdl, self._pressed, self._type, self._level_3)
         self._clipboard = SharedClipboard(self._read_text, self._write_text, self._note) if share_clipboard else None
 
     # -- opening and closing ---------------------------------------------------------------------

@@ -16,12 +16,12 @@ from millrace.guest.typable import SYMBOLS, TYPED, typable
 from millrace.io.turns import Turns
 from millrace.pixels.rects import Point, Size
 from millrace.text import quoted
+from millrace.wire.keys import SHIFT
 from millrace.wire.peer.pictures import SIDE_MAX, TEXT_MAX, Key, Pointer, SizeWish, Text
 
 WHEEL = 0b110011000
 """Notches of the wheel, which are no buttons that can be held."""
 
-SHIFT = 0x2A
 AT_ONCE = 16
 """The characters that are typed at once. A longer text is typed in turns."""
 CHARS_MAX, INPUTS_MAX = 16 * TEXT_MAX, 1024

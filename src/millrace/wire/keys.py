@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
-SHIFTS = frozenset({0x2A, 0x36})
+SHIFT = 0x2A
+SHIFTS = frozenset({SHIFT, 0x36})
 NUM_LED, CAPS_LED = 2, 4
 CODE_MAX = 0xFF
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from millrace.wire.keys import BY_CODE, CAPS_LED, NUM_LED, SHIFTS, Key
+from millrace.wire.keys import BY_CODE, CAPS_LED, NUM_LED, SHIFT, SHIFTS, Key
 from millrace.wire.keysyms import ACCENTS, DEAD, composed, keysym_of, meant
 
-_SHIFT, _SHIFT_SYMBOL = 0x2A, 0xFFE1
+_SHIFT_SYMBOL = 0xFFE1
 _KEYPAD = frozenset(range(0xFF95, 0xFFA0))
 """Keysyms of the keypad without num lock, and with it 0xFFAE to 0xFFB9."""
 
@@ -75,7 +75,7 @@ class Keyboard:
         """With shift or without, whatever is pressed."""
         held = [Stroke(self._pressed[code], code, True) for code in SHIFTS if code in self._pressed]
         if shifted:
-            held = [Stroke(_SHIFT_SYMBOL, _SHIFT, False)]
+            held = [Stroke(_SHIFT_SYMBOL, SHIFT, False)]
         before, after = ([one._replace(down=down) for one in held] for down in (shifted, not shifted))
         return [*before, *strokes, *after]
 

@@ -7,7 +7,7 @@ descriptor, XFIXES tells the cursor, XTEST makes input.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
@@ -18,14 +18,15 @@ from millrace.pixels.rects import Damage, Rect, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
 from millrace.wire.contract import AnswerDue
-from millrace.wire.x11 import looks, randr, requests
+from millrace.wire.x11 import requests
 from millrace.wire.x11.events import Captured, Ready, Resized, X11Event
-from millrace.wire.x11.input import InputMade
+from millrace.wire.x11.input import X11Input
 from millrace.wire.x11.looks import Looks
 from millrace.wire.x11.numbered import PACKET, REPLY_MAX, Asked, Numbered
 from millrace.wire.x11.randr import Wish
 from millrace.wire.x11.requests import DAMAGE, EXTENSIONS, FIXES, SHM, TEST
-from millrace.wire.x11.selections import KINDS, READ_BYTES, Said, Selections, Then
+from millrace.wire.x11.said import Said, Then
+from millrace.wire.x11.selections import KINDS, Selections
 from millrace.wire.x11.setup import Description, check_size, possible, read_description, refusal, setup_request
 from millrace.wire.x11.unread import HEAD, Unread
 
@@ -49,15 +50,15 @@ Answer: TypeAlias = Callable[["X11Client", bytes], None]
 #
 # Each size takes memory and a descriptor. So a size is told when the server has taken the memory of the one before, and
 # of those that it had in between only the last counts.
-class X11Client(InputMade, AnswerDue):
+class X11Client(X11Input, AnswerDue):
     """One connection. `cookie` is empty where the server needs none."""
 
     def __init__(self, cookie: bytes, now_ns: HostNs) -> None:
-        super().__init__()
+        self._events: list[X11Event] = []
+        super().__init__(self._events.append)
         self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
         self._buffer = Unread()
         self._requests: Numbered[Answer] = Numbered(setup_request(cookie))
-        self._events: list[X11Event] = []
         self._description: Description | None = None
         self._majors: dict[bytes, int] = {}
         self._first_events: dict[bytes, int] = {}
@@ -75,13 +76,13 @@ class X11Client(InputMade, AnswerDue):
         """That of the memory, and the one that the server has said last."""
         self._attaching = False
         """The size was told, and the server has not taken its memory yet."""
-        self._looks = Looks()
+        self._looks = Looks(self._events.append)
         self._interval_ns: HostNs | None = None
         self._copied_ns: HostNs = now_ns
         self._now_ns = now_ns
         self._due_ns: HostNs | None = None
-        self._wishes_due = 0
-        """Answers to requests that the last wish led to."""
+        self._wish: Wish | None = None
+        """The newest that was asked for, and the size that is wished for after that."""
         self._wish_after: Size | None = None
         self.selections = Selections()
 
@@ -90,12 +91,13 @@ class X11Client(InputMade, AnswerDue):
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
         self._buffer.add(data)
-        self._keys.at(now_ns)
+        self._now_ns = max(self._now_ns, now_ns)
         for _ in range(AT_ONCE):
             part = self._buffer.take(self._sizes, wait=self._painting)
             if part is None:
                 break
             (self._let_in if self._description is None else self._packet)(part)
+        self._keys.received(self._now_ns)
         self._copy(now_ns)
         self._requests.check()
 
@@ -131,8 +133,10 @@ class X11Client(InputMade, AnswerDue):
                 raise RemoteProtocolError("the X server sent an answer to nothing")
             self._buffer.pass_over(PACKET + 4 * int.from_bytes(part[4:8], "little") - len(part))
             asked.answer(self, part)
+            self._next_wish()
         elif kind == _ERROR:
             self._refused(part)
+            self._next_wish()
         elif kind == _CONFIGURE:
             self._configured(part)
         elif self._begun:
@@ -156,9 +160,9 @@ class X11Client(InputMade, AnswerDue):
         elif kind == self._first_events[FIXES]:
             self._say(self.selections.owned(part))
         elif kind == self._first_events[FIXES] + 1:
-            self._look(self._looks.changed())
+            self._say(self._looks.changed())
         else:
-            self._type(self._keys.event(kind, part))
+            self._say(self._keys.event(kind, part))
 
     def _refused(self, part: bytes) -> None:
         """An error takes the place of an answer."""
@@ -197,7 +201,7 @@ class X11Client(InputMade, AnswerDue):
         self._send(requests.watch_size(root))
         self._watch_damage()
         self._send(requests.watch_cursor(majors[FIXES], root))
-        self._look(self._looks.begin(majors[FIXES], root))
+        self._say(self._looks.begin(majors[FIXES], root))
         self._events += [Ready(self._description.vendor), Resized(self._size)]
         self._attaching = True
 
@@ -242,13 +246,6 @@ class X11Client(InputMade, AnswerDue):
         del part
         self._attaching, self._attached_at = False, None
         self._tell_size()
-
-    def _look(self, said: list[looks.Said]) -> None:
-        for request, then, refused in said:
-            refusal = None if refused is None else _looked(refused)
-            self._requests.ask(request, Asked(_looked(then), refusal, looks.ANSWER_MAX, True))
-        events, self._looks.events = self._looks.events, []
-        self._events += events
 
     # -- copies ----------------------------------------------------------------------------------
 
@@ -325,12 +322,13 @@ class X11Client(InputMade, AnswerDue):
         """See `Timed`."""
         if self._answer_by_ns is not None:
             return self._answer_by_ns
-        return min((due for due in (self._due_ns, self._keys.next_timeout()) if due is not None), default=None)
+        return min((due for due in (self._due_ns, self._keys.due_ns(self._now_ns)) if due is not None), default=None)
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
         super().handle_timeout(now_ns)
-        self._keys_timeout(now_ns)
+        self._now_ns = max(self._now_ns, now_ns)
+        self._say(self._keys.handle_timeout(now_ns))
         if self._due_ns is not None and now_ns >= self._due_ns:
             self._send_copies(now_ns)
 
@@ -340,29 +338,16 @@ class X11Client(InputMade, AnswerDue):
         """Ask for another size, of a server that has RandR; it may refuse. The newest waits for the one on its way."""
         if possible(size.width, size.height) and self._begun:
             self._wish_after = size
-            self._wish()
+            self._next_wish()
 
-    def _wish(self) -> None:
-        if self._wishes_due or self._wish_after is None:
+    def _next_wish(self) -> None:
+        """Ask for the size that waits, if the server has answered all about the one before."""
+        if self._wish_after is None or (self._wish is not None and not self._wish.over):
             return
         assert self._description is not None
         size, self._wish_after = self._wish_after, None
-        wish = Wish(self._description.root, self._next_size, size)
-        self._wishes(wish, wish.begin())
-
-    def _wishes(self, wish: Wish, said: Sequence[randr.Said]) -> None:
-        """Ask for something that may be refused."""
-        for request, then in said:
-            if then is None:
-                self._send(request)
-            else:
-                self._wishes_due += 1
-                self._ask(request, _wished(wish, then), _unwished(wish, then), randr.ANSWER_MAX)
-
-    def _wished(self, wish: Wish, said: Sequence[randr.Said]) -> None:
-        self._wishes_due -= 1
-        self._wishes(wish, said)
-        self._wish()
+        self._wish = Wish(self._description.root, self._next_size, size)
+        self._say(self._wish.begin())
 
     # -- the clipboard ---------------------------------------------------------------------------
 
@@ -386,18 +371,15 @@ class X11Client(InputMade, AnswerDue):
         """See `ClipWire`."""
         self._say(self.selections.supply(text))
 
-    def _say(self, said: list[Said]) -> None:
-        for request, then in said:
-            if then is None:
-                self._send(request)
-            else:
-                self._ask(request, _selected(then), X11Client._unselected, PACKET + READ_BYTES)
-
-    # Anybody may destroy our windows. Whoever waits for a text learns of it as of an owner that does not answer.
-    def _unselected(self, part: bytes) -> None:
-        """A request for the clipboard was refused."""
-
     # -- out -------------------------------------------------------------------------------------
+
+    def _say(self, said: Iterable[Said]) -> None:
+        for one in said:
+            if one.then is None:
+                self._send(one.request)
+            else:
+                refused = None if one.refused is None else _followed(one.refused)
+                self._requests.ask(one.request, Asked(_followed(one.then), refused, one.bytes_max, one.head_only))
 
     def _send(self, request: bytes) -> None:
         self._requests.send(request)
@@ -407,7 +389,8 @@ class X11Client(InputMade, AnswerDue):
 
     def events(self) -> list[X11Event]:
         """The events since the last call."""
-        out, self._events = self._events, []
+        out = self._events.copy()
+        self._events.clear()
         return out
 
     def data_to_send(self) -> list[Chunk]:
@@ -418,17 +401,6 @@ class X11Client(InputMade, AnswerDue):
         return PeerLost("the X server does not answer; it may be stopped, or this is not an X server")
 
 
-def _looked(then: looks.Then) -> Answer:
-    return lambda client, part: client._look(then(client._looks, part))
-
-
-def _selected(then: Then) -> Answer:
-    return lambda client, part: client._say(then(client.selections, part))
-
-
-def _wished(wish: Wish, then: randr.Then) -> Answer:
-    return lambda client, part: client._wished(wish, then(wish, part))
-
-
-def _unwished(wish: Wish, then: randr.Then) -> Answer:
-    return lambda client, part: client._wished(wish, wish.refused(then))
+# The client is given with the answer, as a request that referred to it would be a cycle (daemon/collector.py).
+def _followed(then: Then) -> Answer:
+    return lambda client, part: client._say(then(part))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from millrace.pixels.rects import Point
 from millrace.units import HostNs
-from millrace.wire.x11 import fakes, keymap, requests, typing
-from millrace.wire.x11.events import X11Event
+from millrace.wire.keys import LightsTold
+from millrace.wire.x11 import fakes, requests
+from millrace.wire.x11.keyboard import Keyboard
 from millrace.wire.x11.numbered import REPLY_MAX
 from millrace.wire.x11.requests import BUTTON_RELEASE, KEY_RELEASE, TEST
-from millrace.wire.x11.typing import Typing
+from millrace.wire.x11.said import Said
 
 Taken = Callable[[Any, bytes], None]
 _BUTTONS = range(1, 6)
@@ -21,14 +22,15 @@ _BUTTONS_AT = 7
 """The first one's bit in a mask is the next."""
 
 
-class InputMade(ABC):
+class X11Input(ABC):
     """Keys and the pointer of one display."""
 
-    _events: list[X11Event]
     _majors: dict[bytes, int]
+    _now_ns: HostNs
+    """When something was received, or a deadline passed, last."""
 
-    def __init__(self) -> None:
-        self._keys = Typing()
+    def __init__(self, tell: Callable[[LightsTold], None]) -> None:
+        self._keys = Keyboard(tell)
         self._buttons = 0
 
     @abstractmethod
@@ -36,6 +38,9 @@ class InputMade(ABC):
 
     @abstractmethod
     def _ask(self, request: bytes, answer: Taken, refused: Taken | None = None, bytes_max: int = REPLY_MAX) -> None: ...
+
+    @abstractmethod
+    def _say(self, said: Iterable[Said]) -> None: ...
 
     @property
     @abstractmethod
@@ -56,12 +61,12 @@ class InputMade(ABC):
     @property
     def keys_wait(self) -> bool:
         """Whether no key may be pressed now: the server has to answer first."""
-        return self._keys.waits
+        return self._keys.waits(self._now_ns)
 
     def send_keys_watch(self) -> None:
         """Be told of the keyboard's layout and locks from the first call on, once we are let in."""
         if self._makes_input:
-            self._type(self._keys.begin(self._majors[TEST], self._root))
+            self._say(self._keys.begin(self._majors[TEST], self._root))
 
     def send_key(self, code: int, down: bool, meaning: str = "") -> bool:
         """Press or release the key with this scan code, as QEMU numbers it; or with 0, one for a character.
@@ -72,22 +77,9 @@ class InputMade(ABC):
         if not self._makes_input:
             return True
         self.send_keys_watch()
-        said = self._keys.key(code, down, meaning)
-        self._type(said or [])
+        said = self._keys.key(code, down, meaning, self._now_ns)
+        self._say(said or [])
         return said is not None
-
-    def _type(self, said: list[typing.Said]) -> None:
-        for request, then in said:
-            if then is None:
-                self._send(request)
-            else:
-                self._ask(request, _typed(then), _refused(then), keymap.ANSWER_MAX)
-        events, self._keys.events = self._keys.events, []
-        self._events += events
-
-    def _keys_timeout(self, now_ns: HostNs) -> None:
-        self._keys.at(now_ns)
-        self._type(self._keys.handle_timeout())
 
     # -- the pointer -----------------------------------------------------------------------------
 
@@ -105,8 +97,8 @@ class InputMade(ABC):
     def send_release(self) -> None:
         """Release what is down, such as a daemon may have left that did not end by itself."""
         if self._makes_input:
-            self._ask(requests.query_keys(), InputMade._keys_down)
-            self._ask(requests.query_pointer(self._root), InputMade._buttons_down)
+            self._ask(requests.query_keys(), X11Input._keys_down)
+            self._ask(requests.query_pointer(self._root), X11Input._buttons_down)
 
     def _keys_down(self, part: bytes) -> None:
         for number, bits in enumerate(part[8:40]):
@@ -126,15 +118,7 @@ class InputMade(ABC):
     def send_end(self) -> None:
         """Release what was pressed, and leave the layout as it was: the connection is about to be closed."""
         if self._makes_input:
-            self._type(self._keys.end())
+            self._say(self._keys.end())
             for fake in fakes.pointer(Point(0, 0), self._buttons, 0, True):
                 self._release(fake.kind, fake.detail)
             self._buttons = 0
-
-
-def _typed(then: typing.Then) -> Taken:
-    return lambda client, part: client._type(then(client._keys, part))
-
-
-def _refused(then: typing.Then) -> Taken:
-    return lambda client, part: client._type(then(client._keys, b""))

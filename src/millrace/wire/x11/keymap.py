@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from millrace.errors import RemoteProtocolError
 from millrace.wire.keysyms import char_of, keysym_of
+from millrace.wire.x11.requests import KEYCODE_MAX
 from millrace.wire.x11.xkb import LOCK, KeyState
 
 ANSWER_MAX = 48 * 1024
@@ -23,7 +24,7 @@ to read than other guests can wait."""
 PLACES_MAX, ENTRIES_MAX = 8, 64
 """So many places of a keysym, and combinations of modifiers of a type of keys, are considered, as
 that is done for each key that is typed. The types of xkeyboard-config have some 30."""
-KEYCODE_MAX, GROUPS = 255, 4
+GROUPS = 4
 _HEAD, _WRAP, _CLAMP = 40, 0x00, 0x40
 _LEVELS = (0xFFE1, 0xFFE2, 0xFE03, 0xFE11, 0xFF7E)
 """Keysyms of keys that choose the level of others: Shift, AltGr, the fifth level's, Mode_switch."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TypeAlias
 
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.cursors import ARROW, ARROW_SIZE
@@ -15,22 +14,19 @@ from millrace.pixels.rects import CURSOR_SIDE_MAX, Point, Size
 from millrace.wire.x11 import requests
 from millrace.wire.x11.events import CursorShape
 from millrace.wire.x11.numbered import PACKET
+from millrace.wire.x11.said import Said
 
 ANSWER_MAX = PACKET + 4 * CURSOR_SIDE_MAX * CURSOR_SIDE_MAX
 """Bytes of an answer that are taken; of a longer one the head."""
-
-Then: TypeAlias = "Callable[[Looks, bytes], list[Said]]"
-Said: TypeAlias = "tuple[bytes, Then, Then | None]"
-"""A request, what becomes of its answer, and of a refusal."""
 
 
 # A cursor may change more often than it is told. Servers refuse the one of a program that has ended (`xsetroot
 # -cursor_name left_ptr`) with BadAccess: then, and where one is larger than viewers take, an arrow is shown instead.
 class Looks:
-    """Asks for the cursor whenever it has changed; `events` tells what it looks like."""
+    """Asks for the cursor whenever it has changed, and tells what it looks like."""
 
-    def __init__(self) -> None:
-        self.events: list[CursorShape] = []
+    def __init__(self, tell: Callable[[CursorShape], None]) -> None:
+        self._tell = tell
         self._fixes = self._root = 0
         self._asked = self._again = False
 
@@ -42,17 +38,18 @@ class Looks:
     def changed(self) -> list[Said]:
         """It looks different."""
         self._again, asked, self._asked = self._asked, self._asked, True
-        return [] if asked else [(requests.get_cursor(self._fixes), Looks._told, Looks._refused)]
+        cursor = requests.get_cursor(self._fixes)
+        return [] if asked else [Said(cursor, self._told, self._refused, ANSWER_MAX, head_only=True)]
 
     def _told(self, part: bytes) -> list[Said]:
-        self.events.append(_shape(part))
+        self._tell(_shape(part))
         return self._done()
 
     def _refused(self, part: bytes) -> list[Said]:
-        return [(requests.query_pointer(self._root), Looks._at, None)]
+        return [Said(requests.query_pointer(self._root), self._at)]
 
     def _at(self, part: bytes) -> list[Said]:
-        self.events.append(_arrow(Point(*struct.unpack_from("<hh", part, 16))))
+        self._tell(_arrow(Point(*struct.unpack_from("<hh", part, 16))))
         return self._done()
 
     def _done(self) -> list[Said]:

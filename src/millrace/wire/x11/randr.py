@@ -6,13 +6,14 @@ X Resize and Rotate Extension, randrproto.txt, 7: "Extension Requests"; the numb
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
 
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.rects import Size
 from millrace.wire.x11.requests import get_geometry, query_extension, request
+from millrace.wire.x11.said import Said, Then, no_more
 
 RANDR = b"RANDR"
 ANSWER_MAX = 128 * 1024
@@ -141,11 +142,6 @@ def set_size(major: int, root: int, size: Size) -> bytes:
     return request(major, 7, struct.pack("<IHHII", root, size.width, size.height, width, height))
 
 
-Then: TypeAlias = "Callable[[Wish, bytes], list[Said]]"
-Said: TypeAlias = "tuple[bytes, Then | None]"
-"""A request, and what becomes of its answer."""
-
-
 # A server keeps the sizes that its clients make, also when they have gone. So what Millrace has made is deleted as soon
 # as the screen has another size, and is known by its name: also what it left behind as the screen had it then. What the
 # screen had is set again if it can't have what is wished: else it would stay off.
@@ -158,33 +154,43 @@ class Wish:
         self._major = 0
         self._made_of = Resources(0, 0, 0, 0, ())
         self._had = Setting()
-        self._mode = 0
+        self._mode = self._due = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether the server has answered all that was asked."""
+        return not self._due
+
+    def _ask(self, request: bytes, then: Then, refused: Then = no_more) -> Said:
+        self._due += 1
+        return Said(request, partial(self._answered, then), partial(self._answered, refused), ANSWER_MAX)
+
+    def _answered(self, then: Then, part: bytes) -> Sequence[Said]:
+        self._due -= 1
+        return then(part)
 
     def begin(self) -> list[Said]:
         """The first step."""
-        return [(query_extension(RANDR), Wish._has_randr)]
-
-    def refused(self, then: Then) -> list[Said]:
-        """The server has refused the request whose answer would have led to `then`."""
-        return self._failed() if then is Wish._is_set else []
+        return [self._ask(query_extension(RANDR), self._has_randr)]
 
     def _has_randr(self, part: bytes) -> list[Said]:
         if not part[8]:
             return []
         self._major = part[9]
-        return [(query_version(self._major), Wish._ignored), (get_range(self._major, self._root), Wish._range)]
+        version, sizes = query_version(self._major), get_range(self._major, self._root)
+        return [self._ask(version, no_more), self._ask(sizes, self._range)]
 
     def _range(self, part: bytes) -> list[Said]:
         if not in_range(part, self._size):
             return []
-        return [(get_resources(self._major, self._root), Wish._resources)]
+        return [self._ask(get_resources(self._major, self._root), self._resources)]
 
     def _resources(self, part: bytes) -> list[Said]:
         made_of = read_resources(part, self._size)
         if made_of is None:
             return []
         self._made_of = made_of
-        return [(get_setting(self._major, made_of), Wish._setting)]
+        return [self._ask(get_setting(self._major, made_of), self._setting)]
 
     def _setting(self, part: bytes) -> list[Said]:
         if part[1]:
@@ -192,7 +198,7 @@ class Wish:
         self._had = read_setting(part)
         if self._made_of.mode:
             return self._set(self._made_of.mode)
-        return [(create_mode(self._major, self._root, self._size), Wish._mode_made)]
+        return [self._ask(create_mode(self._major, self._root, self._size), self._mode_made)]
 
     def _mode_made(self, part: bytes) -> list[Said]:
         (mode,) = struct.unpack_from("<I", part, 8)
@@ -201,39 +207,36 @@ class Wish:
     # An output that has the size already refuses to be given it, which does no harm.
     def _set(self, mode: int) -> list[Said]:
         self._mode, output = mode, self._made_of.output
-        change = self._change(Setting(mode, (output,)), self._size, Wish._is_set)
-        return [(add_mode(self._major, output, mode), None), *change]
+        change = self._change(Setting(mode, (output,)), self._size, self._is_set, self._failed)
+        return [Said(add_mode(self._major, output, mode)), *change]
 
     # A CRTC may not reach beyond the screen, neither before nor after: so it is off in between.
-    def _change(self, setting: Setting, size: Size, then: Then) -> list[Said]:
+    def _change(self, setting: Setting, size: Size, then: Then = no_more, refused: Then = no_more) -> list[Said]:
         return [
-            (set_crtc(self._major, self._made_of, Setting()), Wish._ignored),
-            (set_size(self._major, self._root, size), None),
-            (set_crtc(self._major, self._made_of, setting), then),
+            self._ask(set_crtc(self._major, self._made_of, Setting()), no_more),
+            Said(set_size(self._major, self._root, size)),
+            self._ask(set_crtc(self._major, self._made_of, setting), then, refused),
         ]
 
     def _is_set(self, part: bytes) -> list[Said]:
-        return self._failed() if part[1] else [(get_geometry(self._root), Wish._is_size)]
+        return self._failed(part) if part[1] else [self._ask(get_geometry(self._root), self._is_size)]
 
     # A server that refuses a smaller size may still take a mode that has it.
     def _is_size(self, part: bytes) -> list[Said]:
-        return self._delete(self._mode) if Size(*struct.unpack_from("<HH", part, 16)) == self._size else self._failed()
+        is_had = Size(*struct.unpack_from("<HH", part, 16)) == self._size
+        return self._delete(self._mode) if is_had else self._failed(part)
 
     # It may have changed meanwhile, and old times are refused.
-    def _failed(self) -> list[Said]:
-        return [(get_resources(self._major, self._root), Wish._restore)]
+    def _failed(self, part: bytes) -> list[Said]:
+        return [self._ask(get_resources(self._major, self._root), self._restore)]
 
     def _restore(self, part: bytes) -> list[Said]:
         self._made_of = read_resources(part, self._size) or self._made_of
-        return [*self._change(self._had, self._before, Wish._ignored), *self._delete(self._had.mode)]
+        return [*self._change(self._had, self._before), *self._delete(self._had.mode)]
 
     def _delete(self, kept: int) -> list[Said]:
         """Delete what Millrace has made, except for this."""
         major, output = self._major, self._made_of.output
         left = [mode for mode in self._made_of.ours if mode != kept][:DELETED_MAX]
         steps = [(delete_mode(major, output, mode), destroy_mode(major, mode)) for mode in left]
-        return [(step, None) for pair in steps for step in pair]
-
-    def _ignored(self, part: bytes) -> list[Said]:
-        """An answer that says nothing that matters."""
-        return []
+        return [Said(step) for pair in steps for step in pair]

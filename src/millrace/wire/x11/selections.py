@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import partial
 
 from millrace.errors import ConfigError
 from millrace.media.clip import ClipReader, ClipText, check_size
 from millrace.wire.clips import ClipEvent, ClipGiven, ClipOffered, ClipSupplied, ClipWanted
 from millrace.wire.x11 import requests
+from millrace.wire.x11.numbered import PACKET
+from millrace.wire.x11.said import Said, Then, no_more
 
 READ_BYTES = WHOLE_BYTES = 64 * 1024
 """How much of a property is read at once, and the longest text that is handed over whole. The largest request may have
@@ -65,9 +67,9 @@ class _Transfer:
     pieces: Iterator[bytes]
 
 
-Then: TypeAlias = "Callable[[Selections, bytes], list[Said]]"
-Said: TypeAlias = "tuple[bytes, Then | None]"
-"""A request, and what becomes of its answer."""
+# Anybody may destroy our windows. Whoever waits for a text learns of it as of an owner that does not answer.
+def _ask(request: bytes, then: Then) -> Said:
+    return Said(request, then, no_more, PACKET + READ_BYTES)
 
 
 class Selections:
@@ -106,7 +108,7 @@ class Selections:
     def begin(self, fixes: int, root: int, window: int) -> list[Said]:
         """Learn the names, and be told of owners from then on. `window` is a new number."""
         self._fixes, self._root, self._window = fixes, root, window
-        return [(requests.intern_atom(name), _named(name)) for name in _NAMES]
+        return [_ask(requests.intern_atom(name), partial(self._learn, name)) for name in _NAMES]
 
     def _learn(self, name: bytes, part: bytes) -> list[Said]:
         (self._atoms[name],) = struct.unpack_from("<I", part, 8)
@@ -114,9 +116,9 @@ class Selections:
             return []
         clipboard = self._atoms[_CLIPBOARD]
         return [
-            (requests.create_window(self._window, self._root), None),
-            (requests.watch_selection(self._fixes, self._window, clipboard), None),
-            (requests.get_owner(clipboard), Selections._owner),
+            Said(requests.create_window(self._window, self._root)),
+            Said(requests.watch_selection(self._fixes, self._window, clipboard)),
+            _ask(requests.get_owner(clipboard), self._owner),
         ]
 
     def _owner(self, part: bytes) -> list[Said]:
@@ -139,15 +141,15 @@ class Selections:
         """Read the text. `window` is a new number."""
         said = self._drop()
         self._fetch = _Fetch(window, self._atoms[_UTF8])
-        return [*said, (requests.create_window(window, self._root), None), self._convert(self._fetch)]
+        return [*said, Said(requests.create_window(window, self._root)), self._convert(self._fetch)]
 
     def _convert(self, fetch: _Fetch) -> Said:
         atoms = self._atoms
-        return requests.convert_selection(fetch.window, atoms[_CLIPBOARD], fetch.target, atoms[_PROPERTY]), None
+        return Said(requests.convert_selection(fetch.window, atoms[_CLIPBOARD], fetch.target, atoms[_PROPERTY]))
 
     def _drop(self) -> list[Said]:
         fetch, self._fetch = self._fetch, None
-        return [] if fetch is None else [(requests.destroy_window(fetch.window), None)]
+        return [] if fetch is None else [Said(requests.destroy_window(fetch.window))]
 
     def event(self, part: bytes) -> list[Said]:
         """An event of one of `KINDS`."""
@@ -172,7 +174,7 @@ class Selections:
 
     def _read(self, fetch: _Fetch) -> list[Said]:
         said = requests.get_property(fetch.window, self._atoms[_PROPERTY], fetch.at, READ_BYTES)
-        return [(said, _got(fetch))]
+        return [_ask(said, partial(self._take, fetch))]
 
     def _take(self, fetch: _Fetch, part: bytes) -> list[Said]:
         bits, kind, after, count = part[1], *struct.unpack_from("<III", part, 8)
@@ -214,7 +216,7 @@ class Selections:
         self._is_offered = False
         if not there and not owns:
             return []
-        return [(requests.set_owner(self._window if there else 0, self._atoms[_CLIPBOARD]), None)]
+        return [Said(requests.set_owner(self._window if there else 0, self._atoms[_CLIPBOARD]))]
 
     def _asked(self, part: bytes) -> list[Said]:
         time, requestor, selection, target, name = struct.unpack_from("<I4xIIII", part, 4)
@@ -224,7 +226,7 @@ class Selections:
         if target == self._atoms[_TARGETS]:
             listed = (target, self._atoms[_UTF8], self._atoms[_PLAIN], _STRING)
             data = struct.pack("<4I", *listed)
-            return [(requests.change_property(requestor, ask.name, _ATOM, 32, data), None), *self._answer(ask)]
+            return [Said(requests.change_property(requestor, ask.name, _ATOM, 32, data)), *self._answer(ask)]
         if target not in (self._atoms[_UTF8], self._atoms[_PLAIN], _STRING) or len(self._asks) >= ASKS_MAX:
             return self._answer(ask, False)
         if self._text is not None and self._is_offered:
@@ -236,7 +238,7 @@ class Selections:
 
     def _answer(self, ask: _Ask, there: bool = True) -> list[Said]:
         clipboard, name = self._atoms[_CLIPBOARD], ask.name if there else 0
-        return [(requests.selection_notify(ask.time, ask.requestor, clipboard, ask.target, name), None)]
+        return [Said(requests.selection_notify(ask.time, ask.requestor, clipboard, ask.target, name))]
 
     def supply(self, text: ClipText | None) -> list[Said]:
         """Hand our text to all that wait for it, and give up those that were not done with another; None: refuse it."""
@@ -253,15 +255,15 @@ class Selections:
         pieces = text.latin_1() if ask.target == _STRING else iter(text.pieces)
         if text.size <= WHOLE_BYTES:
             data = b"".join(pieces)
-            return [(requests.change_property(ask.requestor, ask.name, ask.target, 8, data), None), *self._answer(ask)]
+            return [Said(requests.change_property(ask.requestor, ask.name, ask.target, 8, data)), *self._answer(ask)]
         self._transfers.pop((ask.requestor, ask.name), None)
         self._transfers[ask.requestor, ask.name] = _Transfer(ask.target, pieces)
         while len(self._transfers) > TRANSFERS_MAX:
             del self._transfers[next(iter(self._transfers))]
         size = struct.pack("<I", text.chars if ask.target == _STRING else text.size)
         return [
-            (requests.watch_properties(ask.requestor, True), None),
-            (requests.change_property(ask.requestor, ask.name, self._atoms[_INCR], 32, size), None),
+            Said(requests.watch_properties(ask.requestor, True)),
+            Said(requests.change_property(ask.requestor, ask.name, self._atoms[_INCR], 32, size)),
             *self._answer(ask),
         ]
 
@@ -277,18 +279,10 @@ class Selections:
         if transfer is None:
             return []
         piece = next(transfer.pieces, b"")
-        said: list[Said] = [(requests.change_property(window, name, transfer.target, 8, piece), None)]
+        said: list[Said] = [Said(requests.change_property(window, name, transfer.target, 8, piece))]
         if not piece:
             del self._transfers[window, name]
             if all(one != window for one, _ in self._transfers):
-                said.append((requests.watch_properties(window, False), None))
+                said.append(Said(requests.watch_properties(window, False)))
             self._end_transfers()
         return said
-
-
-def _named(name: bytes) -> Then:
-    return lambda selections, part: selections._learn(name, part)
-
-
-def _got(fetch: _Fetch) -> Then:
-    return lambda selections, part: selections._take(fetch, part)

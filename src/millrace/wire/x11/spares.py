@@ -18,10 +18,9 @@ _NEVER: HostNs = 1 << 62
 # A program that has got a key asks the server what it means, and does so later. So a key keeps its meaning for a while
 # after it was pressed; only when all keys have one, that of the key which was pressed longest ago is replaced.
 class Spares:
-    """Which keys mean what. `now_ns` must be set before each call."""
+    """Which keys mean what."""
 
     def __init__(self) -> None:
-        self.now_ns: HostNs = 0
         self._free: list[int] = []
         self._given: dict[int, int] = {}
         """Keys by their keysyms; the one that was pressed last is the last."""
@@ -46,50 +45,49 @@ class Spares:
         """Whether a key was given this meaning."""
         return symbol in self._given
 
-    @property
-    def room(self) -> bool:
+    def has_room(self, now_ns: HostNs) -> bool:
         """Whether the next keysym has a key at once; also if there is no such key at all."""
-        return bool(self._free) or not self._given or self._oldest_ns <= self.now_ns
+        return bool(self._free) or not self._given or self._oldest_ns <= now_ns
 
     @property
     def _oldest_ns(self) -> HostNs:
         return self._kept_ns[next(iter(self._given.values()))]
 
-    def take(self, symbol: int) -> tuple[int, list[bytes]] | None:
+    def take(self, symbol: int, now_ns: HostNs) -> tuple[int, list[bytes]] | None:
         """A key that means this, to be pressed, and what makes it mean that; None if there is none."""
         key, said = self._given.pop(symbol, 0), []
         if not key:
-            found = self._replaced()
+            found = self._replaced(now_ns)
             if found is None:
                 return None
             key, said = found, [requests.change_keysyms(found, symbol)]
         self._given[symbol], self._kept_ns[key] = key, _NEVER
         return key, said
 
-    def _replaced(self) -> int | None:
+    def _replaced(self, now_ns: HostNs) -> int | None:
         if self._free:
             return self._free.pop()
-        if not self._given or not self.room:
+        if not self._given or not self.has_room(now_ns):
             return None
         return self._given.pop(next(iter(self._given)))
 
-    def pressed(self, key: int) -> None:
+    def pressed(self, key: int, now_ns: HostNs) -> None:
         """The server has pressed it."""
         if key in self._kept_ns:
-            self._kept_ns[key] = self.now_ns + KEPT_NS
+            self._kept_ns[key] = now_ns + KEPT_NS
 
-    def next_timeout(self) -> HostNs | None:
+    def due_ns(self, now_ns: HostNs) -> HostNs | None:
         """When there is room again, or when the keys are to mean nothing again."""
         if not self._given:
             return None
         idle_ns = max(self._kept_ns.values()) + IDLE_NS - KEPT_NS
-        due_ns = idle_ns if self.room else self._oldest_ns
+        due_ns = idle_ns if self.has_room(now_ns) else self._oldest_ns
         return due_ns if due_ns < _NEVER else None
 
-    def handle_timeout(self) -> list[bytes]:
+    def handle_timeout(self, now_ns: HostNs) -> list[bytes]:
         """See `Timed`."""
-        due_ns = self.next_timeout()
-        return self.end() if due_ns is not None and self.room and due_ns <= self.now_ns else []
+        due_ns = self.due_ns(now_ns)
+        return self.end() if due_ns is not None and due_ns <= now_ns else []
 
     def end(self) -> list[bytes]:
         """The keys mean nothing again."""

@@ -22,7 +22,7 @@ CHORD = 0x0C0 | 0x300 | 0xC00
 # it is one character, and goes along as what the key means. A key that types nothing although it should has been taken
 # by an input method, or follows a Compose key: it is not pressed, as the text comes later. That has no key, and is
 # typed as it is.
-class Typing:
+class WindowKeyboard:
     """`text` is called with text that has no key, `level_3` says whether the layout has AltGr."""
 
     def __init__(self, sdl: Any, pressed: Pressed, text: Callable[[str], None], level_3: Callable[[], bool]) -> None:

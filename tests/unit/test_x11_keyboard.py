@@ -1,6 +1,6 @@
 """Keys of an X display: which are pressed for what a viewer types, by the layout and the state that the server tells.
 
-Of millrace.wire.x11.input, keymap, spares, typing and xkb.
+Of millrace.wire.x11.input, keyboard, keymap, said, spares and xkb.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from millrace.wire.keys import LightsTold
 from millrace.wire.keysyms import char_of, keysym_of
 from millrace.wire.x11 import requests, xkb
 from millrace.wire.x11.client import X11Client
-from millrace.wire.x11.input import InputMade
+from millrace.wire.x11.input import X11Input
+from millrace.wire.x11.keyboard import STROKES_MAX
 from millrace.wire.x11.keymap import ENTRIES_MAX, Keymap
 from millrace.wire.x11.spares import IDLE_NS, KEPT_NS
-from millrace.wire.x11.typing import STROKES_MAX
 from tests.fuzz import xserver
 from tests.fuzz.xserver import KEYBOARD, KEYBOARD_FIRST, MAJORS, ROOT
 from tests.received import received
@@ -39,7 +39,7 @@ class Display:
 
     def __init__(self, keys: dict[int, xserver.Groups], state: bytes | None = None) -> None:
         self.wire, self.now_ns, self._keys = X11Client(b"", 0), 0, keys
-        assert isinstance(self.wire, InputMade)
+        assert isinstance(self.wire, X11Input)
         self.says(b"".join([xserver.setup(), *xserver.extensions()]))
         self.wire.events(), self.wire.data_to_send()
         self.number, self.mods, self.locked = 12, 0, 0

@@ -7,10 +7,10 @@ from collections import deque
 
 import pytest
 
-from millrace.client import typing
+from millrace.client import keyboard
+from millrace.client.keyboard import WindowKeyboard
 from millrace.client.meanings import CAPS, NUM, locks_of
 from millrace.client.pressed import Pressed
-from millrace.client.typing import Typing
 
 A, Q, SEVEN, CONTROL_MOD, UNKNOWN = 0x04, 0x14, 0x24, 0x40, 0
 
@@ -71,7 +71,7 @@ class Window:
     def __init__(self) -> None:
         self.sdl, self.keys, self.texts = Sdl(), list[tuple[int, bool, str]](), list[str]()
         self.pressed = Pressed(lambda *key: self.keys.append(key), lambda *_: None, lambda _: None)
-        self.typing = Typing(self.sdl, self.pressed, self.texts.append, lambda: True)
+        self.typing = WindowKeyboard(self.sdl, self.pressed, self.texts.append, lambda: True)
         self.typing.begin()
 
     def key(self, usage: int, symbol: str, text: str = "", mods: int = 0, repeat: int = 0, up: bool = True) -> None:
@@ -124,7 +124,7 @@ def test_key_that_types_nothing_is_pressed_if_it_has_no_character_or_types_none_
 
 
 def test_locks_are_those_of_the_press(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(typing, "MAC", False)
+    monkeypatch.setattr(keyboard, "MAC", False)
     for mods, locks in ((0, 0), (CAPS | 1, 4), (NUM, 2)):
         window.key(A, "a", "a", mods)
         assert window.typing.locks == locks

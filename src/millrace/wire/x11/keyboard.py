@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import TypeAlias
+from functools import partial
 
 from millrace.units import HostNs
-from millrace.wire.keys import BY_KEYSYM, LightsTold
+from millrace.wire.keys import BY_KEYSYM, SHIFT, LightsTold
 from millrace.wire.keysyms import ACCENTS, DEAD, UNICODE, composed, meant
-from millrace.wire.x11 import fakes, requests, xkb
+from millrace.wire.x11 import fakes, keymap, requests, xkb
 from millrace.wire.x11.keymap import Keymap, Place
 from millrace.wire.x11.requests import KEY_PRESS, KEY_RELEASE
+from millrace.wire.x11.said import Said, Then
 from millrace.wire.x11.spares import Spares
-from millrace.wire.x11.xkb import LOCK, NO_STATE, SHIFT
+from millrace.wire.x11.xkb import LOCK, NO_STATE
 
-SHIFT_CODE = 0x2A
 STROKES_MAX = 64
 """So many may be unanswered."""
 
-Then: TypeAlias = "Callable[[Typing, bytes], list[Said]]"
-Said: TypeAlias = "tuple[bytes, Then | None]"
-"""A request, and what becomes of its answer, which is empty if it was refused."""
+
+# Nothing of XKB must be had: what was refused has an empty answer.
+def _ask(request: bytes, then: Then) -> Said:
+    return Said(request, then, lambda part: then(b""), keymap.ANSWER_MAX)
 
 
 # A key is pressed where it is, and held, if it means there what it means to the viewer; or where else it does, without
@@ -39,11 +40,11 @@ Said: TypeAlias = "tuple[bytes, Then | None]"
 #
 # A dead key whose accent is not known is not pressed: the letter comes with it. One that is known is pressed, and the
 # letter after it is what it would be without.
-class Typing:
-    """The keyboard of one display. `events` tells its lights."""
+class Keyboard:
+    """The keyboard of one display; `tell` is told its lights."""
 
-    def __init__(self) -> None:
-        self.events: list[LightsTold] = []
+    def __init__(self, tell: Callable[[LightsTold], None]) -> None:
+        self._tell = tell
         self._test = self._root = self._xkb = 0
         self._event_kind = -1
         """The kind of XKB's events."""
@@ -55,6 +56,8 @@ class Typing:
         self._state = NO_STATE
         self._lights: int | None = None
         self._spares = Spares()
+        self._pressed: list[int] = []
+        """Of those, what the server has pressed since it was last received from."""
         self._held: dict[int, int] = {}
         """The keys that are down, by the codes that they were pressed for."""
         self._dead = False
@@ -65,33 +68,32 @@ class Typing:
         if self._begun:
             return []
         self._begun, self._test, self._root = True, test, root
-        return self._first((requests.query_extension(xkb.NAME), Typing._there))
+        return self._first(requests.query_extension(xkb.NAME), self._there)
 
-    def _first(self, said: Said) -> list[Said]:
+    def _first(self, request: bytes, then: Then) -> list[Said]:
         self._unknown += 1
-        return [said]
+        return [_ask(request, then)]
 
     def _there(self, part: bytes) -> list[Said]:
         self._unknown -= 1
         present, self._xkb, first = struct.unpack_from("<BBB", part, 8) if part else (0, 0, 0)
-        return self._first((xkb.begin(self._xkb), lambda keys, part: keys._let_in(part, first))) if present else []
+        return self._first(xkb.begin(self._xkb), partial(self._let_in, first)) if present else []
 
-    def _let_in(self, part: bytes, first: int) -> list[Said]:
+    def _let_in(self, first: int, part: bytes) -> list[Said]:
         self._unknown -= 1
         if not part:
             return []
         self._event_kind = first
-        return [(xkb.watch(self._xkb), None), *self._ask_state(), *self._ask_map()]
+        return [Said(xkb.watch(self._xkb)), *self._ask_state(), *self._ask_map()]
 
-    @property
-    def waits(self) -> bool:
+    def waits(self, now_ns: HostNs) -> bool:
         """Whether nothing may be typed now, as it might come out as something else."""
-        return self._unknown > 0 or self._strokes >= STROKES_MAX or not self._spares.room
+        return self._unknown > 0 or self._strokes >= STROKES_MAX or not self._spares.has_room(now_ns)
 
     # -- what the server tells -------------------------------------------------------------------
 
     def _ask_state(self) -> list[Said]:
-        return self._first((xkb.get_state(self._xkb), Typing._told_state))
+        return self._first(xkb.get_state(self._xkb), self._told_state)
 
     def _told_state(self, part: bytes) -> list[Said]:
         self._unknown -= 1
@@ -110,11 +112,11 @@ class Typing:
         self._state = state
         if state.lights != self._lights:
             self._lights = state.lights
-            self.events.append(LightsTold(state.lights))
+            self._tell(LightsTold(state.lights))
 
     def _ask_map(self) -> list[Said]:
         self._map_again, due, self._map_due = self._map_due, self._map_due, True
-        return [] if due else self._first((xkb.get_map(self._xkb), Typing._told_map))
+        return [] if due else self._first(xkb.get_map(self._xkb), self._told_map)
 
     def _told_map(self, part: bytes) -> list[Said]:
         self._unknown -= 1
@@ -139,7 +141,7 @@ class Typing:
 
     # -- what the viewer does --------------------------------------------------------------------
 
-    def key(self, code: int, down: bool, meaning: str = "") -> list[Said] | None:
+    def key(self, code: int, down: bool, meaning: str, now_ns: HostNs) -> list[Said] | None:
         """Press or release a key, by its scan code as QEMU numbers it, or 0; `meaning`: what it means to the viewer.
 
         None if no key means that, and none can be given that meaning.
@@ -151,30 +153,30 @@ class Typing:
         meaning = self._without_accent(code, meaning)
         if meaning == DEAD:
             return []
-        symbol, keymap = meant(code, meaning), self._keymap
-        if keymap is None and symbol and not code:
+        symbol, layout = meant(code, meaning), self._keymap
+        if layout is None and symbol and not code:
             return self._by_place(symbol)
-        if not symbol or keymap is None:
+        if not symbol or layout is None:
             return self._hold(code, fakes.keycode(code))
         symbols = (symbol, UNICODE + ord(meaning)) if len(meaning) == 1 else (symbol,)
-        if keymap.means(fakes.keycode(code), self._state) in symbols:
+        if layout.means(fakes.keycode(code), self._state) in symbols:
             return self._hold(code, fakes.keycode(code))
         # A layout that was read since has the keys that were given a meaning too; taking one keeps what it means.
         if self._spares.means(symbol):
-            return self._spare(symbol)
-        place = keymap.find(symbols, self._state)
+            return self._spare(symbol, now_ns)
+        place = layout.find(symbols, self._state)
         if place is not None and self._is_now(place):
             return self._hold(code, place.keycode)
         if len(meaning) > 1:
             return self._hold(code, fakes.keycode(code))
-        return self._spare(symbol) if place is None else self._stroke(place)
+        return self._spare(symbol, now_ns) if place is None else self._stroke(place)
 
     def _by_place(self, symbol: int) -> list[Said] | None:
         """Press and release the key of a US keyboard: that is what the layout may be."""
         key = BY_KEYSYM.get(symbol)
         if key is None:
             return None
-        codes = [SHIFT_CODE] * (symbol != key.keysym) + [key.code]
+        codes = [SHIFT] * (symbol != key.keysym) + [key.code]
         made = [(code, True) for code in codes] + [(code, False) for code in reversed(codes)]
         return [self._fake(fakes.keycode(code), down) for code, down in made]
 
@@ -203,14 +205,14 @@ class Typing:
         return [self._fake(keycode, down), *(self._ask_state() if changes else [])]
 
     def _fake(self, keycode: int, down: bool) -> Said:
-        return requests.fake_input(self._test, KEY_PRESS if down else KEY_RELEASE, keycode, self._root), None
+        return Said(requests.fake_input(self._test, KEY_PRESS if down else KEY_RELEASE, keycode, self._root))
 
-    def _spare(self, symbol: int) -> list[Said] | None:
-        found = self._spares.take(symbol)
+    def _spare(self, symbol: int, now_ns: HostNs) -> list[Said] | None:
+        found = self._spares.take(symbol, now_ns)
         if found is None:
             return None
         keycode, said = found
-        return [*((one, None) for one in said), *self._stroke(Place(keycode, self._state.group, SHIFT | LOCK))]
+        return [*map(Said, said), *self._stroke(Place(keycode, self._state.group, xkb.SHIFT | LOCK))]
 
     def _stroke(self, place: Place) -> list[Said]:
         assert self._keymap is not None
@@ -219,34 +221,36 @@ class Typing:
         levels = list(dict.fromkeys(key for key in self._held.values() if key in self._keymap.levels))
         return [
             *(self._fake(key, False) for key in levels),
-            (xkb.lock(self._xkb, place.among, place.mods, place.group), None),
+            Said(xkb.lock(self._xkb, place.among, place.mods, place.group)),
             self._fake(keycode, True), self._fake(keycode, False),
-            (xkb.lock(self._xkb, place.among, state.locked & place.among, state.locked_group), None),
+            Said(xkb.lock(self._xkb, place.among, state.locked & place.among, state.locked_group)),
             *(self._fake(key, True) for key in levels),
-            (xkb.get_state(self._xkb), lambda keys, part: keys._typed(keycode, part)),
+            _ask(xkb.get_state(self._xkb), partial(self._typed, keycode)),
         ]  # fmt: skip
 
     def _typed(self, keycode: int, part: bytes) -> list[Said]:
         self._strokes -= 1
-        self._spares.pressed(keycode)
+        self._pressed.append(keycode)
         self._answered(part)
         return []
 
     # -- time, and the end -----------------------------------------------------------------------
 
-    def at(self, now_ns: HostNs) -> None:
-        """It is now `now_ns`."""
-        self._spares.now_ns = now_ns
+    def received(self, now_ns: HostNs) -> None:
+        """What the server had sent by now is processed."""
+        for keycode in self._pressed:
+            self._spares.pressed(keycode, now_ns)
+        self._pressed.clear()
 
-    def next_timeout(self) -> HostNs | None:
-        """See `Timed`."""
-        return self._spares.next_timeout()
+    def due_ns(self, now_ns: HostNs) -> HostNs | None:
+        """When `handle_timeout` must be called."""
+        return self._spares.due_ns(now_ns)
 
-    def handle_timeout(self) -> list[Said]:
+    def handle_timeout(self, now_ns: HostNs) -> list[Said]:
         """See `Timed`."""
-        return [(one, None) for one in self._spares.handle_timeout()]
+        return list(map(Said, self._spares.handle_timeout(now_ns)))
 
     def end(self) -> list[Said]:
         """Release what is held, the last key first, and leave the layout as it was."""
         held, self._held = list(dict.fromkeys(reversed(self._held.values()))), {}
-        return [*(self._fake(key, False) for key in held), *((one, None) for one in self._spares.end())]
+        return [*(self._fake(key, False) for key in held), *map(Said, self._spares.end())]
