@@ -8,15 +8,21 @@ import os
 import socket
 from collections.abc import Callable
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvloop
 
-from millrace.io.fdstream import UNSENT_FDS_MAX, FdStream
+from millrace.absent import nothing
+from millrace.io import fdstream
+from millrace.io.fdstream import CLOSE_TIMEOUT_S, LINGER_S, UNSENT_FDS_MAX, FdStream
 from millrace.io.turns import Turns
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.chunk import Chunk
+
+LARGE = 1_000_000
+"""Bytes that no socket takes at once."""
 
 
 class Sends:
@@ -89,6 +95,98 @@ def test_last_output_is_sent_though_the_account_that_it_was_charged_to_is_closed
         stream.close()
 
     asyncio.run(test())
+
+
+def lingering(last: bytes) -> tuple[FdStream, socket.socket, list[str]]:
+    """A stream that lingers after its last word, the peer's end, and what has happened."""
+    ours, theirs = socket.socketpair()
+    happened: list[str] = []
+    core = Sends()
+    stream = FdStream(ours, core, nothing, lambda error: happened.append("ended"), gone=lambda: happened.append("gone"))
+    core.out.append(Chunk(bytearray(last)))
+    stream.linger()
+    theirs.settimeout(5)
+    return stream, theirs, happened
+
+
+async def rounds(number: int = 20) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("unread", [False, True])
+def test_stream_that_lingers_is_closed_when_the_peer_has_closed(
+    run: Callable[[Any], None], unread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that nothing follows, and hears nothing more."""
+    monkeypatch.setattr(fdstream, "LINGER_S", 1000.0)
+
+    async def test() -> None:
+        stream, theirs, happened = lingering(b"last word")
+        if unread:
+            # Closed with that unread, it ends in an error of the connection.
+            theirs.sendall(b"x" * 100_000)
+        else:
+            assert theirs.recv(100) == b"last word" and theirs.recv(100) == b"", "nothing follows"
+            for _ in range(3):
+                theirs.sendall(b"not heard")
+                await rounds()
+        assert happened == [] and stream._sock.fileno() >= 0
+        theirs.close()
+        await rounds()
+        assert happened == ["gone"] and stream._sock.fileno() < 0
+
+    run(test())
+
+
+def test_stream_that_lingers_waits_when_there_is_nothing_to_read() -> None:
+    """What made it readable may be gone."""
+
+    async def test() -> None:
+        stream, theirs, happened = lingering(b"")
+        stream._drop()
+        assert happened == [] and stream._sock.fileno() >= 0
+        stream.close()
+        theirs.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize(("how", "seconds"), [("linger", LINGER_S), ("finish", CLOSE_TIMEOUT_S)])
+def test_stream_that_is_ended_is_closed_after_some_time_in_any_case(
+    how: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert LINGER_S != CLOSE_TIMEOUT_S
+
+    async def test() -> None:
+        ours, theirs = socket.socketpair()
+        core, later = Sends(), list[tuple[float, Any]]()
+        stream = FdStream(ours, core, nothing, lambda error: None)
+        monkeypatch.setattr(stream, "_loop", SimpleLoop(later))
+        core.out.append(Chunk(bytearray(LARGE)))
+        getattr(stream, how)()
+        ((after_s, call),) = later
+        assert after_s == seconds and ours.fileno() >= 0
+        call()
+        assert ours.fileno() < 0
+        theirs.close()
+
+    asyncio.run(test())
+
+
+class SimpleLoop:
+    """A loop that only notes what is to be called later."""
+
+    def __init__(self, later: list[tuple[float, Any]]) -> None:
+        self._later = later
+
+    def call_later(self, after_s: float, call: Any) -> Any:
+        self._later.append((after_s, call))
+        return SimpleNamespace(cancel=nothing)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
 
 
 def test_descriptors_sent_after_close_are_closed() -> None:

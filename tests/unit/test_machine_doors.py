@@ -30,6 +30,7 @@ from millrace.io.clock import now_ns
 from millrace.media.format import AudioFormat
 from millrace.sim.rig import Rig
 from millrace.units import default_map
+from millrace.wire.chunk import Chunk
 from millrace.wire.keys import LightsTold
 from millrace.wire.qemu.audio import AudioPeer, VoiceEnabled, VoiceInit
 from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
@@ -39,6 +40,8 @@ from millrace.wire.x11.client import X11Client
 from tests.unit.test_guest_home import House
 
 Make = Callable[[Rig], MachineDoor]
+LARGE = 1_000_000
+"""Bytes that no socket takes at once."""
 PCM = AudioFormat(SampleFormat.S16LE, 44_100, default_map(2))
 
 
@@ -178,6 +181,29 @@ def test_x_display_is_left_when_its_newest_connection_is_closed() -> None:
         await stopping
         for _, theirs in pairs:
             theirs.close()
+
+    asyncio.run(main())
+
+
+def test_whoever_waits_to_type_into_an_x_display_is_told_when_it_has_read_all() -> None:
+    async def main() -> None:
+        machine, told = X11Machine(1, House().home, parse_door("x11::1")), list[str]()
+        machine._account = machine.guest.admission.account({})
+        door: Any = SimpleNamespace(room=InputRoom(), receive=lambda now_ns: None, busy=False)
+        mine, theirs = socket.socketpair()
+        stream = machine._served(mine, X11Client(b"", now_ns()), door, lambda why: None)
+        door.room.full = lambda: stream.congested
+        stream._out.chunks.append(Chunk(bytearray(LARGE)))
+        stream.flush()
+        assert not door.room.takes(True, lambda: told.append("room"))
+        theirs.setblocking(False)
+        read = 0
+        async with asyncio.timeout(10):
+            while read < LARGE:
+                read += len(await asyncio.get_running_loop().sock_recv(theirs, 1 << 16))
+        assert told == ["room"]
+        stream.close()
+        theirs.close()
 
     asyncio.run(main())
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from millrace.absent import nothing
 from millrace.budget import Budget
 from millrace.doors.x11.door import BAND_PIXELS, SHAPE_PIXELS, X11Door
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.graph.model import Ids
-from millrace.graph.pictures import KeyPress
+from millrace.graph.pictures import Characters, KeyPress
 from millrace.graph.screens import Screens
 from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Point, Rect, Size
@@ -322,13 +323,17 @@ def test_viewer_waits_for_what_was_painted_while_nobody_watched() -> None:
 class Served:
     """A door with a server in its hands. `over`: whether each turn is over at once."""
 
+    full = False
+    """Whether the server does not read."""
+
     def __init__(self, over: bool = False, budget: Budget | None = None) -> None:
         self.told: list[Symptom] = []
         self.screens = Screens("alice", Ids(), budget or Budget(), report=self.told.append)
         self.wire, self.memories = inside(), list[bytearray]()
         self.door = X11Door(
-            self.screens, self.wire, "X", "door/1", self._memory, lambda ready: None, lambda: None, lambda: over
-        )
+            self.screens, self.wire, "X", "door/1", self._memory, lambda ready: None, lambda: None, lambda: over,
+            lambda: self.full,
+        )  # fmt: skip
         self.turns()
         assert self.screens.first is not None
         self.screen = self.screens.first.screen
@@ -404,6 +409,28 @@ def test_characters_that_can_not_be_typed_are_told_once_a_text_and_not_which() -
         one.screens.second(second * NS_PER_S)
     told = [(found.stage, found.cause, found.subject, found.evidence) for found in one.told]
     assert told == [("screen", "no key", one.screen.key, {"characters": 3})] * 2
+
+
+def test_display_takes_all_characters_without_a_key() -> None:
+    assert Served().screen.characters is Characters.ALL, "its layout may be any"
+
+
+def test_nothing_is_taken_while_the_server_does_not_read_and_no_key_before_it_has_told_its_layout() -> None:
+    one, told = Served(), list[str]()
+    one.screens.seat.take(WATCHER)
+    source = one.screen.controlled(WATCHER, "typing")
+    assert not source.takes(True, lambda: told.append("the layout")), "it is asked for"
+    one.turns(xserver.damaged(0, 0, 1, 1))
+    assert told == []
+    one.turns(xserver.error(one.wire._requests._sent))
+    assert told == ["the layout"] and source.takes(True, nothing)
+    one.full = True
+    assert not source.takes(True, lambda: told.append("room"))
+    one.door.room.tell()
+    assert told == ["the layout"]
+    one.full = False
+    one.turns(xserver.damaged(0, 0, 1, 1))
+    assert told == ["the layout", "room"] and source.takes(False, nothing)
 
 
 def test_alpha_is_taken_out_of_colours() -> None:

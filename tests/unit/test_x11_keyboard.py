@@ -11,7 +11,7 @@ import pytest
 
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.rects import Point
-from millrace.wire.keys import LightsTold
+from millrace.wire.keys import BY_EVDEV, SHIFT, LightsTold
 from millrace.wire.keysyms import char_of, keysym_of
 from millrace.wire.x11 import requests, xkb
 from millrace.wire.x11.client import X11Client
@@ -24,7 +24,7 @@ from tests.fuzz.xserver import KEYBOARD, KEYBOARD_FIRST, MAJORS, ROOT
 from tests.received import received
 
 TEST = MAJORS[b"XTEST"][0]
-E, ALT_GR, LEVEL_3, SHIFT_CODE = 0xFE03, 0xB8, 92, 0x2A
+E, ALT_GR, LEVEL_3, CAPS, KANA = 0xFE03, 0xB8, 92, 0x3A, 101
 GERMAN: dict[int, xserver.Groups] = {
     24: [(4, [0x71, 0x51, 0x40, 0x7D9])], 29: [(3, [0x7A, 0x5A])], 52: [(3, [0x79, 0x59])],
     26: [(4, [0x65, 0x45, 0x20AC, 0x20AC])], 47: [(3, [0xF6, 0xD6])], 11: [(2, [0x32, 0x22])],
@@ -44,7 +44,8 @@ class Display:
         self.wire.events(), self.wire.data_to_send()
         self.number, self.mods, self.locked = 12, 0, 0
         self.wire.send_keys_watch()
-        self.answer()
+        self.begun = self.answer()
+        """What was requested at first."""
 
     def says(self, data: bytes) -> None:
         received(self.wire, data, self.now_ns)
@@ -129,7 +130,7 @@ def test_what_takes_other_modifiers_is_a_stroke_with_these_locked() -> None:
 def test_stroke_lets_go_of_shift_and_its_like() -> None:
     one = Display(GERMAN)
     one.mods = 1
-    assert [shown(done) for done in one.key(SHIFT_CODE, True, "Shift")] == [50, None]
+    assert [shown(done) for done in one.key(SHIFT, True, "Shift")] == [50, None]
     assert one.typed(0x03, "@") == [-50, (0x83, 0x80, 1, 0), 24, -24, (0x83, 0, 1, 0), 50]
     assert one.typed(0x10, "Q") == [24, -24] and one.typed(0x04, '"') == [11, -11]
 
@@ -198,7 +199,7 @@ def test_nothing_may_be_typed_until_the_layout_and_the_state_are_known() -> None
     one.says(xserver.keyboard_changed(8, 248, 7) + xserver.keyboard_changed(24, 1))
     assert one.wire.keys_wait and [asked[1] for asked in one.answer()] == [8, 8], "again, as it has changed since"
     assert not one.wire.keys_wait
-    one.wire.send_key(SHIFT_CODE, True, "Shift")
+    one.wire.send_key(SHIFT, True, "Shift")
     assert one.wire.keys_wait
     one.answer()
     assert not one.wire.keys_wait
@@ -269,6 +270,61 @@ def test_refused_layout_or_state_leaves_the_keys_where_they_are() -> None:
     assert not one.wire.keys_wait
 
 
+def test_what_changes_is_asked_to_be_told() -> None:
+    assert xkb.watch(KEYBOARD) in Display(GERMAN).begun
+
+
+def test_named_key_that_the_layout_lacks_is_pressed_where_it_is() -> None:
+    """It is none that a key without a meaning could be given: programs go by more than its keysym."""
+    one = Display(GERMAN)
+    assert KANA - 8 in BY_EVDEV and one.typed(BY_EVDEV[KANA - 8].code, "Hiragana") == [KANA, -KANA]
+
+
+def test_unicode_keysym_of_an_older_character_is_found_too() -> None:
+    assert Display({24: [(1, [0x100044F])]}).typed(0x10, "я") == [24, -24]
+
+
+def test_state_that_is_told_before_it_is_answered_is_not_believed() -> None:
+    one = Display(GERMAN)
+    one.wire.events()
+    one.wire.send_key(SHIFT, True, "Shift")
+    one.says(xserver.keyboard_told(2, 2))
+    assert one.wire.events() == [], "it may be that of before"
+    one.answer()
+    assert one.wire.events() == []
+    one.says(xserver.keyboard_told(2, 2))
+    assert one.wire.events() == [LightsTold(4)]
+
+
+def test_state_that_is_told_while_strokes_are_on_their_way_is_not_believed() -> None:
+    one = Display(GERMAN)
+    one.wire.events()
+    for _ in range(2):
+        one.wire.send_key(0, True, "@")
+    one.says(xserver.keyboard_told(2, 2))
+    first, last = (number for number, asked in enumerate(one.sent(), one.number + 1) if asked[1] == 4)
+    one.says(xserver.keyboard_state(first, 2, 2))
+    assert one.wire.events() == [], "the other stroke changes it again"
+    one.says(xserver.keyboard_state(last, 2, 2))
+    assert one.wire.events() == [LightsTold(4)]
+
+
+def test_key_that_is_held_for_two_is_released_once() -> None:
+    one = Display(GERMAN)
+    one.mods = 1
+    for code in (SHIFT, CAPS):
+        assert shown(one.key(code, True, "Shift")[0]) == 50
+    assert one.typed(0x03, "@") == [-50, (0x83, 0x80, 1, 0), 24, -24, (0x83, 0, 1, 0), 50]
+    assert [shown(done) for done in ended(one)] == [-50]
+
+
+def test_meaning_is_kept_from_when_the_server_has_pressed_the_key() -> None:
+    one = Display(GERMAN)
+    one.now_ns = 7 * IDLE_NS
+    one.typed(0, "日")
+    assert one.wire.next_timeout() == 8 * IDLE_NS
+
+
 def test_lights_are_told_when_they_change() -> None:
     one = Display(GERMAN)
     assert one.wire.events() == [LightsTold(0)]
@@ -288,7 +344,7 @@ def test_what_an_earlier_daemon_has_left_pressed_is_released() -> None:
 
 def test_end_releases_what_is_down_the_last_key_first() -> None:
     one = Display(GERMAN)
-    for code, meaning in ((SHIFT_CODE, "Shift"), (0x10, "Q")):
+    for code, meaning in ((SHIFT, "Shift"), (0x10, "Q")):
         one.mods = 1
         one.key(code, True, meaning)
     one.wire.send_pointer(Point(3, 4), 0b10101, False)

@@ -12,6 +12,7 @@ from millrace.pixels.rects import Point, Size
 from millrace.wire.x11 import looks, requests
 from millrace.wire.x11.client import X11Client
 from millrace.wire.x11.events import CursorShape, Ready, Resized
+from millrace.wire.x11.said import Said, no_more
 from millrace.wire.x11.unread import Unread
 from tests.fuzz import xserver
 from tests.fuzz.xserver import HEIGHT, MAJORS, ROOT, WIDTH
@@ -97,3 +98,21 @@ def test_messages_are_taken_whole_unless_they_wait_and_what_is_passed_over_never
     assert unread.take(sizes, wait=False) == b"ABCDEFGHIJ"
     with pytest.raises(RemoteProtocolError, match="11 bytes; 10 at most"):
         unread.take(lambda head: (11, 10), wait=False)
+
+
+def test_what_follows_an_answer_or_a_refusal_is_said() -> None:
+    wire = inside()
+    wire.events(), sent(wire)
+    number, focus, pointer = wire._requests._sent, requests.get_focus(), requests.query_pointer(ROOT)
+    asked = Said(focus, lambda part: [Said(pointer)], lambda part: [Said(pointer), Said(focus, no_more, no_more)])
+    wire._say([asked, asked, Said(pointer)])
+    assert sent(wire) == [focus, focus, pointer]
+    says(wire, xserver.reply(number + 1))
+    assert sent(wire) == [pointer]
+    says(wire, xserver.error(number + 2))
+    assert sent(wire) == [pointer, focus]
+    says(wire, xserver.error(number + 6))
+    wire._say([Said(focus, no_more)])
+    assert sent(wire) == [focus]
+    with pytest.raises(RemoteProtocolError, match="refused request"):
+        says(wire, xserver.error(number + 7))

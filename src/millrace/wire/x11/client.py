@@ -91,13 +91,12 @@ class X11Client(X11Input, AnswerDue):
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
         self._buffer.add(data)
-        self._now_ns = max(self._now_ns, now_ns)
         for _ in range(AT_ONCE):
             part = self._buffer.take(self._sizes, wait=self._painting)
             if part is None:
                 break
             (self._let_in if self._description is None else self._packet)(part)
-        self._keys.received(self._now_ns)
+        self._keys.received(now_ns)
         self._copy(now_ns)
         self._requests.check()
 
