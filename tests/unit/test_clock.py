@@ -16,7 +16,7 @@ from millrace.clock.envelope import line_below, lower_hull
 from millrace.clock.jitter import PROFILES, JitterTarget, asked_of_daemon, profile_of
 from millrace.clock.map import ClockMap
 from millrace.clock.pace import CORRECTION_MAX, RateController
-from millrace.clock.sync import OffsetFilter
+from millrace.clock.sync import DRIFT_MAX, READING_NS, OffsetFilter, RoundTrip
 from millrace.errors import ConfigError
 from millrace.units import NS_PER_MS, NS_PER_S
 
@@ -359,6 +359,15 @@ def test_clocks_that_drift_and_lines_that_queue_are_no_jump() -> None:
         there, back = (1e6 + random.exponential(400e6, 2)).round().astype(int)
         clock.add(at, round((at + int(there)) * (1 + 500e-6)), at + int(there) + int(back))
     assert len(clock._trips) == 16
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_clocks_may_drift_apart_by_a_thousandth_between_two_round_trips(sign: int) -> None:
+    first, later = RoundTrip(0, 0, 0), 100 * NS_PER_S
+    apart = round(DRIFT_MAX * later) + READING_NS
+    assert first.agrees(RoundTrip(later, later + sign * apart, 0))
+    assert not first.agrees(RoundTrip(later, later + sign * (apart + NS_PER_MS), 0))
+    assert first.agrees(RoundTrip(later, later + sign * (apart + NS_PER_MS), 2 * NS_PER_MS)), "half of its round trip"
 
 
 def test_round_trips_are_trusted_less_with_age() -> None:

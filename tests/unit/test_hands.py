@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -249,3 +249,22 @@ def test_what_a_machine_errs_at_is_not_tried_again(room: Room, monkeypatch: pyte
         with pytest.raises(ZeroDivisionError):
             hands.work()
     assert not hands.waiting and not room.charged
+
+
+def test_letter_whose_lock_has_taken_the_room_waits_for_more(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms, waits = [True, False], list[Callable[[], None]]()
+
+    def takes(key: bool, again: Callable[[], None]) -> bool:
+        has = not rooms or rooms.pop(0)
+        if not has:
+            waits.append(again)
+        return has
+
+    monkeypatch.setattr(room.screen, "takes", takes)
+    room.screen.screen.lights.told(CAPS)
+    room.anna.say(Text("a"))
+    lock = [(0x3A, True), (0x3A, False)]
+    assert room.typed == lock and len(waits) == 1
+    waits[0]()
+    room.end()
+    assert room.typed == [*lock, *A]

@@ -13,7 +13,7 @@ from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import BudgetError, CodecError
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.pictures import PictureEncoder
-from millrace.outlets.picturework import WORK_BYTES, PictureWork, Task, work_bytes
+from millrace.outlets.picturework import WORK_BYTES, Lacking, PictureWork, Task, work_bytes
 from millrace.pixels.rects import Rect, Size
 from millrace.units import NS_PER_S
 from millrace.wire.peer.pictures import PartType
@@ -283,3 +283,19 @@ def test_encoder_that_finds_no_room_holds_none() -> None:
         with pytest.raises(BudgetError):
             another(budget)
         assert (rig.budget.held, len(rig.screen.readers)) == (held, readers)
+
+
+@pytest.mark.parametrize("video", [True, False])
+def test_only_what_video_is_about_to_show_is_kept_from_who_lacks_it(video: bool) -> None:
+    """A picture without video shows it to nobody."""
+    work, film = PictureWork(SIZE, 1, Formats(), False, 20_000_000, lambda: 0), Rect(96, 96, 256, 256)
+    picture = blank_screen(SIZE)
+    work.make(Task(0, picture, (WHOLE,)))
+    for number in range(1, 9):
+        photo(picture, film, number)
+        made = work.make(Task(number * STEP_NS, picture, (film,)))
+    assert made.video
+    made = work.make(Task(9 * STEP_NS, None, lacking=(Lacking((film,), ()),), video=video))
+    (given,) = made.given
+    assert bool(given.left.missing) == video and bool(given.parts) == (not video)
+    work.close()

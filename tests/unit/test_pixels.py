@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import CELL, Difference, cells_of, from_cells, in_cells, joined, part_of
 from millrace.pixels.rects import RECTS_MAX, Move, Rect, Size
-from millrace.pixels.scroll import SCROLL_PIXELS_MIN, apply_move, grouped, scrolled
+from millrace.pixels.scroll import BAND, SCROLL_PIXELS_MIN, apply_move, grouped, hashes, scrolled
 
 SIZES = st.tuples(st.integers(1, 90), st.integers(1, 70))
 
@@ -205,3 +205,12 @@ def test_boxes_near_each_other_are_searched_together() -> None:
         sorted(grouped([near[0], near[2], near[1], Rect(900, 0, 9, 9)]), key=lambda r: r.x)
         == [Rect(0, 0, 100, 140), Rect(900, 0, 9, 9)]
     )
+
+
+@pytest.mark.parametrize("bit", [0, 23, 31, 32, 55, 63])
+def test_change_of_any_bit_of_a_row_changes_its_hash(bit: int) -> None:
+    """A row is hashed by pairs of pixels; each counts in full, whatever its place."""
+    pairs = 4 * BAND
+    rows: Plane = np.zeros((pairs, 2 * pairs, 4), np.uint8)
+    rows.reshape(pairs, -1).view(np.uint64)[np.arange(pairs), np.arange(pairs)] = np.uint64(1) << np.uint64(bit)
+    assert hashes(rows, Rect(0, 0, 2 * pairs, pairs)).all()

@@ -10,7 +10,7 @@ from millrace.outlets.cells import CellMap
 from millrace.outlets.reference import Reference
 from millrace.outlets.scaled import Scaled, scaled
 from millrace.pixels.convert import Plane
-from millrace.pixels.difference import CELL, Difference, part_of
+from millrace.pixels.difference import CELL, Difference, in_cells, part_of
 from millrace.pixels.rects import Move, Rect, Size
 from tests.painting import blank_screen, glyphs, photo
 
@@ -145,3 +145,62 @@ def test_copy_is_the_source_whatever_scrolls(scale: float) -> None:
         fresh.take(picture, [WHOLE], [], 0)
         assert np.array_equal(copy.picture, fresh.picture)
     assert moved > 20
+
+
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[Rect]:
+    """The places that were searched for scrolls."""
+    found: list[Rect] = []
+    inner = reference.scrolled
+
+    def spy(old: Plane, new: Plane, box: Rect) -> Move | None:
+        found.append(box)
+        return inner(old, new, box)
+
+    monkeypatch.setattr(reference, "scrolled", spy)
+    return found
+
+
+def test_place_that_was_not_painted_is_not_searched_again(searched: list[Rect]) -> None:
+    page, beside = Page(), Rect(64, 40, 800, 300)
+    page.scroll()
+    page.take()
+    searched.clear()
+    glyphs(page.picture, beside, 5)
+    page.take(beside)
+    assert not any(box.height > beside.height for box in searched)
+    page.scroll()
+    searched.clear()
+    page.take()
+    assert searched, "nothing is known of the place any more"
+
+
+def test_what_comes_in_with_a_scroll_is_not_searched(searched: list[Rect]) -> None:
+    """It may be large, and was nowhere before."""
+    page = Page()
+    for _ in range(3):
+        page.scroll(rows=180)
+        searched.clear()
+        moves, _ = page.take()
+        assert len(moves) == 1
+    assert len(searched) == 1
+
+
+def test_scroll_of_a_small_part_of_a_place_is_what_is_looked_for_next() -> None:
+    page, part = Page(), Rect(64, 348, 800, 252)
+    for _ in range(2):
+        page.scroll()
+        page.take()
+    assert page.copy._scrolling is not None and page.copy._scrolling.area > 0.9 * WINDOW.area
+    page.scroll(part, 18)
+    page.take()
+    assert page.copy._scrolling is not None and page.copy._scrolling.area <= part.area
+
+
+def test_what_has_moved_has_changed() -> None:
+    """It is sharpened when it stands still again, and a place that moves often is not sent exactly at once."""
+    page = Page()
+    for _ in range(3):
+        page.scroll()
+        moves, _ = page.take()
+    assert moves and all((page.copy._cells.changed_ns[in_cells(move.to)] == page.line).all() for move in moves)
