@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def nothing() -> None:
-    """Call nobody: nobody waits, or it is over."""
+    """Do nothing: nobody waits to be called, or it is over."""
 
 
 def never() -> bool:

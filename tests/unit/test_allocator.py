@@ -81,7 +81,7 @@ def test_library_is_told_both_thresholds(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_threads_let_others_run_after_as_long_as_a_step_may_take() -> None:
     before = sys.getswitchinterval()
     try:
-        threads.take_turns()
+        threads.set_switch_interval()
         assert sys.getswitchinterval() == pytest.approx(0.002)
     finally:
         sys.setswitchinterval(before)

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millrace.absent import nothing
 from millrace.budget import Budget
 from millrace.doors.x11.door import BAND_PIXELS, SHAPE_PIXELS, X11Door
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.graph.model import Ids
-from millrace.graph.pictures import Characters, KeyPress
+from millrace.graph.pictures import KeyPress
 from millrace.graph.screens import Screens
 from millrace.pixels.cursors import straight
 from millrace.pixels.rects import Point, Rect, Size
@@ -393,44 +392,6 @@ def test_each_turn_does_little_of_what_a_server_sends() -> None:
     assert taken is not None and bytes(taken.pixels) == bytes(one.memories[1])
     taken.release()
     assert one.turns(xserver.cursor(12, 512, 512)) >= 512 * 512 // SHAPE_PIXELS and one.screen.cursor.shown
-
-
-def test_characters_that_can_not_be_typed_are_told_once_a_text_and_not_which() -> None:
-    one = Served()
-    one.screens.seat.take(WATCHER)
-    source = one.screen.controlled(WATCHER, "typing")
-    source.takes(True, lambda: None)
-    one.turns(xserver.error(one.wire._requests._sent))
-    for second in range(4):
-        for _ in range(0 if second == 2 else 3):
-            source.key(KeyPress(0, True, "日"))
-            source.key(KeyPress(0, False))
-        source.key(KeyPress(0x1E, True, "a"))
-        one.screens.second(second * NS_PER_S)
-    told = [(found.stage, found.cause, found.subject, found.evidence) for found in one.told]
-    assert told == [("screen", "no key", one.screen.key, {"characters": 3})] * 2
-
-
-def test_display_takes_all_characters_without_a_key() -> None:
-    assert Served().screen.characters is Characters.ALL, "its layout may be any"
-
-
-def test_nothing_is_taken_while_the_server_does_not_read_and_no_key_before_it_has_told_its_layout() -> None:
-    one, told = Served(), list[str]()
-    one.screens.seat.take(WATCHER)
-    source = one.screen.controlled(WATCHER, "typing")
-    assert not source.takes(True, lambda: told.append("the layout")), "it is asked for"
-    one.turns(xserver.damaged(0, 0, 1, 1))
-    assert told == []
-    one.turns(xserver.error(one.wire._requests._sent))
-    assert told == ["the layout"] and source.takes(True, nothing)
-    one.full = True
-    assert not source.takes(True, lambda: told.append("room"))
-    one.door.room.tell()
-    assert told == ["the layout"]
-    one.full = False
-    one.turns(xserver.damaged(0, 0, 1, 1))
-    assert told == ["the layout", "room"] and source.takes(False, nothing)
 
 
 def test_alpha_is_taken_out_of_colours() -> None:

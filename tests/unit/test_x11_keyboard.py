@@ -394,7 +394,7 @@ def test_keysyms_of_a_key_without_levels_mean_nothing(before: int, groups: int) 
     assert found is not None and found.keycode == 10
 
 
-def test_keysyms_and_characters_are_each_others() -> None:
+def test_character_of_a_keysym_is_the_one_that_it_is_the_keysym_of() -> None:
     for char in "aÄ€йś日’":
         assert char_of(keysym_of(char)) == char
     assert char_of(0xFF0D) == ""

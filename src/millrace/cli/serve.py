@@ -119,7 +119,7 @@ async def _serve(config: Config, policy: bool) -> None:
     from millrace.cli.run import on_stop
     from millrace.daemon.allocator import give_back
     from millrace.daemon.collector import calm, keep_calm
-    from millrace.daemon.threads import take_turns
+    from millrace.daemon.threads import set_switch_interval
     from millrace.io.crypto import trusting_nobody
     from millrace.io.notify import notify
     from millrace.io.paths import NATIVE_SOCKET, policy_path
@@ -140,7 +140,7 @@ async def _serve(config: Config, policy: bool) -> None:
         if program is not None:
             deciding = asyncio.create_task(program.run())
         give_back()
-        take_turns()
+        set_switch_interval()
         calm()
         collecting = asyncio.create_task(keep_calm(daemon.worker.quiet))
         _tell(daemon)

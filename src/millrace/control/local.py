@@ -28,7 +28,7 @@ class LocalPlane:
     def __init__(self, worker: Worker, place: Place) -> None:
         self._worker, self._access, self.place = worker, worker.access, place
         self.commands = Commands(worker, place)
-        self.strangers = worker.shares.strangers
+        self.strangers = worker.turns.strangers
 
     # -- principals --------------------------------------------------------------------------
 
@@ -66,7 +66,7 @@ class LocalPlane:
 
     def turns_of(self, principal: Principal) -> Turns:
         """See `Operations`."""
-        return self._worker.shares.of(principal)
+        return self._worker.turns.of(principal)
 
     def budget_of(self, principal: Principal = OWNER) -> Budget:
         """See `Operations`."""

@@ -15,11 +15,11 @@ from millrace.control.claims import Claims
 from millrace.control.ducking import Ducking
 from millrace.control.keptdoors import KeptDoors
 from millrace.control.plane import Session
+from millrace.control.principalturns import PrincipalTurns
 from millrace.control.publish import GrantPublisher, Publisher, TokenPublisher
 from millrace.control.registry import Registry
 from millrace.control.remembered import Memory
 from millrace.control.results import PolicyView
-from millrace.control.shares import Shares
 from millrace.control.store import Store, StoredGuest
 from millrace.control.tokens import Access
 from millrace.control.verbs import Found
@@ -97,7 +97,7 @@ class Worker:
         self.listeners = Listeners()
         self._cycles = TimerRunner(observer=self.diagnosis)
         self._memories: dict[str, Memory] = {}
-        self.budgets, self.shares = Budgets(self.guests), Shares(self.guests, self.report)
+        self.budgets, self.turns = Budgets(self.guests), PrincipalTurns(self.guests, self.report)
         self.doors = KeptDoors(self.keeper, self.attach)
         self.claims = Claims()
         self.ducking = Ducking(lambda: (guest.graph for guest in self.guests.values()))
@@ -313,7 +313,7 @@ class Worker:
 
     def _forget(self, key: str) -> None:
         """A principal is gone."""
-        self.shares.forget(key)
+        self.turns.forget(key)
         self.budgets.forget(key)
 
     def release(self, session: Session) -> None:

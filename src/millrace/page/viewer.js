@@ -13,6 +13,7 @@ import { textField } from "./textfield.js";
 const $ = (id) => document.getElementById(id);
 const SHAPES_MAX = 64, RESIZE_MS = 300, NOTE_MS = 10000, SNAP = 0.04, ROOM_MIN = 160, ROOM_SHARE = 0.55, EDGE = 28, ACTS_MAX = 64;
 const FINGERS = matchMedia("(any-pointer: coarse)").matches && !matchMedia("(any-pointer: fine)").matches;
+// Gecko does not tell the output device's part of the delay (listen.js): so many nanoseconds are taken for it.
 const GECKO = /Gecko\/\d/.test(navigator.userAgent), GECKO_DEVICE = 25e6;
 
 // What is shown follows from a few facts, told by the worker and by the page, and `draw` is the only place where they meet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from millrace.control.shares import Shares
+from millrace.control.principalturns import PrincipalTurns
 from millrace.io.turns import Turns
 from millrace.rights.model import OWNER, Principal, Right
 from millrace.symptoms import Symptom
@@ -17,7 +17,7 @@ def principal(key: str, *guests: str) -> Principal:
 
 def test_guest_has_one_share_for_all_its_tokens() -> None:
     guests: dict[str, Any] = {"alice": SimpleNamespace(turns=Turns())}
-    shares = Shares(guests, lambda symptom: None)
+    shares = PrincipalTurns(guests, lambda symptom: None)
     for key in ("token/1", "token/2", "certificate/c", "guest/alice"):
         assert shares.of(principal(key, "alice")) is guests["alice"].turns
     assert shares.of(OWNER) is shares.owner and shares.of(principal("owner", "alice")) is shares.owner
@@ -26,7 +26,7 @@ def test_guest_has_one_share_for_all_its_tokens() -> None:
 
 def test_principal_of_several_guests_has_a_share_of_its_own_until_it_is_gone() -> None:
     guests: dict[str, Any] = {"alice": SimpleNamespace(turns=Turns())}
-    shares = Shares(guests, lambda symptom: None)
+    shares = PrincipalTurns(guests, lambda symptom: None)
     seen = {guests["alice"].turns, shares.owner, shares.strangers}
     for key in ("token/3", "certificate/e"):
         own = shares.of(principal(key, "alice", "bob"))
@@ -41,7 +41,7 @@ def test_principal_of_several_guests_has_a_share_of_its_own_until_it_is_gone() -
 
 def test_it_is_told_which_principal_was_kept_waiting() -> None:
     told: list[Symptom] = []
-    shares = Shares({}, told.append)
+    shares = PrincipalTurns({}, told.append)
     shares.of(principal("token/3"))._kept_waiting(5, 6)
     shares.of(principal("token/4"))
     assert [(one.guest, one.subject) for one in told] == [("", "token/3")]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from millrace.guest.guest import Guest
 
 
-class Shares:
+class PrincipalTurns:
     """The shares of all principals. `report` is told of one that is kept waiting."""
 
     def __init__(self, guests: Mapping[str, Guest], report: Callable[[Symptom], None]) -> None:

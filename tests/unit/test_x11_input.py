@@ -1,0 +1,49 @@
+"""When an X display takes what a viewer types, and what is told of what can not be typed: of doors.x11.door."""
+
+from __future__ import annotations
+
+from millrace.absent import nothing
+from millrace.graph.pictures import Characters, KeyPress
+from millrace.units import NS_PER_S
+from tests.fuzz import xserver
+from tests.gops import WATCHER
+
+from .test_x11 import Served
+
+
+def test_characters_that_can_not_be_typed_are_told_once_a_text_and_not_which() -> None:
+    one = Served()
+    one.screens.seat.take(WATCHER)
+    source = one.screen.controlled(WATCHER, "typing")
+    source.takes(True, lambda: None)
+    one.turns(xserver.error(one.wire._requests._sent))
+    for second in range(4):
+        for _ in range(0 if second == 2 else 3):
+            source.key(KeyPress(0, True, "日"))
+            source.key(KeyPress(0, False))
+        source.key(KeyPress(0x1E, True, "a"))
+        one.screens.second(second * NS_PER_S)
+    told = [(found.stage, found.cause, found.subject, found.evidence) for found in one.told]
+    assert told == [("screen", "no key", one.screen.key, {"characters": 3})] * 2
+
+
+def test_display_takes_all_characters_without_a_key() -> None:
+    assert Served().screen.characters is Characters.ALL, "its layout may be any"
+
+
+def test_nothing_is_taken_while_the_server_does_not_read_and_no_key_before_it_has_told_its_layout() -> None:
+    one, told = Served(), list[str]()
+    one.screens.seat.take(WATCHER)
+    source = one.screen.controlled(WATCHER, "typing")
+    assert not source.takes(True, lambda: told.append("the layout")), "it is asked for"
+    one.turns(xserver.damaged(0, 0, 1, 1))
+    assert told == []
+    one.turns(xserver.error(one.wire._requests._sent))
+    assert told == ["the layout"] and source.takes(True, nothing)
+    one.full = True
+    assert not source.takes(True, lambda: told.append("room"))
+    one.door.room.tell()
+    assert told == ["the layout"]
+    one.full = False
+    one.turns(xserver.damaged(0, 0, 1, 1))
+    assert told == ["the layout", "room"] and source.takes(False, nothing)
