@@ -4,13 +4,13 @@ Three runs go on in parallel, at priorities by how sensitive to timing they are:
 
 - Tests that drive real programs and judge the sound as it arrives have the highest priority. As many run at a time as
   there are processors to spare: they mostly wait.
-- Tests that drive programs but judge no times run beside them, at a lower priority.
-- Everything that only computes (lint, unit tests, hours of virtual time) runs when the processor would be idle. Daemons
-  in the tests' own process follow, as soon as one of the other runs is over.
+- Tests that drive programs but judge no times run beside them, at a lower priority. They mostly wait, too.
+- Everything that only computes (lint, unit tests, hours of virtual time), and after that daemons in the tests' own
+  process, runs when a processor would be idle.
 
-Tests marked `alone`, whose timing others would disturb or which load the whole machine, follow by themselves. Tests
-that failed in parallel are named and run again by themselves, and that result counts. Failures are printed once more
-at the end.
+Tests marked `alone`, whose timing others would disturb or which load the whole machine, follow the first two runs, one
+at a time: what runs when a processor would be idle disturbs nobody. Tests that failed in parallel are named and run
+again by themselves at the end, and that result counts. Failures are printed once more after that.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ COMPUTING = ["tests/unit", "tests/test_layers.py", "tests/scenario/test_time.py"
 REAL = "tests/real"
 """All tests of other programs, and the only ones with the marks `real`, `beside` and `alone`."""
 OTHERS = [f"--ignore={path}" for path in (*COMPUTING, REAL)]
-SOUNDING, BESIDE = max(1, min(3, PROCESSORS)), max(2, min(3, PROCESSORS // 4))
-"""How many tests of each kind run at a time. With one at a time, those beside would go on long after the others."""
+SOUNDING, BESIDE, COMPUTING_AT_ONCE = max(1, min(3, PROCESSORS)), 3, max(2, min(4, PROCESSORS))
+"""How many tests of each kind run at a time."""
 AGAIN_MAX = 40
 """More failures than this were not caused by the tests beside them, so they are not repeated."""
 IDLY = ["chrt", "--idle", "0"] if shutil.which("chrt") else ["nice", "-n", "19"]
@@ -57,8 +57,8 @@ def several(number: int, *args: str) -> list[str]:
     return pytest(*(["-n", str(number), "--dist", "loadgroup"] if number > 1 else []), *args)
 
 
-COMPUTE = [[*IDLY, *command] for command in (*LINT, several(BESIDE, *COMPUTING))]
-IN_PROCESS = [*GIVING_WAY, *several(BESIDE, *OTHERS)]
+COMPUTE = [[*IDLY, *command] for command in (*LINT, several(COMPUTING_AT_ONCE, *COMPUTING))]
+IN_PROCESS = [*IDLY, *several(COMPUTING_AT_ONCE, *OTHERS)]
 BESIDE_SOUND = [*GIVING_WAY, *several(BESIDE, "-m", "not alone and (beside or not real)", REAL)]
 SOUND = several(SOUNDING, "-m", "real and not beside and not alone", REAL)
 ALONE = pytest("-m", "alone", REAL)
@@ -109,20 +109,17 @@ def main() -> int:
         logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(5)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         own, beside, sound = folder / "own", folder / "beside", folder / "sound"
-        # With two threads, the third run begins when one of the first two is over.
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        others = [
-            pool.submit(quietly, logs[0], *COMPUTE),
-            pool.submit(quietly, logs[1], BESIDE_SOUND, failed=beside),
-            pool.submit(quietly, logs[2], IN_PROCESS, failed=own),
-        ]
+        idly = pool.submit(lambda: (quietly(logs[0], *COMPUTE), quietly(logs[2], IN_PROCESS, failed=own)))
+        besides = pool.submit(quietly, logs[1], BESIDE_SOUND, failed=beside)
         sounded = shown(SOUND, logs[3], sound)
-        codes = [one.result() for one in others]
+        besided = besides.result()
+        alone = shown(ALONE, logs[4])
+        computed, processed = idly.result()
         for log in logs[:3]:
             log.seek(0)
             print(log.read().decode(errors="replace"), flush=True)
-        codes += [sounded, shown(ALONE, logs[4])]
-        codes[1:4] = again(codes[1], beside), again(codes[2], own), again(codes[3], sound)
+        codes = [computed, again(besided, beside), again(processed, own), again(sounded, sound), alone]
         for code, log in zip(codes, logs, strict=True):
             if code:
                 log.seek(0)
