@@ -230,12 +230,13 @@ class PictureEncoder:
         lacking = tuple(lacking for lacking, _ in job.catching)
         wants_key = any(not viewer.video for viewer in ready)
         job.key = wants_key and (self._key_ns is None or now_ns - self._key_ns >= KEY_INTERVAL_NS)
-        task = Task(now_ns, key=job.key, lacking=lacking, video=self._may_have_video(work))
+        task = Task(now_ns, key=job.key, lacking=lacking)
         if picture is not None:
             task = task._replace(picture=picture.plane, damage=picture.damage, moves=picture.moves)
         rate, crowded, times = self.rate, self._lane.crowded, (self._clock, self._computed)
-        self._job, self._last_ns = job, now_ns
         small = rate == work.rate and work.is_small(task)
+        task = task._replace(video=not small and self._may_have_video(work))
+        self._job, self._last_ns = job, now_ns
         self._lane(lambda: _made(work, task, rate, crowded, *times), self._done, small)
 
     def _fit(self, picture: Picture) -> None:
@@ -258,9 +259,11 @@ class PictureEncoder:
         if before is not None:
             before.close()
 
+    # A picture may be the first one with film, so memory for its encoder is held while it is made, and given back after
+    # that if there was none.
     def _may_have_video(self, work: PictureWork) -> bool:
-        """Whether film was found, and the guest has memory for its encoder: else what moves is sent as stills."""
-        return self._film_ns is not None and self._account.fits("video", work.video_bytes, LISTENERS)
+        """Whether the guest has memory for an encoder of video: until then, what moves is sent as stills."""
+        return self._account.fits("video", work.video_bytes, LISTENERS)
 
     def _give_up_video(self) -> None:
         """Give the memory of video back, until there is film again."""
@@ -285,8 +288,10 @@ class PictureEncoder:
         else:
             self._strain.encoded(made[1])
             self._compare(made[0], job)
-            if made[0].film:
+            if made[0].video:
                 self._film_ns = self._clock()
+            elif self._film_ns is None:
+                self._account.hold("video", 0, LISTENERS)
             self._made = made[0]
             self._wake()
 

@@ -105,8 +105,6 @@ class Made(NamedTuple):
     video: tuple[Rect, ...]
     key: bool
     given: tuple[Given, ...]
-    film: bool
-    """Whether some of it is video, or would be if there might be any."""
     due_ns: HostNs | None
     """When there will be something to sharpen."""
     encode_ns: HostNs
@@ -138,8 +136,6 @@ class PictureWork:
         self._video = None if shown is None else FilmStream(shown, self.whole, rate)
         self._may_video = False
         """Whether the picture may have video."""
-        self._found_film = False
-        """Whether it has something that is best sent as video."""
         self._began_ns: HostNs = 0
 
     @property
@@ -159,7 +155,7 @@ class PictureWork:
     def make(self, task: Task) -> Made:
         """Encode what the task asks for."""
         self._began_ns = self._clock()
-        self._may_video, self._found_film = task.video and self._video is not None, False
+        self._may_video = task.video and self._video is not None
         moves, boxes = (
             ([], []) if task.picture is None else self._copy.take(task.picture, task.damage, task.moves, task.now_ns)
         )
@@ -173,7 +169,7 @@ class PictureWork:
         key = bool(shown and shown[0].flags & VIDEO_KEY)
         given = tuple(self._given(one, touched, shown if key else (), task.now_ns) for one in task.lacking)
         due_ns = self.cells.due_ns()
-        return Made(parts, touched, video, key, given, self._found_film, due_ns, self._clock() - self._began_ns)
+        return Made(parts, touched, video, key, given, due_ns, self._clock() - self._began_ns)
 
     # Nothing that may take long is to come of it: no comparison of whole screens, no scrolls, no video, no sharpening.
     def is_small(self, task: Task) -> bool:
@@ -222,16 +218,12 @@ class PictureWork:
     def _judged(self, box: Rect, room: Room) -> tuple[list[Part], list[Rect]]:
         """A box as stills, and the tiles of it that are to be video."""
         often, guesses = self.cells.often(box), [(tile, self._guess(tile)) for tile in tiles(box)]
+        if not self._may_video:
+            return self._one_by_one(guesses, often, room), []
         film = [tile for tile, size in guesses if is_film(size / tile.area, tile.area, often)]
         text = [tile for tile in guesses if tile[0] not in film]
-        self._found_film |= bool(film)
-        if not self._may_video:
-            stills = self._one_by_one(guesses, often, room)
-            self._found_film |= len(stills) < len(guesses) or any(part.type == PartType.JPEG for part in stills)
-            return stills, []
         parts = self._all_exactly(text, limit(box.area, often, room))
         if parts is None:
-            self._found_film = True
             return [], [tile for tile, _ in guesses]
         for part in parts:
             self.cells.sent(part.at, EXACT)
