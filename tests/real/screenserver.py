@@ -228,7 +228,7 @@ class ScreenServer:
         """Begin: the first messages of a daemon."""
         await self.tell(
             "watching", viewer=4, guest="desk", screen="screen/7", label="Head 0", settings={"picture": "auto"},
-            may_type=may_type, clipboard=clipboard, version=1,
+            may_type=may_type, clipboard=clipboard, version=1, name="Alice Smith",
         )  # fmt: skip
         await self.tell("keyboard", mine=False, who="")
         await self.tell("mode", width=width, height=height, generation=generation, **mode)

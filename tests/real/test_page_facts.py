@@ -159,26 +159,28 @@ def test_long_name_widens_nothing(chromium: Chromium) -> None:
 def test_viewers_of_one_name_are_told_apart(chromium: Chromium) -> None:
     async def test(page: Page, server: ScreenServer) -> None:
         await begin(page, server, painted(WIDTH, HEIGHT))
-        viewer = {"by": "owner", "hidden": False, "fps": 1.2, "latency_ms": None}
+        viewer = {"by": "token/5", "hidden": False, "fps": 1.2, "latency_ms": None}
         both = [
             viewer | {"id": f"viewer/{n}", "name": name, "keyboard": name == "pad"}
-            for n, name in enumerate(("browser of owner", "pad", "browser of owner"))
+            for n, name in enumerate(("Alice Smith", "pad", "Alice Smith"))
         ]
         made = (
             f"import('/page/viewers.js').then((all) => all.viewerList({json.dumps(both)}, 'viewer/2', () => {{}}, %s)"
             ".map((one) => one.textContent))"
         )
         listed = await page.run(made % "true")
-        assert listed[0].startswith("padowner, 1 picture a second") and listed[0].endswith("has the keyboardTake over")
-        assert listed[1].startswith("browser of owner (2)this page") and listed[2].startswith(
-            "browser of owner (1)owner"
+        assert listed[0].startswith("padtoken/5, 1 picture a second") and listed[0].endswith(
+            "has the keyboardTake over"
         )
+        assert listed[1].startswith("Alice Smith (2)this page") and listed[2].startswith("Alice Smith (1)token/5")
         assert "keyboard" not in "".join(await page.run(made % "false")), (
             "without a screen there is nothing to type into"
         )
-        await server.tell("keyboard", mine=False, who="browser of somebody")
         who = "document.querySelector('#screen-who').textContent"
-        await page.until(f"{who} === 'Another browser of somebody has the keyboard.'")
+        await server.tell("keyboard", mine=False, who="Bob")
+        await page.until(f"{who} === 'Bob has the keyboard.'")
+        await server.tell("keyboard", mine=False, who="Alice Smith")
+        await page.until(f"{who} === 'Another browser of Alice Smith has the keyboard.'")
 
     in_chromium(chromium, test)
 

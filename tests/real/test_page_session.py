@@ -92,7 +92,7 @@ def test_page_without_rights_asks_for_a_token_and_session_ends_with_it(bus: Bus,
     asyncio.run(main())
 
 
-SHOWN = "document.querySelector('#guest').value && document.querySelector('#login').hidden"
+SHOWN = "document.querySelector('#guest')?.value && document.querySelector('#login').hidden"
 
 
 @pytest.mark.beside
@@ -132,6 +132,36 @@ def test_browser_stays_signed_in_across_reload_and_tabs_until_signed_out(chromiu
         assert await page.run("document.querySelector('#status').textContent") == "connected"
 
     in_browser(chromium, bus, test)
+
+
+@pytest.mark.beside
+def test_link_signs_in_in_a_tab_that_already_shows_the_page(chromium: Chromium, bus: Bus) -> None:
+    """The browser loads nothing there, as only the fragment of the address changes."""
+
+    async def test(page: Page) -> None:
+        bad = "document.querySelector('#why.bad')"
+        await page.until("document.querySelector('#login').checkVisibility()")
+        await page.run(f"void (location.href = {bus.link()!r})")
+        await page.until(SHOWN)
+        assert "#" not in await page.run("location.href")
+        # The same of one who is signed in already, and of a link that is used up.
+        session = await page.run("import('/page/session.js').then(s => s.kept())")
+        used = bus.link()
+        await page.run(f"void (location.href = {used!r})")
+        await page.until(f"import('/page/session.js').then(s => s.kept() !== {session!r})")
+        await page.until(f"{SHOWN} && !location.hash")
+        await page.run("document.querySelector('#leave').click()")
+        await page.until("document.querySelector('#login').checkVisibility()")
+        await page.run(f"void (location.href = {used!r})")
+        await page.until(f"{bad}?.textContent.includes('already been used')")
+        assert "#" not in await page.run("location.href")
+        # A token that is tried next has a message of its own, and one only.
+        await page.run("document.querySelector('#token').value = 'wrong'")
+        await page.run("document.querySelector('#login').requestSubmit()")
+        await page.until("document.querySelector('#wrong').textContent.includes('not valid')")
+        assert await page.run(bad) is None
+
+    in_browser(chromium, bus, test, f"http://{bus.listen}/")
 
 
 EAVESDROPPER = """<!doctype html><img src="/picture"><script>

@@ -207,7 +207,7 @@ def test_viewers_are_listed_and_the_keyboard_is_taken_over(chromium: Chromium, t
                 f"{WHO}.endsWith('has the keyboard.') && document.querySelector('#viewers button') !== null"
             )
             await other.run("location.hash = '#wall'")
-            await other.until(f"{tile('lab', 'a')}.textContent.includes('browser of')")
+            await other.until(f"{tile('lab', 'a')}.textContent.includes('owner types')")
             await page.until(f"{listed}.length === 1")
             assert " types" in await other.run(f"{tile('lab', 'a')}.textContent")
             assert not page.errors and not other.errors

@@ -287,6 +287,7 @@ def test_viewer_is_listed_and_set_by_itself_or_by_its_listener(tmp_path: Path) -
         assert view["settings"] == {"picture": "2M", "fps": 10, "scale": "0.5"}
         (listener,) = (await state(rig))["listeners"]
         assert listener["settings"]["bitrate"] == 64_000
+        assert listener["name"] == "owner", "it gave no name"
         await sound.close()
 
     running(tmp_path, test)

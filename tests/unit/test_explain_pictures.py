@@ -118,9 +118,7 @@ def test_screen_is_explained_from_its_source_to_each_viewer() -> None:
     assert text(found, "encoder").startswith(f"one for {one.session.key}, {two.session.key} (picture=auto, fps=30")
     assert "exact by zstd" in text(found, "codec") and not any(step.changes for step in found)
     watching = text(found, "viewer").splitlines()
-    assert (
-        len(watching) == 2 and f"{one.session.key} '10.0.0.101'" in watching[0] and "ms old when drawn" in watching[0]
-    )
+    assert len(watching) == 2 and f"{one.session.key} 'owner'" in watching[0] and "ms old when drawn" in watching[0]
     assert not text(found, "read")
     listed.screen.read(Watcher("screen/1 for walls", OWNER), NS_PER_S)
     assert text(explain_screen(guest, listed), "read") == "by 1 further reader: screen/1 for walls"

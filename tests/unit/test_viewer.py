@@ -17,13 +17,15 @@ from millrace.guest.notfound import NotFound
 from millrace.guest.troubles import TROUBLE_NS
 from millrace.guest.viewers import Viewers
 from millrace.pixels.rects import Rect, Size
-from millrace.rights.model import Principal, Right, implied
+from millrace.rights.model import OWNER, Certificate, Principal, Right, implied
+from millrace.rights.tokens import Token
 from millrace.units import NS_PER_MS
 from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
 from millrace.wire.peer.pictures import (
     ChangeView,
     CursorChanged,
     Key,
+    KeyboardHeld,
     ModeChanged,
     Pointer,
     Screens,
@@ -58,6 +60,20 @@ def test_viewer_is_greeted_and_sees_the_screen_and_its_changes() -> None:
     assert not remote.pieces[-1].key and remote.pieces[-1].parts[0].at == Rect(0, 0, 2, 2)
     assert next(change for change, key in desk.changes if key == "viewer/101") == "new"
     assert screen.interval_ns == 1_000 * NS_PER_MS // 30
+
+
+def test_viewer_without_a_name_has_that_of_its_token() -> None:
+    desk = Desk()
+    desk.add()
+    named = Token(5, "Alice Smith", b"", TYPES.rights, TYPES.guests, 0).principal
+    holder, other = Remote(desk, Watch(keyboard=True), principal=named), Remote(desk, Watch(name="phone"))
+    plain = Remote(desk, principal=Token(6, "", b"", WATCHES.rights, WATCHES.guests, 0).principal)
+    desk.run(50)
+    assert [one.session.name for one in (holder, other, plain)] == ["Alice Smith", "phone", "token/6"]
+    assert [watching.name for watching in holder.news(Watching)] == ["Alice Smith"]
+    assert [held.who for held in other.news(KeyboardHeld)][-1:] == ["Alice Smith"]
+    certified = Certificate("bob", Right.WATCH, frozenset({"alice"})).principal
+    assert [one.label for one in (OWNER, certified)] == ["owner", "bob"]
 
 
 def test_scaled_picture_and_pointer() -> None:

@@ -33,7 +33,7 @@ from millrace.rights.tokens import (
 from millrace.text import key_number
 from millrace.units import NS_PER_S, HostNs
 
-CONFIGURED = Principal("configured token", EVERYTHING, frozenset({ALL_GUESTS}))
+CONFIGURED = Principal("configured token", EVERYTHING, frozenset({ALL_GUESTS}), label="configured token")
 LINK_S = 3600
 """Lifetime of a browser's sign-in link. It works once, for whoever follows it first."""
 LINKS_MAX = 100

@@ -259,7 +259,7 @@ class ListenerSession:
             )
 
         outlet = self.outlet
-        outlet.name = hello.name[:_NAME_MAX] or self.address
+        outlet.name = (hello.name or self.principal.label)[:_NAME_MAX] or self.address
         outlet.latency, self.latency = asked_of_daemon(hello.latency), hello.latency
         outlet.tracks = hello.tracks
         outlet.codecs = tuple(c for c in hello.codecs if c in CODECS)

@@ -279,7 +279,7 @@ class ViewerSession:
 
     # What the viewer asks for is checked before Watching, which precedes everything else.
     def _greet(self, watch: Watch) -> None:
-        self.name = printable(watch.name, NAME_MAX) or self.address
+        self.name = printable(watch.name or self.principal.label, NAME_MAX) or self.address
         self.codecs, self.formats = frozenset(watch.codecs), frozenset(watch.formats)
         self.settings = changed_picture(self.settings, watch.settings)
         listed = self.viewers.find(watch.screen)
@@ -297,8 +297,8 @@ class ViewerSession:
         key, label = (listed.key, listed.label) if listed else (None, "")
         self._like = (listed.door, label) if listed else self._like
         self._in_force = self.settings
-        settings, allowed = self.settings.as_dict(), self.clip.allowed
-        self.send(Watching(self.id, self.guest.name, key, label, settings, self.may_type, allowed, buttons=BUTTONS))
+        told, may, clip = self.settings.as_dict(), self.may_type, self.clip.allowed
+        self.send(Watching(self.id, self.guest.name, key, label, told, may, clip, buttons=BUTTONS, name=self.name))
         self.tell_clip()
 
     def accepts(self, listed: Listed) -> bool:

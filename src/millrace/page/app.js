@@ -115,9 +115,11 @@ function changed() {
   if (kept() === null) { if (!locked) signedOut(); } else if (locked) { unlock(); begin(); }
 }
 
-/** A link from `millrace page` has a one-time code in its fragment, which is removed from the browser's history. */
+/** The one-time code in the fragment of a link from `millrace page`. */
+const coded = () => new URLSearchParams(location.hash.slice(1)).get("in");
+/** Sign in with a link's code, which is removed from the browser's history. */
 async function entered() {
-  const code = new URLSearchParams(location.hash.slice(1)).get("in");
+  const code = coded();
   if (!code) return;
   history.replaceState(null, "", location.pathname + location.search);
   const refused = await enter(code, "This link has already been used or has expired. Run “millrace page” for another one, or enter a token.");
@@ -333,7 +335,7 @@ function quality() {
 function toggle() {
   if (player) { player.stop(); player = null; stopped("Stopped."); return; }
   player = new Listener(socketUrl(encodeURIComponent(chosen)), {
-    protocols: protocols(), name: `browser of ${state.you ?? "somebody"}`, latency: $("latency").value, settings: quality(), microphone: $("microphone").checked,
+    protocols: protocols(), latency: $("latency").value, settings: quality(), microphone: $("microphone").checked,
     probe: () => fetch(at(encodeURIComponent(chosen)), { headers: headers(kept()) }).then(({ status }) => status, () => 0),
     wasm: new URLSearchParams(location.search).get("decoder") === "wasm", on: heard,
   });
@@ -382,6 +384,8 @@ function choose(name) {
 let routed = null;
 /** Follow the address: the wall, a guest, or a section of what is shown. */
 function route() {
+  // A link that was opened in this tab changes only the fragment, and the browser loads nothing: begin anew.
+  if (coded()) { location.reload(); return; }
   const wanted = location.hash.startsWith("#/") ? location.hash.slice(2) : null;
   if (wanted) try { choose(decodeURIComponent(wanted)); } catch { /* An address that somebody mistyped. */ }
   const walled = onWall(), shown = walled ? location.hash : chosen;
@@ -401,7 +405,7 @@ function route() {
 const wall = new Wall($("tiles"), $("wall-filter"), $("wall-facts"));
 const screenOf = (name) => `${encodeURIComponent(name)}/screen`;
 const viewer = new Viewer({
-  join: (name) => ({ url: socketUrl(screenOf(name)), protocols: protocols(), name: `browser of ${state.you ?? "somebody"}` }),
+  join: (name) => ({ url: socketUrl(screenOf(name)), protocols: protocols() }),
   probe: (name) => fetch(at(screenOf(name)), { headers: headers(kept()) }).then(({ status }) => status, () => 0),
 });
 
@@ -418,6 +422,7 @@ $("login").addEventListener("submit", async (event) => {
   const given = $("token").value;
   $("token").value = "";
   wrong("");
+  because("");
   try {
     const refused = await enter(given);
     if (!refused) { await begin(); return; }

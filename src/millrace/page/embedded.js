@@ -14,12 +14,10 @@ const REFUSALS = {
 /** Pages of these origins may show this one. The browser sees to that as well (frame-ancestors). */
 const origins = [location.origin, ...document.querySelector("meta[name=origins]").content.split(" ").filter(Boolean)];
 const own = (name) => `${encodeURIComponent(name)}/screen`;
-/** What it is called in lists of viewers and listeners. */
-const named = () => `page of ${new URL(around).host}`;
 let guest = "", around = "", player = null, joined = null, objects = new Objects();
 
 const viewer = new Viewer({
-  join: (name) => ({ url: socketUrl(own(name)), protocols: protocols(), name: named() }),
+  join: (name) => ({ url: socketUrl(own(name)), protocols: protocols() }),
   probe: (name) => ask(own(name)),
   told: (what, detail) => tell({ what, ...detail }),
   fills: true,
@@ -88,7 +86,7 @@ function hear(on) {
     return;
   }
   player = new Listener(socketUrl(encodeURIComponent(guest)), {
-    protocols: protocols(), name: named(), latency: "normal", settings: { codec: "opus", bitrate: "128k", channels: "stereo" }, microphone: false, probe: () => ask(encodeURIComponent(guest)), on: heard,
+    protocols: protocols(), latency: "normal", settings: { codec: "opus", bitrate: "128k", channels: "stereo" }, microphone: false, probe: () => ask(encodeURIComponent(guest)), on: heard,
   });
   toggle.setAttribute("aria-pressed", "true");
   player.start();

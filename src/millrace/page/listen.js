@@ -24,8 +24,8 @@ const GECKO = /Gecko\/\d/.test(navigator.userAgent);
 // packets nor sound, only the clock's pairs, and those carry their own times.
 /** Plays one guest. Calls `on(what, detail)` for joined, settings, stats, lost, refused, still, microphone and ended; `probe()` gives the HTTP status of its address. */
 export class Listener {
-  constructor(url, { protocols = [], name, latency, settings, microphone, wasm, probe, on }) {
-    Object.assign(this, { url, protocols, name, latency, settings, microphone, wasm, probe, on });
+  constructor(url, { protocols = [], latency, settings, microphone, wasm, probe, on }) {
+    Object.assign(this, { url, protocols, latency, settings, microphone, wasm, probe, on });
     this.lags = []; this.lag = 0; this.period = 0; this.stats = null;
     this.still = this.over = false; this.from = OPENED_S; this.lastCard = 0;
   }
@@ -60,7 +60,7 @@ export class Listener {
     this.worker = new Worker(new URL("./connection.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this.told(data);
     this.worker.onerror = (event) => this.on("refused", event.message || "The page's worker failed to start. Reload the page.");
-    const hello = { type: "hello", version: 1, name: this.name, settings: this.settings, latency: this.latency, microphone: Boolean(this.microphone) };
+    const hello = { type: "hello", version: 1, settings: this.settings, latency: this.latency, microphone: Boolean(this.microphone) };
     const ports = [channel.port2, ...(voice ? [voice] : [])];
     this.worker.postMessage({ what: "begin", url: this.url, protocols: this.protocols, hello, port: channel.port2, voice, wasm: this.wasm, origin: performance.timeOrigin }, ports);
     this.watch();

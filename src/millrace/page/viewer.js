@@ -23,7 +23,7 @@ const GECKO = /Gecko\/\d/.test(navigator.userAgent), GECKO_DEVICE = 25e6;
 //   joined    whether the worker has a connection, or makes one again by itself
 //   captured  whether keys go to the guest: from a click into the picture until it loses the focus, or Ctrl+Alt+Shift
 /**
- * The page's screen. `join(guest)` gives {url, protocols, name}, `probe(guest)` the HTTP status of its address. `told` is called with state,
+ * The page's screen. `join(guest)` gives {url, protocols}, `probe(guest)` the HTTP status of its address. `told` is called with state,
  * size and keyboard, and what they are now, and with what was refused. A picture that `fills` the window grows with it.
  */
 export class Viewer {
@@ -109,11 +109,11 @@ export class Viewer {
   watch() {
     if (!this.guest || !this.screens?.length) return;
     if (!this.worker) { this.turn("ended", "This browser is too old to show screens (it has no OffscreenCanvas). Use a current one, or “millrace view”."); return; }
-    const { url, protocols, name } = this.join(this.guest);
+    const { url, protocols } = this.join(this.guest);
     this.reset();
-    this.joined = true; this.name = name;
+    this.joined = true;
     this.turn("connecting");
-    const watch = { name, screen: this.wanted, settings: this.preferred, listener: this.listener, keyboard: false };
+    const watch = { screen: this.wanted, settings: this.preferred, listener: this.listener, keyboard: false };
     this.worker.postMessage({ what: "watch", url, protocols, watch });
     if (this.delay !== null) this.worker.postMessage({ what: "sound", delay: this.delay, first: this.first });
   }
@@ -153,7 +153,7 @@ export class Viewer {
   // -- what the worker tells --------------------------------------------------------------------
 
   on_watching(message) {
-    this.id = `viewer/${message.viewer}`; this.mayType = message.may_type === true; this.settings = message.settings ?? {};
+    this.id = `viewer/${message.viewer}`; this.name = plain(message.name); this.mayType = message.may_type === true; this.settings = message.settings ?? {};
     $("screen-quality").value = this.shownQuality();
     this.clip.allowed = message.clipboard === true;
     this.bare = !message.screen;
@@ -405,7 +405,7 @@ export class Viewer {
   drawNone() { $("screen-none").textContent = this.absent || "This guest has no screen. That of a machine is shown here once it is attached."; }
 
   drawKeyboard() {
-    const { mine, mayType, captured } = this, on = this.state === "on", held = $("screen-keyboard"), who = this.who === this.name ? `Another ${this.who}` : this.who;
+    const { mine, mayType, captured } = this, on = this.state === "on", held = $("screen-keyboard"), who = this.who === this.name ? `Another browser of ${this.who}` : this.who;
     const begin = `${FINGERS ? "Tap" : "Click"} the picture to type.`;
     const locked = Boolean(document.pointerLockElement), leave = locked ? "Ctrl+Alt+Shift frees the pointer and the keyboard" : "Ctrl+Alt+Shift frees the keyboard";
     $("screen-scale").querySelector("[value=guest]").disabled = on && !mayType;

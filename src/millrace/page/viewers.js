@@ -19,7 +19,7 @@ export function viewerList(viewers, own, take, screen) {
   const names = viewerNames(viewers);
   const ordered = [...viewers].sort((a, b) => Number(b.keyboard) - Number(a.keyboard) || Number(b.id === own) - Number(a.id === own));
   return ordered.map((one) => {
-    const name = names.get(one.id), facts = [one.id === own ? "this page" : plain(one.by), one.hidden ? "looks elsewhere" : one.fps >= 1 ? `${counted(Math.round(one.fps), "picture")} a second` : "",
+    const name = names.get(one.id), facts = [one.id === own ? "this page" : plain(one.by === one.name ? "" : one.by), one.hidden ? "looks elsewhere" : one.fps >= 1 ? `${counted(Math.round(one.fps), "picture")} a second` : "",
       one.latency_ms === null ? "" : `${Math.round(one.latency_ms)} ms behind`].filter(Boolean).join(", ");
     const holds = one.keyboard && screen, over = holds && one.id !== own && take
       ? el("button", { type: "button", "aria-label": `Take the keyboard from ${name}`, click: take }, "Take over") : null;

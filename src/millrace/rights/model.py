@@ -94,6 +94,8 @@ class Principal:
     """Number of the browser session through which it signed in, if any."""
     secret: bytes = field(default=b"", compare=False, repr=False)
     """Digest of the secret that a request proved, directly or by a session. Empty for what outlives the secret."""
+    label: str = field(default="", compare=False)
+    """What people call it: a token's name, a certificate's. A viewer or listener that gives no name has this one."""
 
     # The one decision that everything else asks. A principal that covers some guests has rights in those and none
     # outside of them: it can't see which other guests exist, nor make one.
@@ -127,10 +129,10 @@ class Certificate(msgspec.Struct, frozen=True):
     @property
     def principal(self) -> Principal:
         """The principal of this certificate."""
-        return Principal(f"certificate/{self.name}", self.rights, self.guests)
+        return Principal(f"certificate/{self.name}", self.rights, self.guests, label=self.name)
 
 
-OWNER = Principal("owner", EVERYTHING, frozenset({ALL_GUESTS}))
+OWNER = Principal("owner", EVERYTHING, frozenset({ALL_GUESTS}), label="owner")
 """The daemon's own user, or root."""
 NOBODY = Principal("nobody", Right.NONE, frozenset())
 

@@ -40,7 +40,8 @@ class Token:
     @property
     def principal(self) -> Principal:
         """The principal of this token."""
-        return Principal(f"token/{self.id}", self.rights, self.guests)
+        key = f"token/{self.id}"
+        return Principal(key, self.rights, self.guests, label=self.name or key)
 
 
 def new_secret(random: bytes) -> str:

@@ -189,6 +189,8 @@ class Watching(msgspec.Struct, tag="watching", tag_field="type"):
     version: int = PICTURE_VERSION
     buttons: int = BUTTONS_FIRST
     """How many buttons of the pointer may be told."""
+    name: str = ""
+    """What it is called in lists: the name that it gave, or that of its token."""
 
 
 class ModeChanged(msgspec.Struct, tag="mode", tag_field="type"):
