@@ -20,7 +20,7 @@ from millrace.graph.screens import Screens
 from millrace.graph.seat import Watcher
 from millrace.graph.tracks import Tracks
 from millrace.media.packet import Kind
-from millrace.pixels.rects import Point
+from millrace.pixels.rects import Point, Size
 from millrace.rights.model import OWNER
 from millrace.sim.rig import Rig
 from millrace.wire.qemu.audio import AudioPeer
@@ -225,6 +225,13 @@ def vnc() -> Take:
     def take(data: bytes) -> None:
         received(wire, data, rig.now_ns, partial(door.receive, rig.now_ns))
         assert wire.partial_bytes < PARTIAL_MAX
+        for char in "aA日":
+            for down in (True, False):
+                wire.send_key(0, down, char if down else "")
+        wire.send_pointer(Point(len(data), 5), len(data) & 7, False)
+        wire.send_size(Size(800, 600))
+        wire.send_clip_offer(True)
+        wire.send_clip_request()
         wire.data_to_send()
         rig.run(0.01)
 

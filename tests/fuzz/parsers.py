@@ -29,7 +29,7 @@ from millrace.wire.peer.pictures import Watch
 from millrace.wire.peer.session import PeerClient, PeerServer
 from millrace.wire.peer.viewing import ViewClient
 from millrace.wire.pulse.client import PulseClientSession
-from tests.fuzz import clientseeds, seeds, xserver
+from tests.fuzz import clientseeds, seeds, x11viewer, xserver
 from tests.fuzz.machinewires import (
     Take,
     dbus_audio,
@@ -232,6 +232,7 @@ WIRES = (
     Wire("spice: inputs", lambda: linked(seeds.spice_inputs()), spice_inputs, SPICE),
     Wire("vnc: machine to daemon", seeds.vnc, vnc),
     Wire("x11: display to daemon", lambda: seeds.x11(xserver.NAMES), x11),
+    Wire("x11: display to viewer", x11viewer.sessions, x11viewer.viewer),
 )
 
 

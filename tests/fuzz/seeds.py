@@ -374,11 +374,7 @@ def x11(names: int = 0) -> list[Session]:
     copy = xserver.FIRST_COPY + asked
     shown += [xserver.attached(xserver.ATTACHED + asked), xserver.copied(copy)]
     resized = [*shown, xserver.resized(32, 20), xserver.damaged(0, 0, 64, 48), xserver.error(copy + 3)]
-    window = xserver.BASE + 2
-    clipboard = [*xserver.names(), xserver.reply(24 + xserver.RELEASED, struct.pack("<I", 9)), xserver.owned(8)]
-    clipboard += [xserver.pasted(9, xserver.UTF8), xserver.converted(window), xserver.property_changed(9, 77, True)]
-    made = [[*login, *shown], [*login, *resized], [xserver.refused()]]
-    return [*made, [*login, *clipboard]] if names else made
+    return [[*login, *shown], [*login, *resized], [xserver.refused()]]
 
 
 # -- HTTP -------------------------------------------------------------------------------------------

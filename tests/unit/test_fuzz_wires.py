@@ -11,7 +11,7 @@ SESSIONS = 40
 HONEST = (
     "pulse: client to daemon", "native: client to daemon", "peer: listener to daemon", "peer: daemon to listener",
     "peer: viewer to daemon", "peer: daemon to viewer",
-    "dbus: bus to daemon", "dbus: sound", "dbus: screen",
+    "dbus: bus to daemon", "dbus: sound", "dbus: screen", "x11: display to viewer",
 )  # fmt: skip
 
 

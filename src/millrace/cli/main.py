@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 # Must be set before numpy loads. The mix is one small matrix product per cycle, for which OpenBLAS's
-# threads would keep a whole core spinning (106 % instead of 6 % CPU with 100 streams).
+# threads would keep a whole core spinning.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import typer

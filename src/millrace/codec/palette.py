@@ -1,4 +1,4 @@
-"""Rectangles of few colours as a palette and indices: text takes a third or half of what zstd makes of its pixels.
+"""Rectangles of few colours as a palette and indices: text takes less than what zstd makes of its pixels.
 
 The number of colours less one, in one byte; B, G and R of each; then an index for each pixel, in 0, 1, 2, 4 or 8 bits,
 as few as the colours need. The first pixel of a byte is in its highest bits, and each row begins with a byte. The

@@ -24,9 +24,9 @@ from millrace.playout.buffer import JitterBuffer, tape_bytes
 from millrace.units import NS_PER_MS, NS_PER_S, Frames, HostNs, frames_to_ns
 
 PROFILE = JitterProfile(10 * NS_PER_MS, 10 * NS_PER_MS, 120 * NS_PER_MS, NS_PER_MS // 2, 1e-4)
-"""For a guest on this machine. QEMU's periods beat against its timer: a sawtooth of 5 ms, occasionally 11."""
+"""For a guest on this machine. QEMU's periods beat against its timer: a sawtooth."""
 FAR_PROFILE = JitterProfile(30 * NS_PER_MS, 20 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_MS, 1e-4)
-"""For a guest whose clock is far off: QEMU's default timing falls behind and catches up by 30 ms."""
+"""For a guest whose clock is far off: QEMU's default timing falls behind and catches up at once."""
 REMOTE_PROFILE = JitterProfile(8 * NS_PER_MS, 4 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_MS, 1e-5)
 QUANTUM_NS = 5 * NS_PER_MS
 DRIFT_MAX = 0.3

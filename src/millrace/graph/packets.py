@@ -51,7 +51,7 @@ KEY_FRAME_NS = NS_PER_S // 2
 KEY_FRAME_AGAIN_NS = 2 * NS_PER_S
 """It is asked again if packets kept coming for this long without one."""
 UNIT_BYTES_MAX = 4 * 1024 * 1024
-"""Per access unit. A key frame of a dense text desktop takes 1.4 MB at 1920 × 1080."""
+"""Per access unit; the largest is a key frame of a dense desktop."""
 EXTRADATA_MAX = 64 * 1024
 SUBSCRIBERS_MAX = 256
 TRACK_BYTES = 8 * 1024

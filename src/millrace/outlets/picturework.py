@@ -60,8 +60,8 @@ PROBE_BYTES = 128 * 1024
 PROBED_ROWS = 16
 VIDEO_RECTS_MAX = 16
 WORK_BYTES, COPY_BYTES, CELL_BYTES = 2 * MIB, 4, 1.25
-"""Memory of a screen's work: of its compressors, a pixel of each copy of the picture, and a pixel of what is known of
-its cells and of the last comparison."""
+"""Memory of a screen's work: room for its compressors, which does not grow with the screen; a pixel of each copy of the
+picture; and a pixel of what is known of its cells and of the last comparison."""
 
 
 class Lacking(NamedTuple):
