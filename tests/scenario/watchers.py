@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -61,7 +62,9 @@ class Watcher:
 
     async def _write(self) -> None:
         for message in self.wire.data_to_send():
-            await self.socket.send_str(str(message))
+            # The daemon may have closed meanwhile; what it said before that is still read.
+            with suppress(aiohttp.ClientConnectionResetError):
+                await self.socket.send_str(str(message))
 
     async def _step(self) -> None:
         self.wire.handle_timeout(now_ns())
