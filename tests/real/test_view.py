@@ -358,7 +358,10 @@ def test_y4m_is_read_by_ffmpeg(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("without", "said"),
-    [("sys.modules['sdl2'] = None", "pip install 'millrace[view]'"), ("pass", "no window can be opened here")],
+    [
+        ("sys.modules['sdl2'] = None", "install Millrace with the extra `view`"),
+        ("pass", "no window can be opened here"),
+    ],
 )
 def test_no_window_is_a_sentence(without: str, said: str) -> None:
     code = f"import sys; {without}; from millrace.cli.main import main; main()"

@@ -23,6 +23,7 @@ from millrace.cli.probe import CLICKS, EVERY_S, LEVEL, RATE, SETTLE_S, HearingOu
 from millrace.errors import ConfigError
 from millrace.lab.cells import TONES_HZ, Cell, Verdict
 from millrace.units import NS_PER_MS, NS_PER_S
+from millrace.wire.peer.messages import Report
 
 # -- machines ------------------------------------------------------------------------------------
 
@@ -331,7 +332,10 @@ class Played:
 
 def test_clicks_are_paced_after_settling_with_a_breakdown_each(monkeypatch: pytest.MonkeyPatch) -> None:
     played, told = Played(monkeypatch), list[str]()
-    sent, ways = asyncio.run(probe._clicks(played, played, played.output, told.append))
+    sent, ways, before = asyncio.run(
+        probe._clicks(played, played, played.output, told.append, lambda: len(played.clicks) + 3)
+    )
+    assert before == 3, "underruns while it settles are left out"
     assert len(played.clicks) == len(sent) == len(told) == CLICKS
     assert [way["sum_ms"] for way in ways] == [float(n) for n in range(CLICKS)], "of this listener, at that time"
     assert played.clicks[0] - 100.0 == pytest.approx(SETTLE_S, abs=0.02)
@@ -340,7 +344,7 @@ def test_clicks_are_paced_after_settling_with_a_breakdown_each(monkeypatch: pyte
 
 def test_unheard_clicks_end_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     played = Played(monkeypatch, deaf=True)
-    sent, _ = asyncio.run(probe._clicks(played, played, played.output, lambda now: None))
+    sent, _, _ = asyncio.run(probe._clicks(played, played, played.output, lambda now: None, lambda: 0))
     assert len(sent) == CLICKS and played.now_s - 100.0 == pytest.approx(SETTLE_S + 2 * CLICKS * EVERY_S, abs=0.1)
 
 
@@ -360,6 +364,9 @@ def test_probe_listener_hears_clicks_and_closes_with_measurement(monkeypatch: py
         def stop(self) -> None:
             self.ended.set()
 
+        def report(self) -> Report:
+            return Report(underruns=5)
+
     class Bus:
         @asynccontextmanager
         async def play(self, **options: Any) -> AsyncIterator[str]:
@@ -372,10 +379,10 @@ def test_probe_listener_hears_clicks_and_closes_with_measurement(monkeypatch: py
         yield Bus()
         did.append("bus ends")
 
-    async def clicks(bus: Bus, stream: str, output: HearingOutput, now: Callable[[str], None]) -> Any:
+    async def clicks(bus: Bus, stream: str, output: HearingOutput, now: Any, underruns: Callable[[], int]) -> Any:
         await asyncio.sleep(0)
         assert stream == "the stream"
-        return [5], ["a breakdown"]
+        return [5], ["a breakdown"], underruns() - 1
 
     monkeypatch.setattr(probe, "Listener", Listener)
     monkeypatch.setattr(probe, "connect", connect)
@@ -386,26 +393,46 @@ def test_probe_listener_hears_clicks_and_closes_with_measurement(monkeypatch: py
         ("ws://127.0.0.1:9/a", "probe", {"codec": "s16"}),
         {"guest": "a", "name": "probe", "rate": RATE, "channels": 2, "latency_ms": 60},
     ]
-    assert did == ["stream ends", "bus ends", "listener ends", ("a", [5], [7], ["a breakdown"], True)]
+    assert did == ["stream ends", "bus ends", "listener ends", ("a", [5], [7], ["a breakdown"], 1, True)]
 
 
 def test_measured_latency_is_printed_beside_breakdown(capsys: pytest.CaptureFixture[str]) -> None:
     way = {"listener": "listener/9", "name": "probe", "reported_ms": 20.0, "stages": []}
     ways = [way | {"sum_ms": ms} for ms in (31, 33)]
     sent, heard = [NS_PER_S, 2 * NS_PER_S], [NS_PER_S + 30 * NS_PER_MS, 2 * NS_PER_S + 34 * NS_PER_MS]
-    probe._print("a", sent, heard, ways, as_json=False)
+    probe._print("a", sent, heard, ways, 0, as_json=False)
     out = capsys.readouterr().out
     assert out.endswith("2 clicks: measured 32.00 ms, the breakdown says 32.00 ms (medians), +0.00 ms apart\n")
     assert "probe → listener/9 probe" in out
-    probe._print("a", sent, [*heard, 5 * NS_PER_S], [ways[0] | {"sum_ms": 40}] * 2, as_json=False)
+    probe._print("a", sent, heard, [ways[0] | {"sum_ms": 40}] * 2, 0, as_json=False)
     assert "+8.00 ms apart" in capsys.readouterr().out
-    probe._print("a", sent, heard, ways, as_json=True)
+    probe._print("a", sent, heard, ways, 0, as_json=True)
     assert json.loads(capsys.readouterr().out) == {
         "measured_ms": [30.0, 34.0],
         "ledger_ms": [31, 33],
         "ledger": ways[1],
     }
     with pytest.raises(typer.Exit) as ended:
-        probe._print("a", sent, [], ways, as_json=True)
+        probe._print("a", sent, [], ways, 0, as_json=True)
     told = capsys.readouterr()
     assert ended.value.exit_code == 1 and told.out == "" and "guest a: no click was heard" in told.err
+
+
+@pytest.mark.parametrize(
+    ("heard", "silent", "underruns", "why"),
+    [
+        (1, 0, 3, "no result: 2 clicks played, 1 heard, 3 underruns"),
+        (3, 0, 0, "no result: 2 clicks played, 3 heard, 0 underruns"),
+        (2, 0, 1, "no result: 1 underrun while the clicks played"),
+        (2, 1, 0, "no result: the listener's latency is known of 1 of 2 clicks only"),
+    ],
+)
+def test_probe_has_no_result_if_any_part_of_it_is_missing(
+    heard: int, silent: int, underruns: int, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    way = {"listener": "listener/9", "name": "probe", "reported_ms": 20.0, "sum_ms": 21.0, "stages": []}
+    ways = [way | {"reported_ms": None}] * silent + [way] * (2 - silent)
+    with pytest.raises(typer.Exit) as ended:
+        probe._print("a", [1, 2], list(range(heard)), ways, underruns, as_json=False)
+    told = capsys.readouterr()
+    assert ended.value.exit_code == 1 and told.out == "" and why in told.err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from millrace.cli.demo import _without_clicks, tune
+from millrace.cli.demo import _latency, _without_clicks, tune
 from millrace.cli.demoscreen import _spread
 from millrace.dsp.measure import level_dbfs
 from millrace.sim.painted import click
@@ -26,3 +26,9 @@ def test_clicks_are_left_out_of_the_measurement_of_the_tune() -> None:
     found = np.flatnonzero(np.abs(left) > 0.01)
     assert abs(found[0] - 24_000) < 500 and abs(found[-1] - 24_000 - len(tones)) < 500
     assert abs(level_dbfs(left[24_000:-24_000]) - level_dbfs(tones)) < 0.15
+
+
+def test_the_demo_has_no_latency_of_a_file_nor_of_an_output_that_does_not_play() -> None:
+    assert _latency(0, "wav:demo.wav", False) == "none: wav:demo.wav has no moment of playback"
+    assert _latency(0, "null:", True) == "not measured: null: was not playing then"
+    assert _latency(29_600_000, "null:", True) == "30 ms from the guest's mix to the listener's output"

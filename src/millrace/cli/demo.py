@@ -115,7 +115,7 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> DemoScree
     tell(f"guest plays {seconds:g} s of tones through the PulseAudio door (any application can), and paints a desktop")
     playing = asyncio.create_task(player.play(tune(seconds), 48_000))
     await asyncio.sleep(seconds * 0.6)
-    latency_ms = clocked.report().latency_ns / 1e6
+    latency_ns = clocked.report().latency_ns
     rates = {s.outlet.name: s.bitrate() for s in guest.sessions}
     screen.note_rate()
     await playing
@@ -124,7 +124,7 @@ async def _play_and_listen(daemon: Daemon, seconds: float, to: str) -> DemoScree
     for one in (heard, clocked, screen.viewer):
         one.stop()
     await asyncio.gather(*tasks)
-    _measure(where, heard, clocked, latency_ms, max(rates.values(), default=0))
+    _measure(where, heard, clocked, latency_ns, max(rates.values(), default=0))
     screen.tell(exact, noted)
     return screen
 
@@ -162,7 +162,7 @@ def _card_or_nothing() -> str:
     return "null:"
 
 
-def _measure(where: Path, heard: Listener, clocked: Listener, latency_ms: float, bitrate: int) -> None:
+def _measure(where: Path, heard: Listener, clocked: Listener, latency_ns: int, bitrate: int) -> None:
     import wave
 
     import numpy as np
@@ -187,9 +187,17 @@ def _measure(where: Path, heard: Listener, clocked: Listener, latency_ms: float,
     tell(f"heard       {len(sound) / rate:.2f} s of sound in {where}")
     tell(f"frequency   {', '.join(f'{t:.1f}' for t in tones)} Hz (played: {', '.join(f'{t:.1f}' for t in _TONES_HZ)})")
     tell(f"level       {level_dbfs(sound):.1f} dBFS (played: {level_dbfs(tune(8)[:, 0]):.1f})")
-    tell(f"latency     {latency_ms:.0f} ms from the guest's mix to the listener's output")
+    tell(f"latency     {_latency(latency_ns, clocked.output.name, clocked.playout is not None)}")
     tell(f"bitrate     {bitrate / 1000:.0f} kb/s ({heard.format.codec if heard.format else '?'}; PCM would be 1,536)")
     tell(f"underruns   {report.underruns}, packets lost {report.lost}")
+
+
+def _latency(latency_ns: int, output: str, plays: bool) -> str:
+    if not plays:
+        return f"none: {output} has no moment of playback"
+    if not latency_ns:
+        return f"not measured: {output} was not playing then"
+    return f"{latency_ns / 1e6:.0f} ms from the guest's mix to the listener's output"
 
 
 def _without_clicks(sound: Samples, rate: int) -> Samples:

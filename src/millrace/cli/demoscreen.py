@@ -76,7 +76,8 @@ class DemoScreen:
         tell(f"seen        {len(face.seen)} pictures of a desktop of {size.width} × {size.height}, {whole}")
         if figures["latency_ms"] is not None:
             took, rate = figures["latency_ms"]["p50"], max(self._rates, default=0) / 1000
-            tell(f"picture     {took:.0f} ms from painting to drawing, which waits for the sound; {rate:,.0f} kb/s")
+            waits = ", which waits for the sound" if output else ""
+            tell(f"picture     {took:.0f} ms from painting to drawing{waits}; {rate:,.0f} kb/s")
         tell(f"skew        {_spread(skews(face.flashes, output.clicks() if output else []))}")
 
     def close(self) -> None:

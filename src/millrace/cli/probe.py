@@ -17,6 +17,7 @@ from millrace.cli.stages import show
 from millrace.client.bus import connect
 from millrace.client.listener import Listener, ListenerOptions
 from millrace.dsp.convert import Samples
+from millrace.text import counted
 from millrace.units import NS_PER_S, HostNs
 
 RATE = 48_000
@@ -52,22 +53,27 @@ async def measure(guest: str, listen: str, as_json: bool) -> None:
         async with bus.play(guest=guest, name="probe", rate=RATE, channels=2, latency_ms=60) as stream:
             with progress("clicks", CLICKS) as now:
                 now("settling")
-                sent_ns, ways = await _clicks(bus, stream, output, now)
+                sent_ns, ways, before = await _clicks(bus, stream, output, now, lambda: listener.report().underruns)
+    underruns = listener.report().underruns - before
     listener.stop()
     await listening
-    _print(guest, sent_ns, output.heard_ns, ways, as_json)
+    _print(guest, sent_ns, output.heard_ns, ways, underruns, as_json)
 
 
 # The noise keeps the path running at a level that no click can be mistaken for: silence would let the encoder and the
 # graph rest, and each click would measure how they wake up.
 async def _clicks(
-    bus: Any, stream: Any, output: HearingOutput, now: Callable[[str], None]
-) -> tuple[list[HostNs], list[dict[str, Any]]]:
-    """Play quiet noise with regular clicks. Returns when each click was written, and the latency breakdown then."""
+    bus: Any, stream: Any, output: HearingOutput, now: Callable[[str], None], underruns: Callable[[], int]
+) -> tuple[list[HostNs], list[dict[str, Any]], int]:
+    """Play quiet noise with regular clicks.
+
+    Returns when each click was written, the latency breakdown then, and the underruns before the first.
+    """
     random = np.random.default_rng(1)
     step = RATE // 100
     sent_ns: list[HostNs] = []
     ways: list[dict[str, Any]] = []
+    before = 0
     began = time.monotonic()
     due = began + SETTLE_S
     while len(output.heard_ns) < CLICKS and time.monotonic() - began < SETTLE_S + 2 * CLICKS * EVERY_S:
@@ -77,20 +83,40 @@ async def _clicks(
             await asyncio.sleep(0.001)
         if click:
             due += EVERY_S
+            before = before if sent_ns else underruns()
             block[0] = LEVEL
             found = await bus.call("latency", target=stream.key)
             ways += [way for way in found["listeners"] if way["name"] == "probe"]
             sent_ns.append(time.monotonic_ns())
             now("listening")
         await stream.write(block)
-    return sent_ns, ways
+    return sent_ns, ways, before
 
 
-def _print(guest: str, sent: list[HostNs], heard: list[HostNs], ways: list[dict[str, Any]], as_json: bool) -> None:
-    pairs = list(zip(sent, heard, ways, strict=False))
-    if not pairs:
-        warn(f"guest {guest}: no click was heard; its default sink must be neither muted nor turned down below 80%")
+# Clicks are matched by their order, and a breakdown without the listener's part is a partial sum: with a click missing,
+# a dropout or a listener that has not played, any figure would be a wrong one.
+def hindered(guest: str, sent: int, heard: int, ways: list[dict[str, Any]], underruns: int) -> str:
+    """Why there is no result; empty if there is one."""
+    if not heard:
+        return f"guest {guest}: no click was heard; its default sink must be neither muted nor turned down below 80%"
+    if heard != sent:
+        return f"no result: {sent} clicks played, {heard} heard, {counted(underruns, 'underrun')}; try again"
+    if underruns:
+        return f"no result: {counted(underruns, 'underrun')} while the clicks played; try again"
+    told = sum(way["reported_ms"] is not None for way in ways)
+    if told < sent:
+        return f"no result: the listener's latency is known of {told} of {sent} clicks only; try again"
+    return ""
+
+
+def _print(
+    guest: str, sent: list[HostNs], heard: list[HostNs], ways: list[dict[str, Any]], underruns: int, as_json: bool
+) -> None:
+    why = hindered(guest, len(sent), len(heard), ways, underruns)
+    if why:
+        warn(why)
         raise typer.Exit(1)
+    pairs = list(zip(sent, heard, ways, strict=True))
     measured = [(after - before) / 1e6 for before, after, _ in pairs]
     said = [way["sum_ms"] for _, _, way in pairs]
     median, summed = float(np.median(measured)), float(np.median(said))

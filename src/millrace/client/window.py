@@ -1,6 +1,6 @@
 """A viewer's window, by SDL2: the picture is copied to the window's surface, and only where it has changed.
 
-PySDL2 and pysdl2-dll are an extra, `millrace[view]`. A renderer would upload whole textures, which takes longer than
+PySDL2 and pysdl2-dll are the extra `view`. A renderer would upload whole textures, which takes longer than
 the surface on machines without a GPU.
 """
 
@@ -38,7 +38,7 @@ RECTS_MAX = 64
 _BUTTONS = {1: LEFT, 2: MIDDLE, 3: RIGHT, 4: SIDE, 5: EXTRA}
 UNSEEN = (b"dummy", b"offscreen", b"evdev")
 """Drivers that SDL falls back to where there is no display."""
-HOW = "`pip install 'millrace[view]'`; or write a file with --to"
+HOW = "install Millrace with the extra `view` (docs/view.md), or write a file with --to"
 
 
 def sdl() -> Any:

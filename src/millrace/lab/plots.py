@@ -20,7 +20,7 @@ def plot(day: DryRun, folder: Path) -> Path:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError("plots need matplotlib: pip install 'millrace[lab]'") from None
+        raise ConfigError("plots need matplotlib: install Millrace with the extra `lab` (README.md, Install)") from None
     trace = day.trace
     step = max(1, len(trace.at_ns) // POINTS_MAX)
     hours = np.array(trace.at_ns)[::step] / 3.6e12
