@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import wave
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from aiohttp import web
 
 from millrace.backends.wav import WavOutput
 from millrace.client import endpoint
+from millrace.client.blame import Blame
 from millrace.client.listener import Listener, ListenerOptions
 from millrace.client.notices import NoticeLimiter
 from millrace.codec.opus import OpusEncoder
@@ -156,6 +159,45 @@ def test_packets_of_impossible_length_are_skipped(tmp_path: Path) -> None:
 def test_silence_in_file_counts_as_played(tmp_path: Path) -> None:
     script = [stream(codec="s16"), *packets([b"\1\0" * 1920] * 3, step=9600)]
     assert heard(script, tmp_path / "out.wav").played_s == pytest.approx((2 * 9600 + 960) / 48_000)
+
+
+def test_time_without_a_server_is_silence_in_the_file_and_nobodys_lateness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second server counts from other positions."""
+    apart: list[Blame] = []
+    monkeypatch.setattr(Blame, "apart", lambda blame: apart.append(blame))
+    payload, lines = b"\1\0" * 1920, list[web.WebSocketResponse]()
+
+    async def speak(line: web.WebSocketResponse) -> None:
+        lines.append(line)
+        first = len(lines) == 1
+        await line.send_str(json.dumps(WELCOME))
+        await line.send_str(json.dumps(stream(codec="s16")))
+        await asyncio.sleep(1)
+        for packet in packets([payload] * 3)[:2] if first else packets([payload]):
+            await line.send_bytes(packet)
+        await asyncio.sleep(1)
+        if not first:
+            await line.send_str(json.dumps(BYE))
+
+    async def main() -> float:
+        async with serving(speak) as url:
+            listener = Listener(url, WavOutput(tmp_path / "out.wav"), ListenerOptions())
+            began = asyncio.get_running_loop().time()
+            async with asyncio.timeout(60):
+                await listener.run()
+            assert listener.connections == 2
+            return asyncio.get_running_loop().time() - began
+
+    took_s = virtual.run(main())
+    with wave.open(str(tmp_path / "out.wav")) as file:
+        sound = np.frombuffer(file.readframes(file.getnframes()), "<i2")[::2]
+    assert len(sound) / 48_000 == pytest.approx(took_s, abs=0.1) and took_s > 4
+    loud = np.flatnonzero(sound)
+    assert len(loud) == 3 * 960 and loud[0] / 48_000 == pytest.approx(1, abs=0.1)
+    assert (len(sound) - loud[-1]) / 48_000 == pytest.approx(1, abs=0.1)
+    assert len(apart) == 2
 
 
 def test_position_jumps_do_not_fill_the_disk(tmp_path: Path) -> None:

@@ -234,6 +234,16 @@ def test_stalled_program_is_reported_if_it_was_playing() -> None:
     assert one.pulse(playout=False) == [], "nothing was playing"
 
 
+def test_time_without_a_daemon_is_not_the_listeners_lateness() -> None:
+    one = Seconds()
+    one.run(1_000)
+    one.complaints.blame.apart()
+    assert one.run(13_500, loop=False, websocket=False) == []
+    # The daemon is back: neither the timer nor the packets were late.
+    one.playout.next = (1, 0)
+    assert one.run(1_000) == [("network", "late")]
+
+
 def test_gap_without_packets_is_diagnosed_by_next_packet() -> None:
     one = Seconds()
     one.run(1_000)

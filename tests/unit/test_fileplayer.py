@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
+import asyncio
+from types import SimpleNamespace
+from typing import Any
 
-from millrace.client.fileplayer import SILENCE_MAX_S, FilePlayer
+import numpy as np
+import pytest
+
+from millrace.cli.listen import _stop_after
+from millrace.client.fileplayer import BEHIND_NS, SILENCE_MAX_S, FilePlayer
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.pcm import encode_pcm
 from millrace.dsp.convert import Samples
 from millrace.media.audio import AudioPacket
 from millrace.units import NS_PER_S, Frames, Positions, default_map
+from tests import virtual
 
 RATE, FRAMES = 48_000, 480
 
@@ -78,7 +85,7 @@ def test_packets_follow_each_other_and_gaps_are_silence() -> None:
     scene.push(1_000 + 4 * FRAMES)
     assert scene.file.sound == [*ramp(1_000, 2 * FRAMES), *[0.0] * (2 * FRAMES), *ramp(1_000 + 4 * FRAMES)]
     assert scene.player.played_frames == 5 * FRAMES and scene.player.lost_packets == 0
-    scene.player.close()
+    scene.player.close(0)
     assert scene.file.closed and scene.file.formats == [(RATE, default_map(1))]
 
 
@@ -116,3 +123,84 @@ def test_lost_packets_are_counted_over_formats() -> None:
     scene.push(4 * FRAMES, generation=2)
     scene.push(6 * FRAMES, generation=2, lost=1)
     assert scene.player.lost_packets == 3 and len(scene.file.formats) == 2
+
+
+SECOND = NS_PER_S
+
+
+def test_silence_before_between_and_after_is_in_its_place() -> None:
+    scene = Scene()
+    scene.player.begin(0)
+    scene.player.begin(9 * SECOND)
+    scene.now_ns = 2 * SECOND
+    scene.push(70_000)
+    scene.player.silence()
+    scene.player.close(8 * SECOND)
+    sound = scene.file.sound
+    assert len(sound) == scene.player.played_frames == 8 * RATE
+    assert sound[2 * RATE - FRAMES : 2 * RATE] == [*ramp(70_000)] and sum(map(bool, sound)) == FRAMES
+
+
+def test_a_silent_recording_is_as_long_as_it_took_and_grows_meanwhile() -> None:
+    scene = Scene()
+    scene.player.begin(0)
+    for at in range(0, 3601, 2):
+        scene.player.passed(at * SECOND)
+        behind_s = at - scene.player.played_frames / RATE
+        assert behind_s <= 2 * BEHIND_NS / NS_PER_S and max(map(len, scene.file.parts), default=0) <= 22 * RATE
+        scene.file.parts.clear()
+    scene.player.close(3601 * SECOND)
+    assert scene.player.played_frames == 3601 * RATE
+
+
+def test_a_pause_of_minutes_ends_at_the_next_packets_position() -> None:
+    scene = Scene()
+    scene.player.begin(0)
+    scene.now_ns = 10_000_000
+    scene.push(0)
+    scene.player.silence()
+    # The daemon's clock is 100 ppm faster than this one.
+    for at in range(0, 601, 2):
+        scene.player.passed(at * SECOND)
+    scene.now_ns = 600 * SECOND
+    scene.push(600 * RATE + 600 * RATE // 10_000)
+    assert scene.player.played_frames == 600 * RATE + 600 * RATE // 10_000 + FRAMES
+    assert scene.file.sound[-FRAMES:] == [*ramp(600 * RATE + 600 * RATE // 10_000)]
+
+
+def test_the_time_without_a_connection_is_silence_whatever_the_positions_are_then() -> None:
+    scene = Scene()
+    scene.player.begin(0)
+    scene.now_ns = 10_000_000
+    scene.push(900_000)
+    scene.player.apart()
+    scene.player.passed(3 * SECOND)
+    scene.format(2)
+    scene.now_ns = 4 * SECOND
+    scene.push(480, generation=2)
+    scene.push(960, generation=2)
+    assert scene.file.sound[4 * RATE - FRAMES :] == [*ramp(480), *ramp(960)]
+    # A late packet of a connection that stalls is not pushed aside by silence.
+    scene.player.passed(60 * SECOND)
+    scene.push(1440, generation=2)
+    assert scene.file.sound[4 * RATE - FRAMES :] == [*ramp(480, 3 * FRAMES)]
+
+
+def test_seconds_count_from_the_joining() -> None:
+    """Until it has joined they count from the start; a later connection changes nothing."""
+
+    async def stopped(joins_s: list[float]) -> float:
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+        listener: Any = SimpleNamespace(connections=0, stop=done.set)
+        _stop_after(listener, 8)
+        began = loop.time()
+        for at in joins_s:
+            await asyncio.sleep(began + at - loop.time())
+            listener.connections += 1
+            listener.on_welcome(1)
+        await done.wait()
+        return loop.time() - began
+
+    for joins_s, ends_s in (([], 8), ([3], 11), ([3, 7], 11)):
+        assert virtual.run(stopped(joins_s)) == pytest.approx(ends_s, abs=0.01)

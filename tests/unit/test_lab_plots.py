@@ -62,6 +62,6 @@ def test_failed_plot_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(OutputLost, match="file/x: Not a directory"):
         plot(day(2), tmp_path / "file" / "x")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"pip install 'millrace\[lab\]'"):
+    with pytest.raises(ConfigError, match=r"install Millrace with the extra `lab`"):
         plot(day(2), tmp_path)
     assert sorted(one.suffix for one in tmp_path.iterdir()) == ["", ".png"]

@@ -59,7 +59,7 @@ class ClockedOutput(Protocol):
 
 
 class FileOutput(Protocol):
-    """Follows the daemon's own clock: frame n of the file is media position base + n."""
+    """Follows the daemon's own clock. Frame 0 is the moment at which the listener joined; pauses are silence."""
 
     name: str
 

@@ -71,7 +71,9 @@ def listen(
     settings: _Settings = None,
     sink: Annotated[str | None, typer.Option(help="Listen to this sink instead of the guest's default.")] = None,
     name: Annotated[str, typer.Option(help="Name of this listener in `millrace ls`.")] = "",
-    seconds: Annotated[str | None, typer.Option(metavar="DURATION", help="Stop after this time: 90, 30m, 8h.")] = None,
+    seconds: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Stop this long after joining: 90, 30m, 8h.")
+    ] = None,
     token_file: _TokenFile = None,
     ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Trust this CA certificate (PEM).")] = None,
     cert: _Cert = None,
@@ -200,9 +202,24 @@ def _token(path: Path | None) -> str:
     return read_token(path) if path else checked_token(os.environ.get("MILLRACE_TOKEN", ""), "MILLRACE_TOKEN")
 
 
+def _stop_after(listener: Listener, seconds: float) -> None:
+    """Stop it that long after it has joined; or after now, as long as it has not."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(seconds, listener.stop)
+
+    def joined(number: int) -> None:
+        nonlocal timer
+        if listener.connections == 1:
+            timer.cancel()
+            timer = loop.call_later(seconds, listener.stop)
+
+    listener.on_welcome = joined
+
+
 async def _listen(listener: Listener, for_ns: int | None) -> bool:
     """Listen until the end; returns whether a signal was that."""
-    import asyncio
 
     from millrace.cli.run import on_stop
 
@@ -214,6 +231,6 @@ async def _listen(listener: Listener, for_ns: int | None) -> bool:
 
     on_stop(interrupt)
     if for_ns is not None:
-        asyncio.get_running_loop().call_later(for_ns / NS_PER_S, listener.stop)
+        _stop_after(listener, for_ns / NS_PER_S)
     await listener.run()
     return bool(stops)

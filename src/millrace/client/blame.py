@@ -177,6 +177,11 @@ class Blame:
             return None
         return Verdict("network", "packets lost", since_ns, {"packets": float(packets)})
 
+    def apart(self) -> None:
+        """There is no connection, and until there is one this program's timer does not run."""
+        self._loop.rest()
+        self.silence()
+
     def silence(self) -> None:
         """The daemon has stopped sending: expect no packet until the next one."""
         self._network.rest()

@@ -89,10 +89,12 @@ class Listener:
         self._lock = threading.Lock()
         self._playout: Playout | None = None
         self._clocked = cast(ClockedOutput, output) if hasattr(output, "start") else None
+        self._writer: FilePlayer | None = None
         self._file: FilePlayer | PacketOutput | None = None
-        if not self._clocked:
-            packets = hasattr(output, "set_format")
-            self._file = cast(PacketOutput, output) if packets else FilePlayer(cast(FileOutput, output))
+        if hasattr(output, "set_format"):
+            self._file = cast(PacketOutput, output)
+        elif not self._clocked:
+            self._file = self._writer = FilePlayer(cast(FileOutput, output))
         self._output_lost: OutputLost | None = None
         self._output_latency_ns: HostNs = 0
         self._heard = HeardClock()
@@ -142,6 +144,7 @@ class Listener:
                         raise self.lost from None
                     if self.connections != before or tries == 0:
                         self.on_event("lost", endpoint.hindrance(self.options, self.url, error))
+                self._passed(now_ns())
                 tries = 0 if self.connections != before else tries + 1
                 await dialler.pause(self._stopping, tries)
         finally:
@@ -185,6 +188,7 @@ class Listener:
                 wire.receive(message.data, now)
                 for event in wire.events():
                     self._handle(event, now)
+                self._passed(now)
                 runner.flush()
         finally:
             self._wire = self._runner = None
@@ -192,6 +196,7 @@ class Listener:
                 task.cancel()
             if self._uplink is not None:
                 self._uplink.hush()
+            self._apart()
         if not self._stopping.is_set():
             raise PeerLost("the connection ended")
 
@@ -265,6 +270,18 @@ class Listener:
             elif self._file is not None:
                 self._file.silence()
 
+    def _apart(self) -> None:
+        """The connection is over."""
+        self._silence()
+        with self._lock:
+            self._dropouts.blame.apart()
+        if self._writer is not None:
+            self._writer.apart()
+
+    def _passed(self, now: HostNs) -> None:
+        if self._writer is not None:
+            self._writer.passed(now)
+
     def _set_latency(self, latency: str) -> None:
         """The listener's latency profile was changed."""
         if not latency or latency == self.options.latency:
@@ -281,6 +298,8 @@ class Listener:
 
     def _set_format(self, fmt: CodecParameters) -> None:
         self.format = fmt
+        if self._writer is not None:
+            self._writer.begin(now_ns())
         if self._file is not None:
             self._file.set_format(fmt)
         else:
@@ -370,8 +389,10 @@ class Listener:
         return self._wire.keepalive.clock.offset_ns(now, pace.media.rate if pace.locked else 0.0)
 
     def _close_output(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._writer is not None:
+            self._writer.close(now_ns())
+        elif self._file is not None:
+            cast(PacketOutput, self._file).close()
         elif self._clocked is not None and self._playout is not None:
             self._clocked.stop()
 
