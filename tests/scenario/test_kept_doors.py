@@ -10,6 +10,7 @@ from msgspec import to_builtins
 
 from millrace.control.keptdoors import CONFIG
 from millrace.daemon.app import Daemon
+from millrace.errors import GraphError
 from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import parse_door, parse_places
 from millrace.guest.machines.attached import AttachedMachine
@@ -121,3 +122,22 @@ def test_door_of_the_configuration_is_not_stored_as_well(tmp_path: Path) -> None
         assert not daemon.worker.store.guest("alice").doors
 
     running(tmp_path, attach, **listed)
+
+
+def test_machine_of_another_guest_is_attached_only_if_that_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = parse_door("vnc://127.0.0.1:9")
+    guests = (GuestConfig("alice", doors=(listed,)), GuestConfig("bob"), GuestConfig("carol", doors=(listed,)))
+
+    async def attach(daemon: Daemon) -> None:
+        with pytest.raises(GraphError, match=r"is attached to another guest.*with --also") as refused:
+            await ask(daemon, "attach", guest="bob", door="vnc://127.0.0.1:9")
+        assert "alice" not in str(refused.value) and "carol" not in str(refused.value)
+        await ask(daemon, "attach", guest="bob", door="vnc://127.0.0.1:10")
+        assert (await ask(daemon, "attach", guest="bob", door="vnc://127.0.0.1:9", also=True))["id"]
+        assert len(list(daemon.worker.guest("bob").machines)) == 2
+
+    running(tmp_path, attach, guests=guests)
+    assert "carol: vnc://127.0.0.1:9 is attached to another guest too" in caplog.text
+    assert caplog.text.count("another guest too") == 1

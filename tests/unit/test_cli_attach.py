@@ -57,6 +57,16 @@ def test_attach_once_is_told_to_the_daemon(daemon: Daemon, naps: list[float]) ->
     assert told == [True] * 4
 
 
+def test_attaching_to_a_second_guest_is_asked_for(daemon: Daemon, naps: list[float]) -> None:
+    daemon.answers["POST /api/v1/guests/vm%20a/doors"] = door("waiting")
+    daemon.answers["GET /api/v1/state"] = doors(*[door("attached")] * 2)
+    said("attach", "x11", ":1", "--guest", "vm a", "--also")
+    said("attach", "x11", ":1", "--guest", "vm a")
+    assert [body for _, body in daemon.asked if body and "door" in body] == [
+        {"door": "x11::1", "also": True}, {"door": "x11::1"},
+    ]  # fmt: skip
+
+
 def test_attach_prints_why_machine_is_not_attached_and_retries(daemon: Daemon, naps: list[float]) -> None:
     daemon.answers["POST /api/v1/guests/vm%20a/doors"] = door("waiting")
     daemon.answers["GET /api/v1/state"] = doors(door("waiting", error="no such file"))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from millrace.cli import api, grants, latency, ls, page, stages
+from millrace.cli import api, grants, latency, ls, page, stages, token
 from millrace.cli.columns import cells
 from millrace.cli.look import picture
 from millrace.errors import ConfigError, GraphError
@@ -344,3 +346,41 @@ def test_page_command_prints_a_new_link(daemon: Daemon, capsys: pytest.CaptureFi
     page.page()
     assert capsys.readouterr().out == "http://127.0.0.1:8642/#in=x\n"
     assert daemon.asked == [("POST /api/v1/page-links", None)]
+
+
+# -- one guest, and secrets in files ---------------------------------------------------------------
+
+
+def test_ls_and_top_show_one_guest_if_asked(daemon: Daemon) -> None:
+    state: dict[str, Any] = {"guests": []}
+    daemon.answers |= {f"GET /api/v1/{what}": state if what == "state" else [] for what in ("state", "incidents")}
+    daemon.answers |= {f"{path}?guest=a+b": answer for path, answer in list(daemon.answers.items())}
+    said("ls")
+    said("ls", "a b")
+    said("top", "--once")
+    said("top", "--once", "--guest", "a b")
+    assert [path for path, _ in daemon.asked] == [
+        "GET /api/v1/state", "GET /api/v1/state?guest=a+b",
+        "GET /api/v1/state", "GET /api/v1/incidents", "GET /api/v1/state?guest=a+b", "GET /api/v1/incidents?guest=a+b",
+    ]  # fmt: skip
+
+
+def test_secret_goes_to_a_file_that_nobody_else_can_read(daemon: Daemon, tmp_path: Path) -> None:
+    made = {"id": "token/3", "may": ["hear"], "guests": ["a"], "expires": None, "token": "mr_first"}
+    daemon.answers |= {"POST /api/v1/tokens": made, "POST /api/v1/tokens/3/rotate": {"token": "mr_second"}}
+    path, created = tmp_path / "a.token", list[int]()
+    before = os.umask(0)
+    try:
+        assert "mr_first" not in said("token", "new", "--to", str(path))
+        created.append(path.stat().st_mode & 0o777)
+        assert path.read_text() == "mr_first\n"
+        path.chmod(0o644)
+        assert "mr_second" not in said("token", "rotate", "token/3", "--to", str(path))
+        created.append(path.stat().st_mode & 0o777)
+    finally:
+        os.umask(before)
+    assert created == [0o600, 0o600] and path.read_text() == "mr_second\n"
+    asked = len(daemon.asked)
+    with pytest.raises(ConfigError, match="is there already; --overwrite replaces it"):
+        token.new(to=path)
+    assert len(daemon.asked) == asked, "no token that nobody has seen"

@@ -36,14 +36,22 @@ _CA = Annotated[
 _JSON = Annotated[bool, typer.Option("--json", help="Print the door as JSON.")]
 _ONCE = Annotated[bool, typer.Option("--once", help="Don't attach it again when the daemon is restarted.")]
 
+_ALSO = Annotated[
+    bool, typer.Option("--also", help="Even if another guest has it attached: both see it and type into it.")
+]
 
-def _attach(guest: str, body: dict[str, Any], once: bool, as_json: bool) -> None:
+
+def _attach(guest: str, body: dict[str, Any], once: bool, also: bool, as_json: bool) -> None:
     """Attach the door, then wait a few seconds for the machine to answer, and print its state."""
     import time
 
     from millrace.cli.api import call, path_of
 
-    door = call("POST", path_of("guests", guest, "doors"), body | ({"once": True} if once else {}))
+    door = call(
+        "POST",
+        path_of("guests", guest, "doors"),
+        body | {name: True for name, wanted in (("once", once), ("also", also)) if wanted},
+    )
     for _ in range(round(WAIT_S / LOOK_S)):
         time.sleep(LOOK_S)
         door = next((d for d in _doors(guest) if d["id"] == door["id"]), door)
@@ -83,6 +91,7 @@ def qemu(
     vm: Annotated[str, typer.Option(help="Name or UUID of the machine, if several share the bus.")] = "",
     guest: _GUEST = "default",
     once: _ONCE = False,
+    also: _ALSO = False,
     as_json: _JSON = False,
 ) -> None:
     """Attach QEMU by D-Bus: screens, every sound card, microphone.
@@ -110,7 +119,7 @@ def qemu(
     if p2p is not None:
         _show(_given_descriptor(guest, p2p), as_json)
         return
-    _attach(guest, {"door": f"qmp:{qmp.absolute()}" if qmp else f"dbus:{dbus}", "vm": vm}, once, as_json)
+    _attach(guest, {"door": f"qmp:{qmp.absolute()}" if qmp else f"dbus:{dbus}", "vm": vm}, once, also, as_json)
 
 
 def _given_descriptor(guest: str, fd: int) -> dict[str, Any]:
@@ -159,6 +168,7 @@ def spice(
     ca_file: _CA = None,
     guest: _GUEST = "default",
     once: _ONCE = False,
+    also: _ALSO = False,
     as_json: _JSON = False,
 ) -> None:
     """Attach a machine by SPICE: screen, sound, microphone.
@@ -171,7 +181,7 @@ def spice(
 
       millrace attach spice vmhost:5931 --tls --ca-file ca.pem --guest win11
     """
-    _attach(guest, _network("spice", address, tls, password_file, ca_file), once, as_json)
+    _attach(guest, _network("spice", address, tls, password_file, ca_file), once, also, as_json)
 
 
 @app.command("vnc")
@@ -182,6 +192,7 @@ def vnc(
     ca_file: _CA = None,
     guest: _GUEST = "default",
     once: _ONCE = False,
+    also: _ALSO = False,
     as_json: _JSON = False,
 ) -> None:
     """Attach a desktop by VNC: its screen; from QEMU also sound.
@@ -201,7 +212,7 @@ def vnc(
     \b
       millrace attach vnc localhost:5902    # TigerVNC, x11vnc, …
     """
-    _attach(guest, _network("vnc", address, tls, password_file, ca_file), once, as_json)
+    _attach(guest, _network("vnc", address, tls, password_file, ca_file), once, also, as_json)
 
 
 @app.command("x11")
@@ -212,6 +223,7 @@ def x11(
     ] = None,
     guest: _GUEST = "default",
     once: _ONCE = False,
+    also: _ALSO = False,
     as_json: _JSON = False,
 ) -> None:
     """Attach an X display: a desktop without a virtual machine.
@@ -227,7 +239,7 @@ def x11(
       # Xvfb :1 -screen 0 1920x1080x24
     """
     body = {"door": f"x11:{display}"}
-    _attach(guest, body | ({"password_file": str(auth_file.absolute())} if auth_file else {}), once, as_json)
+    _attach(guest, body | ({"password_file": str(auth_file.absolute())} if auth_file else {}), once, also, as_json)
 
 
 def _network(scheme: str, address: str, tls: bool, password: Path | None, ca: Path | None) -> dict[str, Any]:

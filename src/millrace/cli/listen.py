@@ -71,9 +71,7 @@ def listen(
     settings: _Settings = None,
     sink: Annotated[str | None, typer.Option(help="Listen to this sink instead of the guest's default.")] = None,
     name: Annotated[str, typer.Option(help="Name of this listener in `millrace ls`.")] = "",
-    seconds: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Stop this long after joining: 90, 30m, 8h.")
-    ] = None,
+    seconds: Annotated[str | None, typer.Option(metavar="DURATION", help="Stop this long after joining: 30m.")] = None,
     token_file: _TokenFile = None,
     ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Trust this CA certificate (PEM).")] = None,
     cert: _Cert = None,

@@ -27,6 +27,7 @@ INCIDENTS = 5
 def top(
     every: Annotated[float, decimal("--every", 0.1, 3600, "Seconds between updates.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="Print once and exit, for scripts and pipes.")] = False,
+    guest: Annotated[str | None, typer.Option(help="Only this guest.")] = None,
 ) -> None:
     """Watch levels, latency, drift, faults and incidents live.
 
@@ -40,12 +41,13 @@ def top(
     from rich.live import Live
     from rich.text import Text
 
-    from millrace.cli.api import call
+    from millrace.cli.api import call, query_of
 
     console = screen()
 
     def look() -> Text:
-        state, incidents = call("GET", "/api/v1/state"), call("GET", "/api/v1/incidents")
+        paths = (query_of(f"/api/v1/{what}", guest=guest) for what in ("state", "incidents"))
+        state, incidents = map(call, ("GET", "GET"), paths)
         height = console.height - 1 if console.is_terminal and not once else None
         lines = picture(state, incidents[-INCIDENTS:], console.width if console.is_terminal else None, height)
         return Text("\n").join(lines)

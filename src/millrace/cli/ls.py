@@ -12,25 +12,30 @@ from millrace.cli.console import show_json
 from millrace.text import counted, quoted
 
 
-def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def ls(
+    guest: Annotated[str | None, typer.Argument(metavar="GUEST", help="Only this guest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """Show guests, sinks, streams, listeners, screens and viewers.
 
     Examples:
 
       millrace ls
 
+      millrace ls alice
+
       millrace ls --json | jq '.guests[].listeners[].latency_ms'
 
       millrace ls --json | jq '.guests[].viewers[].ledger_ms'
     """
-    from millrace.cli.api import call
+    from millrace.cli.api import call, query_of
 
-    state = call("GET", "/api/v1/state")
+    state = call("GET", query_of("/api/v1/state", guest=guest))
     if as_json:
         show_json(state)
         return
-    for guest in state["guests"]:
-        _guest(guest)
+    for one in state["guests"]:
+        _guest(one)
     if state.get("trouble"):
         say_folded(f"changes can't be saved: {state['trouble']}", 4)
     if state.get("requests"):

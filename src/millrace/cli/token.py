@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,9 @@ import typer
 from millrace.cli.columns import table, terminal_width
 from millrace.cli.console import say, say_lines, show_json, warn
 from millrace.cli.group import App
+from millrace.cli.outputfile import OVERWRITE, demand_new
 from millrace.errors import OutputLost
+from millrace.io.files import write_whole
 from millrace.text import printable
 
 app = App(
@@ -22,6 +25,9 @@ app = App(
 HEADS = ("token", "name", "until", "in", "may")
 CALENDAR_END_S = 253_402_300_799
 """The last second of the year 9999."""
+_TO = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write it to this file, which nobody else can read (mode 0600).")
+]
 _TOKEN = Annotated[str, typer.Argument(help="token/N as `millrace token list` shows it.")]
 
 
@@ -38,6 +44,8 @@ def new(
     ] = None,
     expires: Annotated[str, typer.Option(metavar="DURATION", help="30m, 8h, 7d, or never.")] = "30d",
     name: Annotated[str, typer.Option(help="A name that says what it is for.")] = "",
+    to: _TO = None,
+    overwrite: OVERWRITE = False,
 ) -> None:
     """Make a token and print it. It is shown this once; only a hash of it is kept.
 
@@ -47,18 +55,18 @@ def new(
 
     Examples:
 
-    \b
-      umask 077     # so that nobody else can read the file
-      millrace token new --guest alice --may hear,speak > alice.token
+      millrace token new --guest alice --may hear,speak --to alice.token
 
       millrace listen wss://server:8642/alice --token-file alice.token
     """
     from millrace.cli.api import call, path_of
 
+    if to is not None:
+        demand_new(str(to), overwrite)
     made = call("POST", "/api/v1/tokens", {"may": may, "guests": guest or [], "expires": expires, "name": name})
     warn(f"{made['id']}: {', '.join(made['may'])} in {_guests(made)}, expires {_when(made['expires'])}")
     try:
-        say(made["token"])
+        _hand_over(made["token"], to)
     except OutputLost as error:
         # A valid token that nobody has seen must not remain.
         call("DELETE", path_of("tokens", made["id"].removeprefix("token/")))
@@ -81,18 +89,18 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
 
 
 @app.command("rotate")
-def rotate(token: _TOKEN) -> None:
+def rotate(token: _TOKEN, to: _TO = None) -> None:
     """Replace a token's secret and print the new one.
 
-    Connections in use stay open. The old secret is no longer valid.
+    Connections in use stay open. The old secret is no longer valid. With --to, the file is replaced.
 
-    Example: millrace token rotate token/3 > alice.token
+    Example: millrace token rotate token/3 --to alice.token
     """
     from millrace.cli.api import call, path_of
 
     secret = call("POST", path_of("tokens", token.removeprefix("token/"), "rotate"))["token"]
     try:
-        say(secret)
+        _hand_over(secret, to)
     except OutputLost as error:
         raise OutputLost(f"{error}; the old secret is no longer valid: free some disk space and rotate again") from None
 
@@ -103,6 +111,14 @@ def revoke(token: _TOKEN) -> None:
     from millrace.cli.api import call, path_of
 
     call("DELETE", path_of("tokens", token.removeprefix("token/")))
+
+
+def _hand_over(secret: str, to: Path | None) -> None:
+    """Print the secret, or write it to a file that nobody else can read at any time."""
+    if to is None:
+        say(secret)
+    else:
+        write_whole(to, f"{secret}\n".encode(), 0o600)
 
 
 def _row(token: dict[str, Any]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from millrace.control.store import StoredDoor
@@ -25,12 +25,21 @@ CONFIG, STATE = "configuration", "state"
 class KeptDoors:
     """Attaches and detaches machines for commands. Those that do so have the turn of the store."""
 
-    def __init__(self, keeper: StoreWriter, attach: Callable[[Guest, DoorSpec], AttachedMachine]) -> None:
-        self._keeper, self._attach = keeper, attach
+    def __init__(
+        self,
+        keeper: StoreWriter,
+        attach: Callable[[Guest, DoorSpec], AttachedMachine],
+        guests: Mapping[str, Guest],
+    ) -> None:
+        self._keeper, self._attach, self._guests = keeper, attach, guests
 
     def open_all(self, guest: Guest, stored: Iterable[StoredDoor]) -> None:
         """The guest starts: open its doors, those of the configuration first."""
         for spec in guest.config.doors:
+            if self.is_elsewhere(guest, spec):
+                log.warning(
+                    "guest %s: %s is attached to another guest too; both see it and type into it", guest.name, spec.text
+                )
             self._attach(guest, spec).keep(CONFIG)
         for row in stored:
             try:
@@ -39,6 +48,12 @@ class KeptDoors:
                     self._attach(guest, confined_spec(guest, spec) if row.confined else spec).keep(STATE)
             except MillraceError as error:
                 log.warning("guest %s: %s is not attached again: %s", guest.name, row.door, error)
+
+    def is_elsewhere(self, guest: Guest, spec: DoorSpec) -> bool:
+        """Whether another guest has a door to the same machine, attached or waiting."""
+        machines = (one for other in self._guests.values() if other is not guest for one in other.machines)
+        specs = (one.spec for one in machines if isinstance(one, AttachedMachine))
+        return spec.connection is None and any(_place(one) == _place(spec) for one in specs)
 
     async def attach(self, guest: Guest, spec: DoorSpec, is_confined: bool, once: bool) -> Machine:
         """Attach a machine; unless `once`, also after a restart. Nothing is attached if that can't be saved."""
@@ -85,6 +100,10 @@ class KeptDoors:
 def confined_spec(guest: Guest, spec: DoorSpec) -> DoorSpec:
     """The spec as an admin of only this guest may attach it; RightsError if it is not listed for the guest."""
     return confined(spec, guest.config.attach, guest.name)
+
+
+def _place(spec: DoorSpec) -> tuple[str, str, str, int, str]:
+    return spec.kind, spec.address, spec.host, spec.port, spec.vm
 
 
 def _listed(guest: Guest, spec: DoorSpec) -> bool:

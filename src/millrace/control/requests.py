@@ -66,7 +66,8 @@ class OfGuest(Arguments):
 class Attach(Arguments):
     """Attach a machine to a guest.
 
-    It is attached again when the daemon starts, unless `once`, or it was given a password instead of a file.
+    It is attached again when the daemon starts, unless `once`, or it was given a password instead of a file. One that
+    is attached to another guest is refused, unless `also`: both guests would see it and type into it.
     """
 
     guest: str
@@ -76,6 +77,7 @@ class Attach(Arguments):
     password_file: str | None = None
     ca_file: str | None = None
     once: bool = False
+    also: bool = False
 
 
 class Detach(Arguments):

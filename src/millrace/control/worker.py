@@ -98,7 +98,7 @@ class Worker:
         self._cycles = TimerRunner(observer=self.diagnosis)
         self._memories: dict[str, Memory] = {}
         self.budgets, self.turns = Budgets(self.guests), PrincipalTurns(self.guests, self.report)
-        self.doors = KeptDoors(self.keeper, self.attach)
+        self.doors = KeptDoors(self.keeper, self.attach, self.guests)
         self.claims = Claims()
         self.ducking = Ducking(lambda: (guest.graph for guest in self.guests.values()))
         self.sessions: dict[Session, None] = {}

@@ -25,8 +25,11 @@ def read_secret(path: Path, what: str) -> str:
 # Written beside the file and renamed, so a crash leaves the old contents. Nothing is flushed to the disk: that would
 # take as long as the disk does, and only a power cut makes a difference. The name beside is random, so two writers
 # don't share it, and is cut because a name of 255 bytes may be in use already.
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace the contents of `path` by `data`. On failure, raises OutputLost and leaves an existing file as it was."""
+def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Replace the contents of `path` by `data`. On failure, raises OutputLost and leaves an existing file as it was.
+
+    With `mode` the file has that from its beginning on, otherwise that of the file before.
+    """
     try:
         if path.exists() and not path.is_file():
             # A device or a pipe: it has no contents to preserve, and must not be replaced by a file.
@@ -36,7 +39,7 @@ def write_whole(path: Path, data: bytes) -> None:
         target = Path(os.path.realpath(path))
         beside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}")
         try:
-            _create(beside, _mode_of(target), data)
+            _create(beside, _mode_of(target) if mode is None else mode, data)
             os.replace(beside, target)
         finally:
             beside.unlink(missing_ok=True)
