@@ -141,8 +141,7 @@ async def stopped(daemon: Daemon, one: AttachedMachine, person: Person) -> None:
 
 
 # A session over SPICE that is aborted in this process is taken for one that another viewer has displaced, and waits.
-# With Xvnc, xev is told of what a viewer releases only when the connection ends: why is not known.
-LEFT_OUT = {("QEMU over SPICE", killed), ("Xvnc", viewer_killed), ("Xvnc", rights_ended)}
+LEFT_OUT = {("QEMU over SPICE", killed)}
 CASES = [
     (kind, ends)
     for kind in ("x11", "Xvnc", "x11vnc", *QEMUS)

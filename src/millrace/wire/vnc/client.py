@@ -89,6 +89,8 @@ class VncClient(VncLogin):
         """The next one asked for must be whole."""
         self._let_in = False
         self._keyboard = Keyboard()
+        self._codeless: set[int] = set()
+        """Keys that are down by their keysyms alone, as the server did not take codes then."""
         self._at, self._buttons = Point(0, 0), 0
         self.cut = CutText(self.work)
         self.giving = ClipGiving()
@@ -321,11 +323,13 @@ class VncClient(VncLogin):
         for stroke in self._keyboard.strokes(code, down, meaning, self._screen.leds):
             if stroke.keysym == CAPS_LOCK and self._hides_locks:
                 continue
-            # TigerVNC ignores one without a code.
-            if self._screen.extended_keys and stroke.code:
+            # TigerVNC ignores one without a code. And it releases a key only as it was pressed, which may have been
+            # before it told that it takes codes.
+            if self._screen.extended_keys and stroke.code and stroke.code not in self._codeless:
                 self._out += messages.extended_key_event(*stroke)
             elif stroke.keysym:
                 self._out += messages.key_event(stroke.keysym, stroke.down)
+                (self._codeless.add if stroke.down else self._codeless.discard)(stroke.code)
 
     # It would make capitals of the letters that it is told, which are capitals already (x11vnc).
     @property
