@@ -40,7 +40,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ("client", "too much"): "the application wrote more than its buffer holds",
     ("recorder", "does not read"): "the application is recording but does not read the sound",
     ("machine", "late"): "the virtual machine delivered too little: paused, overloaded, or slower than real time",
-    ("machine", "lost"): "the connection to the virtual machine ended",
+    ("machine", "lost"): "the connection to the machine or display ended",
     (
         "machine",
         "displaced",

@@ -91,6 +91,8 @@ def test_cork_flush_and_levels(tmp_path: Path) -> None:
             assert node.mute and abs(node.gains[0] - 0.5012) < 1e-3
             with pytest.raises(ConfigError, match="volume"):
                 await stream.level(volume="loud")
+            with pytest.raises(ConfigError, match="an array of floats, or bytes, is expected, not list"):
+                await stream.write([0.0, 0.0])
             await stream.cork(False)
             await stream.write(noise(20_000))
             await eventually(lambda: node.active)

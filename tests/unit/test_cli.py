@@ -130,6 +130,7 @@ def test_top_keeps_incidents_visible() -> None:
     said |= {"count": 1, "text": "the application wrote late", "evidence": {"late_ms": 12.5}}
     lines = [line.plain for line in picture({"guests": [guest]}, [said] * 5, 80, 24)]
     assert len(lines) == 24 and all(cells(line) <= 80 for line in lines)
+    assert "quantum 20 ms" in lines[1]
     assert "100.0 ms" in next(line for line in lines if "stream/0" in line)
     assert lines[-1].endswith("12.5 ms]") and any("more lines; `millrace ls`" in line for line in lines)
     assert len(picture({"guests": [guest]}, [said] * 5, None, None)) == 302 + 5

@@ -369,3 +369,15 @@ def test_pending_disk_write_delays_only_its_requester(tmp_path: Path) -> None:
         assert not hall.worker.keeper._own, "finished requesters are forgotten"
 
     with_guests(tmp_path, test)
+
+
+def test_rule_that_matches_no_program_is_refused(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        rule = {"guest": "alice", "what": "camera", "allow": False}
+        with pytest.raises(ConfigError, match="'nope/x' matches no program: give its absolute path, or its bare name"):
+            await hall.ask("grant", program="nope/x", **rule)
+        for program in ("/opt/x/tool", "firefox", "flatpak:org.x/stable"):
+            await hall.ask("grant", program=program, **rule)
+        assert len(await hall.ask("grants")) == 3
+
+    with_guests(tmp_path, test)

@@ -86,7 +86,7 @@ def picture(
 
 
 def _rows(guest: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    yield f"guest {guest['name']}", "", guest["state"], "", f"{guest['quantum_ms']:g} ms", "", "", _late(guest)
+    yield f"guest {guest['name']}", f"quantum {guest['quantum_ms']:g} ms", guest["state"], "", "", "", "", _late(guest)
     used = in_use(guest)
     for sink in (*guest["sinks"], *guest["sources"]):
         if sink["state"] == "running" and sink["id"] in used:

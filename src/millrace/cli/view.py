@@ -186,6 +186,8 @@ async def _view(plan: _Plan) -> dict[str, Any]:
     viewer = Viewer(plan.url, shown.face, plan.options, listener)
     if not plan.quiet:
         viewer.on_event = lambda kind, text: warn(f"{kind}: {text}") if kind != "ended" else None
+        if shown.recording is not None:
+            shown.recording.on_file = lambda path: warn(f"file: {path}")
     on_stop(interrupt)
     shown.open(viewer)
     try:
@@ -207,7 +209,8 @@ def _judge(plan: _Plan, shown: Shown, viewer: Viewer, interrupted: bool) -> None
     if not plan.quiet and (got or not plan.records):
         median = viewer.figures.as_dict()["skew_ms"]
         skew = f", picture {median['p50']:+.0f} ms after its sound" if median else ""
-        warn(f"{counted(got, 'picture')} to {plan.to}{skew}")
+        files = [str(path) for path in shown.recording.files] if shown.recording is not None else [plan.to]
+        warn(f"{counted(got, 'picture')} to {', '.join(files)}{skew}")
     if viewer.ended and not (plan.kind == "png" and got):
         raise PeerLost(f"the daemon has ended this viewer: {viewer.ended}")
     if got or (interrupted and not plan.records):

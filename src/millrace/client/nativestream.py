@@ -168,6 +168,8 @@ class Playing(NativeStream):
     def _bytes(self, samples: NDArray[Any] | bytes) -> bytes:
         if isinstance(samples, bytes | bytearray | memoryview):
             return bytes(samples)
+        if not isinstance(samples, np.ndarray):
+            raise ConfigError(f"an array of floats, or bytes, is expected, not {type(samples).__name__}")
         if samples.ndim == 1 and self.channels == 1:
             samples = samples[:, None]
         if samples.ndim != 2 or samples.shape[1] != self.channels:

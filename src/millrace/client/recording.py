@@ -134,7 +134,9 @@ class Recording(Unseen):
         self._timer: asyncio.TimerHandle | None = None
         self._failed = False
         self.files: list[Path] = []
-        """The files so far: a new one for each size of the screen."""
+        """The files so far: a new one for each size of the screen, and after each restart of the daemon."""
+        self.on_file: Callable[[Path], None] = lambda path: None
+        """Called with each file as it begins, in a thread."""
 
     # -- see `Face` ------------------------------------------------------------------------------
 
@@ -220,6 +222,7 @@ class Recording(Unseen):
             height, width = picture.shape[:2]
             self._file = _File(self._next_path(), width, height, self._sound, at_ms)
             self.files.append(self._file.path)
+            self.on_file(self._file.path)
         self._file.picture(picture, at_ms)
         self._last = picture
 

@@ -311,6 +311,9 @@ class Commands:
         verdict = None if args.allow is None else parse_verdict(args.allow)
         if len(args.program) > PROGRAM_MAX:
             raise ConfigError(f"program: {PROGRAM_MAX} characters at most")
+        before, slash, _ = args.program.partition("/")
+        if slash and before and ":" not in before:
+            raise ConfigError(f"{quoted(args.program)} matches no program: give its absolute path, or its bare name")
         await self._worker.grant(guest, parse_permission(args.what), args.program or ANY, verdict)
         return OK
 

@@ -159,7 +159,7 @@ def display_path(text: str) -> str:
         return text
     number = text.removeprefix("unix").removeprefix(":").removesuffix(".0")
     if not re.fullmatch(r"[0-9]{1,5}", number) or ":" not in text:
-        raise ConfigError(f"X display {quoted(text)}: write :1 or the path of its socket; others are out of reach")
+        raise ConfigError(f"X display {quoted(text)}: write :1, or the path of a socket on this host")
     return f"/tmp/.X11-unix/X{int(number)}"
 
 
