@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
+from millrace.guest.machines.address import DoorSpec
 from millrace.pixels.blockcode import read
 from millrace.rights.model import parse_rights
 from millrace.server.http.origins import parse_addresses
@@ -41,6 +42,8 @@ globalThis.begin = (options) => {{
 }};
 globalThis.ready = true;
 </script>"""
+REPEATED = "told.filter((one, at) => at && JSON.stringify(one) === JSON.stringify(told[at - 1])).length"
+"""How many events said the same as the one before."""
 STATES = "told.filter(([name]) => name === 'state').map(([, one]) => one.state)"
 
 
@@ -165,13 +168,41 @@ def test_desktop_ends_with_its_token_and_says_why(chromium: Chromium, tmp_path: 
     async def main() -> None:
         async with embedding(chromium, tmp_path) as (page, daemon, _, _):
             await page.run(f"begin({{ token: {await secret_of(daemon, 'hear')!r} }})")
-            await page.until("desk.state === 'ended' && desk.why.includes('may not watch')")
+            await page.until("desk.state === 'ended' && desk.why.includes('may not watch') && desk.code === 'rights'")
             await page.run("desk.close()")
             await page.run(f"begin({{ token: {await secret_of(daemon, 'watch')!r} }})")
             await page.until("desk.state === 'on'")
             token = max(daemon.worker.access.tokens, key=lambda one: one.id)
             await daemon.worker.access.revoke(token.id)
-            await page.until("desk.state === 'ended' && desk.why.includes('revoked')")
+            await page.until("desk.state === 'ended' && desk.why.includes('revoked') && desk.code === 'token'")
+            await page.run("desk.close()")
+            await page.run("begin({ token: 'mr_wrong' })")
+            await page.until("desk.state === 'ended' && desk.code === 'token'")
+            assert not await page.run(REPEATED)
+
+
+def test_desktop_tells_what_its_machine_and_the_daemon_do_and_each_once(chromium: Chromium, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with embedding(chromium, tmp_path) as (page, daemon, _, portal):
+            _, secret = await daemon.worker.access.new("all", parse_rights("watch"), ["*"], 0)
+            await page.run(f"begin({{ token: {secret!r}, url: {portal.daemon + '/nobody'!r} }})")
+            await page.until("desk.state === 'ended' && desk.code === 'guest'")
+            await page.run("desk.close()")
+            await page.run(f"begin({{ token: {secret!r}, url: {portal.daemon + '/spare'!r} }})")
+            await page.until("desk.code === 'screen'")
+            daemon.worker.attach(daemon.worker.guest("spare"), DoorSpec("x11", str(tmp_path / "X9")))
+            await page.until("desk.code === 'machine' && desk.why.includes('X9')")
+            await page.run("desk.close()")
+            await page.run(f"begin({{ token: {secret!r} }})")
+            await page.until("desk.state === 'on' && desk.code === ''")
+            await daemon.stop()
+            await page.until("desk.state === 'lost' && desk.code === 'daemon' && desk.why.includes('does not answer')")
+            before = await page.run("told.length")
+            await asyncio.sleep(2.5)
+            assert await page.run("told.length") == before, "nothing has changed"
+            assert not await page.run(REPEATED)
+
+    asyncio.run(main())
 
     asyncio.run(main())
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 
 import pytest
 
+from tests.real.pages import shot
 from tests.real.screenpages import HEIGHT, STATE, WIDTH, begin, in_chromium
 
 from .browser import Chromium, Page
@@ -192,5 +194,56 @@ def test_size_that_was_asked_of_one_guest_is_not_asked_of_the_next(chromium: Chr
         await page.run(f"{scale}.value = 'guest'")
         await page.run("millrace.viewer.choose('other', [])")
         assert await page.run(f"{scale}.value") == "fit"
+
+    in_chromium(chromium, test)
+
+
+def test_size_that_the_guest_does_not_take_is_said_and_so_is_what_resizing_needs(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT))
+        scale, facts = "document.querySelector('#screen-scale')", "document.querySelector('#screen-facts').textContent"
+        chosen = f"({scale}.value = 'guest', {scale}.dispatchEvent(new Event('change')))"
+        await page.run(chosen)
+        await page.until(f"{facts}.includes('take the keyboard')")
+        await server.tell("keyboard", mine=True, who="")
+        wish = await server.until("size")
+        await page.until(f"{facts}.includes('keeps its screen of {WIDTH} × {HEIGHT}')")
+        assert await page.run(f"{facts}.includes('{wish['width']} × {wish['height']}')")
+        # One that it takes is not remarked on.
+        await page.run("millrace.viewer.remark('')")
+        await page.run(chosen)
+        await server.until("size", 2)
+        await server.tell("mode", width=WIDTH + 8, height=HEIGHT, generation=2)
+        await server.whole(painted(WIDTH + 8, HEIGHT), generation=2)
+        await page.until(f"{facts}.startsWith('{WIDTH + 8}')")
+        await asyncio.sleep(4.5)
+        assert "keeps" not in await page.run(facts)
+
+    in_chromium(chromium, test)
+
+
+@pytest.mark.parametrize(("width", "height"), [(844, 390), (667, 375)])
+def test_phone_held_sideways_shows_the_desktop_and_its_controls_from_a_tab(
+    chromium: Chromium, width: int, height: int
+) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await page.size(width, height)
+        await begin(page, server, painted(1280, 800))
+        high = "document.querySelector('%s').getBoundingClientRect().height"
+        assert await page.run(high % "header") < 60
+        bottom = await page.run("document.querySelector('#stage').getBoundingClientRect().bottom")
+        assert bottom <= height and await page.run(high % "#stage") > 0.6 * height
+        tools = "document.querySelector('#screen-tools').getBoundingClientRect()"
+        frame = "document.querySelector('#screen-frame').getBoundingClientRect()"
+        assert await page.run(f"{tools}.bottom <= {frame}.top + 1"), "they are out of sight"
+        await shot(page, f"sideways-{width}")
+        await page.click("#screen-tab")
+        await page.until(f"{tools}.top >= {frame}.top - 1")
+        assert await page.run("getComputedStyle(document.querySelector('#screen-tools')).opacity") == "1"
+        await shot(page, f"sideways-tools-{width}")
+        await page.size(420, 800)
+        await page.until("!document.body.classList.contains('short')")
+        assert await page.run(high % "header") < 150
+        await shot(page, "upright")
 
     in_chromium(chromium, test)

@@ -13,7 +13,7 @@ from millrace.daemon.app import Daemon
 from millrace.guest.machines.address import DoorSpec
 from millrace.rights.model import parse_rights
 from millrace.symptoms import Symptom
-from tests.real.pages import Browser
+from tests.real.pages import Browser, shot
 from tests.real.screenpages import HEIGHT, SAYS, STATE, WIDTH, begin, in_chromium, shows
 
 from .browser import Chromium, Page
@@ -172,6 +172,22 @@ def test_door_that_finds_no_machine_is_said_on_the_wall_and_on_the_guests_page(
             assert "X9" in await page.run(f"{tile('spare', '.tile-says')}.textContent")
             assert "nobody" not in await page.run(f"{tile('lab')}.textContent")
             assert await page.run(f"{tile('lab', '.word')}.textContent") == "free"
+            # Another door of a guest whose desktop is there is a remark, and so is what a busy host does to it.
+            daemon.worker.attach(daemon.worker.guests["reception"], DoorSpec("x11", str(tmp_path / "X9")))
+            daemon.worker.report(Symptom("cycle", "overran", "reception", "", {}))
+            daemon.worker.report(Symptom("screen", "no reaction", "lab", "", {}))
+            await page.until(f"{tile('reception')}.textContent.includes('1 of 1 doors waits')")
+            await page.until(f"{tile('reception', '.mark')}.textContent === '1 around it'")
+            await page.until(f"{tile('lab', '.mark')}.textContent === '1 incident'")
+            assert "X9" in await page.run(f"{tile('reception', '.soft')}.title")
+            assert await page.run(f"{tile('reception', '.word')}.textContent") == "free"
+            await page.until(f"{NAMES}.join() === 'spare,lab,accounts,build-7,reception'")
+            red = [
+                await page.run(f"getComputedStyle({tile(name, '.mark')}).backgroundColor")
+                for name in ("lab", "reception")
+            ]
+            assert red[0] != red[1] == "rgba(0, 0, 0, 0)"
+            await shot(page, "wall-remarks")
             await page.size(1280, 300)
             await page.run("scrollTo(0, 400)")
             assert await page.run("scrollY") > 100

@@ -255,7 +255,8 @@ class Viewer:
         self.watching, self.lost = watching, None
         self.connections += 1
         if watching.screen is None:
-            self._old(f"guest {watching.guest} has no screen; attach one: `millrace attach --help`")
+            why = f": {printable(watching.why, 1000)}" if watching.why else "; attach one: `millrace attach --help`"
+            self._old(f"guest {watching.guest} has no screen{why}")
             if not self.options.wait_for_screen:
                 raise GraphError(self.trouble)
         if self._sound.number != self._paired:

@@ -293,12 +293,13 @@ class ViewerSession:
 
     def see(self, listed: Listed | None) -> None:
         """Tell it which screen it sees from now on."""
-        self.listed = listed
-        key, label = (listed.key, listed.label) if listed else (None, "")
+        self.listed, self._in_force = listed, self.settings
+        key, label, why = (listed.key, listed.label, "") if listed else (None, "", self.viewers.absence)
         self._like = (listed.door, label) if listed else self._like
-        self._in_force = self.settings
-        told, may, clip = self.settings.as_dict(), self.may_type, self.clip.allowed
-        self.send(Watching(self.id, self.guest.name, key, label, told, may, clip, buttons=BUTTONS, name=self.name))
+        self.send(Watching(
+            self.id, self.guest.name, key, label, self.settings.as_dict(), self.may_type, self.clip.allowed,
+            buttons=BUTTONS, name=self.name, why=why,
+        ))  # fmt: skip
         self.tell_clip()
 
     def accepts(self, listed: Listed) -> bool:

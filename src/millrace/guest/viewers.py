@@ -20,6 +20,7 @@ from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturecounts import PictureCounts
 from millrace.outlets.picturetimes import StageTotals
 from millrace.rights.model import Right
+from millrace.text import printable
 from millrace.units import HostNs
 from millrace.wire.peer.pictures import ScreenNamed
 
@@ -28,6 +29,8 @@ log = logging.getLogger("millrace.guest")
 VIEWERS_MAX = 256
 """Connections of viewers, those that have not said yet what they want among them."""
 NAMED_MAX = 64
+ABSENCE_MAX = 1000
+"""Most characters of what the doors say of a guest without a screen."""
 """Screens of a list."""
 
 
@@ -220,6 +223,13 @@ class Viewers:
         session.tell_keyboard(self._holder)
         session.tell_relative()
         session.tell_clip()
+
+    @property
+    def absence(self) -> str:
+        """Why the guest has no screen, as its machines say; empty if none of them waits for anything."""
+        waiting = (machine.view() for machine in self.guest.machines)
+        said = "; ".join(f"{one.door}: {one.error or one.state}" for one in waiting if one.state != "attached")
+        return printable(said, ABSENCE_MAX)
 
     def _why(self, listed: Listed) -> str:
         """Why a screen is gone, as its machine says."""

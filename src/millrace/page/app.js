@@ -5,9 +5,9 @@ import { incident, listener } from "./lines.js";
 import { Listener } from "./listen.js";
 import { plain } from "./messages.js";
 import { Objects, WATCHED } from "./objects.js";
-import { lacking, rightsLists } from "./rights.js";
+import { REFUSALS, lacking, rightsLists } from "./rights.js";
 import { at, headers, keep, kept, protocols, socketUrl, watch } from "./session.js";
-import { absence } from "./standing.js";
+import { absence, tabTitle } from "./standing.js";
 import { Viewer } from "./viewer.js";
 import { viewerList } from "./viewers.js";
 import { Wall } from "./wall.js";
@@ -55,6 +55,16 @@ function shut(on) {
   document.body.classList.toggle("locked", on);
 }
 
+let away = "";
+/** Whether the daemon is gone: what is shown of it is old. */
+function lose(gone) {
+  away = gone ? away || new Date().toLocaleTimeString() : "";
+  document.body.classList.toggle("away", gone);
+  wall.lose(away);
+  entitle();
+}
+const entitle = () => { document.title = locked ? tabTitle("Sign in", "", "") : onWall() ? tabTitle("All guests", "", away) : tabTitle(chosen, viewer.state, away); };
+
 /** This browser has no valid credential: show the sign-in form, and make no requests until somebody signs in. */
 function lock(text) {
   locked = true;
@@ -64,17 +74,13 @@ function lock(text) {
   if (player) { player.stop(); player = null; stopped("You are signed out."); }
   viewer.choose("", null);
   wall.stop();
+  lose(false);
 }
 
 /** Say why the sign-in form is shown again. */
 const because = (text, bad = false) => { $("why").textContent = text; $("why").className = bad ? "bad" : ""; };
 /** Say what is wrong with the token that was entered. */
 const wrong = (text) => { $("wrong").textContent = text; $("token").setAttribute("aria-invalid", String(Boolean(text))); };
-
-const REFUSALS = {
-  401: "The token is not valid: it was mistyped, has been revoked or has expired. Enter another one, or open a link.",
-  429: "Too many wrong tokens from this address. Wait a few seconds.",
-};
 
 /** Sign in with a token or a link's code. Returns "", or the reason for a refusal; `invalid` replaces that of a 401. */
 async function enter(secret, invalid = REFUSALS[401]) {
@@ -172,7 +178,7 @@ function follow() {
   if (locked) return;
   let lost = "the daemon answers, but the WebSocket that carries sound and changes does not open: a proxy must forward WebSockets; retrying";
   socket = new WebSocket(socketUrl(WATCHED), protocols());
-  socket.onopen = () => { lost = "the daemon does not answer; retrying"; say("connected"); measure(); };
+  socket.onopen = () => { lost = "the daemon does not answer; retrying"; lose(false); say("connected"); measure(); };
   socket.onmessage = ({ data }) => { objects.apply(JSON.parse(data)); soon(); };
   socket.onclose = ({ code, reason }) => { ended = code === ENDED ? plain(reason) : ""; if (!locked) again(ended ? `${ended}; reconnecting` : lost); };
 }
@@ -187,7 +193,8 @@ const begin = () => look().then(follow, (error) => locked ? trouble(error) : aga
 
 function again(text) {
   say(text, true);
-  setTimeout(() => look().then(follow, (error) => locked ? trouble(error) : again(text)), 1000);
+  lose(true);
+  setTimeout(begin, 1000);
 }
 
 // -- drawing ------------------------------------------------------------------------------------
@@ -233,6 +240,8 @@ function draw() {
   drawn = performance.now();
   const names = objects.names, select = $("guest");
   if (!chosen && names.length) {
+    // Of many guests none is meant.
+    if (names.length > FOLD && !location.hash) { history.replaceState(null, "", "#wall"); route(); return; }
     [chosen] = names;
     measure();
   }
@@ -241,6 +250,7 @@ function draw() {
   select.value = chosen;
   select.title = chosen;
   wall.turn(onWall());
+  entitle();
   drawMissing(names);
   if (onWall()) { wall.draw(objects, daemonNow()); return; }
   drawRights();
@@ -309,7 +319,7 @@ function levelled(node, one) {
 function drawScreen() {
   const screens = state.guests?.some((one) => one.screens) ? guest()?.screens ?? null : null;
   if (guest()) viewer.choose(chosen, screens, absence(guest().doors));
-  $("to-screen").hidden = !screens?.length;
+  $("to-screen").hidden = $("screen").hidden;
   const viewers = guest()?.viewers ?? [];
   $("viewers-box").hidden = !viewers.length;
   fill("viewers", ...viewerList(viewers, viewer.id, viewer.mayType ? () => viewer.hold(true) : null, Boolean(screens?.length)));
@@ -407,6 +417,7 @@ const screenOf = (name) => `${encodeURIComponent(name)}/screen`;
 const viewer = new Viewer({
   join: (name) => ({ url: socketUrl(screenOf(name)), protocols: protocols() }),
   probe: (name) => fetch(at(screenOf(name)), { headers: headers(kept()) }).then(({ status }) => status, () => 0),
+  told: (what) => { if (what === "state") entitle(); },
 });
 
 for (const id of ["listen", "screen-sound"]) $(id).addEventListener("click", toggle);

@@ -28,6 +28,28 @@ export interface Settings {
   tools?: boolean;
 }
 
+/** Why it is in its state. */
+export type Code =
+  | ""
+  /** The token is wrong, has expired or was revoked: fetch another. */
+  | "token"
+  /** The token may not watch the guest. */
+  | "rights"
+  /** There is no such guest, or the token may not see it. */
+  | "guest"
+  /** The daemon does not answer, or has ended the connection. */
+  | "daemon"
+  /** The guest's machine is not reached. */
+  | "machine"
+  /** Another viewer of the machine's own server has displaced Millrace. */
+  | "displaced"
+  /** The guest has no screen. */
+  | "screen"
+  /** The browser is too old. */
+  | "browser"
+  /** The daemon does not answer, or does not allow pages of this origin. */
+  | "origin";
+
 export interface Options {
   /** The daemon's address and the guest's name: "https://HOST:PORT/GUEST". */
   url: string;
@@ -39,7 +61,8 @@ export interface Options {
 }
 
 export interface MillraceEvents {
-  state: CustomEvent<{ state: State; why: string }>;
+  /** Told when one of them changes. */
+  state: CustomEvent<{ state: State; why: string; code: Code }>;
   size: CustomEvent<{ width: number; height: number }>;
   keyboard: CustomEvent<{ mine: boolean; who: string }>;
   sound: CustomEvent<{ plays: boolean; why: string }>;
@@ -54,6 +77,8 @@ export class Millrace extends EventTarget {
   readonly state: State;
   /** Why it is in that state, for people; "" if there is nothing to say. */
   readonly why: string;
+  /** The same for programs; "" if there is nothing to say. */
+  readonly code: Code;
   /** The size of the screen in pixels, null until it is known. */
   readonly size: { width: number; height: number } | null;
   /** Whether this frame has the guest's keyboard, and who has it otherwise; "" for nobody. */

@@ -15,6 +15,8 @@ const SETTINGS = {
 export class Millrace extends EventTarget {
   #token;
   #settings;
+  /** The newest of each event. */
+  #said = {};
   #heard = (event) => this.#told(event);
 
   constructor({ url, token, element, settings = {} }) {
@@ -23,7 +25,7 @@ export class Millrace extends EventTarget {
     if (typeof token !== "string" || !token) throw new TypeError("Millrace: token must be a string");
     checked(settings);
     if (!(element instanceof Element)) throw new TypeError("Millrace: element must be an element of the page");
-    this.guest = guest; this.state = "connecting"; this.why = ""; this.size = null; this.keyboard = { mine: false, who: "" };
+    this.guest = guest; this.state = "connecting"; this.why = this.code = ""; this.size = null; this.keyboard = { mine: false, who: "" };
     this.#token = token; this.#settings = { ...settings };
     this.origin = root.origin;
     const frame = this.frame = document.createElement("iframe");
@@ -67,7 +69,7 @@ export class Millrace extends EventTarget {
   #await(ms) {
     clearTimeout(this.unanswered);
     const why = `${this.origin} does not answer, or does not allow pages of ${location.origin} to show it: see allowed_origins.`;
-    this.unanswered = setTimeout(() => this.#turn("refused", why), ms);
+    this.unanswered = setTimeout(() => this.#turn("refused", why, "origin"), ms);
   }
 
   #send(message) { this.frame.contentWindow?.postMessage({ millrace: 1, ...message }, this.origin); }
@@ -80,18 +82,24 @@ export class Millrace extends EventTarget {
       this.unanswered = null;
       this.frame.style.visibility = "";
       this.#send({ what: "open", guest: this.guest, token: this.#token, settings: this.#settings });
-    } else if (data.what === "state") this.#turn(String(data.state), String(data.why ?? ""));
+    } else if (data.what === "state") this.#turn(String(data.state), String(data.why ?? ""), String(data.code ?? ""));
     else if (data.what === "size") this.#tell("size", this.size = { width: Number(data.width), height: Number(data.height) });
     else if (data.what === "keyboard") this.#tell("keyboard", this.keyboard = { mine: data.mine === true, who: String(data.who ?? "") });
     else if (data.what === "error") this.#tell("error", { why: String(data.why ?? "") });
     else if (data.what === "sound") this.#tell("sound", { plays: data.plays === true, why: String(data.why ?? "") });
   }
 
-  #turn(state, why = "") {
-    Object.assign(this, { state, why });
-    this.#tell("state", { state, why });
+  #turn(state, why = "", code = "") {
+    Object.assign(this, { state, why, code });
+    this.#tell("state", { state, why, code });
   }
-  #tell(name, detail) { this.dispatchEvent(new CustomEvent(name, { detail })); }
+  /** Tell what has changed; an error is told each time. */
+  #tell(name, detail) {
+    const said = JSON.stringify(detail);
+    if (name !== "error" && this.#said[name] === said) return;
+    this.#said[name] = said;
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
 }
 
 function checked(settings) {

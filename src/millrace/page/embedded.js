@@ -4,10 +4,11 @@ import { Listener } from "./listen.js";
 import { plain } from "./messages.js";
 import { Objects } from "./objects.js";
 import { at, headers, kept, lend, protocols, socketUrl } from "./session.js";
+import { absence, absenceCode } from "./standing.js";
 import { Viewer } from "./viewer.js";
 
 const $ = (id) => document.getElementById(id);
-const AGAIN_MS = 1000, FOLLOWED = "api/v1/events?kinds=guest,screen", SCALES = ["fit", "actual", "guest"];
+const AGAIN_MS = 1000, FOLLOWED = "api/v1/events?kinds=guest,screen,door", SCALES = ["fit", "actual", "guest"];
 const REFUSALS = {
   401: "The token is not valid: it has been revoked or has expired.", 403: "This token may not watch the guest.", 404: "There is no such guest.",
 };
@@ -19,7 +20,7 @@ let guest = "", around = "", player = null, joined = null, objects = new Objects
 const viewer = new Viewer({
   join: (name) => ({ url: socketUrl(own(name)), protocols: protocols() }),
   probe: (name) => ask(own(name)),
-  told: (what, detail) => tell({ what, ...detail }),
+  told: (what, detail) => what === "state" ? turned(detail) : tell({ what, ...detail }),
   fills: true,
 });
 globalThis.millrace = { get viewer() { return viewer; }, get listener() { return player; } };
@@ -28,6 +29,16 @@ globalThis.millrace = { get viewer() { return viewer; }, get listener() { return
 const ask = (path) => fetch(at(path), { headers: headers(kept()) }).then(({ status }) => status, () => 0);
 
 function tell(message) { if (around) parent.postMessage({ millrace: 1, ...message }, around); }
+
+const CODES = { 401: "token", 403: "rights", 404: "guest" };
+let turns = 0;
+/** Tell a state, with its code. Why the daemon has ended the connection, or refuses it, it says to a plain request. */
+async function turned({ state, why }) {
+  const turn = ++turns, doors = objects.of("door", guest), bare = state === "gone" || (state === "idle" && viewer.screens?.length === 0);
+  let code = bare ? absenceCode(doors) : state === "lost" || why ? "daemon" : "";
+  if (state === "ended" || state === "forbidden") code = viewer.worker ? CODES[await ask(own(guest))] ?? "daemon" : "browser";
+  if (turn === turns) tell({ what: "state", state, why: why || (bare ? absence(doors) : ""), code });
+}
 
 // Nothing is said to a page of another origin, and nothing it says is heard: messages can come from any window that knows this one.
 addEventListener("message", ({ source, origin, data }) => {
@@ -55,8 +66,15 @@ async function follow() {
   if (Object.hasOwn(REFUSALS, status)) { viewer.end(REFUSALS[status]); return; }
   const socket = new WebSocket(socketUrl(FOLLOWED), protocols());
   objects = new Objects();
-  socket.onmessage = ({ data }) => { objects.apply(JSON.parse(data)); if (objects.whole) viewer.choose(guest, objects.of("screen", guest)); };
+  socket.onmessage = ({ data }) => { objects.apply(JSON.parse(data)); if (objects.whole) show(); };
   socket.onclose = () => setTimeout(follow, AGAIN_MS);
+}
+
+function show() {
+  const doors = objects.of("door", guest);
+  viewer.choose(guest, objects.of("screen", guest), absence(doors));
+  // What its machine's door says may come after the screen has gone.
+  if (viewer.state === "gone" || viewer.state === "idle") turned(viewer);
 }
 
 // -- settings -----------------------------------------------------------------------------------

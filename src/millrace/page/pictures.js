@@ -16,7 +16,7 @@ const isMode = ({ width, height }) => isCount(width) && isCount(height) && width
 const isScreen = (one) => isObject(one) && isText(one.key) && maybe(isText)(one.label);
 
 const CHECKS = {
-  watching: (m) => maybe(isCount)(m.viewer) && maybe(isText)(m.guest) && maybe(isText)(m.screen) && maybe(isText)(m.label) && maybe(isText)(m.name) && maybe(isObject)(m.settings) && maybe(isFlag)(m.may_type) && maybe(isFlag)(m.clipboard),
+  watching: (m) => maybe(isCount)(m.viewer) && maybe(isText)(m.guest) && maybe(isText)(m.screen) && maybe(isText)(m.label) && maybe(isText)(m.name) && maybe(isText)(m.why) && maybe(isObject)(m.settings) && maybe(isFlag)(m.may_type) && maybe(isFlag)(m.clipboard),
   mode: (m) => isMode(m) && isCount(m.generation) && maybe(isFlag)(m.relative),
   cursor: (m) => isCount(m.shape) && ["x", "y", "hot_x", "hot_y"].every((name) => maybe(isNumber)(m[name])) && maybe(isFlag)(m.shown),
   keyboard: (m) => isFlag(m.mine) && maybe(isText)(m.who),

@@ -2,6 +2,12 @@
 import { el } from "./draw.js";
 import { plain } from "./messages.js";
 
+/** What is said of a token that is not taken, by the status of the answer. */
+export const REFUSALS = {
+  401: "The token is not valid: it was mistyped, has been revoked or has expired. Enter another one, or open a link.",
+  429: "Too many wrong tokens from this address. Wait a few seconds.",
+};
+
 /** A refusal as a sentence for who reads it: the daemon's own, `text`, names the token. It names the right that is lacking, and where, as values. */
 export function lacking({ right, guest }, text) {
   if (!right) return text;

@@ -1,6 +1,7 @@
 // A guest's screen on the page: the canvas and what is said over it, the keyboard and the pointer, size and full screen. The connection, the
 // decoders and all drawing are in a worker (viewing.js).
 import { Clipboard } from "./clipboard.js";
+import { drawCursor } from "./cursor.js";
 import { el } from "./draw.js";
 import { pictureFacts } from "./lines.js";
 import { CTRL_ALT_DEL, Keys, scanCode } from "./keys.js";
@@ -8,10 +9,11 @@ import { plain } from "./messages.js";
 import { Pointing } from "./pointer.js";
 import { lacking } from "./rights.js";
 import { remember, remembered } from "./scale.js";
+import { SizeWish } from "./sizewish.js";
 import { textField } from "./textfield.js";
 
 const $ = (id) => document.getElementById(id);
-const SHAPES_MAX = 64, RESIZE_MS = 300, NOTE_MS = 10000, SNAP = 0.04, ROOM_MIN = 160, ROOM_SHARE = 0.55, EDGE = 28, ACTS_MAX = 64;
+const SHORT = "(max-height: 30rem) and (orientation: landscape)", SHAPES_MAX = 64, NOTE_MS = 10000, SNAP = 0.04, ROOM_MIN = 160, ROOM_SHARE = 0.55, EDGE = 28, ACTS_MAX = 64;
 const FINGERS = matchMedia("(any-pointer: coarse)").matches && !matchMedia("(any-pointer: fine)").matches;
 // Gecko does not tell the output device's part of the delay (listen.js): so many nanoseconds are taken for it.
 const GECKO = /Gecko\/\d/.test(navigator.userAgent), GECKO_DEVICE = 25e6;
@@ -35,6 +37,7 @@ export class Viewer {
       post: (what, detail) => this.worker?.postMessage({ what, ...detail }), works: () => this.mine && document.hasFocus(),
       note: (text) => this.refused(text), draw: () => this.drawKeyboard(),
     });
+    this.sizes = new SizeWish({ send: (width, height) => this.say({ type: "size", width, height }), say: (text) => this.remark(text) });
     this.wanted = null; this.reset();
     this.keys = new Keys((code, down, key, locks) => this.act({ type: "key", code, down, ...(key && { key }), locks }), () => this.leave());
     this.pointing = new Pointing($("stage"), () => this.aimed(), (message) => this.act({ type: "pointer", ...message }));
@@ -56,9 +59,9 @@ export class Viewer {
   /** What belongs to one connection. */
   reset() {
     this.id = ""; this.mode = null; this.mayType = false; this.mine = false; this.who = ""; this.captured = false; this.stats = null;
-    this.cursor = null; this.shapes = new Map(); this.settings = {}; this.note = this.wished = "";
+    this.cursor = null; this.shapes = new Map(); this.settings = {}; this.note = "";
     this.asking = this.bare = false; this.acts = [];
-    this.clip.reset();
+    this.clip.reset(); this.sizes.forget();
   }
 
   say(message) { this.worker?.postMessage({ what: "say", message }); }
@@ -177,21 +180,24 @@ export class Viewer {
   on_stats(stats) { this.stats = stats; this.drawFacts(); }
   on_refused({ why, right }) { this.refused(lacking({ right, guest: this.guest }, why)); }
   refused(text) {
+    if (!this.mine) { this.answered(false); this.release(); }
+    this.remark(text);
+  }
+  /** Say something above the picture for a while. */
+  remark(text) {
     this.note = text;
     this.told("error", { why: text });
     clearTimeout(this.noted);
     this.noted = setTimeout(() => { this.note = ""; this.drawFacts(); }, NOTE_MS);
-    if (!this.mine) { this.answered(false); this.release(); }
     this.drawFacts();
   }
   on_gone({ why }) { this.bare = false; this.turn("gone", `${plain(why) || "The screen is gone"}. It is shown again as soon as it is back.`); }
   on_ended(why) { this.joined = false; this.turn("ended", why || "The daemon has ended the connection."); }
 
   on_keyboard({ mine, who }) {
-    const lost = this.mine && !mine;
-    const won = mine && !this.mine;
+    const lost = this.mine && !mine, won = mine && !this.mine;
     Object.assign(this, { mine, who: plain(who) });
-    if (won) { this.wished = ""; this.wishSize(); }
+    if (won) { this.sizes.forget(); this.wishSize(); }
     this.told("keyboard", { mine, who: this.who });
     if (mine || who) this.answered(mine);
     // The daemon has released what was held.
@@ -215,7 +221,9 @@ export class Viewer {
     this.turn(this.mode || this.state === "lost" ? "lost" : "connecting", said ? `${said[0].toUpperCase()}${said.slice(1)}. Reconnecting…` : this.why);
     if (opened) return;
     const status = await this.probe(guest);
-    if (guest !== this.guest || (status !== 401 && status !== 403)) return;
+    if (guest !== this.guest || (this.state !== "lost" && this.state !== "connecting")) return;
+    if (!status) this.turn(this.state, "The daemon does not answer. Reconnecting…");
+    if (status !== 401 && status !== 403) return;
     this.worker.postMessage({ what: "stop" });
     this.joined = false;
     this.turn("forbidden", "You may not watch this guest. Whoever runs Millrace can give you the right “watch”.");
@@ -238,14 +246,15 @@ export class Viewer {
     new ResizeObserver(() => this.fit()).observe($("screen-tools"));
     $("screen-tab").addEventListener("click", () => $("screen-tools").focus());
     $("screen-hide").addEventListener("click", () => { this.bar(false); stage.focus(); this.capture(); });
-    addEventListener("resize", () => this.fit());
+    // A phone held sideways: there the controls come from a tab, as in full screen.
+    const shorten = () => { document.body.classList.toggle("short", matchMedia(SHORT).matches); this.fit(); };
+    addEventListener("resize", shorten); shorten();
     $("screen-keyboard").addEventListener("click", () => this.hold(!this.mine));
     $("screen-delete").addEventListener("click", () => { this.keys.chord(CTRL_ALT_DEL); stage.focus(); });
     $("screen-copy").addEventListener("click", () => { this.clip.copy(); stage.focus(); });
     $("screen-paste").addEventListener("click", async () => { if (!this.mine) this.hold(true); await this.clip.read(); stage.focus(); });
     $("screen-full").addEventListener("click", () => this.toggleFull());
-    $("screen-again").addEventListener("click", () => this.watch());
-    $("screen-scale").addEventListener("change", () => { if (!this.fills) remember(this.guest, $("screen-scale").value); this.wished = ""; this.fit(); this.wishSize(); });
+    $("screen-again").addEventListener("click", () => this.watch()); $("screen-scale").addEventListener("change", () => this.sized());
     $("screen-quality").addEventListener("change", () => this.prefer($("screen-quality").value));
     $("screen-choice").addEventListener("change", () => { this.wanted = $("screen-choice").value; this.watch(); });
     $("screen-full").hidden = !document.fullscreenEnabled;
@@ -358,15 +367,17 @@ export class Viewer {
     this.drawCursor();
   }
 
-  /** Ask the guest for a screen of the size of the window, if that is chosen. */
-  wishSize() {
-    clearTimeout(this.wishing);
-    if ($("screen-scale").value !== "guest" || !this.mine || !this.mode) return;
-    const [wide, tall] = this.room().map((side) => Math.max(64, Math.floor(side * (devicePixelRatio || 1))) & ~1);
-    const wish = `${wide} × ${tall}`;
-    if (wish === this.wished) return;
-    this.wishing = setTimeout(() => { this.wished = wish; this.say({ type: "size", width: wide, height: tall }); }, RESIZE_MS);
+  /** Another choice of size. */
+  sized() {
+    if (!this.fills) remember(this.guest, $("screen-scale").value);
+    this.sizes.forget();
+    this.fit();
+    this.wishSize();
+    if ($("screen-scale").value === "guest" && !this.mine && this.mode) this.remark("Only who has the keyboard can resize the guest: take the keyboard.");
   }
+
+  /** Ask the guest for a screen of the size of the window, if that is chosen. */
+  wishSize() { if ($("screen-scale").value === "guest" && this.mine && this.mode) this.sizes.ask(this.room(), () => this.size); }
 
   /** Ask for this quality, now and after each reconnection. */
   prefer(picture) {
@@ -435,15 +446,5 @@ export class Viewer {
     $("screen-facts").textContent = [this.size.join(" × "), ...pictureFacts(stats), this.note].filter(Boolean).join(", ");
   }
 
-  /** The guest's cursor: the browser's own while one types here, drawn over the picture while somebody else does. */
-  drawCursor() {
-    const { cursor, mode } = this, image = $("guest-cursor"), shape = cursor && this.shapes.get(cursor.shape), own = this.mine && !mode?.relative;
-    const x = cursor?.hot_x ?? shape?.x ?? 0, y = cursor?.hot_y ?? shape?.y ?? 0, shown = Boolean(shape) && cursor.shown !== false, by = shape?.scale ?? 1;
-    $("stage").style.cursor = !own ? "" : shown ? `url(${shape.small ?? shape.url}) ${Math.floor(x * by)} ${Math.floor(y * by)}, default` : cursor && !shown ? "none" : "";
-    image.hidden = own || !shown || this.state !== "on";
-    if (image.hidden) return;
-    if (image.getAttribute("src") !== shape.url) image.setAttribute("src", shape.url);
-    const zoom = this.zoom ?? 1;
-    Object.assign(image.style, { width: `${shape.width * zoom}px`, transform: `translate(${(cursor.x - x) * zoom}px, ${(cursor.y - y) * zoom}px)` });
-  }
+  drawCursor() { drawCursor(this, $("stage"), $("guest-cursor")); }
 }

@@ -5,7 +5,7 @@ import { plain } from "./messages.js";
 import { jpegSize, pngSize } from "./pictures.js";
 import { lacking } from "./rights.js";
 import { protocols, socketUrl } from "./session.js";
-import { doorTroubles, standing } from "./standing.js";
+import { doorRemark, ofGuest, standing } from "./standing.js";
 
 const HEAD = 14, KIND = 1, SIDE_MAX = 1024, SHOWN_MAX = 256, AGAIN_MS = 1000, TOLD_MS = 60, RECENT_S = 600, NAMED = 2, FILTERED_FROM = 12;
 /** The least width of a tile, by how many there are: few are shown larger. */
@@ -25,7 +25,7 @@ export function parseThumbnail(buffer) {
 /** One guest on the wall. */
 class Tile {
   constructor(name) {
-    this.name = name; this.why = ""; this.drawn = false; this.busy = Promise.resolve();
+    this.name = name; this.why = ""; this.drawn = this.away = false; this.busy = Promise.resolve();
     this.canvas = el("canvas", { width: 16, height: 10 });
     this.says = el("span", { class: "tile-says" });
     this.facts = el("span", { class: "soft" }); this.who = el("span", { class: "soft" }); this.mark = el("span", { class: "mark" }); this.word = el("span", { class: "word" });
@@ -53,22 +53,27 @@ class Tile {
   tell(objects, now) {
     const { screen, viewer, door, stream, incident } = objects, [first] = screen, sounds = stream.some((one) => one.state === "running");
     const recent = incident.filter((one) => now - one.last < RECENT_S).sort((a, b) => b.last - a.last);
-    const { rank, state, word, why } = standing(objects, recent.length > 0);
+    const own = recent.filter(ofGuest), { rank, state, word, why } = standing(objects, own.length > 0), doors = first ? doorRemark(door) : { text: "", why: "" };
     Object.assign(this, { rank, none: why });
     this.node.dataset.state = state;
     put(this.word, word);
     const size = first?.width ? `${first.width} × ${first.height}` : "", more = screen.length > 1 ? counted(screen.length, "screen") : "";
-    put(this.facts, [size, more, sounds ? "plays sound" : "", ...(first ? doorTroubles(door) : [])].filter(Boolean).join(", "));
+    put(this.facts, [size, more, sounds ? "plays sound" : "", doors.text].filter(Boolean).join(", "));
+    if (this.facts.title !== doors.why) this.facts.title = doors.why;
     put(this.who, watchers(viewer));
-    const count = recent.reduce((sum, one) => sum + one.count, 0), text = count ? counted(count, "incident") : "";
-    put(this.mark, text);
-    const title = recent.slice(0, 5).map((one) => `${one.stage}: ${one.cause}`).join("\n");
+    // Those of a busy host or of a listener's line are no fault of the guest's, and are not marked as if they were.
+    const sum = (all) => all.reduce((count, one) => count + one.count, 0), count = sum(own), around = sum(recent);
+    put(this.mark, count ? counted(count, "incident") : around ? `${around} around it` : "");
+    this.mark.classList.toggle("around", !count);
+    const title = [...own, ...recent.filter((one) => !ofGuest(one))].slice(0, 5).map((one) => `${one.stage}: ${one.cause}`).join("\n");
     if (this.mark.title !== title) this.mark.title = title;
     this.say();
   }
 
-  say() {
-    const none = this.why || this.none || "", words = none || (this.drawn ? "" : "…");
+  /** Say what is in the place of the picture; `away`: the daemon is gone, and nothing is on its way. */
+  say(away = this.away) {
+    this.away = away;
+    const none = this.why || this.none || "", words = none || (this.drawn ? "" : away ? "no picture" : "…");
     put(this.says, words);
     this.says.hidden = !words;
     this.node.classList.toggle("old", Boolean(none));
@@ -95,7 +100,7 @@ export class Wall {
   #told = null;
 
   constructor(list, filter, facts) {
-    Object.assign(this, { list, filter, facts, shown: false });
+    Object.assign(this, { list, filter, facts, shown: false, away: "" });
     this.watcher = new IntersectionObserver((entries) => this.#moved(entries), { rootMargin: "150px" });
     filter.addEventListener("input", () => this.#sift());
     document.addEventListener("visibilitychange", () => this.#soon());
@@ -156,7 +161,14 @@ export class Wall {
     let found = 0;
     for (const [name, { node }] of this.#tiles) { node.hidden = !name.toLowerCase().includes(wanted); found += node.hidden ? 0 : 1; }
     this.filter.parentElement.hidden = size <= FILTERED_FROM && !wanted;
-    put(this.facts, found === size ? counted(size, "guest") : `${found} of ${counted(size, "guest")}`);
+    put(this.facts, [found === size ? counted(size, "guest") : `${found} of ${counted(size, "guest")}`, this.away].filter(Boolean).join(", "));
+  }
+
+  /** The daemon is gone: what is shown is as it was at `since`, a time for people; "" as soon as it is back. */
+  lose(since) {
+    this.away = since && `as of ${since}`;
+    for (const tile of this.#tiles.values()) tile.say(Boolean(since));
+    if (this.shown) this.#sift();
   }
 
   // -- pictures ---------------------------------------------------------------------------------

@@ -191,6 +191,8 @@ class Watching(msgspec.Struct, tag="watching", tag_field="type"):
     """How many buttons of the pointer may be told."""
     name: str = ""
     """What it is called in lists: the name that it gave, or that of its token."""
+    why: str = ""
+    """Why there is no screen, as the doors of its machines say, if they say anything."""
 
 
 class ModeChanged(msgspec.Struct, tag="mode", tag_field="type"):
