@@ -240,6 +240,7 @@ def test_phone_held_sideways_shows_the_desktop_and_its_controls_from_a_tab(
         await page.click("#screen-tab")
         await page.until(f"{tools}.top >= {frame}.top - 1")
         assert await page.run("getComputedStyle(document.querySelector('#screen-tools')).opacity") == "1"
+        assert not await page.run("document.querySelector('#screen-hide').checkVisibility()"), "it could not be undone"
         await shot(page, f"sideways-tools-{width}")
         await page.size(420, 800)
         await page.until("!document.body.classList.contains('short')")

@@ -23,6 +23,11 @@ class Company(Protocol[Viewer]):
     """Where the time went, of all of them."""
     wholes: WholePictures
 
+    @property
+    def absence(self) -> str:
+        """Why the guest has no screen, as its machines say; empty if they say nothing."""
+        ...
+
     def arrive(self, session: Viewer) -> None:
         """It has connected; GraphError if there is no room."""
         ...
