@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from millrace.text import counted, parse_duration_ns
 from millrace.units import NS_PER_S
 
 if TYPE_CHECKING:
-    from millrace.client.listener import Listener
+    from millrace.client.listener import Listener, ListenerOptions
 
 
 LED_BACK = "PULSE_SERVER points to the guest you are listening to, so this listener ignores it"
@@ -118,7 +118,7 @@ def listen(
     _demand_new(to, overwrite)
     listener = Listener(url, make_output(to, asked_of_daemon(latency)), options)
     try:
-        _hear(listener, for_ns, quiet, LED_BACK if kept_out else "")
+        _hear(listener, for_ns, quiet, [*([LED_BACK] if kept_out else []), *([] if quiet else _unheard(options, url))])
     except NoDevice as error:
         raise ConfigError(f"{error}{NO_OTHER if kept_out else ''}") from None
 
@@ -138,15 +138,21 @@ def _keep_out(url: str) -> bool:
 
 def _tcp_of(guest: str) -> list[str]:
     """The TCP addresses at which a guest speaks PulseAudio."""
+    return [address for one in _guests(guest) for address in one.get("pulse_tcp", ())]
+
+
+def _guests(name: str) -> list[dict[str, Any]]:
+    """The state of the guest of that name of this user's own daemon, if there is one."""
     from millrace.cli.api import call, query_of
     from millrace.errors import GraphError
 
     try:
-        found = call("GET", query_of("/api/v1/state", guest=guest))
+        found = call("GET", query_of("/api/v1/state", guest=name))
     except (ConfigError, GraphError):
         # No daemon, or no such guest: connecting to it will give the better error message.
         return []
-    return [address for one in found["guests"] for address in one.get("pulse_tcp", ())]
+    guests: list[dict[str, Any]] = found["guests"]
+    return guests
 
 
 def _place(where: str) -> tuple[str, Path | None]:
@@ -160,17 +166,27 @@ def _place(where: str) -> tuple[str, Path | None]:
     return f"ws://localhost/{quote(where, safe='', errors='surrogateescape')}", runtime_dir() / API_SOCKET
 
 
-def _hear(listener: Listener, for_ns: int | None, quiet: bool, note: str) -> None:
-    """Run the listener to its end, printing its events, and `note` once it has joined."""
+def _unheard(options: ListenerOptions, url: str) -> list[str]:
+    """Of a guest of this user's own daemon: what plays there already and will not be heard."""
+    from urllib.parse import unquote, urlsplit
+
+    from millrace.cli.unheard import warning
+
+    if options.socket is None:
+        return []
+    told = (warning(one, options.sink) for one in _guests(unquote(urlsplit(url).path.strip("/"))))
+    return [one for one in told if one]
+
+
+def _hear(listener: Listener, for_ns: int | None, quiet: bool, notes: list[str]) -> None:
+    """Run the listener to its end, printing its events, and `notes` once it has joined."""
     from millrace.cli.run import run
 
     def told(kind: str, text: str) -> None:
-        nonlocal note
         if kind != "ended":
             warn(f"{kind}: {text}")
-        if kind == "joined" and note:
-            warn(note)
-            note = ""
+        while kind == "joined" and notes:
+            warn(notes.pop(0))
 
     if not quiet:
         listener.on_event = told

@@ -9,6 +9,7 @@ import typer
 
 from millrace.cli.columns import column, say_folded
 from millrace.cli.console import show_json
+from millrace.cli.unheard import unheard
 from millrace.text import counted, quoted
 
 
@@ -75,11 +76,17 @@ def _guest(guest: dict[str, Any]) -> None:
     for recorder in guest["recorders"]:
         _row(recorder["id"], recorder["name"], f"of {recorder['sink']}")
     for listener in guest["listeners"]:
-        _row(listener["id"], listener["name"], _listener(listener))
+        _row(listener["id"], listener["name"], _listener(listener) + _missed(guest, listener["sink"]))
     for screen in guest.get("screens", []):
         _row(screen["id"], screen["name"], f"{screen['state']:<9} {_screen(screen)}")
     for viewer in guest.get("viewers", []):
         _row(viewer["id"], viewer["name"], _viewer(viewer))
+
+
+def _missed(guest: dict[str, Any], heard: str) -> str:
+    missed = [stream["id"] for stream in unheard(guest, heard)]
+    more = f" and {len(missed) - 1} more" if len(missed) > 1 else ""
+    return f", does not hear {missed[0]}{more}" if missed else ""
 
 
 def in_use(guest: dict[str, Any]) -> set[str]:
