@@ -119,6 +119,8 @@ def _answers(request: bytes, properties: Iterator[bytes]) -> list[bytes]:
         return [next(properties, xserver.has(0, b""))]
     if (major, minor) == (FIXES, 4):
         return [xserver.cursor(0)]
+    if major == 103:
+        return [xserver.reply(0, bytes(12) + b"\xff" * 32, 1)]
     if (major, minor) in ((KEYBOARD, 4), (KEYBOARD, 8)):
         return [xserver.keyboard_state(0) if minor == 4 else xserver.keyboard(0, KEYS, {50: 1})]
     answered = {23, 38, 43, 44, (KEYBOARD, 0), (140, 0), (140, 6), *((one, 0) for one, _ in MAJORS.values())}

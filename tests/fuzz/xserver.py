@@ -15,8 +15,8 @@ NAMES = 6
 CLIPBOARD, TARGETS, INCR, UTF8, PLAIN, PROPERTY = range(301, 307)
 
 
-RELEASED = 2
-"""So many it asks for after that: which keys and buttons are down."""
+RELEASED = 3
+"""So many it makes after that: to be let through grabs, and which keys and buttons are down."""
 ASKED = NAMES + RELEASED
 
 

@@ -129,6 +129,60 @@ def test_cursor_that_the_server_does_not_tell_costs_no_screen(tmp_path: Path, ea
         asyncio.run(test(x))
 
 
+GRABS = """
+import ctypes
+x = ctypes.CDLL("libX11.so.6")
+x.XOpenDisplay.restype = ctypes.c_void_p
+x.XDefaultRootWindow.restype = x.XCreateSimpleWindow.restype = none = ctypes.c_ulong
+display = ctypes.c_void_p(x.XOpenDisplay(None))
+root = none(x.XDefaultRootWindow(display))
+window = none(x.XCreateSimpleWindow(display, root, 0, 0, 300, 300, 0, none(0), none(0xFFCC00)))
+x.XSelectInput(display, window, ctypes.c_long(1 << 2))
+x.XMapRaised(display, window)
+x.XSync(display, 0)
+print("there", flush=True)
+event, moved = (ctypes.c_long * 24)(), 0
+while True:
+    x.XNextEvent(display, event)
+    kind = event[0] & 0xFFFFFFFF
+    if kind == 4:
+        x.XGrabPointer(display, window, 0, 1 << 3 | 1 << 6, 1, 1, none(0), none(0), none(0))
+        x.XGrabServer(display)
+        x.XSync(display, 0)
+        print("grabbed", flush=True)
+    elif kind == 6:
+        moved += 1
+    elif kind == 5:
+        x.XUngrabServer(display)
+        x.XUngrabPointer(display, none(0))
+        x.XSync(display, 0)
+        print("released", moved > 0, flush=True)
+"""
+"""Has the pointer and the server to itself from the press of a button to its release, as window managers do."""
+
+
+def test_window_is_dragged_by_a_program_that_grabs_the_server(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        command = [sys.executable, "-c", GRABS]
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            with subprocess.Popen(command, env=x.env, stdout=subprocess.PIPE) as program:
+                assert program.stdout is not None
+                said = partial(asyncio.to_thread, program.stdout.readline)
+                try:
+                    assert await said() == b"there\n"
+                    for at, buttons in ((100, 0), (100, 1)):
+                        one.reader.pointer(Point(at, 100), buttons, False)
+                    assert await asyncio.wait_for(said(), 10) == b"grabbed\n"
+                    for at, buttons in ((110, 1), (120, 1), (120, 0)):
+                        one.reader.pointer(Point(at, 100), buttons, False)
+                    assert await asyncio.wait_for(said(), 10) == b"released True\n"
+                finally:
+                    program.kill()
+
+    with xvfb(tmp_path) as x:
+        asyncio.run(test(x))
+
+
 def test_display_without_xtest_is_shown_and_says_that_it_takes_no_keys(tmp_path: Path) -> None:
     async def test(x: XServer) -> None:
         async with watching(tmp_path, f"x11:{x.display}") as one:

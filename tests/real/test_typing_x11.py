@@ -224,3 +224,29 @@ def test_letters_arrive_over_vnc_as_they_are_typed_with_caps_lock(tmp_path: Path
     else:
         with x11vnc(tmp_path, "-nopw") as (x, door):
             asyncio.run(test(x, door))
+
+
+def test_server_does_not_repeat_what_is_held_and_its_setting_stays(tmp_path: Path) -> None:
+    """Between a press and its release a line may stall for long: the viewer's keyboard says how often it is pressed."""
+
+    async def test(x: XServer) -> None:
+        log = tmp_path / "xev"
+        with log.open("wb") as out:
+            x.processes.append(subprocess.Popen(["xev", "-event", "keyboard"], env=x.env, stdout=out))
+        focused(x, "--onlyvisible", "--name", "Event Tester")
+        before = x.run("xset", "q")
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            person = Person(one)
+            for again in (1, 5):
+                for _ in range(again):
+                    person.key(A, True, "a")
+                # The server would begin to repeat after 0.66 s.
+                await asyncio.sleep(1.5)
+                person.key(A, False)
+            await one.until(lambda: log.read_text().count("KeyRelease event") >= 6, "all are released")
+            await asyncio.sleep(0.3)
+            assert log.read_text().count("KeyPress event") == 6
+            assert x.run("xset", "q") == before
+
+    with xvfb(tmp_path, "-noreset") as x:
+        asyncio.run(test(x))

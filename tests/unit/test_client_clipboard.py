@@ -105,6 +105,33 @@ def test_text_there_waits_until_the_user_is_back() -> None:
     assert desk.wire.news() == [Paste(4)]
 
 
+def test_newest_text_counts_whoever_copied_it() -> None:
+    desk = Desk("local A")
+    desk.wire.news()
+    desk.shared.focus(False)
+    desk.shared.take(ClipboardState(True, 1))
+    desk.copy("local, newer")
+    desk.shared.focus(True)
+    assert desk.wire.news() == [Copied(2)] and desk.text == "local, newer"
+    desk.shared.focus(False)
+    desk.copy("local B")
+    desk.shared.take(ClipboardState(True, 2))
+    desk.shared.focus(True)
+    assert desk.wire.news() == [Paste(2)]
+    desk.copy("while it is fetched")
+    assert desk.wire.news() == [Copied(3)]
+    desk.shared.take(clip(2, b"theirs"))
+    assert desk.text == "while it is fetched"
+
+
+def test_text_that_is_gone_there_is_not_fetched() -> None:
+    desk = Desk(works=False, number=4)
+    desk.shared.take(ClipboardState(True, 0))
+    desk.shared.focus(True)
+    desk.shared.keyboard(True)
+    assert not desk.wire.news()
+
+
 def test_what_can_not_be_passed_on_is_said() -> None:
     desk = Desk("x" * (CLIP_BYTES_MAX + 1))
     assert not desk.wire.news() and "1.0 MB at most" in desk.notes[0]

@@ -315,7 +315,10 @@ def test_events_reach_the_machine_of_whoever_has_the_keyboard(monkeypatch: pytes
         place.push(
             sdl2.SDL_KEYDOWN, key__keysym__scancode=4, key__keysym__sym=ord("ö"), key__keysym__mod=sdl2.KMOD_CTRL
         )
-        place.push(sdl2.SDL_KEYDOWN, key__keysym__scancode=4, key__repeat=1)
+        place.push(
+            sdl2.SDL_KEYDOWN, key__keysym__scancode=4, key__keysym__sym=ord("ö"), key__keysym__mod=sdl2.KMOD_CTRL,
+            key__repeat=1,
+        )  # fmt: skip
         place.push(sdl2.SDL_MOUSEMOTION, motion__x=30, motion__y=40)
         place.push(sdl2.SDL_MOUSEBUTTONDOWN, button__button=3)
         place.push(sdl2.SDL_MOUSEWHEEL, wheel__y=-1)
@@ -323,9 +326,10 @@ def test_events_reach_the_machine_of_whoever_has_the_keyboard(monkeypatch: pytes
         place.push(sdl2.SDL_WINDOWEVENT, window__event=sdl2.SDL_WINDOWEVENT_FOCUS_LOST)
         at = Point(30, 40)
         assert came == [
-            ("key", 0x1E, True, "ö", 0), ("pointer", at, 0, False), ("pointer", at, 4, False),
-            ("pointer", at, 20, False), ("pointer", at, 4, False), ("pointer", at, 260, False),
-            ("pointer", at, 4, False), ("key", 0x1E, False, "", None), ("pointer", at, 0, False),
+            ("key", 0x1E, True, "ö", 0), ("key", 0x1E, True, "ö", 0), ("pointer", at, 0, False),
+            ("pointer", at, 4, False), ("pointer", at, 20, False), ("pointer", at, 4, False),
+            ("pointer", at, 260, False), ("pointer", at, 4, False), ("key", 0x1E, False, "", None),
+            ("pointer", at, 0, False),
         ]  # fmt: skip
         place.push(sdl2.SDL_WINDOWEVENT, window__event=sdl2.SDL_WINDOWEVENT_MINIMIZED)
         place.push(sdl2.SDL_WINDOWEVENT, window__event=sdl2.SDL_WINDOWEVENT_RESTORED)

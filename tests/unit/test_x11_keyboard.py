@@ -37,8 +37,9 @@ MODIFIERS = {50: 1, 66: 2, 108: 0x80}
 class Display:
     """A client, and what its server says."""
 
-    def __init__(self, keys: dict[int, xserver.Groups], state: bytes | None = None) -> None:
+    def __init__(self, keys: dict[int, xserver.Groups], repeated: tuple[int, ...] = ()) -> None:
         self.wire, self.now_ns, self._keys = X11Client(b"", 0), 0, keys
+        self.repeated = sum(1 << keycode for keycode in repeated).to_bytes(32, "little")
         assert isinstance(self.wire, X11Input)
         self.says(b"".join([xserver.setup(), *xserver.extensions()]))
         self.wire.events(), self.wire.data_to_send()
@@ -77,6 +78,8 @@ class Display:
             return xserver.reply(self.number, b"", 1)
         if request[:2] == bytes((KEYBOARD, 8)):
             return xserver.keyboard(self.number, self._keys, MODIFIERS)
+        if request[0] == 103:
+            return xserver.reply(self.number, bytes(12) + self.repeated, any(self.repeated))
         if request[:2] == bytes((KEYBOARD, 4)):
             return xserver.keyboard_state(self.number, self.mods, self.locked)
         return b""
@@ -98,6 +101,8 @@ def shown(request: bytes) -> object:
         return request[5] if request[4] == 2 else -request[5]
     if request[:2] == bytes((KEYBOARD, 5)):
         return tuple(request[6:10])
+    if request[:2] == bytes((KEYBOARD, 7)):
+        return ("no repeat", "repeat")[request[28]]
     if request[0] == 100:
         return "given", request[4], struct.unpack_from("<II", request, 8)
     return None
@@ -107,8 +112,35 @@ def test_key_that_means_the_same_there_is_held() -> None:
     one = Display(GERMAN)
     assert [shown(done) for done in one.key(0x10, True, "q")] == [24]
     assert [shown(done) for done in one.key(0x10, True, "q")] == [24], "it is repeated"
-    assert [shown(done) for done in one.key(0x10, False)] == [-24] and one.key(0x10, False) == []
+    assert [shown(done) for done in one.key(0x10, False)] == [-24, None] and one.key(0x10, False) == []
     assert one.typed(0x15, "z") == [29, -29] and one.typed(0x2C, "y") == [52, -52]
+
+
+def test_server_does_not_repeat_what_is_held_and_what_the_viewer_repeats_is_pressed_again() -> None:
+    one = Display(GERMAN, repeated=(24,))
+    press = ["no repeat", 24, "repeat"]
+    assert [shown(done) for done in one.key(0x10, True, "q")] == press
+    assert [shown(done) for done in one.key(0x10, True, "q")] == [-24, *press]
+    assert one.typed(0x2C, "y") == [52, -52], "it is one that the server does not repeat"
+    one.repeated = bytes(32)
+    assert one.typed(0x10, "q") == [-24, *press, -24]
+    assert one.typed(0x10, "q") == [24, -24], "by now somebody has turned it off"
+    one.says(struct.pack("<BBHI24x", KEYBOARD_FIRST, 0, 0, 7))
+    assert requests.get_keyboard_control() in one.answer(), "another keyboard may repeat others"
+
+
+def test_whether_keys_are_repeated_is_set_by_a_request_of_its_own() -> None:
+    """XKBproto.h, xkbSetControlsReq: 100 bytes, the controls that are affected from 24 on."""
+    for on in (False, True):
+        request = xkb.repeat(KEYBOARD, on)
+        assert struct.unpack_from("<BBHH", request) == (KEYBOARD, 7, 25, 0x100) and len(request) == 100
+        assert struct.unpack_from("<III", request, 24) == (1, on, 1 << 31) and not any(request[36:])
+
+
+def test_requests_are_processed_while_a_program_has_grabbed_the_server() -> None:
+    one = Display(GERMAN)
+    one.wire.send_through_grabs()
+    assert one.sent() == [bytes((TEST, 3, 2, 0, 1, 0, 0, 0))]
 
 
 def test_same_key_elsewhere_is_held_too() -> None:
@@ -216,7 +248,7 @@ def test_layout_that_takes_a_meaning_back_is_learnt() -> None:
     one = Display(GERMAN)
     one.typed(0, "日")
     one.says(struct.pack("<BBHI24x", KEYBOARD_FIRST, 0, 0, 7))
-    assert sorted(asked[1] for asked in one.answer()) == [4, 8]
+    assert sorted(asked[1] for asked in one.answer() if asked[0] == KEYBOARD) == [4, 8]
     assert one.typed(0, "日")[0][0] == "given"  # type: ignore[index]
 
 

@@ -38,15 +38,18 @@ class SharedClipboard:
         """It has ended: forget what belongs to it."""
         self._wire, self._flush = None, nothing
         self._state = ClipboardState(there=False)
-        self._wants = False
-        """The machine has a text that was not fetched."""
+        self._wants: str | None = None
+        """The text that was here when the machine got one that was not fetched yet."""
+        self._fetches = 0
+        """The number of the machine's text that is on its way, and not out of date."""
         self._number, self._text = 0, ""
 
     def take(self, event: ClipboardEvent) -> None:
         """What the daemon says of the clipboard."""
         if isinstance(event, ClipboardState):
             before, self._state = self._state, event
-            self._wants = event.number > 0 and (self._wants or event.number != before.number)
+            if event.number != before.number:
+                self._wants = self._read() if event.number > 0 else None
             self._meet(offer=event.there and not before.there)
         elif isinstance(event, Paste):
             self._give(event.number)
@@ -75,10 +78,11 @@ class SharedClipboard:
         wire = self._wire
         if wire is None or not (self._focused and self._mine and self._state.there):
             return
-        if self._wants:
-            self._wants = False
-            wire.send_paste(self._state.number)
-        elif offer:
+        wants, self._wants = self._wants, None
+        if wants is not None and wants == self._read():
+            self._fetches = self._state.number
+            wire.send_paste(self._fetches)
+        elif offer or wants is not None:
             self._offer(wire)
         self._flush()
 
@@ -86,7 +90,7 @@ class SharedClipboard:
         text = self._read()
         if not text or text == self._last:
             return
-        self._last = text
+        self._last, self._fetches = text, 0
         try:
             check_size(len(text.encode()))
         except ConfigError as error:
@@ -105,6 +109,6 @@ class SharedClipboard:
         self._flush()
 
     def _put(self, number: int, text: str) -> None:
-        if number == self._state.number:
+        if number == self._state.number == self._fetches:
             self._last = text
             self._write(text)

@@ -36,7 +36,7 @@ class WindowKeyboard:
             self._sdl.SDL_SetHint(name, b"1")
 
     def key(self, event: Any) -> None:
-        """A key was pressed or released. The machine repeats it by itself."""
+        """A key was pressed or released, or is repeated, as some machines do not do it themselves."""
         usage, symbol, mods = event.key.keysym.scancode, event.key.keysym.sym, event.key.keysym.mod
         if event.type == self._sdl.SDL_KEYUP:
             self._pressed.key(usage, False)
@@ -47,9 +47,8 @@ class WindowKeyboard:
             return
         if following is not None:
             self._peep(following, self._sdl.SDL_GETEVENT)
-        if not event.key.repeat:
-            self.locks = locks_of(mods, MAC)
-            self._pressed.key(usage, True, meaning_of(symbol, text, self._level_3()))
+        self.locks = locks_of(mods, MAC)
+        self._pressed.key(usage, True, meaning_of(symbol, text, self._level_3()), repeated=bool(event.key.repeat))
 
     def text(self, event: Any) -> None:
         """Text that belongs to no key."""

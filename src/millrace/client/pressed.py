@@ -37,12 +37,18 @@ class Pressed:
         """Whether there is such a key."""
         return usage in CODES
 
-    def key(self, usage: int, down: bool, meaning: str = "") -> None:
-        """A key by its USB usage, and what it means where it is pressed; unknown ones are ignored."""
+    def key(self, usage: int, down: bool, meaning: str = "", repeated: bool = False) -> None:
+        """A key by its USB usage, and what it means where it is pressed; unknown ones are ignored.
+
+        A press may be `repeated` while the key is down in the machine; others of such a key are ignored.
+        """
         code = CODES.get(usage)
         if code is None:
             return
-        if down and code in COMMANDS and self._down >= CHORD:
+        if repeated:
+            if code in self._down:
+                self._key(code, True, meaning)
+        elif down and code in COMMANDS and self._down >= CHORD:
             self._kept.add(code)
             self._own(COMMANDS[code])
         elif not down and code in self._kept:

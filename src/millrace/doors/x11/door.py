@@ -96,6 +96,7 @@ class X11Door(PlayingDoor):
             self._told(event)
             self._clipboard = MachineClipboard(self._screens, self._wire, self._door, self._told_display)
             self._wire.send_clip_watch()
+            self._wire.send_through_grabs()
             self._wire.send_release()
         elif isinstance(event, Resized):
             self._resize(event.size, now_ns)

@@ -81,6 +81,13 @@ class X11Input(ABC):
         self._say(said or [])
         return said is not None
 
+    # A window manager that moves a window may have the server to itself from the press of a button to its release
+    # (GrabServer). That release is among our requests, which would wait for it for good.
+    def send_through_grabs(self) -> None:
+        """Have our requests processed while a program has grabbed the server."""
+        if self._makes_input:
+            self._send(requests.control_grabs(self._majors[TEST], True))
+
     # -- the pointer -----------------------------------------------------------------------------
 
     def send_pointer(self, at: Point, buttons: int, relative: bool) -> None:

@@ -1,6 +1,7 @@
 """What a viewer types, as keys of an X display: whatever its layout, a program gets what the viewer means.
 
-The X Keyboard Extension, protocol 1.0; X Window System Protocol, "ChangeKeyboardMapping"; XTEST 2.2.
+The X Keyboard Extension, protocol 1.0; X Window System Protocol, "ChangeKeyboardMapping" and "GetKeyboardControl";
+XTEST 2.2.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from millrace.wire.x11.said import Said, Then
 from millrace.wire.x11.spares import Spares
 from millrace.wire.x11.xkb import LOCK, NO_STATE
 
+_REPEATED_AT, _REPEATED_BYTES = 20, 32
+"""Where an answer tells which keys are repeated ("GetKeyboardControl")."""
 STROKES_MAX = 64
 """So many may be unanswered."""
 
@@ -37,6 +40,11 @@ def _ask(request: bytes, then: Then) -> Said:
 # server without it has its keys pressed where they are. What it tells while strokes are on their way is how these
 # change the state, so it is asked for behind each of them, and what it answers to the last one is true. So it is behind
 # a modifier; until it has answered, nothing may be typed (`waits`).
+#
+# The server would repeat a key that is held for as long as no release has come, however long the line of the viewer is
+# stalled. So it is told not to, for just the press, at which it decides: nothing of that lasts, whatever becomes of the
+# daemon. Whether it repeats keys at all is asked behind each release. What the viewer repeats is released and pressed,
+# as the server does it; of keys that it does not repeat, such as Shift, a press that is repeated does nothing.
 #
 # A dead key whose accent is not known is not pressed: the letter comes with it. One that is known is pressed, and the
 # letter after it is what it would be without.
@@ -60,6 +68,8 @@ class Keyboard:
         """Of those, what the server has pressed since it was last received from."""
         self._held: dict[int, int] = {}
         """The keys that are down, by the codes that they were pressed for."""
+        self._repeated = bytes(_REPEATED_BYTES)
+        """The keys that the server repeats, one in a bit."""
         self._dead = False
         """A dead key was pressed last."""
 
@@ -84,7 +94,7 @@ class Keyboard:
         if not part:
             return []
         self._event_kind = first
-        return [Said(xkb.watch(self._xkb)), *self._ask_state(), *self._ask_map()]
+        return [Said(xkb.watch(self._xkb)), *self._ask_state(), *self._ask_map(), *self._ask_repeated()]
 
     def waits(self, now_ns: HostNs) -> bool:
         """Whether nothing may be typed now, as it might come out as something else."""
@@ -114,6 +124,14 @@ class Keyboard:
             self._lights = state.lights
             self._tell(LightsTold(state.lights))
 
+    def _ask_repeated(self) -> list[Said]:
+        return [_ask(requests.get_keyboard_control(), self._told_repeated)]
+
+    def _told_repeated(self, part: bytes) -> list[Said]:
+        keys = part[_REPEATED_AT : _REPEATED_AT + _REPEATED_BYTES] if part and part[1] else b""
+        self._repeated = keys.ljust(_REPEATED_BYTES, b"\0")
+        return []
+
     def _ask_map(self) -> list[Said]:
         self._map_again, due, self._map_due = self._map_due, self._map_due, True
         return [] if due else self._first(xkb.get_map(self._xkb), self._told_map)
@@ -133,7 +151,7 @@ class Keyboard:
         if part[1] == xkb.STATE and not self._unsettled:
             self._learn(xkb.state_of_event(part))
         elif part[1] == xkb.NEW_KEYBOARD:
-            return [*self._ask_map(), *self._ask_state()]
+            return [*self._ask_map(), *self._ask_state(), *self._ask_repeated()]
         elif part[1] == xkb.MAP:
             keys = xkb.keys_of_event(part)
             return [] if keys is not None and self._spares.keys.issuperset(keys) else self._ask_map()
@@ -147,9 +165,9 @@ class Keyboard:
         None if no key means that, and none can be given that meaning.
         """
         if not down:
-            return self._press(self._held.pop(code, 0), False)
+            return self._up(self._held.pop(code, 0))
         if code in self._held:
-            return self._press(self._held[code], True)
+            return self._again(self._held[code])
         meaning = self._without_accent(code, meaning)
         if meaning == DEAD:
             return []
@@ -196,7 +214,25 @@ class Keyboard:
     def _hold(self, code: int, keycode: int) -> list[Said]:
         if keycode:
             self._held[code] = keycode
-        return self._press(keycode, True)
+        return self._down(keycode)
+
+    def _again(self, keycode: int) -> list[Said]:
+        """Press a key that is down, as the viewer's keyboard repeats it."""
+        return [*([self._fake(keycode, False)] if self._repeats(keycode) else []), *self._down(keycode)]
+
+    def _down(self, keycode: int) -> list[Said]:
+        """Press a key so that the server does not repeat it by itself."""
+        press = self._press(keycode, True)
+        if not self._repeats(keycode):
+            return press
+        return [Said(xkb.repeat(self._xkb, False)), *press, Said(xkb.repeat(self._xkb, True))]
+
+    def _up(self, keycode: int) -> list[Said]:
+        asks = keycode > 0 and self._keymap is not None
+        return [*self._press(keycode, False), *(self._ask_repeated() if asks else [])]
+
+    def _repeats(self, keycode: int) -> bool:
+        return bool(self._repeated[keycode >> 3] >> (keycode & 7) & 1)
 
     def _press(self, keycode: int, down: bool) -> list[Said]:
         if not keycode:

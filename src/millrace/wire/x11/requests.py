@@ -98,6 +98,16 @@ def fake_input(major: int, kind: int, detail: int, root: int, x: int = 0, y: int
     return request(major, 2, struct.pack("<BBxxII8xhh7xB", kind, detail, 0, root, x, y, 0))
 
 
+def control_grabs(major: int, impervious: bool) -> bytes:
+    """Whether the server processes our requests while another client has grabbed it (XTestGrabControl)."""
+    return request(major, 3, struct.pack("<Bxxx", impervious))
+
+
+def get_keyboard_control() -> bytes:
+    """Which keys the server repeats, among other things."""
+    return request(103, 0)
+
+
 def change_keysyms(keycode: int, symbol: int) -> bytes:
     """A key means this, whether with Shift or without; 0: nothing."""
     return request(100, 1, struct.pack("<BBxxII", keycode, 2, symbol, symbol))

@@ -15,9 +15,10 @@ NEW_KEYBOARD, MAP, STATE = 0, 1, 2
 """Events."""
 SYMBOLS = 2
 """Of what a map has: its keysyms."""
-_USE, _SELECT, _GET_STATE, _LATCH_LOCK, _GET_MAP = 0, 1, 4, 5, 8
+_USE, _SELECT, _GET_STATE, _LATCH_LOCK, _SET_CONTROLS, _GET_MAP = 0, 1, 4, 5, 7, 8
 _CORE_KEYBOARD, _PARTS, _ALL = 0x100, 7, 0xFF
 """Parts of a map: types of keys, keysyms, and the modifiers of keys."""
+_REPEAT_KEYS, _ENABLED = 1, 1 << 31
 _NUM = 0x10
 """Mod2, which is num lock by convention."""
 
@@ -64,6 +65,12 @@ def get_map(major: int) -> bytes:
 def lock(major: int, among: int, mods: int, group: int) -> bytes:
     """Lock these of some modifiers, and a group, as their keys would."""
     return requests.request(major, _LATCH_LOCK, struct.pack("<H4B6x", _CORE_KEYBOARD, among, mods, 1, group))
+
+
+def repeat(major: int, on: bool) -> bytes:
+    """Whether the server repeats keys that are pressed from now on (`SetControls`, RepeatKeys)."""
+    controls = struct.pack("<H18xIII", _CORE_KEYBOARD, _REPEAT_KEYS, _REPEAT_KEYS * on, _ENABLED)
+    return requests.request(major, _SET_CONTROLS, controls.ljust(96, b"\0"))
 
 
 def state_of_answer(part: bytes) -> KeyState:
