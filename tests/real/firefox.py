@@ -27,17 +27,18 @@ user_pref("toolkit.telemetry.enabled", false);
 class Firefox(Driven):
     """One page of one browser."""
 
-    def __init__(self, profile: Path, env: dict[str, str], display: str = "") -> None:
-        """With `display`, an X server's, it has a window there."""
+    def __init__(self, profile: Path, env: dict[str, str], display: str = "", prefs: str = "") -> None:
+        """With `display`, an X server's, it has a window there; `prefs` are more lines of its user.js."""
         self._profile, self._env = profile, env | ({"DISPLAY": display} if display else {})
         self._window = () if display else ("--headless",)
+        self._prefs = PREFS + prefs
         self._serial = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self.errors: list[str] = []
 
     async def __aenter__(self) -> Firefox:
         self._profile.mkdir(parents=True, exist_ok=True)
-        (self._profile / "user.js").write_text(PREFS)
+        (self._profile / "user.js").write_text(self._prefs)
         self._process = await asyncio.create_subprocess_exec(
             "firefox-esr", *self._window, "--no-remote", "--profile", str(self._profile),
             "--remote-debugging-port", "0", "about:blank", env=self._env,

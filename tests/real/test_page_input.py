@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from millrace.wire.keys import BY_NAME
 from tests.real.screenpages import HEIGHT, WIDTH, begin, held_keys, in_chromium, press
 
 from .browser import Chromium, Page
+from .conftest import need
+from .firefox import Firefox
 from .screenserver import (
     SHAPE,
     Rect,
@@ -348,6 +355,47 @@ def test_cursor_that_is_too_large_for_browsers_is_made_smaller(chromium: Chromiu
         assert await page.run(read) == [128, 80]
 
     in_chromium(chromium, test)
+
+
+def cursor_of(address: str) -> np.ndarray:
+    """The pixels of a cursor in CSS: R, G, B and alpha."""
+    data = address.split("base64,")[1].split('"')[0]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
+def test_firefox_that_resists_fingerprinting_shows_the_cursor_and_types_other_letters(tmp_path: Path) -> None:
+    """It falsifies what is read back of a canvas, and hides which keys are pressed that a US keyboard lacks."""
+    need("firefox-esr")
+    style = "document.querySelector('#stage').style.cursor"
+    prefs = 'user_pref("privacy.resistFingerprinting", true);\n'
+
+    async def main() -> None:
+        firefox = Firefox(tmp_path / "profile", dict(os.environ), prefs=prefs)
+        async with ScreenServer() as server, firefox as page:
+            await begin(page, server, painted(WIDTH, HEIGHT))
+            await page.click("#stage")
+            await server.tell("keyboard", mine=True, who="somebody")
+            shape = np.dstack([painted(100, 60, 3)[..., :3], np.full((60, 100, 1), 200, np.uint8)])
+            large = np.full((200, 256, 4), (10, 20, 30, 255), np.uint8)
+            assert server.line is not None
+            for number, pixels in ((5, shape), (6, large)):
+                at = Rect(2, 3, pixels.shape[1], pixels.shape[0])
+                await server.line.send_bytes(piece([part(SHAPE, at, pixels.tobytes(), dx=number)], 0))
+            await server.tell("cursor", shape=5, x=100, y=50, hot_x=2, hot_y=3, shown=True)
+            await page.until(f"{style}.endsWith('2 3, default')")
+            assert np.array_equal(cursor_of(await page.run(style)), shape[..., [2, 1, 0, 3]])
+            await server.tell("cursor", shape=6, x=100, y=50, hot_x=8, hot_y=8, shown=True)
+            await page.until(f"{style}.endsWith('4 4, default')")
+            small = cursor_of(await page.run(style))
+            assert small.shape == (100, 128, 4) and (small == (30, 20, 10, 255)).all()
+            for key in ("a", "ö"):
+                for down in (True, False):
+                    await press(page, "", key, down)
+            await server.until("text", text="ö")
+            assert sent(server) == [(0x1E, True, "a"), (0x1E, False)]
+            assert len([one for one in server.got if one["type"] == "text"]) == 1
+
+    asyncio.run(main())
 
 
 def test_size_that_was_chosen_before_is_wished_with_the_keyboard_and_again(chromium: Chromium) -> None:

@@ -167,15 +167,19 @@ def test_window_is_dragged_by_a_program_that_grabs_the_server(tmp_path: Path) ->
         async with watching(tmp_path, f"x11:{x.display}") as one:
             with subprocess.Popen(command, env=x.env, stdout=subprocess.PIPE) as program:
                 assert program.stdout is not None
-                said = partial(asyncio.to_thread, program.stdout.readline)
+                out = program.stdout
+
+                async def said() -> bytes:
+                    return await asyncio.wait_for(asyncio.to_thread(out.readline), 10)
+
                 try:
                     assert await said() == b"there\n"
                     for at, buttons in ((100, 0), (100, 1)):
                         one.reader.pointer(Point(at, 100), buttons, False)
-                    assert await asyncio.wait_for(said(), 10) == b"grabbed\n"
+                    assert await said() == b"grabbed\n"
                     for at, buttons in ((110, 1), (120, 1), (120, 0)):
                         one.reader.pointer(Point(at, 100), buttons, False)
-                    assert await asyncio.wait_for(said(), 10) == b"released True\n"
+                    assert await said() == b"released True\n"
                 finally:
                     program.kill()
 

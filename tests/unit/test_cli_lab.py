@@ -119,13 +119,15 @@ def test_impairments_are_passed_on_as_given(impaired: list[Any]) -> None:
     assert (url, listen, seed) == ("wss://h:1", "[::1]:2", 7)
     assert (bad.delay_ns, bad.jitter, bad.jitter_ns) == (20 * NS_PER_MS, "saw", 5.0 * NS_PER_MS)
     assert (bad.loss, bad.burst, bad.reorder, bad.duplicate, bad.rate_bps) == (0.02, True, 0.03, 0.04, 256_000)
+    said("impair", "--rate", "20M")
+    assert impaired.pop()[2].rate_bps == 20_000_000, "that of a line, which is more than a codec's"
     assert (good.queue_ns, bad.queue_ns) == (NS_PER_S, 2 * NS_PER_S)
 
 
 @pytest.mark.parametrize("words", [
     "ftp://h:1", "h:1", "ws://", "ws://h:0", "ws://h:x", "ws://[", "--loss 2", "--loss 100%", "--loss x%",
     "--reorder -1%", "--delay 5", "--delay 61s", "--shape round", "--rate x", "--queue 5", "--seed -1",
-    "--duplicate nan%",
+    "--duplicate nan%", "--rate 999", "--rate 11G",
 ])  # fmt: skip
 def test_impossible_impairment_is_refused_before_listening(impaired: list[Any], words: str) -> None:
     with pytest.raises(ConfigError):

@@ -139,7 +139,9 @@ def impair(
     bursts: Annotated[bool, typer.Option("--bursts", help="Lose packets in bursts of five.")] = False,
     reorder: Annotated[str, typer.Option(metavar="PERCENT", help="Share of packets reordered.")] = "0%",
     duplicate: Annotated[str, typer.Option(metavar="PERCENT", help="Share of packets duplicated.")] = "0%",
-    rate: Annotated[str, typer.Option(help="Line rate, such as 256k; 0 for no limit.")] = "0",
+    rate: Annotated[
+        str, typer.Option(help="Bits per second of the line, 1k to 10G, such as 256k or 20M; 0: any.")
+    ] = "0",
     queue: Annotated[
         str, typer.Option(metavar="DURATION", help="With --rate: media that would wait longer than this is lost.")
     ] = "1s",
@@ -155,14 +157,13 @@ def impair(
         --token-file $XDG_RUNTIME_DIR/millrace/key
     """
     from millrace.cli.run import run as run_async
-    from millrace.codec.settings import parse_bitrate
     from millrace.sim.net import Path as NetPath
 
     _demand_daemon(url)
     path: NetPath = NetPath(
         delay_ns=_ns(delay, "--delay"), jitter=shape, jitter_ns=float(_ns(jitter, "--jitter")),
         loss=_share(loss, "--loss"), burst=bursts, reorder=_share(reorder, "--reorder"),
-        duplicate=_share(duplicate, "--duplicate"), rate_bps=0 if rate == "0" else parse_bitrate(rate),
+        duplicate=_share(duplicate, "--duplicate"), rate_bps=_rate(rate),
         queue_ns=_ns(queue, "--queue"),
     )  # fmt: skip
     run_async(_impair(url, listen, path, seed))
@@ -188,6 +189,12 @@ def _ns(text: str, option: str) -> int:
     from millrace.units import NS_PER_S
 
     return parse_duration_ns(text, option, 0, 60 * NS_PER_S)
+
+
+def _rate(text: str) -> int:
+    from millrace.text import parse_size
+
+    return 0 if text == "0" else parse_size(text, "--rate", 1_000, 10_000_000_000, ("bit/s", "b/s", "bps"))
 
 
 def _share(text: str, option: str) -> float:

@@ -60,12 +60,12 @@ export class Keys {
   }
 
 
-  /** A key event of the screen. Returns whether it was for the guest. */
-  event(event) {
+  /** A key event of the screen. Returns whether it was for the guest. Where a browser that resists fingerprinting hides which key it is, `types(text)` types what it means. */
+  event(event, types = null) {
     // An input method composes: its text follows.
     if (event.isComposing || event.keyCode === 229) return false;
     const code = CODES.has(event.code) ? event.code : NAMED.get(event.key);
-    if (!code) return false;
+    if (!code) return Boolean(types) && this.character(event, types);
     const down = event.type === "keydown", key = UNKNOWN.has(event.key) ? "" : event.key;
     // Chromium does not tell when a dead key is released.
     if (event.key === "Dead") {
@@ -83,6 +83,12 @@ export class Keys {
     this.press(code, down, key, CODES.has(event.code) ? locks(event) : undefined);
     if (MAC && !down && code.startsWith("Meta")) this.release();
     if (down && LEAVE.every((one) => this.held.has(one))) { this.release(); this.leave(); }
+    return true;
+  }
+
+  character({ type, code, key, ctrlKey, metaKey }, types) {
+    if (code || [...key].length !== 1 || ctrlKey || metaKey) return false;
+    if (type === "keydown") types(key);
     return true;
   }
 

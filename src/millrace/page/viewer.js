@@ -291,7 +291,7 @@ export class Viewer {
       return;
     }
     if (this.mine && this.clip.keeps(event, () => this.keys.event(event))) return;
-    if (this.works && this.keys.event(event)) event.preventDefault();
+    if (this.works && this.keys.event(event, (text) => this.act({ type: "text", text }))) event.preventDefault();
     else if (scanCode(event.code)) event.preventDefault();
   }
 

@@ -6,6 +6,7 @@ import { NS_PER_MS, NS_PER_S } from "./clock.js";
 import { Allowance, Refusal, plain } from "./messages.js";
 import { Pacing } from "./pacing.js";
 import { DRAW, SHAPE, VIDEO, isPiece, parsePiece, parseScreenMessage, partFits } from "./pictures.js";
+import { png, shrunk } from "./png.js";
 import { Preparation, Surface, release } from "./surface.js";
 import { Video, codecs } from "./video.js";
 import { Zstd } from "./zstd.js";
@@ -261,15 +262,13 @@ class View {
   }
 
   /** Cursors: they become pictures for CSS. */
-  async shapes(parts) {
+  shapes(parts) {
     for (const { type, x, y, w, h, dx, bytes } of parts) {
       if (type !== SHAPE || w * h * 4 !== bytes.byteLength || !w || !h || w > 512 || h > 512) continue;
       const pixels = new Uint8ClampedArray(bytes.byteLength);
       for (let k = 0; k < bytes.byteLength; k += 4) { pixels[k] = bytes[k + 2]; pixels[k + 1] = bytes[k + 1]; pixels[k + 2] = bytes[k]; pixels[k + 3] = bytes[k + 3]; }
-      const canvas = new OffscreenCanvas(w, h);
-      canvas.getContext("2d").putImageData(new ImageData(pixels, w, h), 0, 0);
-      const picture = async (one) => new FileReaderSync().readAsDataURL(await one.convertToBlob()), scale = Math.min(1, CURSOR_MAX / Math.max(w, h));
-      const url = await picture(canvas), small = scale < 1 ? await picture(shrunk(canvas, scale)) : undefined;
+      const scale = Math.min(1, CURSOR_MAX / Math.max(w, h)), address = (...picture) => new FileReaderSync().readAsDataURL(png(...picture));
+      const url = address(w, h, pixels), small = scale < 1 ? address(...shrunk(w, h, pixels, scale)) : undefined;
       on("shape", { number: dx & 0xffff, url, small, scale, width: w, height: h, x, y });
     }
   }
@@ -288,13 +287,6 @@ class View {
     Object.assign(counts, { bytes: 0, since: now });
     if (this.damage) this.damaged(this.damage);
   }
-}
-
-/** A picture made smaller. */
-function shrunk(canvas, scale) {
-  const small = new OffscreenCanvas(Math.max(1, Math.floor(canvas.width * scale)), Math.max(1, Math.floor(canvas.height * scale)));
-  small.getContext("2d").drawImage(canvas, 0, 0, small.width, small.height);
-  return small;
 }
 
 /** The parts that draw more of the video part at `n`. */
