@@ -381,3 +381,12 @@ def test_rule_that_matches_no_program_is_refused(tmp_path: Path) -> None:
         assert len(await hall.ask("grants")) == 3
 
     with_guests(tmp_path, test)
+
+
+def test_refusal_names_what_can_be_explained_and_what_has_a_latency(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        for name, kinds in (("explain", "stream, recorder, screen or viewer"), ("latency", "stream, screen or viewer")):
+            with pytest.raises(ConfigError, match=f"'listener/4': give a {kinds} as"):
+                await hall.ask(name, target="listener/4")
+
+    with_guests(tmp_path, test)

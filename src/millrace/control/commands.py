@@ -331,10 +331,10 @@ class Commands:
 
     # -- explanations ------------------------------------------------------------------------------
 
-    def _found(self, args: r.About, principal: Principal) -> tuple[Guest, Stream]:
+    def _found(self, args: r.About, principal: Principal, kinds: str = "stream") -> tuple[Guest, Stream]:
         if not args.target.startswith("stream/"):
             raise ConfigError(
-                f"{quoted(args.target)}: give a stream, screen or viewer as `millrace ls` shows it, such as stream/7"
+                f"{quoted(args.target)}: give a {kinds}, screen or viewer as `millrace ls` shows it, such as stream/7"
             )
         found = self.find(principal, args.target, args.guest, Right.SEE)
         assert isinstance(found.thing, Stream)
@@ -359,7 +359,7 @@ class Commands:
             number = key_number(text)
             guest, told = self._first(principal, args.target, lambda one: verbs.recorder_tap(one, number), Right.SEE)
             return results.Explanation(args.target, guest.name, explain_recorder(guest, *told))
-        guest, stream = self._found(args, principal)
+        guest, stream = self._found(args, principal, "stream, recorder")
         return results.Explanation(stream.key, guest.name, explain_stream(guest, stream))
 
     async def _flight(self, args: r.OfGuest, principal: Principal) -> list[Sample]:
