@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import struct
 import subprocess
 import sys
@@ -182,6 +183,22 @@ def test_window_is_dragged_by_a_program_that_grabs_the_server(tmp_path: Path) ->
                     assert await said() == b"released True\n"
                 finally:
                     program.kill()
+
+    with xvfb(tmp_path) as x:
+        asyncio.run(test(x))
+
+
+def test_server_that_is_stopped_is_told(tmp_path: Path) -> None:
+    async def test(x: XServer) -> None:
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            machine, server = one.guest.machines[0], x.processes[0]
+            try:
+                server.send_signal(signal.SIGSTOP)
+                one.reader.pointer(Point(100, 100), 0, False)
+                await one.until(lambda: "answered nothing" in machine.view().hint, "it is told")
+            finally:
+                server.send_signal(signal.SIGCONT)
+            await one.until(lambda: not machine.view().hint, "it answers again")
 
     with xvfb(tmp_path) as x:
         asyncio.run(test(x))

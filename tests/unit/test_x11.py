@@ -289,7 +289,7 @@ def test_copies_become_pictures_and_the_screen_goes_with_the_session() -> None:
     sent(wire)
     reader.pointer(Point(900, 3), 0, False)
     reader.key(KeyPress(0x1E, True))
-    assert len(sent(wire)) == 3 and screen.cursor.at == Point(WIDTH - 1, 3)
+    assert len(sent(wire)) == 4 and screen.cursor.at == Point(WIDTH - 1, 3), "the fourth asks whether it answers"
     door.close()
     door.close()
     assert not len(screens) and budget.held == 0

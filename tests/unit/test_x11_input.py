@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from millrace.absent import nothing
 from millrace.graph.pictures import Characters, KeyPress
+from millrace.graph.screenfacts import SILENT_S
+from millrace.pixels.rects import Point
 from millrace.units import NS_PER_S
 from tests.fuzz import xserver
 from tests.gops import WATCHER
@@ -47,3 +49,30 @@ def test_nothing_is_taken_while_the_server_does_not_read_and_no_key_before_it_ha
     one.full = False
     one.turns(xserver.damaged(0, 0, 1, 1))
     assert told == ["the layout", "room"] and source.takes(False, nothing)
+
+
+def test_server_that_answers_nothing_to_what_is_typed_is_told_once() -> None:
+    one = Served()
+    one.screens.seat.take(WATCHER)
+    source = one.screen.controlled(WATCHER, "typing")
+
+    def seconds(count: int) -> list[str]:
+        one.told.clear()
+        for second in range(count):
+            one.screens.second(second * NS_PER_S)
+        return [found.cause for found in one.told]
+
+    assert seconds(SILENT_S + 1) == [] and not one.door.silent_s, "nothing was asked"
+    for n in range(SILENT_S + 1):
+        source.pointer(Point(n, 0), 0, False)
+        one.turns(xserver.reply(one.wire._requests._sent))
+        source.pointer(Point(n, 1), 0, False)
+        assert seconds(1) == [], "it answers, one after the other"
+        one.turns(xserver.reply(one.wire._requests._sent))
+    source.key(KeyPress(0x1E, True, "a"))
+    asked = one.wire._requests._sent
+    source.pointer(Point(1, 1), 0, False)
+    assert seconds(SILENT_S) == [] and not one.door.silent_s
+    assert seconds(3) == ["no answer"] and one.door.silent_s == SILENT_S + 2
+    one.turns(xserver.reply(asked))
+    assert seconds(1) == [] and not one.door.silent_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from millrace.symptoms import Evidence
@@ -17,6 +17,8 @@ OVER_SCREENS, OVER_FACTOR = 8, 50
 """So many whole screens in a second were reported in pictures of which a fiftieth, or less, had changed."""
 COMPARED_MAX = 256
 """Of what was compared since the last second."""
+SILENT_S = 5
+"""A machine that answers nothing for so many seconds is stopped, or hangs."""
 HELD_NS = NS_PER_S
 """A reader that keeps a picture for longer withholds it: encoding takes far less (`python -m bench encode`)."""
 
@@ -27,6 +29,10 @@ class Found(NamedTuple):
     cause: str
     at_ns: HostNs | None
     evidence: Evidence
+
+
+def _none() -> int:
+    return 0
 
 
 # Each mode makes another encoder for each sort of viewers, and the whole picture anew. So of too many, each reader is
@@ -45,6 +51,9 @@ class ScreenFacts:
         """When, and the pixels that were reported and that had changed, where that was too far apart."""
         self._untyped = 0
         self._told_untyped = False
+        self.unanswered: Callable[[], int] = _none
+        """The number of a question that the source has not answered yet; 0 if none, or if it is asked none."""
+        self._unanswered = self._unanswered_s = 0
 
     def mode(self, now_ns: HostNs) -> None:
         """The source set a mode."""
@@ -74,6 +83,7 @@ class ScreenFacts:
         yield from self._many_modes()
         yield from self._over_reported(pixels)
         yield from self._lacks_keys()
+        yield from self._answers_nothing()
 
     def _many_modes(self) -> Iterator[Found]:
         modes = self._modes
@@ -100,6 +110,17 @@ class ScreenFacts:
         if untyped and not self._told_untyped:
             yield Found("no key", None, {"characters": untyped})
         self._told_untyped = untyped > 0
+
+    @property
+    def silent_s(self) -> int:
+        """For how many seconds the source has answered nothing; 0 if that is not for long."""
+        return self._unanswered_s if self._unanswered_s >= SILENT_S else 0
+
+    def _answers_nothing(self) -> Iterator[Found]:
+        before, self._unanswered = self._unanswered, self.unanswered()
+        self._unanswered_s = self._unanswered_s + 1 if before and before == self._unanswered else 0
+        if self._unanswered_s == SILENT_S:
+            yield Found("no answer", None, {"for_s": SILENT_S})
 
 
 class ShownModes:

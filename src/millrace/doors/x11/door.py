@@ -88,6 +88,11 @@ class X11Door(PlayingDoor):
         """Whether `receive` must be called again, although nothing has come."""
         return self._steps.begun or bool(self._events)
 
+    @property
+    def silent_s(self) -> int:
+        """For how many seconds the server has not answered, if that is long."""
+        return 0 if self.screen is None else self.screen.facts.silent_s
+
     def _next(self) -> Iterator[None]:
         return self._handle(self._events.popleft(), self._received_ns)
 
@@ -114,6 +119,8 @@ class X11Door(PlayingDoor):
         if self.screen is None:
             self.screen = self._screens.add(self, self._label, self._door)
             self.screen.characters = Characters.ALL
+            wire = self._wire
+            self.screen.facts.unanswered = lambda: wire.unanswered
         picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
         self.screen.set_mode(Mode(size.width, size.height, size.width * PIXEL_BYTES), picture.data.cast("B"), now_ns)
         self.screen.await_paint()
@@ -156,6 +163,7 @@ class X11Door(PlayingDoor):
         """See `ScreenSource`."""
         if not self._wire.send_key(press.code, press.down, press.meaning) and self.screen is not None:
             self.screen.facts.untyped()
+        self._wire.send_check()
         self._wake()
 
     def takes(self, key: bool, again: Callable[[], None]) -> bool:
@@ -172,6 +180,7 @@ class X11Door(PlayingDoor):
             x, y = (was.at.x + at.x, was.at.y + at.y) if relative else (at.x, at.y)
             place = Point(min(max(x, 0), mode[1] - 1), min(max(y, 0), mode[0] - 1))
             self.screen.set_cursor(Cursor(was.shape, was.hot, place, was.shown))
+        self._wire.send_check()
         self._wake()
 
     def size_wish(self, size: Size) -> None:

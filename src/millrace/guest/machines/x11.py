@@ -117,6 +117,9 @@ class X11Machine(AttachedMachine):
         """See `AttachedMachine`."""
         if self.state == "attached" and self._wire is not None and not self._wire.takes_input:
             return "this X server takes no keys and no pointer: it has no extension XTEST (Xorg: leave out -tst)"
+        silent = max((door.silent_s for door in self.doors if isinstance(door, X11Door)), default=0)
+        if silent:
+            return f"the X server has answered nothing for {silent} s: it is stopped, or hangs"
         return super().hint()
 
     async def stop(self, why: str) -> None:

@@ -32,6 +32,9 @@ class X11Input(ABC):
     def __init__(self, tell: Callable[[LightsTold], None]) -> None:
         self._keys = Keyboard(tell)
         self._buttons = 0
+        self._checks = 0
+        self.unanswered = 0
+        """The number of the check that the server has not answered yet, from 1 on; 0 if none."""
 
     @abstractmethod
     def _send(self, request: bytes) -> None: ...
@@ -87,6 +90,18 @@ class X11Input(ABC):
         """Have our requests processed while a program has grabbed the server."""
         if self._makes_input:
             self._send(requests.control_grabs(self._majors[TEST], True))
+
+    # No input is answered, so a server that is stopped looks like one in which nothing happens.
+    def send_check(self) -> None:
+        """Have the server answer something behind what was sent, unless it still has to (`unanswered`)."""
+        if self._makes_input and not self.unanswered:
+            self._checks += 1
+            self.unanswered = self._checks
+            self._ask(requests.get_focus(), X11Input._checked)
+
+    def _checked(self, part: bytes) -> None:
+        del part
+        self.unanswered = 0
 
     # -- the pointer -----------------------------------------------------------------------------
 
