@@ -16,7 +16,7 @@ from millrace.budget import MIB
 from millrace.codec import yuv
 from millrace.codec.avvideo import video_bytes, video_encoder
 from millrace.codec.videoencoder import VideoEncoder
-from millrace.daemon.allocator import give_back
+from millrace.daemon.allocator import pin_malloc
 from millrace.pixels.rects import Rect, Size
 
 SIZES = ((64, 64), (320, 240), (640, 480), (800, 600), (64, 2160), (4096, 64), (1280, 720), (1920, 1080), (3840, 2160))
@@ -43,7 +43,7 @@ def resident(codec: str, width: int, height: int, rate: int | None) -> int:
 
 def measured(codec: str, size: Size, rate: int | None) -> int:
     """Bytes that become this process's own with each encoder."""
-    give_back()
+    pin_malloc()
     noise = np.random.default_rng(1).integers(0, 255, (size.height + PICTURES, size.width, 4), np.uint8)
     # What a library takes once.
     opened(codec, Size(64, 64), rate, noise).close()

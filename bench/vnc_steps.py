@@ -17,7 +17,7 @@ from tests.fuzz.vncserver import Picture, Streams, noise
 from tests.unit.test_vnc_screen import Hall
 from tests.vncdear import DEAR, HEIGHT, WIDTH, updated
 
-from millrace.daemon.allocator import give_back
+from millrace.daemon.allocator import pin_malloc
 from millrace.doors.clipboard import MachineClipboard
 from millrace.wire.vnc.work import WORK_MAX
 
@@ -93,7 +93,7 @@ class Steps:
 
 def main() -> None:
     """Print the table."""
-    give_back()
+    pin_malloc()
     gc.disable()
     print(f"vnc_steps: CPU ms of a step; one ends when its estimate reaches {WORK_MAX / 1e6:.0f} ms")
     print("| what | steps | median / p99 / longest | estimate: median / longest | real for each estimated |")

@@ -57,7 +57,7 @@ def several(number: int, *args: str) -> list[str]:
     return pytest(*(["-n", str(number), "--dist", "loadgroup"] if number > 1 else []), *args)
 
 
-COMPUTE = [[*IDLY, *command] for command in (*LINT, several(COMPUTING_AT_ONCE, *COMPUTING))]
+COMPUTE = [*IDLY, *several(COMPUTING_AT_ONCE, *COMPUTING)]
 IN_PROCESS = [*IDLY, *several(COMPUTING_AT_ONCE, *OTHERS)]
 BESIDE_SOUND = [*GIVING_WAY, *several(BESIDE, "-m", "not alone and (beside or not real)", REAL)]
 SOUND = several(SOUNDING, "-m", "real and not beside and not alone", REAL)
@@ -106,20 +106,25 @@ def failures(text: bytes) -> bytes:
 def main() -> int:
     """Run all; 0 if nothing failed."""
     with contextlib.ExitStack() as stack:
-        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(5)]
+        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(6)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        own, beside, sound = folder / "own", folder / "beside", folder / "sound"
+        unit, own, beside, sound = (folder / name for name in ("unit", "own", "beside", "sound"))
         pool = stack.enter_context(ThreadPoolExecutor(2))
-        idly = pool.submit(lambda: (quietly(logs[0], *COMPUTE), quietly(logs[2], IN_PROCESS, failed=own)))
-        besides = pool.submit(quietly, logs[1], BESIDE_SOUND, failed=beside)
-        sounded = shown(SOUND, logs[3], sound)
+        idly = pool.submit(lambda: (
+            quietly(logs[0], *([*IDLY, *command] for command in LINT)), quietly(logs[1], COMPUTE, failed=unit),
+            quietly(logs[2], IN_PROCESS, failed=own),
+        ))  # fmt: skip
+        besides = pool.submit(quietly, logs[3], BESIDE_SOUND, failed=beside)
+        sounded = shown(SOUND, logs[4], sound)
         besided = besides.result()
-        alone = shown(ALONE, logs[4])
-        computed, processed = idly.result()
-        for log in logs[:3]:
+        alone = shown(ALONE, logs[5])
+        linted, computed, processed = idly.result()
+        for log in logs[:4]:
             log.seek(0)
             print(log.read().decode(errors="replace"), flush=True)
-        codes = [computed, again(besided, beside), again(processed, own), again(sounded, sound), alone]
+        codes = [
+            linted, again(computed, unit), again(processed, own), again(besided, beside), again(sounded, sound), alone,
+        ]  # fmt: skip
         for code, log in zip(codes, logs, strict=True):
             if code:
                 log.seek(0)

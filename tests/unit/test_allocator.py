@@ -13,13 +13,13 @@ from millrace.daemon import allocator, threads
 
 PROGRAM = """
 import numpy as np
-from millrace.daemon.allocator import give_back
+from millrace.daemon.allocator import pin_malloc
 
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) // 256
 
-give_back()
+pin_malloc()
 # From here on glibc would take blocks of up to 8 MiB from its heap.
 del [np.ones(8 << 20, np.uint8)][0]
 before = resident()
@@ -37,7 +37,7 @@ def test_large_blocks_are_returned_to_system_immediately() -> None:
 
 AGAIN = """
 import resource, threading
-from millrace.daemon.allocator import give_back
+from millrace.daemon.allocator import pin_malloc
 
 def faults():
     return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
@@ -52,7 +52,7 @@ def pictures():
         one()
     print(faults() - before)
 
-give_back()
+pin_malloc()
 thread = threading.Thread(target=pictures)
 thread.start()
 thread.join()
@@ -72,10 +72,10 @@ def test_library_is_told_both_thresholds(monkeypatch: pytest.MonkeyPatch) -> Non
         return SimpleNamespace(mallopt=lambda *setting: asked.append(setting))
 
     monkeypatch.setattr(allocator.ctypes, "CDLL", library)
-    allocator.give_back()
+    allocator.pin_malloc()
     assert asked == [None, (-3, 131_072), (-1, 4_194_304)], "M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3)"
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: SimpleNamespace())
-    allocator.give_back()
+    allocator.pin_malloc()
 
 
 def test_threads_let_others_run_after_as_long_as_a_step_may_take() -> None:

@@ -378,7 +378,7 @@ def did(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         await asyncio.Event().wait()
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    monkeypatch.setattr("millrace.daemon.allocator.give_back", lambda: order.append("give back"))
+    monkeypatch.setattr("millrace.daemon.allocator.pin_malloc", lambda: order.append("malloc"))
     monkeypatch.setattr("millrace.daemon.threads.set_switch_interval", lambda: order.append("interval"))
     monkeypatch.setattr("millrace.daemon.collector.calm", lambda: order.append("calm"))
     monkeypatch.setattr("millrace.daemon.collector.keep_calm", keep_calm)
@@ -401,7 +401,7 @@ def test_daemon_reports_ready_and_shuts_down_in_order(
     config = replace(serve._configured(written, None, None, None, None, None), runtime=Path("/r"))
     served(did, config, True, monkeypatch)
     assert did == [
-        config, ("policy", Path("/r/native.sock")), "start", "give back", "interval", "calm", "READY=1", "STOPPING=1",
+        config, ("policy", Path("/r/native.sock")), "start", "malloc", "interval", "calm", "READY=1", "STOPPING=1",
         "policy ends", "stop",
     ]  # fmt: skip
     assert capsys.readouterr().out.splitlines() == [
@@ -440,7 +440,7 @@ def test_browser_link_is_printed_on_terminals_only(
 def test_daemon_runs_without_session_manager(did: list[Any], written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = serve._configured(written, None, None, None, None, None)
     served(did, config, False, monkeypatch)
-    assert did == [config, "start", "give back", "interval", "calm", "READY=1", "STOPPING=1", "stop"]
+    assert did == [config, "start", "malloc", "interval", "calm", "READY=1", "STOPPING=1", "stop"]
 
 
 def test_daemon_that_fails_to_start_cleans_up(did: list[Any], written: Path, monkeypatch: pytest.MonkeyPatch) -> None:

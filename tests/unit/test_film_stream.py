@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from millrace.codec.videoencoder import VideoEncoder
+from millrace.errors import CodecError
 from millrace.outlets import filmstream
 from millrace.outlets.filmarea import PATIENCE_MAX_NS, SETTLE_NS, FilmArea
 from millrace.outlets.filmstream import ANEW_NS, FilmStream
@@ -229,3 +230,26 @@ def test_encoder_that_can_keep_to_one_rate_begins_anew_once_a_second(monkeypatch
     opened.video.set_rate(3_000_000)
     opened.video.set_rate(2_000_000)
     assert not any(opened.encode(step) for step in range(200, 300))
+
+
+@pytest.mark.parametrize(("codec", "most"), [("avc1", 150_000), ("vp8", 200_000)])
+def test_no_picture_is_larger_than_a_piece_may_be(codec: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, random = Rect(0, 0, 640, 400), np.random.default_rng(5)
+    # As small for this screen as a piece is for one of 1920 × 1200 and more.
+    monkeypatch.setattr(filmstream, "VIDEO_MAX", most)
+    stream, keys = FilmStream(codec, whole, LAN_RATE), 0
+    for n in range(6):
+        noise = random.integers(0, 255, (400, 640, 4), np.uint8)
+        (video,) = stream.encode(noise, [whole], n * STEP_NS, False)
+        assert len(video.data) <= most
+        keys += bool(video.flags & VIDEO_KEY)
+    assert keys == 1, "the stream does not begin anew for each of them"
+
+
+def test_picture_that_no_rate_makes_small_enough_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Rect(0, 0, 640, 400)
+    monkeypatch.setattr(filmstream, "VIDEO_MAX", 100)
+    with pytest.raises(CodecError, match="100 at most"):
+        FilmStream("avc1", whole, LAN_RATE).encode(
+            np.random.default_rng(5).integers(0, 255, (400, 640, 4), np.uint8), [whole], 0, False
+        )

@@ -236,17 +236,24 @@ def test_film_is_stills_until_there_is_memory_for_video() -> None:
 def test_video_holds_memory_only_from_the_first_film_until_ten_seconds_after_the_last() -> None:
     rig, view = started()
     film, line = Rect(96, 96, 320, 240), Rect(16, 320, 320, 18)
+    stills = rig.budget.held
     for seed in range(12):
         glyphs(rig.picture, line, seed)
-        rig.paint([line])
-    assert not rig.encoder.video
-    stills = rig.budget.held
+        rig.screen.painted([line], rig.now_ns)
+        rig.now_ns += STEP_NS
+        rig.encoder.handle_timeout(rig.now_ns)
+        assert rig.waiting and rig.budget.held == stills, "text takes none, while it is encoded either"
+        rig.work()
     for again in range(2):
         begun = len(view.pictures)
-        for seed in range(12):
-            photo(rig.picture, film, seed)
+        # Longer than it is kept: while it plays, it begins no more than once.
+        for seed in range(12 * 30):
+            photo(rig.picture, film, seed % 12)
             rig.paint([film])
-        assert PartType.VIDEO in view.types(begun) and rig.budget.held >= stills + video_bytes("avc1", SIZE), again
+        types = [part.type for picture in view.pictures[begun:] for part in picture.parts]
+        assert PartType.VIDEO in types and PartType.JPEG not in types, "the first picture of the film is video, too"
+        assert sum(picture.key for picture in view.pictures[begun:]) == 1
+        assert rig.budget.held == stills + video_bytes("avc1", SIZE), again
         rig.settle(9)
         assert rig.budget.held > stills and rig.encoder.video
         rig.settle(1.5)

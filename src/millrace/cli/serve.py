@@ -117,7 +117,7 @@ async def _serve(config: Config, policy: bool) -> None:
     import asyncio
 
     from millrace.cli.run import on_stop
-    from millrace.daemon.allocator import give_back
+    from millrace.daemon.allocator import pin_malloc
     from millrace.daemon.collector import calm, keep_calm
     from millrace.daemon.threads import set_switch_interval
     from millrace.io.crypto import trusting_nobody
@@ -139,7 +139,7 @@ async def _serve(config: Config, policy: bool) -> None:
         await daemon.start()
         if program is not None:
             deciding = asyncio.create_task(program.run())
-        give_back()
+        pin_malloc()
         set_switch_interval()
         calm()
         collecting = asyncio.create_task(keep_calm(daemon.worker.quiet))

@@ -7,21 +7,22 @@ import ctypes
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """See mallopt(3)."""
 LARGE_BYTES = 128 * 1024
-"""Blocks at least this large (lanes, queues, resamplers) go back to the system when freed."""
+"""Blocks at least this large (lanes, queues, resamplers) go back to the system when freed. What a picture is compressed
+into is mostly smaller."""
 SPARE_BYTES = 4 * 1024 * 1024
 """What each thread's heap may keep free at its end."""
 
 
-def give_back() -> None:
+def pin_malloc(spare: int = SPARE_BYTES) -> None:
     """Pin glibc's thresholds.
 
     By default glibc raises the first threshold when a large block is freed, so that later blocks of that size come from
     the heap and stay there: of 390 MiB used by a guest's 390 samples, 290 MiB stayed resident after they had ended. But
     once that one is pinned, the second stays at 128 KiB, and a thread that allocates and frees more than this for each
-    picture has the kernel give it empty pages each time: dragging a window, 1,100 a picture, which was a quarter of the
-    encoder's time (`python -m bench encode`). Other C libraries have no such settings.
+    picture has the kernel give it empty pages each time: `python -m bench encode` counts them, with these settings and
+    without the second. Other C libraries have no such settings.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(M_TRIM_THRESHOLD, SPARE_BYTES)
+        mallopt(M_TRIM_THRESHOLD, spare)

@@ -235,7 +235,7 @@ class PictureEncoder:
             task = task._replace(picture=picture.plane, damage=picture.damage, moves=picture.moves)
         rate, crowded, times = self.rate, self._lane.crowded, (self._clock, self._computed)
         small = rate == work.rate and work.is_small(task)
-        task = task._replace(video=not small and self._may_have_video(work))
+        task = task._replace(video=not small and work.may_be_video(task) and self._hold_video(work))
         self._job, self._last_ns = job, now_ns
         self._lane(lambda: _made(work, task, rate, crowded, *times), self._done, small)
 
@@ -259,10 +259,9 @@ class PictureEncoder:
         if before is not None:
             before.close()
 
-    # A picture may be the first one with film, so memory for its encoder is held while it is made, and given back after
-    # that if there was none.
-    def _may_have_video(self, work: PictureWork) -> bool:
-        """Whether the guest has memory for an encoder of video: until then, what moves is sent as stills."""
+    # It is held before it is known whether this picture has film, and given back after that if it has none.
+    def _hold_video(self, work: PictureWork) -> bool:
+        """Hold memory for an encoder of video; False if the guest has none: then what moves is sent as stills."""
         return self._account.fits("video", work.video_bytes, LISTENERS)
 
     def _give_up_video(self) -> None:

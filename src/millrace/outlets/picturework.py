@@ -20,7 +20,7 @@ from millrace.budget import MIB
 from millrace.codec.avvideo import video_bytes
 from millrace.codec.palette import Palettes
 from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
-from millrace.outlets.cells import EXACT, FAIR, LOSSY, PALETTE, PHOTO, STALE, UNKNOWN, CellMap
+from millrace.outlets.cells import EXACT, FAIR, LOSSY, OFTEN, PALETTE, PHOTO, STALE, UNKNOWN, CellMap
 from millrace.outlets.filmstream import FilmStream
 from millrace.outlets.picturechoice import (
     FILM_PIXELS,
@@ -183,6 +183,15 @@ class PictureWork:
         if due_ns is not None and due_ns <= task.now_ns:
             return False
         return not any(self._may_be_film(rect) for rect in task.damage)
+
+    # What is not known is taken to be a photo, and what changes now and then to change all the time.
+    def may_be_video(self, task: Task) -> bool:
+        """Whether some of it may be best sent as video: as a film, or as it is more than the line takes."""
+        if task.picture is None or self._video is None or self._copy.fresh:
+            return False
+        painted = [*task.damage, *(move.to for move in task.moves)]
+        rects = painted if self._scaled is None else self._scaled.touched(painted)
+        return self.cells.photo(rects, OFTEN - 1) >= FILM_PIXELS / 2 or self.cells.bytes(rects) > self._share
 
     def _may_be_film(self, rect: Rect) -> bool:
         if rect.area < FILM_PIXELS:
