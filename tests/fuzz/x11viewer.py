@@ -114,7 +114,11 @@ def _answers(request: bytes, properties: Iterator[bytes]) -> list[bytes]:
     if major == 16:
         name = request[8 : 8 + int.from_bytes(request[4:6], "little")]
         names = [b"CLIPBOARD", b"TARGETS", b"INCR", b"UTF8_STRING", b"text/plain;charset=utf-8", b"MILLRACE_CLIPBOARD"]
+        names.append(b"MILLRACE_KEYS")
         return [xserver.reply(0, struct.pack("<I", 301 + names.index(name)))]
+    if (major, minor) == (20, 0):
+        listed = [(key, symbols[0]) for key, ((_, symbols), *_) in KEYS.items()]
+        return [xserver.has(0, b"".join(struct.pack("<II", *pair) for pair in listed), 6, bits=32)]
     if major == 20:
         return [next(properties, xserver.has(0, b""))]
     if (major, minor) == (FIXES, 4):

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from millrace.errors import PeerLost
 from millrace.guest.hands import Hands
+from millrace.guest.machines.x11 import X11Machine
 from millrace.pixels.rects import Size
 from millrace.wire.peer.pictures import Key, Text
 from tests.gops import WATCHER
@@ -224,6 +226,25 @@ def test_letters_arrive_over_vnc_as_they_are_typed_with_caps_lock(tmp_path: Path
     else:
         with x11vnc(tmp_path, "-nopw") as (x, door):
             asyncio.run(test(x, door))
+
+
+@pytest.mark.parametrize("server", ["Xvfb", "Xvnc"])
+def test_keys_that_a_killed_daemon_has_given_are_given_back_and_none_of_a_users(tmp_path: Path, server: str) -> None:
+    async def test(x: XServer) -> None:
+        x.run("xmodmap", "-e", "keycode 248 = F20 F20")
+        before = layout(x)
+        async with watching(tmp_path, f"x11:{x.display}") as one:
+            (machine,) = one.guest.machines
+            assert isinstance(machine, X11Machine) and machine._stream is not None
+            Person(one).text("".join(chr(0x4E00 + number) for number in range(12)))
+            await one.until(lambda: layout(x) != before, "keys are given a meaning")
+            machine._stream._end(PeerLost("killed"))
+            assert layout(x) != before
+            await one.until(lambda: machine.sessions == 2 and layout(x) == before, "they mean nothing again")
+            assert "MILLRACE_KEYS" not in x.run("xprop", "-root")
+
+    with display(tmp_path, server) as x:
+        asyncio.run(test(x))
 
 
 def test_server_does_not_repeat_what_is_held_and_its_setting_stays(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from millrace.wire.keys import BY_EVDEV
@@ -11,12 +13,15 @@ from millrace.wire.x11.requests import KEYCODE_OFFSET
 from millrace.wire.x11.spares import IDLE_NS, KEPT_NS, Spares
 from millrace.wire.x11.xkb import NO_STATE, KeyState
 from tests.fuzz import xserver
+from tests.fuzz.xserver import ROOT
 
 TYPES_AT, SHIFT_TYPE_AT = 40, 48
 """Where the kinds of keys begin in a layout, and the second of them, which has one combination: that of Shift."""
 REAL, NEVER_MADE = 38, (254, 255)
 """A key that keyboards have, and two that none has."""
 A, B = 0x61, 0x62
+MARK_NAME, CARDINAL = 307, 6
+"""Numbers of the list's name and kind."""
 
 
 def layout(keys: dict[int, xserver.Groups], modifiers: dict[int, int] | None = None) -> Keymap:
@@ -26,6 +31,22 @@ def layout(keys: dict[int, xserver.Groups], modifiers: dict[int, int] | None = N
 def full(*free: int) -> dict[int, xserver.Groups]:
     """Keys that all mean something, but these."""
     return {code: [(2, [0x31, 0x32])] for code in range(8, 256) if code not in free}
+
+
+def mark(*pairs: tuple[int, int]) -> bytes:
+    """The request that lists these keys and their keysyms."""
+    data = b"".join(struct.pack("<II", *pair) for pair in pairs)
+    return requests.change_property(ROOT, MARK_NAME, CARDINAL, 32, data)
+
+
+def spares_of(keymap: Keymap, *listed: tuple[int, int]) -> Spares:
+    """Those of a display with this layout, which lists these keys and their keysyms."""
+    spares = Spares()
+    spares.named(ROOT, MARK_NAME)
+    data = b"".join(struct.pack("<II", *pair) for pair in listed)
+    assert spares.read(xserver.has(1, data, CARDINAL, bits=32)) == bool(listed)
+    spares.learn(keymap)
+    return spares
 
 
 # -- where a keysym is found -----------------------------------------------------------------------
@@ -81,38 +102,73 @@ def test_modifiers_that_are_kept_by_a_kind_of_keys_are_passed_over() -> None:
 
 def test_keys_of_modifiers_are_not_free() -> None:
     doubled: xserver.Groups = [(2, [0xFFEB, 0xFFEB])]
-    keymap = layout({**full(253, *NEVER_MADE), 251: doubled, 252: doubled}, {251: 0x40, 254: 0x10})
-    assert keymap.free == [253, 255] and keymap.doubled == [252] and {251, 254} <= keymap.modifiers
+    keymap = layout({**full(253, *NEVER_MADE), 251: doubled}, {251: 0x40, 254: 0x10})
+    assert keymap.free == [253, 255] and {251, 254} <= keymap.modifiers
 
 
 def test_keys_that_keyboards_have_are_taken_last() -> None:
     assert REAL - KEYCODE_OFFSET in BY_EVDEV and all(key - KEYCODE_OFFSET not in BY_EVDEV for key in NEVER_MADE)
-    spares = Spares()
-    spares.learn(layout(full(REAL, *NEVER_MADE)))
+    spares = spares_of(layout(full(REAL, *NEVER_MADE)))
     taken = [found[0] for symbol in (1, 2, 3) if (found := spares.take(symbol, 0))]
     assert sorted(taken[:2]) == [*NEVER_MADE] and taken[2] == REAL
 
 
-def test_key_of_a_keyboard_that_means_the_same_with_shift_is_not_taken() -> None:
-    """A key that nobody has, and that means that, is one that a daemon has left which was killed."""
-    for key, taken in ((REAL, None), (254, 254)):
-        spares = Spares()
-        spares.learn(layout({**full(), key: [(2, [A, A])]}))
+@pytest.mark.parametrize("symbols", [[A, A], [A, B], [A], [B, A]])
+def test_key_that_means_something_is_taken_only_if_a_daemon_has_listed_just_that(symbols: list[int]) -> None:
+    """Users define keys that mean the same with Shift, too: `xmodmap -e "keycode 248 = F20 F20"`."""
+    keys = {**full(), 254: [(2, symbols)]}
+    for listed in ([], [(253, A)], [(254, B)], [(REAL, A), (254, A)]):
+        spares = spares_of(layout(keys), *listed)
+        left = (254, A) in listed and not any(symbol != A for symbol in symbols)
+        assert spares.keys == ({254} if left else set())
         found = spares.take(B, 0)
-        assert (found and found[0]) == taken
+        assert (found and found[0]) == (254 if left else None)
+        given = [request for request in spares.end() if request[0] == 100]
+        assert given == ([requests.change_keysyms(254, 0)] if left else [])
+
+
+def test_what_a_killed_daemon_has_listed_is_given_back_at_once() -> None:
+    spares = spares_of(layout({**full(253), 254: [(2, [A, A])], 255: [(2, [B, B])]}), (254, A), (255, B))
+    due_ns = spares.due_ns(9 * IDLE_NS)
+    assert due_ns is not None and due_ns <= 9 * IDLE_NS
+    back = [requests.change_keysyms(key, 0) for key in (254, 255)]
+    assert spares.handle_timeout(9 * IDLE_NS) == [*back, requests.delete_property(ROOT, MARK_NAME)]
+    assert spares.end() == [] and {spares.take(symbol, 0)[0] for symbol in (1, 2, 3)} == {253, 254, 255}  # type: ignore[index]
+
+
+def test_list_is_written_before_a_key_is_given_a_meaning_and_has_what_it_meant_before() -> None:
+    spares = spares_of(layout(full(254)))
+    for symbol, listed in ((A, [(254, A)]), (B, [(254, A), (254, B)])):
+        assert spares.take(symbol, KEPT_NS) == (254, [mark(*listed), requests.change_keysyms(254, symbol)])
+        spares.pressed(254, 0)
+    assert spares.end() == [requests.change_keysyms(254, 0), requests.delete_property(ROOT, MARK_NAME)]
+    assert spares.end() == []
+
+
+def test_list_that_is_none_of_a_daemon_is_passed_over() -> None:
+    spares = Spares()
+    for part in (b"", xserver.has(1, bytes(8)), xserver.has(1, struct.pack("<II", 254, A), 19, bits=32),
+                 xserver.has(1, struct.pack("<IIIII", 254, 0, 7, A, 254), CARDINAL, bits=32)):  # fmt: skip
+        assert not spares.read(part)
+    spares.learn(layout({**full(), 254: [(2, [A, A])]}))
+    assert not spares.keys and spares.end() == []
+
+
+def test_key_that_can_not_be_listed_is_given_no_meaning() -> None:
+    spares = Spares()
+    spares.learn(layout(full(254)))
+    assert spares.take(A, 0) is None
 
 
 def test_key_that_was_given_a_meaning_is_not_free_when_the_layout_has_it() -> None:
-    spares = Spares()
-    spares.learn(layout(full(254)))
-    assert spares.take(A, 0) == (254, [requests.change_keysyms(254, A)])
+    spares = spares_of(layout(full(254)))
+    assert spares.take(A, 0) == (254, [mark((254, A)), requests.change_keysyms(254, A)])
     spares.learn(layout({**full(), 254: [(2, [A, A])]}))
     assert spares.keys == {254} and not spares.has_room(0) and spares.take(B, 0) is None
 
 
 def test_keys_mean_nothing_again_some_time_after_the_last_was_pressed() -> None:
-    spares = Spares()
-    spares.learn(layout(full(253, *NEVER_MADE)))
+    spares = spares_of(layout(full(253, *NEVER_MADE)))
     taken = []
     for number, symbol in enumerate((A, B)):
         found = spares.take(symbol, 0)
@@ -121,7 +177,7 @@ def test_keys_mean_nothing_again_some_time_after_the_last_was_pressed() -> None:
         taken.append(found[0])
     due_ns = KEPT_NS + IDLE_NS
     assert spares.due_ns(0) == due_ns and spares.handle_timeout(due_ns - 1) == [] and spares.keys == {*taken}
-    assert spares.handle_timeout(due_ns) == [requests.change_keysyms(key, 0) for key in taken]
+    assert spares.handle_timeout(due_ns)[:-1] == [requests.change_keysyms(key, 0) for key in taken]
     assert not spares.keys and spares.due_ns(due_ns) is None
     assert all(spares.take(symbol, due_ns) is not None for symbol in (1, 2, 3)), "they are free again"
 

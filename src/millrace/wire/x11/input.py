@@ -117,8 +117,9 @@ class X11Input(ABC):
     # What a client holds down by XTEST stays down when it is gone. The server drops a release of what somebody holds
     # on a keyboard or mouse of its own.
     def send_release(self) -> None:
-        """Release what is down, such as a daemon may have left that did not end by itself."""
+        """Release what is down, and give back keys, such as a daemon may have left that did not end by itself."""
         if self._makes_input:
+            self._say(self._keys.look(self._majors[TEST], self._root))
             self._ask(requests.query_keys(), X11Input._keys_down)
             self._ask(requests.query_pointer(self._root), X11Input._buttons_down)
 

@@ -17,7 +17,7 @@ from millrace.wire.x11 import fakes, keymap, requests, xkb
 from millrace.wire.x11.keymap import Keymap, Place
 from millrace.wire.x11.requests import KEY_PRESS, KEY_RELEASE
 from millrace.wire.x11.said import Said, Then
-from millrace.wire.x11.spares import Spares
+from millrace.wire.x11.spares import MARK, MARK_MAX, Spares
 from millrace.wire.x11.xkb import LOCK, NO_STATE
 
 _REPEATED_AT, _REPEATED_BYTES = 20, 32
@@ -72,6 +72,21 @@ class Keyboard:
         """The keys that the server repeats, one in a bit."""
         self._dead = False
         """A dead key was pressed last."""
+
+    # Its answers come before that with the layout, which is asked for three answers after `begin`.
+    def look(self, test: int, root: int) -> list[Said]:
+        """Ask which keys a daemon that was killed has given a meaning; if there are any, `begin`, to give them back."""
+        return [_ask(requests.intern_atom(MARK), partial(self._named, test, root))]
+
+    def _named(self, test: int, root: int, part: bytes) -> list[Said]:
+        if not part:
+            return []
+        (mark,) = struct.unpack_from("<I", part, 8)
+        self._spares.named(root, mark)
+        return [_ask(requests.read_property(root, mark, MARK_MAX), partial(self._listed, test, root))]
+
+    def _listed(self, test: int, root: int, part: bytes) -> list[Said]:
+        return self.begin(test, root) if self._spares.read(part) else []
 
     def begin(self, test: int, root: int) -> list[Said]:
         """Ask for the layout and the state, at the first call; `test` is XTEST's opcode."""

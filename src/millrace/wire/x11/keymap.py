@@ -97,8 +97,6 @@ class Keymap:
         self._keys: dict[int, _Key] = {}
         self.free: list[int] = []
         """Keys that mean nothing."""
-        self.doubled: list[int] = []
-        """Keys that mean one thing, with Shift and without."""
         try:
             modifiers = self._read(part)
         except (struct.error, ValueError, IndexError):
@@ -118,7 +116,6 @@ class Keymap:
         pairs = part[at : at + 2 * part[33]]
         modifiers = {keycode for keycode, mods in zip(pairs[::2], pairs[1::2], strict=True) if mods}
         self.free = [keycode for keycode in keys if keycode not in self._keys and keycode not in modifiers]
-        self.doubled = [code for code, key in self._keys.items() if code not in modifiers and self._is_doubled(key)]
         return modifiers
 
     def _read_types(self, part: bytes, count: int) -> int:
@@ -153,15 +150,17 @@ class Keymap:
         self._keys = {code: key for code, key in self._keys.items() if meaning[key.first] < meaning[key.end]}
         return at
 
-    def _is_doubled(self, key: _Key) -> bool:
-        return key.groups == 1 and key.end - key.first == 2 and self._symbols[key.first] == self._symbols[key.first + 1]
-
     def _with(self, *runs: tuple[int, int]) -> set[int]:
         """The keys that have one of these keysyms."""
         found = np.zeros(len(self._symbols), bool)
         for low, high in runs:
             found |= (self._symbols >= low) & (self._symbols <= high)
         return set(np.unique(self._owners[found]).tolist())
+
+    def means_only(self, keycode: int, symbol: int) -> bool:
+        """Whether a key has no other keysym, with Shift and without."""
+        key = self._keys.get(keycode)
+        return key is not None and bool((self._symbols[key.first : key.end] == symbol).all())
 
     def means(self, keycode: int, state: KeyState) -> int:
         """The keysym of a key as it is now; 0 if it has none."""

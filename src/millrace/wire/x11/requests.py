@@ -172,6 +172,16 @@ def get_property(window: int, name: int, at: int, size: int) -> bytes:
     return request(20, 1, struct.pack("<IIIII", window, name, 0, at // 4, size // 4))
 
 
+def read_property(window: int, name: int, size: int) -> bytes:
+    """Read so many bytes of a property, a multiple of four, and leave it as it is."""
+    return request(20, 0, struct.pack("<IIIII", window, name, 0, 0, size // 4))
+
+
+def delete_property(window: int, name: int) -> bytes:
+    """There is no such property any more."""
+    return request(19, 0, struct.pack("<II", window, name))
+
+
 def change_property(window: int, name: int, kind: int, bits: int, data: bytes) -> bytes:
     """Put data into a property."""
     return request(18, 0, struct.pack("<IIIBxxxI", window, name, kind, bits, len(data) * 8 // bits) + data)
