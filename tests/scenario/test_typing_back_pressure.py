@@ -12,11 +12,7 @@ import pytest
 
 from millrace.daemon.app import Daemon
 from millrace.doors import inputroom
-from millrace.doors.spice.screen import SpiceScreen
-from millrace.doors.vnc.screen import VncScreen
-from millrace.doors.x11.door import X11Door
 from millrace.errors import ConfigError
-from millrace.graph.pictures import KeyPress
 from millrace.graph.screen import Screen
 from millrace.guest.guest import Guest
 from millrace.guest.hands import CHARS_MAX, Hands
@@ -25,7 +21,7 @@ from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.machines.paced import PACE_S
 from millrace.guest.machines.spice import SpiceMachine
 from millrace.pixels.rects import Size
-from millrace.wire.peer.pictures import TEXT_MAX, Key, Pointer, Text
+from millrace.wire.peer.pictures import TEXT_MAX, Pointer, Text
 from millrace.wire.spice.channel import ChannelKind
 from tests.bus import daemon_in
 from tests.fuzz import xserver
@@ -51,6 +47,7 @@ class Deaf:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client to its end."""
+        self.got.clear()
         for said in self._greeting:
             writer.write(said)
         await writer.drain()
@@ -225,32 +222,5 @@ def test_qemus_servers_get_a_key_in_ten_milliseconds(tmp_path: Path, kind: str) 
             await until(lambda: server.got.count(released) == 30)
             assert loop.time() - began >= 48 * PACE_S, "60 keys, 8 of them at once, and some are on their way"
             assert not typist.hands.waiting
-
-    asyncio.run(main())
-
-
-SOURCES: dict[str, type] = {"x11": X11Door, "vnc": VncScreen, "spice": SpiceScreen}
-
-
-@pytest.mark.parametrize("kind", SOURCES)
-def test_error_in_what_is_typed_ends_the_machine_s_session_and_not_the_viewer(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    door, make, _, _ = SERVERS[kind]
-
-    def fails(source: object, press: KeyPress) -> None:
-        raise ValueError("a bug")
-
-    async def main() -> None:
-        server = make()
-        server.reads.set()
-        async with attached(tmp_path, server, parse_door(door.format(tmp_path / "X0"))) as (machine, typist):
-            monkeypatch.setattr(SOURCES[kind], "key", fails)
-            for _ in range(2):
-                typist.hands.control(Key(0x1E, True), WATCHER, typist.screen, SIZE)
-            await until(lambda: typist.screen.ended)
-            assert machine.sessions == 1
-            told = [(one.subject, one.evidence["error"]) for one in typist.incidents if one.cause == "lost"]
-            assert told == [(machine.key, "a bug")] and "session ended because of an internal error" in caplog.text
 
     asyncio.run(main())

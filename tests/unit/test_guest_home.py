@@ -226,7 +226,7 @@ class Staying(Machined):
         await asyncio.Event().wait()
 
     def _gone(self) -> None:
-        self.ended = self.state, self.error
+        self.told = self.state, self.error
 
 
 def test_machine_that_is_stopped_says_why_before_its_screens_go() -> None:
@@ -237,7 +237,7 @@ def test_machine_that_is_stopped_says_why_before_its_screens_go() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         await machine.stop("it was detached")
-        assert machine.ended == ("detached", "it was detached") and house.machines[-1] == ("remove", machine)
+        assert machine.told == ("detached", "it was detached") and house.machines[-1] == ("remove", machine)
 
     asyncio.run(main())
 

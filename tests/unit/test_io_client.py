@@ -11,7 +11,8 @@ from unittest.mock import Mock
 import pytest
 
 from millrace.errors import PeerLost
-from millrace.io.client import ClientConnection, _why_not
+from millrace.io import client
+from millrace.io.client import ClientConnection, Mute, _why_not
 from millrace.io.runner import StreamRunner
 from millrace.io.sockets import why_not_unix
 
@@ -75,3 +76,41 @@ def test_reset_before_first_byte_suggests_tls() -> None:
         one.closed()
     lost = "the connection was lost: Connection reset by peer"
     assert ended == [f"{lost}; if this is a TLS port of SPICE, add --tls", lost]
+
+
+async def lingers(path: Path, closes: bool) -> tuple[bytes, list[str]]:
+    """What a peer gets of one that is left after a last word, and who is told of its end."""
+    got, told = bytearray(), list[str]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"unheard")
+        while data := await reader.read(100):
+            got.extend(data)
+        if closes:
+            writer.close()
+
+    server = await asyncio.start_unix_server(serve, path)
+    core = Mute()
+    one = ClientConnection(core, lambda now: told.append("after"), lambda why: told.append("ended"))
+    await one.connect("", 0, str(path), None)
+    core.data_to_send = lambda: b"last word"  # type: ignore[method-assign]
+    gone = asyncio.Event()
+    one.linger(gone.set)
+    async with asyncio.timeout(10):
+        await gone.wait()
+    server.close()
+    return bytes(got), told
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_peer_of_one_that_lingers_gets_all_and_has_time_to_read_it(
+    closes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "LINGER_S", 60 if closes else 0.05)
+    assert asyncio.run(lingers(tmp_path / "s", closes)) == (b"last word", [])
+
+
+def test_connection_that_was_never_made_does_not_linger() -> None:
+    ended, gone = list[str](), list[str]()
+    connect(ended).linger(lambda: gone.append("gone"))
+    assert gone == ["gone"] and not ended

@@ -19,7 +19,7 @@ from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.graph.pictures import KeyPress
-from millrace.guest.machines.address import parse_door
+from millrace.guest.machines.address import DoorSpec, parse_door
 from millrace.guest.machines.attach import KINDS
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.machines.spice import SpiceMachine
@@ -165,13 +165,31 @@ def test_every_kind_of_machine_address_is_served() -> None:
     assert all(issubclass(load(), AttachedMachine) for load in KINDS.values())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_session_of_each_kind_of_machine_ends_by_what_a_viewer_s_request_raises(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        machine = KINDS[kind]()(1, House().home, DoorSpec(kind, "/nothing"))
+        machine._begin()
+        session = asyncio.create_task(machine._until_ended())
+        machine.failed(ValueError("a bug"))
+        with pytest.raises(ValueError, match="a bug"):
+            await session
+        assert not caplog.records
+        machine.failed(ValueError("and another"))
+        assert "internal error after the session" in caplog.text and "and another" in caplog.text
+
+    asyncio.run(main())
+
+
 def test_x_display_is_left_when_its_newest_connection_is_closed() -> None:
     async def main() -> None:
         machine = X11Machine(1, House().home, parse_door("x11::1"))
         machine._account = machine.guest.admission.account({})
         door: Any = SimpleNamespace(room=InputRoom(), receive=lambda now_ns: None, busy=False)
         pairs = [socket.socketpair() for _ in range(2)]
-        before, newest = (machine._served(mine, X11Client(b"", now_ns()), door, lambda why: None) for mine, _ in pairs)
+        before, newest = (machine._served(mine, X11Client(b"", now_ns()), door) for mine, _ in pairs)
         before.close()
         stopping = asyncio.create_task(machine.stop("the test ends"))
         for _ in range(5):
@@ -191,7 +209,7 @@ def test_whoever_waits_to_type_into_an_x_display_is_told_when_it_has_read_all() 
         machine._account = machine.guest.admission.account({})
         door: Any = SimpleNamespace(room=InputRoom(), receive=lambda now_ns: None, busy=False)
         mine, theirs = socket.socketpair()
-        stream = machine._served(mine, X11Client(b"", now_ns()), door, lambda why: None)
+        stream = machine._served(mine, X11Client(b"", now_ns()), door)
         door.room.full = lambda: stream.congested
         stream._out.chunks.append(Chunk(bytearray(LARGE)))
         stream.flush()

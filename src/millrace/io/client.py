@@ -18,7 +18,7 @@ from millrace.io.runner import StreamRunner
 from millrace.io.sockets import keep_alive, why_not_unix
 from millrace.io.turns import ChunkSize, Turns
 from millrace.units import HostNs
-from millrace.wire.contract import Session
+from millrace.wire.contract import Session, Untimed
 
 CONNECT_S = 5.0
 DISPLAYS = 100
@@ -28,6 +28,8 @@ UNREAD_MAX = 2 * 1024 * 1024
 GONE_S = 30
 """A machine whose host vanished without closing the connection is detected, and looked for again, after this."""
 CHUNK_BYTES_MIN, CHUNK_BYTES_MAX = 64, 4096
+LINGER_S = 1.0
+"""How long a peer has to process what it was sent last, and to close the connection."""
 
 
 class Closed(PeerLost):
@@ -93,6 +95,19 @@ def _free(size: int) -> None:
     """Partial messages are not accounted for."""
 
 
+class Mute(Untimed):
+    """The `Core` of a connection on which nothing is said, and nothing heard."""
+
+    partial_bytes = 0
+
+    def receive(self, data: Buffer, now_ns: HostNs) -> None:
+        """Ignore anything received."""
+
+    def data_to_send(self) -> bytes:
+        """Send nothing."""
+        return b""
+
+
 # Everything that ends the connection leads to one call of `ended`. Until it is made it is `connect` that reports, and
 # during a TLS handshake `start_tls`, by raising.
 class ClientConnection:
@@ -126,6 +141,7 @@ class ClientConnection:
         self._runner = _Runner(self, turns, whose)
         self._transport: asyncio.Transport | None = None
         self._shaking = False
+        self._cut: asyncio.TimerHandle | None = None
         self._chunk_size = ChunkSize(CHUNK_BYTES_MIN, chunk_bytes_max)
         self._plain = False
         """Connected over TCP without TLS, and nothing has arrived yet."""
@@ -278,6 +294,8 @@ class ClientConnection:
     # `_why` begins as a clean close. Whatever ends the connection otherwise has replaced it by now.
     def closed(self) -> bool:
         """See `Connection`. During a TLS handshake, `start_tls` reports the failure instead."""
+        if self._cut is not None:
+            self._cut.cancel()
         if not self._shaking:
             ended = self._ended
             self._forget()
@@ -295,6 +313,29 @@ class ClientConnection:
 
     def wake(self) -> None:
         """There is something to send that no step of its own has caused."""
+        self._runner.wake()
+
+    # A server that finds the connection closed may drop what it has not processed; it is reset if anything that the
+    # server sent was not read. TLS can't be ended in one direction only, so there it is closed when the time is up.
+    def linger(self, gone: Callable[[], None]) -> None:
+        """Send what is due, and close when the peer has, and so has processed it; after `LINGER_S` anyway.
+
+        `gone` is called when it is closed, in place of `ended`. What still arrives is dropped.
+        """
+        transport = self._transport
+        if transport is None or self._shaking or self.closing or transport.is_closing():
+            self.close()
+            gone()
+            return
+        self._forget()
+        self._ended = lambda why: gone()
+        last = self._core.data_to_send()
+        self._core = Mute()
+        if last:
+            transport.write(last)
+        self._cut = asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
+        if transport.can_write_eof():
+            transport.write_eof()
         self._runner.wake()
 
     def close(self) -> None:

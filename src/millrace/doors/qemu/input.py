@@ -116,9 +116,11 @@ class ConsoleInput:
 
     def close(self) -> None:
         """Release all, for good. Whoever has this is reached through `flush`: a cycle (daemon/collector.py)."""
-        self.release()
-        self._flush = nothing
-        self.room.close()
+        try:
+            self.release()
+        finally:
+            self._flush = nothing
+            self.room.close()
 
     @property
     def _overrun(self) -> bool:

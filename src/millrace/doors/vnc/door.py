@@ -142,7 +142,7 @@ class VncDoor(PlayingDoor):
         self.stream = PushedStream(self.graph, node, fmt, self._profile, origin=self._origin)
 
     def close(self) -> None:
-        """See `MachineDoor`."""
+        """See `MachineDoor`. The last that it says to the server releases what is down."""
         self._told, self._closed = _untold, True
         self._steps.close()
         if self.stream is not None:
@@ -154,3 +154,4 @@ class VncDoor(PlayingDoor):
         if self.clipboard is not None:
             self.clipboard.close()
             self.clipboard = None
+        self.wire.send_end()

@@ -202,7 +202,6 @@ class X11Door(PlayingDoor):
     def close(self) -> None:
         """See `MachineDoor`. What it says to the display then is the last."""
         self._closed = True
-        self._wire.send_end()
         self._steps.close()
         self._events.clear()
         screen, self.screen = self.screen, None
@@ -213,3 +212,4 @@ class X11Door(PlayingDoor):
             clipboard.close()
         self.room.close()
         self._shared = np.zeros(0, np.uint8)
+        self._wire.send_end()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from millrace.budget import CONNECTIONS, ENDED
@@ -21,10 +21,6 @@ RETRY_FIRST_S, RETRY_MAX_S = 0.25, 1.0
 SESSION_BYTES = 32 * 1024
 REAL_TIME_PERCENT = (99.0, 101.0)
 SLOW_TICK_PERCENT = (97.0, 99.5)
-
-
-def _not_told(why: Exception) -> None:
-    """There is no session, or it does not know yet how it ends."""
 
 
 class Displaced(PeerLost):
@@ -63,8 +59,8 @@ class AttachedMachine(ABC):
         """Set when somebody attaches it again."""
         self._account = ENDED
         """Memory of the current session."""
-        self._fail: Callable[[Exception], None] = _not_told
-        """Ends the current session."""
+        self._left: asyncio.Event | None = None
+        """Set when the newest connection that has a last word is closed."""
 
     @property
     def key(self) -> str:
@@ -82,13 +78,18 @@ class AttachedMachine(ABC):
         self._task = self.guest.turns.task(self._run, self.key)
 
     async def stop(self, why: str) -> None:
-        """Disconnect from the machine and stop looking for it; viewers of its screens are told why."""
+        """Disconnect from the machine and stop looking for it; viewers of its screens are told why.
+
+        Returns when the machine has processed what it was told last, if it does that in time.
+        """
         if not self._forgotten:
             self._show("detached", why)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._forget()
+        if self._left is not None:
+            await self._left.wait()
 
     def _forget(self) -> None:
         if self.spec.connection is not None:
@@ -101,6 +102,7 @@ class AttachedMachine(ABC):
         wait = RETRY_FIRST_S
         while True:
             before = self.sessions
+            self._begin()
             try:
                 self._account = self.guest.admission.account({"itself": SESSION_BYTES})
                 await self._session()
@@ -109,15 +111,13 @@ class AttachedMachine(ABC):
                 # The frames in it hold the session, and the session its errors: a cycle, which only a full collection
                 # would free (daemon/collector.py).
                 error.__traceback__ = None
-            except asyncio.CancelledError:
-                self._gone()
-                raise
             except Exception as error:
                 # An internal error must end at most this session.
                 log.exception("%s: session ended because of an internal error", self.label)
                 self._lost(error)
+                error.__traceback__ = None
             finally:
-                self._fail = _not_told
+                self._gone()
                 self._account.close()
             wait = RETRY_FIRST_S if self.sessions > before else min(wait * 2, RETRY_MAX_S)
             if self.spec.kind == "p2p":
@@ -125,9 +125,36 @@ class AttachedMachine(ABC):
                 return
             await self._asked_within(wait)
 
+    # A session may consist of several connections and tasks, any of which may fail first. `ended` gets the first
+    # failure, which is the one that is reported: the others usually follow from it.
+    def _begin(self) -> None:
+        """A session begins: have nothing of the one before."""
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self.ready: asyncio.Future[None] = loop.create_future()
+
+    def _end(self, why: Exception) -> None:
+        """The session ends, by this if nothing else has ended it before."""
+        if not self.ended.done():
+            self.ended.set_exception(why)
+
+    def _up(self) -> None:
+        """The machine has let us in."""
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    async def _until_ended(self) -> None:
+        """Wait for the session to be up, and then for its end, with the error that says why."""
+        await asyncio.wait({self.ready, self.ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not self.ended.done():
+            self._attached()
+        await self.ended
+
     def failed(self, error: Exception) -> None:
         """See `Machine`."""
-        self._fail(error)
+        if self.ended.done():
+            log.error("%s: internal error after the session", self.label, exc_info=error)
+        self._end(error)
 
     def _may_wait(self) -> Callable[[int], bool]:
         """A check, for a new connection of the session, of whether so many bytes may wait for the machine to read."""
@@ -167,7 +194,6 @@ class AttachedMachine(ABC):
         if self.state == "attached":
             self._report("broke the protocol" if isinstance(error, RemoteProtocolError) else "lost", text)
         self._show("displaced" if isinstance(error, Displaced) else "waiting", text)
-        self._gone()
 
     def _report(self, cause: str, error: str) -> None:
         self.guest.report(Symptom("machine", cause, self.guest.name, self.key, {"error": error}))
@@ -182,10 +208,21 @@ class AttachedMachine(ABC):
     async def _session(self) -> None:
         """Find the machine and serve it until the session ends, with an error that says why."""
 
+    # What has ended the session by an error may raise it again when it is closed.
     def _gone(self) -> None:
-        """The session has ended: clean up."""
-        for door in self.doors:
-            door.close()
+        """The session has ended: clean up, each part of it whatever goes wrong in another."""
+        for close in self._parts():
+            try:
+                close()
+            except Exception:
+                log.exception("%s: internal error at the end of the session", self.label)
+        # Retrieve the exception: there may be nobody left to await it, and asyncio would log it as never retrieved.
+        if not self.ended.cancel() and not self.ended.cancelled():
+            self.ended.exception()
+
+    def _parts(self) -> Iterator[Callable[[], None]]:
+        """What closes each part of the session, in order. The doors come first: they may have a last word to say."""
+        yield from [door.close for door in self.doors]
         self.doors.clear()
 
     def retake(self, spec: DoorSpec) -> bool:

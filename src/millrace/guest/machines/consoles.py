@@ -87,9 +87,11 @@ class Shown:
 
     def close(self) -> None:
         """It is shown no more."""
-        self.door.close()
-        for later in (self._settled, self._sized, self._paced):
-            later.close()
+        try:
+            self.door.close()
+        finally:
+            for later in (self._settled, self._sized, self._paced):
+                later.close()
 
 
 # A machine's sound and its screens are served by one session but do without each other: a QEMU without a card for
@@ -167,8 +169,8 @@ class Consoles:
                 self._fail(number, str(why))
 
     def _remove(self, shown: Shown) -> None:
-        shown.close()
         self._owner.doors.remove(shown.door)
+        shown.close()
 
     def sized(self, size: ConsoleSize) -> None:
         """QEMU says the size of a console."""
@@ -219,7 +221,6 @@ class Consoles:
         """What is wrong with a screen, for users."""
         return next((one.door.trouble for one in self._screens.values() if one.door.trouble), self.trouble)
 
-    def close(self) -> None:
-        """The session has ended."""
-        for shown in self._screens.values():
-            shown.close()
+    def parts(self) -> list[Callable[[], None]]:
+        """What closes each of them at the end of the session."""
+        return [shown.close for shown in self._screens.values()]

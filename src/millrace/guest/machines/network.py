@@ -6,38 +6,35 @@ import asyncio
 import ipaddress
 import ssl
 from abc import abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 from millrace.clock.jitter import JitterProfile
 from millrace.doors.pushed import PROFILE, REMOTE_PROFILE
-from millrace.dsp.convert import Buffer
 from millrace.errors import ConfigError, LoginRefused, PasswordRefused, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.machines.hold import Hold
-from millrace.io.client import CHUNK_BYTES_MAX, ClientConnection, Core
+from millrace.io.client import CHUNK_BYTES_MAX, ClientConnection, Core, Mute
 from millrace.io.clock import now_ns
 from millrace.units import NS_PER_S, HostNs
-from millrace.wire.contract import Untimed
 
 LOOK_S = 2.0
 CLOSE_TOGETHER_S = 0.3
 """What a server closes together, as when it ends, is closed within this time."""
 
 
-# A session consists of several connections and tasks, any of which may fail first. `ended` gets the first failure,
-# which is the one that is reported: the others usually follow from it. `ends` collects all of them, since the way in
-# which a SPICE server closes its channels says why it did. Both futures belong to one session and are made anew for
-# each.
+# `ends` collects all failures of a session, since the way in which a SPICE server closes its channels says why it did.
 class NetworkMachine(AttachedMachine):
     """What SPICE and VNC share: a password, and connections to a server. When any of them ends, the session ends."""
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self.password = ""
+        self._attached_ns: HostNs = 0
+        """When the newest session was up."""
         self._accepted: str | None = None
         """The last password that the server accepted."""
         self._displaced = Hold("displaced")
@@ -47,16 +44,12 @@ class NetworkMachine(AttachedMachine):
         self._begin()
 
     def _begin(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[None] = loop.create_future()
-        self.ready: asyncio.Future[None] = loop.create_future()
+        super()._begin()
         self.connections: list[ClientConnection] = []
         self.ends: list[Exception] = []
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def _session(self) -> None:
-        self._begin()
-        self._fail = self._end
         await self._until_due()
         self.password = await self._read_password()
         try:
@@ -103,7 +96,7 @@ class NetworkMachine(AttachedMachine):
 
         `heard` is called when the server has sent something.
         """
-        probe = ClientConnection(Probe(), heard, lambda why: None)
+        probe = ClientConnection(Mute(), heard, lambda why: None)
         await self._connect(probe, None)
         return probe
 
@@ -121,12 +114,12 @@ class NetworkMachine(AttachedMachine):
     def _attached(self) -> None:
         self._accepted = self.password
         self._unwelcome.reset()
+        self._attached_ns = now_ns()
         super()._attached()
 
     def _end(self, why: Exception) -> None:
         self.ends.append(why)
-        if not self.ended.done():
-            self.ended.set_exception(why)
+        super()._end(why)
 
     def _later(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run part of the session in a task; if the task fails, so does the session."""
@@ -159,26 +152,19 @@ class NetworkMachine(AttachedMachine):
         await connection.connect(self.spec.host, self.spec.port, self.spec.address, tls, self.spec.below)
 
     async def _until_ended(self) -> None:
-        await asyncio.wait({self.ready, self.ended}, return_when=asyncio.FIRST_COMPLETED)
-        if self.ended.done():
-            await self.ended
-        self._attached()
-        began = now_ns()
+        before = self.sessions
         try:
-            await self.ended
+            await super()._until_ended()
         finally:
-            self._displaced.lasted((now_ns() - began) / NS_PER_S)
+            if self.sessions > before:
+                self._displaced.lasted((now_ns() - self._attached_ns) / NS_PER_S)
 
-    def _gone(self) -> None:
+    def _parts(self) -> Iterator[Callable[[], None]]:
         for task in list(self.tasks):
             task.cancel()
-        for connection in self.connections:
-            connection.close()
+        yield from super()._parts()
+        yield from [connection.close for connection in self.connections]
         self.connections.clear()
-        # Retrieve the exception: there may be nobody left to await it, and asyncio would log it as never retrieved.
-        if not self.ended.cancel() and not self.ended.cancelled():
-            self.ended.exception()
-        super()._gone()
 
     @property
     def profile(self) -> JitterProfile:
@@ -189,16 +175,3 @@ class NetworkMachine(AttachedMachine):
         except ValueError:
             near = False
         return PROFILE if near else REMOTE_PROFILE
-
-
-class Probe(Untimed):
-    """Connects without sending."""
-
-    partial_bytes = 0
-
-    def receive(self, data: Buffer, now_ns: HostNs) -> None:
-        """Ignore anything received."""
-
-    def data_to_send(self) -> bytes:
-        """Send nothing."""
-        return b""

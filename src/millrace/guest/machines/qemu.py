@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
@@ -71,16 +71,7 @@ class QemuMachine(AttachedMachine):
 
     async def _session(self) -> None:
         control = await self._connected()
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
         client = DisplayClient(os.getuid(), self.spec.kind == "dbus", now_ns(), self.spec.vm or None)
-        ready = loop.create_future()
-
-        def lost(why: Exception) -> None:
-            if not ended.done():
-                ended.set_exception(why)
-
-        self._fail = lost
 
         def after() -> None:
             for event in client.events():
@@ -88,12 +79,12 @@ class QemuMachine(AttachedMachine):
                     self.machine = event.name or "QEMU"
                     self._no_sound = PeerLost(self._silent) if self._silent else None
                     for kind in () if self._silent else ("Out", "In"):
-                        self._register(client, kind, lost)
+                        self._register(client, kind)
                     consoles.describe(event.consoles)
                     client.send_register_clipboard()
                 elif isinstance(event, Registered):
-                    if self._registered(event, consoles) and not ready.done():
-                        ready.set_result(None)
+                    if self._registered(event, consoles):
+                        self._up()
                 elif isinstance(event, Console):
                     consoles.came(event)
                 elif isinstance(event, ConsoleSize):
@@ -103,13 +94,13 @@ class QemuMachine(AttachedMachine):
                 elif isinstance(event, ConsoleLights):
                     consoles.lit(event)
                 elif isinstance(event, Refusal):
-                    self._refused(event, consoles, lost)
+                    self._refused(event, consoles)
                 elif isinstance(event, NotThere):
-                    lost(PeerLost(self._not_there(event)))
+                    self._end(PeerLost(self._not_there(event)))
             consoles.answered()
             clipboard.receive(now_ns())
             if self._no_sound is not None and not consoles.registered and not consoles.awaited:
-                lost(self._no_sound)
+                self._end(self._no_sound)
 
         consoles = self._consoles = Consoles(self, client, lambda: stream.flush_soon())
         clipboard = ClipboardDoor(
@@ -117,12 +108,9 @@ class QemuMachine(AttachedMachine):
         )
         self.doors.append(clipboard)
         self._no_sound, self._accepted = None, set()
-        stream = self._stream(control, client, after, lost, lambda: client.unfinished)
+        stream = self._stream(control, client, after, self._end, lambda: client.unfinished)
         self._streams.append(stream)
-        await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
-            self._attached()
-        await ended
+        await self._until_ended()
 
     def _registered(self, event: Registered, consoles: Consoles) -> bool:
         """A listener was accepted. Whether the session is up with that, be it its sound or a screen."""
@@ -135,7 +123,7 @@ class QemuMachine(AttachedMachine):
 
     # Without a microphone the machine can still be heard, so a refused In listener costs only a warning. Without an
     # Out listener there may still be screens.
-    def _refused(self, refusal: Refusal, consoles: Consoles, lost: Lost) -> None:
+    def _refused(self, refusal: Refusal, consoles: Consoles) -> None:
         number = console_number(refusal.what)
         if number is not None:
             consoles.refused(number, refusal)
@@ -144,14 +132,14 @@ class QemuMachine(AttachedMachine):
                 log.warning("%s: no microphone for this machine: %s", self.label, refusal.text)
         elif refusal.error.endswith(".Invalid"):
             why = "QEMU accepts one listener: close the other program that displays this machine"
-            lost(PeerLost(f"QEMU refused ({refusal.text or refusal.error}); {why}"))
+            self._end(PeerLost(f"QEMU refused ({refusal.text or refusal.error}); {why}"))
         elif "UnknownMethod" in refusal.error or "UnknownObject" in refusal.error:
             self._no_sound = PeerLost(
                 "QEMU has no sound on D-Bus: run it with -display dbus,…,audiodev=ID -audiodev dbus,id=ID"
             )
             log.warning("%s: %s", self.label, self._no_sound)
         else:
-            lost(PeerLost(f"QEMU refused: {refusal.text or refusal.error}"))
+            self._end(PeerLost(f"QEMU refused: {refusal.text or refusal.error}"))
 
     def _not_there(self, event: NotThere) -> str:
         if event.names:
@@ -159,7 +147,7 @@ class QemuMachine(AttachedMachine):
             return f"no machine {quoted(self.spec.vm)} on this bus; there are: {named}"
         return "no QEMU on this bus yet"
 
-    def _register(self, client: DisplayClient, kind: str, lost: Lost) -> None:
+    def _register(self, client: DisplayClient, kind: str) -> None:
         """Register a listener with QEMU, passing it one end of a socket pair.
 
         Our end is served before the call is sent, because QEMU waits on it.
@@ -172,7 +160,7 @@ class QemuMachine(AttachedMachine):
         # A listener that QEMU refuses ends too, perhaps before QEMU says so. That is not the end of the session.
         def ended(why: Exception) -> None:
             if kind in self._accepted:
-                lost(why)
+                self._end(why)
             elif door in self.doors:
                 self.doors.remove(door)
                 door.close()
@@ -266,14 +254,13 @@ class QemuMachine(AttachedMachine):
         finally:
             stream.close()
 
-    def _gone(self) -> None:
-        # The doors first: they release the keys that are held, if QEMU is still there to be told.
+    # The doors release the keys that are held, if QEMU is still there to be told.
+    def _parts(self) -> Iterator[Callable[[], None]]:
         if self._consoles is not None:
-            self._consoles.close()
-        super()._gone()
+            yield from self._consoles.parts()
+        yield from super()._parts()
         for stream in self._streams:
-            stream.is_behind()
-            stream.close()
+            yield from (stream.flush, stream.close)
         self._streams.clear()
         self._consoles = None
 

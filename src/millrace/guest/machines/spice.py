@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
 
@@ -102,8 +102,7 @@ class SpiceMachine(NetworkMachine):
                     self._pointed(event)
                 elif isinstance(event, ChannelsList):
                     self._list(event, tls)
-                    if not self.ready.done():
-                        self.ready.set_result(None)
+                    self._up()
 
         def main_ended(why: Exception) -> None:
             main_end.append(why)
@@ -127,10 +126,9 @@ class SpiceMachine(NetworkMachine):
     async def _look(self) -> None:
         (await self._probe()).close()
 
-    def _gone(self) -> None:
-        self._controls.close()
-        self._paced.close()
-        super()._gone()
+    def _parts(self) -> Iterator[Callable[[], None]]:
+        yield from (self._controls.close, self._paced.close)
+        yield from super()._parts()
 
     def hint(self) -> str:
         """See `AttachedMachine`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from functools import partial
 
-from millrace.absent import nothing
 from millrace.doors.pushed import REMOTE_PROFILE
 from millrace.doors.vnc.door import SessionEvent, VncDoor
 from millrace.doors.vnc.screen import VncScreen
@@ -24,8 +24,6 @@ from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import COMPRESSED, PLAIN, SoundOffered, TlsWanted
 
 GREETS_S = 1.0
-LAST_WORD_S = 0.05
-"""In this time a server has read what releases the keys."""
 DISPLACED = (
     "the VNC server closed the connection and still answers, as it does when another viewer connects that has it to"
     " itself"
@@ -54,9 +52,7 @@ class VncMachine(NetworkMachine):
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self._wire: VncClient | None = None
-        self._wake = nothing
         self._paced: Paced | None = None
-        self._attached_ns: HostNs = 0
         self._came_back = False
         """A viewer has displaced us before."""
 
@@ -76,15 +72,12 @@ class VncMachine(NetworkMachine):
                 return
             self.machine = door.name
             wire.send_release()
-            if not self.ready.done():
-                self._attached_ns = now_ns()
-                self.ready.set_result(None)
+            self._up()
 
         def wake() -> None:
             connection.wake()
             paced.go_on()
 
-        self._wake = wake
         screen = VncScreen(self.guest.screens, wire, self.key, wake, lambda: connection.congested)
         self._paced = paced = Paced(screen.room)
         door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text, screen)
@@ -116,20 +109,16 @@ class VncMachine(NetworkMachine):
         self._came_back = True
         self._displaced.begin(DISPLACED, DISPLACED_ADVICE, soon=not insists)
 
-    # Closing a connection may have the server drop what it has not read.
-    async def stop(self, why: str) -> None:
-        """See `AttachedMachine`; first what is down is released."""
-        if self.state == "attached" and self._wire is not None:
-            self._wire.send_end()
-            self._wake()
-            await asyncio.sleep(LAST_WORD_S)
-        await super().stop(why)
-
-    def _gone(self) -> None:
-        super()._gone()
-        self._wake = nothing
+    # The door has the last word: it releases what is down.
+    def _parts(self) -> Iterator[Callable[[], None]]:
+        connections = list(self.connections)
+        self.connections.clear()
+        yield from super()._parts()
+        for connection in connections:
+            self._left = left = asyncio.Event()
+            yield partial(connection.linger, left.set)
         if self._paced is not None:
-            self._paced.close()
+            yield self._paced.close
             self._paced = None
 
     # Once: servers that lock out whoever fails to log in (TigerVNC) count connections. It must have greeted: what

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from millrace.budget import CONNECTIONS
@@ -23,7 +23,6 @@ from millrace.wire.x11.client import X11Client
 from millrace.wire.x11.events import Ready
 from millrace.wire.x11.setup import find_cookie
 
-Lost = Callable[[Exception], None]
 AUTHORITY_BYTES_MAX = 64 * 1024
 CONNECT_S = 5.0
 
@@ -36,28 +35,16 @@ class X11Machine(AttachedMachine):
         self.machine = "X11"
         self._stream: FdStream | None = None
         self._wire: X11Client | None = None
-        self._closed: asyncio.Event | None = None
-        """Set when the newest connection is closed."""
 
     async def _session(self) -> None:
         display, cookie = Path(self.spec.address).name.removeprefix("X"), b""
         if self.spec.password_file:
             cookie = await asyncio.to_thread(read_cookie, Path(self.spec.password_file), display)
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-        ready: asyncio.Future[None] = loop.create_future()
         self._wire = wire = X11Client(cookie, now_ns())
-
-        def lost(why: Exception) -> None:
-            if not ended.done():
-                ended.set_exception(why)
-
-        self._fail = lost
 
         def told(event: Ready) -> None:
             self.machine = event.vendor or "X11"
-            if not ready.done():
-                ready.set_result(None)
+            self._up()
 
         sock = await self._connected()
         label = f"X display :{display}"
@@ -66,15 +53,12 @@ class X11Machine(AttachedMachine):
             self.guest.turns.over, lambda: stream.congested,
         )  # fmt: skip
         self.doors.append(door)
-        self._stream = stream = self._served(sock, wire, door, lost)
-        await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
-            self._attached()
-        await ended
+        self._stream = stream = self._served(sock, wire, door)
+        await self._until_ended()
 
-    def _served(self, sock: socket.socket, wire: X11Client, door: X11Door, lost: Lost) -> FdStream:
+    def _served(self, sock: socket.socket, wire: X11Client, door: X11Door) -> FdStream:
         holds, fits = self._partial(), self._may_wait()
-        self._closed = closed = asyncio.Event()
+        self._left = left = asyncio.Event()
 
         def may_wait(unsent: int) -> bool:
             if not unsent:
@@ -87,8 +71,8 @@ class X11Machine(AttachedMachine):
             holds(wire.partial_bytes)
 
         return FdStream(
-            sock, wire, after, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
-            unfinished=lambda: wire.unfinished or door.busy, gone=closed.set,
+            sock, wire, after, self._end, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
+            unfinished=lambda: wire.unfinished or door.busy, gone=left.set,
         )  # fmt: skip
 
     # The mapping lives as long as something refers to it.
@@ -122,19 +106,12 @@ class X11Machine(AttachedMachine):
             return f"the X server has answered nothing for {silent} s: it is stopped, or hangs"
         return super().hint()
 
-    async def stop(self, why: str) -> None:
-        """See `AttachedMachine`; also until the server has processed what the door has said last."""
-        await super().stop(why)
-        if self._closed is not None:
-            await self._closed.wait()
-
     # The door has the last word: it releases what is down.
-    def _gone(self) -> None:
-        super()._gone()
+    def _parts(self) -> Iterator[Callable[[], None]]:
+        yield from super()._parts()
         if self._stream is not None:
-            self._stream.linger()
-            self._stream = None
-        self._wire = None
+            yield self._stream.linger
+        self._stream = self._wire = None
 
 
 def read_cookie(path: Path, display: str) -> bytes:

@@ -227,9 +227,10 @@ class Keyboard:
         return place.group == self._state.group and not (self._state.mods ^ place.mods) & place.among
 
     def _hold(self, code: int, keycode: int) -> list[Said]:
+        said = self._down(keycode)
         if keycode:
             self._held[code] = keycode
-        return self._down(keycode)
+        return said
 
     def _again(self, keycode: int) -> list[Said]:
         """Press a key that is down, as the viewer's keyboard repeats it."""
