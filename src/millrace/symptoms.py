@@ -65,6 +65,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ("screen", "no reaction"): "keys were typed, and nothing was painted since: the guest hangs, or ignores them",
     ("screen", "no answer"): "the display's server answers nothing to keys and the pointer: it is stopped, or hangs",
     ("screen", "no key"): "characters were not typed: no key of the machine's layout means them, and none is free",
+    ("screen", "no layout"): "the display does not tell its keyboard's layout in time: keys are pressed by their place",
     ("screen", "held"): "a reader keeps an old picture: it gets no newer one, and the memory stays in use",
     ("picture", "behind"): "encoding takes longer than the time between two pictures: lower fps or scale",
     ("picture", "starved"): "other threads and programs used the processor while a picture was encoded",

@@ -29,6 +29,6 @@ def test_what_ends_a_connection_is_named(kind: pictureends.Kind) -> None:
 def test_all_causes_of_pictures_are_tried() -> None:
     own = {"screen", "picture", "viewer"}
     tried = {(kind.stage, kind.cause) for kind in (*KINDS, *pictureends.KINDS)}
-    # This one is told once a second, of all characters meanwhile, so it has no moment to judge.
-    tried.add(("screen", "no key"))
+    # These are told once a second, of all characters meanwhile, or after a deadline, so they have no moment to judge.
+    tried |= {("screen", cause) for cause in ("no key", "no layout", "no answer")}
     assert {cause for cause in CAUSES if cause[0] in own} <= tried and len(tried) >= 15

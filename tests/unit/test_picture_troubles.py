@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from millrace.graph.screenfacts import HELD_NS, MODES_MAX, MODES_PAUSE_NS, OVER_SCREENS, ScreenFacts, withheld
 from millrace.guest import viewerblame
 from millrace.guest.viewerblame import ViewerBlame
@@ -251,3 +253,15 @@ def test_keys_that_are_not_passed_on_or_show_an_effect_are_no_trouble() -> None:
     desk.run(5_000)
     (symptom,) = desk.house.symptoms
     assert (symptom.stage, symptom.cause, symptom.at_ns) == ("screen", "no reaction", at)
+
+
+def test_keys_that_wait_for_the_machine_are_not_ones_that_it_ignores(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    monkeypatch.setattr(desk.add(), "takes", lambda key, again: False)
+    remote = Remote(desk, FULL)
+    desk.run(50)
+    remote.say(TakeKeyboard(True))
+    for code in range(16, 22):
+        remote.say(Key(code, True))
+    desk.run(5_000)
+    assert remote.session.hands.waiting and not desk.house.symptoms

@@ -7,6 +7,7 @@ from millrace.graph.pictures import Characters, KeyPress
 from millrace.graph.screenfacts import SILENT_S
 from millrace.pixels.rects import Point
 from millrace.units import NS_PER_S
+from millrace.wire.x11.keyboard import ANSWER_NS
 from tests.fuzz import xserver
 from tests.gops import WATCHER
 
@@ -27,6 +28,20 @@ def test_characters_that_can_not_be_typed_are_told_once_a_text_and_not_which() -
         one.screens.second(second * NS_PER_S)
     told = [(found.stage, found.cause, found.subject, found.evidence) for found in one.told]
     assert told == [("screen", "no key", one.screen.key, {"characters": 3})] * 2
+
+
+def test_layout_that_is_not_told_is_told_of_and_keys_no_longer_wait() -> None:
+    one, told = Served(), list[str]()
+    one.screens.seat.take(WATCHER)
+    source = one.screen.controlled(WATCHER, "typing")
+    assert not source.takes(True, lambda: told.append("room"))
+    for now_ns in (0, ANSWER_NS):
+        one.wire.handle_timeout(now_ns)
+    one.turns(b"")
+    one.screens.second(ANSWER_NS)
+    one.screens.second(2 * ANSWER_NS)
+    found = [(one.stage, one.cause, one.evidence) for one in one.told]
+    assert found == [("screen", "no layout", {"waited_ms": 5000.0})] and told == ["room"]
 
 
 def test_display_takes_all_characters_without_a_key() -> None:

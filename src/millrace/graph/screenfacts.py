@@ -51,6 +51,8 @@ class ScreenFacts:
         """When, and the pixels that were reported and that had changed, where that was too far apart."""
         self._untyped = 0
         self._told_untyped = False
+        self._waited_ns: HostNs = 0
+        """For the machine's layout, in vain; 0 once that is told."""
         self.unanswered: Callable[[], int] = _none
         """The number of a question that the source has not answered yet; 0 if none, or if it is asked none."""
         self._unanswered = self._unanswered_s = 0
@@ -78,11 +80,18 @@ class ScreenFacts:
         """A character was not typed: the machine's keyboard has no key for it."""
         self._untyped += 1
 
+    def lacks_layout(self, waited_ns: HostNs) -> None:
+        """The machine has not told its keyboard's layout for so long."""
+        self._waited_ns = waited_ns
+
     def second(self, pixels: int) -> Iterator[Found]:
         """What is to be told of a screen of so many pixels; called once a second."""
         yield from self._many_modes()
         yield from self._over_reported(pixels)
         yield from self._lacks_keys()
+        if self._waited_ns:
+            yield Found("no layout", None, {"waited_ms": _ms(self._waited_ns)})
+            self._waited_ns = 0
         yield from self._answers_nothing()
 
     def _many_modes(self) -> Iterator[Found]:

@@ -349,7 +349,7 @@ class ViewerSession:
             return
         try:
             self.hands.control(event, self.who, self.listed.screen, self.pictures.size)
-            self.blame.typed(event, self.listed.screen, self.viewers.clock())
+            self.blame.typed(event, self.listed.screen, self.hands.waiting > 0, self.viewers.clock())
         except RightsError as error:
             # Once for a pointer that moves a hundred times a second.
             if not self._refused:

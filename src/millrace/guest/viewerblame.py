@@ -274,11 +274,11 @@ class ViewerBlame:
 
     # -- keys without an effect ------------------------------------------------------------------
 
-    def typed(self, event: Key | Pointer | SizeWish | Text, screen: Screen, now_ns: HostNs) -> None:
-        """What the viewer did was passed on to the machine."""
+    def typed(self, event: Key | Pointer | SizeWish | Text, screen: Screen, waits: bool, now_ns: HostNs) -> None:
+        """What the viewer did was passed on to the machine, unless it `waits` for it to have room."""
         self._look_for_effect(screen)
         pressed = isinstance(event, Text) or (isinstance(event, Key) and event.down)
-        if pressed and len(self._typed) < ON_WAY_MAX:
+        if pressed and not waits and len(self._typed) < ON_WAY_MAX:
             self._typed.append(now_ns)
 
     def _look_for_effect(self, screen: Screen) -> None:

@@ -23,7 +23,7 @@ from millrace.pixels.rects import Point, Rect, Size, bands
 from millrace.units import HostNs
 from millrace.wire.keys import LightsTold
 from millrace.wire.x11.client import X11Client
-from millrace.wire.x11.events import Captured, CursorShape, Ready, Resized, X11Event
+from millrace.wire.x11.events import Captured, CursorShape, LayoutUntold, Ready, Resized, X11Event
 
 NewMemory = Callable[[int], tuple[int, memoryview]]
 """Memory of so many bytes to share: its descriptor, which the receiver owns, and the memory."""
@@ -110,6 +110,9 @@ class X11Door(PlayingDoor):
         elif isinstance(event, LightsTold):
             if self.screen is not None:
                 self.screen.lights.told(event.on)
+        elif isinstance(event, LayoutUntold):
+            if self.screen is not None:
+                self.screen.facts.lacks_layout(event.waited_ns)
         else:
             yield from self._shape(event)
 

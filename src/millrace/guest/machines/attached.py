@@ -14,6 +14,8 @@ from millrace.doors.pushed import PushedStream
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec
+from millrace.guest.machines.losses import Losses
+from millrace.io.clock import now_ns
 from millrace.symptoms import Symptom
 
 log = logging.getLogger("millrace.attach")
@@ -52,7 +54,7 @@ class AttachedMachine(ABC):
         """The machine's own name, once it has sent one."""
         self.doors: list[MachineDoor] = []
         """The doors of the current session."""
-        self._lost_by, self._repeated = "", 0
+        self._losses = Losses()
         self._forgotten = False
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
@@ -185,11 +187,8 @@ class AttachedMachine(ABC):
 
     def _lost(self, error: Exception) -> None:
         text = str(error) or "no answer in time"
-        self._repeated = self._repeated + 1 if text == self._lost_by else 1
-        self._lost_by = text
-        # A door may be tried four times a second for days: the same reason is logged at growing intervals.
-        if self._repeated & (self._repeated - 1) == 0:
-            again = f" ({self._repeated} times)" if self._repeated > 1 else ""
+        if times := self._losses.logged(error, text, now_ns()):
+            again = f" ({times} times)" if times > 1 else ""
             log.warning("guest %s: %s: %s%s", self.guest.name, self.spec.text, text, again)
         if self.state == "attached":
             self._report("broke the protocol" if isinstance(error, RemoteProtocolError) else "lost", text)

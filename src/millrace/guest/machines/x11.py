@@ -104,6 +104,8 @@ class X11Machine(AttachedMachine):
         silent = max((door.silent_s for door in self.doors if isinstance(door, X11Door)), default=0)
         if silent:
             return f"the X server has answered nothing for {silent} s: it is stopped, or hangs"
+        if self.state == "attached" and self._wire is not None and self._wire.lacks_layout:
+            return "this X server does not tell its keyboard's layout: keys are pressed where they are on a US keyboard"
         return super().hint()
 
     # The door has the last word: it releases what is down.

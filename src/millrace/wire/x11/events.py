@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from millrace.pixels.rects import Point, Rect, Size
+from millrace.units import HostNs
 from millrace.wire.keys import LightsTold
 
 
@@ -40,4 +41,11 @@ class CursorShape:
     pixels: bytes
 
 
-X11Event: TypeAlias = Ready | Resized | Captured | CursorShape | LightsTold
+@dataclass(frozen=True, slots=True)
+class LayoutUntold:
+    """The server does not tell its keyboard's layout or state: until it does, keys are pressed by their place."""
+
+    waited_ns: HostNs
+
+
+X11Event: TypeAlias = Ready | Resized | Captured | CursorShape | LightsTold | LayoutUntold

@@ -10,6 +10,7 @@ from millrace.pixels.rects import Point
 from millrace.units import HostNs
 from millrace.wire.keys import LightsTold
 from millrace.wire.x11 import fakes, requests
+from millrace.wire.x11.events import LayoutUntold
 from millrace.wire.x11.keyboard import Keyboard
 from millrace.wire.x11.numbered import REPLY_MAX
 from millrace.wire.x11.requests import BUTTON_RELEASE, KEY_RELEASE, TEST
@@ -29,7 +30,7 @@ class X11Input(ABC):
     _now_ns: HostNs
     """When something was received, or a deadline passed, last."""
 
-    def __init__(self, tell: Callable[[LightsTold], None]) -> None:
+    def __init__(self, tell: Callable[[LightsTold | LayoutUntold], None]) -> None:
         self._keys = Keyboard(tell)
         self._buttons = 0
         self._checks = 0
@@ -65,6 +66,11 @@ class X11Input(ABC):
     def keys_wait(self) -> bool:
         """Whether no key may be pressed now: the server has to answer first."""
         return self._keys.waits(self._now_ns)
+
+    @property
+    def lacks_layout(self) -> bool:
+        """Whether keys are pressed by their place, as the server does not tell its layout."""
+        return self._keys.silent
 
     def send_keys_watch(self) -> None:
         """Be told of the keyboard's layout and locks from the first call on, once we are let in."""

@@ -7,13 +7,14 @@ XTEST 2.2.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from millrace.units import HostNs
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.keys import BY_KEYSYM, SHIFT, LightsTold
 from millrace.wire.keysyms import ACCENTS, DEAD, UNICODE, composed, meant
 from millrace.wire.x11 import fakes, keymap, requests, xkb
+from millrace.wire.x11.events import LayoutUntold
 from millrace.wire.x11.keymap import Keymap, Place
 from millrace.wire.x11.requests import KEY_PRESS, KEY_RELEASE
 from millrace.wire.x11.said import Said, Then
@@ -24,6 +25,8 @@ _REPEATED_AT, _REPEATED_BYTES = 20, 32
 """Where an answer tells which keys are repeated ("GetKeyboardControl")."""
 STROKES_MAX = 64
 """So many may be unanswered."""
+ANSWER_NS: HostNs = 5 * NS_PER_S
+"""When so long nothing that is needed for typing was answered, keys are pressed by their place."""
 
 
 # Nothing of XKB must be had: what was refused has an empty answer.
@@ -39,7 +42,8 @@ def _ask(request: bytes, then: Then) -> Said:
 # That needs the layout and the state of the keyboard, which XKB tells, at first and whenever they have changed; a
 # server without it has its keys pressed where they are. What it tells while strokes are on their way is how these
 # change the state, so it is asked for behind each of them, and what it answers to the last one is true. So it is behind
-# a modifier; until it has answered, nothing may be typed (`waits`).
+# a modifier; until it has answered, nothing may be typed (`waits`). A server that does not answer for long (`silent`)
+# is treated like one without XKB, until it has answered all.
 #
 # The server would repeat a key that is held for as long as no release has come, however long the line of the viewer is
 # stalled. So it is told not to, for just the press, at which it decides: nothing of that lasts, whatever becomes of the
@@ -51,7 +55,7 @@ def _ask(request: bytes, then: Then) -> Said:
 class Keyboard:
     """The keyboard of one display; `tell` is told its lights."""
 
-    def __init__(self, tell: Callable[[LightsTold], None]) -> None:
+    def __init__(self, tell: Callable[[LightsTold | LayoutUntold], None]) -> None:
         self._tell = tell
         self._test = self._root = self._xkb = 0
         self._event_kind = -1
@@ -59,6 +63,10 @@ class Keyboard:
         self._begun = False
         self._unknown = self._strokes = 0
         """Answers without which nothing can be typed, and answers to strokes, that are due."""
+        self._answer_by_ns: HostNs | None = None
+        """When the next of them must have come; None until the time is known at which that is waited for."""
+        self.silent = False
+        """They did not come in time."""
         self._keymap: Keymap | None = None
         self._map_due = self._map_again = False
         self._state = NO_STATE
@@ -97,15 +105,26 @@ class Keyboard:
 
     def _first(self, request: bytes, then: Then) -> list[Said]:
         self._unknown += 1
-        return [_ask(request, then)]
+        return [_ask(request, partial(self._known, then))]
+
+    def _known(self, then: Then, part: bytes) -> Sequence[Said]:
+        self._unknown -= 1
+        self._has_answered()
+        return then(part)
+
+    def _has_answered(self) -> None:
+        self._answer_by_ns = None
+        self.silent = self.silent and self._unanswered
+
+    @property
+    def _unanswered(self) -> bool:
+        return self._unknown > 0 or self._strokes > 0
 
     def _there(self, part: bytes) -> list[Said]:
-        self._unknown -= 1
         present, self._xkb, first = struct.unpack_from("<BBB", part, 8) if part else (0, 0, 0)
         return self._first(xkb.begin(self._xkb), partial(self._let_in, first)) if present else []
 
     def _let_in(self, first: int, part: bytes) -> list[Said]:
-        self._unknown -= 1
         if not part:
             return []
         self._event_kind = first
@@ -113,7 +132,13 @@ class Keyboard:
 
     def waits(self, now_ns: HostNs) -> bool:
         """Whether nothing may be typed now, as it might come out as something else."""
+        if self.silent:
+            return False
         return self._unknown > 0 or self._strokes >= STROKES_MAX or not self._spares.has_room(now_ns)
+
+    @property
+    def _layout(self) -> Keymap | None:
+        return None if self.silent else self._keymap
 
     # -- what the server tells -------------------------------------------------------------------
 
@@ -121,7 +146,6 @@ class Keyboard:
         return self._first(xkb.get_state(self._xkb), self._told_state)
 
     def _told_state(self, part: bytes) -> list[Said]:
-        self._unknown -= 1
         self._answered(part)
         return []
 
@@ -152,7 +176,6 @@ class Keyboard:
         return [] if due else self._first(xkb.get_map(self._xkb), self._told_map)
 
     def _told_map(self, part: bytes) -> list[Said]:
-        self._unknown -= 1
         self._map_due = False
         if part:
             self._keymap = Keymap(part)
@@ -186,7 +209,7 @@ class Keyboard:
         meaning = self._without_accent(code, meaning)
         if meaning == DEAD:
             return []
-        symbol, layout = meant(code, meaning), self._keymap
+        symbol, layout = meant(code, meaning), self._layout
         if layout is None and symbol and not code:
             return self._by_place(symbol)
         if not symbol or layout is None:
@@ -244,7 +267,7 @@ class Keyboard:
         return [Said(xkb.repeat(self._xkb, False)), *press, Said(xkb.repeat(self._xkb, True))]
 
     def _up(self, keycode: int) -> list[Said]:
-        asks = keycode > 0 and self._keymap is not None
+        asks = keycode > 0 and self._layout is not None
         return [*self._press(keycode, False), *(self._ask_repeated() if asks else [])]
 
     def _repeats(self, keycode: int) -> bool:
@@ -253,7 +276,7 @@ class Keyboard:
     def _press(self, keycode: int, down: bool) -> list[Said]:
         if not keycode:
             return []
-        changes = self._keymap is not None and keycode in self._keymap.modifiers
+        changes = self._layout is not None and keycode in self._layout.modifiers
         return [self._fake(keycode, down), *(self._ask_state() if changes else [])]
 
     def _fake(self, keycode: int, down: bool) -> Said:
@@ -282,6 +305,7 @@ class Keyboard:
 
     def _typed(self, keycode: int, part: bytes) -> list[Said]:
         self._strokes -= 1
+        self._has_answered()
         self._pressed.append(keycode)
         self._answered(part)
         return []
@@ -296,11 +320,25 @@ class Keyboard:
 
     def due_ns(self, now_ns: HostNs) -> HostNs | None:
         """When `handle_timeout` must be called."""
-        return self._spares.due_ns(now_ns)
+        due_ns = self._spares.due_ns(now_ns)
+        if self.silent or not self._unanswered:
+            return due_ns
+        by_ns = now_ns if self._answer_by_ns is None else self._answer_by_ns
+        return by_ns if due_ns is None else min(due_ns, by_ns)
 
     def handle_timeout(self, now_ns: HostNs) -> list[Said]:
         """See `Timed`."""
+        if self._unanswered and not self.silent:
+            self._await_answer(now_ns)
         return list(map(Said, self._spares.handle_timeout(now_ns)))
+
+    # What is asked for when a key comes is asked for at a time that is not known: a quiet display tells none.
+    def _await_answer(self, now_ns: HostNs) -> None:
+        if self._answer_by_ns is None:
+            self._answer_by_ns = now_ns + ANSWER_NS
+        elif now_ns >= self._answer_by_ns:
+            self.silent = True
+            self._tell(LayoutUntold(ANSWER_NS))
 
     def end(self) -> list[Said]:
         """Release what is held, the last key first, and leave the layout as it was."""
