@@ -23,9 +23,15 @@ GUEST_BYTES_MAX = 256 * MIB
 """A guest's default memory budget."""
 GUEST_BYTES_MIN = 16_000_000
 """Anything smaller hardly fits one client of each kind."""
-PROGRAMS, CONNECTIONS, LISTENERS = 0.875, 0.9375, 1.0
+ENCODERS, PROGRAMS, VIEWERS, LISTENERS, CONNECTIONS = 0.875, 0.9375, 0.953125, 0.96875, 1.0
 """How far each class of use may fill the budget. When a guest's programs have used up their share, a new connection
-can still inspect and repair the guest, and listeners can still connect."""
+can still inspect and repair the guest, and a few listeners and viewers can still connect. Only connections reach its
+end: of a machine whose session is up, nobody may take what that needs next."""
+SHARES: Mapping[float, float] = {LISTENERS: 0.25, VIEWERS: 0.125, ENCODERS: 0.625}
+"""What those who hear and see the guest may hold of the budget, each class by itself. One film of 3840 × 2160 has room,
+and with its screen leaves programs a sixteenth."""
+FEW = 1 / 64
+"""The part of the budget up to which such a class may fill as much as its reach says: beyond, as much as encoders."""
 ENTRY_BYTES = 128
 """Overhead of a dictionary entry besides its key and value."""
 
@@ -37,10 +43,11 @@ ENTRY_BYTES = 128
 class Account:
     """Memory held for one object, in named parts. Once closed it holds nothing, for good."""
 
-    __slots__ = ("_budget", "_parts", "what")
+    __slots__ = ("_budget", "_parts", "among", "what")
 
-    def __init__(self, budget: Budget | None, what: str) -> None:
-        self.what = what
+    def __init__(self, budget: Budget | None, what: str, among: float | None = None) -> None:
+        self.what, self.among = what, among
+        """What it is, and the reach of the class with a share of its own (`SHARES`) among which all of it counts."""
         self._budget = budget
         self._parts: dict[Hashable, int] = {}
 
@@ -66,7 +73,7 @@ class Account:
                 raise BudgetError(f"this {self.what} has ended")
             return
         if more:
-            self._budget.change(self.what, more, reach)
+            self._budget.change(self, more, reach)
         if size:
             self._parts[name] = size
         else:
@@ -78,7 +85,7 @@ class Account:
         """Like `hold`, but returns False instead of raising, for callers with an alternative."""
         if self._budget is None:
             return size == 0
-        if not self._budget.has_room(size - self.part(name), reach):
+        if not self._budget.has_room(size - self.part(name), self.among or reach):
             return False
         self.hold(name, size, reach)
         return True
@@ -108,37 +115,58 @@ class Budget:
         self.refusals = 0
         self._refused = refused
         self._accounts: set[Account] = set()
+        self._shared = dict.fromkeys(SHARES, 0)
+        """What each class with a share of its own holds."""
 
     def open(self, what: str, parts: Mapping[Any, int] | None = None, reach: float = PROGRAMS) -> Account:
         """Open an account that starts with `parts`; BudgetError, and no account, if they do not fit."""
-        account = Account(self, what)
+        account = Account(self, what, reach if reach in SHARES else None)
         if parts:
-            self.change(what, sum(parts.values()), reach)
+            self.change(account, sum(parts.values()), reach)
             account._parts.update(parts)
         self._accounts.add(account)
         return account
 
     # The limit may be lowered below what is held. Nothing is taken away then, and parts may still shrink, because
     # whatever frees memory must never be refused for want of memory.
-    def has_room(self, more: int, reach: float) -> bool:
-        """Whether `more` additional bytes fit. Shrinking always does, even while over the limit."""
-        return more <= 0 or self.held + more <= self.limit * reach
+    def has_room(self, more: int, reach: float, part: float = 1.0) -> bool:
+        """Whether `more` additional bytes fit, in this part of the class's share, if it has one.
 
-    def change(self, what: str, more: int, reach: float) -> None:
+        Shrinking always does, even while over the limit.
+        """
+        if more <= 0:
+            return True
+        if reach in SHARES:
+            shared = self._shared[reach] + more
+            if shared > self.limit * SHARES[reach] * part:
+                return False
+            reach = reach if shared <= self.limit * FEW else ENCODERS
+        return self.held + more <= self.limit * reach
+
+    def change(self, account: Account, more: int, reach: float) -> None:
         """Called by accounts: change the total by `more` bytes, which may be negative."""
-        if not self.has_room(more, reach):
+        if not self.has_room(more, account.among or reach):
             self.refusals += 1
-            self._refused(what)
-            raise BudgetError(
-                f"{self.whose} holds {self.held / MIB:.0f} of the {self.limit / MIB:.0f} MiB that it may hold: no room"
-                f" for this {what}; close some of its streams, samples or connections, or raise its `memory`"
-            )
+            self._refused(account.what)
+            raise BudgetError(self.no_room(account.what))
+        self._add(account, more)
+
+    def no_room(self, what: str) -> str:
+        """The sentence that says so."""
+        return (
+            f"{self.whose} holds {self.held / MIB:.0f} of the {self.limit / MIB:.0f} MiB that it may hold: no room"
+            f" for this {what}; close some of its streams, samples or connections, or raise its `memory`"
+        )
+
+    def _add(self, account: Account, more: int) -> None:
         self.held += more
+        if account.among is not None:
+            self._shared[account.among] += more
 
     def closed(self, account: Account, held: int) -> None:
         """Called by accounts when one closes."""
         self._accounts.discard(account)
-        self.held -= held
+        self._add(account, -held)
 
     def shares(self) -> dict[str, int]:
         """Bytes held by kind of object, largest first."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from millrace.budget import CONNECTIONS, ENDED, LISTENERS, PROGRAMS, Budget, size_of
+from millrace.budget import CONNECTIONS, ENCODERS, ENDED, LISTENERS, PROGRAMS, SHARES, VIEWERS, Budget, size_of
 from millrace.control.budgets import Budgets
 from millrace.errors import BudgetError
 from millrace.rights.model import Principal, Right
@@ -49,17 +49,17 @@ def test_closed_account_holds_nothing_and_stays_closed() -> None:
 def test_account_opens_with_all_parts_or_not_at_all() -> None:
     told: list[str] = []
     budget = Budget("guest alice", 1000, told.append)
-    budget.open("sample", {"data": 800})
+    budget.open("sample", {"data": 900})
     with pytest.raises(BudgetError, match=r"guest alice holds .* no room for this stream"):
         budget.open("stream", {"node": 40, "queue": 40})
-    assert budget.held == 800 and budget.shares() == {"sample": 800} and told == ["stream"]
+    assert budget.held == 900 and budget.shares() == {"sample": 900} and told == ["stream"]
 
 
 def test_failed_fits_check_is_not_counted_as_refusal() -> None:
     budget = Budget("the guest", 100)
     account = budget.open("stream", {"node": 60}, 1.0)
-    assert not account.fits("lane", 28) and budget.refusals == 0
-    assert account.fits("lane", 27) and account.fits("lane", 10) and budget.held == 70
+    assert not account.fits("lane", 34) and budget.refusals == 0
+    assert account.fits("lane", 33) and account.fits("lane", 10) and budget.held == 70
 
 
 def test_properties_are_charged_with_their_overhead() -> None:
@@ -69,12 +69,36 @@ def test_properties_are_charged_with_their_overhead() -> None:
 
 def test_connections_and_listeners_have_reserve_beyond_streams() -> None:
     budget = Budget("the guest", 1000)
-    budget.open("stream", {"node": 875})
-    for reach, room in ((CONNECTIONS, 62), (LISTENERS, 63)):
+    budget.open("stream", {"node": 937})
+    for reach, room in ((VIEWERS, 15), (LISTENERS, 15), (CONNECTIONS, 33)):
         account = budget.open("connection", {"itself": room}, reach)
         with pytest.raises(BudgetError):
             account.hold("itself", room + 1, reach)
     assert budget.held == 1000
+
+
+def test_those_who_hear_and_see_leave_room_for_programs_and_for_the_machine() -> None:
+    """However much they take, in whatever order, and also where a part of theirs is asked for by another reach."""
+    budget = Budget("the guest", 1000)
+    machine = budget.open("connection", {"itself": 100}, CONNECTIONS)
+    for reach, share in SHARES.items():
+        while budget.has_room(1, reach):
+            account = budget.open("of theirs", {"itself": 1}, reach)
+            while account.fits("more", account.part("more") + 10, CONNECTIONS):
+                pass
+        assert budget._shared[reach] <= share * 1000
+    assert budget.held <= 906
+    assert budget.open("stream").fits("node", 31) and machine.fits("partial", 62, CONNECTIONS)
+
+
+def test_share_is_given_back_when_an_account_shrinks_or_ends() -> None:
+    budget = Budget("the guest", 1000)
+    encoder = budget.open("picture encoder", {"itself": 600}, ENCODERS)
+    assert not budget.has_room(26, ENCODERS) and budget.has_room(26, PROGRAMS)
+    encoder.hold("itself", 300, ENCODERS)
+    assert budget.has_room(325, ENCODERS) and not budget.has_room(13, ENCODERS, 0.5)
+    encoder.close()
+    assert budget.has_room(625, ENCODERS) and set(budget._shared.values()) == {0}
 
 
 def test_token_for_several_guests_is_charged_to_none_of_them() -> None:

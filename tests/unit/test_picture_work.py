@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.budget import MIB, PROGRAMS, Budget
+from millrace.budget import ENCODERS, MIB, PROGRAMS, SHARES, Budget
 from millrace.codec.avvideo import video_bytes
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import BudgetError, CodecError
 from millrace.outlets.picturechoice import Formats
+from millrace.outlets.picturecost import WORK_BYTES, work_bytes
 from millrace.outlets.pictures import PictureEncoder
-from millrace.outlets.picturework import WORK_BYTES, Lacking, PictureWork, Task, work_bytes
+from millrace.outlets.picturework import Lacking, PictureWork, Task
 from millrace.pixels.rects import Rect, Size
 from millrace.units import NS_PER_S
 from millrace.wire.peer.pictures import PartType
@@ -168,9 +169,10 @@ def test_failure_ends_the_encoder_and_says_why(monkeypatch: pytest.MonkeyPatch) 
 def test_screen_too_large_for_the_budget_is_refused() -> None:
     rig = Rig()
     rig.budget.limit = rig.budget.held + 100_000
-    rig.join(View())
-    rig.settle()
-    assert "no room" in str(rig.failures[0]) and not rig.freed
+    with pytest.raises(BudgetError, match="no room for this picture encoder"):
+        rig.join(View())
+    rig.encoder.close()
+    assert not rig.freed
     rig.screen.end()
     assert rig.budget.held == 0
 
@@ -217,14 +219,14 @@ def test_film_is_stills_until_there_is_memory_for_video() -> None:
         return view.types(begun)
 
     seeds: list[int] = []
-    room, limit = rig.budget.held + work_bytes(SIZE, 1) + MIB, rig.budget.limit
+    room, limit = round((work_bytes(SIZE, 1) + MIB) / SHARES[ENCODERS]), rig.budget.limit
     rig.budget.limit = room
     view = rig.join(View())
     assert PartType.JPEG in played() and PartType.VIDEO not in view.types() and rig.budget.held < room
     rig.budget.limit = limit
     assert PartType.VIDEO in played() and rig.budget.held > room
     large = Size(960, 640)
-    rig.budget.limit = rig.budget.held + work_bytes(large, 1)
+    rig.budget.limit = round((rig.budget.held + work_bytes(large, 1)) / SHARES[ENCODERS])
     rig.mode(blank_screen(large))
     rig.settle()
     held = rig.budget.shares()["picture encoder"]

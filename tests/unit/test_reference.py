@@ -7,8 +7,9 @@ import pytest
 
 from millrace.outlets import reference
 from millrace.outlets.cells import CellMap
+from millrace.outlets.picturecost import scaled
 from millrace.outlets.reference import Reference
-from millrace.outlets.scaled import Scaled, scaled
+from millrace.outlets.scaled import Scaled
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import CELL, Difference, in_cells, part_of
 from millrace.pixels.rects import Move, Rect, Size

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from millrace.io import timer as timer_module
 from millrace.io.clock import now_ns
+from millrace.io.runner import UNSENT_MAX, StreamRunner
 from millrace.io.timer import AFTER_FAILURE_S, TimerRunner
 from millrace.units import NS_PER_S, HostNs
 
@@ -106,3 +108,37 @@ def test_received_data_is_read_after_stall_before_peer_counts_as_silent(
     now += NS_PER_S // 2
     loop.due.pop()[1]()
     assert core.gone is not said
+
+
+NO_ROOM = "the guest's memory budget has no room for"
+
+
+class Transport:
+    """Holds so many bytes that its peer has not read."""
+
+    def __init__(self, unread_bytes: int) -> None:
+        self.unread_bytes, self.aborted = unread_bytes, False
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+@pytest.mark.parametrize(
+    ("unread_bytes", "why"),
+    [
+        (0, f"{NO_ROOM} 0 bytes that its client left unread and 3 that wait for their turn"),
+        (UNSENT_MAX + 1, f"its client left {UNSENT_MAX + 1} bytes unread"),
+    ],
+)
+def test_connection_without_room_for_what_waits_ends_for_that_reason(
+    unread_bytes: int, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner, transport = StreamRunner.__new__(StreamRunner), Transport(unread_bytes)
+    runner._whose, runner._rest = "guest alice", b"abc"
+    runner._weigh(cast(Any, SimpleNamespace(may_wait=lambda waiting: False)), cast(Any, transport))
+    assert transport.aborted and [record.getMessage() for record in caplog.records] == [
+        f"guest alice: connection ended: {why}"
+    ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from millrace.budget import MIB
+from millrace.budget import CONNECTIONS, ENCODERS, MIB, PROGRAMS, SHARES
 from millrace.errors import BudgetError, CodecError, PeerLost
 from millrace.graph.pictures import Cursor, Shape
 from millrace.guest.sharing import RETRY_NS, Sharing, _displaced
@@ -78,6 +78,54 @@ def test_one_that_somebody_else_shares_too_is_given_up_last() -> None:
 def test_one_is_not_given_up_for_its_own_viewer() -> None:
     desk, _, remotes = guest((10, 1), (11, 1), (40, 1), (10, 9), (11, 9), (40, 9))
     assert spare(desk, 9) == 10 and spare(desk, 9, group_of(desk, remotes[3])) == 11
+
+
+# -- when there is no memory for more --------------------------------------------------------------
+
+
+def test_viewers_share_encoders_before_their_memory_is_what_the_machine_and_its_programs_need() -> None:
+    desk = Desk(encodes=True)
+    budget = desk.home.admission.budget
+    budget.limit = 16 * MIB
+    machine = budget.open("connection", {"itself": MIB}, CONNECTIONS)
+    screen = desk.add()
+    one = [watching(desk, fps) for fps in range(10, 16)]
+    desk.run(300)
+    assert len(desk.viewers.groups) == 2, "one person fills no more than half of the encoders' memory"
+    others = [watching(desk, fps, who) for who in (2, 3, 4) for fps in (20, 30)]
+    desk.run(2_000)
+    assert {group.owner for group in desk.viewers.groups} == {"token/1", "token/2", "token/3"}
+    screen.fill(SPOT, 7, desk.now_ns)
+    desk.run(300)
+    assert all(np.array_equal(remote.canvas, screen.pixels) and not remote.news(Fault) for remote in one + others)
+    assert budget.refusals == 0 and not budget.has_room(3 * MIB, ENCODERS) and budget.has_room(3 * MIB, PROGRAMS)
+    machine.hold("itself", 4 * MIB, CONNECTIONS)
+
+
+def test_viewer_without_room_for_its_encoder_is_told_stays_and_sees_the_screen_when_there_is_room() -> None:
+    desk = Desk(encodes=True)
+    budget = desk.home.admission.budget
+    budget.limit = 3 * MIB
+    screen = desk.add()
+    remote = watching(desk, 10)
+    desk.run(3_000)
+    (told,) = remote.news(Fault)
+    assert not told.fatal and told.code == "limit" and "no room for this picture encoder" in told.message
+    budget.limit = 64 * MIB
+    desk.run(3_000)
+    assert np.array_equal(remote.canvas, screen.pixels)
+
+
+def test_larger_encoder_of_a_lone_viewer_may_take_the_room_of_the_one_before() -> None:
+    desk = Desk(encodes=True)
+    desk.home.admission.budget.limit = round(2.5 * MIB / SHARES[ENCODERS])
+    desk.add()
+    remote = watching(desk, 10)
+    desk.run(300)
+    remote.say(ChangeView(settings={"picture": "lossless"}))
+    desk.run(3_000)
+    (group,) = desk.viewers.groups
+    assert group.sort.settings.picture == "lossless"
 
 
 # -- the end of an encoder -----------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from millrace.budget import LISTENERS, Budget, size_of
+from millrace.budget import CONNECTIONS, LISTENERS, Budget, size_of
 from millrace.dsp.channels import Mapping as ChannelMapping
 from millrace.dsp.channels import Matrix, mapped
 from millrace.errors import GraphError
@@ -61,7 +61,7 @@ class NodeAccounts:
 
     def readmit(self, node: Node, parts: Mapping[str, int]) -> None:
         """Open the account of a node that was admitted before, and held these `parts`."""
-        node.account = self._budget.open(node.kind, parts, LISTENERS)
+        node.account = self._budget.open(node.kind, parts, LISTENERS if node.reach == LISTENERS else CONNECTIONS)
 
     @staticmethod
     def _limit(node: Node) -> tuple[float, str]:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from millrace.absent import nothing
-from millrace.budget import Account, Budget
+from millrace.budget import VIEWERS, Account, Budget
 from millrace.errors import GraphError
 from millrace.graph.lights import Lights
 from millrace.graph.pictures import (
@@ -403,7 +403,7 @@ class Screen:
             raise GraphError(f"{self.key} has ended")
         if len(self.readers) >= READERS_MAX:
             raise GraphError(f"{self.key} already has {READERS_MAX} readers, the maximum")
-        account = self._budget.open("reader", {"reader": READER_BYTES})
+        account = self._budget.open("reader", {"reader": READER_BYTES}, VIEWERS)
         reader = Reader(self, who, account, interval_ns, leave_out, wake)
         if self.memory is not None:
             reader.all_changed(self.memory.mode.whole)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from millrace.budget import LISTENERS, Account
+from millrace.budget import VIEWERS, Account
 from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.graph.clipboard import Clipboard
 from millrace.graph.screens import Listed
@@ -79,7 +79,7 @@ class ViewerClip:
         if clipboard is not None:
             self._drop(clipboard)
             clipboard.leave(self)
-        self._account.hold("pasting", 0, LISTENERS)
+        self._account.hold("pasting", 0, VIEWERS)
 
     def tick(self, now_ns: HostNs) -> None:
         """About once a second: a machine that does not answer is waited for no longer."""
@@ -137,7 +137,7 @@ class ViewerClip:
             self.clip_refused("the machine has copied something else meanwhile")
 
     def _answer(self, clip: Clip) -> None:
-        self._account.hold("pasting", 0, LISTENERS)
+        self._account.hold("pasting", 0, VIEWERS)
         if self._clipboard is not None:
             self._clipboard.answer(self, clip.text)
         if clip.broken:
@@ -172,7 +172,7 @@ class ViewerClip:
     def clip_wanted(self) -> None:
         """See `ClipboardViewer`."""
         assert self._clipboard is not None
-        if not self._account.fits("pasting", CLIP_BYTES_MAX, LISTENERS):
+        if not self._account.fits("pasting", CLIP_BYTES_MAX, VIEWERS):
             self._clipboard.answer(self, None)
             return
         self._wire.send_paste(self._offered)

@@ -7,7 +7,7 @@ from collections import deque
 
 import msgspec
 
-from millrace.budget import LISTENERS, Account
+from millrace.budget import VIEWERS, Account
 from millrace.errors import ConfigError, RightsError
 from millrace.graph.pictures import Characters, KeyPress, Mode, ScreenSource
 from millrace.graph.screen import Screen
@@ -155,11 +155,7 @@ class Hands:
     # A key that was dropped could leave another one pressed for good. So if not even keys have room, nothing is kept.
     def _queue(self, new: _Input, source: ScreenSource) -> None:
         chars, held_bytes = self._chars + new.chars, self._held_bytes + new.held_bytes
-        if (
-            chars <= CHARS_MAX
-            and len(self._waiting) < INPUTS_MAX
-            and self._account.fits("typing", held_bytes, LISTENERS)
-        ):
+        if chars <= CHARS_MAX and len(self._waiting) < INPUTS_MAX and self._account.fits("typing", held_bytes, VIEWERS):
             self._waiting.append(new)
             self._chars, self._held_bytes = chars, held_bytes
             return
@@ -205,7 +201,7 @@ class Hands:
         if not one.left:
             self._waiting.popleft()
             self._held_bytes -= one.held_bytes
-            self._account.hold("typing", self._held_bytes, LISTENERS)
+            self._account.hold("typing", self._held_bytes, VIEWERS)
         return True
 
     # A viewer's positions are in the picture that it is sent, which may be smaller than the screen. A machine that has
@@ -277,7 +273,7 @@ class Hands:
         self._waiting.clear()
         self._chars = self._held_bytes = 0
         self._from = None
-        self._account.hold("typing", 0, LISTENERS)
+        self._account.hold("typing", 0, VIEWERS)
 
 
 def _on_screen(event: Pointer, mode: Mode, size: Size) -> Point:

@@ -6,6 +6,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
+from millrace.budget import ENCODERS
 from millrace.errors import BudgetError, CodecError, GraphError, MillraceError
 from millrace.graph.screens import Listed
 from millrace.graph.steps import Steps
@@ -15,8 +16,10 @@ from millrace.guest.viewergroup import Group, Timer
 from millrace.guest.viewersort import Distance, Sort
 from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturechoice import Formats
+from millrace.outlets.picturecost import work_bytes
 from millrace.outlets.picturecounts import PictureCounts
 from millrace.outlets.pictureflow import rate_step
+from millrace.pixels.rects import Size
 from millrace.symptoms import TEXT_MAX, Symptom
 from millrace.units import NS_PER_S, HostNs
 
@@ -135,7 +138,13 @@ class Sharing:
             kept = [one for one in self.groups if one is not before or len(one.sessions) > 1]
             full = self._full(session.principal.key, kept)
             spare = self._spare(session.principal.key, kept, before) if full else None
-            group = self._nearest(sort, full) if full and spare is None else None
+            if full and spare is None:
+                group = self._nearest(sort)
+                if group is None:
+                    raise GraphError(f"{full}, and none of them suits")
+            elif not full and not self._has_room(session.principal.key, kept, sort, listed):
+                # If none suits, one of its own is tried, whose error says what is held.
+                group = self._nearest(sort)
         if (group is None or group is not before) and session.limits.moves.allowed(self._clock()):
             if spare is not None:
                 self._end(spare, _displaced)
@@ -171,6 +180,16 @@ class Sharing:
             return f"guest {self._guest.name} has {ENCODERS_MAX} encoders of pictures, the maximum"
         return ""
 
+    # For memory, nobody gives an encoder up: it may be too small, and another one may need it for a film.
+    def _has_room(self, who: str, kept: list[Group], sort: Sort, listed: Listed) -> bool:
+        """Whether there is memory for an encoder of `who` besides these.
+
+        After its first one, a principal's fill no more than half of what all encoders may hold.
+        """
+        ending = sum(_needed(listed, group.sort) for group in self.groups if group not in kept)
+        part = 0.5 if any(group.owner == who for group in kept) else 1.0
+        return self._guest.admission.budget.has_room(_needed(listed, sort) - ending, ENCODERS, part)
+
     def _spare(self, who: str, kept: list[Group], before: Group | None) -> Group | None:
         """The encoder that whoever has most gives up for a viewer of `who`; None if that would be no fairer."""
         # Of whoever has EACH_MAX, half of all, nobody has two more.
@@ -181,12 +200,10 @@ class Sharing:
         its = (group for group in kept if group.owner == most and group is not before)
         return min(its, key=lambda group: _loss(group, kept))
 
-    def _nearest(self, sort: Sort, full: str) -> Group:
-        """The group whose pictures are most like those that are wanted; GraphError, with why it is `full`, for none."""
-        suit = [group for group in self.groups if group.sort.serves(sort)]
-        if not suit:
-            raise GraphError(f"{full}, and none of them suits")
-        return min(suit, key=lambda group: group.sort.distance(sort))
+    def _nearest(self, sort: Sort) -> Group | None:
+        """The group whose pictures are most like those that are wanted; None if none suits."""
+        suit = (group for group in self.groups if group.sort.serves(sort))
+        return min(suit, key=lambda group: group.sort.distance(sort), default=None)
 
     # -- the end of an encoder -------------------------------------------------------------------
 
@@ -254,6 +271,12 @@ class Sharing:
             if session.limits.refreshes.allowed(self._clock()):
                 group.pictures.refresh(session)
             group.wake()
+
+
+def _needed(listed: Listed, sort: Sort) -> int:
+    """Memory that an encoder takes from the start."""
+    memory = listed.screen.memory
+    return 0 if memory is None else work_bytes(Size(memory.mode.width, memory.mode.height), sort.settings.scale)
 
 
 def _displaced(session: ViewerSession) -> None:

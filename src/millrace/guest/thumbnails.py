@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from millrace.budget import LISTENERS, Account, Budget
+from millrace.budget import VIEWERS, Account, Budget
 from millrace.errors import MillraceError
 from millrace.graph.screen import Picture, Reader
 from millrace.graph.screens import Listed, Screens
@@ -105,7 +105,7 @@ class Thumbnails:
             self._begin(self._reader)
 
     def _read(self, listed: Listed) -> None:
-        account = self._budget.open("thumbnail", {"itself": THUMBNAIL_BYTES}, LISTENERS)
+        account = self._budget.open("thumbnail", {"itself": THUMBNAIL_BYTES}, VIEWERS)
         try:
             who = Watcher(f"{listed.key} for walls", NOBODY)
             self._reader = listed.screen.read(who, INTERVAL_NS, wake=self._stir)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from msgspec import UNSET
 
-from millrace.budget import LISTENERS
+from millrace.budget import VIEWERS
 from millrace.codec.picturesettings import PictureSettings, changed_picture
 from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.graph.screens import Listed
@@ -72,7 +72,7 @@ class ViewerSession:
         self.id, self.address, self.principal = id_, address, principal
         self.name = address
         self.who = Watcher(self.key, principal)
-        self.account = self.guest.admission.budget.open("viewer", {"itself": VIEWER_BYTES}, LISTENERS)
+        self.account = self.guest.admission.budget.open("viewer", {"itself": VIEWER_BYTES}, VIEWERS)
         try:
             viewers.arrive(self)
         except GraphError:

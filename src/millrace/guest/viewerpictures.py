@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from millrace.budget import LISTENERS, Account
+from millrace.budget import VIEWERS, Account
 from millrace.errors import BudgetError
 from millrace.graph.screen import Screen
 from millrace.guest.cursor import SentCursor
@@ -192,7 +192,7 @@ class ViewerPictures:
     def _charge(self, more: int = 0) -> bool:
         """Hold what is on its way to the viewer, the picture that is next, and so many bytes; whether there is room."""
         held = max(self.flow.bytes_on_way, self._waiting()) + (self._next.size if self._next else 0) + more
-        fits = self._account.fits("sending", held, LISTENERS)
+        fits = self._account.fits("sending", held, VIEWERS)
         if not fits and not self._sending.closed:
             self._next = None
             self._sending.fail(BudgetError("the guest has no memory left for this picture"))

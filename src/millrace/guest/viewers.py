@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from millrace.errors import GraphError
+from millrace.errors import BudgetError, GraphError
 from millrace.graph.screens import Listed
 from millrace.graph.steps import Steps
 from millrace.guest.home import Home
@@ -118,7 +118,11 @@ class Viewers:
         self._look()
         session.tell_screens(self._named)
         session.tell_keyboard(self._holder)
-        self.regroup(session)
+        try:
+            self.regroup(session)
+        except BudgetError as error:
+            # It is told that it has no pictures, and stays: there may be room by the next tick.
+            session.tell_trouble(error)
         self.guest.latency_changed()
 
     def leave(self, session: ViewerSession) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from millrace.absent import never
-from millrace.budget import LISTENERS, Account
+from millrace.budget import VIEWERS, Account
 from millrace.errors import BudgetError, MillraceError, PeerLost
 from millrace.outlets.queue import Passed, Traffic, Write, unknown
 from millrace.wire.peer.pictures import ToViewer
@@ -59,7 +59,7 @@ class Sending:
         elif self._unsent and (begun or self._room()):
             unsent, self._unsent = self._unsent, []
             self.bytes += sum(map(len, unsent))
-            self._account.hold("unsent", 0, LISTENERS)
+            self._account.hold("unsent", 0, VIEWERS)
             self._write(unsent)
         elif self._unsent:
             self._bound()
@@ -68,7 +68,7 @@ class Sending:
         count, size = len(self._unsent), sum(map(len, self._unsent))
         if count > UNSENT_MAX or size > UNSENT_BYTES_MAX:
             self.fail(PeerLost(f"the viewer left {count} messages of {size} bytes unread"))
-        elif not self._account.fits("unsent", size, LISTENERS):
+        elif not self._account.fits("unsent", size, VIEWERS):
             self.fail(BudgetError("the guest has no memory left for what this viewer does not read"))
 
     def fail(self, error: Exception) -> None:

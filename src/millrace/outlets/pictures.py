@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from millrace.budget import LISTENERS, Budget
+from millrace.budget import ENCODERS, Budget
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import GraphError, MillraceError
 from millrace.graph.pictures import Memory, Mode
@@ -22,10 +22,11 @@ from millrace.graph.seat import Watcher
 from millrace.outlets.encoded import EncodedPicture, Offload, PictureSink
 from millrace.outlets.line import LAN_RATE
 from millrace.outlets.picturechoice import Formats
+from millrace.outlets.picturecost import work_bytes
 from millrace.outlets.picturecounts import PictureCounts, tallied
 from millrace.outlets.picturestrain import Spent, Strain, Told
 from millrace.outlets.pictureviewers import Job, Viewer
-from millrace.outlets.picturework import Given, Made, PictureWork, Task, work_bytes
+from millrace.outlets.picturework import Given, Made, PictureWork, Task
 from millrace.pixels.rects import Damage, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import Part, PartType
@@ -54,7 +55,7 @@ class PictureEncoder:
         self.screen, self.formats = screen, formats
         self._scale, self._lossless = settings.scale, settings.picture == "lossless"
         self._wake, self._lane, self._clock, self._failed = wake, lane, clock, failed
-        self._account = budget.open("picture encoder", {"viewers": VIEWER_BYTES}, LISTENERS)
+        self._account = budget.open("picture encoder", {"viewers": VIEWER_BYTES}, ENCODERS)
         self._computed = computed
         self._interval_ns = NS_PER_S // settings.fps
         self._strain = Strain(self._interval_ns, told)
@@ -100,7 +101,11 @@ class PictureEncoder:
 
     def join(self, sink: PictureSink) -> None:
         """Send to `sink` from now on, first the whole picture; BudgetError if there is no room for it."""
-        self._account.hold("viewers", VIEWER_BYTES * (2 + len(self._viewers)), LISTENERS)
+        self._account.hold("viewers", VIEWER_BYTES * (2 + len(self._viewers)), ENCODERS)
+        if self._work is None and (memory := self.screen.memory) is not None:
+            # Who joins together with others is told now that there is no room, and not with the first picture.
+            size = Size(memory.mode.width, memory.mode.height)
+            self._account.hold("encoder", work_bytes(size, self._scale), ENCODERS)
         viewer = Viewer(sink, self.rate)
         self._strain.joined()
         self._viewers[sink] = viewer
@@ -116,7 +121,7 @@ class PictureEncoder:
             viewer.left = True
         # One that has ended may have closed its account, and viewers leave it after that.
         if not self._closed:
-            self._account.hold("viewers", VIEWER_BYTES * (1 + len(self._viewers)), LISTENERS)
+            self._account.hold("viewers", VIEWER_BYTES * (1 + len(self._viewers)), ENCODERS)
 
     def refresh(self, sink: PictureSink) -> None:
         """What `sink` shows is wrong, or its decoder has failed: send all of it again."""
@@ -249,7 +254,7 @@ class PictureEncoder:
         size = Size(mode.width, mode.height)
         if self._film_ns is not None:
             self._give_up_video()
-        self._account.hold("encoder", work_bytes(size, self._scale), LISTENERS)
+        self._account.hold("encoder", work_bytes(size, self._scale), ENCODERS)
         work = PictureWork(size, self._scale, self.formats, self._lossless, self.rate, self._clock)
         before, self._work, self._of, self._due_ns = self._work, work, (mode, memory), None
         for viewer in self._viewers.values():
@@ -262,13 +267,13 @@ class PictureEncoder:
     # It is held before it is known whether this picture has film, and given back after that if it has none.
     def _hold_video(self, work: PictureWork) -> bool:
         """Hold memory for an encoder of video; False if the guest has none: then what moves is sent as stills."""
-        return self._account.fits("video", work.video_bytes, LISTENERS)
+        return self._account.fits("video", work.video_bytes, ENCODERS)
 
     def _give_up_video(self) -> None:
         """Give the memory of video back, until there is film again."""
         assert self._work is not None
         self._work.close()
-        self._account.hold("video", 0, LISTENERS)
+        self._account.hold("video", 0, ENCODERS)
         self._film_ns = None
 
     # -- what was made ---------------------------------------------------------------------------
@@ -290,7 +295,7 @@ class PictureEncoder:
             if made[0].video:
                 self._film_ns = self._clock()
             elif self._film_ns is None:
-                self._account.hold("video", 0, LISTENERS)
+                self._account.hold("video", 0, ENCODERS)
             self._made = made[0]
             self._wake()
 

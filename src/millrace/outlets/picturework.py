@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from millrace.budget import MIB
 from millrace.codec.avvideo import video_bytes
 from millrace.codec.palette import Palettes
 from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
@@ -39,8 +38,9 @@ from millrace.outlets.picturechoice import (
     limit,
     tiles,
 )
+from millrace.outlets.picturecost import scaled
 from millrace.outlets.reference import Reference
-from millrace.outlets.scaled import Scaled, scaled
+from millrace.outlets.scaled import Scaled
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import Cells, from_cells, in_cells, joined, part_of
 from millrace.pixels.rects import Damage, Move, Rect, Size
@@ -59,9 +59,6 @@ PROBE_BYTES = 128 * 1024
 """What a viewer is sent at first, and acknowledges, before anything is known of its line."""
 PROBED_ROWS = 16
 VIDEO_RECTS_MAX = 16
-WORK_BYTES, COPY_BYTES, CELL_BYTES = 2 * MIB, 4, 1.25
-"""Memory of a screen's work: room for its compressors, which does not grow with the screen; a pixel of each copy of the
-picture; and a pixel of what is known of its cells and of the last comparison."""
 
 
 class Lacking(NamedTuple):
@@ -108,12 +105,6 @@ class Made(NamedTuple):
     due_ns: HostNs | None
     """When there will be something to sharpen."""
     encode_ns: HostNs
-
-
-def work_bytes(size: Size, scale: float) -> int:
-    """The most memory that the work for a screen of this size takes, that of a video encoder not included."""
-    made, copies = scaled(size, scale), 1 if scale == 1 else 2
-    return WORK_BYTES + round((copies * COPY_BYTES + CELL_BYTES) * made.width * made.height)
 
 
 class PictureWork:

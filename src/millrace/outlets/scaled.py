@@ -11,11 +11,6 @@ from millrace.pixels.convert import Plane
 from millrace.pixels.rects import Rect, Size
 
 
-def scaled(size: Size, scale: float) -> Size:
-    """The size of pictures at that scale."""
-    return Size(max(1, round(size.width * scale)), max(1, round(size.height * scale)))
-
-
 class Scaled:
     """Scales whole pictures to one size. `scale` is the size of the picture over that of the screen."""
 

@@ -247,7 +247,8 @@ class Attendants:
                 session.receive(message.data, now_ns())
             except MillraceError as error:
                 log.warning("guest %s, %s %s: %s", session.guest.name, name, session.address, error)
-                if error.listener_word not in ("settings", "graph"):
+                # A refusal is no violation; one for want of memory was reported by the budget that has no room.
+                if error.listener_word not in ("settings", "graph", "limit"):
                     self._plane.report(violation(session.guest.name, session.key, error, name))
                 session.fault(error)
                 session.closing = True
