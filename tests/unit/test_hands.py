@@ -268,3 +268,14 @@ def test_letter_whose_lock_has_taken_the_room_waits_for_more(room: Room, monkeyp
     waits[0]()
     room.end()
     assert room.typed == [*lock, *A]
+
+
+def test_size_that_the_guest_has_no_room_to_show_is_refused_and_not_passed_on(room: Room) -> None:
+    room.anna.say(SizeWish(7680, 4320))
+    (told,) = room.faults()
+    assert told.startswith("a screen of 7680 × 4320 takes 421 MiB to show, and guest")
+    assert not room.typed
+    room.anna.say(SizeWish(3840, 2160))
+    room.desk.home.admission.budget.limit = 1000
+    room.anna.say(SizeWish(9, 9))
+    assert room.typed == [(3840, 2160), (9, 9)] and not room.faults(), "a smaller one takes no more"

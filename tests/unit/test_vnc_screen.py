@@ -8,7 +8,6 @@ import pytest
 from millrace.budget import Budget
 from millrace.doors.vnc.door import VncDoor
 from millrace.doors.vnc.screen import VncScreen
-from millrace.errors import BudgetError
 from millrace.graph.model import Ids
 from millrace.graph.pictures import Characters, KeyPress, Move
 from millrace.graph.screens import Screens
@@ -152,10 +151,17 @@ def test_any_character_is_taken_by_servers_that_go_by_symbols(name: bytes, takes
     )
 
 
-def test_size_without_room_ends_the_session() -> None:
-    one = hall(limit=2_000_000)
-    with pytest.raises(BudgetError):
-        one.says(vncserver.rect(0, 0, 4000, 4000, -223))
+def test_size_without_room_leaves_the_picture_before_and_the_session_until_there_is_another_size() -> None:
+    one = hall(limit=1_000_000)
+    before, screen = one.shown, one.door.screen
+    assert screen is not None
+    one.says(vncserver.rect(0, 0, 1000, 1000, -223))
+    one.says(vncserver.raw(0, 0, PHOTO))
+    assert one.shown is before and not before.any()
+    assert "no room for its 1000 × 1000: this guest holds" in screen.trouble
+    one.says(vncserver.rect(0, 0, 120, 80, -223))
+    one.says(vncserver.raw(0, 0, PHOTO))
+    assert one.shown.shape == (80, 120, 4) and one.shown.any() and not screen.trouble
 
 
 def test_many_rectangles_are_covered_by_few() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millrace.budget import Budget
+from millrace.budget import CONNECTIONS, Budget
 from millrace.doors.x11.door import BAND_PIXELS, SHAPE_PIXELS, X11Door
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.graph.model import Ids
@@ -413,3 +413,38 @@ def test_door_that_is_closed_does_nothing_with_what_still_comes(monkeypatch: pyt
     one.wire._events.append(Resized(Size(8, 8)))
     one.door.receive(0)
     assert not asked and one.wire.events()
+
+
+class Bounded(Served):
+    """Its memory is charged as a session's is."""
+
+    def __init__(self) -> None:
+        self.budget = Budget(limit=1_000_000)
+        self.account, self.files = self.budget.open("connection"), list[int]()
+        super().__init__(budget=self.budget)
+
+    def _memory(self, size: int) -> tuple[int, memoryview]:
+        self.account.hold("copies", size, CONNECTIONS)
+        self.files.append(os.open(os.devnull, os.O_RDONLY))
+        return self.files[-1], super()._memory(size)[1]
+
+
+@pytest.mark.parametrize("side", [400, 1000])
+def test_size_without_room_leaves_the_session_and_the_picture_before_until_there_is_another_size(side: int) -> None:
+    """There is no room for the picture beside the copies, or not even for these."""
+    one, copy = Bounded(), FIRST_COPY + xserver.ASKED
+    one.turns(xserver.attached(xserver.ATTACHED + xserver.ASKED))
+    one.turns(xserver.copied(copy))
+    before = one.screen.memory
+    one.turns(xserver.resized(side, side))
+    assert one.screen.memory is before and len(one.memories[-1]) == 4 and one.account.held == 4
+    assert f"no room for its {side} × {side}: this guest holds" in one.door.trouble
+    asked = copy + 2 + 3
+    one.turns(xserver.attached(asked) + xserver.damaged(0, 0, 5, 5))
+    assert len(one.memories) == 3 - (side == 1000), "nothing is copied"
+    one.turns(xserver.resized(48, 64))
+    assert one.screen.memory is not None and one.screen.memory.mode.whole == Rect(0, 0, 48, 64)
+    assert not one.door.trouble and one.account.held == 48 * 64 * 4
+    one.door.close()
+    for fd in {*one.files} - {one.files[1] if side == 400 else -1}:
+        os.close(fd)

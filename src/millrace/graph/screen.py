@@ -260,7 +260,7 @@ class Screen:
         """The source is about to paint what it shows now."""
         self.overlays: tuple[Overlay, ...] = ()
         self.readers: list[Reader] = []
-        self._source, self._seat, self._budget = source, seat, budget
+        self._source, self._seat, self.budget = source, seat, budget
         self._account = budget.open("screen", {"screen": SCREEN_BYTES})
         self._shapes: dict[int, Shape] = {}
         self._watched: HostNs | None = None
@@ -283,7 +283,7 @@ class Screen:
             raise GraphError(f"{self.key} has ended")
         check_mode(mode, pixels)
         # First what may fail, then the change. Both memories are charged until the old one is released.
-        account = self._budget.open("screen", {"pixels": mode.bytes})
+        account = self.budget.open("screen", {"pixels": mode.bytes})
         before, self.memory = self.memory, Memory(mode, pixels, account, free)
         self.facts.mode(now_ns)
         if before is not None:
@@ -403,7 +403,7 @@ class Screen:
             raise GraphError(f"{self.key} has ended")
         if len(self.readers) >= READERS_MAX:
             raise GraphError(f"{self.key} already has {READERS_MAX} readers, the maximum")
-        account = self._budget.open("reader", {"reader": READER_BYTES}, VIEWERS)
+        account = self.budget.open("reader", {"reader": READER_BYTES}, VIEWERS)
         reader = Reader(self, who, account, interval_ns, leave_out, wake)
         if self.memory is not None:
             reader.all_changed(self.memory.mode.whole)

@@ -7,13 +7,14 @@ from collections import deque
 
 import msgspec
 
-from millrace.budget import VIEWERS, Account
-from millrace.errors import ConfigError, RightsError
-from millrace.graph.pictures import Characters, KeyPress, Mode, ScreenSource
+from millrace.budget import ENCODERS, MIB, PROGRAMS, VIEWERS, Account
+from millrace.errors import BudgetError, ConfigError, RightsError
+from millrace.graph.pictures import PIXEL_BYTES, Characters, KeyPress, Mode, ScreenSource
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
 from millrace.guest.typable import SYMBOLS, TYPED, typable
 from millrace.io.turns import Turns
+from millrace.outlets.picturecost import work_bytes
 from millrace.pixels.rects import Point, Size
 from millrace.text import quoted
 from millrace.wire.keys import SHIFT
@@ -98,10 +99,12 @@ class Hands:
     def control(self, event: Key | Pointer | SizeWish | Text, who: Watcher, screen: Screen, size: Size) -> None:
         """Pass on what a viewer of pictures of that size does, after what waits.
 
-        RightsError unless `who` has the keyboard. ConfigError if too much waits, or names the characters of a text that
-        the machine's keyboard lacks; the rest of it is typed.
+        RightsError unless `who` has the keyboard. BudgetError for a size that could not be shown. ConfigError if too
+        much waits, or names the characters of a text that the machine's keyboard lacks; the rest of it is typed.
         """
         source = screen.controlled(who, "typing" if isinstance(event, Key | Text) else "pointing")
+        if isinstance(event, SizeWish):
+            check_room(screen, Size(event.width, event.height))
         missing = ""
         if isinstance(event, Text):
             text, missing = typable(event.text, screen.characters)
@@ -274,6 +277,26 @@ class Hands:
         self._chars = self._held_bytes = 0
         self._from = None
         self._account.hold("typing", 0, VIEWERS)
+
+
+# A door holds the picture, and some the memory that the machine copies it into. The picture before may be held until
+# its readers have given it back.
+def check_room(screen: Screen, size: Size) -> None:
+    """BudgetError if the guest has no room for a screen of that size and an encoder of it."""
+    budget, mode = screen.budget, None if screen.memory is None else screen.memory.mode
+    before, pixels = 0 if mode is None else mode.whole.area, size.width * size.height
+    if pixels <= before:
+        return
+    work = work_bytes(size, 1)
+    encoder = work - (0 if mode is None else work_bytes(Size(mode.width, mode.height), 1))
+    after = budget.held + 2 * PIXEL_BYTES * (pixels - before) + encoder
+    if after > budget.limit * ENCODERS or not budget.has_room(PIXEL_BYTES * (2 * pixels - before), PROGRAMS):
+        needed = (2 * PIXEL_BYTES * pixels + work) / MIB
+        raise BudgetError(
+            f"a screen of {size.width} × {size.height} takes {needed:.0f} MiB to show, and {budget.whose} holds"
+            f" {budget.held / MIB:.0f} of the {budget.limit / MIB:.0f} MiB that it may hold: wish for a smaller one, or"
+            " raise its `memory`"
+        )
 
 
 def _on_screen(event: Pointer, mode: Mode, size: Size) -> Point:

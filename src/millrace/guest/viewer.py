@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from millrace.budget import VIEWERS
 from millrace.codec.picturesettings import PictureSettings, changed_picture
-from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, RightsError
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
 from millrace.guest.clips import ViewerClip
@@ -355,7 +355,7 @@ class ViewerSession:
             if not self._refused:
                 self._refused = True
                 self.send(Fault.of(error))
-        except ConfigError as error:
+        except (ConfigError, BudgetError) as error:
             self.send(Fault.of(error))
 
     def release_keys(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from millrace.absent import never
 from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.inputroom import InputRoom
+from millrace.errors import BudgetError
 from millrace.graph.pictures import MOVES_MAX, Characters, Cursor, KeyPress, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
@@ -17,6 +19,8 @@ from millrace.pixels.rects import Few, Point, Rect, Size, bands
 from millrace.units import HostNs
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import Copied, CursorAt, CursorShape, Filled, Painted, Part, Resized, Update
+
+log = logging.getLogger("millrace.attach")
 
 PIXEL_WORK, ROW_WORK = 2, 150
 """What it costs to paint or copy a pixel, and each row of a rectangle: in memory that is new, up to a page."""
@@ -69,27 +73,34 @@ class VncScreen:
         self._picture: Pixels = np.zeros((0, 0), "<u4")
         self._shapes = 0
         self._watched = False
+        self.trouble = ""
+        """Why what the server shows is not shown; empty if it is."""
 
     def clipboard(self) -> MachineClipboard:
         """The clipboard of its machine, which the caller closes."""
         return MachineClipboard(self._screens, self._wire, self._door, self._wake)
 
     def resized(self, event: Resized, label: str, now_ns: HostNs) -> None:
-        """Another size; GraphError if there is no room for it."""
+        """Another size. Without room for it, the picture before stays, and another size can be wished for."""
         size = event.size
         if self.screen is None:
             self.screen = self._screens.add(self, label, self._door)
             self.screen.characters = Characters.NONE if self._wire.is_qemu else Characters.OTHERS
         # Nothing is resident of it before it is painted.
         picture = np.zeros((size.height, size.width), "<u4")
-        self.screen.set_mode(Mode(size.width, size.height, size.width * 4), picture.data.cast("B"), now_ns)
+        try:
+            self.screen.set_mode(Mode(size.width, size.height, size.width * 4), picture.data.cast("B"), now_ns)
+        except BudgetError as error:
+            self.trouble = f"no room for its {size.width} × {size.height}: {error}"
+            log.warning("%s: %s", label, self.trouble)
+            return
         self.screen.await_paint()
-        self._picture = picture
+        self.trouble, self._picture = "", picture
 
     def updated(self, update: Update, now_ns: HostNs) -> Iterator[int]:
         """Paint one picture; yields what each step has cost."""
         screen = self.screen
-        if screen is None:
+        if screen is None or self.trouble:
             return
         screen.await_paint()
         changes = _Changes(len(update.parts))

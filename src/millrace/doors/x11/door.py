@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,6 +14,7 @@ from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.inputroom import InputRoom
 from millrace.doors.machine import PlayingDoor
 from millrace.doors.pushed import PushedStream
+from millrace.errors import BudgetError
 from millrace.graph.pictures import PIXEL_BYTES, Characters, Cursor, KeyPress, Mode, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
@@ -24,6 +27,8 @@ from millrace.units import HostNs
 from millrace.wire.keys import LightsTold
 from millrace.wire.x11.client import X11Client
 from millrace.wire.x11.events import Captured, CursorShape, LayoutUntold, Ready, Resized, X11Event
+
+log = logging.getLogger("millrace.attach")
 
 NewMemory = Callable[[int], tuple[int, memoryview]]
 """Memory of so many bytes to share: its descriptor, which the receiver owns, and the memory."""
@@ -55,6 +60,8 @@ class X11Door(PlayingDoor):
         self._shared = np.zeros(0, np.uint8)
         self._picture: Plane = np.zeros((0, 0, PIXEL_BYTES), np.uint8)
         self._shapes = 0
+        self.trouble = ""
+        """Why what the display shows is not shown; empty if it is."""
         self._watched = False
         self._cursor: CursorShape | None = None
         self._clipboard: MachineClipboard | None = None
@@ -125,12 +132,30 @@ class X11Door(PlayingDoor):
             wire = self._wire
             self.screen.facts.unanswered = lambda: wire.unanswered
         picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
-        self.screen.set_mode(Mode(size.width, size.height, size.width * PIXEL_BYTES), picture.data.cast("B"), now_ns)
-        self.screen.await_paint()
-        self._picture = picture
-        fd, memory = self._new_memory(picture.nbytes)
+        mode, copied = Mode(size.width, size.height, size.width * PIXEL_BYTES), picture.nbytes
+        try:
+            fd, memory = self._new_memory(copied)
+        except BudgetError as error:
+            fd, memory, copied = self._without(size, error)
+        else:
+            try:
+                self.screen.set_mode(mode, picture.data.cast("B"), now_ns)
+            except BudgetError as error:
+                os.close(fd)
+                fd, memory, copied = self._without(size, error)
+        if copied:
+            self.trouble, self._picture = "", picture
+            self.screen.await_paint()
         self._shared = np.frombuffer(memory, np.uint8)
-        self._wire.send_memory(fd, picture.nbytes)
+        self._wire.send_memory(fd, copied)
+
+    # The display is left as it is, so that another size can be wished for: the picture before stays. Until it is given
+    # memory, the wire tells no other size.
+    def _without(self, size: Size, error: BudgetError) -> tuple[int, memoryview, int]:
+        """Show nothing of that size. Returns memory into which nothing will be copied."""
+        self.trouble = f"no room for its {size.width} × {size.height}: {error}"
+        log.warning("%s: %s", self._label, self.trouble)
+        return *self._new_memory(PIXEL_BYTES), 0
 
     # A reader may see some of it early, and is told all of it in the end.
     def _paint(self, event: Captured, now_ns: HostNs) -> Iterator[None]:

@@ -148,6 +148,9 @@ class VncMachine(NetworkMachine):
 
     def hint(self) -> str:
         """See `AttachedMachine`."""
+        for door in self.doors:
+            if isinstance(door, VncDoor) and door.screen is not None and door.screen.trouble:
+                return door.screen.trouble
         if self.state == "attached" and self._wire is not None and not self._wire.sound:
             none = "this VNC server has a picture but no sound"
             if self.machine.startswith("QEMU"):

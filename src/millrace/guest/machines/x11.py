@@ -99,6 +99,9 @@ class X11Machine(AttachedMachine):
 
     def hint(self) -> str:
         """See `AttachedMachine`."""
+        for door in self.doors:
+            if isinstance(door, X11Door) and door.trouble:
+                return door.trouble
         if self.state == "attached" and self._wire is not None and not self._wire.takes_input:
             return "this X server takes no keys and no pointer: it has no extension XTEST (Xorg: leave out -tst)"
         silent = max((door.silent_s for door in self.doors if isinstance(door, X11Door)), default=0)
