@@ -110,7 +110,7 @@ def test_received_data_is_read_after_stall_before_peer_counts_as_silent(
     assert core.gone is not said
 
 
-NO_ROOM = "the guest's memory budget has no room for"
+NO_ROOM = "the guest's memory budget has no room"
 
 
 class Transport:
@@ -129,7 +129,7 @@ class Transport:
 @pytest.mark.parametrize(
     ("unread_bytes", "why"),
     [
-        (0, f"{NO_ROOM} 0 bytes that its client left unread and 3 that wait for their turn"),
+        (0, f"{NO_ROOM}: its client left 0 bytes unread, and 3 wait for their turn"),
         (UNSENT_MAX + 1, f"its client left {UNSENT_MAX + 1} bytes unread"),
     ],
 )

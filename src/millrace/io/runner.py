@@ -425,13 +425,10 @@ class StreamRunner(asyncio.BufferedProtocol):
         unread_bytes = transport.get_write_buffer_size()
         self._weighed = waiting_bytes = unread_bytes + len(self._rest)
         if unread_bytes > UNSENT_MAX or not core.may_wait(waiting_bytes):
-            if unread_bytes > UNSENT_MAX:
-                log.warning("%s: connection ended: its client left %d bytes unread", self._whose, unread_bytes)
-            else:
-                log.warning(
-                    "%s: connection ended: the guest's memory budget has no room for %d bytes that its client left"
-                    " unread and %d that wait for their turn", self._whose, unread_bytes, len(self._rest),
-                )  # fmt: skip
+            why = f"its client left {unread_bytes} bytes unread"
+            if unread_bytes <= UNSENT_MAX:
+                why = f"the guest's memory budget has no room: {why}, and {len(self._rest)} wait for their turn"
+            log.warning("%s: connection ended: %s", self._whose, why)
             transport.abort()
         elif waiting_bytes and self._due is None:
             self._due = asyncio.get_running_loop().call_later(BACKLOG_CHECK_S, self._weigh_again)
