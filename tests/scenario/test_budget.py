@@ -288,7 +288,7 @@ def test_uploads_of_all_connections_share_the_budget() -> None:
             reply = client.replies[client.send(Command.CREATE_UPLOAD_STREAM, **fields)]
             begun += not isinstance(reply, Failed)
             assert not isinstance(reply, Failed) or reply.code == Err.TOOLARGE
-    assert begun == 13
+    assert begun == 14
     for client in list(guest.rig.clients[1:]):
         client.close()
     assert guest.state() == guest.before

@@ -170,7 +170,7 @@ def test_unread_events_are_bounded_by_guest_budget(tmp_path: Path) -> None:
         secret = await rig.token("a", "see", ["alice"])
         budget = alice.graph.budget
         held = budget.held
-        budget.limit = (held + 4 * MIB) * 16 // 15
+        budget.limit = held + 4 * MIB
         lines = [await deaf_watcher(rig, secret) for _ in range(6)]
         await eventually(lambda: len(rig.daemon.worker.registry._watchers) == 6)
         for round_ in range(40):
@@ -298,7 +298,7 @@ def test_pending_calls_and_unfinished_messages_are_charged(tmp_path: Path) -> No
         alice = rig.daemon.worker.guest("alice")
         budget = alice.graph.budget
         held = budget.held
-        budget.limit = (held + 4 * MIB) * 16 // 15
+        budget.limit = held + 4 * MIB
         path = str(rig.daemon.config.runtime / "alice" / "native")
         lines, codes = [], []
         for _ in range(8):

@@ -68,7 +68,7 @@ def test_names_modules_and_client_properties_count_and_are_refused() -> None:
 def test_unfinished_command_is_charged_and_connection_beyond_budget_ends() -> None:
     guest = Guest()
     budget = guest.rig.graph.budget
-    budget.limit = (budget.held + 3 * MIB) * 16 // 15
+    budget.limit = budget.held + 3 * MIB
     hungry = [guest.rig.client(login=False) for _ in range(4)]
     header = (MIB).to_bytes(4, "big") + b"\xff" * 4 + bytes(12)
     ended = 0
@@ -100,7 +100,7 @@ def test_long_lists_are_charged_while_they_are_written() -> None:
         one.ask(Command.CREATE_PLAYBACK_STREAM, **playing({"p": bytes(50_000)}))
     before, budget = guest.state(), guest.rig.graph.budget
     clients = [guest.rig.client() for _ in range(20)]
-    budget.limit = (budget.held + 4 * MIB) * 16 // 15
+    budget.limit = budget.held + 4 * MIB
     for client in clients:
         client.server.over = lambda: True
         client.send(Command.GET_SINK_INPUT_INFO_LIST)
@@ -123,7 +123,7 @@ def test_long_lists_are_charged_while_they_are_written() -> None:
 def test_silent_connections_count_too() -> None:
     guest = Guest()
     budget = guest.rig.graph.budget
-    budget.limit = (budget.held + 40 * 1024) * 16 // 15
+    budget.limit = budget.held + 40 * 1024
     taken = [guest.rig.client(login=False) for _ in range(2)]
     with pytest.raises(Exception, match="no room"):
         guest.rig.client(login=False)

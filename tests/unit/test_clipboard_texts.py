@@ -119,7 +119,7 @@ def test_text_that_there_is_no_room_for_is_refused() -> None:
     desk, board = a_desk()
     remotes = _pasting(desk, board, 3)
     budget = desk.home.admission.budget
-    budget.open("else", {"all": budget.limit * 15 // 16 - budget.held - CLIP_BYTES_MAX // 2}, 1.0)
+    budget.open("else", {"all": budget.limit - budget.held - CLIP_BYTES_MAX // 2}, 1.0)
     board.clipboard.supply(LONG)
     desk.run(30)
     for remote in remotes:
