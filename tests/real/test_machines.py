@@ -242,7 +242,7 @@ def test_spice_with_ticket_reports_another_viewer(bus: Bus, tmp_path: Path) -> N
     wait_attached(bus)
     beeps(bus, tmp_path / "out.wav", 2.0)
     bus.cli("guest", "add", "viewer")
-    bus.cli("attach", "spice", f"unix:{tmp_path}/spice", "--password-file", str(right), "--guest", "viewer")
+    bus.cli("attach", "spice", f"unix:{tmp_path}/spice", "--password-file", str(right), "--guest", "viewer", "--also")
     wait_for(lambda: door(bus)["state"] == "displaced", 15, "the first notices")
     assert "SPICE_DEBUG_ALLOW_MC=1" in door(bus)["error"]
     assert bus.guest("viewer")["doors"][0]["state"] == "attached"
