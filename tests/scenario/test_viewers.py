@@ -13,8 +13,10 @@ import aiohttp
 import numpy as np
 import pytest
 
+from millrace.errors import BudgetError
 from millrace.guest.guest import Guest
 from millrace.guest.machines.address import parse_door
+from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns
 from millrace.outlets.picturetimes import STAGES
 from millrace.pixels.rects import Rect
@@ -396,5 +398,27 @@ def test_bad_message_ends_only_its_sender(tmp_path: Path) -> None:
         await good.shows(alice)
         causes = [(one.stage, one.cause) for one in rig.daemon.worker.diagnosis.incidents]
         assert ("viewer", "broke the protocol") in causes
+
+    running(tmp_path, test)
+
+
+def test_viewer_that_ends_for_want_of_memory_has_not_broken_the_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(rig: Rig) -> None:
+        painter_of(rig, "alice", 11)
+        one = await watching(rig)
+
+        def without_room(session: ViewerSession, message: str | bytes, now_ns: int) -> None:
+            raise BudgetError("no room for this viewer")
+
+        monkeypatch.setattr(ViewerSession, "receive", without_room)
+        await one.socket.send_str('{"type":"take","take":true}')
+        fault = await one.until(Fault)
+        assert fault.fatal and (fault.code, fault.message) == ("limit", "no room for this viewer")
+        await one.ends()
+        assert ("viewer", "broke the protocol") not in [
+            (one.stage, one.cause) for one in rig.daemon.worker.diagnosis.incidents
+        ]
 
     running(tmp_path, test)
