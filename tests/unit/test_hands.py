@@ -240,17 +240,6 @@ def test_letter_and_its_accent_are_typed_as_one_character(room: Room) -> None:
     assert room.typed == [(0, True, "é"), (0, False), (0, True, "q"), (0, False)]
 
 
-def test_what_a_machine_errs_at_is_not_tried_again(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    room.anna.say(LONG)
-    room.begin()
-    hands = room.anna.session.hands
-    with monkeypatch.context() as context:
-        context.setattr(hands, "_pass_on", lambda *args: 1 // 0)
-        with pytest.raises(ZeroDivisionError):
-            hands.work()
-    assert not hands.waiting and not room.charged
-
-
 def test_letter_whose_lock_has_taken_the_room_waits_for_more(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     rooms, waits = [True, False], list[Callable[[], None]]()
 

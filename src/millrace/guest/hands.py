@@ -174,13 +174,7 @@ class Hands:
             if source is None:
                 self._drop()
                 break
-            try:
-                passed_on = self._next(source, screen)
-            except Exception:
-                # What the machine errs at would be tried again for ever.
-                self._drop()
-                raise
-            if not passed_on:
+            if not self._next(source, screen):
                 break
             if self._turns.over():
                 return not self._waiting

@@ -89,12 +89,6 @@ def char_of(symbol: int) -> str:
     return chr(symbol - UNICODE) if 0x100 <= symbol - UNICODE <= 0x10FFFF else ""
 
 
-def symbols_of(char: str) -> tuple[int, ...]:
-    """All keysyms of a character; none if no key types it."""
-    symbol = keysym_of(char)
-    return (symbol, UNICODE + ord(char)) if symbol else ()
-
-
 def meant(code: int, meaning: str) -> int:
     """The keysym of a key that means this; 0 if its place says what it is, or nothing is known.
 

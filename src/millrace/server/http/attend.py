@@ -263,10 +263,16 @@ class Attendants:
     # Hundreds of them may be one principal's. So they are stopped at once, and disconnected in their guest's turns.
     def _dismiss(self, session: Attendee, why: str) -> None:
         """One has lost its rights: it does and is sent nothing from now on."""
-        if not session.closing:
-            session.closing = True
-            self._parting[session] = session.stop(why)
+        if self._stop(session, why):
             session.guest.turns.wait(Call(partial(self._part, session)))
+
+    def _stop(self, session: Attendee, why: str) -> bool:
+        """Stop one that is to be parted from; False if it was stopped before."""
+        if session.closing:
+            return False
+        session.closing = True
+        self._parting[session] = session.stop(why)
+        return True
 
     def _part(self, session: Attendee) -> None:
         """Disconnect one that was stopped, unless it has left meanwhile."""
@@ -279,7 +285,7 @@ class Attendants:
         """A guest is gone: disconnect its listeners and viewers, in its turns."""
         sessions = [session for session in self._sockets if session.guest is guest]
         for session in sessions:
-            self._dismiss(session, why)
+            self._stop(session, why)
         for session in sessions:
             await guest.turns.turn()
             with guest.turns:

@@ -17,6 +17,7 @@ from millrace.pixels.rects import Point, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.clips import ClipGiving, ClipOffered, ClipSupplied
 from millrace.wire.keys import CODE_MAX, KEYS
+from millrace.wire.keysyms import meant
 from millrace.wire.vnc import messages
 from millrace.wire.vnc.cuttext import CUT_BYTES_MAX, CutText
 from millrace.wire.vnc.keyboard import Keyboard
@@ -43,7 +44,7 @@ ANSWER_NS = 10 * NS_PER_S
 RATE_MAX = 48_000
 BYTES_PER_WORK = 4
 EVENT_BYTES = 200
-RELATIVE_ORIGIN, CAPS_LOCK = 0x7FFF, 0xFFE5
+RELATIVE_ORIGIN, CAPS_LOCK = 0x7FFF, meant(0, "CapsLock")
 LOCKS = frozenset({CAPS_LOCK, 0xFF7F, 0xFF14})
 """Keysyms of the keys that are locks, which are not held."""
 

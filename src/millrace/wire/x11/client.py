@@ -90,6 +90,7 @@ class X11Client(X11Input, AnswerDue):
 
     def receive(self, data: Buffer, now_ns: HostNs) -> None:
         """Take bytes; RemoteProtocolError ends the connection. While `unfinished`, it must be called again."""
+        self._now_ns = max(self._now_ns, now_ns)
         self._buffer.add(data)
         for _ in range(AT_ONCE):
             part = self._buffer.take(self._sizes, wait=self._painting)
@@ -272,7 +273,6 @@ class X11Client(X11Input, AnswerDue):
     # The interval changes as readers come, go and change their minds, so what was copied last counts on.
     def _copy(self, now_ns: HostNs) -> None:
         """Have what is damaged copied, if that is due."""
-        self._now_ns = max(self._now_ns, now_ns)
         if self._interval_ns is None or not self._segment or self._copies_due or not self._damage or self._painting:
             return
         self._due_ns = self._copied_ns + self._interval_ns
@@ -325,8 +325,8 @@ class X11Client(X11Input, AnswerDue):
 
     def handle_timeout(self, now_ns: HostNs) -> None:
         """See `Timed`."""
-        super().handle_timeout(now_ns)
         self._now_ns = max(self._now_ns, now_ns)
+        super().handle_timeout(now_ns)
         self._say(self._keys.handle_timeout(now_ns))
         if self._due_ns is not None and now_ns >= self._due_ns:
             self._send_copies(now_ns)

@@ -81,7 +81,7 @@ class X11Input(ABC):
         """Press or release the key with this scan code, as QEMU numbers it; or with 0, one for a character.
 
         `meaning`: what it means to the viewer, and to the display's programs, whatever their layout; empty: what its
-        place means there. False if nothing can type that.
+        place means there. False if the layout has no key for that. Without XTEST nothing is typed (`takes_input`).
         """
         if not self._makes_input:
             return True

@@ -73,7 +73,7 @@ class Keyboard:
         self._lights: int | None = None
         self._spares = Spares()
         self._pressed: list[int] = []
-        """Of those, what the server has pressed since it was last received from."""
+        """Of those, what the server has pressed, while what it has sent is processed."""
         self._held: dict[int, int] = {}
         """The keys that are down, by the codes that they were pressed for."""
         self._repeated = bytes(_REPEATED_BYTES)
@@ -306,7 +306,8 @@ class Keyboard:
     def _typed(self, keycode: int, part: bytes) -> list[Said]:
         self._strokes -= 1
         self._has_answered()
-        self._pressed.append(keycode)
+        if keycode in self._spares.keys:
+            self._pressed.append(keycode)
         self._answered(part)
         return []
 
