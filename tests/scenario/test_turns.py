@@ -154,7 +154,7 @@ def test_client_with_too_much_unread_is_disconnected() -> None:
     async def test() -> None:
         guest = Guest()
         budget = guest.rig.graph.budget
-        for unread, cut in ((MIB // 2, False), (2 * MIB, True)):
+        for unread, cut in ((MIB // 2, False), (3 * MIB, True)):
             runner, transport, wire = guest.connect()
             budget.limit = budget.held + 2 * MIB
             transport.unread = unread
