@@ -246,7 +246,7 @@ def test_spice_with_ticket_reports_another_viewer(bus: Bus, tmp_path: Path) -> N
     wait_for(lambda: door(bus)["state"] == "displaced", 15, "the first notices")
     assert "SPICE_DEBUG_ALLOW_MC=1" in door(bus)["error"]
     assert bus.guest("viewer")["doors"][0]["state"] == "attached"
-    bus.cli("attach", "spice", f"unix:{tmp_path}/spice")
+    bus.cli("attach", "spice", f"unix:{tmp_path}/spice", "--also")
     wait_attached(bus)
     wait_for(lambda: bus.guest("viewer")["doors"][0]["state"] == "displaced", 15, "the place was taken back")
 
