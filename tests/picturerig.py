@@ -47,7 +47,9 @@ class View:
 
     def __init__(self, codec: str = "avc1") -> None:
         self.codec, self.open = codec, True
-        self.untried = False
+        self.sparing = False
+        self.room: int | None = None
+        """The most bytes of a picture that it takes; None: any number."""
         self.canvas: Canvas | None = None
         self.pictures: list[EncodedPicture] = []
         self.times_ns: list[HostNs] = []
@@ -59,7 +61,10 @@ class View:
     def resized(self, size: Size) -> None:
         self.canvas = Canvas(size, self.codec)
 
-    def push(self, picture: EncodedPicture) -> None:
+    def push(self, picture: EncodedPicture) -> bool:
+        if self.room is not None and picture.size > self.room:
+            self.open = False
+            return False
         assert self.canvas is not None
         for part in picture.parts:
             check_part(part, Rect(0, 0, self.canvas.size.width, self.canvas.size.height))
@@ -68,6 +73,7 @@ class View:
         self.canvas.apply(picture.parts)
         self.pictures.append(picture)
         self.times_ns.append(self.clock())
+        return True
 
     def types(self, since: int = 0) -> set[PartType]:
         return {PartType(part.type) for picture in self.pictures[since:] for part in picture.parts}

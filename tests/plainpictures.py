@@ -96,7 +96,8 @@ class PlainPictures:
                     made[rects] = self._encode(picture, rects, now_ns)
                     self.counts.encoded(0, made[rects].key)
                 self.counts.pushed(made[rects].kinds)
-                sink.push(made[rects])
+                if not sink.push(made[rects]):
+                    self._lacking[sink].add_all(rects)
 
     def deliver(self) -> Iterator[None]:
         """See `Pictures`: all is sent at once."""

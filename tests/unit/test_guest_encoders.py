@@ -21,7 +21,7 @@ from tests.watch import Desk
 
 
 class Sink:
-    untried = False
+    sparing = False
 
     def __init__(self) -> None:
         self.sizes: list[Size] = []
@@ -30,8 +30,9 @@ class Sink:
     def ready(self, now_ns: HostNs) -> bool:
         return True
 
-    def push(self, picture: EncodedPicture) -> None:
+    def push(self, picture: EncodedPicture) -> bool:
         self.pictures.append(picture)
+        return True
 
     def resized(self, size: Size) -> None:
         self.sizes.append(size)

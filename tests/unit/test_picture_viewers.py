@@ -14,7 +14,7 @@ from millrace.outlets.picturework import PROBE_BYTES, PictureWork
 from millrace.pixels.rects import Rect, Size
 from millrace.units import NS_PER_S
 from millrace.wire.peer.pictures import PartType
-from tests.painting import blank_screen, photo
+from tests.painting import blank_screen, glyphs, photo
 from tests.picturerig import STEP_NS, WHOLE, Rig, View, shown, started
 
 
@@ -30,12 +30,12 @@ def test_a_viewer_of_whose_line_nothing_is_known_is_sent_a_part_of_the_screen_fi
     rig = strips(Size(1280, 960))
     known, view = rig.join(View()), View()
     rig.settle()
-    view.untried = True
+    view.sparing = True
     rig.join(view)
     rig.encoder.handle_timeout(rig.now_ns)
     rig.work()
     assert len(view.pictures) == 1 and view.bytes() < 1.5 * PROBE_BYTES < known.pictures[0].size
-    begun_ns, view.untried = rig.now_ns, False
+    begun_ns, view.sparing = rig.now_ns, False
     rig.settle()
     assert view.times_ns[1] == begun_ns, "the rest follows as soon as its line is known"
     assert shown(view, rig)
@@ -119,6 +119,40 @@ def test_failed_decoder_is_helped_by_a_refresh() -> None:
     rig.play("film", 8, seed=2)
     rig.settle()
     assert shown(view, rig)
+
+
+def test_viewer_that_asks_for_all_while_a_picture_is_made_gets_all() -> None:
+    rig, view = started()
+    view.open = False
+    rig.paint([glyphs(rig.picture, Rect(0, 0, 90, 18), 1)])
+    view.open = True
+    rig.now_ns += STEP_NS
+    rig.encoder.handle_timeout(rig.now_ns)
+    assert rig.waiting and view.canvas is not None, "what it lacked is being encoded"
+    view.canvas.pixels[:] = 99
+    rig.encoder.refresh(view)
+    rig.work()
+    rig.settle()
+    assert shown(view, rig)
+
+
+def test_viewer_without_room_for_a_picture_gets_what_it_lacks_in_small_ones() -> None:
+    rig = strips(Size(1280, 960))
+    quick, poor = rig.join(View()), View()
+    rig.settle()
+    poor.room = 2 * PROBE_BYTES
+    rig.join(poor)
+    rig.encoder.handle_timeout(rig.now_ns)
+    rig.work()
+    rig.settle(1)
+    assert not poor.pictures and not poor.open and rig.encoder.next_timeout() is None
+    poor.sparing = True
+    while not shown(poor, rig):
+        poor.open = True
+        rig.encoder.handle_timeout(rig.now_ns)
+        rig.work()
+        rig.settle(0.1)
+    assert len(poor.pictures) >= 3 and shown(quick, rig)
 
 
 def test_picture_is_handed_over_viewer_by_viewer_and_the_next_waits_for_that() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import weakref
 
 import numpy as np
+import pytest
 
-from millrace.budget import MIB
-from millrace.errors import BudgetError
+from millrace.budget import MIB, VIEWERS, Account, Budget
 from millrace.graph.pictures import Shape
 from millrace.guest.cursor import SentCursor
 from millrace.guest.viewer import HIDDEN_NS
@@ -15,7 +15,9 @@ from millrace.outlets.encoded import PIECE_BYTES, cut_pieces
 from millrace.pixels.rects import Rect, Size
 from millrace.sim.net import Path
 from millrace.units import NS_PER_MS
+from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.pictures import Hidden, Part, PartType, Refresh, Taken
+from tests.painting import photo
 from tests.watch import SPOT, Desk, Remote
 
 
@@ -130,19 +132,59 @@ def test_lone_viewers_encoder_changes_its_rate_and_begins_no_new_picture() -> No
     assert [len(group.sessions) for group in desk.groups] == [0, 1]
 
 
-def test_viewer_without_memory_left_ends_and_others_go_on() -> None:
-    desk = Desk()
+def filled(budget: Budget, room: int) -> Account:
+    """What leaves viewers so many bytes."""
+    return budget.open("other", {"all": int(budget.limit * VIEWERS) - budget.held - room}, 1.0)
+
+
+@pytest.mark.parametrize("encodes", [True, False])
+def test_viewer_whose_picture_has_no_room_is_told_once_and_sent_it_when_there_is(encodes: bool) -> None:
+    desk = Desk(encodes=encodes)
     screen = desk.add(width=800, height=600)
-    one = Remote(desk)
-    desk.run(100)
+    photo(screen.pixels, Rect(0, 0, 800, 600), 1)
+    one, two = Remote(desk), Remote(desk)
+    desk.run(2_000)
     budget = desk.home.admission.budget
-    budget.limit = budget.held + MIB
-    two = Remote(desk)
-    desk.run(1_100)
-    assert isinstance(two.ended, BudgetError) and one.ended is None
+    other = filled(budget, MIB // 16)
+    two.pieces.clear()
+    two.say(Refresh("damaged"))
+    desk.run(3_100)
+    (fault,) = two.news(Fault)
+    assert fault.code == "limit" and not fault.fatal
+    assert fault.message.startswith("the next picture comes when there is room: guest default holds ")
+    assert not two.pieces and two.session.account.part("sending") == 0 and budget.refusals
     screen.fill(SPOT, 50, desk.now_ns)
     desk.run(50)
-    assert np.array_equal(one.canvas, screen.pixels)
+    assert np.array_equal(one.canvas, screen.pixels) and two.ended is None and one.ended is None
+    tried = budget.refusals
+    other.close()
+    desk.run(1_100)
+    assert np.array_equal(two.canvas, screen.pixels) and budget.refusals == tried
+    # The next time it is told again.
+    other = filled(budget, MIB // 16)
+    photo(screen.pixels, Rect(0, 0, 800, 600), 2)
+    screen.screen.painted([Rect(0, 0, 800, 600)], desk.now_ns)
+    desk.run(1_100)
+    assert len(two.news(Fault)) == 1 and two.ended is None
+    other.close()
+    desk.run(2_100)
+    assert np.array_equal(two.canvas, screen.pixels) and np.array_equal(one.canvas, screen.pixels)
+
+
+def test_pointer_without_room_is_shown_when_there_is() -> None:
+    desk = Desk()
+    screen, remote = desk.add(), Remote(desk)
+    screen.screen.define_shape(Shape(1, Size(2, 2), bytes(16)))
+    desk.run(1_100)
+    budget = desk.home.admission.budget
+    other = filled(budget, 0)
+    screen.point(9, 8)
+    desk.run(500)
+    tries = budget.refusals
+    assert not remote.cursor.shown and 0 < tries < 4, "it is not tried all the time"
+    other.close()
+    desk.run(1_100)
+    assert (remote.cursor.x, remote.cursor.y) == (9, 8) and remote.ended is None
 
 
 def test_large_picture_is_cut_into_pieces() -> None:

@@ -368,7 +368,7 @@ def test_viewer_that_acknowledges_what_it_has_not_read_is_sent_no_more_than_one_
 
 
 def test_bytes_that_have_not_arrived_are_charged_whatever_was_acknowledged() -> None:
-    desk, _, (remote,) = watched(1)
+    desk, screen, (remote,) = watched(1)
     sending, pictures = remote.session.sending, remote.session.pictures
     assert not remote.session.account.part("sending")
     remote._ways.append((desk.now_ns + NS_PER_S, 3 * MIB))
@@ -384,7 +384,12 @@ def test_bytes_that_have_not_arrived_are_charged_whatever_was_acknowledged() -> 
     remote._ways.append((desk.now_ns + 9 * NS_PER_S, 3 * MIB))
     remote.bytes += 3 * MIB
     desk.run(2_100)
-    assert isinstance(remote.ended, BudgetError) and not remote.session.account.held
+    # More than there is room for is on its way: nothing is added to that until it has arrived.
+    screen.fill(SPOT, 50, desk.now_ns)
+    desk.run(1_100)
+    assert remote.ended is None and len(remote.news(Fault)) == 1 and not np.array_equal(remote.canvas, screen.pixels)
+    desk.run(8_000)
+    assert np.array_equal(remote.canvas, screen.pixels) and not remote.session.account.part("sending")
 
 
 def test_repeated_acknowledgement_is_counted_once() -> None:

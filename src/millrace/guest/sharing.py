@@ -30,7 +30,7 @@ ENCODERS_MAX = 32
 EACH_MAX = ENCODERS_MAX // 2
 """Encoders of one principal's viewers."""
 RETRY_NS = 5 * NS_PER_S
-"""How long a viewer whose encoder has failed waits for another."""
+"""How long a viewer whose encoder has failed waits for another; without room for one, it is tried each second."""
 
 
 def for_one(session: ViewerSession, work: Callable[[ViewerSession], None]) -> None:
@@ -216,7 +216,8 @@ class Sharing:
             evidence = {"error": str(error)[:TEXT_MAX] or type(error).__name__}
             self._guest.report(Symptom("picture", "failed", self._guest.name, group.listed.key, evidence))
         for session in group.sessions:
-            session.retry_ns = self._clock() + RETRY_NS
+            if not isinstance(error, BudgetError):
+                session.retry_ns = self._clock() + RETRY_NS
             session.limits.moves.renew()
         self._end(group, lambda session: session.tell_trouble(told))
 

@@ -425,9 +425,9 @@ class ViewerSession:
     # -- pictures: see `PictureSink` -------------------------------------------------------------
 
     @property
-    def untried(self) -> bool:
+    def sparing(self) -> bool:
         """See `PictureSink`."""
-        return self.settings.picture == "auto" and self.flow.rate is None
+        return self.pictures.sparing or (self.settings.picture == "auto" and self.flow.rate is None)
 
     def ready(self, now_ns: HostNs) -> bool:
         """See `PictureSink`."""
@@ -437,9 +437,9 @@ class ViewerSession:
         """See `PictureSink`."""
         self.pictures.resized(size)
 
-    def push(self, picture: EncodedPicture) -> None:
+    def push(self, picture: EncodedPicture) -> bool:
         """See `PictureSink`."""
-        self.pictures.push(picture)
+        return self.pictures.push(picture)
 
     def _acknowledged(self, event: Shown | Taken, now_ns: HostNs) -> None:
         first = self.flow.rate is None

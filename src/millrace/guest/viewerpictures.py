@@ -17,6 +17,7 @@ from millrace.outlets.pictureflow import PictureFlow
 from millrace.outlets.picturetimes import PictureTimes, ViewerTimes
 from millrace.pixels.rects import Size
 from millrace.units import HostNs
+from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.pictures import Shown, Taken, pack_parts
 from millrace.wire.peer.viewing import ViewServer
 
@@ -61,6 +62,10 @@ class ViewerPictures:
         """The newest picture that has arrived at the viewer's machine."""
         self._claimed = 0
         """The newest that was acknowledged too early."""
+        self.sparing = False
+        """There was no room for the last picture: the next is to be small."""
+        self._waits = self._told = False
+        """It is sent nothing more until there may be room; it was told so."""
 
     # -- what is to be sent ----------------------------------------------------------------------
 
@@ -71,18 +76,20 @@ class ViewerPictures:
 
     def ready(self, rtt_ns: HostNs | None) -> bool:
         """Whether another picture can be sent."""
-        return self._next is None and self._sending.open and self.flow.ready(rtt_ns, self._waiting())
+        free = self._next is None and not self._waits and self._sending.open
+        return free and self.flow.ready(rtt_ns, self._waiting())
 
     def resized(self, size: Size) -> None:
         """What was not sent yet is void, and pictures have this size from now on."""
         self._next, self._mode = None, size
         self._charge()
 
-    def push(self, picture: EncodedPicture) -> None:
-        """The newest picture."""
-        if not self._sending.closed:
-            self._next = picture
-            self._charge()
+    def push(self, picture: EncodedPicture) -> bool:
+        """The newest picture; False if it can't be sent."""
+        if self._sending.closed:
+            return False
+        self._next = picture
+        return self._charge()
 
     def drop(self) -> None:
         """It has no encoder any more: what was not sent is void."""
@@ -119,6 +126,7 @@ class ViewerPictures:
     def _note(self, picture: EncodedPicture, serial: int, now_ns: HostNs) -> None:
         """All of it was sent."""
         self._next = None
+        self.sparing = self._told = False
         self.sent += 1
         self.flow.sent(serial, picture.size, now_ns)
         self.times.sent(serial, picture, now_ns)
@@ -135,7 +143,7 @@ class ViewerPictures:
     def cursor_due(self, screen: Screen) -> HostNs | None:
         """When the pointer can be sent; None if it is as it was."""
         due_ns = self._cursor.due(screen)
-        return due_ns if due_ns is not None and self._sending.open else None
+        return due_ns if due_ns is not None and not self._waits and self._sending.open else None
 
     def send_cursor(self, screen: Screen, now_ns: HostNs) -> None:
         """Send the pointer, if it is time and there is room."""
@@ -166,7 +174,7 @@ class ViewerPictures:
             if sent_ns is not None and event.skew_ns is not None:
                 self._blame.seen(event.skew_ns, sent_ns, now_ns)
         self.flow.acknowledged(event.serial, arrived_ns, rtt_ns, decoded_ns, now_ns)
-        self._charge()
+        self._charge_anew()
 
     def settle(self, rtt_ns: HostNs | None, now_ns: HostNs) -> None:
         """Count what was acknowledged too early and has arrived since, and charge what waits now."""
@@ -174,7 +182,7 @@ class ViewerPictures:
         if serial:
             self.flow.acknowledged(serial, now_ns, rtt_ns)
         self._claimed = 0 if serial == self._claimed else self._claimed
-        self._charge()
+        self._charge_anew()
 
     def _arrived(self) -> int:
         """The newest picture of which all bytes can have arrived at the viewer's machine, by the kernel's count."""
@@ -189,11 +197,29 @@ class ViewerPictures:
         passed = self._sending.passed
         return 0 if passed is None else max(0, passed.written - passed.arrived)
 
+    def _charge_anew(self) -> None:
+        """There may be room now: what had none is tried again."""
+        self._waits = False
+        self._charge()
+
+    # What is on its way already can't be taken back: nothing is added to that until it has arrived, or has room.
     def _charge(self, more: int = 0) -> bool:
-        """Hold what is on its way to the viewer, the picture that is next, and so many bytes; whether there is room."""
+        """Hold what is on its way to the viewer, the picture that is next, and so many bytes.
+
+        False without room for all of it: the next picture is dropped then, and the viewer told so once.
+        """
         held = max(self.flow.bytes_on_way, self._waiting()) + (self._next.size if self._next else 0) + more
-        fits = self._account.fits("sending", held, VIEWERS)
-        if not fits and not self._sending.closed:
+        try:
+            self._account.hold("sending", held, VIEWERS)
+        except BudgetError as error:
             self._next = None
-            self._sending.fail(BudgetError("the guest has no memory left for this picture"))
-        return fits
+            self.sparing = self._waits = True
+            self._tell(error)
+            return False
+        return True
+
+    def _tell(self, error: BudgetError) -> None:
+        if not self._told and self._sending.open:
+            self._told = True
+            self._wire.send_message(Fault.of(BudgetError(f"the next picture comes when there is room: {error}")))
+            self._sending.flush()

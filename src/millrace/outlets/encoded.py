@@ -61,16 +61,16 @@ class PictureSink(Protocol):
     """A viewer, as its encoder sees it."""
 
     @property
-    def untried(self) -> bool:
-        """Whether nothing is known of its line yet."""
+    def sparing(self) -> bool:
+        """Whether to send it little at once: its line is not known yet, or its last picture had no room."""
         ...
 
     def ready(self, now_ns: HostNs) -> bool:
         """Whether there is room for a picture now."""
         ...
 
-    def push(self, picture: EncodedPicture) -> None:
-        """Send a picture; never blocks."""
+    def push(self, picture: EncodedPicture) -> bool:
+        """Send a picture; never blocks. False if there is no room for it: it is not sent."""
         ...
 
     def resized(self, size: Size) -> None:

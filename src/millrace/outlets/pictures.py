@@ -25,11 +25,11 @@ from millrace.outlets.picturechoice import Formats
 from millrace.outlets.picturecost import work_bytes
 from millrace.outlets.picturecounts import PictureCounts, tallied
 from millrace.outlets.picturestrain import Spent, Strain, Told
-from millrace.outlets.pictureviewers import Job, Viewer
-from millrace.outlets.picturework import Given, Made, PictureWork, Task
-from millrace.pixels.rects import Damage, Size
+from millrace.outlets.pictureviewer import Share, Viewer
+from millrace.outlets.picturework import Lacking, Made, PictureWork, Task
+from millrace.pixels.rects import Size
 from millrace.units import NS_PER_S, HostNs
-from millrace.wire.peer.pictures import Part, PartType
+from millrace.wire.peer.pictures import VIDEO_TYPES, Part
 
 KEY_INTERVAL_NS: HostNs = NS_PER_S // 2
 """The least time between two key pictures that viewers need."""
@@ -37,7 +37,29 @@ FILM_KEPT_NS: HostNs = 10 * NS_PER_S
 """So long after the last film, the memory of its encoder is given back. Films begin and pause often."""
 RATE_MIN = 50_000
 VIEWER_BYTES = 8 * 1024
-_VIDEO = (PartType.VIDEO, PartType.DRAW)
+
+
+class Job:
+    """What is being encoded, and for whom."""
+
+    def __init__(self, picture: Picture | None, begun_ns: HostNs, viewers: list[Viewer]) -> None:
+        self.picture, self.begun_ns, self.viewers = picture, begun_ns, frozenset(viewers)
+        self.catching: list[tuple[Lacking, list[Viewer]]] = []
+        self.key = False
+        """A viewer needs a key picture. Video that begins anew for another reason has one too."""
+        self.first = False
+        """It is the first of its mode: its damage is no report of the source."""
+
+    def lacks(self, viewer: Viewer, refine: bool) -> None:
+        """Bring this viewer up to date with the same parts as others that lack the same."""
+        lacking = viewer.lacking()
+        if not lacking.missing and not (refine and lacking.rough):
+            return
+        for known, viewers in self.catching:
+            if known == lacking:
+                viewers.append(viewer)
+                return
+        self.catching.append((lacking, [viewer]))
 
 
 class PictureEncoder:
@@ -118,7 +140,7 @@ class PictureEncoder:
         """Send nothing more to `sink`. A second call does nothing."""
         viewer = self._viewers.pop(sink, None)
         if viewer is not None:
-            viewer.left = True
+            viewer.leave()
         # One that has ended may have closed its account, and viewers leave it after that.
         if not self._closed:
             self._account.hold("viewers", VIEWER_BYTES * (1 + len(self._viewers)), ENCODERS)
@@ -134,7 +156,7 @@ class PictureEncoder:
         """How many bit/s each viewer's line takes; None: any number."""
         self.rate = LAN_RATE if rate is None else max(RATE_MIN, rate)
         for viewer in self._viewers.values():
-            viewer.line.rate = self.rate
+            viewer.set_rate(self.rate)
 
     def set_fps(self, fps: int) -> None:
         """How many pictures a second there may be."""
@@ -181,7 +203,7 @@ class PictureEncoder:
     def handle_timeout(self, now_ns: HostNs) -> None:
         """Begin a picture if one is due. Also to be called when a sink has become ready."""
         for viewer in self._viewers.values():
-            viewer.asleep = False
+            viewer.wake()
         painted_ns = self._reader.next_timeout()
         if self._job is not None or self._closed:
             return
@@ -316,26 +338,21 @@ class PictureEncoder:
             if job.key:
                 self._strain.key_picture(job.begun_ns)
         self.counts.encoded(made.encode_ns, made.key)
-        caught = {id(viewer): given for (_, viewers), given in zip(job.catching, made.given, strict=True)
-                  for viewer in viewers}  # fmt: skip
-        common = self._picture(made.parts, made, job)
-        still = tuple(part for part in made.parts if part.type not in _VIDEO)
-        partial = common if len(still) == len(made.parts) else self._picture(still, made, job)
+        answers = {
+            id(viewer): (lacking, given)
+            for (lacking, viewers), given in zip(job.catching, made.given, strict=True) for viewer in viewers
+        }  # fmt: skip
+        stills = tuple(part for part in made.parts if part.type not in VIDEO_TYPES)
+        shared = {Share.ALL: made.parts, Share.STILLS: stills, Share.NONE: ()}
+        pictures: dict[tuple[Share, int], EncodedPicture] = {}
         for viewer in list(self._viewers.values()):
-            given = caught.get(id(viewer))
-            viewer.catching = given is not None and bool(given.parts)
-            if viewer.left:
-                continue
-            if given is not None and not (viewer.missing.rects and not given.parts):
-                self._catch_up(viewer, given, made, job, now_ns)
-            elif viewer not in job.viewers or viewer.missing:
-                viewer.missed(made.touched, bool(made.video))
-            elif viewer.video or made.key or not made.video:
-                self._push(viewer, common, now_ns)
-                viewer.video = viewer.video or made.key
-            else:
-                self._push(viewer, partial, now_ns)
-                viewer.missed(made.video, True)
+            if not viewer.left:
+                share, own = viewer.takes(made, viewer in job.viewers, answers.get(id(viewer)))
+                # Viewers that lacked the same have the same parts of their own.
+                picture = pictures.get((share, id(own)))
+                if picture is None:
+                    picture = pictures[share, id(own)] = self._picture((*shared[share], *own), made, job)
+                self._push(viewer, picture, now_ns)
             yield
 
     def _compare(self, made: Made, job: Job) -> None:
@@ -344,21 +361,6 @@ class PictureEncoder:
             reported = sum(rect.area for rect in job.picture.damage)
             changed = sum(rect.area for rect in made.touched)
             self.screen.facts.compared(reported, changed, job.picture.painted_ns)
-
-    def _catch_up(self, viewer: Viewer, given: Given, made: Made, job: Job, now_ns: HostNs) -> None:
-        """Send what it lacked. What it saw roughly is all that it may lack besides the common parts."""
-        if not viewer.missing:
-            in_video = viewer.video or made.key or not made.video
-            parts = made.parts if in_video else tuple(part for part in made.parts if part.type not in _VIDEO)
-            viewer.rough = Damage(given.left.rough)
-            self._push(viewer, self._picture((*parts, *given.parts), made, job), now_ns)
-            viewer.video = viewer.video or made.key
-            if not in_video:
-                viewer.missed(made.video, True)
-            return
-        viewer.missing, viewer.rough = Damage(given.left.missing), Damage(given.left.rough)
-        viewer.video = made.key or (viewer.video and not made.video)
-        self._push(viewer, self._picture(given.parts, made, job), now_ns)
 
     def _picture(self, parts: tuple[Part, ...], made: Made, job: Job) -> EncodedPicture:
         kinds, painted_ns = tallied(parts), self._painted_ns
@@ -369,13 +371,10 @@ class PictureEncoder:
         )
 
     def _push(self, viewer: Viewer, picture: EncodedPicture, now_ns: HostNs) -> None:
-        if not picture.parts or viewer.left:
-            return
-        self._serial += 1
-        viewer.moved(picture.parts)
-        viewer.line.sent(picture.size, now_ns)
-        self.counts.pushed(picture.kinds)
-        viewer.sink.push(picture._replace(serial=self._serial))
+        if picture.parts:
+            self._serial += 1
+            if viewer.push(picture._replace(serial=self._serial), now_ns):
+                self.counts.pushed(picture.kinds)
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ VIDEO_RECTS_MAX = 16
 class Lacking(NamedTuple):
     """What some viewers lack: rectangles that are old or missing, and rectangles that they see less than exactly.
 
-    With `probe`, nothing is known of their lines yet.
+    With `probe`, they are sent little at once.
     """
 
     missing: tuple[Rect, ...]

@@ -324,6 +324,8 @@ class PartType(IntEnum):
 
 
 _EMPTY_PARTS = (PartType.MOVE, PartType.DRAW)
+VIDEO_TYPES = (PartType.VIDEO, PartType.DRAW)
+"""Parts that are drawn from the last picture of the video."""
 _PIXEL_PARTS = (PartType.RAW, PartType.SHAPE)
 
 
@@ -430,7 +432,7 @@ def check_part(part: Part, whole: Rect) -> None:
         raise RemoteProtocolError(f"a part of type {part.type} with {size} bytes")
     if part.type == PartType.MOVE and not whole.holds(at.moved(-part.dx, -part.dy)):
         raise RemoteProtocolError(f"a move of {_shown(at)} from outside the picture")
-    if part.type in (PartType.VIDEO, PartType.DRAW) and not (0 <= part.dx <= at.x and 0 <= part.dy <= at.y):
+    if part.type in VIDEO_TYPES and not (0 <= part.dx <= at.x and 0 <= part.dy <= at.y):
         raise RemoteProtocolError(f"a part of {_shown(at)} of a video at {part.dx}, {part.dy}")
     if part.type not in _EMPTY_PARTS and not size:
         raise RemoteProtocolError(f"a part of type {part.type} without bytes")
