@@ -99,7 +99,6 @@ def test_dont_move_pins_the_stream() -> None:
     ("changes", "gains", "mute", "chosen"),
     [
         ({"volume_set": True, "volume": (HALF, FULL)}, (0.125, 1.0), False, {"volume"}),
-        ({"volume_set": True, "volume": (HALF,)}, (0.125, 0.125), False, {"volume"}),
         ({"volume_set": False, "volume": (HALF, FULL)}, (1.0, 1.0), False, set()),
         ({"muted": True, "muted_set": True}, (1.0, 1.0), True, {"mute"}),
         ({"muted": False, "muted_set": True}, (1.0, 1.0), False, {"mute"}),
@@ -112,6 +111,13 @@ def test_stream_starts_at_requested_level(
 ) -> None:
     stream = Scene().play(**changes)
     assert (stream.node.gains, stream.node.mute, set(stream.node.chosen)) == (gains, mute, chosen)
+
+
+@pytest.mark.parametrize("volume", [(HALF,), (HALF, HALF, HALF), (HALF, 1 << 31)])
+def test_volume_for_other_channels_or_beyond_the_maximum_is_invalid(volume: tuple[int, ...]) -> None:
+    caller = Scene().caller
+    assert caller.play(S16, STEREO, volume_set=True, volume=volume) is Err.INVALID
+    assert caller.record(S16, STEREO, volume_set=True, volume=volume) is Err.INVALID
 
 
 def test_older_clients_imply_volume_and_mute_flags() -> None:

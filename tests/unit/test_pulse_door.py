@@ -29,10 +29,13 @@ def test_sink_is_found_by_index_name_or_default() -> None:
     assert door.find_sink(NO_INDEX, str(music.id)) is music and door.find_sink(music.id, "millrace") is music
     for name in (None, "", "@DEFAULT_SINK@", "default"):
         assert door.find_sink(NO_INDEX, name) is scene.sink
-    for index, name in ((12_345, "music"), (scene.source.id, None), (NO_INDEX, "microphone"), (NO_INDEX, "\x1b[2J")):
+    for index, name, code in (
+        (12_345, "music", Err.NOENTITY), (scene.source.id, None, Err.NOENTITY), (NO_INDEX, "microphone", Err.NOENTITY),
+        (NO_INDEX, "\x1b[2J", Err.INVALID), (NO_INDEX, "a b", Err.INVALID), (NO_INDEX, "x" * 129, Err.INVALID),
+    ):  # fmt: skip
         with pytest.raises(CommandError) as refused:
             door.find_sink(index, name)
-        assert refused.value.code is Err.NOENTITY and "\x1b" not in str(refused.value)
+        assert refused.value.code is code and "\x1b" not in str(refused.value)
 
 
 def test_source_or_monitor_is_found_by_any_of_its_names() -> None:
@@ -47,10 +50,10 @@ def test_source_or_monitor_is_found_by_any_of_its_names() -> None:
     assert (
         door.find_source(NO_INDEX, "@DEFAULT_MONITOR@") is door.find_source(NO_INDEX, "default.monitor") is scene.sink
     )
-    for name in ("music", "nothing", "nothing.monitor", "12345", "microphone.monitor", "²"):
+    for name in ("music", "nothing", "nothing.monitor", "12345", "microphone.monitor", "²", "@NONE@"):
         with pytest.raises(CommandError) as refused:
             door.find_source(NO_INDEX, name)
-        assert refused.value.code is Err.NOENTITY
+        assert refused.value.code is (Err.INVALID if name in ("²", "@NONE@") else Err.NOENTITY)
 
 
 def test_name_of_sink_source_or_monitor_is_taken() -> None:

@@ -141,7 +141,7 @@ def test_stream_is_shown_in_its_programs_format() -> None:
     subset(
         record, index=made["index"], name="song", client=caller.index, sink=rig.sink.id, spec=S16, map=STEREO,
         buffer_usec=50_000, module=rig.door.own_module.index, mute=True, volume=(0x10000, 0x10000), has_volume=True,
-        writable=True, corked=False, driver="millrace", resample_method=stream.resample_method,
+        writable=True, corked=False, driver="protocol-native.c", resample_method=stream.resample_method,
     )  # fmt: skip
     assert stream.resample_method and text(record, "media.name") == "song"
     assert text(record, "module-stream-restore.id") == "sink-input-by-application-name:player"

@@ -67,8 +67,11 @@ def test_channel_count_alone_gives_pulseaudios_default_map() -> None:
         ("sink_properties=\"device.description='My sink' foo.bar=baz\"", "My sink"),
         ("sink_properties='device.description=\"My sink\" foo.bar=baz'", "My sink"),
         ("sink_properties=device.description=A,device.x=y", "A,device.x=y"),
-        (r"sink_properties='device.description=\"My \\\"own\\\" sink\"'", 'My "own" sink'),
-        (r"sink_properties=device.description=\'My\ sink\'", "My sink"),
+        (r"""sink_properties='device.description="My \"own\" sink"'""", 'My "own" sink'),
+        (r"""sink_properties='device.description="My \\ sink"'""", r"My \ sink"),
+        (r'sink_properties="device.description=O\"Brien"', r"O\"Brien"),
+        (r'sink_properties=device.description="My\ sink"', "My sink"),
+        ("sink_properties=device.description=hex:4d7900", "My"),
         ("sink_properties='device.description = \"spaced\"'rate=8000", "spaced"),
     ],
 )
@@ -90,7 +93,13 @@ def test_unknown_duplicate_or_malformed_arguments_are_refused(text: str) -> None
         Args(text, VALID)
 
 
-@pytest.mark.parametrize("text", ["device.description", r"device.description=O\'Brien\ x", "a='x", "=x", "ö=x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "device.description", r"device.description=O\'Brien\ x", "a='x", "=x", "ö=x", "a=hex:6", "a=hex:0g",
+        r"device.description=\'My\ sink\'", r"""'device.description=\"My sink\"'""",
+    ],
+)  # fmt: skip
 def test_malformed_property_lists_are_refused(text: str) -> None:
     with pytest.raises(CommandError):
         Args(f"sink_properties={text}", VALID).props("sink_properties")
@@ -102,7 +111,9 @@ def test_specs_are_applied_and_contradictions_refused() -> None:
     assert (made.rate, made.sample, made.positions) == (44_100, SampleFormat.U8, map_for(4))
     assert Args("channel_map=surround-51", VALID).format(default).positions == default_map(6)
     assert Args("", VALID).format(default) == default
-    refused = ["channels=4 channel_map=stereo", "channels=33", "channels=0", "channels=x", "rate=1e9", "rate=-1",
+    assert Args("rate=0x5dc0", VALID).format(default).rate == Args("rate=056700", VALID).format(default).rate == 24_000
+    refused = ["rate=+48000", "rate=' 48000'", "rate=09000", "rate=0x", "rate=", "channels=4 channel_map=stereo",
+               "channels=33", "channels=0", "channels=x", "rate=1e9", "rate=-1",
                "format=floaty", "channel_map=here", "rate=999999999999999999999"]  # fmt: skip
     for text in refused:
         with pytest.raises(CommandError):
@@ -233,6 +244,23 @@ def test_argument_without_effect_is_accepted_and_noted(kinds: dict[str, Kind]) -
     assert isinstance(scene.load("module-idle", "a=b"), Module) and scene.modules_told == []
     assert isinstance(scene.load("module-idle", "adjust_time=5"), Module)
     assert scene.modules_told == ["module-idle adjust_time has no effect: there is one clock"]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (("adjust_time=0", "adjust_time=2.5"), ("adjust_time=x", "adjust_time=-1", "adjust_time=")),
+        (("resample_method=soxr-vhq", "resample_method=speex-float-10"), ("resample_method=speex-float-11",)),
+        (("use_volume_sharing=yes",), ("use_volume_sharing=maybe",)),
+    ],
+)
+def test_argument_without_effect_is_refused_if_pulseaudio_would(
+    good: tuple[str, ...], bad: tuple[str, ...], kinds: dict[str, Kind]
+) -> None:
+    scene = Scene()
+    kinds["module-idle"] = Kind("Idle", (), lambda given: None, {good[0].partition("=")[0]: "there is no need"})
+    assert all(isinstance(scene.load("module-idle", text), Module) for text in good)
+    assert [scene.load("module-idle", text) for text in bad] == [Err.MODINITFAILED] * len(bad)
 
 
 def test_streams_of_unloaded_module_move_elsewhere_in_steps() -> None:

@@ -76,6 +76,12 @@ def test_default_attributes_match_pulseaudio() -> None:
     assert attr.prebuf == ms(2000) + 4 - ms(20)
 
 
+def test_any_prebuffering_is_at_least_a_frame() -> None:
+    """It is rounded up: 0 alone means none."""
+    attrs = [fix_playback(asked(tlength=ms(100), prebuf=size), LAYOUT, adjust=False, early=False) for size in range(6)]
+    assert [attr.prebuf for attr in attrs] == [0, 4, 4, 4, 4, 8]
+
+
 def test_adjusted_latency_leaves_a_quantum_and_two_requests() -> None:
     attr = fix_playback(asked(tlength=ms(10)), LAYOUT, adjust=True, early=False)
     assert attr.sink_ns == 2_500_000 and attr.minreq == ms(2.5)

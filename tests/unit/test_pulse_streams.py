@@ -385,9 +385,11 @@ def test_sample_has_requested_volume_else_saved_one() -> None:
 def test_missing_sample_or_sink_is_no_entity() -> None:
     scene = Scene()
     scene.ask(C.FINISH_UPLOAD_STREAM, upload(scene, loud(10)))
-    assert play_sample(scene, name="gong") is play_sample(scene, name=None) is Err.NOENTITY
+    assert play_sample(scene, name="gong") is Err.NOENTITY
+    assert play_sample(scene, name=None) is play_sample(scene, name="a b") is Err.INVALID
     assert play_sample(scene, sink_name="nowhere") is Err.NOENTITY
-    assert scene.ask(C.REMOVE_SAMPLE, name="gong") is scene.ask(C.REMOVE_SAMPLE, name=None) is Err.NOENTITY
+    assert scene.ask(C.REMOVE_SAMPLE, name="gong") is Err.NOENTITY
+    assert scene.ask(C.REMOVE_SAMPLE, name=None) is Err.INVALID
     node = scene.graph.streams[play_sample(scene)["index"]]
     assert scene.ask(C.REMOVE_SAMPLE, name="bell") == {} and play_sample(scene) is Err.NOENTITY
     assert node.state is not NodeState.ERROR and node.active, "a playing sample is played to its end"

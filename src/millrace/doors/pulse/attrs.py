@@ -60,6 +60,10 @@ class Layout(msgspec.Struct, frozen=True):
         """`size` rounded down to whole frames, at least one."""
         return max(self.frame_bytes, size // self.frame_bytes * self.frame_bytes)
 
+    def covering(self, size: int) -> int:
+        """The whole frames that `size` bytes touch."""
+        return -(-size // self.frame_bytes) * self.frame_bytes
+
 
 # Each step bounds the next one, so their order is part of the result. Two of the bounds keep a stream from stalling.
 # `tlength` exceeds `minreq` by at least a frame: a client is asked for more once `minreq` is missing, which in a
@@ -87,7 +91,7 @@ def fix_playback(asked: PlaybackAttr, layout: Layout, adjust: bool, early: bool,
     floor = layout.to_bytes(min(sink_ns, SINK_MAX_NS) + held_ns) + 2 * minreq
     tlength = min(max(tlength, floor), maxlength)
     prebuf_max = max(frame, tlength + frame - minreq)
-    prebuf = prebuf_max if asked.prebuf > prebuf_max else asked.prebuf // frame * frame
+    prebuf = prebuf_max if asked.prebuf > prebuf_max else layout.covering(asked.prebuf)
     spare = max(0, layout.to_ns(tlength) - 2 * layout.to_ns(minreq))
     bulk = min(BULK_MAX_NS, spare // 4)
     # A deep buffer is refilled by halves, since each request wakes two processes; ample time is left to answer it.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 from millrace.budget import Account
 from millrace.doors.admission import permission_of
 from millrace.doors.pulse.client import Handler, PulseClient
-from millrace.doors.pulse.formats import CommandError, gains_from
+from millrace.doors.pulse.formats import NAME, CommandError, gains_from
 from millrace.doors.pulse.loopback import Loopback
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
@@ -22,8 +21,6 @@ from millrace.wire.pulse.tagstruct import PROPS_MAX, Props
 
 PROPS_BYTES_MAX = 256 * 1024
 """Limit for all properties of one client or stream; large enough for an icon."""
-
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def auth(client: PulseClient, request: Request) -> None:
@@ -219,7 +216,7 @@ def _device_name(request: Request) -> str:
     name: str = request.fields["name"] or ""
     if name == "@NONE@":
         return ""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise CommandError(Err.INVALID, f"{quoted(name)} is not a sink or source")
     return name
 

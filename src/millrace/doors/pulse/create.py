@@ -75,7 +75,9 @@ def _gains(f: Fields, fmt: AudioFormat) -> tuple[float, ...]:
     """The requested volume. It is for the requested channels, which the sink's may have replaced (fix_channels)."""
     volume: tuple[int, ...] = f["volume"]
     asked = map_names(f["map"])
-    if not f.get("formats") and len(volume) == len(asked) != len(fmt.positions):
+    if not f.get("formats") and len(volume) != len(asked):
+        raise CommandError(Err.INVALID, f"{len(volume)} volumes for {len(asked)} channels")
+    if not f.get("formats") and len(asked) != len(fmt.positions):
         volume = remapped(volume, asked, fmt.positions)
     return gains_from(volume[: len(fmt.positions)], len(fmt.positions))
 

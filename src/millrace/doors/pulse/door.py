@@ -13,7 +13,7 @@ from millrace.budget import ENTRY_BYTES
 from millrace.doors.admission import Admission, permission_of
 from millrace.doors.pulse.clients import Client, Host, Recorder
 from millrace.doors.pulse.devicestates import DeviceUse, InUse
-from millrace.doors.pulse.formats import CommandError
+from millrace.doors.pulse.formats import CommandError, no_such
 from millrace.doors.pulse.guestdevices import GuestDevices
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake
 from millrace.doors.pulse.playback import PlaybackStream
@@ -29,7 +29,7 @@ from millrace.media.format import AudioFormat
 from millrace.remembered.memory import Memory
 from millrace.remembered.streams import Rules, group_of
 from millrace.rights.grants import Permission, Verdict
-from millrace.text import key_number, quoted
+from millrace.text import key_number
 from millrace.units import HostNs
 from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
 
@@ -122,7 +122,7 @@ class PulseDoor:
         for sink in self.graph.sinks.values():
             if sink.answers_to(name):
                 return sink
-        raise CommandError(Err.NOENTITY, f"no sink {quoted(name)}")
+        raise no_such("sink", name)
 
     def _sink_by_index(self, index: int) -> Sink:
         sink = self.graph.sinks.get(index)
@@ -193,7 +193,7 @@ class PulseDoor:
             return self.find_sink(NO_INDEX, name[: -len(MONITOR)])
         if (number := key_number(name)) >= 0:
             return self._sink_by_index(number)
-        raise CommandError(Err.NOENTITY, f"no source {quoted(name)}")
+        raise no_such("source", name)
 
     def set_recorded(self, sink: Sink, gains: tuple[float, ...], mute: bool) -> None:
         """Set the level of a source or monitor. It applies to everything that records it, modules included."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from millrace.doors.pulse.channelmaps import parse_map
@@ -27,6 +28,9 @@ _FORMATS = {
 
 STREAM_RATE_MIN, STREAM_RATE_MAX = 1, RATE_MAX * 101 // 100
 """As in PulseAudio: volume meters use 25 Hz, and a rate that is being adjusted may exceed the maximum."""
+VOLUME_MAX = 0x7FFFFFFF
+NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+"""The name of a sink, source or sample."""
 
 
 class CommandError(MillraceError):
@@ -35,6 +39,11 @@ class CommandError(MillraceError):
     def __init__(self, code: Err, message: str = "") -> None:
         super().__init__(message or code.name.lower())
         self.code = code
+
+
+def no_such(what: str, name: str) -> CommandError:
+    """The refusal of a name that nothing has: INVALID if nothing could have it."""
+    return CommandError(Err.NOENTITY if NAME.fullmatch(name) else Err.INVALID, f"no {what} {quoted(name)}")
 
 
 # GraphError stands for a limit of the guest here, so it is TOOLARGE; commands for which it means a wrong request turn
@@ -182,14 +191,12 @@ def negotiate(fields: dict[str, Any], default: AudioFormat) -> AudioFormat:
 
 
 def gains_from(volume: tuple[int, ...], channels: int) -> tuple[float, ...]:
-    """Convert a client's cvolume to linear gains. A single value, or equal values, fit any channel count."""
-    if not volume:
-        raise CommandError(Err.INVALID, "a volume without channels")
-    if len(volume) != channels:
-        if len(set(volume)) != 1 and len(volume) != 1:
-            raise CommandError(Err.INVALID, f"{len(volume)} volumes for {channels} channels")
-        volume = volume[:1] * channels
-    return tuple(cubic_to_gain(v) for v in volume)
+    """Convert a client's cvolume to linear gains. A single value fits any channel count."""
+    if len(volume) not in (1, channels):
+        raise CommandError(Err.INVALID, f"{len(volume)} volumes for {channels} channels")
+    if max(volume) > VOLUME_MAX:
+        raise CommandError(Err.INVALID, f"a volume is {VOLUME_MAX} at most")
+    return tuple(cubic_to_gain(v) for v in (volume * channels if len(volume) == 1 else volume))
 
 
 def remapped(volume: tuple[int, ...], source: Positions, target: Positions) -> tuple[int, ...]:
@@ -201,7 +208,7 @@ def remapped(volume: tuple[int, ...], source: Positions, target: Positions) -> t
 
 def volume_of(gains: tuple[float, ...]) -> tuple[int, ...]:
     """Convert linear gains to a cvolume."""
-    return tuple(min(gain_to_cubic(g), 0x7FFFFFFF) for g in gains)
+    return tuple(min(gain_to_cubic(g), VOLUME_MAX) for g in gains)
 
 
 def prop_text(props: Props, key: str) -> str:

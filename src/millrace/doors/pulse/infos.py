@@ -23,7 +23,7 @@ from millrace.wire.pulse.tagstruct import FormatInfo, Props
 if TYPE_CHECKING:
     from millrace.doors.pulse.client import PulseClient
 
-DRIVER = "millrace"
+DRIVER, PROTOCOL_DRIVER = "millrace", "protocol-native.c"
 VOLUME_NORM = 0x10000
 Record = dict[str, Any]
 
@@ -51,11 +51,23 @@ def _device_state(sink: Sink, used: Container[int]) -> DeviceState:
     return DeviceState.RUNNING if sink.id in used else DeviceState.IDLE
 
 
+# Scripts find what they have made by its driver: `pactl list short sink-inputs | grep protocol-native.c`.
+def _driver(door: PulseDoor, module: Module) -> str:
+    """The driver of what a module made, by the name of its source file as in PulseAudio."""
+    return DRIVER if module is door.own_module else f"{module.name}.c"
+
+
+def _stream_driver(door: PulseDoor, index: int, client: int) -> str:
+    """The driver of a stream or recorder, which a client, a module or another door made."""
+    return PROTOCOL_DRIVER if client != NO_INDEX else _driver(door, door.module_of(index))
+
+
 def _device(door: PulseDoor, sink: Sink, used: Container[int]) -> Record:
     fmt = door.format_of(sink)
-    module = next((m.index for m in door.modules.values() if sink in m.mixes), door.own_module.index)
+    module = next((m for m in door.modules.values() if sink in m.mixes), door.own_module)
     return {
-        "index": sink.id, "spec": spec_of(fmt), "map": map_of(fmt), "module": module, "driver": DRIVER,
+        "index": sink.id, "spec": spec_of(fmt), "map": map_of(fmt), "module": module.index,
+        "driver": _driver(door, module),
         "base_volume": VOLUME_NORM, "state": _device_state(sink, used), "steps": VOLUME_NORM + 1, "card": NO_INDEX,
         "ports": [], "active_port": None, "formats": [FormatInfo(Encoding.PCM)],
         "configured": door.graph.quantum_ns // 1000,
@@ -102,15 +114,17 @@ def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | Non
         return None
     stream = door.playback.get(index)
     fmt = stream.format if stream else door.format_of(node.sink)
+    client = stream.owner.index if stream else NO_INDEX
     ahead_ns = door.graph.ahead(node) * 1_000_000_000 // door.graph.rate
     return {
         "index": index, "name": _stream_name(node, stream.props if stream else {}),
         "module": door.module_of(index).index,
-        "client": stream.owner.index if stream else NO_INDEX, "sink": node.sink.id,
+        "client": client, "sink": node.sink.id,
         "spec": spec_of(fmt), "map": map_of(fmt),
         "volume": volume_of(node.gains), "buffer_usec": _buffer_usec(stream),
         "sink_usec": (door.monitor_latency_ns(node.sink, now_ns) + ahead_ns) // 1000,
-        "resample_method": stream.resample_method if stream else None, "driver": DRIVER, "mute": node.mute,
+        "resample_method": stream.resample_method if stream else None, "mute": node.mute,
+        "driver": _stream_driver(door, index, client),
         "props": _grouped(stream.props if stream else as_props(node.props), OUTPUT),
         "corked": stream.corked if stream else not node.active,
         "has_volume": True, "writable": True, "format": info_of(fmt),
@@ -136,7 +150,8 @@ def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
         "module": door.module_of(stream.node.id).index,
         "client": stream.owner.index, "source": stream.node.sink.id, "spec": spec_of(stream.format),
         "map": map_of(stream.format), "buffer_usec": stream.layout.to_ns(stream.queued_bytes) // 1000,
-        "source_usec": 0, "resample_method": None, "driver": DRIVER,
+        "source_usec": 0, "resample_method": None,
+        "driver": _stream_driver(door, stream.node.id, stream.owner.index),
         "props": _grouped(stream.props, INPUT), "corked": stream.corked, "volume": volume_of(stream.state.gains),
         "mute": stream.state.mute, "has_volume": True,
         "writable": True, "format": info_of(stream.format),
@@ -149,7 +164,7 @@ def client_info(door: PulseDoor, client: Client) -> Record:
     own = as_props({"native-protocol.peer": peer, "native-protocol.version": str(client.version)})
     return {
         "index": client.index, "name": prop_text(client.props, "application.name"),
-        "module": door.own_module.index, "driver": DRIVER, "props": own | client.props,
+        "module": door.own_module.index, "driver": PROTOCOL_DRIVER, "props": own | client.props,
     }  # fmt: skip
 
 

@@ -304,7 +304,10 @@ class Kind(NamedTuple):
 
     def args(self, text: str) -> Args:
         """The arguments of a module of this kind; CommandError if they are not its own."""
-        return Args(text, (*self.valid, *self.idle))
+        args = Args(text, (*self.valid, *self.idle))
+        for key in self.idle:
+            args.check_idle(key)
+        return args
 
 
 _SINK, _SOURCE = ("sink_name", "sink_properties", *_SPEC), ("source_name", "source_properties", *_SPEC)

@@ -12,6 +12,7 @@ from millrace.doors.pulse.formats import (
     checked_rate,
     from_spec,
     gains_from,
+    no_such,
     prop_text,
 )
 from millrace.doors.pulse.infos import as_props
@@ -217,9 +218,10 @@ class NoOwner:
 def play_sample(client: PulseClient, request: Request) -> None:
     """PLAY_SAMPLE: creates a stream that ends when the sample has been played."""
     f, door = request.fields, client.door
-    sample = door.samples.get(f["name"] or "")
+    name = f["name"] or ""
+    sample = door.samples.get(name)
     if sample is None:
-        raise CommandError(Err.NOENTITY)
+        raise no_such("sample", name)
     sink = door.find_sink(f["sink_index"], f["sink_name"])
     stream = _sample_stream(client, sample, f["props"])
     if f["volume"] not in (NO_INDEX, 0x10000):
@@ -249,8 +251,9 @@ def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> Playbac
 
 def remove_sample(client: PulseClient, request: Request) -> None:
     """REMOVE_SAMPLE."""
-    if client.door.samples.drop(request.fields["name"] or "") is None:
-        raise CommandError(Err.NOENTITY)
+    name = request.fields["name"] or ""
+    if client.door.samples.drop(name) is None:
+        raise no_such("sample", name)
     client.reply(request)
 
 
