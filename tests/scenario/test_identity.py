@@ -138,6 +138,12 @@ def test_private_socket_identifies_this_user_but_not_proxied_users(tmp_path: Pat
             assert await rig.by_socket(**{name: "x"}) in (401, 403), name
         _, secret = await rig.token("see")
         assert await rig.by_socket(**bearer(secret), **{"X-Forwarded-For": "192.0.2.1"}) == 200
+        # As nginx forwards, if nothing is configured but the address.
+        for version, status in ((0, 401), (1, 200)):
+            reader, writer = await asyncio.open_unix_connection(str(rig.daemon.config.runtime / "api.sock"))
+            writer.write(f"GET {STATE} HTTP/1.{version}\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            assert int((await reader.readline()).split()[1]) == status
+            writer.close()
 
     running(tmp_path, test)
 

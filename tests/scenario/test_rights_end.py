@@ -17,13 +17,14 @@ from millrace.errors import MillraceError
 from millrace.guest.machines.address import parse_door
 from millrace.server.http.events import WebSocket
 from millrace.wire.peer.messages import Hello, encode_message
+from millrace.wire.peer.pictures import SCREEN_SUBPROTOCOL, Watch, encode_picture_message
 from tests.identityrig import STATE, Rig, bearer, running
 
 # -- what ends together with its owner's rights --------------------------------------------------------------
 
 
 async def everything(rig: Rig, secret: str) -> tuple[dict[str, str], list[Any], Bus]:
-    """One of everything that depends on a token: a session, a listener, a watcher, a native connection."""
+    """One of everything that depends on a token: a session, a listener, watchers, a viewer, a wall, a native line."""
     _, mine = await rig.enter(secret)
     listener = await rig.http.ws_connect(f"{rig.url}/alice", headers=bearer(secret))
     await listener.send_str(encode_message(Hello()))
@@ -31,9 +32,17 @@ async def everything(rig: Rig, secret: str) -> tuple[dict[str, str], list[Any], 
     watchers = [await rig.http.ws_connect(f"{rig.url}/api/v1/events", headers=h) for h in (bearer(secret), mine)]
     for watcher in watchers:
         assert "synced" in (await watcher.receive(5)).data
+    viewer = await rig.http.ws_connect(
+        f"{rig.url}/alice/screen", headers=bearer(secret), protocols=(SCREEN_SUBPROTOCOL,)
+    )
+    await viewer.send_str(encode_picture_message(Watch()))
+    assert "watching" in (await viewer.receive(5)).data
+    wall = await rig.http.ws_connect(f"{rig.url}/api/v1/thumbnails", headers=bearer(secret))
+    await wall.send_json({"show": ["alice", "bob"]})
+    assert (await wall.receive_json(timeout=5))["guest"] == "bob"
     bus = await Bus(rig.daemon.config.runtime / "native.sock", "t", secret).__aenter__()
     await bus.call("set", target="sink/default", settings={"volume": "50%"}, guest="alice")
-    return mine, [listener, *watchers], bus
+    return mine, [listener, *watchers, viewer, wall], bus
 
 
 async def ended(rig: Rig, mine: dict[str, str], lines: list[Any], bus: Bus, secret: str, number: int) -> None:
@@ -45,14 +54,15 @@ async def ended(rig: Rig, mine: dict[str, str], lines: list[Any], bus: Bus, secr
     with pytest.raises(MillraceError):
         await bus.call("set", target="sink/default", settings={"mute": "on"}, guest="alice")
     await bus.__aexit__(None, None, None)
-    assert not [s for s in rig.daemon.worker.guest("alice").sessions if not s.closing]
+    alice = rig.daemon.worker.guest("alice")
+    assert not [s for s in (*alice.sessions, *alice.viewers.sessions) if not s.closing]
     assert not rig.daemon.worker.registry._watchers and not list(rig.daemon.worker.access._live_sessions)
     assert (await rig.ask(**mine))[0] == (await rig.ask(**bearer(secret)))[0] == 401
 
 
 def test_everything_using_a_token_ends_when_it_is_revoked(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        number, secret = await rig.token("hear,control", ("alice",))
+        number, secret = await rig.token("hear,watch,control", ("alice",))
         things = await everything(rig, secret)
         assert await rig.daemon.worker.access.revoke(number)
         await ended(rig, *things, secret, number)
@@ -94,7 +104,7 @@ def test_everything_using_a_token_ends_when_it_expires(listening: bool, tmp_path
     """Also without a listener, since listeners are checked periodically anyway."""
 
     async def test(rig: Rig) -> None:
-        number, secret = await rig.token("hear,control", ("alice",), lasts_s=2)
+        number, secret = await rig.token("hear,watch,control", ("alice",), lasts_s=2)
         mine, lines, bus = await everything(rig, secret)
         if not listening:
             await lines[0].close()
@@ -119,7 +129,7 @@ def test_expiry_is_rechecked_soon_in_case_wall_clock_is_set(tmp_path: Path) -> N
 
 def test_ended_connections_are_forgotten(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
-        _, secret = await rig.token("hear,control", ("alice",))
+        _, secret = await rig.token("hear,watch,control", ("alice",))
         _, lines, bus = await everything(rig, secret)
         for line in lines:
             await line.close()
@@ -248,16 +258,30 @@ def test_guest_admin_attaches_what_configuration_allows(tmp_path: Path) -> None:
             f"qmp:{run}/native.sock", f"qmp:{run}/api.sock", f"qmp:{run}/bob/pulse", "qmp:/etc/passwd", "qmp:relative",
             f"qmp:{mine}/../run/api.sock", f"qmp:{mine}", f"qmp:{mine}2/x", f"dbus:unix:path={run}/api.sock",
             "dbus:unix:abstract=/tmp/bobs", f"spice+unix://{run}/api.sock", f"vnc+unix://{run}/bob/native",
-            "spice://127.0.0.1:5901", "vnc://localhost", "spice://vm7:5901", "vnc://vm8:5900",
+            "spice://127.0.0.1:5901", "vnc://localhost", "spice://vm7:5901", "vnc://vm8:5900", "x11::1",
+            f"x11:{run}/api.sock", f"x11:{mine}/../X1",
         ):  # fmt: skip
             assert await attach(door) == 403, door
         assert await attach("spice+tls://vm7:5900", ca_file="/etc/shadow") == 403
+        assert await attach(f"vnc+unix://{mine}/x", password_file="/etc/shadow") == 403
         assert not rig.daemon.worker.guest("alice").machines
         for door in (f"qmp:{mine}/vm.sock", f"dbus:unix:path={mine}/bus", f"vnc+unix://{mine}/a/b", "spice://VM7"):
             assert await attach(door) == 200, door
         everybody = bearer((await rig.token("admin"))[1])
         body = {"door": f"qmp:{tmp_path}/elsewhere"}
         assert (await rig.ask("/api/v1/guests/alice/doors", "POST", body, **everybody))[0] == 200
+
+    running(tmp_path, test)
+
+
+def test_guest_admin_does_not_learn_what_others_have_attached(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        admin, everybody = bearer((await rig.token("admin", ("alice",)))[1]), bearer((await rig.token("admin"))[1])
+        door = "vnc://10.0.0.9:5900"
+        before = await rig.ask("/api/v1/guests/alice/doors", "POST", {"door": door}, **admin)
+        assert (await rig.ask("/api/v1/guests/bob/doors", "POST", {"door": door}, **everybody))[0] == 200
+        assert await rig.ask("/api/v1/guests/alice/doors", "POST", {"door": door}, **admin) == before
+        assert before[0] == 403
 
     running(tmp_path, test)
 
@@ -278,10 +302,10 @@ def test_link_in_guest_folder_does_not_lead_outside(tmp_path: Path) -> None:
         (mine / "inside").symlink_to("own")
         admin = bearer((await rig.token("admin", ("alice",)))[1])
         doors = [f"qmp:{mine}/link", f"vnc+unix://{mine}/link", f"spice+unix://{mine}/up/host", f"qmp:{mine}/nothing"]
-        for door in (*doors, f"vnc+unix://{mine}/own", f"qmp:{mine}/inside"):
+        for door in (*doors, f"x11:{mine}/up/host", f"vnc+unix://{mine}/own", f"qmp:{mine}/inside", f"x11:{mine}/own"):
             assert (await rig.ask("/api/v1/guests/alice/doors", "POST", {"door": door}, **admin))[0] == 200
         async with asyncio.timeout(5):
-            while reached.count("own") < 2:
+            while reached.count("own") < 3:
                 await asyncio.sleep(0.01)
         assert "host" not in reached
         said = {a.spec.text: a.error for a in rig.daemon.worker.guest("alice").machines}

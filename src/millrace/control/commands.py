@@ -18,7 +18,7 @@ from millrace.control.publish import grant_view
 from millrace.control.table import Command, Scope
 from millrace.control.tokens import token_view
 from millrace.control.worker import Worker
-from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
 from millrace.guest.config import table_of
 from millrace.guest.find import split_key
@@ -281,13 +281,8 @@ class Commands:
             why = "only a token with every right may name a password file; send the password instead"
             principal.demand(Right.ADMIN, why=why)
             spec = replace(spec, password_file=args.password_file)
-        if not args.also and self._worker.doors.is_elsewhere(guest, spec):
-            # It may be a guest that the asker may not know of.
-            raise GraphError(
-                f"{spec.text} is attached to another guest, and both would see it and type into it; if you want that,"
-                " attach it with --also (`also` of the API)"
-            )
-        machine = await self._worker.doors.attach(guest, spec, not principal.may(Right.ADMIN), args.once)
+        confined = not principal.may(Right.ADMIN)
+        machine = await self._worker.doors.attach(guest, spec, confined, args.once, args.also)
         return machine.view()
 
     async def _detach(self, args: r.Detach, principal: Principal) -> results.Done:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from millrace.control.store import StoredDoor
 from millrace.control.writer import StoreWriter
-from millrace.errors import MillraceError
+from millrace.errors import GraphError, MillraceError
 from millrace.guest.guest import Guest
 from millrace.guest.home import Machine
 from millrace.guest.machines.address import DoorSpec, confined, parse_door
@@ -36,7 +36,7 @@ class KeptDoors:
     def open_all(self, guest: Guest, stored: Iterable[StoredDoor]) -> None:
         """The guest starts: open its doors, those of the configuration first."""
         for spec in guest.config.doors:
-            if self.is_elsewhere(guest, spec):
+            if self._is_elsewhere(guest, spec):
                 log.warning(
                     "guest %s: %s is attached to another guest too; both see it and type into it", guest.name, spec.text
                 )
@@ -49,16 +49,27 @@ class KeptDoors:
             except MillraceError as error:
                 log.warning("guest %s: %s is not attached again: %s", guest.name, row.door, error)
 
-    def is_elsewhere(self, guest: Guest, spec: DoorSpec) -> bool:
+    def _is_elsewhere(self, guest: Guest, spec: DoorSpec) -> bool:
         """Whether another guest has a door to the same machine, attached or waiting."""
         machines = (one for other in self._guests.values() if other is not guest for one in other.machines)
         specs = (one.spec for one in machines if isinstance(one, AttachedMachine))
         return spec.connection is None and any(_place(one) == _place(spec) for one in specs)
 
-    async def attach(self, guest: Guest, spec: DoorSpec, is_confined: bool, once: bool) -> Machine:
-        """Attach a machine; unless `once`, also after a restart. Nothing is attached if that can't be saved."""
+    async def attach(self, guest: Guest, spec: DoorSpec, is_confined: bool, once: bool, also: bool) -> Machine:
+        """Attach a machine; unless `once`, also after a restart. Nothing is attached if that can't be saved.
+
+        GraphError, unless `also`, for one that is attached to another guest.
+        """
+        # Checked first: who may not attach it does not learn that another guest has it.
+        if is_confined:
+            spec = confined_spec(guest, spec)
+        if not also and self._is_elsewhere(guest, spec):
+            raise GraphError(
+                f"{spec.text} is attached to another guest, and both would see it and type into it; if you want that,"
+                " attach it with --also (`also` of the API)"
+            )
         before = {machine: machine.spec for machine in guest.machines if isinstance(machine, AttachedMachine)}
-        machine = self._attach(guest, confined_spec(guest, spec) if is_confined else spec)
+        machine = self._attach(guest, spec)
         spec = machine.spec
         try:
             if _listed(guest, spec):

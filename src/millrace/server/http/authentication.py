@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from millrace.control.plane import Identities
 from millrace.errors import RightsError
@@ -177,6 +177,9 @@ class PrivateGate(Gate):
 
     def _known(self, request: web.Request) -> Principal | None:
         if any(name in request.headers for name in (*PROXIED, *BROWSER_HEADERS)) or request.transport is None:
+            return None
+        # No program of this user's own speaks HTTP/1.0: it is how nginx forwards unless it is told otherwise.
+        if request.version < HttpVersion11:
             return None
         return OWNER if is_ours(peer_uid(request.transport.get_extra_info("socket"))) else None
 
