@@ -30,7 +30,7 @@ class Machine:
     """A machine's clipboard, which hands over its text when it is asked."""
 
     def __init__(self, rig: Rig, guest: str) -> None:
-        painter_of(rig, guest, 11)
+        self.painter = painter_of(rig, guest, 11)
         self.text = f"{SECRET} of {guest}"
         self.pasted: list[str | None] = []
         self.clipboard: Clipboard = rig.daemon.worker.guest(guest).screens.open_clipboard(self, "door/0")

@@ -15,6 +15,7 @@ import pytest
 from msgspec import to_builtins
 
 from millrace.client.bus import connect
+from millrace.control import scopes
 from millrace.daemon.app import Daemon
 from millrace.doors.pulse.loaded import Module
 from millrace.errors import ConfigError, GraphError
@@ -239,6 +240,8 @@ def test_change_that_can_not_be_saved_is_not_made(tmp_path: Path) -> None:
             ("token.revoke", {"token": token["id"]}), ("remember", {"key": "k", "value": "v"}),
             ("attach", {"guest": "alice", "door": "vnc://127.0.0.1:1"}), ("detach", {"door": door["id"]}),
         ]  # fmt: skip
+        kept = {name for name, command in daemon.plane.commands.table.items() if command.kept is not scopes.not_kept}
+        assert {method for method, _ in changes} == kept
         before, objects = await everything(daemon), len(daemon.worker.registry)
         daemon.worker.store._db.execute("PRAGMA query_only=1")
         for method, args in changes:
