@@ -9,8 +9,9 @@ Three runs go on in parallel, at priorities by how sensitive to timing they are:
   process, runs when a processor would be idle.
 
 Tests marked `alone`, whose timing others would disturb or which load the whole machine, follow the first two runs, one
-at a time: what runs when a processor would be idle disturbs nobody. Tests that failed in parallel are named and run
-again by themselves at the end, and that result counts. Failures are printed once more after that.
+at a time: what runs when a processor would be idle disturbs nobody. If they starve that, it is among the tests that
+failed in parallel: these are named and run again by themselves at the end, and that result counts. Failures are printed
+once more after that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from tests.failed import FILE
 
@@ -64,18 +65,31 @@ SOUND = several(SOUNDING, "-m", "real and not beside and not alone", REAL)
 ALONE = pytest("-m", "alone", REAL)
 
 
-def quietly(log: IO[bytes], *commands: list[str], failed: Path | None = None) -> int:
-    """Run commands one after another; their output goes to `log`, and the names of failed tests to `failed`."""
-    env = noting(failed)
-    return max(abs(subprocess.run(command, stdout=log, stderr=log, env=env).returncode) for command in commands)
+class Run(Protocol):
+    """Runs a command."""
+
+    def __call__(self, command: list[str], log: IO[bytes], failed: Path | None = None, show: bool = False) -> int:
+        """Run it to its end; returns its exit status.
+
+        Its output goes to `log`, and is printed too if it is to `show`; the names of failed tests go to `failed`.
+        """
+        ...
 
 
-def noting(failed: Path | None) -> dict[str, str]:
-    """The environment of a run that writes the names of failed tests to `failed`."""
-    return os.environ | ({FILE: str(failed)} if failed else {})
+def run(command: list[str], log: IO[bytes], failed: Path | None = None, show: bool = False) -> int:
+    """See `Run`."""
+    env = os.environ | ({FILE: str(failed)} if failed else {})
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env) as process:
+        assert process.stdout is not None
+        while data := process.stdout.read1():
+            log.write(data)
+            if show:
+                sys.stdout.buffer.write(data)
+                sys.stdout.flush()
+    return process.returncode
 
 
-def again(code: int, failed: Path) -> int:
+def again(code: int, failed: Path, run: Run, log: IO[bytes]) -> int:
     """Run the tests that failed in parallel again by themselves; returns the exit code that counts."""
     if code != 1 or not failed.exists():
         return code
@@ -83,18 +97,7 @@ def again(code: int, failed: Path) -> int:
     if not 0 < len(names) <= AGAIN_MAX:
         return code
     print(f"\nfailed beside others, and run again alone: {', '.join(names)}", flush=True)
-    return subprocess.run(pytest(*names)).returncode
-
-
-def shown(command: list[str], log: IO[bytes], failed: Path | None = None) -> int:
-    """Run a command; its output is both printed and logged."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=noting(failed)) as process:
-        assert process.stdout is not None
-        while data := process.stdout.read1():
-            log.write(data)
-            sys.stdout.buffer.write(data)
-            sys.stdout.flush()
-    return process.returncode
+    return run(pytest(*names), log, show=True)
 
 
 def failures(text: bytes) -> bytes:
@@ -103,28 +106,27 @@ def failures(text: bytes) -> bytes:
     return text[text.rfind(b"\n", 0, min(found)) + 1 :] if found else text
 
 
-def main() -> int:
+def main(run: Run = run) -> int:
     """Run all; 0 if nothing failed."""
     with contextlib.ExitStack() as stack:
-        logs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(6)]
+        *logs, last = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(7)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         unit, own, beside, sound = (folder / name for name in ("unit", "own", "beside", "sound"))
         pool = stack.enter_context(ThreadPoolExecutor(2))
         idly = pool.submit(lambda: (
-            quietly(logs[0], *([*IDLY, *command] for command in LINT)), quietly(logs[1], COMPUTE, failed=unit),
-            quietly(logs[2], IN_PROCESS, failed=own),
+            max(abs(run([*IDLY, *command], logs[0])) for command in LINT), run(COMPUTE, logs[1], unit),
+            run(IN_PROCESS, logs[2], own),
         ))  # fmt: skip
-        besides = pool.submit(quietly, logs[3], BESIDE_SOUND, failed=beside)
-        sounded = shown(SOUND, logs[4], sound)
+        besides = pool.submit(run, BESIDE_SOUND, logs[3], beside)
+        sounded = run(SOUND, logs[4], sound, show=True)
         besided = besides.result()
-        alone = shown(ALONE, logs[5])
+        alone = run(ALONE, logs[5], show=True)
         linted, computed, processed = idly.result()
         for log in logs[:4]:
             log.seek(0)
             print(log.read().decode(errors="replace"), flush=True)
-        codes = [
-            linted, again(computed, unit), again(processed, own), again(besided, beside), again(sounded, sound), alone,
-        ]  # fmt: skip
+        parallel = ((computed, unit), (processed, own), (besided, beside), (sounded, sound))
+        codes = [linted, *(again(code, failed, run, last) for code, failed in parallel), alone]
         for code, log in zip(codes, logs, strict=True):
             if code:
                 log.seek(0)

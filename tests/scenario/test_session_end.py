@@ -16,7 +16,7 @@ from millrace.wire.vnc.keyboard import Keyboard as VncKeyboard
 from millrace.wire.x11.keyboard import Keyboard as XKeyboard
 from tests.gops import WATCHER
 from tests.scenario.qemuvm import Vm, hall, until
-from tests.scenario.test_typing_back_pressure import SERVERS, SIZE, Typist, attached
+from tests.scenario.test_typing_back_pressure import SERVERS, SIZE, Deaf, Typist, attached, vnc_server
 
 A, B = 0x1E, 0x30
 BROKEN: dict[str, tuple[type, str]] = {
@@ -60,6 +60,7 @@ def test_error_in_what_is_typed_ends_the_machine_s_session_and_not_the_viewer(
                 assert machine.sessions == 1 and machine.state == "waiting"
             told = [(one.subject, one.evidence["error"]) for one in typist.incidents if one.cause == "lost"]
             assert told == [(machine.key, "a bug")] and "session ended because of an internal error" in caplog.text
+            assert "it takes nothing more from viewers" not in caplog.text, "that is of screens without a machine"
             # It is attached anew, and what is typed arrives.
             await until(lambda: machine.state == "attached" and screens.first and server.linked(machine))
             assert machine.sessions == 2 and screens.first is not None
@@ -114,5 +115,18 @@ def test_vnc_server_has_read_what_releases_the_keys_when_it_is_left(tmp_path: Pa
             server.reads.set()
             await stopping
             assert last_keys(server.got)[-2:] == [(1, 0x61), (0, 0x61)]
+
+    asyncio.run(main())
+
+
+def test_keys_that_a_killed_daemon_has_left_down_in_a_vnc_server_are_released_at_the_next_attach(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        server = Deaf(vnc_server(b"desktop"))
+        server.reads.set()
+        async with attached(tmp_path, server, parse_door(f"vnc+unix://{tmp_path}/X0")) as (machine, _):
+            await until(lambda: last_keys(server.got) == [(0, 0x61), (0, 0x62)])
+            await machine.stop("it was detached")
 
     asyncio.run(main())

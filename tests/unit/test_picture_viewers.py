@@ -122,7 +122,9 @@ def test_failed_decoder_is_helped_by_a_refresh() -> None:
 
 
 def test_viewer_that_asks_for_all_while_a_picture_is_made_gets_all() -> None:
-    rig, view = started()
+    rig, other = started()
+    view = rig.join(View())
+    rig.settle()
     view.open = False
     rig.paint([glyphs(rig.picture, Rect(0, 0, 90, 18), 1)])
     view.open = True
@@ -133,7 +135,7 @@ def test_viewer_that_asks_for_all_while_a_picture_is_made_gets_all() -> None:
     rig.encoder.refresh(view)
     rig.work()
     rig.settle()
-    assert shown(view, rig)
+    assert shown(view, rig) and shown(other, rig)
 
 
 def test_viewer_without_room_for_a_picture_gets_what_it_lacks_in_small_ones() -> None:

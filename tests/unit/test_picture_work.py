@@ -11,11 +11,12 @@ from millrace.budget import ENCODERS, MIB, PROGRAMS, SHARES, Budget
 from millrace.codec.avvideo import video_bytes
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import BudgetError, CodecError
+from millrace.graph.pictures import Cursor, Shape
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.picturecost import WORK_BYTES, work_bytes
 from millrace.outlets.pictures import PictureEncoder
 from millrace.outlets.picturework import Lacking, PictureWork, Task
-from millrace.pixels.rects import Rect, Size
+from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_S
 from millrace.wire.peer.pictures import PartType
 from tests.gops import WATCHER
@@ -308,3 +309,14 @@ def test_only_what_video_is_about_to_show_is_kept_from_who_lacks_it(video: bool)
     (given,) = made.given
     assert bool(given.left.missing) == video and bool(given.parts) == (not video)
     work.close()
+
+
+def test_pointer_that_moves_is_no_picture_and_no_work() -> None:
+    rig, view = started()
+    sent = len(view.pictures)
+    rig.screen.define_shape(Shape(1, Size(2, 2), bytes(16)))
+    rig.screen.set_cursor(Cursor(1, Point(0, 0), Point(9, 9), True))
+    assert rig.encoder.next_timeout() is not None, "the screen has changed, as far as is known"
+    rig.now_ns += STEP_NS
+    rig.encoder.handle_timeout(rig.now_ns)
+    assert not rig.waiting and len(view.pictures) == sent and rig.encoder.next_timeout() is None

@@ -205,3 +205,11 @@ def test_what_has_moved_has_changed() -> None:
         page.scroll()
         moves, _ = page.take()
     assert moves and all((page.copy._cells.changed_ns[in_cells(move.to)] == page.line).all() for move in moves)
+
+
+def test_moves_of_the_source_are_told_however_little_was_painted() -> None:
+    page = Page()
+    said = Move(Rect(64, 40, 60, 20), 0, -36)
+    part_of(page.picture, said.to)[:] = part_of(page.picture, said.origin).copy()
+    moves, boxes = page.copy.take(page.picture, [], [said], 1)
+    assert (moves, boxes) == ([said], []) and np.array_equal(page.copy.picture, page.picture)

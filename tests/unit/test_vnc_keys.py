@@ -99,6 +99,11 @@ def test_caps_lock_is_kept_from_servers_that_do_not_tell_whether_it_is_on() -> N
     vnc.data_to_send()
     vnc.send_key(0x3A, True, "CapsLock")
     assert vnc.data_to_send() == struct.pack(">BBxxI", 4, 1, 0xFFE5)
+    # QEMU's keyboard has the lock itself, whether it has told of it or not.
+    qemu = client(name=b"QEMU")
+    assert qemu.is_qemu
+    qemu.send_key(0x3A, True, "CapsLock")
+    assert qemu.data_to_send() == struct.pack(">BBxxI", 4, 1, 0xFFE5)
 
 
 def test_end_releases_what_is_down_and_the_beginning_what_others_have_left() -> None:
@@ -112,6 +117,12 @@ def test_end_releases_what_is_down_and_the_beginning_what_others_have_left() -> 
     assert vnc.data_to_send() == keys + struct.pack(">BBHH", 5, 0, 10, 20)
     vnc.send_end()
     assert vnc.data_to_send() == b""
+    # A mouse that takes movements has not moved.
+    said(vnc, update(vncserver.rect(0, 0, 0, 0, -257)))
+    vnc.send_pointer(Point(3, 4), 1, True)
+    vnc.data_to_send()
+    vnc.send_end()
+    assert vnc.relative and vnc.data_to_send() == struct.pack(">BBHH", 5, 0, 0x7FFF, 0x7FFF)
     vnc.send_release()
     released = vnc.data_to_send()
     assert struct.pack(">BBxxI", 4, 0, ord("a")) in released and struct.pack(">BBxxI", 4, 0, 0xFFE5) not in released

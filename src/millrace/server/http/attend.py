@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import WSCloseCode, web
 
-from millrace.absent import nothing
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.errors import MillraceError, PeerLost
 from millrace.guest.encoders import load_encoders
@@ -194,7 +193,6 @@ class Attendants:
             await websocket.prepare(request)
             await self._attend(guest, session, Attended(websocket, transport.abort, kind, writer.write))
         finally:
-            when_relieved(transport, nothing)
             session.closed()
             session.forget()
         return websocket
