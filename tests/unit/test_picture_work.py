@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,19 @@ import pytest
 from millrace.budget import ENCODERS, MIB, PROGRAMS, SHARES, Budget
 from millrace.codec.avvideo import video_bytes
 from millrace.codec.picturesettings import PictureSettings
-from millrace.errors import BudgetError, CodecError
+from millrace.errors import BudgetError, Busy, CodecError
 from millrace.graph.pictures import Cursor, Shape
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.picturecost import WORK_BYTES, work_bytes
 from millrace.outlets.pictures import PictureEncoder
+from millrace.outlets.picturestrain import Spent
 from millrace.outlets.picturework import Lacking, PictureWork, Task
 from millrace.pixels.rects import Point, Rect, Size
 from millrace.units import NS_PER_S
 from millrace.wire.peer.pictures import PartType
 from tests.gops import WATCHER
 from tests.painting import blank_screen, glyphs, photo
-from tests.picturerig import SIZE, STEP_NS, WHOLE, Rig, View, shown, started
+from tests.picturerig import SIZE, STEP_NS, WHOLE, Lane, Rig, View, shown, started
 
 
 def handed_over(rig: Rig, rects: list[Rect]) -> bool:
@@ -320,3 +322,88 @@ def test_pointer_that_moves_is_no_picture_and_no_work() -> None:
     rig.now_ns += STEP_NS
     rig.encoder.handle_timeout(rig.now_ns)
     assert not rig.waiting and len(view.pictures) == sent and rig.encoder.next_timeout() is None
+
+
+@pytest.mark.parametrize("video", [True, False])
+def test_work_that_asks_makes_nothing_of_a_film_until_it_is_said_whether_there_may_be_video(video: bool) -> None:
+    work, film, line = (
+        PictureWork(SIZE, 1, Formats(), False, 8_000_000, int),
+        Rect(96, 96, 256, 256),
+        Rect(9, 380, 320, 18),
+    )
+    picture = blank_screen(SIZE)
+    work.make(Task(0, picture, (WHOLE,), ask=True, video=False))
+    asked = 0
+    for number in range(1, 9):
+        photo(picture, film, number)
+        glyphs(picture, line, number)
+        made = work.make(Task(number * STEP_NS, picture, (film, line), ask=True, video=False))
+        if made.asks:
+            asked += 1
+            assert not made.parts and not made.touched and (asked > 1 or not work.video)
+            # What is painted meanwhile belongs to the next picture.
+            now = work.reference.copy()
+            picture[:] = 0
+            made = work.make(Task(number * STEP_NS, video=video))
+            assert np.array_equal(work.reference, now) and not made.asks
+            types = {part.type for part in made.parts}
+            assert made.parts and bool(made.video) == video == (PartType.VIDEO in types)
+    glyphs(picture, line, 99)
+    assert asked and not work.make(Task(NS_PER_S, picture, (line,), ask=True, video=False)).asks, "text is none"
+    work.close()
+
+
+def film_begins(rig: Rig) -> Callable[[], None]:
+    """Play until a picture asks whether there may be video; returns what tells the encoder so."""
+    for seed in range(12):
+        photo(rig.picture, Rect(96, 96, 320, 240), seed)
+        rig.screen.painted([Rect(96, 96, 320, 240)], rig.now_ns)
+        rig.now_ns += STEP_NS
+        rig.encoder.handle_timeout(rig.now_ns)
+        work, done = rig.lane.begin()
+        made = work()
+        if made[0].asks:
+            return lambda: done(made)
+        done(made)
+        rig.work()
+    raise AssertionError("no film")
+
+
+def test_memory_for_video_is_held_when_a_film_was_found_and_no_earlier() -> None:
+    rig, view = started()
+    stills = rig.budget.held
+    asks = film_begins(rig)
+    assert rig.budget.held == stills and not rig.waiting
+    begun = len(view.pictures)
+    asks()
+    assert rig.budget.held == stills + video_bytes("avc1", SIZE) and len(rig.waiting) == 1
+    assert rig.encoder.next_timeout() is None and len(view.pictures) == begun
+    rig.work()
+    assert PartType.VIDEO in view.types(begun) and len(rig.freed) == 0
+    rig.settle(20)
+    assert shown(view, rig) and rig.budget.held == stills
+
+
+@pytest.mark.parametrize("how", ["closed before", "closed after", "no thread"])
+def test_film_that_ends_before_it_was_encoded_frees_all(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, _ = started()
+    asks = film_begins(rig)
+    if how == "closed before":
+        rig.encoder.close()
+        assert "picture encoder" in rig.budget.shares()
+    if how == "no thread":
+
+        def busy(self: Any, *args: Any) -> None:
+            raise Busy("too many pictures wait to be encoded")
+
+        monkeypatch.setattr(Lane, "__call__", busy)
+    asks()
+    assert [str(error) for error in rig.failures] == ["too many pictures wait to be encoded"] * (how == "no thread")
+    rig.encoder.close()
+    rig.screen.end()
+    assert not rig.waiting and rig.freed == [0] and not rig.budget.held
+
+
+def test_time_of_a_film_s_first_picture_is_all_that_it_took() -> None:
+    first, rest = Spent(0, 10, 40, 20, False), Spent(0, 100, 130, 7, True)
+    assert first.then(rest) == Spent(0, 10, 130, 27, False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
@@ -73,18 +72,6 @@ class CellMap:
         values = self.density[in_cells(rect)]
         known = values[~np.isnan(values)]
         return float(known.mean()) if len(known) * 2 >= values.size else None
-
-    def photo(self, rects: Iterable[Rect], times: int) -> int:
-        """Pixels of the cells of these rectangles that changed so often lately, and are a photo as far as is known."""
-        found = 0
-        for rect in rects:
-            at = in_cells(rect)
-            found += int(np.count_nonzero((_COUNT[self._history[at]] >= times) & ~(self.density[at] <= PHOTO)))
-        return found * CELL**2
-
-    def bytes(self, rects: Iterable[Rect]) -> float:
-        """Bytes that these rectangles take by zstd, and as a photo where that is not known."""
-        return sum(rect.area * float(np.nan_to_num(self.density[in_cells(rect)], nan=PHOTO).mean()) for rect in rects)
 
     def measured(self, rect: Rect, size: int) -> None:
         """A rectangle took so many bytes by zstd."""

@@ -49,6 +49,9 @@ class Job:
         """A viewer needs a key picture. Video that begins anew for another reason has one too."""
         self.first = False
         """It is the first of its mode: its damage is no report of the source."""
+        self.task = Task(begun_ns)
+        self.spent: Spent | None = None
+        """On what has been done of it, before it was known that there is to be video."""
 
     def lacks(self, viewer: Viewer, refine: bool) -> None:
         """Bring this viewer up to date with the same parts as others that lack the same."""
@@ -260,10 +263,13 @@ class PictureEncoder:
         task = Task(now_ns, key=job.key, lacking=lacking)
         if picture is not None:
             task = task._replace(picture=picture.plane, damage=picture.damage, moves=picture.moves)
-        rate, crowded, times = self.rate, self._lane.crowded, (self._clock, self._computed)
-        small = rate == work.rate and work.is_small(task)
-        task = task._replace(video=not small and work.may_be_video(task) and self._hold_video(work))
+        small, held = self.rate == work.rate and work.is_small(task), self._film_ns is not None
+        job.task = task._replace(video=held and not small, ask=not held and not small and work.video_bytes > 0)
         self._job, self._last_ns = job, now_ns
+        self._encode(work, job.task, small)
+
+    def _encode(self, work: PictureWork, task: Task, small: bool) -> None:
+        rate, crowded, times = self.rate, self._lane.crowded, (self._clock, self._computed)
         self._lane(lambda: _made(work, task, rate, crowded, *times), self._done, small)
 
     def _fit(self, picture: Picture) -> None:
@@ -278,15 +284,13 @@ class PictureEncoder:
             self._give_up_video()
         self._account.hold("encoder", work_bytes(size, self._scale), ENCODERS)
         work = PictureWork(size, self._scale, self.formats, self._lossless, self.rate, self._clock)
-        before, self._work, self._of, self._due_ns = self._work, work, (mode, memory), None
+        before, self._work, self._of, self._due_ns = self.size, work, (mode, memory), None
         for viewer in self._viewers.values():
             viewer.voided(work.size)
-            if before is None or before.size != work.size:
+            if before != work.size:
                 viewer.sink.resized(work.size)
-        if before is not None:
-            before.close()
 
-    # It is held before it is known whether this picture has film, and given back after that if it has none.
+    # It is given back at once if this picture has no film after all.
     def _hold_video(self, work: PictureWork) -> bool:
         """Hold memory for an encoder of video; False if the guest has none: then what moves is sent as stills."""
         return self._account.fits("video", work.video_bytes, ENCODERS)
@@ -303,6 +307,13 @@ class PictureEncoder:
     def _done(self, made: tuple[Made, Spent] | Exception) -> None:
         job = self._job
         assert job is not None
+        if not isinstance(made, Exception) and made[0].asks and not self._closed:
+            try:
+                self._go_on(job, made[1])
+            except MillraceError as error:
+                made = error
+            else:
+                return
         if job.picture is not None:
             job.picture.release()
         if isinstance(made, Exception) or self._closed:
@@ -312,7 +323,7 @@ class PictureEncoder:
         elif isinstance(made, Exception):
             self._end(made)
         else:
-            self._strain.encoded(made[1])
+            self._strain.encoded(made[1] if job.spent is None else job.spent.then(made[1]))
             self._compare(made[0], job)
             if made[0].video:
                 self._film_ns = self._clock()
@@ -320,6 +331,12 @@ class PictureEncoder:
                 self._account.hold("video", 0, ENCODERS)
             self._made = made[0]
             self._wake()
+
+    def _go_on(self, job: Job, spent: Spent) -> None:
+        """Some of the picture is best sent as video: have it made, so if there is memory for that."""
+        assert self._work is not None
+        job.spent = spent
+        self._encode(self._work, job.task._replace(video=self._hold_video(self._work), ask=False), small=False)
 
     def deliver(self) -> Iterator[None]:
         """See `Pictures`."""

@@ -47,6 +47,10 @@ class Spent(NamedTuple):
             return "kept waiting" if self.crowded else "starved"
         return "starved" if self.computed_ns < (self.ended_ns - self.began_ns) // 2 else "behind"
 
+    def then(self, rest: Spent) -> Spent:
+        """With the rest of the same work, which went on later."""
+        return self._replace(ended_ns=rest.ended_ns, computed_ns=self.computed_ns + rest.computed_ns)
+
     def evidence(self) -> dict[str, float]:
         """The measurements."""
         spent = self.began_ns - self.asked_ns, self.ended_ns - self.began_ns, self.computed_ns

@@ -19,7 +19,7 @@ import numpy as np
 from millrace.codec.avvideo import video_bytes
 from millrace.codec.palette import Palettes
 from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
-from millrace.outlets.cells import EXACT, FAIR, LOSSY, OFTEN, PALETTE, PHOTO, STALE, UNKNOWN, CellMap
+from millrace.outlets.cells import EXACT, FAIR, LOSSY, PALETTE, PHOTO, STALE, UNKNOWN, CellMap
 from millrace.outlets.filmstream import FilmStream
 from millrace.outlets.picturechoice import (
     FILM_PIXELS,
@@ -75,7 +75,7 @@ class Lacking(NamedTuple):
 class Task(NamedTuple):
     """What to encode: a picture, or nothing new.
 
-    `key`: some viewer lacks the video so far; `video`: there may be some.
+    `key`: some viewer lacks the video so far. `video`: there may be some; `ask`: if there should be, make nothing yet.
     """
 
     now_ns: HostNs
@@ -85,6 +85,7 @@ class Task(NamedTuple):
     key: bool = False
     lacking: tuple[Lacking, ...] = ()
     video: bool = True
+    ask: bool = False
 
 
 class Given(NamedTuple):
@@ -105,6 +106,8 @@ class Made(NamedTuple):
     due_ns: HostNs | None
     """When there will be something to sharpen."""
     encode_ns: HostNs
+    asks: bool = False
+    """Nothing was made, as some of it is best sent as video: call `make` again, and say whether there may be some."""
 
 
 class PictureWork:
@@ -127,6 +130,8 @@ class PictureWork:
         self._video = None if shown is None else FilmStream(shown, self.whole, rate)
         self._may_video = False
         """Whether the picture may have video."""
+        self._found: tuple[list[Move], list[Rect]] | None = None
+        """What has changed in the picture that was asked about."""
         self._began_ns: HostNs = 0
 
     @property
@@ -146,12 +151,14 @@ class PictureWork:
     def make(self, task: Task) -> Made:
         """Encode what the task asks for."""
         self._began_ns = self._clock()
-        self._may_video = task.video and self._video is not None
-        moves, boxes = (
-            ([], []) if task.picture is None else self._copy.take(task.picture, task.damage, task.moves, task.now_ns)
-        )
+        self._may_video = (task.video or task.ask) and self._video is not None
+        moves, boxes = self._found or self._changed(task)
         room = Room(self._share, ONCE_SHARES * self._share)
         stills, film = self._divided(boxes, room)
+        if film and task.ask:
+            self._found = moves, boxes
+            return Made((), (), (), False, (), None, self._clock() - self._began_ns, asks=True)
+        self._found, self._may_video = None, self._may_video and task.video
         shown, video = self._as_video(film, task)
         spent = sum(len(part.data) for part in (*stills, *shown))
         sharp = self._sharpened(task.now_ns, round(SHARPEN_SHARES * self._share) - spent)
@@ -161,6 +168,11 @@ class PictureWork:
         given = tuple(self._given(one, touched, shown if key else (), task.now_ns) for one in task.lacking)
         due_ns = self.cells.due_ns()
         return Made(parts, touched, video, key, given, due_ns, self._clock() - self._began_ns)
+
+    def _changed(self, task: Task) -> tuple[list[Move], list[Rect]]:
+        if task.picture is None:
+            return [], []
+        return self._copy.take(task.picture, task.damage, task.moves, task.now_ns)
 
     # Nothing that may take long is to come of it: no comparison of whole screens, no scrolls, no video, no sharpening.
     def is_small(self, task: Task) -> bool:
@@ -174,15 +186,6 @@ class PictureWork:
         if due_ns is not None and due_ns <= task.now_ns:
             return False
         return not any(self._may_be_film(rect) for rect in task.damage)
-
-    # What is not known is taken to be a photo, and what changes now and then to change all the time.
-    def may_be_video(self, task: Task) -> bool:
-        """Whether some of it may be best sent as video: as a film, or as it is more than the line takes."""
-        if task.picture is None or self._video is None or self._copy.fresh:
-            return False
-        painted = [*task.damage, *(move.to for move in task.moves)]
-        rects = painted if self._scaled is None else self._scaled.touched(painted)
-        return self.cells.photo(rects, OFTEN - 1) >= FILM_PIXELS / 2 or self.cells.bytes(rects) > self._share
 
     def _may_be_film(self, rect: Rect) -> bool:
         if rect.area < FILM_PIXELS:
