@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -79,6 +80,19 @@ def test_lost_connection_leaves_the_picture_greyed_and_returns(chromium: Chromiu
         await page.until(f"{STATE} === 'on'")
         await shows(page, other[:, :WIDTH])
         assert server.joins == 2
+
+    in_chromium(chromium, test)
+
+
+def test_server_that_fills_the_memory_with_parts_of_no_bytes_is_left(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT, 1))
+        moves = piece([part(MOVE, Rect(0, 0, 1, 1))] * 1024, server.serial + 1, flags=0)
+        assert server.line is not None
+        with contextlib.suppress(ConnectionResetError):
+            for _ in range(200):
+                await server.line.send_bytes(moves)
+        await page.until(f"{STATE} === 'ended' && ({SAYS}).includes('faster than this page can show them')")
 
     in_chromium(chromium, test)
 

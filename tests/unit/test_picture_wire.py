@@ -58,7 +58,8 @@ PIECES = st.builds(
 
 @given(PIECES)
 def test_piece_survives_a_round_trip(piece: Piece) -> None:
-    assert unpack_piece(pack_piece(piece)) == piece
+    data = pack_piece(piece)
+    assert unpack_piece(data) == piece._replace(size=len(data))
 
 
 @given(st.binary(max_size=120), st.booleans())

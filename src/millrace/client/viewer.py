@@ -19,11 +19,11 @@ from millrace.client.canvas import CODECS, FORMATS, Canvas, Decoder, Step, Undec
 from millrace.client.clipboard import SharedClipboard
 from millrace.client.faces import Face
 from millrace.client.figures import Figures
-from millrace.client.incoming import Decoded, Whole, is_quick
+from millrace.client.incoming import Decoded, Incoming, Whole, is_quick
 from millrace.client.notices import NoticeLimiter
 from millrace.client.options import ListenerOptions
 from millrace.client.ownsound import NoSound, OwnSound
-from millrace.errors import ConfigError, GraphError, PeerLost, RemoteProtocolError
+from millrace.errors import ConfigError, GraphError, PeerLost
 from millrace.io.clock import now_ns
 from millrace.io.messages import MessageRunner
 from millrace.pixels.rects import Point, Size
@@ -58,8 +58,6 @@ from millrace.wire.peer.pictures import (
 )
 from millrace.wire.peer.viewing import ViewClient, ViewerEvent
 
-UNDECODED_MAX = 64 * 1024 * 1024
-"""The most bytes that may wait to be decoded. A daemon waits for acknowledgements long before."""
 LEAD_MAX_NS: HostNs = 30 * NS_PER_MS
 TICK_S, LATE_NS = 0.1, 150 * NS_PER_MS
 """A timer of its own, and by how much it is late if this program did not run."""
@@ -123,9 +121,7 @@ class Viewer:
         """Forget what belongs to a connection."""
         self._decoder = Decoder()
         self._presentation: Presentation[Decoded] = Presentation()
-        self._queue: asyncio.Queue[Whole | ModeChanged | CursorChanged] = asyncio.Queue()
-        self._undecoded = 0
-        self._parts: tuple[Part, ...] = ()
+        self._incoming = Incoming()
         self._broken = False
         self._generation: int | None = None
 
@@ -225,10 +221,10 @@ class Viewer:
 
     def _take(self, event: ViewerEvent) -> None:
         if isinstance(event, Piece):
-            self._piece(event)
+            self._incoming.put_piece(event, now_ns())
         elif isinstance(event, ModeChanged | CursorChanged):
             # In order with the pictures, which may wait to be decoded.
-            self._queue.put_nowait(event)
+            self._incoming.put_change(event)
         elif isinstance(event, Watching):
             self._joined(event)
         elif isinstance(event, KeyboardHeld):
@@ -277,28 +273,19 @@ class Viewer:
             self.on_event("ended", self.ended)
             self.stop()
 
-    def _piece(self, piece: Piece) -> None:
-        self._parts += piece.parts
-        self._undecoded += sum(len(part.data) for part in piece.parts)
-        if self._undecoded > UNDECODED_MAX:
-            raise RemoteProtocolError(f"{self._undecoded} bytes of pictures at once; {UNDECODED_MAX} at most")
-        if piece.last:
-            self._queue.put_nowait(Whole(piece, self._parts, now_ns()))
-            self._parts = ()
-
     # -- decoding --------------------------------------------------------------------------------
 
     async def _decoding(self) -> None:
         """Decode what arrives, one picture after the other, outside the loop."""
         while True:
-            item = await self._queue.get()
+            item = await self._incoming.take()
             if isinstance(item, ModeChanged):
                 self._set_mode(item)
             elif isinstance(item, CursorChanged):
                 self._set_cursor(item)
             else:
                 await self._decode(item)
-                self._undecoded -= sum(len(part.data) for part in item.parts)
+            self._incoming.done(item)
 
     async def _decode(self, whole: Whole) -> None:
         piece, began = whole.last, now_ns()

@@ -13,6 +13,8 @@ import { Zstd } from "./zstd.js";
 
 const PING_MS = 2000, FIRST_PINGS = 5, STATS_MS = 500, TICKS = 4, PULSE_MS = 4, AGAIN_MS = [100, 200, 400, 500], VERSION = 1, SUBPROTOCOL = "millrace-screen.1";
 const REFRESH_MS = 1000, AHEAD = 4, WAITING_MAX = 64 * 2 ** 20, REFUSED_MAX = 5, LINE_MAX = 65536, NEWS_AHEAD = 4000, NEWS_PER_NS = 500 / 1e9, TAKEN = 5 * NS_PER_MS;
+// What a piece and each of its parts take besides their bytes: those of a hostile server may have none.
+const PIECE_MEMORY = 1024, PART_MEMORY = 400;
 /** Browsers show no larger picture as their pointer. */
 const CURSOR_MAX = 128;
 const GECKO = /Gecko\/\d/.test(navigator.userAgent);
@@ -167,11 +169,11 @@ class View {
     if (!piece) { this.gap = true; this.damaged("damaged", this.serial + 1); return; }
     if (!piece.serial) { this.shapes(piece.parts); return; }
     if (piece.serial !== (this.whole ? this.serial + 1 : this.serial)) { this.drop(); this.gap = true; this.damaged("missing", piece.serial); }
-    const { serial, painted, key, last, parts, size } = piece, mode = this.mode && piece.generation === (this.mode.generation & 0xffff) ? this.mode : null;
+    const { serial, painted, key, last, parts, size } = piece, memory = size + PIECE_MEMORY + PART_MEMORY * parts.length, mode = this.mode && piece.generation === (this.mode.generation & 0xffff) ? this.mode : null;
     this.parts ??= { serial, painted, key, mode, parts: [], size: 0, gap: this.gap };
     this.gap = false; this.serial = serial; this.whole = last;
-    this.parts.parts.push(...parts); this.parts.size += size; this.parts.key &&= key;
-    this.waiting += size; this.counts.bytes += size;
+    this.parts.parts.push(...parts); this.parts.size += memory; this.parts.key &&= key;
+    this.waiting += memory; this.counts.bytes += size;
     if (this.waiting > WAITING_MAX) throw new Refusal("The server sends pictures faster than this page can show them.");
     if (!last) return;
     this.arrived.push(this.parts);

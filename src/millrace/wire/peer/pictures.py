@@ -343,7 +343,8 @@ class Part(NamedTuple):
 class Piece(NamedTuple):
     """A piece of a picture, which is complete with its `last` one. `painted_ns` is on the daemon's clock.
 
-    A picture with `key` needs nothing that came before. Serial 0 is no picture: such a piece defines cursors.
+    A picture with `key` needs nothing that came before. Serial 0 is no picture: such a piece defines cursors. `size` is
+    that of the message to which the parts of a received piece refer, with what was skipped in it.
     """
 
     serial: int
@@ -352,6 +353,7 @@ class Piece(NamedTuple):
     last: bool = True
     key: bool = False
     painted_ns: HostNs = 0
+    size: int = 0
 
 
 def pack_parts(parts: Iterable[Part]) -> bytes:
@@ -387,7 +389,7 @@ def unpack_piece(data: Buffer) -> Piece | None:
     if painted_ns > INT_MAX:
         raise RemoteProtocolError("invalid time of a picture")
     last, key = bool(flags & LAST), bool(flags & KEY)
-    return Piece(serial, generation, _unpack_parts(data), last, key, painted_ns)
+    return Piece(serial, generation, _unpack_parts(data), last, key, painted_ns, len(data))
 
 
 # Types of parts that are not known are skipped here: their length says where the next one begins. A viewer is sent only
