@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from millrace.units import NS_PER_MS, NS_PER_S
-from millrace.wire.x11.client import X11Client
 from millrace.wire.x11.events import Captured
 from tests.fuzz import xserver
-from tests.unit.test_x11 import copying, says, sent
+from tests.unit.test_x11 import SHM, copying, says, sent
 
 
 def test_readers_that_change_their_minds_put_no_copy_off() -> None:
@@ -20,7 +19,8 @@ def test_readers_that_change_their_minds_put_no_copy_off() -> None:
         if (due := wire.next_timeout()) is not None and due <= now_ns:
             wire.handle_timeout(now_ns)
         copies += wire._copies_due
-        for number in [number for number, asked in wire._requests._waiting.items() if asked.answer is X11Client._image]:
+        image = bytes((SHM, 4))
+        for number in [number for number, said in wire._requests._waiting.items() if said.request[:2] == image]:
             wire.receive(xserver.copied(number), now_ns)
         if any(isinstance(event, Captured) for event in wire.events()):
             wire.painted(now_ns)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 
 import pytest
 
@@ -17,7 +19,7 @@ from millrace.wire.x11.unread import Unread
 from tests.fuzz import xserver
 from tests.fuzz.xserver import HEIGHT, MAJORS, ROOT, WIDTH
 
-from .test_x11 import inside, says, sent
+from .test_x11 import copying, inside, says, sent
 
 
 def arrow(x: int, y: int) -> CursorShape:
@@ -116,3 +118,19 @@ def test_what_follows_an_answer_or_a_refusal_is_said() -> None:
     assert sent(wire) == [focus]
     with pytest.raises(RemoteProtocolError, match="refused request"):
         says(wire, xserver.error(number + 7))
+
+
+def test_client_whose_server_answers_nothing_is_freed_without_a_collection() -> None:
+    wire = copying()
+    says(wire, xserver.attached())
+    wire.send_release()
+    wire.send_check()
+    asked = [said.request[:2] for said in wire._requests._waiting.values()]
+    assert bytes((MAJORS[b"MIT-SHM"][0], 4)) in asked and len(asked) >= 4
+    left = weakref.ref(wire)
+    gc.disable()
+    try:
+        del wire
+        assert left() is None
+    finally:
+        gc.enable()

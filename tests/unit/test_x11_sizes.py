@@ -9,7 +9,8 @@ import pytest
 from millrace.errors import RemoteProtocolError
 from millrace.pixels.rects import Point, Size
 from millrace.wire.x11 import randr, requests
-from millrace.wire.x11.numbered import PACKET, REPLY_MAX, WAITING_MAX, Asked, Numbered
+from millrace.wire.x11.numbered import PACKET, WAITING_MAX, Numbered
+from millrace.wire.x11.said import REPLY_MAX, Said, no_more
 from tests.fuzz import xserver
 from tests.fuzz.xserver import HEIGHT, ROOT, WIDTH
 from tests.unit.test_x11 import inside, says, sent
@@ -259,29 +260,29 @@ def test_longer_list_of_sizes_than_any_server_has_ends_the_connection() -> None:
 
 
 def test_numbers_begin_anew_and_none_is_waited_for_twice() -> None:
-    one: Numbered[str] = Numbered(b"setup")
+    one = Numbered(b"setup")
     assert one.send(b"a") == 1
-    one.ask(b"b", Asked("answer", "refusal", 64))
+    one.say(Said(b"b", no_more, bytes_max=64))
     assert one.sizes(bytearray(struct.pack("<BxHI24x", 1, 2, 8))) == (PACKET + 32, 64)
     assert one.sizes(bytearray(struct.pack("<BxHI24x", 1, 3, 8))) == (PACKET + 32, REPLY_MAX)
     assert one.sizes(bytearray(7)) == (PACKET, PACKET)
     assert b"".join(bytes(chunk.data) for chunk in one.data_to_send()) == b"setupab"
     for _ in range(0xFFFF):
-        one.send(b"")
+        one.say(Said(b""))
     one.check()
-    one.send(b"")
+    one.say(Said(b""))
     with pytest.raises(RemoteProtocolError, match="unanswered"):
         one.check()
 
 
 def test_many_requests_that_wait_end_the_connection() -> None:
-    one: Numbered[str] = Numbered(b"")
+    one = Numbered(b"")
     for _ in range(WAITING_MAX):
-        one.ask(b"", Asked("answer"))
+        one.say(Said(b"", no_more))
     one.check()
-    assert one.answered(1) == Asked("answer") and one.answered(1) is None
-    one.ask(b"", Asked("answer"))
+    assert one.answered(1) == Said(b"", no_more) and one.answered(1) is None
+    one.say(Said(b"", no_more))
     one.check()
-    one.ask(b"", Asked("answer"))
+    one.say(Said(b"", no_more))
     with pytest.raises(RemoteProtocolError, match="unanswered"):
         one.check()

@@ -7,9 +7,7 @@ descriptor, XFIXES tells the cursor, XTEST makes input.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
 
 from millrace.dsp.convert import Buffer
 from millrace.errors import PeerLost, RemoteProtocolError
@@ -22,10 +20,10 @@ from millrace.wire.x11 import requests
 from millrace.wire.x11.events import Captured, Ready, Resized, X11Event
 from millrace.wire.x11.input import X11Input
 from millrace.wire.x11.looks import Looks
-from millrace.wire.x11.numbered import PACKET, REPLY_MAX, Asked, Numbered
+from millrace.wire.x11.numbered import PACKET, Numbered
 from millrace.wire.x11.randr import Wish
 from millrace.wire.x11.requests import DAMAGE, EXTENSIONS, FIXES, SHM, TEST
-from millrace.wire.x11.said import Said, Then
+from millrace.wire.x11.said import Said, no_more, weakly
 from millrace.wire.x11.selections import KINDS, Selections
 from millrace.wire.x11.setup import Description, check_size, possible, read_description, refusal, setup_request
 from millrace.wire.x11.unread import HEAD, Unread
@@ -36,9 +34,6 @@ SETUP_MAX = 256 * 1024
 AT_ONCE = 8
 """Messages of the server that are processed in one call of `receive`."""
 _ERROR, _REPLY, _CONFIGURE = 0, 1, 22
-
-
-Answer: TypeAlias = Callable[["X11Client", bytes], None]
 
 
 # The server answers in order. When something is damaged and somebody watches, three things are asked for at once: to
@@ -58,7 +53,7 @@ class X11Client(X11Input, AnswerDue):
         super().__init__(self._events.append)
         self._answer_by_ns: HostNs | None = now_ns + ANSWER_NS
         self._buffer = Unread()
-        self._requests: Numbered[Answer] = Numbered(setup_request(cookie))
+        self._requests = Numbered(setup_request(cookie))
         self._description: Description | None = None
         self._majors: dict[bytes, int] = {}
         self._first_events: dict[bytes, int] = {}
@@ -123,16 +118,16 @@ class X11Client(X11Input, AnswerDue):
         self._description = read_description(part[8:])
         self._size = self._next_size = self._description.size
         for name in EXTENSIONS:
-            self._ask(requests.query_extension(name), partial(X11Client._has, name=name))
+            self._say([Said(requests.query_extension(name), weakly(self._has, name))])
 
     def _packet(self, part: bytes) -> None:
         kind = part[0] & 0x7F
         if kind == _REPLY:
             asked = self._requests.answered(int.from_bytes(part[2:4], "little"))
-            if asked is None:
+            if asked is None or asked.then is None:
                 raise RemoteProtocolError("the X server sent an answer to nothing")
             self._buffer.pass_over(PACKET + 4 * int.from_bytes(part[4:8], "little") - len(part))
-            asked.answer(self, part)
+            self._say(asked.then(part))
             self._next_wish()
         elif kind == _ERROR:
             self._refused(part)
@@ -169,29 +164,29 @@ class X11Client(X11Input, AnswerDue):
         code, number, minor, major = struct.unpack_from("<xBH4xHB", part)
         asked = self._requests.answered(number)
         if asked is not None and asked.refused is not None:
-            asked.refused(self, part)
+            self._say(asked.refused(part))
         elif asked is not None or number == self._attached_at:
             raise RemoteProtocolError(f"the X server refused request {major}.{minor} with error {code}")
 
-    def _has(self, part: bytes, name: bytes) -> None:
+    def _has(self, name: bytes, part: bytes) -> Sequence[Said]:
         present, major, first = struct.unpack_from("<BBB", part, 8)
         if not present and name == TEST:
-            self._told()
-            return
+            return self._told()
         if not present:
             raise RemoteProtocolError(f"this X server has no extension {name.decode()}, which is needed")
         self._majors[name], self._first_events[name] = major, first
-        self._ask(requests.query_version(name, major), partial(X11Client._knows, name=name))
+        return [Said(requests.query_version(name, major), weakly(self._knows, name))]
 
-    def _knows(self, part: bytes, name: bytes) -> None:
+    def _knows(self, name: bytes, part: bytes) -> Sequence[Said]:
         if name == SHM and struct.unpack_from("<HH", part, 8) < (1, 2):
             raise RemoteProtocolError("this X server is too old: its MIT-SHM takes no descriptors (1.2, of 2013)")
-        self._told()
+        return self._told()
 
-    def _told(self) -> None:
+    def _told(self) -> Sequence[Said]:
         self._unknown -= 1
         if not self._unknown:
             self._begin()
+        return ()
 
     def _begin(self) -> None:
         assert self._description is not None
@@ -242,10 +237,10 @@ class X11Client(X11Input, AnswerDue):
         self._watch_damage()
         self._events.append(Resized(self._size))
 
-    def _attached(self, part: bytes) -> None:
-        del part
+    def _attached(self, part: bytes) -> Sequence[Said]:
         self._attaching, self._attached_at = False, None
         self._tell_size()
+        return no_more(part)
 
     # -- copies ----------------------------------------------------------------------------------
 
@@ -257,7 +252,7 @@ class X11Client(X11Input, AnswerDue):
         attach = requests.attach_memory(self._majors[SHM], self._segment)
         self._attached_at = self._requests.send(attach, (fd,))
         # Any answer says that the server has come so far.
-        self._ask(requests.get_focus(), X11Client._attached)
+        self._say([Said(requests.get_focus(), weakly(self._attached))])
         self._damage = Damage([self._whole])
 
     def send_watch(self, interval_ns: HostNs | None) -> None:
@@ -292,25 +287,21 @@ class X11Client(X11Input, AnswerDue):
         for rect in rects:
             self._copying.append((rect, offset))
             image = requests.get_image(self._majors[SHM], self._description.root, rect, self._segment, offset)
-            self._ask(image, X11Client._image, X11Client._no_image)
+            self._say([Said(image, weakly(self._image), weakly(self._no_image))])
             offset += rect.area * PIXEL
         self._copies_due = len(self._copying)
 
-    def _image(self, part: bytes) -> None:
-        del part
-        self._image_due()
-
-    # The screen has become smaller meanwhile.
-    def _no_image(self, part: bytes) -> None:
-        del part
-        self._damage.add(self._whole)
-        self._image_due()
-
-    def _image_due(self) -> None:
+    def _image(self, part: bytes) -> Sequence[Said]:
         self._copies_due -= 1
         if self._copies_due == 0 and self._copying:
             self._events.append(Captured(tuple(self._copying)))
             self._painting = True
+        return no_more(part)
+
+    # The screen has become smaller meanwhile.
+    def _no_image(self, part: bytes) -> Sequence[Said]:
+        self._damage.add(self._whole)
+        return self._image(part)
 
     def painted(self, now_ns: HostNs) -> None:
         """What was captured last is painted: the server may write into the memory again."""
@@ -374,17 +365,10 @@ class X11Client(X11Input, AnswerDue):
 
     def _say(self, said: Iterable[Said]) -> None:
         for one in said:
-            if one.then is None:
-                self._send(one.request)
-            else:
-                refused = None if one.refused is None else _followed(one.refused)
-                self._requests.ask(one.request, Asked(_followed(one.then), refused, one.bytes_max, one.head_only))
+            self._requests.say(one)
 
     def _send(self, request: bytes) -> None:
         self._requests.send(request)
-
-    def _ask(self, request: bytes, answer: Answer, refused: Answer | None = None, bytes_max: int = REPLY_MAX) -> None:
-        self._requests.ask(request, Asked(answer, refused, bytes_max))
 
     def events(self) -> list[X11Event]:
         """The events since the last call."""
@@ -398,8 +382,3 @@ class X11Client(X11Input, AnswerDue):
 
     def _overdue(self) -> PeerLost:
         return PeerLost("the X server does not answer; it may be stopped, or this is not an X server")
-
-
-# The client is given with the answer, as a request that referred to it would be a cycle (daemon/collector.py).
-def _followed(then: Then) -> Answer:
-    return lambda client, part: client._say(then(part))

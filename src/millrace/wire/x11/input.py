@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from millrace.pixels.rects import Point
 from millrace.units import HostNs
@@ -12,11 +11,9 @@ from millrace.wire.keys import LightsTold
 from millrace.wire.x11 import fakes, requests
 from millrace.wire.x11.events import LayoutUntold
 from millrace.wire.x11.keyboard import Keyboard
-from millrace.wire.x11.numbered import REPLY_MAX
 from millrace.wire.x11.requests import BUTTON_RELEASE, KEY_RELEASE, TEST
-from millrace.wire.x11.said import Said
+from millrace.wire.x11.said import Said, no_more, weakly
 
-Taken = Callable[[Any, bytes], None]
 _BUTTONS = range(1, 6)
 """Those whose state is told."""
 _BUTTONS_AT = 7
@@ -38,10 +35,8 @@ class X11Input(ABC):
         """The number of the check that the server has not answered yet, from 1 on; 0 if none."""
 
     @abstractmethod
-    def _send(self, request: bytes) -> None: ...
-
-    @abstractmethod
-    def _ask(self, request: bytes, answer: Taken, refused: Taken | None = None, bytes_max: int = REPLY_MAX) -> None: ...
+    def _send(self, request: bytes) -> None:
+        """Say what has no answer."""
 
     @abstractmethod
     def _say(self, said: Iterable[Said]) -> None: ...
@@ -103,11 +98,11 @@ class X11Input(ABC):
         if self._makes_input and not self.unanswered:
             self._checks += 1
             self.unanswered = self._checks
-            self._ask(requests.get_focus(), X11Input._checked)
+            self._say([Said(requests.get_focus(), weakly(self._checked))])
 
-    def _checked(self, part: bytes) -> None:
-        del part
+    def _checked(self, part: bytes) -> Sequence[Said]:
         self.unanswered = 0
+        return no_more(part)
 
     # -- the pointer -----------------------------------------------------------------------------
 
@@ -126,28 +121,24 @@ class X11Input(ABC):
         """Release what is down, and give back keys, such as a daemon may have left that did not end by itself."""
         if self._makes_input:
             self._say(self._keys.look(self._majors[TEST], self._root))
-            self._ask(requests.query_keys(), X11Input._keys_down)
-            self._ask(requests.query_pointer(self._root), X11Input._buttons_down)
+            keys, pointer = requests.query_keys(), requests.query_pointer(self._root)
+            self._say([Said(keys, weakly(self._keys_down)), Said(pointer, weakly(self._buttons_down))])
 
-    def _keys_down(self, part: bytes) -> None:
-        for number, bits in enumerate(part[8:40]):
-            for bit in range(8):
-                if bits >> bit & 1:
-                    self._release(KEY_RELEASE, 8 * number + bit)
+    def _keys_down(self, part: bytes) -> list[Said]:
+        bits = ((8 * number + bit, held >> bit & 1) for number, held in enumerate(part[8:40]) for bit in range(8))
+        return [self._release(KEY_RELEASE, key) for key, down in bits if down]
 
-    def _buttons_down(self, part: bytes) -> None:
+    def _buttons_down(self, part: bytes) -> list[Said]:
         mask = int.from_bytes(part[24:26], "little")
-        for button in _BUTTONS:
-            if mask >> _BUTTONS_AT + button & 1:
-                self._release(BUTTON_RELEASE, button)
+        return [self._release(BUTTON_RELEASE, button) for button in _BUTTONS if mask >> _BUTTONS_AT + button & 1]
 
-    def _release(self, kind: int, number: int) -> None:
-        self._send(requests.fake_input(self._majors[TEST], kind, number, self._root))
+    def _release(self, kind: int, number: int) -> Said:
+        return Said(requests.fake_input(self._majors[TEST], kind, number, self._root))
 
     def send_end(self) -> None:
         """Release what was pressed, and leave the layout as it was: the connection is about to be closed."""
         if self._makes_input:
             self._say(self._keys.end())
-            for fake in fakes.pointer(Point(0, 0), self._buttons, 0, True):
-                self._release(fake.kind, fake.detail)
+            up = fakes.pointer(Point(0, 0), self._buttons, 0, True)
+            self._say(self._release(fake.kind, fake.detail) for fake in up)
             self._buttons = 0

@@ -30,7 +30,8 @@ ANSWER_NS: HostNs = 5 * NS_PER_S
 
 
 # Nothing of XKB must be had: what was refused has an empty answer.
-def _ask(request: bytes, then: Then) -> Said:
+def _or_empty(request: bytes, then: Then) -> Said:
+    """Ask; a refusal is an empty answer."""
     return Said(request, then, lambda part: then(b""), keymap.ANSWER_MAX)
 
 
@@ -84,14 +85,14 @@ class Keyboard:
     # Its answers come before that with the layout, which is asked for three answers after `begin`.
     def look(self, test: int, root: int) -> list[Said]:
         """Ask which keys a daemon that was killed has given a meaning; if there are any, `begin`, to give them back."""
-        return [_ask(requests.intern_atom(MARK), partial(self._named, test, root))]
+        return [_or_empty(requests.intern_atom(MARK), partial(self._named, test, root))]
 
     def _named(self, test: int, root: int, part: bytes) -> list[Said]:
         if not part:
             return []
         (mark,) = struct.unpack_from("<I", part, 8)
         self._spares.named(root, mark)
-        return [_ask(requests.read_property(root, mark, MARK_MAX), partial(self._listed, test, root))]
+        return [_or_empty(requests.read_property(root, mark, MARK_MAX), partial(self._listed, test, root))]
 
     def _listed(self, test: int, root: int, part: bytes) -> list[Said]:
         return self.begin(test, root) if self._spares.read(part) else []
@@ -105,7 +106,7 @@ class Keyboard:
 
     def _first(self, request: bytes, then: Then) -> list[Said]:
         self._unknown += 1
-        return [_ask(request, partial(self._known, then))]
+        return [_or_empty(request, partial(self._known, then))]
 
     def _known(self, then: Then, part: bytes) -> Sequence[Said]:
         self._unknown -= 1
@@ -164,7 +165,7 @@ class Keyboard:
             self._tell(LightsTold(state.lights))
 
     def _ask_repeated(self) -> list[Said]:
-        return [_ask(requests.get_keyboard_control(), self._told_repeated)]
+        return [_or_empty(requests.get_keyboard_control(), self._told_repeated)]
 
     def _told_repeated(self, part: bytes) -> list[Said]:
         keys = part[_REPEATED_AT : _REPEATED_AT + _REPEATED_BYTES] if part and part[1] else b""
@@ -300,7 +301,7 @@ class Keyboard:
             self._fake(keycode, True), self._fake(keycode, False),
             Said(xkb.lock(self._xkb, place.among, state.locked & place.among, state.locked_group)),
             *(self._fake(key, True) for key in levels),
-            _ask(xkb.get_state(self._xkb), partial(self._typed, keycode)),
+            _or_empty(xkb.get_state(self._xkb), partial(self._typed, keycode)),
         ]  # fmt: skip
 
     def _typed(self, keycode: int, part: bytes) -> list[Said]:

@@ -7,42 +7,25 @@ the order in which they are sent, from 1 on; answers and errors name the lower 1
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from millrace.errors import RemoteProtocolError
 from millrace.wire.chunk import Chunk
+from millrace.wire.x11.said import REPLY_MAX, Said
 
 PACKET = 32
-REPLY_MAX = 2 * 1024 * 1024
 WAITING_MAX = 1024
 """Requests that the server may leave unanswered."""
 _REPLY, _GENERIC = 1, 35
 
-Answer = TypeVar("Answer")
 
-
-@dataclass(frozen=True, slots=True)
-class Asked(Generic[Answer]):
-    """A request that is answered, or refused: what is to be done then."""
-
-    answer: Answer
-    refused: Answer | None = None
-    """None: a refusal ends the connection."""
-    bytes_max: int = REPLY_MAX
-    """What its answer may have."""
-    head_only: bool = False
-    """Of an answer that has more, only the head is taken."""
-
-
-class Numbered(Generic[Answer]):
+class Numbered:
     """The requests of one connection."""
 
     def __init__(self, setup: bytes) -> None:
         """`setup` goes first, and has no number."""
         self._out: list[Chunk] = [Chunk(bytearray(setup))]
         self._sent = 0
-        self._waiting: dict[int, Asked[Answer]] = {}
+        self._waiting: dict[int, Said] = {}
         self._overrun = False
 
     def send(self, request: bytes, fds: Iterable[int] = ()) -> int:
@@ -57,14 +40,15 @@ class Numbered(Generic[Answer]):
             self._out[-1].data += request
         return number
 
-    def ask(self, request: bytes, asked: Asked[Answer]) -> None:
-        """Send what has an answer."""
-        number = self.send(request)
-        self._overrun |= len(self._waiting) >= WAITING_MAX
-        self._waiting[number] = asked
+    def say(self, said: Said) -> None:
+        """Send a request, and keep what is to be done with its answer."""
+        number = self.send(said.request)
+        if said.then is not None:
+            self._overrun |= len(self._waiting) >= WAITING_MAX
+            self._waiting[number] = said
 
-    def answered(self, number: int) -> Asked[Answer] | None:
-        """Who waited for what is said about this request; None if nobody did."""
+    def answered(self, number: int) -> Said | None:
+        """What waited for what is said about this request; None if nothing did."""
         return self._waiting.pop(number, None)
 
     def sizes(self, head: bytearray) -> tuple[int, int]:

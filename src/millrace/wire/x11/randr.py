@@ -161,7 +161,8 @@ class Wish:
         """Whether the server has answered all that was asked."""
         return not self._due
 
-    def _ask(self, request: bytes, then: Then, refused: Then = no_more) -> Said:
+    def _step(self, request: bytes, then: Then, refused: Then = no_more) -> Said:
+        """Ask, and count what is due until it is answered or refused."""
         self._due += 1
         return Said(request, partial(self._answered, then), partial(self._answered, refused), ANSWER_MAX)
 
@@ -171,26 +172,26 @@ class Wish:
 
     def begin(self) -> list[Said]:
         """The first step."""
-        return [self._ask(query_extension(RANDR), self._has_randr)]
+        return [self._step(query_extension(RANDR), self._has_randr)]
 
     def _has_randr(self, part: bytes) -> list[Said]:
         if not part[8]:
             return []
         self._major = part[9]
         version, sizes = query_version(self._major), get_range(self._major, self._root)
-        return [self._ask(version, no_more), self._ask(sizes, self._range)]
+        return [self._step(version, no_more), self._step(sizes, self._range)]
 
     def _range(self, part: bytes) -> list[Said]:
         if not in_range(part, self._size):
             return []
-        return [self._ask(get_resources(self._major, self._root), self._resources)]
+        return [self._step(get_resources(self._major, self._root), self._resources)]
 
     def _resources(self, part: bytes) -> list[Said]:
         made_of = read_resources(part, self._size)
         if made_of is None:
             return []
         self._made_of = made_of
-        return [self._ask(get_setting(self._major, made_of), self._setting)]
+        return [self._step(get_setting(self._major, made_of), self._setting)]
 
     def _setting(self, part: bytes) -> list[Said]:
         if part[1]:
@@ -198,7 +199,7 @@ class Wish:
         self._had = read_setting(part)
         if self._made_of.mode:
             return self._set(self._made_of.mode)
-        return [self._ask(create_mode(self._major, self._root, self._size), self._mode_made)]
+        return [self._step(create_mode(self._major, self._root, self._size), self._mode_made)]
 
     def _mode_made(self, part: bytes) -> list[Said]:
         (mode,) = struct.unpack_from("<I", part, 8)
@@ -213,13 +214,13 @@ class Wish:
     # A CRTC may not reach beyond the screen, neither before nor after: so it is off in between.
     def _change(self, setting: Setting, size: Size, then: Then = no_more, refused: Then = no_more) -> list[Said]:
         return [
-            self._ask(set_crtc(self._major, self._made_of, Setting()), no_more),
+            self._step(set_crtc(self._major, self._made_of, Setting()), no_more),
             Said(set_size(self._major, self._root, size)),
-            self._ask(set_crtc(self._major, self._made_of, setting), then, refused),
+            self._step(set_crtc(self._major, self._made_of, setting), then, refused),
         ]
 
     def _is_set(self, part: bytes) -> list[Said]:
-        return self._failed(part) if part[1] else [self._ask(get_geometry(self._root), self._is_size)]
+        return self._failed(part) if part[1] else [self._step(get_geometry(self._root), self._is_size)]
 
     # A server that refuses a smaller size may still take a mode that has it.
     def _is_size(self, part: bytes) -> list[Said]:
@@ -228,7 +229,7 @@ class Wish:
 
     # It may have changed meanwhile, and old times are refused.
     def _failed(self, part: bytes) -> list[Said]:
-        return [self._ask(get_resources(self._major, self._root), self._restore)]
+        return [self._step(get_resources(self._major, self._root), self._restore)]
 
     def _restore(self, part: bytes) -> list[Said]:
         self._made_of = read_resources(part, self._size) or self._made_of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
+from weakref import WeakMethod
 
-from millrace.wire.x11.numbered import REPLY_MAX
+REPLY_MAX = 2 * 1024 * 1024
 
 
 class Said(NamedTuple):
@@ -28,3 +29,17 @@ Then: TypeAlias = Callable[[bytes], Sequence[Said]]
 def no_more(part: bytes) -> Sequence[Said]:
     """Nothing follows from an answer, or from a refusal."""
     return ()
+
+
+def weakly(method: Callable[..., Sequence[Said]], *first: object) -> Then:
+    """A method of whoever keeps the requests, with these arguments before the answer.
+
+    A request that referred to it would be a cycle (daemon/collector.py).
+    """
+    known = WeakMethod(method)
+
+    def then(part: bytes) -> Sequence[Said]:
+        bound = known()
+        return () if bound is None else bound(*first, part)
+
+    return then

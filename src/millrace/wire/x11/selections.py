@@ -68,7 +68,8 @@ class _Transfer:
 
 
 # Anybody may destroy our windows. Whoever waits for a text learns of it as of an owner that does not answer.
-def _ask(request: bytes, then: Then) -> Said:
+def _or_nothing(request: bytes, then: Then) -> Said:
+    """Ask; nothing follows from a refusal."""
     return Said(request, then, no_more, PACKET + READ_BYTES)
 
 
@@ -108,7 +109,7 @@ class Selections:
     def begin(self, fixes: int, root: int, window: int) -> list[Said]:
         """Learn the names, and be told of owners from then on. `window` is a new number."""
         self._fixes, self._root, self._window = fixes, root, window
-        return [_ask(requests.intern_atom(name), partial(self._learn, name)) for name in _NAMES]
+        return [_or_nothing(requests.intern_atom(name), partial(self._learn, name)) for name in _NAMES]
 
     def _learn(self, name: bytes, part: bytes) -> list[Said]:
         (self._atoms[name],) = struct.unpack_from("<I", part, 8)
@@ -118,7 +119,7 @@ class Selections:
         return [
             Said(requests.create_window(self._window, self._root)),
             Said(requests.watch_selection(self._fixes, self._window, clipboard)),
-            _ask(requests.get_owner(clipboard), self._owner),
+            _or_nothing(requests.get_owner(clipboard), self._owner),
         ]
 
     def _owner(self, part: bytes) -> list[Said]:
@@ -174,7 +175,7 @@ class Selections:
 
     def _read(self, fetch: _Fetch) -> list[Said]:
         said = requests.get_property(fetch.window, self._atoms[_PROPERTY], fetch.at, READ_BYTES)
-        return [_ask(said, partial(self._take, fetch))]
+        return [_or_nothing(said, partial(self._take, fetch))]
 
     def _take(self, fetch: _Fetch, part: bytes) -> list[Said]:
         bits, kind, after, count = part[1], *struct.unpack_from("<III", part, 8)
