@@ -37,9 +37,6 @@ class MillraceError(Exception):
     """Code in the peer protocol's Fault."""
     exit_code: ClassVar[int] = 1
     """Exit status of a command that fails with it."""
-    right = guest = ""
-    """The right that is lacking, and where, empty for outside all guests: for programs, which shall not read the
-    sentence. Without `right` nothing is lacking, or more than one right, or what is no right."""
 
 
 class ConfigError(MillraceError):
@@ -68,14 +65,26 @@ class BudgetError(GraphError):
 
 
 class RightsError(MillraceError):
-    """The caller lacks the right to do this: `right`, if it is one, in `guest`."""
+    """The caller lacks the right to do this."""
 
     status, word, exit_code = 403, "rights", 4
     listener_word = "rights"
 
     def __init__(self, message: str, right: str = "", guest: str = "") -> None:
+        """`right` is the one right that is lacking, in `guest`, or outside all guests if that is empty.
+
+        Without `right`, several are lacking, or something else than a right.
+        """
         super().__init__(message)
         self.right, self.guest = right, guest
+
+
+def lacking(error: MillraceError) -> tuple[str, str]:
+    """The one right that is lacking, and the guest: for programs, which shall not read the sentence.
+
+    The guest is empty outside all guests, and the right if no right is lacking, or more than one.
+    """
+    return (error.right, error.guest) if isinstance(error, RightsError) else ("", "")
 
 
 class RightsEnded(RightsError):

@@ -93,7 +93,7 @@ def test_refused_caller_is_answered_when_strangers_share_allows(tmp_path: Path) 
                 async with session.get(url, headers={"Authorization": f"Bearer {token}"}) as answer:
                     return answer.status
 
-            strangers = daemon.worker.turns.strangers
+            strangers = daemon.worker.principal_turns.strangers
             assert await ask_as("wrong") == 401 and strangers.used_ns > 0
             turn = strangers.turn
             left = asyncio.Event()

@@ -287,12 +287,12 @@ def test_http_input_is_charged_to_authenticated_sender(tmp_path: Path) -> None:
         pending, alice = daemon.listeners.pending, daemon.worker.guests["alice"]
         async with aiohttp.ClientSession(headers=KNOWN) as http:
             async with http.get(f"http://{daemon.serving.address}/health"):
-                assert daemon.worker.turns.owner not in payers(pending.strangers)
+                assert daemon.worker.principal_turns.owner not in payers(pending.strangers)
             async with http.get(f"http://{daemon.serving.address}/api/v1/state") as answer:
                 await answer.read()
             while not pending.resting:
                 await asyncio.sleep(0)
-            assert payers(pending.resting) == {daemon.worker.turns.owner}
+            assert payers(pending.resting) == {daemon.worker.principal_turns.owner}
             async with http.ws_connect(f"http://{daemon.serving.address}/alice"):
                 assert alice.turns in payers(
                     connection for connection in pending._inside if hasattr(connection, "get_protocol")

@@ -70,9 +70,14 @@ class Window:
 
     def __init__(self) -> None:
         self.sdl, self.keys, self.texts = Sdl(), list[tuple[int, bool, str]](), list[str]()
-        self.pressed = Pressed(lambda *key: self.keys.append(key), lambda *_: None, lambda _: None)
+        self.locks: list[int | None] = []
+        self.pressed = Pressed(self._key, lambda *_: None, lambda _: None)
         self.typing = WindowKeyboard(self.sdl, self.pressed, self.texts.append, lambda: True)
         self.typing.begin()
+
+    def _key(self, code: int, down: bool, meaning: str, locks: int | None) -> None:
+        self.keys.append((code, down, meaning))
+        self.locks.append(locks)
 
     def key(self, usage: int, symbol: str, text: str = "", mods: int = 0, repeat: int = 0, up: bool = True) -> None:
         """A key goes down, types something, and goes up; all of it is in the queue."""
@@ -131,5 +136,8 @@ def test_locks_are_those_of_the_press(window: Window, monkeypatch: pytest.Monkey
     monkeypatch.setattr(keyboard, "MAC", False)
     for mods, locks in ((0, 0), (CAPS | 1, 4), (NUM, 2)):
         window.key(A, "a", "a", mods)
-        assert window.typing.locks == locks
+        assert window.locks[-2:] == [locks, None], "a release has none"
+    # Keys that are pressed by themselves have not those of the key before.
+    window.pressed.chord((0x1D, 0x38))
+    assert window.locks[-4:] == [None] * 4
     assert locks_of(0, mac=True) == 2 and window.sdl.hints[b"SDL_IME_SHOW_UI"] == b"1"

@@ -93,7 +93,7 @@ def test_connection_continued_elsewhere_keeps_its_claims_and_ducking(tmp_path: P
         hall.worker.claims.claim("lights", two, replace=False)
         hall.worker.claims.claim("lights", one, replace=False)
         plane.duck(one, stream.key, -20.0, None)
-        hall.worker.registry.watch(one, hall.worker.turns.owner)
+        hall.worker.registry.watch(one, hall.worker.principal_turns.owner)
         await settled()
         held = plane.held(one)
         assert (held.claims, list(held.ducking)) == ({"policy": True, "lights": False}, [stream.id])
@@ -118,7 +118,10 @@ def test_plane_passes_worker_objects_on(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         plane, worker = hall.plane, hall.worker
         assert plane.take_id() < plane.take_id() and plane.place is PLACE
-        assert plane.turns_of(OWNER) is worker.turns.owner and plane.strangers is worker.turns.strangers
+        assert (
+            plane.turns_of(OWNER) is worker.principal_turns.owner
+            and plane.strangers is worker.principal_turns.strangers
+        )
         assert plane.turns_of(guest_of(Right.SEE)) is worker.guests["alice"].turns
         assert plane.budget_of().whose == "owner" and plane.budget_of(guest_of(Right.SEE)).whose == "guest alice"
         assert plane.guest(OWNER, "alice", Right.ADMIN) is worker.guests["alice"]
@@ -226,7 +229,9 @@ def test_plane_exposes_nothing_of_its_worker(tmp_path: Path) -> None:
         plane: ControlPlane = hall.plane
         guests: LocalGuests = hall.plane
         assert plane.names(OWNER) == [guest.name for guest in guests.visible(OWNER)] == ["alice", "bob"]
-        inner = {id(one) for one in (hall.worker, *vars(hall.worker).values(), *vars(hall.worker.turns).values())}
+        inner = {
+            id(one) for one in (hall.worker, *vars(hall.worker).values(), *vars(hall.worker.principal_turns).values())
+        }
         shown = members_of(ControlPlane)
         assert {name for name in shown if id(getattr(plane, name)) in inner} == {"strangers"}, "a share of time"
 

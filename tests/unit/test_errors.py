@@ -66,3 +66,8 @@ def test_client_raises_the_error_kind_that_the_daemon_named() -> None:
     assert all(kind.listener_word == word for word, kind in BY_LISTENER_WORD.items())
     ends = {"settings": errors.ConfigError, "limit": errors.BudgetError, "?": errors.RemoteProtocolError}
     assert {code: type(ending(code, "why")) for code in ends} == ends
+
+
+def test_a_program_is_told_of_one_right_that_is_lacking_and_of_nothing_else() -> None:
+    assert errors.lacking(errors.RightsError("no", "type", "alice")) == ("type", "alice")
+    assert errors.lacking(errors.RightsEnded("no")) == errors.lacking(errors.GraphError("no")) == ("", "")

@@ -74,7 +74,7 @@ def test_long_text_is_typed_in_turns_and_charged_while_it_waits(room: Room) -> N
     room.begin()
     assert room.charged > TEXT_MAX and room.end() > TEXT_MAX * TICK_NS // SLICE_NS - 2
     assert room.typed == A * TEXT_MAX
-    assert not room.charged and not room.anna.session.hands.waiting and not room.faults()
+    assert not room.charged and not room.anna.session.keyboard.hands.waiting and not room.faults()
 
 
 def test_short_text_is_typed_at_once(room: Room) -> None:
@@ -120,7 +120,7 @@ def test_only_the_newest_size_that_is_wished_for_waits(room: Room) -> None:
         room.anna.say(SizeWish(width, 600))
         if width % 20 == 0:
             room.anna.say(Key(0x1C, width % 40 == 0))
-    assert room.anna.session.hands.waiting < INPUTS_MAX // 4
+    assert room.anna.session.keyboard.hands.waiting < INPUTS_MAX // 4
     room.end()
     sizes = [one for one in room.typed if one[1] == 600]  # type: ignore[index]
     assert sizes == [(99 + 2 * INPUTS_MAX, 600)] and not room.faults()
@@ -148,7 +148,7 @@ def test_whoever_leaves_or_loses_the_screen_types_no_more(room: Room) -> None:
     room.anna.say(LONG)
     room.desk.remove(room.screen)
     room.end()
-    assert not room.typed and not room.charged and not room.anna.session.hands.waiting
+    assert not room.typed and not room.charged and not room.anna.session.keyboard.hands.waiting
 
 
 def test_keyboard_that_went_otherwise_stops_the_text(room: Room) -> None:
@@ -230,8 +230,8 @@ def test_character_that_only_looks_like_a_keysym_is_refused(room: Room) -> None:
 
 def test_source_is_that_of_the_screen(room: Room) -> None:
     source: ScreenSource = room.screen
-    room.anna.session.hands.key(source, KeyPress(0x1E, True))
-    assert room.anna.session.hands.keys == (0x1E,)
+    room.anna.session.keyboard.hands.key(source, KeyPress(0x1E, True))
+    assert room.anna.session.keyboard.hands.keys == (0x1E,)
 
 
 def test_letter_and_its_accent_are_typed_as_one_character(room: Room) -> None:

@@ -264,4 +264,4 @@ def test_keys_that_wait_for_the_machine_are_not_ones_that_it_ignores(monkeypatch
     for code in range(16, 22):
         remote.say(Key(code, True))
     desk.run(5_000)
-    assert remote.session.hands.waiting and not desk.house.symptoms
+    assert remote.session.keyboard.hands.waiting and not desk.house.symptoms

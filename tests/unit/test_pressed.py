@@ -22,7 +22,7 @@ class Machine:
         self.pointers: list[tuple[Point, int, bool]] = []
         self.commands: list[str] = []
         self.pressed = Pressed(
-            lambda code, down, meaning: self.keys.append((code, down)),
+            lambda code, down, meaning, locks: self.keys.append((code, down)),
             lambda at, buttons, relative: self.pointers.append((at, buttons, relative)),
             self.commands.append,
         )
@@ -98,7 +98,7 @@ def test_key_means_what_it_types_or_its_own_character() -> None:
 
 def test_meaning_of_a_key_goes_along_when_it_is_pressed() -> None:
     meanings: list[str] = []
-    pressed = Pressed(lambda code, down, meaning: meanings.append(meaning), lambda *_: None, lambda _: None)
+    pressed = Pressed(lambda code, down, meaning, locks: meanings.append(meaning), lambda *_: None, lambda _: None)
     pressed.key(C, True, "j")
     pressed.release()
     pressed.chord((0x1D,))

@@ -163,7 +163,7 @@ def test_whatever_ends_the_typing_takes_what_waits_and_its_charge(room: Room, en
     assert room.charged(room.anna) > TEXT_MAX and room.desk.home.admission.budget.held > held + TEXT_MAX
     ENDS[end](room)
     room.pace(5)
-    assert len(room.calls) == typed and not room.charged(room.anna) and not room.anna.session.hands.waiting
+    assert len(room.calls) == typed and not room.charged(room.anna) and not room.anna.session.keyboard.hands.waiting
     assert room.desk.home.admission.budget.held <= held
 
 

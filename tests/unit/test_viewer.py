@@ -204,7 +204,7 @@ def test_watching_needs_no_right_to_type_and_gives_none() -> None:
     remote.say(Key(0x1E, True))
     desk.run(30)
     assert [one.code for one in remote.news(Fault)] == ["rights", "rights"] and not screen.typed
-    assert Remote(desk, Watch(keyboard=True), principal=TYPES).session.may_type
+    assert Remote(desk, Watch(keyboard=True), principal=TYPES).session.keyboard.allowed
 
 
 def test_text_is_typed_as_keys_of_a_us_keyboard_or_not_at_all() -> None:

@@ -27,8 +27,6 @@ class WindowKeyboard:
 
     def __init__(self, sdl: Any, pressed: Pressed, text: Callable[[str], None], level_3: Callable[[], bool]) -> None:
         self._sdl, self._pressed, self._text, self._level_3 = sdl, pressed, text, level_3
-        self.locks = 0
-        """Those that were on when a key was pressed last."""
 
     def begin(self) -> None:
         """Have text told, and input methods show what they compose."""
@@ -47,8 +45,8 @@ class WindowKeyboard:
             return
         if following is not None:
             self._peep(following, self._sdl.SDL_GETEVENT)
-        self.locks = locks_of(mods, MAC)
-        self._pressed.key(usage, True, meaning_of(symbol, text, self._level_3()), repeated=bool(event.key.repeat))
+        meaning, repeated = meaning_of(symbol, text, self._level_3()), bool(event.key.repeat)
+        self._pressed.key(usage, True, meaning, repeated, locks_of(mods, MAC))
 
     def text(self, event: Any) -> None:
         """Text that belongs to no key."""

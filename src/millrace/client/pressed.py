@@ -18,11 +18,14 @@ NOTCHES_MAX = 8
 
 
 class Pressed:
-    """Turns key and pointer events into those of the machine. `command` is called for the viewer's own keys."""
+    """Turns key and pointer events into those of the machine. `command` is called for the viewer's own keys.
+
+    `key` is called with a code, whether it is pressed, what it means, and the locks then, if they are known.
+    """
 
     def __init__(
         self,
-        key: Callable[[int, bool, str], None],
+        key: Callable[[int, bool, str, int | None], None],
         pointer: Callable[[Point, int, bool], None],
         command: Callable[[str], None],
     ) -> None:
@@ -37,8 +40,8 @@ class Pressed:
         """Whether there is such a key."""
         return usage in CODES
 
-    def key(self, usage: int, down: bool, meaning: str = "", repeated: bool = False) -> None:
-        """A key by its USB usage, and what it means where it is pressed; unknown ones are ignored.
+    def key(self, usage: int, down: bool, meaning: str = "", repeated: bool = False, locks: int | None = None) -> None:
+        """A key by its USB usage, what it means where it is pressed, and the locks there; unknown ones are ignored.
 
         A press may be `repeated` while the key is down in the machine; others of such a key are ignored.
         """
@@ -47,7 +50,7 @@ class Pressed:
             return
         if repeated:
             if code in self._down:
-                self._key(code, True, meaning)
+                self._key(code, True, meaning, locks)
         elif down and code in COMMANDS and self._down >= CHORD:
             self._kept.add(code)
             self._own(COMMANDS[code])
@@ -55,7 +58,7 @@ class Pressed:
             self._kept.discard(code)
         elif down != (code in self._down):
             (self._down.add if down else self._down.discard)(code)
-            self._key(code, down, meaning)
+            self._key(code, down, meaning, locks)
 
     def _own(self, command: str) -> None:
         self.release()
@@ -67,14 +70,14 @@ class Pressed:
     def chord(self, codes: tuple[int, ...]) -> None:
         """Press these keys in order, and release them."""
         for code in codes:
-            self._key(code, True, "")
+            self._key(code, True, "", None)
         for code in reversed(codes):
-            self._key(code, False, "")
+            self._key(code, False, "", None)
 
     def release(self) -> None:
         """The window lost the keyboard: nothing is down any more."""
         for code in sorted(self._down):
-            self._key(code, False, "")
+            self._key(code, False, "", None)
         self._down.clear()
         if self.buttons:
             self.buttons = 0

@@ -395,9 +395,9 @@ class Window:
     def _level_3(self) -> bool:
         return self._display is not None and self._display.level_3
 
-    def _key(self, code: int, down: bool, meaning: str) -> None:
+    def _key(self, code: int, down: bool, meaning: str, locks: int | None) -> None:
         if self._viewer is not None and self._mine:
-            self._viewer.key(code, down, meaning, self._typing.locks if down else None)
+            self._viewer.key(code, down, meaning, locks)
 
     def _type(self, text: str) -> None:
         if self._viewer is not None and self._mine:

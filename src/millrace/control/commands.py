@@ -144,7 +144,7 @@ class Commands:
 
     async def _run_in_turn(self, principal: Principal, run: Run, args: Any) -> Any:
         """Run a command that writes to disk, with the rights that its principal has when its turn comes."""
-        turns = self._worker.turns.of(principal)
+        turns = self._worker.principal_turns.of(principal)
 
         async def whole() -> Any:
             return await run(args, self._worker.current(principal))

@@ -28,7 +28,7 @@ class LocalPlane:
     def __init__(self, worker: Worker, place: Place) -> None:
         self._worker, self._access, self.place = worker, worker.access, place
         self.commands = Commands(worker, place)
-        self.strangers = worker.turns.strangers
+        self.strangers = worker.principal_turns.strangers
 
     # -- principals --------------------------------------------------------------------------
 
@@ -66,7 +66,7 @@ class LocalPlane:
 
     def turns_of(self, principal: Principal) -> Turns:
         """See `Operations`."""
-        return self._worker.turns.of(principal)
+        return self._worker.principal_turns.of(principal)
 
     def budget_of(self, principal: Principal = OWNER) -> Budget:
         """See `Operations`."""

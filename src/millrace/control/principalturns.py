@@ -1,4 +1,4 @@
-"""Whose share of the daemon's time a principal's commands are charged to: the guest's, or the principal's own."""
+"""In whose turns a principal's commands are done: its guest's, or its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class PrincipalTurns:
-    """The shares of all principals. `report` is told of one that is kept waiting."""
+    """The turns of all principals. `report` is told of one that is kept waiting."""
 
     def __init__(self, guests: Mapping[str, Guest], report: Callable[[Symptom], None]) -> None:
         self._guests, self._report = guests, report
@@ -24,10 +24,10 @@ class PrincipalTurns:
         self._own: dict[str, Turns] = {}
 
     def of(self, principal: Principal) -> Turns:
-        """The share that a principal's commands are charged to.
+        """The turns that a principal's commands are charged to.
 
         A principal of one guest is charged to that guest, however many tokens it has. Other tokens and certificates
-        have a share each, and the owner has one.
+        have turns of their own, and so has the owner.
         """
         kind = principal.key.partition("/")[0]
         if kind != "owner" and len(principal.guests) == 1 and (name := min(principal.guests)) in self._guests:
@@ -40,5 +40,5 @@ class PrincipalTurns:
         return self._own[principal.key]
 
     def forget(self, key: str) -> None:
-        """Drop the share of a principal that is gone."""
+        """Drop the turns of a principal that is gone."""
         self._own.pop(key, None)

@@ -97,7 +97,8 @@ class Worker:
         self.listeners = Listeners()
         self._cycles = TimerRunner(observer=self.diagnosis)
         self._memories: dict[str, Memory] = {}
-        self.budgets, self.turns = Budgets(self.guests), PrincipalTurns(self.guests, self.report)
+        self.budgets = Budgets(self.guests)
+        self.principal_turns = PrincipalTurns(self.guests, self.report)
         self.doors = KeptDoors(self.keeper, self.attach, self.guests)
         self.claims = Claims()
         self.ducking = Ducking(lambda: (guest.graph for guest in self.guests.values()))
@@ -313,7 +314,7 @@ class Worker:
 
     def _forget(self, key: str) -> None:
         """A principal is gone."""
-        self.turns.forget(key)
+        self.principal_turns.forget(key)
         self.budgets.forget(key)
 
     def release(self, session: Session) -> None:

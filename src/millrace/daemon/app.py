@@ -57,7 +57,7 @@ class Daemon:
             self.worker = Worker(config.runtime, config.state, config.token, self)
             undo.pop_all()
         self.listeners = self.worker.listeners
-        self.serving = Serving(config, self.listeners, self.worker.turns.strangers)
+        self.serving = Serving(config, self.listeners, self.worker.principal_turns.strangers)
         self.plane = LocalPlane(self.worker, self.serving)
         self._web: Web | None = None
         self._bound: dict[Path, socket.socket] = {}

@@ -8,14 +8,15 @@ from msgspec import UNSET
 
 from millrace.budget import VIEWERS
 from millrace.codec.picturesettings import PictureSettings, changed_picture
-from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, RightsError
+from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
+from millrace.graph.screen import Screen
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
 from millrace.guest.clips import ViewerClip
 from millrace.guest.company import Company
-from millrace.guest.hands import Hands
 from millrace.guest.ratelimits import ViewerLimits
 from millrace.guest.viewerblame import ViewerBlame
+from millrace.guest.viewerkeyboard import ViewerKeyboard
 from millrace.guest.viewerpictures import ViewerPictures
 from millrace.guest.viewersending import Sending
 from millrace.outlets.encoded import EncodedPicture
@@ -23,7 +24,7 @@ from millrace.outlets.pictureflow import PictureFlow
 from millrace.outlets.picturetimes import PictureTimes
 from millrace.outlets.queue import Traffic, Write, unknown
 from millrace.pixels.rects import Size
-from millrace.rights.model import Principal, Right
+from millrace.rights.model import Principal
 from millrace.symptoms import Evidence, Symptom, last_heard
 from millrace.text import printable
 from millrace.units import NS_PER_S, HostNs
@@ -36,7 +37,6 @@ from millrace.wire.peer.pictures import (
     Gone,
     Hidden,
     Key,
-    KeyboardHeld,
     Pointer,
     Refresh,
     ScreenNamed,
@@ -92,11 +92,12 @@ class ViewerSession:
         self.retry_ns: HostNs = 0
         """It is given no encoder before."""
         self.listed: Listed | None = None
+        """The screen that it sees."""
         self.shares: PictureSettings | None = None
         """The settings of the encoder that it shares now: the nearest to its own, if there is no room for those."""
         self.times = PictureTimes(now_ns, viewers.totals)
         self.limits = ViewerLimits(viewers.wholes.of(principal.key))
-        self.hands = Hands(self.guest.turns, self.account)
+        self.keyboard = ViewerKeyboard(self.guest, self.who, wire, self.sending, self.account, self.blame)
         self.pictures = ViewerPictures(wire, self.sending, self.blame, self.account, self.times, viewers.clock)
         self.clip = ViewerClip(self.guest, self.who, wire, self.account, self.sending, viewers.tell_later)
         self.refreshed = 0
@@ -105,9 +106,7 @@ class ViewerSession:
         """The door and the label of the screen that it saw last."""
         self._told = ""
         self._in_force = self.settings
-        self._held: tuple[bool, str] | None = None
-        self._refused = False
-        """It was told that it has no keyboard."""
+        """The settings that it was told."""
         self._named: list[ScreenNamed] | None = None
 
     @property
@@ -126,14 +125,9 @@ class ViewerSession:
         return self.pictures.flow
 
     @property
-    def has_keyboard(self) -> bool:
-        """Whether it has the keyboard of its guest."""
-        return self.guest.screens.seat.who is self.who
-
-    @property
-    def may_type(self) -> bool:
-        """Whether it may take the keyboard."""
-        return self.principal.may(Right.TYPE, self.guest.name)
+    def screen(self) -> Screen | None:
+        """The screen that it sees."""
+        return None if self.listed is None else self.listed.screen
 
     @property
     def wants_pictures(self) -> bool:
@@ -177,7 +171,7 @@ class ViewerSession:
         self.pictures.settle(self.rtt_ns, now_ns)
         self.clip.tick(now_ns)
         self.long_hidden = self.hidden and now_ns - self._hidden_ns > HIDDEN_NS
-        self.blame.second(self.listed.screen if self.listed else None, now_ns)
+        self.blame.second(self.screen, now_ns)
         self.relieved()
         self.regroup()
 
@@ -234,7 +228,7 @@ class ViewerSession:
         elif isinstance(event, Shown | Taken):
             self._acknowledged(event, now_ns)
         elif isinstance(event, Key | Pointer | SizeWish | Text):
-            self._control(event)
+            self.keyboard.control(event, self.screen, self.pictures.size, self.viewers.clock())
         elif isinstance(event, TakeKeyboard):
             self._take(event.take)
         elif isinstance(event, Copied | Paste | Clip):
@@ -288,7 +282,7 @@ class ViewerSession:
         self._pair(watch.listener)
         self.viewers.join(self)
         self._tell_settings()
-        if watch.keyboard and self.may_type and self.guest.screens.seat.who is None:
+        if watch.keyboard and self.keyboard.allowed and self.guest.screens.seat.who is None:
             self.viewers.take_keyboard(self)
 
     def see(self, listed: Listed | None) -> None:
@@ -297,7 +291,7 @@ class ViewerSession:
         key, label, why = (listed.key, listed.label, "") if listed else (None, "", self.viewers.absence)
         self._like = (listed.door, label) if listed else self._like
         self.send(Watching(
-            self.id, self.guest.name, key, label, self.settings.as_dict(), self.may_type, self.clip.allowed,
+            self.id, self.guest.name, key, label, self.settings.as_dict(), self.keyboard.allowed, self.clip.allowed,
             buttons=BUTTONS, name=self.name, why=why,
         ))  # fmt: skip
         self.tell_clip()
@@ -339,37 +333,21 @@ class ViewerSession:
 
     def _take(self, take: bool) -> None:
         try:
-            (self.viewers.take_keyboard if take else self.viewers.leave_keyboard)(self)
+            if take:
+                self.viewers.take_keyboard(self)
+            else:
+                self.viewers.leave_keyboard(self)
         except RightsError as error:
-            self.send(Fault.of(error))
-
-    def _control(self, event: Key | Pointer | SizeWish | Text) -> None:
-        """Pass on what it types and points at, if it has the keyboard."""
-        if self.listed is None or self.listed.screen.ended:
-            return
-        try:
-            self.hands.control(event, self.who, self.listed.screen, self.pictures.size)
-            self.blame.typed(event, self.listed.screen, self.hands.waiting > 0, self.viewers.clock())
-        except RightsError as error:
-            # Once for a pointer that moves a hundred times a second.
-            if not self._refused:
-                self._refused = True
-                self.send(Fault.of(error))
-        except (ConfigError, BudgetError) as error:
-            self.send(Fault.of(error))
+            self.keyboard.refuse(error)
 
     def release_keys(self) -> None:
         """Release what it holds down; called while it still has the keyboard."""
-        if self.has_keyboard and self.listed is not None and not self.listed.screen.ended:
-            self.hands.release(self.listed.screen.controlled(self.who, "typing"))
-        self.hands.forget()
+        self.keyboard.release(self.screen)
 
     def tell_keyboard(self, holder: str) -> None:
         """Tell it who has the keyboard, if that has changed."""
-        held = self.has_keyboard, holder
-        if self._joined and held != self._held and self.sending.open:
-            self._held, self._refused = held, False
-            self.send(KeyboardHeld(*held))
+        if self._joined:
+            self.keyboard.tell(holder)
 
     # -- the screen ------------------------------------------------------------------------------
 
@@ -385,7 +363,7 @@ class ViewerSession:
         # Its machine went, and not the viewer, which need not wait for its next encoder.
         self.limits.moves.renew()
         self.clip.see(None)
-        self.hands.forget()
+        self.keyboard.hands.forget()
         self.pictures.screen_gone()
         self.send(Gone(why))
 

@@ -168,7 +168,7 @@ class Viewers:
 
     def leave_keyboard(self, session: ViewerSession) -> None:
         """Take the keyboard away from a viewer, if it has it."""
-        if session.has_keyboard:
+        if session.keyboard.held:
             session.release_keys()
             self.guest.screens.seat.leave(session.who)
             self._changed("change", session)

@@ -170,7 +170,7 @@ def viewer_view(session: ViewerSession) -> ViewerView:
         id=session.key, name=session.name, address=session.address, by=session.principal.key,
         screen=session.listed.key if session.listed else None, listener=session.listener,
         settings=session.settings.as_dict(), codecs=sorted(session.codecs),
-        keyboard=session.has_keyboard, hidden=session.hidden, bitrate=times.bitrate, line_rate=flow.rate,
+        keyboard=session.keyboard.held, hidden=session.hidden, bitrate=times.bitrate, line_rate=flow.rate,
         fps=round(times.fps, 1), latency_ms=_ms(times.latency_ns),
         ledger_ms={name: round(ns / 1e6, 2) for name, ns in times.breakdown.items()}, skew_ms=_ms(times.skew_ns),
         sent=session.pictures.sent, shown=times.shown, skipped=times.skipped,

@@ -112,7 +112,7 @@ class Principal:
         return replace(self, guests=self.guests - {guest})
 
     def demand(self, right: Right, guest: str | None = None, why: str = "") -> None:
-        """RightsError without the right. Its sentence does not reveal whether the guest exists, or is `why`."""
+        """RightsError without the right. Its sentence hides whether the guest exists; `why` is said instead."""
         if not self.may(right, guest):
             name = "/".join(show_rights(right))
             where = f"in guest {guest}" if guest is not None else "outside its guests"

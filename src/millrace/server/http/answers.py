@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from millrace.budget import CONNECTIONS, Budget
-from millrace.errors import BudgetError, MillraceError
+from millrace.errors import BudgetError, MillraceError, lacking
 from millrace.server.http.reading import READ_S, ReadInTime
 from millrace.wire.native.messages import FRAME_MAX, packed
 
@@ -27,7 +27,8 @@ REPLY_MAX = FRAME_MAX - 1024
 
 def refusal_of(error: MillraceError) -> dict[str, str]:
     """The body of a refusal: a sentence, and of one right that is lacking, which one and in which guest."""
-    return {"error": str(error)} | ({"right": error.right, "guest": error.guest} if error.right else {})
+    right, guest = lacking(error)
+    return {"error": str(error)} | ({"right": right, "guest": guest} if right else {})
 
 
 class _Step:

@@ -19,7 +19,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from millrace.absent import nothing
 from millrace.control.plane import LocalGuests
 from millrace.control.requests import parsed
-from millrace.errors import ConfigError, MillraceError
+from millrace.errors import ConfigError, MillraceError, lacking
 from millrace.guest.guest import Guest
 from millrace.guest.thumbnails import Thumbnail
 from millrace.io.turns import Turns
@@ -55,7 +55,8 @@ def thumbnail_message(guest: str, made: Thumbnail) -> bytes:
 
 def _reason(error: MillraceError) -> dict[str, str]:
     """Why a guest is not shown, as it is sent."""
-    return {"why": str(error)} | ({"right": error.right} if error.right else {})
+    right, _ = lacking(error)
+    return {"why": str(error)} | ({"right": right} if right else {})
 
 
 class _Tile:

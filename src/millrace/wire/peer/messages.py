@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from millrace.codec.parameters import CodecParameters
 from millrace.dsp.convert import Buffer
-from millrace.errors import MillraceError, RemoteProtocolError
+from millrace.errors import MillraceError, RemoteProtocolError, lacking
 from millrace.media.audio import AudioPacket
 from millrace.media.fields import Count, Signed
 from millrace.units import Frames, HostNs
@@ -159,7 +159,7 @@ class Fault(msgspec.Struct, tag="error", tag_field="type"):
     @classmethod
     def of(cls, error: MillraceError, fatal: bool = False) -> Fault:
         """What the other end is told of an error."""
-        return cls(error.listener_word, str(error), fatal, error.right or UNSET)
+        return cls(error.listener_word, str(error), fatal, lacking(error)[0] or UNSET)
 
 
 class Bye(msgspec.Struct, tag="bye", tag_field="type"):
