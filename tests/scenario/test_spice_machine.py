@@ -170,15 +170,30 @@ def test_wrong_picture_leaves_the_sound_alone_and_is_asked_for_again(
 
 
 @pytest.mark.parametrize("kind", [ChannelKind.CURSOR, ChannelKind.INPUTS])
-def test_wrong_cursor_or_keyboard_leaves_the_picture_alone(tmp_path: Path, kind: ChannelKind) -> None:
+def test_wrong_cursor_or_keyboard_leaves_the_picture_alone_and_is_opened_again(
+    tmp_path: Path, kind: ChannelKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spice, "AGAIN_FIRST_S", 0.2)
     made = Server()
     made.says[kind] = [server.message(103 if kind is ChannelKind.CURSOR else 101)]
 
     async def test(one: Attached) -> None:
         await one.until(lambda: "truncated" in one.machine.view().hint, "it says what is wrong")
         await one.until(lambda: np.array_equal(one.picture, PICTURE), "there is a picture")
+        made.says[kind] = []
+        await one.until(lambda: not one.machine.view().hint, "it is right now")
+        assert one.machine.sessions == 1 and made.links.count(ChannelKind.DISPLAY) == 1
+        assert one.screen is not None
+        if kind is ChannelKind.INPUTS:
+            reader = one.screen.read(WATCHER)
+            one.guest.screens.seat.take(WATCHER)
+
+            def typed() -> bool:
+                reader.key(KeyPress(0x1E, True))
+                return made.links.count(kind) == 2 and server.message(101, b"\x1e\0\0\0") in made.heard[kind]
+
+            await one.until(typed, "keys arrive")
         assert one.machine.sessions == 1
-        one.machine._controls.key(KeyPress(0x1E, True))  # type: ignore[attr-defined]
 
     attached(tmp_path, made, test)
 

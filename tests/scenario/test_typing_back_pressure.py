@@ -68,7 +68,10 @@ class DeafX(Deaf):
     async def greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """See `Deaf`."""
         while not (asked := requests_of(self.got)) or b"XKEYBOARD" not in asked[-1]:
-            self.got += await reader.read(1 << 16)
+            data = await reader.read(1 << 16)
+            if not data:
+                return
+            self.got += data
         writer.write(xserver.reply(len(asked), bytes(4)))
 
 

@@ -48,11 +48,12 @@ DISPLACED_ADVICE = ". To allow both, run QEMU with SPICE_DEBUG_ALLOW_MC=1"
 DISPLAYS_MAX = 4
 """Display channels of one machine: one for each card."""
 AGAIN_FIRST_S, AGAIN_MAX_S = 2.0, 120.0
-"""Backoff before a display channel is opened again, because part of its picture was not understood."""
+"""Backoff before a channel of the picture is opened again, because part of it was not understood, or had no room."""
 SCREEN_BYTES = 64 * 1024
 """What a display channel takes besides its pixels."""
 TOLD_MAX = 16
 Serve = Callable[[ssl.SSLContext | None], Coroutine[Any, Any, None]]
+Reopen = Callable[[], Coroutine[Any, Any, None]]
 
 
 class SpiceMachine(NetworkMachine):
@@ -76,8 +77,9 @@ class SpiceMachine(NetworkMachine):
         self._paced = Paced(self._controls.room)
         self._screens: dict[int, SpiceScreen] = {}
         self._displays: dict[int, ClientConnection] = {}
-        self._due: set[int] = set()
-        self._wait_s: dict[int, float] = {}
+        self._due: set[str] = set()
+        """Channels of the picture that are opened again, by name."""
+        self._wait_s: dict[str, float] = {}
         self._told: set[str] = set()
         self.untold = ""
         """What is wrong with the picture."""
@@ -193,7 +195,7 @@ class SpiceMachine(NetworkMachine):
         else:
             screen.restart(wire)
         self._displays[number] = await self._picture(
-            f"screen {number}", wire, screen.receive, lambda: self._again(number, tls), tls
+            _screen(number), wire, screen.receive, nothing, partial(self._redisplay, number, tls), tls
         )
 
     async def _cursor(self, number: int, tls: ssl.SSLContext | None) -> None:
@@ -204,7 +206,7 @@ class SpiceMachine(NetworkMachine):
             if number in self._screens:
                 self._screens[number].receive_cursor(wire)
 
-        await self._picture(f"cursor {number}", wire, after, nothing, tls)
+        await self._picture(f"cursor {number}", wire, after, nothing, partial(self._cursor, number, tls), tls)
 
     def _lit(self, wire: SpiceInputs) -> None:
         """The machine may have told of its lights."""
@@ -215,7 +217,10 @@ class SpiceMachine(NetworkMachine):
 
     async def _inputs(self, tls: ssl.SSLContext | None) -> None:
         wire = SpiceInputs(self._number, self.password, spice_ticket, now_ns())
-        connection = await self._picture("keyboard", wire, lambda now: self._lit(wire), self._controls.close, tls)
+        again = partial(self._inputs, tls)
+        connection = await self._picture(
+            "keyboard", wire, lambda now: self._lit(wire), self._controls.close, again, tls
+        )
         if connection not in self.connections:
             # It has ended before this had its turn: what is typed would wait there for ever.
             return
@@ -227,13 +232,13 @@ class SpiceMachine(NetworkMachine):
         self._controls.connect(wire, wake, lambda: connection.congested)
         connection.relieved = self._paced.relieved
 
-    # What a channel of the picture sends may be wrong, or too large for the guest. That costs this channel and leaves
-    # the sound alone. Any other end is that of the whole session, of which the sound's channels know as well.
+    # What a channel of the picture sends may be wrong, or too large for the guest. That costs this channel for a while
+    # and leaves the sound alone. Any other end is that of the whole session, of which the sound's channels know too.
     async def _picture(
-        self, what: str, wire: Core, after: Callable[[HostNs], None], failed: Callable[[], None],
+        self, what: str, wire: Core, after: Callable[[HostNs], None], failed: Callable[[], None], again: Reopen,
         tls: ssl.SSLContext | None,
     ) -> ClientConnection:  # fmt: skip
-        """Connect a channel of the picture."""
+        """Connect a channel of the picture, and open it `again` if it has failed."""
 
         def ended(why: Exception) -> None:
             if connection not in self.connections:
@@ -244,6 +249,7 @@ class SpiceMachine(NetworkMachine):
             self.connections.remove(connection)
             self._tell(f"{what}: {why}")
             failed()
+            self._again(what, again)
 
         connection = self._new_connection(wire, after, ended)
         await self._open(connection, tls)
@@ -251,27 +257,31 @@ class SpiceMachine(NetworkMachine):
 
     def _missed(self, number: int, tls: ssl.SSLContext | None, why: str) -> None:
         """Part of a picture was not understood. The server sends all of it to a display channel that is opened anew."""
-        self._tell(
-            f"screen {number}: {why}, which the machine draws with, are not understood; the picture is asked for again"
-        )
-        self._again(number, tls)
+        what = _screen(number)
+        self._tell(f"{what}: {why}, which the machine draws with, are not understood; the picture is asked for again")
+        self._again(what, partial(self._redisplay, number, tls))
 
-    def _again(self, number: int, tls: ssl.SSLContext | None) -> None:
-        if number not in self._due:
-            self._due.add(number)
-            self._later(partial(self._reopen, number, tls))
+    def _again(self, what: str, again: Reopen) -> None:
+        if what not in self._due:
+            self._due.add(what)
+            self._later(partial(self._reopen, what, again))
 
-    async def _reopen(self, number: int, tls: ssl.SSLContext | None) -> None:
-        wait_s = self._wait_s.get(number, AGAIN_FIRST_S)
-        self._wait_s[number] = min(wait_s * 2, AGAIN_MAX_S)
+    async def _reopen(self, what: str, again: Reopen) -> None:
+        wait_s = self._wait_s.get(what, AGAIN_FIRST_S)
+        self._wait_s[what] = min(wait_s * 2, AGAIN_MAX_S)
         await asyncio.sleep(wait_s)
-        self._due.discard(number)
+        self._due.discard(what)
+        # What is wrong with another channel stays to be told.
+        if self.untold.startswith(f"{what}: "):
+            self.untold = ""
+        await again()
+
+    async def _redisplay(self, number: int, tls: ssl.SSLContext | None) -> None:
         old = self._displays.pop(number, None)
         if old is not None and old in self.connections:
             # Removed first: this end is not the session's.
             self.connections.remove(old)
             old.close()
-        self.untold = ""
         await self._display(number, tls)
 
     def _tell(self, text: str) -> None:
@@ -281,3 +291,8 @@ class SpiceMachine(NetworkMachine):
         if text not in self._told and len(self._told) < TOLD_MAX:
             self._told.add(text)
             log.warning("%s: %s", self.label, text)
+
+
+def _screen(number: int) -> str:
+    """What a display channel is called where its trouble is told."""
+    return f"screen {number}"
