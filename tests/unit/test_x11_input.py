@@ -30,18 +30,37 @@ def test_characters_that_can_not_be_typed_are_told_once_a_text_and_not_which() -
     assert told == [("screen", "no key", one.screen.key, {"characters": 3})] * 2
 
 
+def lacking_layout(one: Served, told: list[str]) -> int:
+    """It does not tell its layout; returns the number of what it was asked to see whether it answers at all."""
+    one.screens.seat.take(WATCHER)
+    assert not one.screen.controlled(WATCHER, "typing").takes(True, lambda: told.append("room"))
+    one.wire.handle_timeout(0)
+    asked = one.wire._requests._sent
+    assert one.wire.unanswered
+    one.wire.handle_timeout(ANSWER_NS)
+    return asked
+
+
 def test_layout_that_is_not_told_is_told_of_and_keys_no_longer_wait() -> None:
     one, told = Served(), list[str]()
-    one.screens.seat.take(WATCHER)
-    source = one.screen.controlled(WATCHER, "typing")
-    assert not source.takes(True, lambda: told.append("room"))
-    for now_ns in (0, ANSWER_NS):
-        one.wire.handle_timeout(now_ns)
-    one.turns(b"")
-    one.screens.second(ANSWER_NS)
-    one.screens.second(2 * ANSWER_NS)
+    asked = lacking_layout(one, told)
+    one.turns(xserver.reply(asked))
+    for second in range(3):
+        one.screens.second(ANSWER_NS + second * NS_PER_S)
     found = [(one.stage, one.cause, one.evidence) for one in one.told]
     assert found == [("screen", "no layout", {"waited_ms": 5000.0})] and told == ["room"]
+
+
+def test_server_that_answers_nothing_is_told_of_once_and_not_of_its_layout_besides() -> None:
+    one, told = Served(), list[str]()
+    asked = lacking_layout(one, told)
+    one.turns(b"")
+    for second in range(2 * SILENT_S):
+        one.screens.second(ANSWER_NS + second * NS_PER_S)
+    assert [found.cause for found in one.told] == ["no answer"] and told == ["room"] and one.door.silent_s
+    one.turns(xserver.reply(asked))
+    one.screens.second(NS_PER_S)
+    assert len(one.told) == 1 and not one.door.silent_s
 
 
 def test_display_takes_all_characters_without_a_key() -> None:

@@ -53,6 +53,7 @@ def test_layout_that_is_not_told_is_waited_for_a_while_and_then_keys_are_pressed
     assert asked == xkb.get_map(KEYBOARD) and one.wire.keys_wait
     awaited(one, begun_ns)
     assert one.wire.next_timeout() == begun_ns + ANSWER_NS and one.wire.keys_wait and not untold(one)
+    assert one.sent() == [requests.get_focus()], "does it answer at all?"
     one.wire.handle_timeout(begun_ns + ANSWER_NS - 1)
     assert one.wire.keys_wait and not one.wire.lacks_layout
     awaited(one, begun_ns + ANSWER_NS)
@@ -62,8 +63,8 @@ def test_layout_that_is_not_told_is_waited_for_a_while_and_then_keys_are_pressed
         one.wire.send_key(code, True, meaning)
         one.wire.send_key(code, False)
     assert [shown(done) for done in one.sent()] == [50, -50, 29, -29], "nothing is asked for in vain"
-    one.number += 5
-    one.says(xserver.keyboard(one.number - 4, GERMAN, {}))
+    one.number += 6
+    one.says(xserver.keyboard(one.number - 5, GERMAN, {}))
     assert not one.wire.lacks_layout and one.typed(0x2C, "z") == [29, -29], "its layout counts as soon as it is told"
 
 

@@ -89,10 +89,11 @@ class ScreenFacts:
         yield from self._many_modes()
         yield from self._over_reported(pixels)
         yield from self._lacks_keys()
-        if self._waited_ns:
+        yield from self._answers_nothing()
+        # Whoever answers nothing at all does not tell its layout either.
+        if self._waited_ns and not self.unanswered():
             yield Found("no layout", None, {"waited_ms": _ms(self._waited_ns)})
             self._waited_ns = 0
-        yield from self._answers_nothing()
 
     def _many_modes(self) -> Iterator[Found]:
         modes = self._modes
@@ -129,6 +130,7 @@ class ScreenFacts:
         before, self._unanswered = self._unanswered, self.unanswered()
         self._unanswered_s = self._unanswered_s + 1 if before and before == self._unanswered else 0
         if self._unanswered_s == SILENT_S:
+            self._waited_ns = 0
             yield Found("no answer", None, {"for_s": SILENT_S})
 
 

@@ -319,6 +319,9 @@ class X11Client(X11Input, AnswerDue):
         self._now_ns = max(self._now_ns, now_ns)
         super().handle_timeout(now_ns)
         self._say(self._keys.handle_timeout(now_ns))
+        if self._keys.awaits:
+            # What answers that and does not tell its layout does not hang.
+            self.send_check()
         if self._due_ns is not None and now_ns >= self._due_ns:
             self._send_copies(now_ns)
 

@@ -131,6 +131,11 @@ class Keyboard:
         self._event_kind = first
         return [Said(xkb.watch(self._xkb)), *self._ask_state(), *self._ask_map(), *self._ask_repeated()]
 
+    @property
+    def awaits(self) -> bool:
+        """Whether an answer of the server is waited for, since a known time."""
+        return self._answer_by_ns is not None and not self.silent
+
     def waits(self, now_ns: HostNs) -> bool:
         """Whether nothing may be typed now, as it might come out as something else."""
         if self.silent:
