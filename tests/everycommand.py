@@ -33,6 +33,8 @@ OPTIONS: dict[str, list[str]] = {
     "report": ["--to", "/nowhere/report.tar.gz"], "lab impair": ["--listen", "127.0.0.1:0"],
 }  # fmt: skip
 DAEMON = ["the daemon"]
+SPOILED = b"\x9bx".decode(errors="surrogateescape")
+"""Bytes that are no UTF-8, as an argument of a program in Python."""
 LASTING = {
     "listen --to null: --no-reconnect",
     "view --to null: --no-reconnect",
@@ -54,13 +56,41 @@ def tree() -> list[list[str]]:
 
 
 def _leaves(command: Any, path: list[str]) -> Any:
+    for leaf, way in _ends(command, path):
+        given = [VALUES.get(p.name, "none") for p in leaf.params if p.param_type_name == "argument" and p.required]
+        yield [*way, *given, *OPTIONS.get(" ".join(way), [])]
+
+
+def _ends(command: Any, path: list[str]) -> Any:
+    """The commands that are no groups, each with its words."""
     inner = getattr(command, "commands", None)
     if inner:
         for name, one in inner.items():
-            yield from _leaves(one, [*path, name])
-        return
-    given = [VALUES.get(p.name, "none") for p in command.params if p.param_type_name == "argument" and p.required]
-    yield [*path, *given, *OPTIONS.get(" ".join(path), [])]
+            yield from _ends(one, [*path, name])
+    else:
+        yield command, path
+
+
+def spoiled() -> list[list[str]]:
+    """Every command once for each of its parameters, which gets bytes that are no UTF-8."""
+    import typer
+
+    from millrace.cli.main import app
+
+    return [one for leaf, path in _ends(typer.main.get_command(app), []) for one in _spoiled(leaf, path)]
+
+
+def _spoiled(leaf: Any, path: list[str]) -> Any:
+    arguments = [p for p in leaf.params if p.param_type_name == "argument"]
+    rest = OPTIONS.get(" ".join(path), [])
+    for at, spoiled_one in enumerate(arguments):
+        given = [VALUES.get(p.name, "none") for p in arguments[: at + 1] if p.required or p is spoiled_one]
+        after = [VALUES.get(p.name, "none") for p in arguments[at + 1 :] if p.required]
+        yield [*path, *given[:-1], SPOILED, *after, *rest]
+    needed = [VALUES.get(p.name, "none") for p in arguments if p.required]
+    for option in leaf.params:
+        if option not in arguments and not getattr(option, "is_flag", False):
+            yield [*path, *needed, *rest, option.opts[0], SPOILED]
 
 
 def load() -> None:
@@ -131,7 +161,7 @@ class Run:
         self.begun = time.monotonic()
         self._encoding = encoding
         self._code: int | None = None
-        self.lasts = " ".join(args) in LASTING
+        self.lasts = " ".join(args) in LASTING or SPOILED in args
         self._captured = [os.memfd_create(f"std{number}") for number in range(3)]
         self.pid = os.fork()
         if not self.pid:
@@ -179,7 +209,7 @@ def main() -> None:
     streams, encoding = spec["streams"], spec.get("encoding", "utf-8")
     with os.fdopen(spec["results"], "w") as results:
         daemon = _daemon(spec, streams, encoding) if spec.get("daemon", True) else None
-        for args in spec.get("commands") or tree():
+        for args in spec.get("commands") or (spoiled() if spec.get("spoiled") else tree()):
             run = Run(args, streams, encoding)
             _tell(results, args, run.wait(), run)
         if daemon is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -29,6 +30,29 @@ LOADED = {
     ("listener", "not run"), ("network", "late"), ("network", "stalled"),
 }  # fmt: skip
 """What can happen by itself on a loaded machine."""
+STALL_S, LOOK_S = 0.008, 0.002
+"""A thread that sleeps for `LOOK_S` and is so much late was not run: others wanted the processors."""
+
+
+class Load:
+    """Whether this machine was loaded, by a witness that knows nothing of the daemon and its incidents."""
+
+    def __init__(self) -> None:
+        self.stalls = 0
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        last = time.monotonic()
+        while True:
+            time.sleep(LOOK_S)
+            now = time.monotonic()
+            self.stalls += now - last > LOOK_S + STALL_S
+            last = now
+
+
+@pytest.fixture(scope="module")
+def load() -> Load:
+    return Load()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +95,7 @@ BY_SCENE = sorted(enumerate(KINDS), key=lambda one: (one[1].scene == "plain", on
 
 
 @pytest.mark.parametrize("kind", [beside(number, kind) for number, kind in BY_SCENE])
-def test_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
+def test_incident_names_stage_and_cause(kind: Kind, scenes: Scenes, load: Load) -> None:
     """Whether the incident is the first, how reliably, and how exact its time is, `python -m bench faults` measures.
 
     On a loaded machine a fault may coincide with a stall, or be covered by the target delay that earlier stalls have
@@ -79,8 +103,9 @@ def test_incident_names_stage_and_cause(kind: Kind, scenes: Scenes) -> None:
     """
     scene = scenes(kind.scene)
     for _ in range(3):
+        before = load.stalls
         named = made_and_named(kind, scene)
-        others = named - {(kind.stage, kind.cause), *kind.also} - LOADED
+        others = named - {(kind.stage, kind.cause), *kind.also} - (LOADED if load.stalls > before else set())
         if (kind.stage, kind.cause) in named and not others:
             break
     assert (kind.stage, kind.cause) in named, named

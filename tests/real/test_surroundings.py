@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Surroundings:
     why: str = ""
     """The daemon's error message, if it can't run."""
     commands: list[list[str]] = field(default_factory=list)
+    spoiled: bool = False
+    """Whether each argument of each command is one that is not UTF-8."""
 
 
 FEW = [
@@ -81,6 +84,7 @@ def tried(place: Surroundings, folder: Path) -> list[dict[str, Any]]:
     read, write = os.pipe()
     spec: dict[str, Any] = {"results": write, "streams": place.streams, "encoding": place.encoding}
     spec |= {"uid": place.uid} if place.uid else {}
+    spec |= {"spoiled": True} if place.spoiled else {}
     spec |= {"commands": place.commands} if place.commands else {}
     command = [sys.executable, "-m", "tests.everycommand", json.dumps(spec)]
     if place.mounts:
@@ -118,6 +122,17 @@ def test_every_command_works_or_says_why_not(name: str, tmp_path: Path) -> None:
         assert len(found) > 35
     if place.daemon == 0 and place.streams[1] == "captured":
         assert next(one for one in found if one["args"] == ["ls"])["code"] == 0
+
+
+def test_argument_that_is_not_utf_8_is_refused_in_a_sentence_or_harmless(tmp_path: Path) -> None:
+    """A file may have such a name."""
+    with tempfile.TemporaryDirectory(prefix="mr") as folder:
+        found = tried(Surroundings(spoiled=True), Path(folder))
+    assert len(found) > 100
+    for one in found:
+        said = f"{one['args']}: {one['code']}\n{one['out']}\n{one['err']}"
+        assert one["code"] in DOCUMENTED and "Traceback" not in one["err"], said
+        assert one["code"] in (0, 130) or "millrace: " in one["err"] or "Error: " in one["err"], said
 
 
 def test_command_starts_with_all_descriptors_closed(tmp_path: Path) -> None:

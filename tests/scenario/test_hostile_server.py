@@ -51,7 +51,7 @@ def packets(payloads: list[bytes], frames: int = 960, step: int = 960) -> list[b
 
 
 @asynccontextmanager
-async def serving(speak: Speak) -> AsyncIterator[str]:
+async def serving(speak: Speak, port: int = 0) -> AsyncIterator[str]:
     """A server that upgrades, runs `speak`, and closes. It serves the page's files too: a page connects only to its
     own origin."""
 
@@ -69,7 +69,7 @@ async def serving(speak: Speak) -> AsyncIterator[str]:
     app.add_routes([web.get("/g", upgrade), web.get("/page/{name}", page.serve), web.get("/favicon.ico", no_picture)])
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
         yield f"ws://127.0.0.1:{runner.addresses[0][1]}/g"
     finally:
@@ -198,6 +198,33 @@ def test_time_without_a_server_is_silence_in_the_file_and_nobodys_lateness(
     assert len(loud) == 3 * 960 and loud[0] / 48_000 == pytest.approx(1, abs=0.1)
     assert (len(sound) - loud[-1]) / 48_000 == pytest.approx(1, abs=0.1)
     assert len(apart) == 2
+
+
+@pytest.mark.parametrize("absent_s", [0.05, 0.7, 13.0])
+def test_listener_is_back_within_a_second_of_the_servers_return(absent_s: float, tmp_path: Path) -> None:
+    async def main() -> float:
+        loop, arrivals = asyncio.get_running_loop(), asyncio.Queue[float]()
+
+        async def speak(line: web.WebSocketResponse) -> None:
+            arrivals.put_nowait(loop.time())
+            await line.send_str(json.dumps(WELCOME))
+            await line.receive()
+            await line.receive()
+
+        async with asyncio.timeout(60):
+            async with serving(speak) as url:
+                listener = Listener(url, WavOutput(tmp_path / "out.wav"), ListenerOptions())
+                task = asyncio.create_task(listener.run())
+                await arrivals.get()
+            await asyncio.sleep(absent_s)
+            returned_at = loop.time()
+            async with serving(speak, int(url.split(":")[2].split("/")[0])):
+                back_at = await arrivals.get()
+                listener.stop()
+                await task
+        return back_at - returned_at
+
+    assert virtual.run(main()) < 1
 
 
 def test_position_jumps_do_not_fill_the_disk(tmp_path: Path) -> None:

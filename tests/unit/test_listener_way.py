@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from typing import Any
 from unittest.mock import Mock
 
 import aiohttp
@@ -12,9 +13,11 @@ import aiohttp.web
 import pytest
 
 import millrace
+from millrace.cli.api import call
 from millrace.client.dialler import Dialler, pause
 from millrace.client.endpoint import demand_welcome, hindrance, tls_of
 from millrace.client.options import ListenerOptions
+from millrace.client.viewer import ViewerOptions
 from millrace.errors import ConfigError, GraphError, RightsError
 
 
@@ -97,6 +100,18 @@ def test_certificates_are_not_dropped_without_tls(given: dict[str, str]) -> None
     with pytest.raises(ConfigError, match="--ca and --cert are for TLS: ws://h/alice is reached without"):
         tls_of("ws://h/alice", ListenerOptions(**given))
     assert tls_of("ws://h/alice", ListenerOptions()) is True
+
+
+@pytest.mark.parametrize("told", [{"name": "a\udc9b"}, {"sink": "a\udc9b"}, {"settings": {"\udc9b": "1"}}])
+def test_what_is_not_utf_8_is_refused_before_it_is_sent(told: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        ListenerOptions(**told)
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        ViewerOptions(**told)
+    with pytest.raises(ConfigError, match=r"screen .* is not UTF-8"):
+        ViewerOptions(screen="\udc9b")
+    with pytest.raises(ConfigError, match=r"the argument .* is not UTF-8"):
+        call("POST", "/api/v1/set", {"target": "sink/millrace", **told})
 
 
 def test_a_dialler_offers_its_protocol_and_does_not_wait_once_it_is_to_stop() -> None:

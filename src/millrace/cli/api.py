@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.io.paths import API_SOCKET, runtime_dir
+from millrace.text import well_formed
 
 WRONG = frozenset({400, 413, 414, 422, 431})
 """Statuses that mean that the request is malformed or too large."""
@@ -49,8 +51,22 @@ def refusal(status: int) -> type[MillraceError]:
     return ConfigError if status in WRONG else GraphError
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of a body."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+
+
 def call(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     """Send a request to this user's daemon. For errors see `refusal`; ConfigError if no daemon runs."""
+    for text in _texts(body):
+        well_formed(text, "the argument")
     where = runtime_dir() / API_SOCKET
     connection = _UnixConnection(where)
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from millrace.client.microphone import MicrophoneSource
+from millrace.text import well_formed
 
 
 @dataclass
@@ -25,3 +26,10 @@ class ListenerOptions:
     socket: Path | None = None
     """The private socket of a daemon on this machine. Its owner needs neither a token nor a port there."""
     microphone: MicrophoneSource | None = None
+
+    def __post_init__(self) -> None:
+        """ConfigError if what the daemon is to be told is not UTF-8, as arguments of a command may be."""
+        for what, text in (("name", self.name), ("sink", self.sink or "")):
+            well_formed(text, what)
+        for key, value in self.settings.items():
+            well_formed(f"{key}={value}", "setting")

@@ -28,7 +28,7 @@ from millrace.io.clock import now_ns
 from millrace.io.messages import MessageRunner
 from millrace.pixels.rects import Point, Size
 from millrace.playout.presentation import Presentation, Waiting
-from millrace.text import printable, quoted
+from millrace.text import printable, quoted, well_formed
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.clips import Clip, ClipboardState, Paste
 from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
@@ -74,6 +74,11 @@ class ViewerOptions(ListenerOptions):
     """Take the keyboard if nobody has it."""
     wait_for_screen: bool = True
     """Whether a guest without a screen is no error, since it may get one."""
+
+    def __post_init__(self) -> None:
+        """See `ListenerOptions`."""
+        super().__post_init__()
+        well_formed(self.screen or "", "screen")
 
 
 class Viewer:
