@@ -97,6 +97,15 @@ def test_server_that_fills_the_memory_with_parts_of_no_bytes_is_left(chromium: C
     in_chromium(chromium, test)
 
 
+def test_server_whose_pictures_take_minutes_to_draw_is_left(chromium: Chromium) -> None:
+    async def test(page: Page, server: ScreenServer) -> None:
+        await begin(page, server, painted(WIDTH, HEIGHT, 1))
+        await server.send(*[part(MOVE, Rect(0, 0, WIDTH, HEIGHT))] * 65)
+        await page.until(f"{STATE} === 'ended' && ({SAYS}).includes('too long to draw')")
+
+    in_chromium(chromium, test)
+
+
 def test_no_screen_and_no_right_are_said(chromium: Chromium) -> None:
     async def none(page: Page, server: ScreenServer) -> None:
         server.screens = []

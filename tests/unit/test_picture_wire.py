@@ -36,7 +36,7 @@ from millrace.wire.peer.pictures import (
     pack_piece,
     unpack_piece,
 )
-from millrace.wire.peer.viewing import PIXELS_MAX, ViewClient, ViewServer
+from millrace.wire.peer.viewing import COPIED_MAX, PIXELS_MAX, ViewClient, ViewServer
 
 WHOLE = Rect(0, 0, 8, 6)
 AT = Rect(2, 1, 3, 2)
@@ -223,6 +223,18 @@ def test_viewer_refuses_pieces_out_of_order_or_place(piece: Piece, why: str) -> 
     _, client = ends()
     with pytest.raises(RemoteProtocolError, match=why):
         client.receive(pack_piece(piece), 0)
+
+
+@pytest.mark.parametrize("kind", [PartType.MOVE, PartType.DRAW])
+def test_viewer_refuses_pictures_that_copy_all_again_and_again(kind: PartType) -> None:
+    _, client = ends()
+    copies = (Part(kind, Rect(0, 0, 8, 6)),) * (COPIED_MAX // 2)
+    for serial in (1, 2, 3):
+        client.receive(pack_piece(Piece(serial, 1, copies, last=False)), 0)
+        client.receive(pack_piece(Piece(serial, 1, copies)), 0)
+    client.receive(pack_piece(Piece(4, 1, copies, last=False)), 0)
+    with pytest.raises(RemoteProtocolError, match="64 times its own at most"):
+        client.receive(pack_piece(Piece(4, 1, (*copies, copies[0]))), 0)
 
 
 def test_viewer_refuses_pictures_before_a_mode_and_huge_ones() -> None:

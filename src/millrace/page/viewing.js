@@ -5,7 +5,7 @@ import { Clips, isClip, packClip } from "./clips.js";
 import { NS_PER_MS, NS_PER_S } from "./clock.js";
 import { Allowance, Refusal, plain } from "./messages.js";
 import { Pacing } from "./pacing.js";
-import { DRAW, SHAPE, VIDEO, isPiece, parsePiece, parseScreenMessage, partFits } from "./pictures.js";
+import { DRAW, MOVE, SHAPE, VIDEO, isPiece, parsePiece, parseScreenMessage, partFits } from "./pictures.js";
 import { png, shrunk } from "./png.js";
 import { Preparation, Surface, release } from "./surface.js";
 import { Video, codecs } from "./video.js";
@@ -15,6 +15,8 @@ const PING_MS = 2000, FIRST_PINGS = 5, STATS_MS = 500, TICKS = 4, PULSE_MS = 4, 
 const REFRESH_MS = 1000, AHEAD = 4, WAITING_MAX = 64 * 2 ** 20, REFUSED_MAX = 5, LINE_MAX = 65536, NEWS_AHEAD = 4000, NEWS_PER_NS = 500 / 1e9, TAKEN = 5 * NS_PER_MS;
 // What a piece and each of its parts take besides their bytes: those of a hostile server may have none.
 const PIECE_MEMORY = 1024, PART_MEMORY = 400;
+/** How many times its own pixels a picture may copy by parts that have no bytes: 1,024 copies of a large one take minutes. */
+const COPIED_MAX = 64;
 /** Browsers show no larger picture as their pointer. */
 const CURSOR_MAX = 128;
 const GECKO = /Gecko\/\d/.test(navigator.userAgent);
@@ -170,7 +172,9 @@ class View {
     if (!piece.serial) { this.shapes(piece.parts); return; }
     if (piece.serial !== (this.whole ? this.serial + 1 : this.serial)) { this.drop(); this.gap = true; this.damaged("missing", piece.serial); }
     const { serial, painted, key, last, parts, size } = piece, memory = size + PIECE_MEMORY + PART_MEMORY * parts.length, mode = this.mode && piece.generation === (this.mode.generation & 0xffff) ? this.mode : null;
-    this.parts ??= { serial, painted, key, mode, parts: [], size: 0, gap: this.gap };
+    this.parts ??= { serial, painted, key, mode, parts: [], size: 0, copied: 0, gap: this.gap };
+    for (const { type, w, h } of parts) if (type === MOVE || type === DRAW) this.parts.copied += w * h;
+    if (this.mode && this.parts.copied > COPIED_MAX * this.mode.width * this.mode.height) throw new Refusal("The server sends pictures that take too long to draw.");
     this.gap = false; this.serial = serial; this.whole = last;
     this.parts.parts.push(...parts); this.parts.size += memory; this.parts.key &&= key;
     this.waiting += memory; this.counts.bytes += size;

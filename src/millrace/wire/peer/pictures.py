@@ -323,7 +323,7 @@ class PartType(IntEnum):
     """Few colours: a palette and indices, see `codec/palette.py`."""
 
 
-_EMPTY_PARTS = (PartType.MOVE, PartType.DRAW)
+EMPTY_PARTS = (PartType.MOVE, PartType.DRAW)
 VIDEO_TYPES = (PartType.VIDEO, PartType.DRAW)
 """Parts that are drawn from the last picture of the video."""
 _PIXEL_PARTS = (PartType.RAW, PartType.SHAPE)
@@ -430,13 +430,13 @@ def check_part(part: Part, whole: Rect) -> None:
         raise RemoteProtocolError(f"a part of {_shown(at)} in a picture of {whole.width} × {whole.height}")
     if part.type in _PIXEL_PARTS and size != at.width * at.height * PIXEL_BYTES:
         raise RemoteProtocolError(f"a part of {at.width} × {at.height} pixels in {size} bytes")
-    if part.type in _EMPTY_PARTS and size:
+    if part.type in EMPTY_PARTS and size:
         raise RemoteProtocolError(f"a part of type {part.type} with {size} bytes")
     if part.type == PartType.MOVE and not whole.holds(at.moved(-part.dx, -part.dy)):
         raise RemoteProtocolError(f"a move of {_shown(at)} from outside the picture")
     if part.type in VIDEO_TYPES and not (0 <= part.dx <= at.x and 0 <= part.dy <= at.y):
         raise RemoteProtocolError(f"a part of {_shown(at)} of a video at {part.dx}, {part.dy}")
-    if part.type not in _EMPTY_PARTS and not size:
+    if part.type not in EMPTY_PARTS and not size:
         raise RemoteProtocolError(f"a part of type {part.type} without bytes")
 
 

@@ -12,6 +12,7 @@ from millrace.units import HostNs
 from millrace.wire.peer.clips import CLIP, Clip, Clips, Paste, pack_clip
 from millrace.wire.peer.keepalive import HELLO_MAX_NS, PING_NS, KeptSession
 from millrace.wire.peer.pictures import (
+    EMPTY_PARTS,
     FromViewer,
     ModeChanged,
     Part,
@@ -34,6 +35,8 @@ from millrace.wire.peer.pictures import (
 
 PIXELS_MAX = 64 * 1024 * 1024
 """The largest picture that a viewer takes."""
+COPIED_MAX = 64
+"""How many times its own pixels a picture may copy by parts that have no bytes. A daemon's copy a few rectangles."""
 _CLIP_KIND = bytes([CLIP])
 
 
@@ -162,6 +165,8 @@ class ViewClient(_Session):
         self._whole = Rect(0, 0, 0, 0)
         self._serial = 0
         self._unfinished = False
+        self._copied = 0
+        """Pixels that the parts without bytes of the newest picture copy."""
         self._events: list[ViewerEvent] = []
         self._out.append(encode_picture_message(watch))
 
@@ -184,7 +189,7 @@ class ViewClient(_Session):
         if mode.width * mode.height > PIXELS_MAX:
             raise RemoteProtocolError(f"a picture of {mode.width} × {mode.height}; {PIXELS_MAX} pixels at most")
         if self.mode is None or mode.generation != self.mode.generation:
-            self._whole, self._unfinished = Rect(0, 0, mode.width, mode.height), False
+            self._whole, self._unfinished, self._copied = Rect(0, 0, mode.width, mode.height), False, 0
         elif (mode.width, mode.height) != (self.mode.width, self.mode.height):
             raise RemoteProtocolError("a mode of another size with the same generation")
         self.mode = mode
@@ -204,7 +209,16 @@ class ViewClient(_Session):
             if not piece.serial and part.type != PartType.SHAPE:
                 raise RemoteProtocolError(f"a part of type {part.type} outside a picture")
             check_part(part, self._whole)
+        self._check_work(piece)
         self._events.append(piece)
+
+    # 1,024 copies of a large picture are a message of 18 KiB, and minutes of work.
+    def _check_work(self, piece: Piece) -> None:
+        self._copied += sum(part.at.area for part in piece.parts if part.type in EMPTY_PARTS)
+        if self._copied > COPIED_MAX * self._whole.area:
+            raise RemoteProtocolError(f"a picture copies {self._copied} pixels; {COPIED_MAX} times its own at most")
+        if piece.serial and piece.last:
+            self._copied = 0
 
     def _check_order(self, piece: Piece) -> None:
         """The next piece of a picture, or the first one of the next picture, of this mode."""
