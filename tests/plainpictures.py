@@ -66,6 +66,10 @@ class PlainPictures:
     def set_rate(self, rate: int | None) -> None:
         """See `Pictures`: it has no means to keep to a rate."""
 
+    def compose(self, tracks: frozenset[str]) -> None:
+        """See `Pictures`."""
+        self.composed = tracks
+
     def set_fps(self, fps: int) -> None:
         """See `Pictures`."""
         self._reader.set_interval(NS_PER_S // fps)

@@ -23,8 +23,10 @@ from PIL import Image
 from millrace.server.http import assets
 from tests.places import lack
 
-RAW, ZSTD, JPEG, MOVE, VIDEO, SHAPE, DRAW, PNG, PALETTE = range(1, 10)
+RAW, ZSTD, JPEG, MOVE, VIDEO, SHAPE, DRAW, PNG, PALETTE, FRAME, OVERLAYS = range(1, 12)
 LAST, KEY = 1, 2
+STARTS = 1
+"""Flag of a part that needs nothing before it."""
 _PIECE, _PART = struct.Struct("<BBHIQ"), struct.Struct("<BBHHHHHHI")
 Picture = np.ndarray
 """Pixels as (height, width, 4) bytes: B, G, R, unused."""

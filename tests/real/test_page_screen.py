@@ -36,6 +36,7 @@ from .screenserver import (
     still,
     zstd,
 )  # fmt: skip
+from .test_page_overlays import overlays
 from .xscreen import XScreen
 
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
@@ -135,18 +136,22 @@ def test_video_is_drawn_where_it_belongs(chromium: Chromium, codec: str) -> None
     in_chromium(chromium, lambda page, server: video(page, server, codec))
 
 
-def test_firefox_shows_stills_and_video_too(tmp_path: Path) -> None:
+def test_firefox_shows_stills_video_and_films_too(tmp_path: Path) -> None:
     need("firefox-esr")
+
+    async def avc1(page: Browser, server: ScreenServer) -> None:
+        await video(page, server, "avc1")
+
+    async def vp8(page: Browser, server: ScreenServer) -> None:
+        await video(page, server, "vp8")
 
     async def main() -> None:
         async with Firefox(tmp_path / "profile", dict(os.environ)) as page:
-            async with ScreenServer() as server:
-                await stills(page, server)
-            for codec in ("avc1", "vp8"):
+            for scene in (stills, avc1, vp8, overlays, keys):
                 async with ScreenServer() as server:
-                    await video(page, server, codec)
-            async with ScreenServer() as server:
-                await keys(page, server)
+                    await scene(page, server)
+                    # Otherwise the page may look for this server when it is gone, which is an error.
+                    await page.open("about:blank")
             assert not page.errors
 
     asyncio.run(main())

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from millrace.client.canvas import Canvas, Decoder, Step
+from millrace.client.canvas import Canvas, Decoder
 from millrace.client.faces import Unseen
+from millrace.client.steps import Step
 from millrace.client.viewer import NoSound, Viewer, ViewerOptions
 from millrace.errors import ConfigError, GraphError, MillraceError, PeerLost, RemoteProtocolError
 from millrace.io import clock

@@ -12,8 +12,9 @@ import pytest
 from backports import zstd
 from PIL import Image
 
-from millrace.client.canvas import Canvas, CursorShape, Decoder, Undecodable, blend, step_bytes
+from millrace.client.canvas import Canvas, Decoder, blend
 from millrace.client.incoming import is_quick
+from millrace.client.steps import CursorShape, Undecodable, step_bytes
 from millrace.codec import yuv
 from millrace.codec.avvideo import video_encoder
 from millrace.codec.palette import Palettes

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from millrace.client.canvas import Canvas, CursorShape, Paint, Shift
+from millrace.client.canvas import Canvas
 from millrace.client.recording import RecordedSound, Recording
+from millrace.client.steps import CursorShape, Paint, Shift
 from millrace.client.stills import PngFile, Y4mStream, planes_of, y4m_file
 from millrace.codec.opus import OpusEncoder
 from millrace.codec.parameters import CodecParameters

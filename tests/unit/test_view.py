@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 from millrace.cli import view as command
 from millrace.cli.main import app
 from millrace.cli.outputfile import demand_new
-from millrace.client.canvas import Canvas, CursorShape
+from millrace.client.canvas import Canvas
 from millrace.client.clipboard import SharedClipboard
 from millrace.client.faces import Unseen
 from millrace.client.figures import Figures
 from millrace.client.lettering import letter, lettered
 from millrace.client.pictureoutputs import Shown, target
 from millrace.client.recording import Recording
+from millrace.client.steps import CursorShape
 from millrace.client.stills import PngFile, Y4mStream
 from millrace.client.viewer import ViewerOptions
 from millrace.client.window import Window, sdl

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import av
 import av.error
@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from millrace.client.steps import CursorShape, Paint, Shift, Step, Undecodable
+from millrace.client.videos import Videos
 from millrace.codec.palette import unpacked
-from millrace.errors import CodecError, RemoteProtocolError
+from millrace.errors import CodecError
 from millrace.pixels.convert import Plane
 from millrace.pixels.difference import part_of
 from millrace.pixels.rects import Move, Rect, Size
@@ -36,40 +38,6 @@ SHAPES_MAX = 64
 _START_CODES = (b"\0\0\1", b"\0\0\0\1")
 
 
-class Undecodable(RemoteProtocolError):
-    """A part can't be decoded: the viewer needs a key picture."""
-
-
-class Paint(NamedTuple):
-    """`pixels` (rows, columns, 4), BGRX, are to be copied to `at`."""
-
-    at: Rect
-    pixels: Plane
-
-
-class Shift(NamedTuple):
-    """The content of `at` comes from `dx` and `dy` before it."""
-
-    at: Rect
-    dx: int
-    dy: int
-
-
-class CursorShape(NamedTuple):
-    """What cursor `number` looks like: (rows, columns, 4), B, G, R and alpha."""
-
-    number: int
-    pixels: Plane
-
-
-Step: TypeAlias = Paint | Shift | CursorShape
-
-
-def step_bytes(steps: Sequence[Step]) -> int:
-    """The memory that decoded steps take."""
-    return sum(step.pixels.nbytes for step in steps if not isinstance(step, Shift))
-
-
 class Decoder:
     """Decodes parts in their order. Used by one thread at a time."""
 
@@ -78,21 +46,26 @@ class Decoder:
         self._video: av.VideoCodecContext | None = None
         self._codec = ""
         self._frame: av.VideoFrame | None = None
+        self._videos = Videos()
 
     def resize(self, size: Size) -> None:
         """The following parts are of a picture of this size."""
         self._size, self._video, self._frame = size, None, None
+        self._videos.resize(size)
 
     def steps(self, parts: Sequence[Part]) -> list[Step]:
         """Decode the parts of a picture; Undecodable if one is damaged."""
         try:
-            return [step for part in parts for step in self._step(part)]
+            steps = [step for part in parts for step in self._step(part)]
+            return steps + self._videos.steps(parts, steps)
         except Undecodable:
             self._video = self._frame = None
             raise
 
     def _step(self, part: Part) -> list[Step]:
         at = part.at
+        if part.type in (PartType.FRAME, PartType.OVERLAYS):
+            return []
         if part.type == PartType.MOVE:
             return [Shift(at, part.dx, part.dy)]
         if part.type == PartType.SHAPE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple, TypeAlias
 
-from millrace.client.canvas import Step
+from millrace.client.steps import Step
 from millrace.errors import RemoteProtocolError
 from millrace.units import HostNs
 from millrace.wire.peer.pictures import CursorChanged, ModeChanged, Part, PartType, Piece

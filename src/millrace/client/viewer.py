@@ -15,7 +15,7 @@ from functools import partial
 import aiohttp
 
 from millrace.client import dialler, endpoint
-from millrace.client.canvas import CODECS, FORMATS, Canvas, Decoder, Step, Undecodable, step_bytes
+from millrace.client.canvas import CODECS, FORMATS, Canvas, Decoder
 from millrace.client.clipboard import SharedClipboard
 from millrace.client.faces import Face
 from millrace.client.figures import Figures
@@ -23,6 +23,7 @@ from millrace.client.incoming import Decoded, Incoming, Whole, is_quick
 from millrace.client.notices import NoticeLimiter
 from millrace.client.options import ListenerOptions
 from millrace.client.ownsound import NoSound, OwnSound
+from millrace.client.steps import Step, Undecodable, step_bytes
 from millrace.errors import ConfigError, GraphError, PeerLost
 from millrace.io.clock import now_ns
 from millrace.io.messages import MessageRunner
@@ -32,6 +33,7 @@ from millrace.text import printable, quoted, well_formed
 from millrace.units import NS_PER_MS, NS_PER_S, HostNs
 from millrace.wire.peer.clips import Clip, ClipboardState, Paste
 from millrace.wire.peer.messages import Bye, Configured, Fault, Trouble
+from millrace.wire.peer.overlays import OVERLAY_CODECS
 from millrace.wire.peer.pictures import (
     BUTTONS,
     BUTTONS_FIRST,
@@ -219,7 +221,7 @@ class Viewer:
         options, self._paired = self.options, self._sound.number
         return Watch(
             name=options.name, screen=options.screen, codecs=list(CODECS), formats=list(FORMATS),
-            settings=options.settings, listener=self._paired, keyboard=options.keyboard,
+            overlays=list(OVERLAY_CODECS), settings=options.settings, listener=self._paired, keyboard=options.keyboard,
         )  # fmt: skip
 
     # -- incoming --------------------------------------------------------------------------------

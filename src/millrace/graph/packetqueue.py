@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from millrace.absent import nothing
 from millrace.budget import LISTENERS, Account
 from millrace.errors import BudgetError
 from millrace.graph.packetcache import HOLD_STEP, rounded_up
@@ -79,6 +80,11 @@ class Lane:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def broken(self) -> bool:
+        """Whether something was dropped that the next packets need."""
+        return self._waits_for_key or self._skips_unit or bool(self._lost)
 
     @property
     def turn(self) -> tuple[bool, int]:
@@ -138,6 +144,7 @@ class Lane:
         if queue.full or arrived_ns - self._arrivals[0] > self._late_ns:
             queue.fit(self, arrived_ns)
             self.ask(arrived_ns)
+        queue.wake()
 
     def _missing(self, item: Item) -> int:
         """Packets missing before `item`; only a packet or an end reports them."""
@@ -169,6 +176,7 @@ class Lane:
             self._append(entry)
         self._append(Entry(self._queue.next_order(), item, _weight(item), False, self._missing(item)))
         self._queue.reserve(0)
+        self._queue.wake()
 
     def _append(self, entry: Entry) -> None:
         self._entries.append(entry)
@@ -321,8 +329,10 @@ def _weight(item: Item) -> int:
 class PacketQueue:
     """The queue of one subscriber."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, wake: Callable[[], None] = nothing, share: float = LISTENERS) -> None:
+        """`wake` is called when a packet is queued; `share` is how far the account may fill its guest's budget."""
         self.lanes: list[Lane] = []
+        self.wake, self._share = wake, share
         self.bytes = self.packets = 0
         """What counts against the bounds."""
         self.held = 0
@@ -393,7 +403,7 @@ class PacketQueue:
         """Whether the budget has room for what is held and `more`; one step stays reserved while there are lanes."""
         needed = rounded_up(max(self.held + more, len(self.lanes) and 1))
         if needed != self._reserved:
-            if not self._account.fits("queue", needed, LISTENERS):
+            if not self._account.fits("queue", needed, self._share):
                 return False
             self._reserved = needed
         return True

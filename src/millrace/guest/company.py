@@ -60,6 +60,10 @@ class Company(Protocol[Viewer]):
         """Something has changed that is to be told."""
         ...
 
+    def wake(self, session: Viewer) -> None:
+        """Something waits for it."""
+        ...
+
     def refresh(self, session: Viewer) -> None:
         """It needs a key picture."""
         ...

@@ -108,7 +108,8 @@ class Sharing:
         rate = settings.picture if isinstance(settings.picture, int) else None
         if settings.picture == "auto":
             rate = rate_step(session.flow.rate, group.sort.rate if group else None)
-        return Sort(session.listed.key, settings, rate, Formats.named(session.codecs, session.formats))
+        shows = Formats.named(session.codecs, session.formats, session.videos.codecs)
+        return Sort(session.listed.key, settings, rate, shows)
 
     # Another encoder costs a viewer the whole picture again, another rate of its own one costs nothing.
     def _becomes(self, group: Group, sort: Sort) -> bool:
@@ -263,6 +264,11 @@ class Sharing:
         """A viewer may have room again: what is due is sent."""
         group = self._group_of.get(session)
         if group is not None and (session.pictures.due or session.ready(self._clock())):
+            group.wake()
+
+    def wake(self, session: ViewerSession) -> None:
+        """Have a round of a viewer's group."""
+        if (group := self._group_of.get(session)) is not None:
             group.wake()
 
     def refresh(self, session: ViewerSession) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from msgspec import UNSET
 
@@ -19,6 +20,7 @@ from millrace.guest.viewerblame import ViewerBlame
 from millrace.guest.viewerkeyboard import ViewerKeyboard
 from millrace.guest.viewerpictures import ViewerPictures
 from millrace.guest.viewersending import Sending
+from millrace.guest.viewervideos import ViewerVideos
 from millrace.outlets.encoded import EncodedPicture
 from millrace.outlets.pictureflow import PictureFlow
 from millrace.outlets.picturetimes import PictureTimes
@@ -30,6 +32,7 @@ from millrace.text import printable
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.clips import Clip, Copied, Paste
 from millrace.wire.peer.messages import Bye, Configured, Fault
+from millrace.wire.peer.overlays import OVERLAY_CODECS
 from millrace.wire.peer.pictures import (
     BUTTONS,
     ChangeView,
@@ -98,7 +101,10 @@ class ViewerSession:
         self.times = PictureTimes(now_ns, viewers.totals)
         self.limits = ViewerLimits(viewers.wholes.of(principal.key))
         self.keyboard = ViewerKeyboard(self.guest, self.who, wire, self.sending, self.account, self.blame)
-        self.pictures = ViewerPictures(wire, self.sending, self.blame, self.account, self.times, viewers.clock)
+        self.videos = ViewerVideos(self.guest.tracks, self.who, self.account, partial(viewers.wake, self))
+        self.pictures = ViewerPictures(
+            wire, self.sending, self.blame, self.account, self.times, self.videos, viewers.clock
+        )  # fmt: skip
         self.clip = ViewerClip(self.guest, self.who, wire, self.account, self.sending, viewers.tell_later)
         self.refreshed = 0
         self._left = self._joined = self._any = False
@@ -200,6 +206,7 @@ class ViewerSession:
         try:
             self.viewers.leave(self)
             self.clip.leave()
+            self.videos.close()
         finally:
             self._left = True
             self.account.close()
@@ -239,6 +246,7 @@ class ViewerSession:
             self._hide(event.hidden, now_ns)
         elif isinstance(event, Refresh):
             self.refreshed += 1
+            self.videos.lost()
             self.viewers.refresh(self)
         elif isinstance(event, Bye):
             self.closing = True
@@ -247,6 +255,7 @@ class ViewerSession:
         self.hidden, self._hidden_ns = hidden, now_ns
         self.long_hidden = self.long_hidden and hidden
         self.flow.reset()
+        self.videos.hide()
         self.times.begin(now_ns)
         self.regroup()
         self.viewers.ready(self)
@@ -275,6 +284,7 @@ class ViewerSession:
     def _greet(self, watch: Watch) -> None:
         self.name = printable(watch.name or self.principal.label, NAME_MAX) or self.address
         self.codecs, self.formats = frozenset(watch.codecs), frozenset(watch.formats)
+        self.videos.codecs = frozenset(watch.overlays).intersection(OVERLAY_CODECS)
         self.settings = changed_picture(self.settings, watch.settings)
         listed = self.viewers.find(watch.screen)
         self._any, self._joined = watch.screen is None, True
@@ -385,12 +395,13 @@ class ViewerSession:
         """When something is to be sent: 0 for a picture that waits, or when the pointer is due."""
         if self.pictures.due:
             return 0
-        sees = self.listed is not None and self.shares is not None and not self.hidden
-        return self.pictures.cursor_due(self.listed.screen) if sees and self.listed is not None else None
+        if self.listed is None or self.shares is None or self.hidden:
+            return None
+        return 0 if self.pictures.frames_due(self.rtt_ns) else self.pictures.cursor_due(self.listed.screen)
 
     def send_pictures(self) -> Iterator[None]:
         """Send the picture that waits for its turn, in steps."""
-        if self.pictures.due and self.shares is not None:
+        if self.shares is not None and (self.pictures.due or self.due_ns() == 0):
             yield from self.pictures.send(self.listed is not None and self.listed.screen.relative)
 
     def send_due(self, now_ns: HostNs) -> None:

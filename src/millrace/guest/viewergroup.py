@@ -12,6 +12,7 @@ from millrace.graph.seat import Watcher
 from millrace.guest.home import Home
 from millrace.guest.viewer import ViewerSession
 from millrace.guest.viewersort import Sort
+from millrace.guest.viewervideos import passable
 from millrace.io.timer import TimerRunner
 from millrace.outlets.encoded import MakePictures
 from millrace.rights.model import NOBODY
@@ -124,6 +125,7 @@ class Group:
             refreshes = session.limits.refreshes
             if refreshes.due_ns is not None and refreshes.allowed(now_ns):
                 self.pictures.refresh(session)
+        self._compose()
         self.pictures.handle_timeout(now_ns)
         yield
         # What is small was encoded at once.
@@ -131,6 +133,16 @@ class Group:
         for session in list(self.sessions):
             yield from self._serve(session, due=True)
             yield
+
+    # A viewer that was just sent a key frame of a video can show that from now on; one that fell behind, no longer.
+    def _compose(self) -> None:
+        """Have the encoder leave out the videos that all viewers can show, and follow which there are."""
+        overlays = self.listed.screen.overlays if self.sort.settings.scale == 1 else ()
+        tracks = passable(overlays) if self.sessions else frozenset()
+        for session in self.sessions:
+            session.videos.follow(overlays, self._clock())
+            tracks &= session.videos.shown
+        self.pictures.compose(tracks)
 
     def _serve(self, session: ViewerSession, due: bool = False) -> Iterator[None]:
         """Send a viewer its picture, and what else is `due`. An error ends that viewer, and not what others see."""

@@ -12,6 +12,7 @@ from millrace.graph.screen import Screen
 from millrace.guest.cursor import SentCursor
 from millrace.guest.viewerblame import ViewerBlame
 from millrace.guest.viewersending import Sending
+from millrace.guest.viewervideos import ViewerVideos
 from millrace.outlets.encoded import EncodedPicture, cut_pieces
 from millrace.outlets.pictureflow import PictureFlow
 from millrace.outlets.picturetimes import PictureTimes, ViewerTimes
@@ -42,9 +43,9 @@ class ViewerPictures:
 
     def __init__(
         self, wire: ViewServer, sending: Sending, blame: ViewerBlame, account: Account, times: PictureTimes,
-        clock: Callable[[], HostNs],
+        videos: ViewerVideos, clock: Callable[[], HostNs],
     ) -> None:  # fmt: skip
-        self.flow, self.times = PictureFlow(), times
+        self.flow, self.times, self.videos = PictureFlow(), times, videos
         self.sent = 0
         """Pictures sent."""
         self.early = 0
@@ -53,6 +54,8 @@ class ViewerPictures:
         """Of the pictures sent."""
         self._wire, self._sending, self._blame, self._account, self._clock = wire, sending, blame, account, clock
         self._cursor = SentCursor()
+        self._sized = False
+        """Its pictures were announced."""
         self._mode: Size | None = None
         """What the pictures have to be announced as."""
         self._next: EncodedPicture | None = None
@@ -73,6 +76,10 @@ class ViewerPictures:
     def due(self) -> bool:
         """Whether there is something to `send`, and room for it."""
         return (self._mode is not None or self._next is not None) and self._sending.open
+
+    def frames_due(self, rtt_ns: HostNs | None) -> bool:
+        """Whether frames of videos wait, and can be sent as a picture of their own."""
+        return self.videos.due and self._sized and self.ready(rtt_ns)
 
     def ready(self, rtt_ns: HostNs | None) -> bool:
         """Whether another picture can be sent."""
@@ -107,9 +114,12 @@ class ViewerPictures:
             self.size, self._mode = self._mode, None
             self.times.begin(self._clock())
             self._cursor.again()
+            self.videos.told_anew()
+            self._sized = True
             self._wire.send_mode(self.size.width, self.size.height, relative)
             self._sending.flush()
-        picture, now_ns = self._next, self._clock()
+        now_ns = self._clock()
+        picture = self._next = self._with_frames(self._next, now_ns)
         if picture is None:
             return
         serial, pieces = 0, list(cut_pieces(picture.parts))
@@ -120,8 +130,24 @@ class ViewerPictures:
             if not last:
                 yield
                 if self._next is not picture or self._sending.closed:
+                    self.videos.lost()
                     return
         self._note(picture, serial, now_ns)
+
+    # The list of overlays is that of a picture of the encoder, whose pixels fit to it.
+    def _with_frames(self, picture: EncodedPicture | None, now_ns: HostNs) -> EncodedPicture | None:
+        """The next picture with the frames of videos that wait; those alone if there is none."""
+        frames, seen_ns = self.videos.take(now_ns) if self._sized else ([], 0)
+        places = None if picture is None else self.videos.places(picture.overlays, self.size)
+        if places is not None:
+            frames.append(places)
+        if picture is None:
+            picture = EncodedPicture(0, 0, (), False, 0) if frames else None
+        if picture is None or not frames:
+            return picture
+        size = picture.size + sum(len(part.data) for part in frames)
+        painted_ns = max(picture.painted_ns, seen_ns)
+        return picture._replace(parts=(*picture.parts, *frames), size=size, painted_ns=painted_ns)
 
     def _note(self, picture: EncodedPicture, serial: int, now_ns: HostNs) -> None:
         """All of it was sent."""

@@ -144,6 +144,10 @@ class Viewers:
         """A viewer may have room again: what is due is sent."""
         self._sharing.ready(session)
 
+    def wake(self, session: ViewerSession) -> None:
+        """Something waits for a viewer, or was dropped because it waited too long."""
+        self._sharing.wake(session)
+
     def refresh(self, session: ViewerSession) -> None:
         """A viewer needs a key picture: at once, or when it may have one."""
         self._sharing.refresh(session)

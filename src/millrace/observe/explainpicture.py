@@ -43,11 +43,12 @@ def explain_seen(guest: Guest, listed: Listed | None, session: ViewerSession | N
 def explain_screen(guest: Guest, listed: Listed) -> list[Step]:
     """A screen: its source, what is painted, each of its encoders, and who watches."""
     steps = [Step("source", _source(guest, listed)), Step("size", _size(listed)), Step("painted", _painted(listed))]
+    watching = [session for session in guest.viewers.sessions if session.listed is listed]
+    steps += _videos(listed, watching)
     groups = [group for group in guest.viewers.groups if group.listed is listed]
     for group in groups:
         steps += _encoder(group)
     steps += _further(listed, len(groups))
-    watching = [session for session in guest.viewers.sessions if session.listed is listed]
     steps += [Step("viewer", _watches(session)) for session in watching]
     if not watching:
         steps.append(Step("viewer", "nobody watches, so nothing is encoded for viewers"))
@@ -63,7 +64,12 @@ def explain_viewer(guest: Guest, session: ViewerSession) -> list[Step]:
     steps += [Step("screen", f"{listed.key}, {_source(guest, listed)}; {_size(listed)}"), _asked(session, group)]
     if group is None:
         return [*steps, Step("pictures", f"none are sent: {_unsent(session)}")]
-    steps += [*_encoder(group), Step("line", _line(session)), Step("pictures", _pictures(session, listed, group))]
+    steps += [
+        *_videos(listed, [session]),
+        *_encoder(group),
+        Step("line", _line(session)),
+        Step("pictures", _pictures(session, listed, group)),
+    ]
     steps += [Step(stage.stage, f"{stage.ns / 1e6:.1f} ms: {stage.why}") for stage in of_viewer(session)]
     if session.times.latency_ns is not None:
         steps.append(Step("latency", f"{session.times.latency_ns / 1e6:.1f} ms from painting to drawing, by its clock"))
@@ -99,6 +105,23 @@ def _painted(listed: Listed) -> str:
         return f"nothing in the last second; {last}"
     percent = 100 * listed.pixels / listed.fps / memory.mode.whole.area
     return f"{listed.fps:.1f} pictures a second, each of which changes {_share(percent)} of the screen; {last}"
+
+
+def _videos(listed: Listed, watching: list[ViewerSession]) -> list[Step]:
+    """The videos that the machine sends itself: who draws them as they came, and for whom they are decoded."""
+    steps = []
+    for overlay in listed.screen.overlays:
+        at, lacks = overlay.at, {one.key: one.videos.lacks(overlay.track) for one in watching}
+        passed = [f"passed through to {', '.join(_few([key for key, why in lacks.items() if not why]))}"]
+        decoded = [f"decoded here for {', '.join(_few([f'{key}, which {why}' for key, why in lacks.items() if why]))}"]
+        told = (passed if "" in lacks.values() else []) + (decoded if any(lacks.values()) else [])
+        where = f"{overlay.track}, {at.width} × {at.height} at {at.x}, {at.y}, comes encoded from the machine"
+        steps.append(Step("video", f"{where}: {'; '.join(told) or 'nobody sees it'}"))
+    return steps
+
+
+def _few(names: list[str]) -> list[str]:
+    return names[:NAMED_MAX] + ([f"{len(names) - NAMED_MAX} more"] if len(names) > NAMED_MAX else [])
 
 
 def _further(listed: Listed, encoders: int) -> list[Step]:

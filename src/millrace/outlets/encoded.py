@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol, TypeVar
 
 from millrace.codec.picturesettings import PictureSettings
+from millrace.graph.pictures import Overlay
 from millrace.graph.screen import Screen
 from millrace.graph.seat import Watcher
 from millrace.outlets.picturechoice import Formats
@@ -38,6 +39,8 @@ class EncodedPicture(NamedTuple):
     door_ns: HostNs = 0
     number: int = 0
     kinds: Mapping[str, Tally] = MappingProxyType({})
+    overlays: tuple[Overlay, ...] = ()
+    """Those that lie over it, and that all its viewers draw themselves."""
 
 
 class Offload(Protocol):
@@ -109,6 +112,10 @@ class Pictures(Protocol):
 
     def set_fps(self, fps: int) -> None:
         """How many pictures a second there may be."""
+        ...
+
+    def compose(self, tracks: frozenset[str]) -> None:
+        """All viewers draw these overlays by themselves now: leave out what lies below them."""
         ...
 
     def next_timeout(self) -> HostNs | None:

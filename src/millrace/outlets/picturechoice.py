@@ -44,13 +44,17 @@ class Formats(NamedTuple):
     jpeg: bool = True
     zstd: bool = True
     palette: bool = True
+    overlays: frozenset[str] = frozenset()
+    """Codecs of videos that they draw over the picture themselves."""
 
     @classmethod
-    def named(cls, codecs: Collection[str], formats: Collection[str]) -> Formats:
+    def named(
+        cls, codecs: Collection[str], formats: Collection[str], overlays: frozenset[str] = frozenset()
+    ) -> Formats:
         """What a viewer that names these can show; unknown names say nothing. A palette's pixels come as zstd."""
         video = next((codec for codec in VIDEO_CODECS if codec in codecs), None)
         zstd = "zstd" in formats
-        return cls(video, "jpeg" in formats, zstd, zstd and "palette" in formats)
+        return cls(video, "jpeg" in formats, zstd, zstd and "palette" in formats, overlays)
 
 
 class Room(NamedTuple):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from millrace.budget import ENCODERS, Budget
 from millrace.codec.picturesettings import PictureSettings
 from millrace.errors import GraphError, MillraceError
-from millrace.graph.pictures import Memory, Mode
+from millrace.graph.pictures import Memory, Mode, Overlay, visible
 from millrace.graph.screen import Picture, Screen
 from millrace.graph.seat import Watcher
 from millrace.outlets.encoded import EncodedPicture, Offload, PictureSink
@@ -24,10 +24,11 @@ from millrace.outlets.line import LAN_RATE
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.picturecost import work_bytes
 from millrace.outlets.picturecounts import PictureCounts, tallied
+from millrace.outlets.picturejob import Job
 from millrace.outlets.picturestrain import Spent, Strain, Told
 from millrace.outlets.pictureviewer import Share, Viewer
-from millrace.outlets.picturework import Lacking, Made, PictureWork, Task
-from millrace.pixels.rects import Size
+from millrace.outlets.picturework import Made, PictureWork, Task
+from millrace.pixels.rects import Rect, Size
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import VIDEO_TYPES, Part
 
@@ -37,32 +38,6 @@ FILM_KEPT_NS: HostNs = 10 * NS_PER_S
 """So long after the last film, the memory of its encoder is given back. Films begin and pause often."""
 RATE_MIN = 50_000
 VIEWER_BYTES = 8 * 1024
-
-
-class Job:
-    """What is being encoded, and for whom."""
-
-    def __init__(self, picture: Picture | None, begun_ns: HostNs, viewers: list[Viewer]) -> None:
-        self.picture, self.begun_ns, self.viewers = picture, begun_ns, frozenset(viewers)
-        self.catching: list[tuple[Lacking, list[Viewer]]] = []
-        self.key = False
-        """A viewer needs a key picture. Video that begins anew for another reason has one too."""
-        self.first = False
-        """It is the first of its mode: its damage is no report of the source."""
-        self.task = Task(begun_ns)
-        self.spent: Spent | None = None
-        """On what has been done of it, before it was known that there is to be video."""
-
-    def lacks(self, viewer: Viewer, refine: bool) -> None:
-        """Bring this viewer up to date with the same parts as others that lack the same."""
-        lacking = viewer.lacking()
-        if not lacking.missing and not (refine and lacking.rough):
-            return
-        for known, viewers in self.catching:
-            if known == lacking:
-                viewers.append(viewer)
-                return
-        self.catching.append((lacking, [viewer]))
 
 
 class PictureEncoder:
@@ -105,6 +80,8 @@ class PictureEncoder:
         self._painted_ns: HostNs = 0
         self._number = 0
         """Of the screen's picture that was taken last."""
+        self._overlays: tuple[Overlay, ...] = ()
+        """Those that lie over it and are left out."""
         self._door_ns: HostNs = 0
         """How long that was in the door."""
         self._published: tuple[int, HostNs] = (screen.serial, 0)
@@ -167,6 +144,12 @@ class PictureEncoder:
         self._reader.set_interval(self._interval_ns)
         self._wake()
 
+    def compose(self, tracks: frozenset[str]) -> None:
+        """See `Pictures`."""
+        if tracks != self._reader.leave_out:
+            self._reader.set_leave_out(tracks)
+            self._wake()
+
     def _woken(self) -> None:
         if self._closed:
             return
@@ -199,7 +182,7 @@ class PictureEncoder:
             return None
         if viewer.missing and viewer.catching:
             return self._last_ns
-        if viewer.missing or viewer.rough:
+        if viewer.missing or viewer.rough or viewer.overlays != self._overlays:
             return self._last_ns + self._interval_ns
         return None if self._due_ns is None else max(self._due_ns, self._last_ns + self._interval_ns)
 
@@ -239,15 +222,30 @@ class PictureEncoder:
     def _taken(self, now_ns: HostNs) -> Picture | None:
         """The newest picture, if it is another one: the pointer is no part of it."""
         picture = self._reader.take(now_ns)
-        if picture is None or picture.damage or picture.moves:
+        if picture is None or picture.damage or picture.moves or self._left_out(picture) != self._overlays:
             return picture
         picture.release()
         return None
+
+    def _left_out(self, picture: Picture) -> tuple[Overlay, ...]:
+        return tuple(overlay for overlay in picture.overlays if overlay.track in self._reader.leave_out)
+
+    # Viewers draw overlays into the picture itself. So where one goes they have none of what the reference has, whether
+    # that has changed or not; and nothing may be moved from there.
+    def _cover(self, overlays: tuple[Overlay, ...]) -> None:
+        """These overlays lie over the picture now."""
+        gone = [rect for overlay in self._overlays if overlay not in overlays for rect in visible(overlay)]
+        self._overlays = overlays
+        if gone and self.size is not None:
+            rects = [rect.common(Rect(0, 0, self.size.width, self.size.height)) for rect in gone]
+            for viewer in self._viewers.values():
+                viewer.uncovered(rects)
 
     def _begin(self, picture: Picture | None, ready: list[Viewer], now_ns: HostNs) -> None:
         before = self._work
         if picture is not None:
             self._painted_ns, self._number = picture.painted_ns, picture.serial
+            self._cover(self._left_out(picture))
             number, published_ns = self._published
             self._door_ns = max(0, published_ns - picture.painted_ns) if number == picture.serial else 0
             self._fit(picture)
@@ -262,7 +260,10 @@ class PictureEncoder:
         job.key = wants_key and (self._key_ns is None or now_ns - self._key_ns >= KEY_INTERVAL_NS)
         task = Task(now_ns, key=job.key, lacking=lacking)
         if picture is not None:
-            task = task._replace(picture=picture.plane, damage=picture.damage, moves=picture.moves)
+            covered = tuple(rect for overlay in self._overlays for rect in visible(overlay))
+            task = task._replace(
+                picture=picture.plane, damage=picture.damage, moves=picture.moves, covered=covered
+            )  # fmt: skip
         small, held = self.rate == work.rate and work.is_small(task), self._film_ns is not None
         job.task = task._replace(video=held and not small, ask=not held and not small and work.video_bytes > 0)
         self._job, self._last_ns = job, now_ns
@@ -369,7 +370,7 @@ class PictureEncoder:
                 picture = pictures.get((share, id(own)))
                 if picture is None:
                     picture = pictures[share, id(own)] = self._picture((*shared[share], *own), made, job)
-                self._push(viewer, picture, now_ns)
+                self._push(viewer, picture, viewer in job.viewers, now_ns)
             yield
 
     def _compare(self, made: Made, job: Job) -> None:
@@ -384,11 +385,13 @@ class PictureEncoder:
         size = sum(tally.bytes for tally in kinds.values())
         wait_ns = max(0, job.begun_ns - painted_ns)
         return EncodedPicture(
-            0, painted_ns, parts, made.key, size, made.encode_ns, wait_ns, self._door_ns, self._number, kinds
-        )
+            0, painted_ns, parts, made.key, size, made.encode_ns, wait_ns, self._door_ns, self._number, kinds,
+            self._overlays,
+        )  # fmt: skip
 
-    def _push(self, viewer: Viewer, picture: EncodedPicture, now_ns: HostNs) -> None:
-        if picture.parts:
+    def _push(self, viewer: Viewer, picture: EncodedPicture, asked: bool, now_ns: HostNs) -> None:
+        moved = asked and not viewer.missing and viewer.overlays != picture.overlays
+        if picture.parts or moved:
             self._serial += 1
             if viewer.push(picture._replace(serial=self._serial), now_ns):
                 self.counts.pushed(picture.kinds)

@@ -109,6 +109,10 @@ class PictureTimes:
         self._sent[serial] = _Sent(picture._replace(parts=()), now_ns, counts)
         while len(self._sent) > KEPT:
             self._sent.popitem(last=False)
+        if not picture.number:
+            # Frames of a video that the machine sends itself, and nothing that was painted.
+            self._pictures += 1
+            return
         if self._number is not None and picture.number > self._number:
             self.skipped += picture.number - self._number - 1
         if self._number is None or picture.number > self._number:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
+from millrace.graph.pictures import Overlay
 from millrace.outlets.encoded import EncodedPicture, PictureSink
 from millrace.outlets.line import QUEUED_MAX_NS, Line
 from millrace.outlets.picturework import Given, Lacking, Made
@@ -31,6 +32,8 @@ class Viewer:
     def __init__(self, sink: PictureSink, rate: int) -> None:
         self.sink, self.line = sink, Line(rate)
         self.missing, self.rough = Damage(), Damage()
+        self.overlays: tuple[Overlay, ...] = ()
+        """Those that lie over what it was sent last."""
         self.video = False
         """Whether its decoder has the last picture of the video."""
         self.asleep = False
@@ -54,6 +57,11 @@ class Viewer:
     def voided(self, size: Size) -> None:
         """It has nothing of pictures of this size yet."""
         self.missing, self.rough, self.video = Damage([Rect(0, 0, size.width, size.height)]), Damage(), False
+        self.overlays = ()
+
+    def uncovered(self, rects: Sequence[Rect]) -> None:
+        """Nothing lies over these any more that the viewer has drawn by itself."""
+        self._missed([rect for rect in rects if rect.area], False)
 
     def ready(self, now_ns: HostNs) -> bool:
         """Whether it should be sent a picture now."""
@@ -95,6 +103,7 @@ class Viewer:
             self._missed([part.at for part in picture.parts], any(part.type in VIDEO_TYPES for part in picture.parts))
             return False
         self._moved(picture.parts)
+        self.overlays = picture.overlays
         self.line.sent(picture.size, now_ns)
         return True
 

@@ -19,6 +19,7 @@ import numpy as np
 from millrace.codec.avvideo import video_bytes
 from millrace.codec.palette import Palettes
 from millrace.codec.stills import GOOD, ROUGH, ZstdStills, encode_jpeg
+from millrace.graph.pictures import touched
 from millrace.outlets.cells import EXACT, FAIR, LOSSY, PALETTE, PHOTO, STALE, UNKNOWN, CellMap
 from millrace.outlets.filmstream import FilmStream
 from millrace.outlets.picturechoice import (
@@ -86,6 +87,8 @@ class Task(NamedTuple):
     lacking: tuple[Lacking, ...] = ()
     video: bool = True
     ask: bool = False
+    covered: tuple[Rect, ...] = ()
+    """Where viewers draw overlays into the picture."""
 
 
 class Given(NamedTuple):
@@ -162,17 +165,21 @@ class PictureWork:
         shown, video = self._as_video(film, task)
         spent = sum(len(part.data) for part in (*stills, *shown))
         sharp = self._sharpened(task.now_ns, round(SHARPEN_SHARES * self._share) - spent)
-        touched = tuple(move.to for move in moves) + tuple(boxes) + video + tuple(part.at for part in sharp)
+        changed = tuple(move.to for move in moves) + tuple(boxes) + video + tuple(part.at for part in sharp)
         parts = (*(Part(PartType.MOVE, move.to, dx=move.dx, dy=move.dy) for move in moves), *shown, *stills, *sharp)
         key = bool(shown and shown[0].flags & VIDEO_KEY)
-        given = tuple(self._given(one, touched, shown if key else (), task.now_ns) for one in task.lacking)
+        given = tuple(self._given(one, changed, shown if key else (), task.now_ns) for one in task.lacking)
         due_ns = self.cells.due_ns()
-        return Made(parts, touched, video, key, given, due_ns, self._clock() - self._began_ns)
+        return Made(parts, changed, video, key, given, due_ns, self._clock() - self._began_ns)
 
     def _changed(self, task: Task) -> tuple[list[Move], list[Rect]]:
         if task.picture is None:
             return [], []
-        return self._copy.take(task.picture, task.damage, task.moves, task.now_ns)
+        moves, boxes = self._copy.take(task.picture, task.damage, task.moves, task.now_ns)
+        if touched(moves, list(task.covered)):
+            # What viewers have there is of an overlay, and a move may lead on from where another has led.
+            return [], [*boxes, *(move.to for move in moves)]
+        return moves, boxes
 
     # Nothing that may take long is to come of it: no comparison of whole screens, no scrolls, no video, no sharpening.
     def is_small(self, task: Task) -> bool:
@@ -360,9 +367,9 @@ class PictureWork:
 
     # -- viewers that lack something -------------------------------------------------------------
 
-    def _given(self, lacking: Lacking, touched: tuple[Rect, ...], key: tuple[Part, ...], now_ns: HostNs) -> Given:
+    def _given(self, lacking: Lacking, changed: tuple[Rect, ...], key: tuple[Part, ...], now_ns: HostNs) -> Given:
         """What brings such viewers up to date with the reference, as far as there is room."""
-        missing = Damage((*lacking.missing, *(rect for rect in touched if lacking.missing)))
+        missing = Damage((*lacking.missing, *(rect for rect in changed if lacking.missing)))
         if not missing:
             return self._refined(lacking)
         drawn = [part.at for part in key]

@@ -4,8 +4,13 @@ import { Refusal } from "./messages.js";
 
 export const PIECE = 16, HEADER_BYTES = 16, PART_BYTES = 18;
 export const LAST = 1, KEY = 2;
-export const RAW = 1, ZSTD = 2, JPEG = 3, MOVE = 4, VIDEO = 5, SHAPE = 6, DRAW = 7, PNG = 8, PALETTE = 9;
-const SIDE_MAX = 16384, AREA_MAX = 2 ** 26, SHAPE_SIDE_MAX = 512, PARTS_MAX = 1024, PIECE_MAX = 4 * 1024 * 1024, TEXT_MAX = 65536, SCREENS_MAX = 256, TIME_MAX = 2n ** 63n;
+export const RAW = 1, ZSTD = 2, JPEG = 3, MOVE = 4, VIDEO = 5, SHAPE = 6, DRAW = 7, PNG = 8, PALETTE = 9, FRAME = 10, OVERLAYS = 11;
+/** A flag of a part: it needs no part before it. */
+export const STARTS = 1;
+/** No part that is sent: what of a video is drawn over the picture. */
+export const OVERLAY = 256;
+export const AREA_MAX = 2 ** 26, OVERLAYS_MAX = 64;
+const SIDE_MAX = 16384, VISIBLE_MAX = 1024, PLACE_AREA_MAX = 2 ** 24, SHAPE_SIDE_MAX = 512, PARTS_MAX = 1024, PIECE_MAX = 4 * 1024 * 1024, TEXT_MAX = 65536, SCREENS_MAX = 256, TIME_MAX = 2n ** 63n;
 const isCount = (value) => Number.isSafeInteger(value) && value >= 0;
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const isText = (value) => typeof value === "string";
@@ -64,8 +69,8 @@ function parseParts(buffer, view) {
     const type = view.getUint8(at), length = view.getUint32(at + 14, true), from = at + PART_BYTES;
     if (length > buffer.byteLength - from) return null;
     const [x, y, w, h] = [2, 4, 6, 8].map((offset) => view.getUint16(at + offset, true));
-    const part = { type, x, y, w, h, dx: view.getInt16(at + 10, true), dy: view.getInt16(at + 12, true), bytes: new Uint8Array(buffer, from, length) };
-    if (type >= RAW && type <= PALETTE) parts.push(part);
+    const part = { type, flags: view.getUint8(at + 1), x, y, w, h, dx: view.getInt16(at + 10, true), dy: view.getInt16(at + 12, true), bytes: new Uint8Array(buffer, from, length) };
+    if (type >= RAW && type <= OVERLAYS) parts.push(part);
     at = from + length;
   }
   return parts;
@@ -76,11 +81,32 @@ const inside = (x, y, w, h, mode) => x >= 0 && y >= 0 && w > 0 && h > 0 && x + w
 export function partFits(part, mode) {
   const { type, x, y, w, h, dx, dy, bytes } = part;
   if (type === SHAPE) return w > 0 && h > 0 && w <= SHAPE_SIDE_MAX && h <= SHAPE_SIDE_MAX && bytes.byteLength === w * h * 4;
+  if (type === FRAME) return bytes.byteLength > 0;
+  if (type === OVERLAYS) return parseOverlays(bytes, mode) !== null;
   if (!inside(x, y, w, h, mode)) return false;
   if (type === RAW) return bytes.byteLength === w * h * 4;
   if (type === MOVE) return bytes.byteLength === 0 && inside(x - dx, y - dy, w, h, mode);
   if (type === VIDEO || type === DRAW) return dx >= 0 && dy >= 0 && dx <= x && dy <= y && (type === DRAW) === (bytes.byteLength === 0);
   return bytes.byteLength > 0;
+}
+
+const within = (a, b) => a.x >= b.x && a.y >= b.y && a.x + a.w <= b.x + b.w && a.y + a.h <= b.y + b.h;
+/** Which videos lie over the picture, the lowest first: [{number, at, visible}], of which `at` may reach beyond the picture; null if it is damaged. */
+export function parseOverlays(bytes, mode) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), list = [];
+  for (let at = 0, left = VISIBLE_MAX; at < bytes.byteLength;) {
+    if (bytes.byteLength - at < 12 || list.length === OVERLAYS_MAX) return null;
+    const number = view.getUint16(at, true), count = view.getUint16(at + 2, true), sides = (from) => ({ w: view.getUint16(from, true), h: view.getUint16(from + 2, true) });
+    const place = { x: view.getInt16(at + 4, true), y: view.getInt16(at + 6, true), ...sides(at + 8) };
+    at += 12; left -= count;
+    if (left < 0 || bytes.byteLength - at < count * 8) return null;
+    const visible = Array.from({ length: count }, (_, n) => ({ x: view.getUint16(at + n * 8, true), y: view.getUint16(at + n * 8 + 2, true), ...sides(at + n * 8 + 4) }));
+    at += count * 8;
+    const area = place.w * place.h;
+    if (!area || area > PLACE_AREA_MAX || !visible.every((one) => inside(one.x, one.y, one.w, one.h, mode) && within(one, place))) return null;
+    list.push({ number, at: place, visible });
+  }
+  return list;
 }
 
 const word = (bytes, at) => bytes[at] * 256 + bytes[at + 1];

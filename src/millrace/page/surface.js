@@ -1,12 +1,12 @@
 // What a screen shows: a canvas, and a copy of it in memory for what moves. All parts of a picture are applied in their order.
-import { DRAW, JPEG, MOVE, PALETTE, PNG, RAW, SHAPE, VIDEO, ZSTD, jpegSize, pngSize } from "./pictures.js";
+import { DRAW, JPEG, MOVE, OVERLAY, PALETTE, PNG, RAW, SHAPE, VIDEO, ZSTD, jpegSize, pngSize } from "./pictures.js";
 
 const STALE_MAX = 32, COPIED_MAX = 0.6;
 const GECKO = /Gecko\/\d/.test(navigator.userAgent), MIME = { [JPEG]: "image/jpeg", [PNG]: "image/png" };
 const LITTLE = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1;
-const meet = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
+export const meet = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
 const within = (a, b) => a.x >= b.x && a.y >= b.y && a.x + a.w <= b.x + b.w && a.y + a.h <= b.y + b.h;
-const around = (a, b) => {
+export const around = (a, b) => {
   const x = Math.min(a.x, b.x), y = Math.min(a.y, b.y);
   return { x, y, w: Math.max(a.x + a.w, b.x + b.w) - x, h: Math.max(a.y + a.h, b.y + b.h) - y };
 };
@@ -80,7 +80,7 @@ export class Preparation {
 
 /** Give back what prepared parts hold. */
 export function release(parts) {
-  for (const part of parts) { part.bitmap?.close(); part.frames?.forEach(({ frame }) => frame.close()); }
+  for (const part of parts) { part.bitmap?.close(); part.frame?.close(); part.frames?.forEach(({ frame }) => frame.close()); }
 }
 
 /**
@@ -133,6 +133,7 @@ export class Surface {
     else if (type === MOVE) this.#move(part);
     else if (type === VIDEO) this.#video(part);
     else if (type === DRAW) this.#draw(part, part.from ?? this.last);
+    else if (type === OVERLAY) this.#overlay(part);
     else if (type !== SHAPE) {
       this.context.drawImage(part.bitmap, part.x, part.y);
       part.bitmap.close();
@@ -171,6 +172,19 @@ export class Surface {
     this.context.drawImage(from.frame, x - from.x, y - from.y, w, h, x, y, w, h);
     if (from.frame !== this.last?.frame) from.frame.close();
     this.#outdated(part);
+  }
+
+  /** A whole frame fills its place, of which only the visible rectangles are drawn. */
+  #overlay({ frame, at, visible }) {
+    const { context } = this;
+    context.save();
+    context.beginPath();
+    for (const { x, y, w, h } of visible) context.rect(x, y, w, h);
+    context.clip();
+    context.drawImage(frame, at.x, at.y, at.w, at.h);
+    context.restore();
+    frame.close();
+    for (const one of visible) this.#outdated(one);
   }
 
   /** The newest video picture, and its place on the screen: later parts may draw more of it. */

@@ -1,6 +1,6 @@
 // The video of a screen, decoded by WebCodecs: H.264 as in Annex B of its specification, or VP8 (RFC 6386).
 
-const UNANSWERED_MS = 1000, SLICE = 1, IDR = 5, SPS = 7;
+const UNANSWERED_MS = 1000, PASSED_MAX = 16, SLICE = 1, IDR = 5, SPS = 7;
 /** The colours of all video that the daemon encodes. Chromium would take VP8, which can't say, for BT.709. */
 const COLOURS = { primaries: "bt709", transfer: "bt709", matrix: "smpte170m", fullRange: false };
 /** WebCodecs' names of what this page can be sent, by the daemon's names. */
@@ -13,14 +13,16 @@ export async function codecs() {
   return Object.keys(CODECS).filter((_, n) => able[n]);
 }
 
-/** What an access unit is, from its first bytes: {avc, key, and of a key: codec, stream}; null if it is neither H.264 nor VP8.
- *  Two streams with the same `stream` have pictures of the same size. */
+/** What an access unit is, from its first bytes: {avc, key, and of a key: codec, stream; of VP8's key also area, in pixels, and of its others hidden};
+ *  null if it is neither H.264 nor VP8. Two streams with the same `stream` have pictures of the same size. */
 export function unitOf(bytes) {
   if (bytes.byteLength < 4) return null;
   if (bytes[0] === 0 && bytes[1] === 0 && (bytes[2] === 1 || (bytes[2] === 0 && bytes[3] === 1))) return annexB(bytes);
-  // RFC 6386, section 9.1: a frame tag, whose lowest bit is 0 in a key frame, which goes on with a start code.
-  if (bytes[0] & 1) return { avc: false, key: false, codec: "" };
-  return bytes.byteLength >= 10 && bytes[3] === 0x9d && bytes[4] === 0x01 && bytes[5] === 0x2a ? { avc: false, key: true, codec: CODECS.vp8, stream: bytes.subarray(6, 10).join() } : null;
+  // RFC 6386, section 9.1: a frame tag, whose lowest bit is 0 in a key frame, which goes on with a start code, and bit 4 is 1 if it is shown.
+  if (bytes[0] & 1) return { avc: false, key: false, codec: "", hidden: (bytes[0] & 16) === 0 };
+  if (bytes.byteLength < 10 || bytes[3] !== 0x9d || bytes[4] !== 0x01 || bytes[5] !== 0x2a) return null;
+  const side = (at) => bytes[at] | ((bytes[at + 1] & 0x3f) << 8);
+  return { avc: false, key: true, codec: CODECS.vp8, stream: bytes.subarray(6, 10).join(), area: side(6) * side(8) };
 }
 
 /** The profile and level of H.264 come from its sequence parameter set, which precedes each key picture. */
@@ -55,13 +57,24 @@ export class Video {
     return frame;
   }
 
+  /** Decode one that is `hidden`: only later ones need it, and nothing is waited for. Returns whether it can be. */
+  pass(bytes) {
+    if (!this.decoder || this.decoder.decodeQueueSize >= PASSED_MAX) { this.lose(); return false; }
+    this.#put("delta", ++this.stamp * 1000, bytes);
+    return true;
+  }
+
   async #answered(unit, data) {
     const timestamp = ++this.stamp * 1000, coming = new Promise((resolve) => { this.wanted = { timestamp, resolve }; });
     const timer = setTimeout(() => this.#answer(null), UNANSWERED_MS);
-    try { this.decoder.decode(new EncodedVideoChunk({ type: unit.key ? "key" : "delta", timestamp, data })); } catch { this.#answer(null); }
+    this.#put(unit.key ? "key" : "delta", timestamp, data);
     const frame = await coming;
     clearTimeout(timer);
     return frame;
+  }
+
+  #put(type, timestamp, data) {
+    try { this.decoder.decode(new EncodedVideoChunk({ type, timestamp, data })); } catch { this.#answer(null); }
   }
 
   /** The picture before is damaged or missing: nothing is decoded until a key picture. */

@@ -4,8 +4,9 @@ import { Ages } from "./ages.js";
 import { Clips, isClip, packClip } from "./clips.js";
 import { NS_PER_MS, NS_PER_S } from "./clock.js";
 import { Allowance, Refusal, plain } from "./messages.js";
+import { Overlays } from "./overlays.js";
 import { Pacing } from "./pacing.js";
-import { DRAW, MOVE, SHAPE, VIDEO, isPiece, parsePiece, parseScreenMessage, partFits } from "./pictures.js";
+import { DRAW, FRAME, MOVE, OVERLAYS, SHAPE, VIDEO, isPiece, parsePiece, parseScreenMessage, partFits } from "./pictures.js";
 import { png, shrunk } from "./png.js";
 import { Preparation, Surface, release } from "./surface.js";
 import { Video, codecs } from "./video.js";
@@ -33,7 +34,7 @@ const on = (what, detail) => postMessage({ what, detail });
 // can be. The last picture stays on the canvas, whatever happens to the connection; a mode takes effect with its first picture.
 class View {
   constructor({ canvas, gecko = GECKO }) {
-    this.surface = new Surface(canvas); this.video = new Video(); this.pacing = new Pacing(gecko);
+    this.surface = new Surface(canvas); this.video = new Video(); this.pacing = new Pacing(gecko); this.overlaid = ["vp8"];
     this.socket = this.wish = this.drawn = null; this.tries = 0;
     this.begin();
   }
@@ -62,6 +63,8 @@ class View {
     this.ages = new Ages(); this.clips = new Clips();
     this.news = new Allowance(NEWS_AHEAD, NEWS_PER_NS);
     this.video.lose();
+    this.overlays?.close();
+    this.overlays = new Overlays();
     this.parting = ""; this.ticks = [];
     this.counts = { bytes: 0, since: nowNs() };
   }
@@ -73,7 +76,7 @@ class View {
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
       opened = true;
-      this.send({ type: "watch", version: VERSION, ...watch, codecs: this.codecs, formats: this.formats });
+      this.send({ type: "watch", version: VERSION, ...watch, codecs: this.codecs, formats: this.formats, overlays: this.overlaid.filter((one) => this.codecs.includes(one)) });
       for (let n = 0; n < FIRST_PINGS; n++) setTimeout(() => this.ping(), n * 50);
     };
     socket.onmessage = ({ data }) => { if (socket === this.socket) this.heard(data); };
@@ -163,6 +166,7 @@ class View {
 
   /** Forget the pieces of a picture that is not complete. */
   drop() {
+    this.gap ||= this.parts !== null;
     this.waiting -= this.parts?.size ?? 0;
     this.parts = null;
   }
@@ -216,19 +220,38 @@ class View {
   }
 
   async prepare(picture) {
-    const { parts, mode } = picture;
-    picture.prepared = [];
+    const { parts, mode, prepared = picture.prepared = [] } = picture, { epoch, overlays } = this;
     if (picture.gap) this.video.lose();
+    if (picture.gap || !mode) overlays.lose();
     if (!mode) return;
+    overlays.begin(mode);
     for (const [n, part] of parts.entries()) {
       if (part.type === SHAPE) { this.shapes([part]); continue; }
-      const more = part.type === VIDEO ? following(parts, n) : [];
-      const fits = partFits(part, mode) && more.every((one) => partFits(one, mode));
-      const made = fits ? await this.preparation.part(part, more).catch(() => null) : null;
-      if (made) picture.prepared.push(made); else { picture.key = false; this.damaged(part.type === VIDEO ? "decoder" : "damaged"); }
+      const made = part.type === FRAME || part.type === OVERLAYS ? await this.overlay(part, mode) : await this.part(part, mode, parts, n);
+      if (made) { prepared.push(...made); made.forEach((one) => overlays.touch(one)); }
+      if (this.epoch !== epoch) return;
+      if (!made) { picture.key = false; this.damaged({ [VIDEO]: "decoder", [FRAME]: "overlay" }[part.type] ?? "damaged"); }
     }
+    prepared.push(...overlays.parts());
     if (picture.key && picture.serial >= this.since) this.damage = null;
     if (this.video.refused >= REFUSED_MAX) this.without();
+    if (overlays.refused >= REFUSED_MAX) { this.overlaid = []; this.socket?.close(); }
+  }
+
+  /** What to draw for a part: a list of prepared parts; null if it is damaged. */
+  async part(part, mode, parts, n) {
+    const more = part.type === VIDEO ? following(parts, n) : [];
+    const fits = partFits(part, mode) && more.every((one) => partFits(one, mode));
+    const made = fits ? await this.preparation.part(part, more).catch(() => null) : null;
+    return made && [made];
+  }
+
+  /** A part that says something of overlays: these are drawn after all others. */
+  async overlay(part, mode) {
+    if (part.type === FRAME) return await this.overlays.frame(part) ? [] : null;
+    if (!partFits(part, mode)) return null;
+    this.overlays.place(part);
+    return [];
   }
 
   /** This browser says that it decodes the codec, and does not: go on without it. */

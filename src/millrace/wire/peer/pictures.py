@@ -69,7 +69,7 @@ class Watch(msgspec.Struct, tag="watch", tag_field="type"):
 
     `screen` is a key (screen/7), or null for the first; `codecs` are for video, `formats` for rectangles; `listener` is
     the number of its own sound listener, which has to be in the same guest and of the same principal. With `keyboard`
-    it takes the keyboard if nobody has it.
+    it takes the keyboard if nobody has it. `overlays` are codecs of videos that it draws over the picture itself.
     """
 
     version: int = PICTURE_VERSION
@@ -80,6 +80,7 @@ class Watch(msgspec.Struct, tag="watch", tag_field="type"):
     settings: Wishes = {}
     listener: Count | None = None
     keyboard: bool = False
+    overlays: Names = []
 
 
 class ChangeView(msgspec.Struct, tag="set", tag_field="type"):
@@ -321,12 +322,17 @@ class PartType(IntEnum):
     PNG = 8
     PALETTE = 9
     """Few colours: a palette and indices, see `codec/palette.py`."""
+    FRAME = 10
+    """One access unit, as the machine sent it, of the video whose number is `dx`; it has no rectangle."""
+    OVERLAYS = 11
+    """Which of those videos lie over the picture from now on, and where (overlays.py); it has no rectangle."""
 
 
 EMPTY_PARTS = (PartType.MOVE, PartType.DRAW)
 VIDEO_TYPES = (PartType.VIDEO, PartType.DRAW)
 """Parts that are drawn from the last picture of the video."""
 _PIXEL_PARTS = (PartType.RAW, PartType.SHAPE)
+_PLACELESS = (PartType.FRAME, PartType.OVERLAYS)
 
 
 class Part(NamedTuple):
@@ -426,7 +432,7 @@ def check_part(part: Part, whole: Rect) -> None:
     if part.type == PartType.SHAPE:
         if not (0 < at.width <= CURSOR_SIDE_MAX and 0 < at.height <= CURSOR_SIDE_MAX):
             raise RemoteProtocolError(f"a cursor of {at.width} × {at.height}; {CURSOR_SIDE_MAX} at most either way")
-    elif not at.area or not whole.holds(at):
+    elif part.type not in _PLACELESS and not (at.area and whole.holds(at)):
         raise RemoteProtocolError(f"a part of {_shown(at)} in a picture of {whole.width} × {whole.height}")
     if part.type in _PIXEL_PARTS and size != at.width * at.height * PIXEL_BYTES:
         raise RemoteProtocolError(f"a part of {at.width} × {at.height} pixels in {size} bytes")
@@ -436,7 +442,7 @@ def check_part(part: Part, whole: Rect) -> None:
         raise RemoteProtocolError(f"a move of {_shown(at)} from outside the picture")
     if part.type in VIDEO_TYPES and not (0 <= part.dx <= at.x and 0 <= part.dy <= at.y):
         raise RemoteProtocolError(f"a part of {_shown(at)} of a video at {part.dx}, {part.dy}")
-    if part.type not in EMPTY_PARTS and not size:
+    if part.type not in (*EMPTY_PARTS, PartType.OVERLAYS) and not size:
         raise RemoteProtocolError(f"a part of type {part.type} without bytes")
 
 

@@ -1,0 +1,221 @@
+"""The videos of a screen that one viewer draws over the picture: their frames, and which of them it can show now.
+
+A machine sends such a video already encoded, as a track, and its place is an overlay of the screen. The viewer is sent
+the frames as they are. Once it has been sent a key frame and all that follow, it can show the video, and its encoder
+leaves out what lies below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from millrace.absent import nothing
+from millrace.budget import VIEWERS, Account
+from millrace.errors import GraphError
+from millrace.graph.packetqueue import Lane, PacketQueue
+from millrace.graph.pictures import Overlay, visible
+from millrace.graph.seat import Watcher
+from millrace.graph.tracks import Tracks
+from millrace.media.packet import End, Flags, Gap, Item, Packet
+from millrace.pixels.rects import EMPTY, Rect, Size
+from millrace.units import NS_PER_S, HostNs
+from millrace.wire.peer.overlays import OVERLAYS_MAX, VISIBLE_MAX, Place, pack_overlays, placeable
+from millrace.wire.peer.pictures import PIECE_MAX, VIDEO_KEY, Part, PartType
+
+FRAME_MAX = PIECE_MAX - 64 * 1024
+"""A larger frame is not sent: the video goes on with its next key frame."""
+FRAMES_BYTES = 256 * 1024
+"""Frames that waited are sent in one picture until there are so many bytes of them."""
+REST_NS = 10 * NS_PER_S
+"""So long after frames were dropped a video is decoded for its viewer: its line may be too thin for it, and an encoder
+makes pictures for the line."""
+NUMBER_MAX = 32_767
+"""Of the videos of one session; later ones are not passed through."""
+
+
+@dataclass(slots=True)
+class _Video:
+    """One video; `whole` while the viewer was sent all frames since a key frame."""
+
+    number: int
+    lane: Lane
+    whole: bool = False
+    key: bool = False
+    """The access unit in `unit` is a key frame."""
+    unit: bytes = b""
+    dropped: int = 0
+    """Of its lane, as far as it was noticed."""
+    rests_until_ns: HostNs = 0
+    rests: bool = False
+
+    @property
+    def shown(self) -> bool:
+        """Whether the viewer can show it now."""
+        return self.whole and not self.lane.broken
+
+    def begin(self, now_ns: HostNs) -> None:
+        """A key frame is about to be sent."""
+        self.rests = now_ns < self.rests_until_ns
+        self.whole, self.key, self.unit = not self.rests, True, b""
+
+    def lose(self) -> None:
+        """The viewer lacks a frame."""
+        self.whole, self.unit = False, b""
+
+    def look(self, now_ns: HostNs) -> None:
+        """Notice whether frames were dropped."""
+        if self.dropped != self.lane.dropped:
+            self.dropped, self.rests_until_ns, self.rests = self.lane.dropped, now_ns + REST_NS, True
+            self.lose()
+
+
+class ViewerVideos:
+    """What one viewer is sent of the videos of its screen. `wake` is called when a frame waits."""
+
+    def __init__(self, tracks: Tracks, who: Watcher, account: Account, wake: Callable[[], None]) -> None:
+        self.codecs: frozenset[str] = frozenset()
+        """Those that the viewer decodes."""
+        self.frames = self.bytes = 0
+        """Sent."""
+        self._tracks, self._who = tracks, who
+        self._queue = PacketQueue(account, wake, VIEWERS)
+        self._videos: dict[str, _Video] = {}
+        self._followed: tuple[Overlay, ...] = ()
+        self._numbers = 0
+        self._told: tuple[Place, ...] = ()
+
+    # -- which there are -------------------------------------------------------------------------
+
+    def follow(self, overlays: tuple[Overlay, ...], now_ns: HostNs) -> None:
+        """These overlays lie over its screen now."""
+        for video in self._videos.values():
+            video.look(now_ns)
+        if overlays is self._followed or not self.codecs:
+            return
+        self._followed = overlays
+        lying = {overlay.track for overlay in overlays}
+        for key in [key for key in self._videos if key not in lying]:
+            self._queue.leave(self._videos.pop(key).lane)
+        for key in lying - self._videos.keys():
+            self._join(key, now_ns)
+
+    def _join(self, key: str, now_ns: HostNs) -> None:
+        track = self._tracks.find(key)
+        parameters = None if track is None else track.parameters
+        if track is None or parameters is None or parameters.codec not in self.codecs or self._numbers == NUMBER_MAX:
+            return
+        try:
+            lane = self._queue.join(track, self._who, now_ns)
+        except GraphError:
+            # There is no room: the machine's door goes on decoding it into the picture.
+            return
+        self._numbers += 1
+        self._videos[key] = _Video(self._numbers, lane)
+
+    @property
+    def shown(self) -> frozenset[str]:
+        """The tracks that the viewer can show now."""
+        return frozenset(key for key, video in self._videos.items() if video.shown)
+
+    def lacks(self, track: str) -> str:
+        """Why the viewer can't show this track now; empty if it can."""
+        video = self._videos.get(track)
+        if video is None:
+            return "is sent no frames" if self.codecs else "draws no such video itself"
+        if video.shown:
+            return ""
+        return "was sent too few frames lately" if video.rests else "waits for a key frame"
+
+    def lost(self) -> None:
+        """Frames did not arrive, or were not decoded: each video waits for its next key frame."""
+        for video in self._videos.values():
+            video.lose()
+
+    def hide(self) -> None:
+        """Nobody sees the viewer's picture, or somebody does again: what it was not sent says nothing of its line."""
+        for video in self._videos.values():
+            video.dropped, video.rests_until_ns, video.rests = video.lane.dropped, 0, False
+            video.lose()
+
+    def close(self) -> None:
+        """The viewer has left, or sees another screen."""
+        self._queue.close()
+        # Whoever is woken has this: a cycle, which only a full collection would free (daemon/collector.py).
+        self._queue.wake = nothing
+        self._videos, self._followed = {}, ()
+
+    # -- what is sent ----------------------------------------------------------------------------
+
+    @property
+    def due(self) -> bool:
+        """Whether frames wait."""
+        return any(len(video.lane) for video in self._videos.values())
+
+    def take(self, now_ns: HostNs) -> tuple[list[Part], HostNs]:
+        """The frames that wait, and the time of the newest; none if there are none."""
+        parts: list[Part] = []
+        size = seen_ns = 0
+        while size < FRAMES_BYTES and (taken := self._queue.take(now_ns)) is not None:
+            lane, items = taken
+            found = next(((key, video) for key, video in self._videos.items() if video.lane is lane), None)
+            if found is None:
+                continue
+            for item in items:
+                part = self._part(*found, item, now_ns)
+                if part is not None and isinstance(item, Packet):
+                    parts.append(part)
+                    size += len(part.data)
+                    seen_ns = max(seen_ns, item.pts_ns)
+        self.frames += len(parts)
+        self.bytes += size
+        return parts, seen_ns
+
+    def _part(self, key: str, video: _Video, item: Item, now_ns: HostNs) -> Part | None:
+        """A frame to be sent, once all of it is there."""
+        if isinstance(item, End):
+            self._videos.pop(key, None)
+        elif isinstance(item, Gap):
+            video.lose()
+        elif isinstance(item, Packet):
+            if item.flags & Flags.KEY:
+                video.begin(now_ns)
+            if not video.whole or len(video.unit) + len(item.payload) > FRAME_MAX:
+                video.lose()
+                return None
+            video.unit += item.payload
+            if item.flags & Flags.END:
+                part = Part(PartType.FRAME, EMPTY, video.unit, video.number, 0, VIDEO_KEY if video.key else 0)
+                video.unit, video.key = b"", False
+                return part
+        return None
+
+    # -- where they lie --------------------------------------------------------------------------
+
+    def told_anew(self) -> None:
+        """The viewer begins anew, with no overlays."""
+        self._told = ()
+
+    def places(self, overlays: Iterable[Overlay], size: Size) -> Part | None:
+        """What to tell the viewer of these overlays of a picture that it is sent; None if it knows."""
+        places = tuple(
+            _place(overlay, self._videos[overlay.track].number, Rect(0, 0, size.width, size.height))
+            for overlay in overlays if overlay.track in self._videos
+        )  # fmt: skip
+        if places == self._told:
+            return None
+        self._told = places
+        return Part(PartType.OVERLAYS, EMPTY, pack_overlays(places))
+
+
+def passable(overlays: Iterable[Overlay]) -> frozenset[str]:
+    """The tracks of overlays that viewers can draw: none if they are too many, or in too many parts."""
+    lying = tuple(overlays)
+    if len(lying) > OVERLAYS_MAX or sum(len(visible(overlay)) for overlay in lying) > VISIBLE_MAX:
+        return frozenset()
+    return frozenset(one.track for one in lying if placeable(one.at) and not one.rotation and not one.source.area)
+
+
+def _place(overlay: Overlay, number: int, whole: Rect) -> Place:
+    parts = (rect.common(whole) for rect in visible(overlay))
+    return Place(number, overlay.at, tuple(part for part in parts if part.area))
