@@ -23,13 +23,13 @@ GUEST_BYTES_MAX = 256 * MIB
 """A guest's default memory budget."""
 GUEST_BYTES_MIN = 16_000_000
 """Anything smaller hardly fits one client of each kind."""
-ENCODERS, PROGRAMS, VIEWERS, LISTENERS, CONNECTIONS = 0.875, 0.9375, 0.953125, 0.96875, 1.0
+ENCODERS, PROGRAMS, VIEWERS, LISTENERS, WATCHERS, CONNECTIONS = 0.875, 0.9375, 0.953125, 0.96875, 0.984375, 1.0
 """How far each class of use may fill the budget. When a guest's programs have used up their share, a new connection
 can still inspect and repair the guest, and a few listeners and viewers can still connect. Only connections reach its
 end: of a machine whose session is up, nobody may take what that needs next."""
-SHARES: Mapping[float, float] = {LISTENERS: 0.25, VIEWERS: 0.125, ENCODERS: 0.625}
-"""What those who hear and see the guest may hold of the budget, each class by itself. One film of 3840 × 2160 has room,
-and with its screen leaves programs a sixteenth."""
+SHARES: Mapping[float, float] = {WATCHERS: 0.25, LISTENERS: 0.25, VIEWERS: 0.125, ENCODERS: 0.625}
+"""What those who watch the state, hear and see the guest may hold of the budget, each class by itself. One
+film of 3840 × 2160 has room, and with its screen leaves programs a sixteenth."""
 FEW = 1 / 64
 """The part of the budget up to which such a class may fill as much as its reach says: beyond, as much as encoders."""
 ENTRY_BYTES = 128

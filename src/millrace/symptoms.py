@@ -37,6 +37,10 @@ CAUSES: dict[tuple[str, str], str] = {
     ("client", "broke the protocol"): "the application violated its protocol and was disconnected",
     ("client", "ring corrupted"): "the application wrote invalid positions to its shared memory",
     ("guest", "no memory"): "the guest has used up its memory budget: the request was refused",
+    (
+        "guest",
+        "crowded",
+    ): "the guest had no room for another listener or viewer: whoever has most gave one up, or it was refused",
     ("client", "too much"): "the application wrote more than its buffer holds",
     ("recorder", "does not read"): "the application is recording but does not read the sound",
     ("machine", "late"): "the virtual machine delivered too little: paused, overloaded, or slower than real time",

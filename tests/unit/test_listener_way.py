@@ -11,6 +11,7 @@ from unittest.mock import Mock
 import aiohttp
 import aiohttp.web
 import pytest
+from multidict import CIMultiDict
 
 import millrace
 from millrace.cli.api import call
@@ -19,6 +20,7 @@ from millrace.client.endpoint import demand_welcome, hindrance, tls_of
 from millrace.client.options import ListenerOptions
 from millrace.client.viewer import ViewerOptions
 from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.wire.peer.messages import REASON
 
 
 @pytest.mark.parametrize(("host", "said"), [
@@ -93,6 +95,13 @@ def test_tls_port_reached_without_tls_is_named(error: aiohttp.ClientError) -> No
     said = "if the server uses TLS, connect with wss://"
     assert said in hindrance(ListenerOptions(), "ws://127.0.0.1/default", error)
     assert said not in hindrance(ListenerOptions(), "wss://127.0.0.1/default", error)
+
+
+def test_refused_handshake_says_the_daemons_reason() -> None:
+    headers = CIMultiDict({REASON: "guest a has 256 viewers%2C the maximum%0A%E2%80%A6"})
+    error = aiohttp.WSServerHandshakeError(Mock(), (), status=409, message="Invalid response status", headers=headers)
+    said = hindrance(ListenerOptions(), "ws://127.0.0.1/a", error)
+    assert said == "guest a has 256 viewers, the maximum\\n…"
 
 
 @pytest.mark.parametrize("given", [{"ca_file": "/ca.pem"}, {"cert": "/own.pem"}])

@@ -28,6 +28,7 @@ from millrace.errors import (
 from millrace.io.crypto import NOT_TLS, certificate_trouble, client_tls
 from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
 from millrace.text import SHOWN_MAX, printable, quoted
+from millrace.wire.peer.messages import REASON
 
 ASK_S = 5.0
 CONNECT_S = 5.0
@@ -151,6 +152,8 @@ def hindrance(options: ListenerOptions, url: str, error: Exception) -> str:
     if options.socket is None and url.startswith("ws:") and _may_want_tls(error):
         what = "the server disconnected" if isinstance(error, aiohttp.ServerDisconnectedError) else "the answer is 400"
         return f"{what}; if the server uses TLS, connect with wss://"
+    if isinstance(error, aiohttp.WSServerHandshakeError) and error.headers and REASON in error.headers:
+        return printable(unquote(error.headers[REASON]))
     return str(error) or type(error).__name__
 
 

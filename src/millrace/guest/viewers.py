@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from millrace.budget import VIEWERS
 from millrace.errors import BudgetError, GraphError
 from millrace.graph.screens import Listed
 from millrace.graph.steps import Steps
@@ -13,7 +14,7 @@ from millrace.guest.home import Home
 from millrace.guest.notfound import missing
 from millrace.guest.ratelimits import WholePictures
 from millrace.guest.sharing import Sharing, for_one
-from millrace.guest.viewer import ViewerSession
+from millrace.guest.viewer import VIEWER_BYTES, ViewerSession
 from millrace.guest.viewergroup import Group, Timer, in_this_loop
 from millrace.io.clock import now_ns
 from millrace.outlets.encoded import MakePictures
@@ -29,9 +30,9 @@ log = logging.getLogger("millrace.guest")
 VIEWERS_MAX = 256
 """Connections of viewers, those that have not said yet what they want among them."""
 NAMED_MAX = 64
+"""Screens of a list."""
 ABSENCE_MAX = 1000
 """Most characters of what the doors say of a guest without a screen."""
-"""Screens of a list."""
 
 
 # The keyboard changes hands here and nowhere else: what the one who had it holds down is released while it still has
@@ -59,7 +60,8 @@ class Viewers:
         self.wholes = WholePictures(2 * VIEWERS_MAX)
         self._changed = changed
         self._sharing = Sharing(guest, make, timer, changed, clock)
-        self._connected: set[ViewerSession] = set()
+        self.connected: dict[ViewerSession, None] = {}
+        """In the order in which they came, those that have not said yet what they want among them."""
         self._new: dict[Listed, None] = {}
         """Screens that came since the last round."""
         self._named: list[ScreenNamed] = []
@@ -105,11 +107,17 @@ class Viewers:
 
     # -- who watches -----------------------------------------------------------------------------
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another one, or no memory."""
+        budget = self.guest.admission.budget
+        return len(self.connected) >= VIEWERS_MAX or not budget.has_room(VIEWER_BYTES, VIEWERS)
+
     def arrive(self, session: ViewerSession) -> None:
         """A viewer has connected; GraphError if there is no room."""
-        if len(self._connected) >= VIEWERS_MAX:
+        if len(self.connected) >= VIEWERS_MAX:
             raise GraphError(f"guest {self.guest.name} has {VIEWERS_MAX} viewers, the maximum")
-        self._connected.add(session)
+        self.connected[session] = None
 
     def join(self, session: ViewerSession) -> None:
         """A viewer has said what it wants."""
@@ -127,7 +135,7 @@ class Viewers:
 
     def leave(self, session: ViewerSession) -> None:
         """A viewer has left, or may not watch any more."""
-        self._connected.discard(session)
+        self.connected.pop(session, None)
         self.leave_keyboard(session)
         self._sharing.exit(session)
         if session in self.sessions:
@@ -206,7 +214,7 @@ class Viewers:
             self._stale = False
             new, self._new = list(self._new), {}
             for session in list(self.sessions):
-                if session in self._connected and not session.sending.closed:
+                if session in self.connected and not session.sending.closed:
                     for_one(session, partial(self._follow, new=new))
                     yield
 

@@ -10,11 +10,12 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
+from urllib.parse import quote
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from millrace.budget import CONNECTIONS
+from millrace.budget import WATCHERS
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.control.registry import parse_kinds
 from millrace.errors import ConfigError, GraphError, RightsEnded, RightsError
@@ -41,7 +42,7 @@ from millrace.server.http.wall import MESSAGE_MAX as WALL_MAX
 from millrace.server.http.wall import Wall
 from millrace.symptoms import Symptom, refusal, refused_request
 from millrace.text import clean_utf8, printable, quoted
-from millrace.wire.peer.messages import MESSAGE_MAX
+from millrace.wire.peer.messages import MESSAGE_MAX, REASON
 
 log = logging.getLogger("millrace.web")
 
@@ -186,7 +187,8 @@ class Web:
             headers = INVALID if isinstance(error, RightsEnded) else None
             return web.json_response(refusal_of(error), status=error.status, headers=headers)
         except (ConfigError, GraphError) as error:
-            return web.json_response(refusal_of(error), status=error.status)
+            headers = {REASON: quote(printable(error), safe=" ',;:()/")}
+            return web.json_response(refusal_of(error), status=error.status, headers=headers)
 
     # A page that opens does not know whether anything admits it (a session, a certificate), so it asks: a request that
     # claims nothing and gets 401 is no sign of trouble.
@@ -232,9 +234,7 @@ class Web:
         # No compression: a compressor takes 260 KiB per watcher (zlib's manual, deflateInit2), and aiohttp compresses
         # large messages in a separate task, whose failure goes unnoticed if the watcher has left meanwhile.
         websocket = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
-        with closing(
-            self._plane.budget_of(principal).open("watcher", {"itself": WATCHER_BYTES}, CONNECTIONS)
-        ) as account:
+        with closing(self._plane.budget_of(principal).open("watcher", {"itself": WATCHER_BYTES}, WATCHERS)) as account:
             watcher = EventStream(self._plane, principal, wanted, account, turns)
             if request.transport is not None:
                 watcher.cut = request.transport.abort
@@ -247,7 +247,7 @@ class Web:
         principal = principal_of(request)
         turns = self._plane.turns_of(principal)
         websocket = WebSocket(turns, heartbeat=20.0, max_msg_size=WALL_MAX, compress=False, protocols=(SUBPROTOCOL,))
-        with closing(self._plane.budget_of(principal).open("wall", {"itself": WATCHER_BYTES}, CONNECTIONS)):
+        with closing(self._plane.budget_of(principal).open("wall", {"itself": WATCHER_BYTES}, WATCHERS)):
             wall = Wall(self._guests, principal, turns)
             if request.transport is not None:
                 wall.cut = request.transport.abort

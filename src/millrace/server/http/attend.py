@@ -10,13 +10,15 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import WSCloseCode, web
 
+from millrace.budget import LISTENERS
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.errors import MillraceError, PeerLost
 from millrace.guest.encoders import load_encoders
 from millrace.guest.guest import Guest
 from millrace.guest.home import Home
-from millrace.guest.listener import ListenerSession
+from millrace.guest.listener import LISTENER_BYTES, ListenerSession
 from millrace.guest.notfound import NotFound
+from millrace.guest.places import Visitor, giver, most
 from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge, when_relieved
@@ -42,10 +44,9 @@ BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
 """Close codes of a connection that ended without a Close frame (RFC 6455, section 7.1.5)."""
 
 
-class Attendee(Protocol):
+class Attendee(Visitor, Protocol):
     """The session of a listener or a viewer."""
 
-    principal: Principal
     address: str
     closing: bool
 
@@ -198,10 +199,33 @@ class Attendants:
         return websocket
 
     def _session(self, kind: Kind, guest: Guest, principal: Principal, address: str, writer: FrameWriter) -> Attendee:
+        self._make_room(kind, guest, principal)
         id_, now = self._guests.take_id(), now_ns()
         if kind is VIEWER:
             return ViewerSession(guest.viewers, id_, address, writer.write, writer.room, now, principal, writer.passed)
         return ListenerSession(guest, id_, address, writer.write, writer.room, now, principal)
+
+    # One in its handshake can't be told anything yet, so it is not asked for its place.
+    def _make_room(self, kind: Kind, guest: Guest, principal: Principal) -> None:
+        """If the guest has no place for one more of `principal`, let whoever has most give one up, if that is fair."""
+        visitors: list[Attendee]
+        if kind is VIEWER:
+            # The newest is asked, but whoever types last of all.
+            viewers = sorted(guest.viewers.connected, key=lambda one: not one.keyboard.held)
+            full, visitors = guest.viewers.full, [*viewers]
+        else:
+            full = not guest.admission.budget.has_room(LISTENER_BYTES, LISTENERS)
+            visitors = list(guest.sessions)
+        if not full:
+            return
+        here = [session for session in visitors if session in self._sockets and not session.closing]
+        (who, has), gives = most(here), giver(here, principal, guest.name)
+        evidence: Evidence = {"who": who, f"its_{kind.name}s": has, "of": len(visitors), "for": principal.key}
+        self._plane.report(Symptom("guest", "crowded", guest.name, "", evidence))
+        if gives is not None:
+            self._dismiss(gives, f"guest {guest.name} is full: this {kind.name} made room for another")
+            # Its place and its memory are needed now, before it is its turn to be told.
+            gives.closed()
 
     # Leaving undoes the steps of arriving in reverse order; `closed` may already have been called when the session
     # was ended from elsewhere.

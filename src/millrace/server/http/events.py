@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from millrace.absent import nothing
-from millrace.budget import CONNECTIONS, Account
+from millrace.budget import WATCHERS, Account
 from millrace.control.plane import Objects
 from millrace.control.registry import Encode, json_text
 from millrace.control.requests import parsed
@@ -138,7 +138,7 @@ class EventStream:
     def send_objects(self, made: bytes) -> None:
         """See `Watcher`."""
         size = self._size + len(made)
-        if size > WAITING_MAX or not self._account.fits("waiting", size, CONNECTIONS):
+        if size > WAITING_MAX or not self._account.fits("waiting", size, WATCHERS):
             log.warning("a watcher of %s was disconnected: it left %d bytes unread", self.principal.key, self._size)
             self.give_up()
             return
@@ -202,5 +202,5 @@ class EventStream:
                 await websocket.send_str(self._waiting[0].decode())
                 if self._waiting:
                     self._size -= len(self._waiting.popleft())
-                    self._account.hold("waiting", self._size, CONNECTIONS)
+                    self._account.hold("waiting", self._size, WATCHERS)
                 await self._turns.turn()

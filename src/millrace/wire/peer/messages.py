@@ -23,6 +23,8 @@ from millrace.wire.decoding import understood
 VERSION = 1
 MESSAGE_MAX = 64 * 1024
 """The largest message either side accepts: a 40 ms quantum of 8 channels f32 at 48 kHz is 61,440 bytes."""
+REASON = "Millrace-Reason"
+"""Header of an answer that refuses a handshake: why, percent-encoded, for clients that are shown no body."""
 MEDIA_MAX = 4 * 1024 * 1024
 MEDIA, MEDIA_FOLLOWS = 1, 2
 """A packet of the second kind was sent together with the previous one, so its arrival says nothing about the path."""

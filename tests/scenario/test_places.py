@@ -1,0 +1,113 @@
+"""Places for listeners and viewers: one principal's many connections keep nobody else out of a guest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+import millrace.guest.viewers
+from millrace.budget import LISTENERS, VIEWERS, WATCHERS
+from millrace.client.endpoint import hindrance
+from millrace.client.options import ListenerOptions
+from millrace.server.http.events import WATCHER_BYTES
+from millrace.wire.peer.messages import Bye
+from millrace.wire.peer.pictures import KeyboardHeld, TakeKeyboard
+from tests.scenario.tenants import Rig, joined, running
+from tests.scenario.watchers import painter_of, watching
+
+
+def crowded(rig: Rig) -> list[dict[str, Any]]:
+    """The evidence of places that were short."""
+    incidents = rig.daemon.worker.diagnosis.incidents
+    return [dict(one.evidence) for one in incidents if (one.stage, one.cause) == ("guest", "crowded")]
+
+
+def fill(rig: Rig, reach: float) -> None:
+    """Connections of one class use up what their class may hold, but for half of one."""
+    budget = rig.daemon.worker.guests["alice"].graph.budget
+    filler, size = budget.open("queue", {"": 0}, reach), 1 << 30
+    while size >= WATCHER_BYTES // 2:
+        if not filler.fits("", filler.held + size, reach):
+            size //= 2
+
+
+def test_one_tokens_viewers_keep_neither_the_owner_nor_who_may_type_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(millrace.guest.viewers, "VIEWERS_MAX", 4)
+
+    async def test(rig: Rig) -> None:
+        painter = painter_of(rig, "alice", 11)
+        crowd, worker = [await rig.token(name, right, ["alice"]) for name, right in (("c", "watch"), ("w", "type"))]
+        here = [await watching(rig, crowd) for _ in range(4)]
+        for secret, last in ((worker, here[3]), ("", here[2])):
+            here.append(await watching(rig, secret))
+            await here[-1].shows(painter)
+            bye = await last.until(Bye)
+            assert bye.again is False and "made room for another" in bye.reason
+            await last.ends()
+        # Now it has no two more than the others, and those who were there before have stayed.
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await watching(rig, crowd)
+        said = hindrance(ListenerOptions(), "ws://x/alice", refused.value)
+        assert said == "guest alice has 4 viewers, the maximum" and refused.value.status == 409
+        await here[0].shows(painter)
+        assert crowded(rig) == [{"who": "token/1", "its_viewers": 4, "of": 4, "for": "token/2"}]
+        assert len(rig.daemon.worker.guests["alice"].viewers.connected) == 4
+
+    running(tmp_path, test)
+
+
+def test_memory_that_one_tokens_viewers_and_listeners_hold_is_given_up_for_others(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        guest = rig.daemon.worker.guests["alice"]
+        crowd, other = [await rig.token(name, "hear,watch", ["alice"]) for name in ("c", "o")]
+        seen = [await watching(rig, crowd, settings={"picture": "off"}) for _ in range(2)]
+        heard = [await joined(rig, crowd) for _ in range(2)]
+        fill(rig, VIEWERS)
+        fill(rig, LISTENERS)
+        others = await watching(rig, other, settings={"picture": "off"}), await joined(rig, other)
+        await seen[1].until(Bye)
+        await seen[1].ends()
+        told = [message.data async for message in heard[1]]
+        assert "made room for another" in told[-1]
+        assert len(guest.sessions) == len(guest.viewers.sessions) == len(others)
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await joined(rig, other)
+        assert "no room for this listener" in hindrance(ListenerOptions(), "ws://x/alice", refused.value)
+
+    running(tmp_path, test)
+
+
+def test_watchers_of_the_state_hold_their_share_only(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        see = await rig.token("s", "see", ["alice"])
+        fill(rig, WATCHERS)
+        budget = rig.daemon.worker.guests["alice"].graph.budget
+        assert budget.held < budget.limit / 2
+        status, text = await rig.ask("GET", "/api/v1/events", see, Upgrade="websocket", Connection="Upgrade")
+        assert status == 507 and "no room for this watcher" in text
+        await watching(rig, settings={"picture": "off"})
+
+    running(tmp_path, test)
+
+
+def test_whoever_types_is_asked_for_its_place_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(millrace.guest.viewers, "VIEWERS_MAX", 3)
+
+    async def test(rig: Rig) -> None:
+        painter_of(rig, "alice", 11)
+        first, second = [await rig.token(name, "type", ["alice"]) for name in "fs"]
+        here = [await watching(rig, first) for _ in range(3)]
+        await here[2].say(TakeKeyboard(True))
+        while not (await here[2].until(KeyboardHeld)).mine:
+            pass
+        other = await watching(rig, second)
+        await here[1].until(Bye)
+        left = list(rig.daemon.worker.guests["alice"].viewers.connected)
+        assert [one.keyboard.held for one in left] == [False, True, False] and not other.socket.closed
+
+    running(tmp_path, test)
