@@ -13,6 +13,7 @@ from millrace.graph.screens import Screens
 from millrace.media.clip import ClipReader, ClipText
 from millrace.pixels.rects import Size
 from millrace.sim.rig import Rig
+from millrace.wire.x11 import marks
 from millrace.wire.x11.client import X11Client
 from millrace.wire.x11.setup import setup_request
 from tests.fuzz import xserver
@@ -104,8 +105,8 @@ def viewer() -> Callable[[bytes], None]:
     return take
 
 
-def _answers(request: bytes, properties: Iterator[bytes]) -> list[bytes]:
-    """What a server answers; nothing to most requests."""
+def _answers(request: bytes, properties: Iterator[bytes], owners: dict[int, int]) -> list[bytes]:
+    """What a server answers; nothing to most requests. `owners` are the windows that own selections."""
     major, minor = request[0], request[1]
     if major == 98:
         name = request[8 : 8 + int.from_bytes(request[4:6], "little")]
@@ -114,7 +115,7 @@ def _answers(request: bytes, properties: Iterator[bytes]) -> list[bytes]:
     if major == 16:
         name = request[8 : 8 + int.from_bytes(request[4:6], "little")]
         names = [b"CLIPBOARD", b"TARGETS", b"INCR", b"UTF8_STRING", b"text/plain;charset=utf-8", b"MILLRACE_CLIPBOARD"]
-        names.append(b"MILLRACE_KEYS")
+        names += marks.NAMES
         return [xserver.reply(0, struct.pack("<I", 301 + names.index(name)))]
     if (major, minor) == (20, 0):
         listed = [(key, symbols[0]) for key, ((_, symbols), *_) in KEYS.items()]
@@ -127,7 +128,11 @@ def _answers(request: bytes, properties: Iterator[bytes]) -> list[bytes]:
         return [xserver.reply(0, bytes(12) + b"\xff" * 32, 1)]
     if (major, minor) in ((KEYBOARD, 4), (KEYBOARD, 8)):
         return [xserver.keyboard_state(0) if minor == 4 else xserver.keyboard(0, KEYS, {50: 1})]
-    answered = {23, 38, 43, 44, (KEYBOARD, 0), (140, 0), (140, 6), *((one, 0) for one, _ in MAJORS.values())}
+    if major == 22:
+        owners.update([struct.unpack_from("<II", request, 4)[::-1]])
+    if major == 23:
+        return [xserver.reply(0, struct.pack("<I", owners.get(*struct.unpack_from("<I", request, 4), 0)))]
+    answered = {38, 43, 44, (KEYBOARD, 0), (140, 0), (140, 6), *((one, 0) for one, _ in MAJORS.values())}
     if major in answered or (major, minor) in answered:
         return [xserver.reply(0, struct.pack("<HH20x", 1, 2), 1)]
     return []
@@ -152,13 +157,13 @@ def sessions() -> list[list[bytes]]:
     """A server's messages: all that it is asked is answered, and what it says by itself comes in between."""
     out = []
     for said, properties in _said():
-        one, session, found = Viewer(), list[bytes](), iter(properties)
+        one, session, found, owners = Viewer(), list[bytes](), iter(properties), dict[int, int]()
         for message in (xserver.setup(), *said):
             answers = [message]
             while answers and len(session) < MESSAGES_MAX:
                 for part in answers:
                     one.take(part)
                 session += answers
-                answers = [answer for request in one.sent() for answer in _answers(request, found)]
+                answers = [answer for request in one.sent() for answer in _answers(request, found, owners)]
         out.append(session)
     return out

@@ -15,9 +15,9 @@ NAMES = 6
 CLIPBOARD, TARGETS, INCR, UTF8, PLAIN, PROPERTY = range(301, 307)
 
 
-RELEASED = 4
-"""So many it makes after that: to be let through grabs, and which keys have a meaning, and which keys and buttons are
-down, that a daemon has left."""
+RELEASED = 8
+"""So many it makes after that: to be let through grabs, a window and four names of lists of keys, and which keys and
+buttons are down, that a daemon has left."""
 ASKED = NAMES + RELEASED
 
 

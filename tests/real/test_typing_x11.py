@@ -247,6 +247,31 @@ def test_keys_that_a_killed_daemon_has_given_are_given_back_and_none_of_a_users(
         asyncio.run(test(x))
 
 
+@pytest.mark.parametrize("server", ["Xvfb", "Xvnc"])
+def test_daemons_on_one_display_have_a_list_of_keys_each(tmp_path: Path, server: str) -> None:
+    async def test(x: XServer) -> None:
+        def lists() -> set[str]:
+            return {line.partition("(")[0] for line in x.run("xprop", "-root").splitlines() if "MILLRACE" in line}
+
+        door = f"x11:{x.display}"
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+        async with watching(tmp_path / "one", door) as one, watching(tmp_path / "other", door) as other:
+            Person(one).text(chr(0x4E00))
+            await one.until(lambda: lists() == {"MILLRACE_KEYS"}, "one has a list")
+            Person(other).text(chr(0x4E01))
+            await one.until(lambda: lists() == {"MILLRACE_KEYS", "MILLRACE_KEYS_2"}, "the other has one besides")
+            (machine,) = one.guest.machines
+            await machine.stop("it was detached")
+            await one.until(lambda: lists() == {"MILLRACE_KEYS_2"}, "only its own is deleted")
+            keys = x.run("xmodmap", "-pke")
+            assert "U4E01" in keys and "U4E00" not in keys
+            await one.until(lambda: not lists() and "U4E01" not in x.run("xmodmap", "-pke"), "it means nothing again")
+
+    with display(tmp_path, server) as x:
+        asyncio.run(test(x))
+
+
 def test_server_does_not_repeat_what_is_held_and_its_setting_stays(tmp_path: Path) -> None:
     """Between a press and its release a line may stall for long: the viewer's keyboard says how often it is pressed."""
 

@@ -18,7 +18,7 @@ from tests.unit.test_clipboard import USES, WRITER
 from tests.unit.test_x11 import inside, sent
 from tests.watch import Desk, Remote, clip, words
 
-WINDOW, FETCH, OTHER = BASE + 2, BASE + 4, 0x900001
+WINDOW, FETCH, OTHER = BASE + 2, BASE + 5, 0x900001
 CREATE, CHANGE_WINDOW, DESTROY, CHANGE, GET, SET_OWNER, CONVERT, SEND = 1, 2, 4, 18, 20, 22, 24, 25
 STRING = 31
 
@@ -151,7 +151,7 @@ def test_old_program_has_latin_1_and_a_picture_is_no_text() -> None:
     hall.run()
     assert hall.remote.clips == [clip(1, "café".encode())]
     hall.pastes()
-    hall.says(xserver.converted(BASE + 5, 0), xserver.converted(BASE + 5, 0))
+    hall.says(xserver.converted(FETCH + 1, 0), xserver.converted(FETCH + 1, 0))
     hall.run()
     assert hall.remote.clips[1:] == [clip(1, b"what is on the machine's clipboard is no text", True)]
 

@@ -75,6 +75,9 @@ def test_nothing_is_taken_while_the_server_does_not_read_and_no_key_before_it_ha
     one.turns(xserver.damaged(0, 0, 1, 1))
     assert told == []
     one.turns(xserver.error(one.wire._requests._sent))
+    assert told == [], "it has not told yet which keys have a meaning of ours"
+    names = [number for number, said in one.wire._requests._waiting.items() if said.request[0] == 16]
+    one.turns(b"".join(map(xserver.error, names)))
     assert told == ["the layout"] and source.takes(True, nothing)
     one.full = True
     assert not source.takes(True, lambda: told.append("room"))

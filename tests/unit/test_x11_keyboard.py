@@ -18,6 +18,7 @@ from millrace.wire.x11.client import X11Client
 from millrace.wire.x11.input import X11Input
 from millrace.wire.x11.keyboard import STROKES_MAX
 from millrace.wire.x11.keymap import ENTRIES_MAX, Keymap
+from millrace.wire.x11.marks import NAMES
 from millrace.wire.x11.spares import IDLE_NS, KEPT_NS
 from tests.fuzz import xserver
 from tests.fuzz.xserver import KEYBOARD, KEYBOARD_FIRST, MAJORS, ROOT
@@ -42,7 +43,8 @@ class Display:
         self, keys: dict[int, xserver.Groups], repeated: tuple[int, ...] = (), listed: tuple[tuple[int, int], ...] = (),
         watched: bool = True,
     ) -> None:  # fmt: skip
-        self.listed = listed
+        self.lists = {MARK_NAME: listed}
+        self.owners: dict[int, int] = {}
         self.wire, self.now_ns, self._keys = X11Client(b"", 0), 0, keys
         self.repeated = sum(1 << keycode for keycode in repeated).to_bytes(32, "little")
         assert isinstance(self.wire, X11Input)
@@ -86,12 +88,21 @@ class Display:
         if request[:2] == bytes((KEYBOARD, 8)):
             return xserver.keyboard(self.number, self._keys, MODIFIERS)
         if request[0] == 16:
-            return xserver.reply(self.number, struct.pack("<I", MARK_NAME))
-        if request[0] in (20, 38, 44):
-            listed = b"".join(struct.pack("<II", *pair) for pair in self.listed)
-            return (
-                xserver.has(self.number, listed, CARDINAL, bits=32) if request[0] == 20 else xserver.reply(self.number)
+            return xserver.reply(self.number, struct.pack("<I", MARK_NAME + NAMES.index(request[8:].rstrip(b"\0"))))
+        if request[0] == 22:
+            window, selection = struct.unpack_from("<II", request, 4)
+            self.owners[selection] = window
+            return b""
+        if request[0] == 23:
+            return xserver.reply(
+                self.number, struct.pack("<I", self.owners.get(int.from_bytes(request[4:8], "little"), 0))
             )
+        if request[0] == 20:
+            listed = self.lists.get(int.from_bytes(request[8:12], "little"), ())
+            data = b"".join(struct.pack("<II", *pair) for pair in listed)
+            return xserver.has(self.number, data, CARDINAL, bits=32)
+        if request[0] in (38, 44):
+            return xserver.reply(self.number)
         if request[0] == 103:
             return xserver.reply(self.number, bytes(12) + self.repeated, any(self.repeated))
         if request[:2] == bytes((KEYBOARD, 4)):
@@ -374,9 +385,9 @@ def test_lights_are_told_when_they_change() -> None:
 def test_what_an_earlier_daemon_has_left_pressed_is_released() -> None:
     one = Display(GERMAN)
     one.wire.send_release()
-    assert one.sent()[1:] == [requests.query_keys(), requests.query_pointer(ROOT)]
-    one.says(xserver.reply(one.number + 2, bytes(4) + bytes((0, 0x40)) + bytes(26)))
-    one.says(xserver.reply(one.number + 3, bytes(16) + struct.pack("<H", 0x500)))
+    assert one.sent()[5:] == [requests.query_keys(), requests.query_pointer(ROOT)]
+    one.says(xserver.reply(one.number + 6, bytes(4) + bytes((0, 0x40)) + bytes(26)))
+    one.says(xserver.reply(one.number + 7, bytes(16) + struct.pack("<H", 0x500)))
     assert [(done[4], done[5]) for done in one.sent()] == [(3, 46), (5, 1), (5, 3)]
 
 

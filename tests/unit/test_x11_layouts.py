@@ -1,14 +1,19 @@
-"""What the keys of an X display mean, and which may be given a meaning: of millrace.wire.x11.keymap and spares."""
+"""What the keys of an X display mean, and which may be given a meaning: of millrace.wire.x11.keymap, spares, marks."""
 
 from __future__ import annotations
 
 import struct
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 
 from millrace.wire.keys import BY_EVDEV
 from millrace.wire.x11 import requests, xkb
 from millrace.wire.x11.keymap import Keymap, Place
+from millrace.wire.x11.marks import NAMES, Marks
+from millrace.wire.x11.marks import _listed as listed_in
 from millrace.wire.x11.requests import KEYCODE_OFFSET
 from millrace.wire.x11.spares import IDLE_NS, KEPT_NS, Spares
 from millrace.wire.x11.xkb import NO_STATE, KeyState
@@ -20,8 +25,8 @@ TYPES_AT, SHIFT_TYPE_AT = 40, 48
 REAL, NEVER_MADE = 38, (254, 255)
 """A key that keyboards have, and two that none has."""
 A, B = 0x61, 0x62
-MARK_NAME, CARDINAL = 307, 6
-"""Numbers of the list's name and kind."""
+MARK_NAME, CARDINAL, WINDOW = 307, 6, 0x40_0007
+"""Numbers of the first list's name, of its kind, and of the window that owns ours."""
 
 
 def layout(keys: dict[int, xserver.Groups], modifiers: dict[int, int] | None = None) -> Keymap:
@@ -33,18 +38,50 @@ def full(*free: int) -> dict[int, xserver.Groups]:
     return {code: [(2, [0x31, 0x32])] for code in range(8, 256) if code not in free}
 
 
-def mark(*pairs: tuple[int, int]) -> bytes:
+def mark(*pairs: tuple[int, int], name: int = MARK_NAME) -> bytes:
     """The request that lists these keys and their keysyms."""
     data = b"".join(struct.pack("<II", *pair) for pair in pairs)
-    return requests.change_property(ROOT, MARK_NAME, CARDINAL, 32, data)
+    return requests.change_property(ROOT, name, CARDINAL, 32, data)
+
+
+class Slot(NamedTuple):
+    """A list of keys and their keysyms, the window that owns it, and the one that owns it when it was claimed."""
+
+    owner: int = 0
+    claimed_by: int = WINDOW
+    listed: Sequence[tuple[int, int]] = ()
+
+
+def marked(marks: Marks, slots: Sequence[Slot]) -> list[bytes]:
+    """Have the display answer all that is asked of it; returns what was requested."""
+    every = list[bytes]()
+    asked = deque(marks.look(ROOT, WINDOW))
+    while asked:
+        said = asked.popleft()
+        every.append(said.request)
+        if said.then is not None:
+            asked += said.then(answered(every, said.request, slots))
+    assert not marks.due
+    return every
+
+
+def answered(every: list[bytes], request: bytes, slots: Sequence[Slot]) -> bytes:
+    if request[0] == 16:
+        return xserver.reply(1, struct.pack("<I", MARK_NAME + NAMES.index(request[8:].rstrip(b"\0"))))
+    mark = int.from_bytes(request[4:8] if request[0] == 23 else request[8:12], "little")
+    slot = slots[mark - MARK_NAME] if mark - MARK_NAME < len(slots) else Slot()
+    if request[0] == 23:
+        owner = slot.claimed_by if requests.set_owner(WINDOW, mark) in every else slot.owner
+        return xserver.reply(1, struct.pack("<I", owner))
+    assert request[0] == 20
+    return xserver.has(1, b"".join(struct.pack("<II", *pair) for pair in slot.listed), CARDINAL, bits=32)
 
 
 def spares_of(keymap: Keymap, *listed: tuple[int, int]) -> Spares:
     """Those of a display with this layout, which lists these keys and their keysyms."""
     spares = Spares()
-    spares.named(ROOT, MARK_NAME)
-    data = b"".join(struct.pack("<II", *pair) for pair in listed)
-    assert spares.read(xserver.has(1, data, CARDINAL, bits=32)) == bool(listed)
+    marked(spares.marks, [Slot(listed=listed)])
+    assert spares.marks.own == MARK_NAME and spares.marks.has_left == bool(listed)
     spares.learn(keymap)
     return spares
 
@@ -146,12 +183,49 @@ def test_list_is_written_before_a_key_is_given_a_meaning_and_has_what_it_meant_b
 
 
 def test_list_that_is_none_of_a_daemon_is_passed_over() -> None:
-    spares = Spares()
-    for part in (b"", xserver.has(1, bytes(8)), xserver.has(1, struct.pack("<II", 254, A), 19, bits=32),
+    for part in (xserver.has(1, bytes(8)), xserver.has(1, struct.pack("<II", 254, A), 19, bits=32),
                  xserver.has(1, struct.pack("<IIIII", 254, 0, 7, A, 254), CARDINAL, bits=32)):  # fmt: skip
-        assert not spares.read(part)
+        assert listed_in(part) == {}
+
+
+# -- several daemons -------------------------------------------------------------------------------
+
+
+def test_daemons_on_one_display_have_a_list_each_and_leave_that_of_one_that_lives() -> None:
+    living = Slot(owner=9, listed=[(253, A)])
+    spares = Spares()
+    asked = marked(spares.marks, [living, Slot(), Slot(listed=[(255, B)]), Slot()])
+    assert spares.marks.own == MARK_NAME + 1
+    owned = [request for request in asked if request[0] == 22]
+    assert owned == [requests.set_owner(WINDOW, MARK_NAME + 1), requests.set_owner(WINDOW, MARK_NAME + 2)]
+    spares.learn(layout({**full(254), 253: [(2, [A, A])], 255: [(2, [B, B])]}))
+    assert spares.keys == {255}, "what was left is taken over"
+    assert spares.take(A, 0) == (254, [mark((255, B), (254, A), name=MARK_NAME + 1), requests.change_keysyms(254, A)])
+    back = [requests.change_keysyms(key, 0) for key in (255, 254)]
+    assert spares.end() == [*back, *(requests.delete_property(ROOT, MARK_NAME + n) for n in (1, 2))]
+
+
+def test_list_that_another_daemon_has_taken_meanwhile_is_its() -> None:
+    spares = Spares()
+    marked(spares.marks, [Slot(claimed_by=9, listed=[(255, B)]), Slot()])
+    assert not spares.marks.own and not spares.marks.has_left
+    spares.learn(layout(full(254)))
+    assert spares.take(A, 0) is None and spares.end() == [], "without a list no key is given a meaning"
+
+
+def test_no_key_is_given_a_meaning_if_each_list_is_another_daemons() -> None:
+    spares = Spares()
+    marked(spares.marks, [Slot(owner=9)] * len(NAMES))
+    spares.learn(layout(full(254)))
+    assert not spares.marks.own and spares.take(A, 0) is None
+
+
+def test_list_that_was_left_stays_until_it_is_known_which_of_its_keys_have_a_meaning() -> None:
+    spares = Spares()
+    marked(spares.marks, [Slot(listed=[(254, A)])])
+    assert spares.end() == []
     spares.learn(layout({**full(), 254: [(2, [A, A])]}))
-    assert not spares.keys and spares.end() == []
+    assert spares.end() == [requests.change_keysyms(254, 0), requests.delete_property(ROOT, MARK_NAME)]
 
 
 def test_key_that_can_not_be_listed_is_given_no_meaning() -> None:

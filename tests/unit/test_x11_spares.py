@@ -27,6 +27,13 @@ def test_what_a_killed_daemon_has_left_is_given_back_at_the_next_attach_and_no_o
     assert ended(one) == []
 
 
+def test_what_was_left_is_given_back_also_if_the_layout_was_told_before() -> None:
+    one = Display(GERMAN | {240: [(2, [0x1004E00, 0x1004E00])]}, listed=((240, 0x1004E00),))
+    assert one.begun.count(xkb.get_map(KEYBOARD)) == 2
+    one.wire.handle_timeout(IDLE_NS)
+    assert one.sent() == [requests.change_keysyms(240, 0), requests.delete_property(ROOT, MARK_NAME)]
+
+
 def test_layout_is_not_asked_for_when_nothing_was_left() -> None:
     assert xkb.get_map(KEYBOARD) not in Display(GERMAN, watched=False).begun
 

@@ -41,6 +41,10 @@ class X11Input(ABC):
     @abstractmethod
     def _say(self, said: Iterable[Said]) -> None: ...
 
+    @abstractmethod
+    def _number(self) -> int:
+        """A resource number that was not used yet."""
+
     @property
     @abstractmethod
     def _root(self) -> int:
@@ -120,7 +124,7 @@ class X11Input(ABC):
     def send_release(self) -> None:
         """Release what is down, and give back keys, such as a daemon may have left that did not end by itself."""
         if self._makes_input:
-            self._say(self._keys.look(self._majors[TEST], self._root))
+            self._say(self._keys.look(self._majors[TEST], self._root, self._number()))
             keys, pointer = requests.query_keys(), requests.query_pointer(self._root)
             self._say([Said(keys, weakly(self._keys_down)), Said(pointer, weakly(self._buttons_down))])
 

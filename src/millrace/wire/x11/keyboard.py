@@ -7,7 +7,7 @@ XTEST 2.2.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from millrace.units import NS_PER_S, HostNs
@@ -17,8 +17,8 @@ from millrace.wire.x11 import fakes, keymap, requests, xkb
 from millrace.wire.x11.events import LayoutUntold
 from millrace.wire.x11.keymap import Keymap, Place
 from millrace.wire.x11.requests import KEY_PRESS, KEY_RELEASE
-from millrace.wire.x11.said import Said, Then
-from millrace.wire.x11.spares import MARK, MARK_MAX, Spares
+from millrace.wire.x11.said import Said, Then, no_more
+from millrace.wire.x11.spares import Spares
 from millrace.wire.x11.xkb import LOCK, NO_STATE
 
 _REPEATED_AT, _REPEATED_BYTES = 20, 32
@@ -82,20 +82,27 @@ class Keyboard:
         self._dead = False
         """A dead key was pressed last."""
 
-    # Its answers come before that with the layout, which is asked for three answers after `begin`.
-    def look(self, test: int, root: int) -> list[Said]:
-        """Ask which keys a daemon that was killed has given a meaning; if there are any, `begin`, to give them back."""
-        return [_or_empty(requests.intern_atom(MARK), partial(self._named, test, root))]
+    def look(self, test: int, root: int, window: int) -> list[Said]:
+        """Ask which keys a daemon that was killed has given a meaning; if there are any, `begin`, to give them back.
 
-    def _named(self, test: int, root: int, part: bytes) -> list[Said]:
-        if not part:
-            return []
-        (mark,) = struct.unpack_from("<I", part, 8)
-        self._spares.named(root, mark)
-        return [_or_empty(requests.read_property(root, mark, MARK_MAX), partial(self._listed, test, root))]
+        `window` is a new number.
+        """
+        self._test, self._root = test, root
+        return self._looking(self._spares.marks.look(root, window))
 
-    def _listed(self, test: int, root: int, part: bytes) -> list[Said]:
-        return self.begin(test, root) if self._spares.read(part) else []
+    def _looking(self, said: Iterable[Said]) -> list[Said]:
+        return [
+            one._replace(then=partial(self._looked, one.then), refused=partial(self._looked, one.refused or no_more))
+            if one.then else one for one in said
+        ]  # fmt: skip
+
+    # If the layout was told before what was left, it is asked for again.
+    def _looked(self, then: Then, part: bytes) -> list[Said]:
+        said = self._looking(then(part))
+        self._has_answered()
+        if not self._spares.marks.due and self._spares.marks.has_left:
+            said += self.begin(self._test, self._root) or (self._ask_map() if self._keymap is not None else [])
+        return said
 
     def begin(self, test: int, root: int) -> list[Said]:
         """Ask for the layout and the state, at the first call; `test` is XTEST's opcode."""
@@ -119,7 +126,7 @@ class Keyboard:
 
     @property
     def _unanswered(self) -> bool:
-        return self._unknown > 0 or self._strokes > 0
+        return self._unknown > 0 or self._strokes > 0 or self._spares.marks.due
 
     def _there(self, part: bytes) -> list[Said]:
         present, self._xkb, first = struct.unpack_from("<BBB", part, 8) if part else (0, 0, 0)
@@ -140,7 +147,8 @@ class Keyboard:
         """Whether nothing may be typed now, as it might come out as something else."""
         if self.silent:
             return False
-        return self._unknown > 0 or self._strokes >= STROKES_MAX or not self._spares.has_room(now_ns)
+        waits = self._unknown > 0 or self._strokes >= STROKES_MAX or self._spares.marks.due
+        return waits or not self._spares.has_room(now_ns)
 
     @property
     def _layout(self) -> Keymap | None:

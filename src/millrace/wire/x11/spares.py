@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.keys import BY_EVDEV
 from millrace.wire.x11 import requests
 from millrace.wire.x11.keymap import Keymap
-from millrace.wire.x11.numbered import PACKET
-from millrace.wire.x11.requests import KEYCODE_MAX, KEYCODE_OFFSET
+from millrace.wire.x11.marks import Marks
+from millrace.wire.x11.requests import KEYCODE_OFFSET
 
-MARK = b"MILLRACE_KEYS"
-"""The property of the root window that lists the keys which have been given a meaning: pairs of keycode and keysym."""
-MARK_MAX = 8 * 256
-_CARDINAL, _BITS, _PAIR = 6, 32, struct.Struct("<II")
 KEPT_NS: HostNs = 3 * NS_PER_S
 IDLE_NS: HostNs = 5 * NS_PER_S
 """A key that was not used for so long means nothing again."""
@@ -24,7 +18,7 @@ _NEVER: HostNs = 1 << 62
 # A program that has got a key asks the server what it means, and does so later. So a key keeps its meaning for a while
 # after it was pressed; only when all keys have one, that of the key which was pressed longest ago is replaced.
 #
-# A daemon that is killed can't give them back. So the display itself lists them (`MARK`), from before a key is given
+# A daemon that is killed can't give them back. So the display itself lists them (`Marks`), from before a key is given
 # its meaning until after all have lost it; whoever attaches next takes them for its own, which it no longer uses. A key
 # that the list does not have, or that means something else by now, is somebody else's.
 class Spares:
@@ -36,28 +30,11 @@ class Spares:
         """Keys by their keysyms; the one that was pressed last is the last."""
         self._kept_ns: dict[int, HostNs] = {}
         """Until when the keys keep their meaning."""
-        self._left: dict[int, int] = {}
-        """What a daemon has listed which may have been killed, until the layout tells what of that is true."""
-        self._root = self._mark = 0
-        self._is_marked = False
-
-    def named(self, root: int, mark: int) -> None:
-        """The number of `MARK`, without which no key is given a meaning."""
-        self._root, self._mark = root, mark
-
-    def read(self, part: bytes) -> bool:
-        """Take the answer to a request for `MARK`; whether keys are listed."""
-        kind, count = struct.unpack_from("<I4xI", part, 8) if part else (0, 0)
-        if part and (part[1], kind) == (_BITS, _CARDINAL):
-            data = part[PACKET : PACKET + 4 * count]
-            pairs = _PAIR.iter_unpack(data[: len(data) // _PAIR.size * _PAIR.size])
-            self._left = {symbol: key for key, symbol in pairs if symbol and KEYCODE_OFFSET <= key <= KEYCODE_MAX}
-        self._is_marked = bool(self._left)
-        return self._is_marked
+        self.marks = Marks()
 
     def learn(self, keymap: Keymap) -> None:
         """The layout is another one: what it has given up is given no more."""
-        given, self._left = self._left | self._given, {}
+        given = self.marks.take_left() | self._given
         self._given = {symbol: key for symbol, key in given.items() if keymap.means_only(key, symbol)}
         self._kept_ns = {key: self._kept_ns.get(key, 0) for key in self._given.values()}
         # Keys of real keyboards are the last to be taken.
@@ -88,23 +65,18 @@ class Spares:
             found = self._replaced(now_ns)
             if found is None:
                 return None
-            key, said = found, [self._marked(before | {symbol: found}), requests.change_keysyms(found, symbol)]
+            key, said = found, [self.marks.write(before | {symbol: found}), requests.change_keysyms(found, symbol)]
         self._given[symbol], self._kept_ns[key] = key, _NEVER
         return key, said
 
     def _replaced(self, now_ns: HostNs) -> int | None:
-        if not self._mark:
+        if not self.marks.own:
             return None
         if self._free:
             return self._free.pop()
         if not self._given or not self.has_room(now_ns):
             return None
         return self._given.pop(next(iter(self._given)))
-
-    def _marked(self, given: dict[int, int]) -> bytes:
-        self._is_marked = True
-        data = b"".join(_PAIR.pack(key, symbol) for symbol, key in given.items())
-        return requests.change_property(self._root, self._mark, _CARDINAL, _BITS, data)
 
     def pressed(self, key: int, now_ns: HostNs) -> None:
         """The server has pressed it."""
@@ -127,12 +99,9 @@ class Spares:
     def end(self) -> list[bytes]:
         """The keys mean nothing again."""
         said = [requests.change_keysyms(key, 0) for key in self._given.values()]
-        if self._is_marked:
-            said.append(requests.delete_property(self._root, self._mark))
         self._free += self._given.values()
-        self._is_marked = False
         self._given, self._kept_ns = {}, {}
-        return said
+        return said + self.marks.delete()
 
 
 def _is_real(key: int) -> bool:
