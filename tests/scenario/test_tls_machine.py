@@ -16,6 +16,7 @@ import uvloop
 
 from millrace.errors import PeerLost
 from millrace.guest.machines.address import parse_door
+from millrace.io import client
 from millrace.io.client import ClientConnection
 from millrace.io.turns import Turns
 from millrace.units import HostNs
@@ -274,3 +275,36 @@ def test_vnc_data_sent_with_end_of_handshake_is_accepted(tmp_path: Path) -> None
                 assert await heard.get() == b"\1", "it shares the screen"
 
     run(test())
+
+
+@pytest.mark.parametrize("runs", [uvloop.run, asyncio.run])
+@pytest.mark.parametrize("says", [b"", b"unheard"])
+def test_server_that_is_left_inside_tls_has_the_last_word_and_closes_at_once(
+    tmp_path: Path, says: bytes, runs: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "LINGER_S", 60)
+    authority = certificate(tmp_path, "authority")
+    own = certificate(tmp_path, "machine", authority, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.cert, own.key)
+    got = list[bytes]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(says)
+        got.append(await reader.read())
+        writer.close()
+
+    async def test() -> None:
+        gone, core = asyncio.Event(), Silent()
+        async with asyncio.timeout(10), await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+            one = ClientConnection(core, lambda now: None, lambda why: None)
+            tls = ssl.create_default_context(cafile=str(authority.cert))
+            await one.connect("localhost", server.sockets[0].getsockname()[1], "", tls)
+            core.data_to_send = lambda: b"last word"  # type: ignore[method-assign]
+            one.linger(gone.set)
+            await gone.wait()
+            while not got:
+                await asyncio.sleep(0.01)
+
+    runs(test())
+    assert got == [b"last word"]

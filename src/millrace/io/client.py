@@ -316,7 +316,7 @@ class ClientConnection:
         self._runner.wake()
 
     # A server that finds the connection closed may drop what it has not processed; it is reset if anything that the
-    # server sent was not read. TLS can't be ended in one direction only, so there it is closed when the time is up.
+    # server sent was not read. TLS has an end of its own, at which the server closes (RFC 8446, section 6.1).
     def linger(self, gone: Callable[[], None]) -> None:
         """Send what is due, and close when the peer has, and so has processed it; after `LINGER_S` anyway.
 
@@ -336,6 +336,8 @@ class ClientConnection:
         self._cut = asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
         if transport.can_write_eof():
             transport.write_eof()
+        else:
+            transport.close()
         self._runner.wake()
 
     def close(self) -> None:
