@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from millrace.errors import BudgetError
 
@@ -32,6 +32,10 @@ SHARES: Mapping[float, float] = {WATCHERS: 0.25, LISTENERS: 0.25, VIEWERS: 0.125
 film of 3840 × 2160 has room, and with its screen leaves programs a sixteenth."""
 FEW = 1 / 64
 """The part of the budget up to which such a class may fill as much as its reach says: beyond, as much as encoders."""
+NAMES: Mapping[float, str] = {
+    WATCHERS: "watchers", LISTENERS: "listeners", VIEWERS: "viewers", ENCODERS: "encoders of pictures",
+}  # fmt: skip
+"""What those classes are called."""
 ENTRY_BYTES = 128
 """Overhead of a dictionary entry besides its key and value."""
 
@@ -99,7 +103,15 @@ class Account:
             budget.closed(self, held)
 
 
-def _untold(what: str) -> None:
+class Lack(NamedTuple):
+    """What has no room for something more: the whole budget, or the share of a class (its name, else empty)."""
+
+    among: str
+    held: int
+    limit: float
+
+
+def _untold(what: str, lack: Lack) -> None:
     """Ignore refusals."""
 
 
@@ -107,9 +119,9 @@ class Budget:
     """The budget of one guest, or of a principal that belongs to no single guest."""
 
     def __init__(
-        self, whose: str = "this guest", limit: int = GUEST_BYTES_MAX, refused: Callable[[str], None] = _untold
+        self, whose: str = "this guest", limit: int = GUEST_BYTES_MAX, refused: Callable[[str, Lack], None] = _untold
     ) -> None:
-        """`refused` is called with the kind of object that did not fit."""
+        """`refused` is called with the kind of object that did not fit, and what has no room for it."""
         self.whose, self.limit = whose, limit
         self.held = 0
         self.refusals = 0
@@ -147,16 +159,25 @@ class Budget:
         """Called by accounts: change the total by `more` bytes, which may be negative."""
         if not self.has_room(more, account.among or reach):
             self.refusals += 1
-            self._refused(account.what)
-            raise BudgetError(self.no_room(account.what))
+            lack = self._lack(more, account.among or reach)
+            self._refused(account.what, lack)
+            raise BudgetError(self._sentence(account.what, lack))
         self._add(account, more)
 
-    def no_room(self, what: str) -> str:
-        """The sentence that says so."""
-        return (
-            f"{self.whose} holds {self.held / MIB:.0f} of the {self.limit / MIB:.0f} MiB that it may hold: no room"
-            f" for this {what}; close some of its streams, samples or connections, or raise its `memory`"
-        )
+    def _lack(self, more: int, reach: float) -> Lack:
+        """What has no room for `more` bytes."""
+        share = self.limit * SHARES.get(reach, 1.0)
+        if reach in SHARES and self._shared[reach] + more > share:
+            return Lack(NAMES[reach], self._shared[reach], share)
+        return Lack("", self.held, self.limit)
+
+    def _sentence(self, what: str, lack: Lack) -> str:
+        amount = f"{lack.held / MIB:.0f} of the {lack.limit / MIB:.0f} MiB"
+        said = f"{self.whose} holds {amount} that it may hold"
+        cure = "close some of its streams, samples or connections"
+        if lack.among:
+            said, cure = f"the {lack.among} of {self.whose} hold {amount} that they may hold", "end some of them"
+        return f"{said}: no room for this {what}; {cure}, or raise its `memory`"
 
     def _add(self, account: Account, more: int) -> None:
         self.held += more

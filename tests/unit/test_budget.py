@@ -8,7 +8,20 @@ from typing import Any
 
 import pytest
 
-from millrace.budget import CONNECTIONS, ENCODERS, ENDED, LISTENERS, PROGRAMS, SHARES, VIEWERS, Budget, size_of
+from millrace.budget import (
+    CONNECTIONS,
+    ENCODERS,
+    ENDED,
+    LISTENERS,
+    MIB,
+    NAMES,
+    PROGRAMS,
+    SHARES,
+    VIEWERS,
+    Budget,
+    Lack,
+    size_of,
+)
 from millrace.control.budgets import Budgets
 from millrace.errors import BudgetError
 from millrace.rights.model import Principal, Right
@@ -47,12 +60,12 @@ def test_closed_account_holds_nothing_and_stays_closed() -> None:
 
 
 def test_account_opens_with_all_parts_or_not_at_all() -> None:
-    told: list[str] = []
-    budget = Budget("guest alice", 1000, told.append)
+    told: list[tuple[str, Lack]] = []
+    budget = Budget("guest alice", 1000, lambda what, lack: told.append((what, lack)))
     budget.open("sample", {"data": 900})
     with pytest.raises(BudgetError, match=r"guest alice holds .* no room for this stream"):
         budget.open("stream", {"node": 40, "queue": 40})
-    assert budget.held == 900 and budget.shares() == {"sample": 900} and told == ["stream"]
+    assert budget.held == 900 and budget.shares() == {"sample": 900} and told == [("stream", Lack("", 900, 1000))]
 
 
 def test_failed_fits_check_is_not_counted_as_refusal() -> None:
@@ -89,6 +102,20 @@ def test_those_who_hear_and_see_leave_room_for_programs_and_for_the_machine() ->
         assert budget._shared[reach] <= share * 1000
     assert budget.held <= 906
     assert budget.open("stream").fits("node", 31) and machine.fits("partial", 62, CONNECTIONS)
+
+
+def test_refusal_for_a_classs_share_names_the_share_and_not_all_of_the_memory() -> None:
+    told: list[tuple[str, Lack]] = []
+    budget = Budget("guest alice", 256 * MIB, lambda what, lack: told.append((what, lack)))
+    budget.open("viewer", {"sending": 27 * MIB}, VIEWERS)
+    with pytest.raises(BudgetError) as refused:
+        budget.open("viewer", {"sending": 8 * MIB}, VIEWERS)
+    said = "the viewers of guest alice hold 27 of the 32 MiB that they may hold: no room for this viewer; end some of"
+    assert str(refused.value) == f"{said} them, or raise its `memory`"
+    assert told == [("viewer", Lack("viewers", 27 * MIB, 32 * MIB))] and set(NAMES) == set(SHARES)
+    budget.open("stream", {"node": 213 * MIB})
+    with pytest.raises(BudgetError, match="guest alice holds 240 of the 256 MiB that it may hold"):
+        budget.open("viewer", {"sending": 5 * MIB}, VIEWERS)
 
 
 def test_share_is_given_back_when_an_account_shrinks_or_ends() -> None:

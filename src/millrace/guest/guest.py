@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from millrace.budget import MIB, Budget
+from millrace.budget import MIB, Budget, Lack
 from millrace.clock.allowance import Allowances
 from millrace.clock.jitter import PICTURE_FIRST
 from millrace.doors.admission import Admission
@@ -303,10 +303,10 @@ class Guest:
     def _kept_waiting(self, waited_ns: HostNs, waiting: int) -> None:
         self.report(kept_waiting(self.name, "", waited_ns, waiting))
 
-    def _no_memory(self, what: str) -> None:
-        budget = self.admission.budget
-        held, limit = round(budget.held / MIB, 1), round(budget.limit / MIB, 1)
-        evidence: Evidence = {"for": what, "held_mib": held, "may_hold_mib": limit}
+    def _no_memory(self, what: str, lack: Lack) -> None:
+        held, limit = round(lack.held / MIB, 1), round(lack.limit / MIB, 1)
+        by = {"by": lack.among} if lack.among else {}
+        evidence: Evidence = {"for": what, **by, "held_mib": held, "may_hold_mib": limit}
         self.report(Symptom("guest", "no memory", self.name, "", evidence))
 
     def _sent_changed(self, outlet: Subscriber, before: str, after: str) -> None:

@@ -68,8 +68,11 @@ class Sending:
         count, size = len(self._unsent), sum(map(len, self._unsent))
         if count > UNSENT_MAX or size > UNSENT_BYTES_MAX:
             self.fail(PeerLost(f"the viewer left {count} messages of {size} bytes unread"))
-        elif not self._account.fits("unsent", size, VIEWERS):
-            self.fail(BudgetError("the guest has no memory left for what this viewer does not read"))
+            return
+        try:
+            self._account.hold("unsent", size, VIEWERS)
+        except BudgetError as error:
+            self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """Send nothing more; the session's next tick ends it, with `INTERNAL` for what nobody has raised on purpose."""
