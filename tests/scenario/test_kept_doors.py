@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from millrace.guest.machines.address import parse_door, parse_places
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.rights.model import OWNER, Principal, Right
 from tests.bus import running
+from tests.nativebus import eventually
 
 
 async def ask(daemon: Daemon, method: str, **args: Any) -> Any:
@@ -122,6 +124,43 @@ def test_door_of_the_configuration_is_not_stored_as_well(tmp_path: Path) -> None
         assert not daemon.worker.store.guest("alice").doors
 
     running(tmp_path, attach, **listed)
+
+
+@pytest.mark.parametrize("spelling", ["vnc://localhost:{}", "vnc://127.1:{}", "vnc://[::ffff:127.0.0.1]:{}"])
+def test_machine_of_another_guest_is_known_by_each_spelling_of_its_address(spelling: str, tmp_path: Path) -> None:
+    async def attach(daemon: Daemon) -> None:
+        await ask(daemon, "attach", guest="bob", door="vnc://127.0.0.1:9")
+        with pytest.raises(GraphError, match=r"is attached to another guest.*with --also"):
+            await ask(daemon, "attach", guest="alice", door=spelling.format(9))
+        await ask(daemon, "attach", guest="alice", door=spelling.format(10))
+
+    running(tmp_path, attach, guests=(GuestConfig("alice"), GuestConfig("bob")))
+
+
+def test_machine_of_another_guest_that_is_known_once_it_is_reached_is_not_attached_and_not_kept(tmp_path: Path) -> None:
+    """Its host has a name, or a link leads to it that did not then: nobody logs in, or reaches it again."""
+    reached: list[str] = []
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.append(writer.get_extra_info("sockname"))
+        writer.write(b"RFB 003.008\n")
+        writer.close()
+
+    async def attach(daemon: Daemon) -> None:
+        link = tmp_path / "link"
+        async with await asyncio.start_unix_server(served, tmp_path / "bobs"):
+            await ask(daemon, "attach", guest="bob", door=f"vnc+unix://{tmp_path}/bobs")
+            await ask(daemon, "attach", guest="alice", door=f"vnc+unix://{link}")
+            (hers,) = daemon.worker.guest("alice").machines
+            assert isinstance(hers, AttachedMachine)
+            assert doors(daemon)[f"vnc+unix://{link}"][1]
+            link.symlink_to(tmp_path / "bobs")
+            await eventually(lambda: "is attached to another guest" in hers.view().error)
+            await eventually(lambda: not doors(daemon)[f"vnc+unix://{link}"][1])
+            assert hers.sessions == 0 and hers.view().state == "waiting" and reached
+            assert not daemon.worker.store.guest("alice").doors and daemon.worker.store.guest("bob").doors
+
+    running(tmp_path, attach, guests=(GuestConfig("alice"), GuestConfig("bob")))
 
 
 def test_machine_of_another_guest_is_attached_only_if_that_is_asked_for(

@@ -169,7 +169,7 @@ def test_session_of_each_kind_of_machine_ends_by_what_a_viewer_s_request_raises(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        machine = KINDS[kind]()(1, House().home, DoorSpec(kind, "/nothing"))
+        machine = KINDS[kind]()(1, House().home, DoorSpec(kind, "unix:path=/nothing"))
         machine._begin()
         session = asyncio.create_task(machine._until_ended())
         machine.failed(ValueError("a bug"))

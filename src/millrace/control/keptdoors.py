@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
+from millrace.absent import nothing
 from millrace.control.store import StoredDoor
 from millrace.control.writer import StoreWriter
 from millrace.errors import GraphError, MillraceError
@@ -13,6 +17,7 @@ from millrace.guest.guest import Guest
 from millrace.guest.home import Machine
 from millrace.guest.machines.address import DoorSpec, confined, parse_door
 from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.whereabouts import Whereabouts, of_spec
 
 log = logging.getLogger("millrace.attach")
 CONFIG, STATE = "configuration", "state"
@@ -32,11 +37,12 @@ class KeptDoors:
         guests: Mapping[str, Guest],
     ) -> None:
         self._keeper, self._attach, self._guests = keeper, attach, guests
+        self._forgetting: set[asyncio.Task[None]] = set()
 
     def open_all(self, guest: Guest, stored: Iterable[StoredDoor]) -> None:
         """The guest starts: open its doors, those of the configuration first."""
         for spec in guest.config.doors:
-            if self._is_elsewhere(guest, spec):
+            if self._is_elsewhere(guest, of_spec(spec), spec.vm):
                 log.warning(
                     "guest %s: %s is attached to another guest too; both see it and type into it", guest.name, spec.text
                 )
@@ -49,11 +55,31 @@ class KeptDoors:
             except MillraceError as error:
                 log.warning("guest %s: %s is not attached again: %s", guest.name, row.door, error)
 
-    def _is_elsewhere(self, guest: Guest, spec: DoorSpec) -> bool:
-        """Whether another guest has a door to the same machine, attached or waiting."""
+    # On one bus each machine has a name, and the only one need not be named.
+    def _is_elsewhere(self, guest: Guest, place: Whereabouts | None, vm: str, before: float = math.inf) -> bool:
+        """Whether another guest has a door to the machine at `place`, attached or waiting, numbered below `before`."""
         machines = (one for other in self._guests.values() if other is not guest for one in other.machines)
-        specs = (one.spec for one in machines if isinstance(one, AttachedMachine))
-        return spec.connection is None and any(_place(one) == _place(spec) for one in specs)
+        return place is not None and any(
+            one.place == place and one.id < before and (one.spec.vm == vm or not vm or not one.spec.vm)
+            for one in machines
+            if isinstance(one, AttachedMachine)
+        )
+
+    # One that was asked for before the other has it, and so has one that had been attached already.
+    def _demand_place(self, guest: Guest, machine: AttachedMachine) -> None:
+        """GraphError for one that leads to another guest's machine, which was not known when it was attached."""
+        if not machine.sessions and self._is_elsewhere(guest, machine.place, machine.spec.vm, machine.id):
+            if machine.kept == STATE:
+                # When the daemon starts, it would be opened as one that was asked for.
+                task = asyncio.get_running_loop().create_task(self._forget(guest, machine))
+                self._forgetting.add(task)
+                task.add_done_callback(self._forgotten)
+            raise _also_needed(machine.spec)
+
+    def _forgotten(self, task: asyncio.Task[None]) -> None:
+        self._forgetting.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("a door that was refused is still kept: %s", error)
 
     async def attach(self, guest: Guest, spec: DoorSpec, is_confined: bool, once: bool, also: bool) -> Machine:
         """Attach a machine; unless `once`, also after a restart. Nothing is attached if that can't be saved.
@@ -63,13 +89,11 @@ class KeptDoors:
         # Checked first: who may not attach it does not learn that another guest has it.
         if is_confined:
             spec = confined_spec(guest, spec)
-        if not also and self._is_elsewhere(guest, spec):
-            raise GraphError(
-                f"{spec.text} is attached to another guest, and both would see it and type into it; if you want that,"
-                " attach it with --also (`also` of the API)"
-            )
+        if not also and self._is_elsewhere(guest, of_spec(spec), spec.vm):
+            raise _also_needed(spec)
         before = {machine: machine.spec for machine in guest.machines if isinstance(machine, AttachedMachine)}
         machine = self._attach(guest, spec)
+        machine.demand_place = nothing if also else partial(self._demand_place, guest, machine)
         spec = machine.spec
         try:
             if _listed(guest, spec):
@@ -113,8 +137,11 @@ def confined_spec(guest: Guest, spec: DoorSpec) -> DoorSpec:
     return confined(spec, guest.config.attach, guest.name)
 
 
-def _place(spec: DoorSpec) -> tuple[str, str, str, int, str]:
-    return spec.kind, spec.address, spec.host, spec.port, spec.vm
+def _also_needed(spec: DoorSpec) -> GraphError:
+    return GraphError(
+        f"{spec.text} is attached to another guest, and both would see it and type into it; if you want that,"
+        " attach it with --also (`also` of the API)"
+    )
 
 
 def _listed(guest: Guest, spec: DoorSpec) -> bool:

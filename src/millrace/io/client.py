@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from millrace.absent import nothing
 from millrace.dsp.convert import Buffer
@@ -196,6 +196,14 @@ class ClientConnection:
         """The connection is there; called by the runner."""
         self._transport = transport
         return self
+
+    @property
+    def ends(self) -> tuple[Any, Any] | None:
+        """The addresses of the peer and of this end; None if the connection is gone."""
+        if self._transport is None:
+            return None
+        peer, own = (self._transport.get_extra_info(name) for name in ("peername", "sockname"))
+        return (peer, own) if peer and own else None
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Switch the connection to TLS; raises PeerLost if that fails."""

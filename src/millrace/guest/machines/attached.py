@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from millrace.absent import nothing
 from millrace.budget import CONNECTIONS, ENDED
 from millrace.doors.machine import MachineDoor
 from millrace.doors.pushed import PushedStream
@@ -15,6 +16,7 @@ from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.losses import Losses
+from millrace.guest.machines.whereabouts import Whereabouts, of_spec
 from millrace.io.clock import now_ns
 from millrace.symptoms import Symptom
 
@@ -54,6 +56,10 @@ class AttachedMachine(ABC):
         """The machine's own name, once it has sent one."""
         self.doors: list[MachineDoor] = []
         """The doors of the current session."""
+        self.place = of_spec(spec)
+        """Where it is, by the address or by the newest connection."""
+        self.demand_place: Callable[[], None] = nothing
+        """Raises GraphError if it may not be attached there."""
         self._losses = Losses()
         self._forgotten = False
         self._task: asyncio.Task[None] | None = None
@@ -106,6 +112,8 @@ class AttachedMachine(ABC):
             before = self.sessions
             self._begin()
             try:
+                # Not to connect again and again to what is another guest's.
+                self.demand_place()
                 self._account = self.guest.admission.account({"itself": SESSION_BYTES})
                 await self._session()
             except (MillraceError, OSError, TimeoutError, EOFError) as error:
@@ -126,6 +134,11 @@ class AttachedMachine(ABC):
                 self._forget()
                 return
             await self._asked_within(wait)
+
+    def _reached(self, place: Whereabouts | None) -> None:
+        """A connection is made: it is known where the machine is. GraphError if it may not be attached."""
+        self.place = place
+        self.demand_place()
 
     # A session may consist of several connections and tasks, any of which may fail first. `ended` gets the first
     # failure, which is the one that is reported: the others usually follow from it.

@@ -17,6 +17,7 @@ from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.machines.hold import Hold
+from millrace.guest.machines.whereabouts import of_connection, of_spec
 from millrace.io.client import CHUNK_BYTES_MAX, ClientConnection, Core, Mute
 from millrace.io.clock import now_ns
 from millrace.units import NS_PER_S, HostNs
@@ -149,7 +150,10 @@ class NetworkMachine(AttachedMachine):
         await self._connect(connection, tls)
 
     async def _connect(self, connection: ClientConnection, tls: ssl.SSLContext | None) -> None:
-        await connection.connect(self.spec.host, self.spec.port, self.spec.address, tls, self.spec.below)
+        spec = self.spec
+        await connection.connect(spec.host, spec.port, spec.address, tls, spec.below)
+        ends = connection.ends
+        self._reached(of_connection(*ends) if spec.host and ends is not None else of_spec(spec))
 
     async def _until_ended(self) -> None:
         before = self.sessions

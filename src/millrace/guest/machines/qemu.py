@@ -18,6 +18,7 @@ from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec, bus_path
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.machines.consoles import Consoles
+from millrace.guest.machines.whereabouts import of_spec
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import CHUNK_BYTES_MAX, RECEIVE_BYTES, FdStream
 from millrace.io.lookup import found_below
@@ -215,8 +216,8 @@ class QemuMachine(AttachedMachine):
         if self.spec.connection is not None:
             return self.spec.connection
         if self.spec.kind == "dbus":
-            return await _unix(bus_path(self.spec.address), "no bus", self.spec.below)
-        qmp = await _unix(self.spec.address, "no QEMU", self.spec.below)
+            return await self._unix(bus_path(self.spec.address), "no bus")
+        qmp = await self._unix(self.spec.address, "no QEMU")
         mine, theirs = socket.socketpair()
         try:
             await self._hand_over(qmp, theirs)
@@ -226,6 +227,15 @@ class QemuMachine(AttachedMachine):
         finally:
             theirs.close()
         return mine
+
+    async def _unix(self, path: str, what: str) -> socket.socket:
+        sock = await _unix(path, what, self.spec.below)
+        try:
+            self._reached(of_spec(self.spec))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     # QMP is needed only to pass the socket. The connection to it is closed as soon as QEMU has taken it, since a QMP
     # socket serves one client at a time and the machine's owner needs it too. QEMU has its own copy of `theirs` by

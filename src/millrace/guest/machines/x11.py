@@ -14,6 +14,7 @@ from millrace.errors import ConfigError, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.whereabouts import of_spec
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.lookup import found_below
@@ -47,6 +48,11 @@ class X11Machine(AttachedMachine):
             self._up()
 
         sock = await self._connected()
+        try:
+            self._reached(of_spec(self.spec))
+        except BaseException:
+            sock.close()
+            raise
         label = f"X display :{display}"
         door = X11Door(
             self.guest.screens, wire, label, self.key, self._memory, told, lambda: stream.flush_soon(),
