@@ -43,7 +43,10 @@ CAUSES: dict[tuple[str, str], str] = {
     ): "the guest had no room for another listener or viewer: whoever has most gave one up, or it was refused",
     ("client", "too much"): "the application wrote more than its buffer holds",
     ("recorder", "does not read"): "the application is recording but does not read the sound",
-    ("machine", "late"): "the virtual machine delivered too little: paused, overloaded, or slower than real time",
+    (
+        "machine",
+        "late",
+    ): "too little sound came from the virtual machine: it is paused or too slow, or the line to it stalled",
     ("machine", "lost"): "the connection to the machine or display ended",
     (
         "machine",

@@ -7,6 +7,7 @@ import io
 import json
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -56,6 +57,7 @@ def test_guest_is_built_once_and_failures_are_reported(tmp_path: Path, monkeypat
     base = tmp_path / "millrace" / "guest"
     (base / "out").mkdir()
     assert matrix.guest_images() == base / "out"
+    assert built[-1][0] == sys.executable, "the system's own Python may lack what the scripts need"
     assert built[-1][2:] == ["--out", str(base / "out"), "--work", str(base / "work")]
     assert matrix.guest_images() == base / "out" and len(built) == 3
     (base / "out" / "built-by").write_text("other scripts")
@@ -146,6 +148,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
     def popen(command: list[str], env: dict[str, str], stdout: Any, stderr: Any) -> Process:
         said = b"starting\nready; go on\n" if made.ready else b"no\n"
+        assert command[0] in (sys.executable, "dbus-daemon"), "the system's own Python may lack what the scripts need"
         process = Process(command, made.did, said if "serve" in command else b"", made.deaf and "listen" in command)
         made.processes.append(process)
         made.environment = env
@@ -157,6 +160,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     def run(command: list[str], **options: Any) -> Any:
         if command[1:] == ["--version"]:
             return SimpleNamespace(stdout=made.version)
+        assert command[0] == sys.executable
         made.analysed.append(command[2:])
         sine = {"seconds": 3.0, "channels": [{"freq": 997.0, "ppm": 0.0, "residual_dB": -80.0}], "first_gaps": [],
                 "gaps": 3, "first_events": []}  # fmt: skip

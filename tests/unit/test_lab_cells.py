@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,20 @@ def test_selection_keeps_order_and_names_unknown_entries() -> None:
     for text, word in (("vnc,jack", "'jack'"), ("", "''"), ("all,vnc", "'all'")):
         with pytest.raises(ValueError, match=f"{word}: there are dbus, spice, vnc, pa"):
             parse_choice(text, DOORS)
+
+
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_guest_is_built_of_the_debian_that_apt_knows(suite: str, tmp_path: Path) -> None:
+    """Of the release that this machine's apt has lists for; here it can't fetch them."""
+    asked = f"#!/bin/sh\n[ $1 = indextargets ] && echo {suite} http://mirror/debian || exit 100\n"
+    (tmp_path / "apt-get").write_text(asked)
+    (tmp_path / "apt-get").chmod(0o755)
+    work = tmp_path / "work"
+    command = [sys.executable, str(RIG / "build-guest"), "--out", str(tmp_path / "out"), "--work", str(work)]
+    built = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert built.returncode == 1 and "exit status 100" in built.stderr
+    listed = (work / "sources.list").read_text().splitlines()
+    assert listed and all(f"http://mirror/debian {suite}" in line for line in listed)
 
 
 # -- what came out -----------------------------------------------------------------------------

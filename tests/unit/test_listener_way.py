@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -19,7 +20,7 @@ from millrace.client.dialler import Dialler, pause
 from millrace.client.endpoint import demand_welcome, hindrance, tls_of
 from millrace.client.options import ListenerOptions
 from millrace.client.viewer import ViewerOptions
-from millrace.errors import ConfigError, GraphError, RightsError
+from millrace.errors import ConfigError, GraphError, PeerLost, RightsError
 from millrace.wire.peer.messages import REASON
 
 
@@ -121,6 +122,24 @@ def test_what_is_not_utf_8_is_refused_before_it_is_sent(told: dict[str, Any]) ->
         ViewerOptions(screen="\udc9b")
     with pytest.raises(ConfigError, match=r"the argument .* is not UTF-8"):
         call("POST", "/api/v1/set", {"target": "sink/millrace", **told})
+
+
+def test_daemon_that_does_not_answer_is_not_said_to_have_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It may be stopped, or busy."""
+    answers: list[Path | None] = [tmp_path / "api.sock", None]
+
+    async def own_socket(url: str) -> Path | None:
+        return answers.pop(0)
+
+    async def main() -> None:
+        one = Dialler("ws://127.0.0.1:8642/default", ListenerOptions())
+        for said in ("Cannot connect", "the daemon does not answer on its socket"):
+            with pytest.raises((aiohttp.ClientConnectorError, PeerLost), match=said):
+                async with one.connected():
+                    pass
+
+    monkeypatch.setattr("millrace.client.endpoint.own_socket", own_socket)
+    asyncio.run(main())
 
 
 def test_a_dialler_offers_its_protocol_and_does_not_wait_once_it_is_to_stop() -> None:

@@ -67,7 +67,7 @@ def test_rejected_channel_gives_up_and_accepted_one_stays() -> None:
     channel.receive(seeds.spice_reply(bytes(162)), 6)
     assert channel.next_timeout() == 5 + ANSWER_NS
     channel.handle_timeout(4 + ANSWER_NS)
-    with pytest.raises(PeerLost, match="does not accept the playback channel"):
+    with pytest.raises(PeerLost, match="does not answer on the playback channel"):
         channel.handle_timeout(5 + ANSWER_NS)
     channel.receive(bytes(4), 7)
     assert channel.open and channel.next_timeout() is None

@@ -72,9 +72,10 @@ class Dialler:
             self._by_socket = True
             path = urlsplit(self.url).path.rstrip("/") + self._below
             return f"ws://localhost{path}", aiohttp.UnixConnector(str(own))
-        # Probably a restart: try again later. Over TCP, without a token, the daemon would refuse, which is final.
+        # It was restarted, stopped, or is busy: try again later. Over TCP, without a token, it would refuse, which is
+        # final.
         if self._by_socket:
-            raise PeerLost("the daemon has exited")
+            raise PeerLost("the daemon does not answer on its socket")
         return self.url.rstrip("/") + self._below, None
 
 

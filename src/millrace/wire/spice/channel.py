@@ -231,7 +231,7 @@ class SpiceChannel(AnswerDue):
         return out
 
     def _overdue(self) -> PeerLost:
-        return PeerLost(f"the SPICE server does not accept the {self.kind.name.lower()} channel")
+        return PeerLost(f"the SPICE server does not answer on the {self.kind.name.lower()} channel")
 
     # -- out -------------------------------------------------------------------------------------
 
