@@ -34,8 +34,8 @@ _BARE = re.compile(r"((?:[^\s\\]|\\.)*+)(?!\\)", re.DOTALL | re.ASCII)
 _BARE_IN_LIST = re.compile(r"(\S*)", re.ASCII)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _HEX = re.compile(r"hex:((?:[0-9A-Fa-f]{2})*)")
-# Those of C's strtoul with base 0, but without blanks and signs: 24000, 0x5dc0, 056700.
-_WHOLE = re.compile(r"(?P<hex>0[xX][0-9A-Fa-f]+)|(?P<octal>0[0-7]+)|[1-9][0-9]*|0")
+# As pa_atou takes them: without blanks and signs, and decimal with zeros before them too.
+_WHOLE = re.compile(r"(?P<hex>0x[0-9A-Fa-f]+)|[0-9]+")
 _RESAMPLERS = re.compile(
     r"auto|copy|peaks|trivial|ffmpeg|soxr-(mq|hq|vhq)|speex-(float|fixed)(-([0-9]|10))?"
     r"|src-(sinc-(best-quality|medium-quality|fastest)|zero-order-hold|linear)"
@@ -140,7 +140,7 @@ class Args:
         if found is None or len(value) > DIGITS_MAX:
             raise wrong(f"{key}: {quoted(value)} is not a whole number; it is {low} to {high}")
         try:
-            return checked_int(int(value, {"hex": 16, "octal": 8}.get(found.lastgroup or "", 10)), key, low, high)
+            return checked_int(int(value, 16 if found["hex"] else 10), key, low, high)
         except ConfigError as error:
             raise wrong(str(error)) from None
 
