@@ -16,12 +16,12 @@ from millrace.budget import Budget
 from millrace.codec.parameters import CodecParameters
 from millrace.errors import BudgetError
 from millrace.guest.guest import Guest
-from millrace.guest.machines import spice
+from millrace.guest.machines import consoles, refit, spice
 from millrace.guest.machines.address import parse_door
 from millrace.wire.peer.messages import FormatChanged, encode_message
 from tests.bus import daemon_in
 from tests.nativebus import eventually
-from tests.scenario.qemuvm import until
+from tests.scenario.qemuvm import Vm, hall, noise, until
 from tests.scenario.tenants import Rig, joined, running
 from tests.scenario.test_budget_daemon import of_guest
 from tests.scenario.test_budget_viewers import Filmed, state
@@ -114,6 +114,7 @@ def test_machine_leaves_nothing_at_whatever_step_there_is_no_room(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spice, "AGAIN_FIRST_S", 0.1)
+    monkeypatch.setattr(refit, "AGAIN_S", 0.1)
     door, make, _, _ = SERVERS[kind]
     spec = parse_door(door.format(tmp_path / "X0"))
 
@@ -128,14 +129,34 @@ def test_machine_leaves_nothing_at_whatever_step_there_is_no_room(
                 machine = daemon.worker.attach(alice, spec)
                 await until(lambda one=machine: one.error or (alice.screens.first and server.linked(one)))
                 await asyncio.sleep(SETTLE_S)
-                if kind == "spice":
-                    # What is attached without a part of it gets that part soon.
-                    await until(lambda one=machine: "no room" not in one.hint() and (one.error or alice.screens.first))
+                # What is attached without a part of it gets that part soon.
+                await until(lambda one=machine: "no room" not in one.hint() and (one.error or alice.screens.first))
                 refused = budget.refused
                 await machine.stop("the test ends")
                 await until(lambda: held(alice) == before)
                 if not refused:
                     break
-            assert step > 4
+            assert step >= 4
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("step", [4, 5])
+def test_console_of_a_qemu_that_had_no_room_is_shown_soon(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consoles, "AGAIN_FIRST_S", 0.1)
+
+    async def main() -> None:
+        vm = Vm()
+        async with hall(tmp_path, vm) as one:
+            budget = Refusing(one.guest.graph.budget, monkeypatch)
+            budget.begin(step)
+            async with asyncio.timeout(20):
+                while not (budget.refused and one.views() and one.views()[0].width == 640):
+                    if vm.screens:
+                        vm.show(0, noise(640, 480))
+                    await asyncio.sleep(0.05)
+            assert one.machine.sessions == 1 and "no room" not in one.machine.hint()
 
     asyncio.run(main())

@@ -15,6 +15,7 @@ from millrace.pixels.convert import Plane
 from millrace.pixels.rects import RECTS_MAX, Point, Rect, Size, few
 from millrace.sim.rig import Rig
 from millrace.wire.vnc.client import VncClient
+from millrace.wire.vnc.messages import ask_for
 from millrace.wire.vnc.work import Work
 from tests.fuzz import vncserver
 from tests.fuzz.vncserver import noise, update
@@ -162,6 +163,27 @@ def test_size_without_room_leaves_the_picture_before_and_the_session_until_there
     one.says(vncserver.rect(0, 0, 120, 80, -223))
     one.says(vncserver.raw(0, 0, PHOTO))
     assert one.shown.shape == (80, 120, 4) and one.shown.any() and not screen.trouble
+
+
+def test_size_without_room_is_shown_once_there_is_room_and_all_of_it_is_asked_for() -> None:
+    one = hall(limit=1_000_000)
+    screen, size = one.door.screen, Size(1000, 1000)
+    assert screen is not None
+    one.wire.send_watch(0)
+    one.says(vncserver.rect(0, 0, 1000, 1000, -223))
+    # The server answers, and is asked for what changes from then on.
+    one.says(vncserver.raw(0, 0, PHOTO))
+    one.wire.data_to_send()
+    screen.fit(5)
+    assert screen.trouble and not one.wire.data_to_send() and one.budget.refusals == 1 and not one.woken
+    one.budget.limit = 64 * 1024 * 1024
+    screen.fit(6)
+    assert not screen.trouble and one.shown.shape == (1000, 1000, 4) and one.woken
+    assert ask_for(size, whole=True) in one.wire.data_to_send()
+    one.says(vncserver.raw(0, 0, PHOTO))
+    assert np.array_equal(one.shown[:70, :90], PHOTO)
+    screen.fit(7)
+    assert not one.wire.data_to_send().startswith(ask_for(size, whole=True))
 
 
 def test_many_rectangles_are_covered_by_few() -> None:

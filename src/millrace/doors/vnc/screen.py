@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.absent import never
+from millrace.budget import PROGRAMS
 from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.inputroom import InputRoom
 from millrace.errors import BudgetError
-from millrace.graph.pictures import MOVES_MAX, Characters, Cursor, KeyPress, Mode, Move, Shape
+from millrace.graph.pictures import MOVES_MAX, PIXEL_BYTES, Characters, Cursor, KeyPress, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
 from millrace.pixels.rects import Few, Point, Rect, Size, bands
@@ -73,6 +74,7 @@ class VncScreen:
         self._picture: Pixels = np.zeros((0, 0), "<u4")
         self._shapes = 0
         self._watched = False
+        self._size, self._label = Size(0, 0), ""
         self.trouble = ""
         """Why what the server shows is not shown; empty if it is."""
 
@@ -82,20 +84,32 @@ class VncScreen:
 
     def resized(self, event: Resized, label: str, now_ns: HostNs) -> None:
         """Another size. Without room for it, the picture before stays, and another size can be wished for."""
-        size = event.size
+        self._size, self._label = event.size, label
         if self.screen is None:
             self.screen = self._screens.add(self, label, self._door)
             self.screen.characters = Characters.NONE if self._wire.is_qemu else Characters.OTHERS
-        # Nothing is resident of it before it is painted.
-        picture = np.zeros((size.height, size.width), "<u4")
+        self._begin(self.screen, now_ns)
+
+    def _begin(self, screen: Screen, now_ns: HostNs) -> None:
+        width, height = self._size.width, self._size.height
+        # Nothing of it is resident before it is painted.
+        picture = np.zeros((height, width), "<u4")
         try:
-            self.screen.set_mode(Mode(size.width, size.height, size.width * 4), picture.data.cast("B"), now_ns)
+            screen.set_mode(Mode(width, height, width * PIXEL_BYTES), picture.data.cast("B"), now_ns)
         except BudgetError as error:
-            self.trouble = f"no room for its {size.width} × {size.height}: {error}"
-            log.warning("%s: %s", label, self.trouble)
+            self.trouble = f"no room for its {width} × {height}: {error}"
+            log.warning("%s: %s", self._label, self.trouble)
             return
-        self.screen.await_paint()
+        screen.await_paint()
         self.trouble, self._picture = "", picture
+
+    def fit(self, now_ns: HostNs) -> None:
+        """Show a size that had no room, if it has some now. What was painted meanwhile is asked for."""
+        screen, needed = self.screen, self._size.width * self._size.height * PIXEL_BYTES
+        if self.trouble and screen is not None and screen.budget.has_room(needed, PROGRAMS):
+            self._begin(screen, now_ns)
+            self._wire.send_whole()
+            self._wake()
 
     def updated(self, update: Update, now_ns: HostNs) -> Iterator[int]:
         """Paint one picture; yields what each step has cost."""

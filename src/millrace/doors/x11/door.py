@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from millrace.absent import never
+from millrace.budget import PROGRAMS
 from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.inputroom import InputRoom
 from millrace.doors.machine import PlayingDoor
@@ -60,6 +61,7 @@ class X11Door(PlayingDoor):
         self._shared = np.zeros(0, np.uint8)
         self._picture: Plane = np.zeros((0, 0, PIXEL_BYTES), np.uint8)
         self._shapes = 0
+        self._size = Size(0, 0)
         self.trouble = ""
         """Why what the display shows is not shown; empty if it is."""
         self._watched = False
@@ -126,6 +128,7 @@ class X11Door(PlayingDoor):
     # The memory is sealed: the server can write into it at any time, but not shrink it under us. So it is copied from,
     # and never shown itself.
     def _resize(self, size: Size, now_ns: HostNs) -> None:
+        self._size = size
         if self.screen is None:
             self.screen = self._screens.add(self, self._label, self._door)
             self.screen.characters = Characters.ALL
@@ -156,6 +159,13 @@ class X11Door(PlayingDoor):
         self.trouble = f"no room for its {size.width} × {size.height}: {error}"
         log.warning("%s: %s", self._label, self.trouble)
         return *self._new_memory(PIXEL_BYTES), 0
+
+    def fit(self, now_ns: HostNs) -> None:
+        """Show a size that had no room, if it has some now. The display is asked for all of it."""
+        needed = 2 * self._size.width * self._size.height * PIXEL_BYTES
+        if self.trouble and self.screen is not None and self.screen.budget.has_room(needed, PROGRAMS):
+            self._resize(self._size, now_ns)
+            self._wake()
 
     # A reader may see some of it early, and is told all of it in the end.
     def _paint(self, event: Captured, now_ns: HostNs) -> Iterator[None]:

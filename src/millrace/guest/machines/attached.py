@@ -171,6 +171,10 @@ class AttachedMachine(ABC):
             log.error("%s: internal error after the session", self.label, exc_info=error)
         self._end(error)
 
+    def _changed(self) -> None:
+        """What is said of it has changed."""
+        self.guest.machine_changed("change", self)
+
     def _may_wait(self) -> Callable[[int], bool]:
         """A check, for a new connection of the session, of whether so many bytes may wait for the machine to read."""
         part = object()
@@ -195,7 +199,7 @@ class AttachedMachine(ABC):
         """The session is up."""
         self.state, self.error = "attached", ""
         self.sessions += 1
-        self.guest.machine_changed("change", self)
+        self._changed()
         log.info("guest %s: %s attached", self.guest.name, self.spec.text)
 
     def _lost(self, error: Exception) -> None:
@@ -214,7 +218,7 @@ class AttachedMachine(ABC):
         if state == "displaced" and self.state != state:
             self._report("displaced", error)
         self.state, self.error = state, error
-        self.guest.machine_changed("change", self)
+        self._changed()
 
     @abstractmethod
     async def _session(self) -> None:
@@ -256,7 +260,7 @@ class AttachedMachine(ABC):
     def keep(self, kept: str) -> None:
         """Note what opens it at the next start."""
         self.kept = kept
-        self.guest.machine_changed("change", self)
+        self._changed()
 
     def streams(self) -> list[PushedStream]:
         """The machine's playback streams."""

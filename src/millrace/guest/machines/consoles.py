@@ -30,6 +30,8 @@ log = logging.getLogger("millrace.attach")
 Lost = Callable[[Exception], None]
 SETTLED_S = 0.1
 """By how much the size of a console may come before the pictures of that size."""
+AGAIN_FIRST_S, AGAIN_MAX_S = 2.0, 120.0
+"""Backoff before a console is watched again, because its picture was wrong or had no room."""
 
 
 class Owner(Protocol):
@@ -113,6 +115,8 @@ class Consoles:
         self._absolute: dict[int, bool] = {}
         self._lights: dict[int, int] = {}
         self._sizes: dict[int, Size] = {}
+        self._failed: set[int] = set()
+        self._wait_s, self._later = AGAIN_FIRST_S, Later(self._watch_again)
 
     def describe(self, numbers: tuple[int, ...]) -> None:
         """Ask QEMU about these consoles."""
@@ -128,7 +132,7 @@ class Consoles:
         try:
             self._register(console)
         except GraphError as error:
-            self._fail(console.number, str(error))
+            self._fail_for_now(console.number, str(error))
 
     # Our end is served before the call is sent, because QEMU waits on it.
     def _register(self, console: Console) -> None:
@@ -166,7 +170,7 @@ class Consoles:
             self._remove(shown)
             self.registered -= number not in self.awaited
             if not isinstance(why, PeerLost):
-                self._fail(number, str(why))
+                self._fail_for_now(number, str(why))
 
     def _remove(self, shown: Shown) -> None:
         self._owner.doors.remove(shown.door)
@@ -212,6 +216,19 @@ class Consoles:
         self.trouble = f"no screen of console {number}: {why}"
         log.warning("%s: %s", self._owner.label, self.trouble)
 
+    # What was wrong with a picture may not be with the next, and memory may be free again.
+    def _fail_for_now(self, number: int, why: str) -> None:
+        self._fail(number, why)
+        self._failed.add(number)
+        if not self._later.begun:
+            self._later.begin(self._wait_s)
+            self._wait_s = min(2 * self._wait_s, AGAIN_MAX_S)
+
+    def _watch_again(self) -> None:
+        failed, self._failed, self.trouble = self._failed, set(), ""
+        self.describe(tuple(failed))
+        self._flush()
+
     def answered(self) -> None:
         """QEMU has processed input: send what waited for that."""
         for shown in self._screens.values():
@@ -223,4 +240,4 @@ class Consoles:
 
     def parts(self) -> list[Callable[[], None]]:
         """What closes each of them at the end of the session."""
-        return [shown.close for shown in self._screens.values()]
+        return [self._later.close, *(shown.close for shown in self._screens.values())]

@@ -287,7 +287,7 @@ class SpiceMachine(NetworkMachine):
     def _tell(self, text: str) -> None:
         """Show what is wrong with the picture, and log it once a session."""
         self.untold = text
-        self.guest.machine_changed("change", self)
+        self._changed()
         if text not in self._told and len(self._told) < TOLD_MAX:
             self._told.add(text)
             log.warning("%s: %s", self.label, text)

@@ -15,6 +15,7 @@ from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import Displaced
 from millrace.guest.machines.network import CLOSE_TOGETHER_S, NetworkMachine
 from millrace.guest.machines.paced import Paced
+from millrace.guest.machines.refit import Refit
 from millrace.io.client import ClientConnection, Closed, Reset
 from millrace.io.clock import now_ns
 from millrace.io.crypto import trusting, vnc_answer
@@ -53,6 +54,7 @@ class VncMachine(NetworkMachine):
         super().__init__(id_, guest, spec)
         self._wire: VncClient | None = None
         self._paced: Paced | None = None
+        self._refit: Refit | None = None
         self._came_back = False
         """A viewer has displaced us before."""
 
@@ -68,7 +70,7 @@ class VncMachine(NetworkMachine):
                 self._later(partial(self._into_tls, wire, connection))
                 return
             if isinstance(event, SoundOffered):
-                self.guest.machine_changed("change", self)
+                self._changed()
                 return
             self.machine = door.name
             wire.send_release()
@@ -82,7 +84,13 @@ class VncMachine(NetworkMachine):
         self._paced = paced = Paced(screen.room)
         door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text, screen)
         self.doors.append(door)
-        connection = self._new_connection(wire, door.receive, self._end, PICTURE_CHUNK_BYTES)
+        self._refit = refit = Refit(screen, self._changed)
+
+        def after(now: HostNs) -> None:
+            door.receive(now)
+            refit.look()
+
+        connection = self._new_connection(wire, after, self._end, PICTURE_CHUNK_BYTES)
 
         def relieved() -> None:
             paced.relieved()
@@ -117,9 +125,9 @@ class VncMachine(NetworkMachine):
         for connection in connections:
             self._left = left = asyncio.Event()
             yield partial(connection.linger, left.set)
-        if self._paced is not None:
-            yield self._paced.close
-            self._paced = None
+        if self._paced is not None and self._refit is not None:
+            yield from (self._paced.close, self._refit.close)
+            self._paced = self._refit = None
 
     # Once: servers that lock out whoever fails to log in (TigerVNC) count connections. It must have greeted: what
     # accepts a connection may be a tunnel to a server that is gone.

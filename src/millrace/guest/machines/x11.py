@@ -14,6 +14,7 @@ from millrace.errors import ConfigError, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.refit import Refit
 from millrace.guest.machines.whereabouts import of_spec
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
@@ -36,6 +37,7 @@ class X11Machine(AttachedMachine):
         self.machine = "X11"
         self._stream: FdStream | None = None
         self._wire: X11Client | None = None
+        self._refit: Refit | None = None
 
     async def _session(self) -> None:
         display, cookie = Path(self.spec.address).name.removeprefix("X"), b""
@@ -63,6 +65,7 @@ class X11Machine(AttachedMachine):
         await self._until_ended()
 
     def _served(self, sock: socket.socket, wire: X11Client, door: X11Door) -> FdStream:
+        self._refit = refit = Refit(door, self._changed)
         holds, fits = self._partial(), self._may_wait()
         self._left = left = asyncio.Event()
 
@@ -75,6 +78,7 @@ class X11Machine(AttachedMachine):
             holds(wire.partial_bytes)
             door.receive(now_ns())
             holds(wire.partial_bytes)
+            refit.look()
 
         return FdStream(
             sock, wire, after, self._end, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
@@ -119,10 +123,12 @@ class X11Machine(AttachedMachine):
 
     # The door has the last word: it releases what is down.
     def _parts(self) -> Iterator[Callable[[], None]]:
+        if self._refit is not None:
+            yield self._refit.close
         yield from super()._parts()
         if self._stream is not None:
             yield self._stream.linger
-        self._stream = self._wire = None
+        self._stream = self._wire = self._refit = None
 
 
 def read_cookie(path: Path, display: str) -> bytes:

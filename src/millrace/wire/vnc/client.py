@@ -276,6 +276,11 @@ class VncClient(VncLogin):
             self._out += messages.ask_for(Size(1, 1), whole=True)
         self._ask(self._asked_ns)
 
+    def send_whole(self) -> None:
+        """Ask for all of the screen again."""
+        self._whole = True
+        self._ask(self._asked_ns)
+
     def _ask(self, now_ns: HostNs) -> None:
         """Ask for the next picture if it is due."""
         size = self._screen.size

@@ -1,0 +1,51 @@
+"""Shows a machine's screen once the guest has room for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from millrace.io.clock import now_ns
+from millrace.io.later import Later
+from millrace.units import HostNs
+
+AGAIN_S = 1.0
+"""How often room is looked for, which costs nothing as long as there is none."""
+
+
+class Fitted(Protocol):
+    """A screen, which may have no room."""
+
+    trouble: str
+    """Why what the machine shows is not shown; empty if it is."""
+
+    def fit(self, now_ns: HostNs) -> None:
+        """Show what had no room, if it has some now."""
+        ...
+
+
+# A machine says its size once, so what has no room then would never be shown. The guest's programs may have taken it
+# for a while only.
+class Refit:
+    """Looks for room as long as a screen has none; `look` is to be called when the machine has said something."""
+
+    def __init__(self, screen: Fitted, changed: Callable[[], None]) -> None:
+        """`changed` is called when the screen has got into trouble, or out of it."""
+        self._screen, self._changed, self._told = screen, changed, ""
+        self._later = Later(self._again)
+
+    def look(self) -> None:
+        """The screen may be in trouble."""
+        if self._screen.trouble != self._told:
+            self._told = self._screen.trouble
+            self._changed()
+        if self._told and not self._later.begun:
+            self._later.begin(AGAIN_S)
+
+    def _again(self) -> None:
+        self._screen.fit(now_ns())
+        self.look()
+
+    def close(self) -> None:
+        """The session is over."""
+        self._later.close()
