@@ -82,12 +82,12 @@ def listed(seed: int) -> bytes:
     count = dice.choice((1, 2, 3, OVERLAYS_MAX, OVERLAYS_MAX + 1))
     each = dice.choice((0, 1, VISIBLE_MAX // count, VISIBLE_MAX // count + 1))
     places = []
-    for n in range(count):
+    for _ in range(count):
         x, y, width, height = (dice.randrange(*ends) for ends in ((-9, 9), (-9, 9), (40, 99), (40, 99)))
         times = 60 if dice.random() < 0.01 else 1
         at = Area(x, y, width * times, height * times)
-        right = at.right + (dice.random() < 0.002)
-        parts = [Area(max(0, at.x), max(0, at.y), min(WIDTH, right) - max(0, at.x), 1 + n % 30) for n in range(each)]
+        right, left, top, below = at.right + (dice.random() < 0.002), max(0, at.x), max(0, at.y), dice.random() < 0.01
+        parts = [Area(left, top, min(WIDTH, right) - left, at.bottom - top if below else 1) for _ in range(each)]
         places.append(Place(dice.randrange(65_536), at, tuple(parts)))
     data = pack_overlays(places)
     return mutator.message(data)[: 1 << 16] if dice.random() < 0.4 else data

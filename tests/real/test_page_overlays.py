@@ -177,7 +177,7 @@ def test_damaged_frame_asks_once_and_the_film_goes_on_with_a_key_frame(chromium:
         await begin(page, server, below)
         ways = (
             ("overlay", frame(7, units[2][:5])), ("overlay", frame(7, b"")), ("overlay", frame(7, again[0][:20], True)),
-            ("overlay", frame(7, b"\x00\x00\x00\x01\x65" + bytes(20), True)), ("overlay", frame(5, units[1])),
+            ("overlay", frame(7, b"\x00\x00\x00\x01\x65" + bytes(20), True)), ("overlay", frame(5, units[0])),
             ("damaged", part(OVERLAYS, NOWHERE, b"\x01")), ("missing", b""),
         )  # fmt: skip
         for n, (why, damage) in enumerate(ways):
@@ -220,6 +220,7 @@ def test_browser_that_refuses_key_frames_again_and_again_is_sent_no_films(chromi
 
 
 LIMITS = """import('/page/overlays.js').then(async ({ Overlays }) => {
+  const { Surface, release } = await import('/page/surface.js'), surface = new Surface(new OffscreenCanvas(64, 48));
   const [small, delta, large, huge] = UNITS.map((text) => Uint8Array.from(atob(text), (one) => one.charCodeAt()));
   const real = VideoDecoder, made = [], out = {}, videos = new Overlays();
   globalThis.VideoDecoder = class extends real { constructor(how) { super(how); made.push(this); } };
@@ -247,10 +248,14 @@ LIMITS = """import('/page/overlays.js').then(async ({ Overlays }) => {
   const place = { x: 0, y: 0, w: 64, h: 48 };
   videos.list = [{ number: 67, at: place, visible: [place] }];
   videos.touch(place);
-  held.push(...videos.parts().map((one) => one.frame));
+  const ahead = [...videos.parts(), ...videos.parts()];
+  held.push(...ahead.map((one) => one.frame));
   videos.close();
   out.ended = open();
-  held.at(-1).close();
+  surface.size(64, 48);
+  surface.apply(ahead[0]);
+  out.drawn = open();
+  release(ahead);
   out.closed = open();
   return out;
 })"""
@@ -267,7 +272,7 @@ def test_decoders_and_frames_are_few_and_all_are_given_back(chromium: Chromium) 
             "full": [64, 64], "hidden": [16, True, True], "over": [64, 64, True, False, False],
             # Four pictures of 64 × 48 hold one frame of 96 × 80 and none of 128 × 112.
             "large": [True, True, "67", False, 1, 1],
-            "ended": [0, 1], "closed": [0, 0],
+            "ended": [0, 2], "drawn": [0, 1], "closed": [0, 0],
         }  # fmt: skip
 
     in_chromium(chromium, test)

@@ -85,7 +85,7 @@ def test_a_recording_has_its_clicks_at_its_flashes(tmp_path: Path) -> None:
     async def main() -> None:
         async with painted(tmp_path, "typing") as (_, _, env):
             viewer = await viewed(env, "--to", str(file))
-            await asyncio.sleep(7)
+            await asyncio.sleep(9)
             viewer.send_signal(signal.SIGINT)
             await ended(viewer)
 
@@ -105,8 +105,9 @@ def test_a_recording_has_its_clicks_at_its_flashes(tmp_path: Path) -> None:
     begin_s = float(np.median(offsets))
     clicks = [begin_s + at for at in _clicks(file)]
     assert len(clicks) >= 4
-    # The file's times are whole milliseconds, and Opus has its own of 2.5.
-    assert all(abs(at - round(at)) < 0.006 for at in clicks), clicks
+    # How exact this is depends on how busy the machine is (`python -m bench sync` measures it); a picture or a packet
+    # of sound that has the time of another would be 30 ms or 20 ms off.
+    assert all(abs(at - round(at)) < 0.015 for at in clicks), clicks
 
 
 def _frames(file: Path) -> np.ndarray:
