@@ -41,6 +41,34 @@ def connected() -> tuple[HttpConnection, Any]:
     return connection, transport
 
 
+@pytest.mark.parametrize("given_up", [True, False])
+def test_request_that_ends_just_after_a_stop_has_given_it_up_is_no_error(
+    given_up: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        waiter = asyncio.get_running_loop().create_future()
+
+        async def ended(request: web.BaseRequest) -> web.StreamResponse:
+            # As aiohttp's `shutdown` does; another error of that kind is still one.
+            connection._handler_waiter = waiter
+            waiter.cancel() if given_up else waiter.set_result(None)
+            return web.Response(text="yes")
+
+        connection = HttpConnection(web.Server(ended), loop=asyncio.get_running_loop())
+        transport = Mock()
+        transport.is_closing.return_value = False
+        transport.get_write_buffer_size.return_value = 0
+        connection.connection_made(transport)
+        await asyncio.sleep(0)
+        connection.data_received(CLOSES)
+        await asyncio.sleep(0.05)
+        assert connection._handler_waiter is waiter
+        connection.connection_lost(None)
+
+    run(main())
+    assert bool(caplog.records) is not given_up
+
+
 @pytest.mark.parametrize("end", ["answered", "end of file", "closed meanwhile"])
 def test_closed_connection_that_is_not_read_is_cut(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     monkeypatch.setattr("millrace.server.http.connection.CLOSE_TIMEOUT_S", 0.05)

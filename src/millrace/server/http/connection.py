@@ -89,7 +89,9 @@ class HttpConnection(web.RequestHandler):
             bare(error)
             return web.Response(), True
         except Exception as error:
-            self.log_exception("Unhandled exception", exc_info=error)
+            # When the daemon stops, aiohttp waits for the request, and may give up just before it ends.
+            if not self._unawaited(error):
+                self.log_exception("Unhandled exception", exc_info=error)
             bare(error)
             return web.Response(), True
         finally:
@@ -97,6 +99,11 @@ class HttpConnection(web.RequestHandler):
         if isinstance(response, BaseException):
             bare(response)
         return response, lost
+
+    def _unawaited(self, error: Exception) -> bool:
+        """Whether it says that nobody waits for the request's end any more."""
+        waiter = self._handler_waiter
+        return isinstance(error, asyncio.InvalidStateError) and waiter is not None and waiter.cancelled()
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
