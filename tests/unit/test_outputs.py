@@ -261,3 +261,25 @@ def test_device_is_lost_after_two_checks_without_callback(silent: tuple[bool, ..
     output._revive = lost_at.append  # type: ignore[method-assign]
     output._keep()
     assert bool(lost_at) is lost
+
+
+@pytest.mark.parametrize("kind", ["wav", "wav32", "raw"])
+def test_no_output_is_made_through_a_link_or_over_a_file_unasked(kind: str, tmp_path: Path) -> None:
+    link, victim, there = tmp_path / "link", tmp_path / "victim", tmp_path / "there"
+    link.symlink_to(victim)
+    there.write_bytes(b"mine")
+
+    def opened(path: Path, replace: bool) -> None:
+        made = make_output(f"{kind}:{path}", "normal", replace)
+        if isinstance(made, WavOutput):
+            made.open(48_000, default_map(2))
+            made.close()
+
+    for path, said in ((link, "is a link to a file that is not there"), (there, "is there already; --overwrite")):
+        with pytest.raises(ConfigError, match=said):
+            opened(path, False)
+    assert not victim.exists() and there.read_bytes() == b"mine"
+    opened(Path("/dev/null"), False)
+    opened(tmp_path / "new", False)
+    opened(link, True)
+    assert victim.exists() and (tmp_path / "new").exists()

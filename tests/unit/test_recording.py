@@ -56,13 +56,15 @@ async def encoded(recording: Recording) -> None:
     await asyncio.sleep(0)
 
 
-def record(path: Path, work: Callable[[Recording, Canvas, Clock], Any], sound: bool = True) -> list[MillraceError]:
+def record(
+    path: Path, work: Callable[[Recording, Canvas, Clock], Any], sound: bool = True, replace: bool = True
+) -> list[MillraceError]:
     """Run `work` with a recording; returns what ended it."""
     errors: list[MillraceError] = []
 
     async def main() -> None:
         clock = Clock()
-        canvas, recording = Canvas(), Recording(path, sound, clock, errors.append)
+        canvas, recording = Canvas(), Recording(path, sound, clock, errors.append, replace)
         canvas.resize(SIZE)
         recording.resized(canvas)
         await work(recording, canvas, clock)
@@ -182,6 +184,19 @@ def test_another_size_begins_another_file_and_the_cursor_is_seen(tmp_path: Path)
     with av.open(str(tmp_path / "a-3.mkv")) as file:
         heard = [frame.pts for frame in file.decode(audio=0)]
     assert heard[0] in (0, 1) and len(heard) == 10
+
+
+def test_a_recording_is_not_made_through_a_link_unasked(tmp_path: Path) -> None:
+    link = tmp_path / "link.mkv"
+    link.symlink_to(tmp_path / "victim")
+
+    async def work(recording: Recording, canvas: Canvas, clock: Clock) -> None:
+        recording.draw(canvas, [], clock.now_ns)
+        await encoded(recording)
+
+    (error,) = record(link, work, sound=False, replace=False)
+    assert "is a link to a file that is not there" in str(error) and not (tmp_path / "victim").exists()
+    assert record(link, work, sound=False) == [] and (tmp_path / "victim").exists()
 
 
 def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:

@@ -95,6 +95,9 @@ def test_outputs_are_made_by_their_names(tmp_path: Path) -> None:
             shown = Shown(to, "t", False, True, lambda why: None)
             assert type(shown.face) is kind and (shown.recording is not None) == (kind is Recording)
             shown.close()
+        (tmp_path / "link").symlink_to(tmp_path / "victim")
+        with pytest.raises(ConfigError, match="is a link to a file that is not there"):
+            Shown(f"y4m:{tmp_path}/link", "t", False, True, lambda why: None, replace=False)
         with pytest.raises(ConfigError, match="No such file"):
             Shown(f"y4m:{tmp_path}/no/a.y4m", "t", False, True, lambda why: None)
 
@@ -115,6 +118,10 @@ def test_a_file_that_is_there_is_only_overwritten_on_request(tmp_path: Path, pla
         assert not plans and there.read_bytes() == b"mine"
         CliRunner().invoke(app, ["view", "--to", f"{kind}{there}", "--overwrite"])
         assert plans.pop().kind == (kind or "png:").rstrip(":")
+        link, victim = tmp_path / f"l{name}", tmp_path / f"victim {name}"
+        link.symlink_to(victim)
+        assert isinstance(CliRunner().invoke(app, ["view", "--to", f"{kind}{link}"]).exception, ConfigError)
+        assert not plans and not victim.exists()
     CliRunner().invoke(app, ["view", "--to", "y4m:/dev/null"])
     assert plans
     demand_new("-", False)

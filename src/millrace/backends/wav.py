@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Callable
 from io import RawIOBase
 from pathlib import Path
 
@@ -24,11 +25,21 @@ _UPDATE_BYTES = 1 << 18
 _U32_MAX = 0xFFFFFFFF
 
 
+def _opened(path: Path) -> RawIOBase:
+    try:
+        return path.open("wb", buffering=0)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+
+
 class WavOutput:
     """Writes the sound played to a file."""
 
-    def __init__(self, path: Path, sample: SampleFormat = SampleFormat.S16LE) -> None:
-        self.name = f"wav:{path}"
+    def __init__(
+        self, path: Path, sample: SampleFormat = SampleFormat.S16LE, opened: Callable[[Path], RawIOBase] = _opened
+    ) -> None:
+        """`opened` opens the file; ConfigError if it can't be."""
+        self.name, self._opened = f"wav:{path}", opened
         self._path = path
         self._sample = sample
         self._file: RawIOBase | None = None
@@ -44,10 +55,7 @@ class WavOutput:
             if layout != self._layout:
                 raise ConfigError(f"{self._path}: the stream's format changed to {layout}; a WAV file has one format")
             return
-        try:
-            self._file = self._path.open("wb", buffering=0)
-        except OSError as error:
-            raise ConfigError(f"{self._path}: {error.strerror}") from None
+        self._file = self._opened(self._path)
         self._layout = layout
         try:
             self._write_header()

@@ -116,7 +116,7 @@ def listen(
     )  # fmt: skip
     for_ns = parse_duration_ns(seconds, "--seconds", 0, SECONDS_MAX_NS, "s") if seconds else None
     _demand_new(to, overwrite)
-    listener = Listener(url, make_output(to, asked_of_daemon(latency)), options)
+    listener = Listener(url, make_output(to, asked_of_daemon(latency), overwrite), options)
     try:
         _hear(listener, for_ns, quiet, [*([LED_BACK] if kept_out else []), *([] if quiet else _unheard(options, url))])
     except NoDevice as error:

@@ -119,6 +119,7 @@ class _Plan(NamedTuple):
     json: bool
     quiet: bool
     share_clipboard: bool = True
+    overwrite: bool = False
 
     @property
     def records(self) -> bool:
@@ -152,7 +153,7 @@ def _planned(
     options.settings, options.keyboard = pictures, options.keyboard and kind == "window"
     options.wait_for_screen = kind != "png"
     for_ns = parse_duration_ns(seconds, "--seconds", 0, SECONDS_MAX_NS, "s") if seconds else None
-    return _Plan(url, to, kind, sound, options, words, full_screen, for_ns, json, quiet)
+    return _Plan(url, to, kind, sound, options, words, full_screen, for_ns, json, quiet, overwrite=overwrite)
 
 
 def _run(plan: _Plan) -> None:
@@ -181,7 +182,9 @@ async def _view(plan: _Plan) -> dict[str, Any]:
         interrupted.append(True)
         viewer.stop()
 
-    shown = Shown(plan.to, _title(plan.url), plan.full_screen, plan.sound != "off", ended, plan.share_clipboard)
+    shown = Shown(
+        plan.to, _title(plan.url), plan.full_screen, plan.sound != "off", ended, plan.share_clipboard, plan.overwrite
+    )
     listener = _listener(plan, shown)
     viewer = Viewer(plan.url, shown.face, plan.options, listener)
     if not plan.quiet:

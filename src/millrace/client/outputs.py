@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from millrace.backends.base import ClockedOutput, FileOutput, OutputWatch
@@ -13,6 +14,7 @@ from millrace.backends.clocked import PERIOD_LOW_NS, PERIOD_NS, NullOutput, RawO
 from millrace.backends.wav import WavOutput
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import ConfigError, OutputLost
+from millrace.io.files import open_output
 from millrace.text import parse_decimal, quoted
 from millrace.units import HostNs
 
@@ -43,19 +45,20 @@ class InLoop:
         self._hand(self._watch.device_back)
 
 
-def make_output(text: str, profile: str) -> ClockedOutput | FileOutput:
-    """The output that `text` names; ConfigError lists the choices."""
+def make_output(text: str, profile: str, replace: bool = True) -> ClockedOutput | FileOutput:
+    """The output that `text` names; ConfigError lists the choices. `replace`: what is there may be overwritten."""
     kind, _, rest = text.partition(":")
     if kind == "device":
         from millrace.backends.device import DeviceOutput
 
         return DeviceOutput(rest, profile)
     if kind in ("wav", "wav32") and rest:
-        return WavOutput(Path(rest), SampleFormat.S16LE if kind == "wav" else SampleFormat.F32LE)
+        sample = SampleFormat.S16LE if kind == "wav" else SampleFormat.F32LE
+        return WavOutput(Path(rest), sample, partial(open_output, replace=replace))
     if kind == "null":
         return NullOutput(_period_ns(profile), _ppm(rest) if rest else 0.0)
     if kind == "raw" and rest:
-        return _raw(rest, _period_ns(profile))
+        return _raw(rest, _period_ns(profile), replace)
     raise ConfigError(f"--to {quoted(text)}: use one of {CHOICES}")
 
 
@@ -67,11 +70,8 @@ def _period_ns(profile: str) -> int:
     return PERIOD_LOW_NS if profile == "low" else PERIOD_NS
 
 
-def _raw(where: str, period_ns: int) -> RawOutput:
+def _raw(where: str, period_ns: int, replace: bool) -> RawOutput:
     if where == "-":
         # A private, unbuffered duplicate of stdout, which nothing else in this process writes to.
         return RawOutput(os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0), "-", period_ns)
-    try:
-        return RawOutput(Path(where).open("wb", buffering=0), where, period_ns)
-    except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}") from None
+    return RawOutput(open_output(Path(where), replace), where, period_ns)

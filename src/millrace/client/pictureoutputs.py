@@ -26,9 +26,10 @@ class Shown:
 
     def __init__(
         self, to: str, title: str, full_screen: bool, sound: bool, ended: Callable[[OutputLost | None], None],
-        share_clipboard: bool = True,
+        share_clipboard: bool = True, replace: bool = True,
     ) -> None:  # fmt: skip
-        self.to, self._sound, self._share_clipboard = to, sound, share_clipboard
+        """`replace`: a file that is there may be overwritten."""
+        self.to, self._sound, self._share_clipboard, self._replace = to, sound, share_clipboard, replace
         self.recording: Recording | None = None
         self._png: PngFile | None = None
         self._viewer: Viewer | None = None
@@ -62,18 +63,14 @@ class Shown:
     def _recording(self, path: Path) -> Face:
         from millrace.client.recording import Recording
 
-        self.recording = made = Recording(path, self._sound, self._daemon_ns, self._ended)
+        self.recording = made = Recording(path, self._sound, self._daemon_ns, self._ended, self._replace)
         self._close = made.close
         return made
 
     def _y4m(self, where: str) -> Face:
         from millrace.client.stills import Y4mStream, y4m_file
 
-        try:
-            file = y4m_file(where)
-        except OSError as error:
-            raise ConfigError(f"{where}: {error.strerror}") from None
-        made = Y4mStream(file, f"y4m:{where}", Y4M_FPS, self._ended)
+        made = Y4mStream(y4m_file(where, self._replace), f"y4m:{where}", Y4M_FPS, self._ended)
         self._close = made.close
         return made
 

@@ -25,6 +25,7 @@ from millrace.client.faces import Unseen
 from millrace.client.stills import over_it
 from millrace.codec.parameters import CodecParameters, packet_fits
 from millrace.errors import ConfigError, OutputLost
+from millrace.io.files import open_output
 from millrace.media.audio import AudioPacket
 from millrace.pixels.convert import Plane
 from millrace.pixels.rects import Rect
@@ -119,9 +120,11 @@ class Recording(Unseen):
     """A `Face` that records. `clock` tells the daemon's time; `ended` is called, in a thread, when the file is full."""
 
     def __init__(
-        self, path: Path, sound: bool, clock: Callable[[], HostNs], ended: Callable[[OutputLost], None]
-    ) -> None:
-        self.name, self._path, self._sound = str(path), path, sound
+        self, path: Path, sound: bool, clock: Callable[[], HostNs], ended: Callable[[OutputLost], None],
+        replace: bool = True,
+    ) -> None:  # fmt: skip
+        """`replace`: a file that is there at first may be overwritten."""
+        self.name, self._path, self._sound, self._replace = str(path), path, sound, replace
         self._clock, self._ended = clock, ended
         self._pool = ThreadPoolExecutor(1, "recording")
         self._file: _File | None = None
@@ -209,6 +212,9 @@ class Recording(Unseen):
             return
         try:
             call(*args)
+        except ConfigError as error:
+            self._failed = True
+            self._ended(OutputLost(f"{error}; the recording ends here"))
         except (OSError, av.error.FFmpegError) as error:
             self._failed = True
             self._ended(OutputLost(f"{self.name}: {error.strerror or error}; the recording ends here"))
@@ -220,7 +226,11 @@ class Recording(Unseen):
     def _encode(self, picture: Plane, at_ms: int) -> None:
         if self._file is None:
             height, width = picture.shape[:2]
-            self._file = _File(self._next_path(), width, height, self._sound, at_ms)
+            path = self._next_path()
+            if not path.exists() or path.is_file():
+                # FFmpeg opens what it is named, through any link: so the file is made before.
+                open_output(path, self._replace and self._files == 1).close()
+            self._file = _File(path, width, height, self._sound, at_ms)
             self.files.append(self._file.path)
             self.on_file(self._file.path)
         self._file.picture(picture, at_ms)

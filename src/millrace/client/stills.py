@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from PIL import Image
 from millrace.client.canvas import Canvas, blend, rows_of
 from millrace.client.faces import Unseen
 from millrace.errors import OutputLost
+from millrace.io.files import open_output
 from millrace.pixels.convert import Plane
 from millrace.pixels.rects import Rect
 from millrace.units import NS_PER_S, MediaNs
@@ -52,13 +54,15 @@ class PngFile(Unseen):
             return
         picture = over_it(canvas.pixels.copy(), canvas, self._cursor)
         # Written beside it and renamed: a file that is there is whole.
-        beside = self._path.with_name(f".{self._path.name}.part")
+        beside = self._path.with_name(f".{self._path.name[:200]}.{secrets.token_hex(4)}")
         try:
-            Image.fromarray(np.ascontiguousarray(picture[:, :, 2::-1])).save(beside, "PNG", compress_level=6)
+            with beside.open("xb") as file:
+                Image.fromarray(np.ascontiguousarray(picture[:, :, 2::-1])).save(file, "PNG", compress_level=6)
             os.replace(beside, self._path)
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise OutputLost(f"{self.name}: {error.strerror or error}; no picture was written") from None
+        finally:
+            beside.unlink(missing_ok=True)
         self.written = True
         self._done()
 
@@ -151,9 +155,9 @@ def planes_of(picture: Plane) -> bytes:
     return b"".join(rows_of(plane)[:, : plane.width].tobytes() for plane in frame.planes)
 
 
-def y4m_file(where: str) -> RawIOBase:
-    """The file of `y4m:FILE`, or for `-` standard output."""
+def y4m_file(where: str, replace: bool = True) -> RawIOBase:
+    """The file of `y4m:FILE`, or for `-` standard output; ConfigError if it can't be written."""
     if where == "-":
         # A private, unbuffered duplicate of stdout, which nothing else in this process writes to.
         return os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
-    return Path(where).open("wb", buffering=0)
+    return open_output(Path(where), replace)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from millrace.errors import ConfigError, OutputLost
@@ -45,6 +48,42 @@ def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise OutputLost(f"{path} can't be written: {error.strerror}") from None
+
+
+# In a folder that others write to, they may have put a link there, to a file that is not there yet: what makes a file
+# would make that. O_EXCL follows no link (open(2)).
+def open_output(path: Path, replace: bool) -> FileIO:
+    """Open a file to be written from its beginning on, unbuffered; ConfigError if it can't be.
+
+    Unless it may `replace` what is there, it makes a new file, where the path says. Devices and pipes are opened in any
+    case.
+    """
+    flags = os.O_WRONLY | os.O_CLOEXEC
+    try:
+        if replace:
+            return _file(os.open(path, flags | os.O_CREAT | os.O_TRUNC, 0o666))
+        with suppress(FileExistsError):
+            return _file(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666))
+        file = _file(os.open(path, flags))
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise ConfigError(f"{path} is a link to a file that is not there; --overwrite makes that") from None
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise there_already(path)
+    return file
+
+
+def there_already(path: Path | str) -> ConfigError:
+    """What is there is not replaced unasked."""
+    return ConfigError(f"{path} is there already; --overwrite replaces it")
+
+
+def _file(descriptor: int) -> FileIO:
+    return FileIO(descriptor, "wb")
 
 
 def _mode_of(path: Path) -> int | None:
