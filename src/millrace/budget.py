@@ -94,6 +94,11 @@ class Account:
         self.hold(name, size, reach)
         return True
 
+    def may_spare(self, give_back: Callable[[], None]) -> None:
+        """Call this before anybody is refused, until the account is closed: it gives back what the object can spare."""
+        if self._budget is not None:
+            self._budget.sparing[self] = give_back
+
     def close(self) -> None:
         """Release everything: the object has ended. Calling it again does nothing."""
         budget, self._budget = self._budget, None
@@ -127,6 +132,8 @@ class Budget:
         self.refusals = 0
         self._refused = refused
         self._accounts: set[Account] = set()
+        self.sparing: dict[Account, Callable[[], None]] = {}
+        """What accounts that can spare something do before anybody is refused."""
         self._shared = dict.fromkeys(SHARES, 0)
         """What each class with a share of its own holds."""
 
@@ -144,8 +151,18 @@ class Budget:
     def has_room(self, more: int, reach: float, part: float = 1.0) -> bool:
         """Whether `more` additional bytes fit, in this part of the class's share, if it has one.
 
-        Shrinking always does, even while over the limit.
+        If they don't, what can be spared is given back first. Shrinking always fits, even while over the limit.
         """
+        return self._fits(more, reach, part) or (self._spared() and self._fits(more, reach, part))
+
+    def _spared(self) -> bool:
+        """Have given back what can be spared; whether anything was."""
+        before = self.held
+        for give_back in list(self.sparing.values()):
+            give_back()
+        return self.held < before
+
+    def _fits(self, more: int, reach: float, part: float) -> bool:
         if more <= 0:
             return True
         if reach in SHARES:
@@ -187,6 +204,7 @@ class Budget:
     def closed(self, account: Account, held: int) -> None:
         """Called by accounts when one closes."""
         self._accounts.discard(account)
+        self.sparing.pop(account, None)
         self._add(account, -held)
 
     def shares(self) -> dict[str, int]:

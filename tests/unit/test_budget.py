@@ -139,3 +139,28 @@ def test_token_for_several_guests_is_charged_to_none_of_them() -> None:
 
     assert of("alice").whose == "alice" and of("bob").whose == "bob"
     assert of("alice", "bob") is of("alice", "nobody") is of("nobody") and of("alice", "bob").whose == "token/1"
+
+
+def test_what_can_be_spared_is_given_back_before_anybody_is_refused_and_not_without_need() -> None:
+    refused, asked = list[str](), list[int]()
+    budget = Budget("the guest", 1000, refused.append)
+    film, other = budget.open("film", {"video": 600}, 1.0), budget.open("stream")
+
+    def spare() -> None:
+        asked.append(film.held)
+        film.hold("video", 100)
+
+    film.may_spare(spare)
+    other.hold("queue", 300)
+    assert not asked and film.held == 600
+    other.hold("queue", 700)
+    assert asked == [600] and film.held == 100 and other.held == 700
+    assert not other.fits("queue", 900) and asked == [600, 100], "it has given all that it can spare"
+    with pytest.raises(BudgetError):
+        other.hold("queue", 900)
+    film.hold("video", 230)
+    assert budget.has_room(60, PROGRAMS) and film.held == 100 and refused == ["stream"]
+    film.close()
+    assert not budget.has_room(400, PROGRAMS) and len(asked) == 4, "what has ended is asked for nothing"
+    film.may_spare(spare)
+    assert not budget.has_room(400, PROGRAMS) and len(asked) == 4

@@ -407,3 +407,33 @@ def test_film_that_ends_before_it_was_encoded_frees_all(how: str, monkeypatch: p
 def test_time_of_a_film_s_first_picture_is_all_that_it_took() -> None:
     first, rest = Spent(0, 10, 40, 20, False), Spent(0, 100, 130, 7, True)
     assert first.then(rest) == Spent(0, 10, 130, 27, False)
+
+
+def test_memory_of_a_film_that_has_paused_goes_to_whoever_needs_it() -> None:
+    rig, view = started()
+    film, stills = Rect(96, 96, 320, 240), rig.budget.held
+
+    def played(seeds: int) -> int:
+        for seed in range(seeds):
+            photo(rig.picture, film, seed)
+            rig.paint([film])
+        return rig.budget.held - stills
+
+    assert played(12) > 0
+    other, needed = rig.budget.open("stream"), int(rig.budget.limit * PROGRAMS) - stills
+    assert not other.fits("queue", needed), "it plays"
+    rig.settle(1)
+    rig.screen.painted([WHOLE], rig.now_ns)
+    rig.now_ns += STEP_NS
+    rig.encoder.handle_timeout(rig.now_ns)
+    assert rig.waiting and not other.fits("queue", needed), "its encoder may be in use"
+    rig.work()
+    rig.settle(1)
+    assert other.fits("queue", needed) and not rig.encoder.video
+    other.close()
+    begun = len(view.pictures)
+    assert played(12) > 0 and PartType.VIDEO in view.types(begun)
+    rig.settle(3)
+    assert shown(view, rig)
+    rig.encoder.close()
+    assert not rig.budget.sparing

@@ -36,6 +36,8 @@ KEY_INTERVAL_NS: HostNs = NS_PER_S // 2
 """The least time between two key pictures that viewers need."""
 FILM_KEPT_NS: HostNs = 10 * NS_PER_S
 """So long after the last film, the memory of its encoder is given back. Films begin and pause often."""
+FILM_PAUSED_NS: HostNs = NS_PER_S
+"""So long after it, it is given back if somebody of the guest would be refused otherwise."""
 RATE_MIN = 50_000
 VIEWER_BYTES = 8 * 1024
 
@@ -88,6 +90,7 @@ class PictureEncoder:
         """The number of the screen's newest picture, and when its door had published that."""
         self.counts = PictureCounts()
         self._closed = False
+        self._account.may_spare(self._spare_video)
 
     # -- viewers ---------------------------------------------------------------------------------
 
@@ -295,6 +298,12 @@ class PictureEncoder:
     def _hold_video(self, work: PictureWork) -> bool:
         """Hold memory for an encoder of video; False if the guest has none: then what moves is sent as stills."""
         return self._account.fits("video", work.video_bytes, ENCODERS)
+
+    def _spare_video(self) -> None:
+        """Somebody needs memory: give that of a film back which has paused."""
+        paused = self._film_ns is not None and self._clock() - self._film_ns >= FILM_PAUSED_NS
+        if paused and self._job is None:
+            self._give_up_video()
 
     def _give_up_video(self) -> None:
         """Give the memory of video back, until there is film again."""
