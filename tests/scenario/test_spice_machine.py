@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from millrace.budget import PROGRAMS
 from millrace.daemon.app import Daemon
 from millrace.graph.pictures import KeyPress
 from millrace.graph.screen import Screen
@@ -166,6 +167,29 @@ def test_wrong_picture_leaves_the_sound_alone_and_is_asked_for_again(
         assert made.links.count(ChannelKind.DISPLAY) == 2 and made.links.count(ChannelKind.PLAYBACK) == 1
         assert one.machine.streams()
 
+    attached(tmp_path, made, test)
+
+
+def test_picture_without_room_costs_no_connection_and_is_shown_when_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spice, "AGAIN_FIRST_S", 0.05)
+
+    async def test(one: Attached) -> None:
+        await one.until(lambda: np.array_equal(one.picture, PICTURE), "there is a picture")
+        await one.until(one.machine.streams, "there is sound")
+        budget = one.guest.admission.budget
+        other = budget.open("other", {"all": int(budget.limit * PROGRAMS) - budget.held - 1_000_000})
+        made.writers[ChannelKind.DISPLAY].write(server.surface(1024, 1024) + server.draw_fill(WHOLE, 1))
+        await one.until(lambda: "no room for its 1024 × 1024" in one.machine.view().hint, "it says why")
+        await asyncio.sleep(0.3)
+        assert made.links.count(ChannelKind.DISPLAY) == 1 and np.array_equal(one.picture, PICTURE)
+        other.close()
+        await one.until(lambda: not one.machine.view().hint, "there is room")
+        await one.until(lambda: made.links.count(ChannelKind.DISPLAY) == 2, "all is asked for again")
+        assert one.machine.sessions == 1
+
+    made = Server()
     attached(tmp_path, made, test)
 
 

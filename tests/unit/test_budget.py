@@ -143,7 +143,7 @@ def test_token_for_several_guests_is_charged_to_none_of_them() -> None:
 
 def test_what_can_be_spared_is_given_back_before_anybody_is_refused_and_not_without_need() -> None:
     refused, asked = list[str](), list[int]()
-    budget = Budget("the guest", 1000, refused.append)
+    budget = Budget("the guest", 1000, lambda what, lack: refused.append(what))
     film, other = budget.open("film", {"video": 600}, 1.0), budget.open("stream")
 
     def spare() -> None:

@@ -8,11 +8,12 @@ import struct
 import numpy as np
 import pytest
 
+from millrace.budget import PROGRAMS
 from millrace.doors.inputroom import AT_ONCE
 from millrace.doors.machine import MachineDoor
 from millrace.doors.spice.canvas import OBJECT_BYTES, PART_COST, raster
 from millrace.doors.spice.screen import LOOKS_MAX, STEP_COST
-from millrace.errors import BudgetError, RemoteProtocolError
+from millrace.errors import RemoteProtocolError
 from millrace.graph.lights import CAPS, CODES
 from millrace.graph.pictures import KeyPress, Move
 from millrace.pixels.rects import Point, Rect, Size
@@ -22,6 +23,8 @@ from tests.fuzz import spiceserver as server
 from tests.gops import WATCHER
 from tests.spicemachine import HEIGHT, WHOLE, WIDTH, Machine, machine
 from tests.spicewire import linked, noise, sent, ticket
+
+MISSED = "which the machine draws with, are not understood; the picture is asked for again"
 
 
 def test_screen_appears_with_its_surface_and_goes_with_its_door() -> None:
@@ -207,7 +210,7 @@ def test_images_are_kept_until_they_are_to_be_forgotten() -> None:
     with pytest.raises(RemoteProtocolError, match="another size"):
         made.says(server.draw_copy(at, server.image(103, 20, 20, name=77), Rect(0, 0, 20, 10)))
     made.says(server.message(105, struct.pack("<HBQ", 1, 1, 77)), again)
-    assert made.missed == ["images that were sent before"]
+    assert made.missed == [f"images that were sent before, {MISSED}"]
 
 
 def test_other_surfaces_are_drawn_on_and_from() -> None:
@@ -229,7 +232,7 @@ def test_what_is_not_understood_is_told_and_changes_nothing() -> None:
     made.says(
         server.draw_copy(WHOLE, server.image(1, WIDTH, HEIGHT, bytes(99))), server.message(311, server.base(WHOLE))
     )
-    assert made.missed == ["images compressed as QUIC", "text"] and (made.painted == before).all()
+    assert made.missed == [f"images compressed as QUIC, {MISSED}", f"text, {MISSED}"] and (made.painted == before).all()
 
 
 def test_mode_changes_and_a_channel_that_is_opened_anew() -> None:
@@ -265,15 +268,37 @@ def test_only_what_monitors_show_is_the_screen() -> None:
 
 
 def test_screens_and_surfaces_are_charged_to_the_guest() -> None:
-    made = Machine(limit=1 << 20)
-    with pytest.raises(BudgetError):
-        made.says(server.surface(1024, 1024))
-    made = Machine(limit=1 << 20)
-    with pytest.raises(BudgetError):
-        made.says(server.surface(64, 64), server.surface(1024, 1024, 4))
-    made.door.close()
+    for said in ([server.surface(1024, 1024)], [server.surface(64, 64), server.surface(1024, 1024, 4)]):
+        made = Machine(limit=1 << 20)
+        made.says(*said)
+        (why,) = made.missed
+        assert "no room for its 1024 × 1024: " in why and not made.door.has_room()
+        held = made.budget.held
+        # It goes on, and whatever the server draws until it is asked for all again is dropped.
+        made.says(server.draw_fill(Rect(0, 0, 9, 9), 1), server.surface(64, 64), server.heads(Rect(0, 0, 9, 9)))
+        assert made.budget.held == held and len(made.missed) == 1
+        made.budget.limit = 1 << 25
+        assert made.door.has_room() and made.budget.held == held
+        made.wire = linked(SpiceDisplay(7, 0, "", ticket, 0))
+        made.door.restart(made.wire)
+        made.says(server.surface(1024, 1024), server.draw_fill(Rect(0, 0, 1024, 1024), 0x102030))
+        assert made.painted.shape == (1024, 1024, 4) and (made.painted[:, :, :3] == (0x30, 0x20, 0x10)).all()
+        made.door.close()
     with pytest.raises(RemoteProtocolError, match="surfaces"):
         Machine().says(*(server.surface(1, 1, number) for number in range(1, 1100)))
+
+
+def test_part_of_a_surface_that_there_is_no_room_to_show_leaves_the_picture_before() -> None:
+    made = Machine(limit=1 << 21)
+    made.says(server.heads(Rect(0, 0, 40, 30)), server.surface(400, 300), server.draw_fill(Rect(0, 0, 40, 30), 5))
+    made.watch()
+    other = made.budget.open("other", {"all": int(made.budget.limit * PROGRAMS) - made.budget.held})
+    made.says(server.heads(Rect(0, 0, 400, 300)))
+    assert made.missed and "no room for its 400 × 300: " in made.missed[0] and made.painted.shape == (30, 40, 4)
+    other.close()
+    assert made.door.has_room()
+    made.door.close()
+    assert not made.budget.shares().get("screen")
 
 
 def test_a_surface_of_which_little_is_seen_is_charged_whole_until_nobody_uses_it() -> None:
@@ -286,8 +311,8 @@ def test_a_surface_of_which_little_is_seen_is_charged_whole_until_nobody_uses_it
     assert before + size <= held < before + size + 100_000
     made.says(server.destroy())
     assert made.budget.held == held, "its screen still shows it"
-    with pytest.raises(BudgetError):
-        made.says(server.surface(400, 400))
+    made.says(server.surface(400, 400))
+    assert "no room for its 400 × 400" in made.missed[0]
     made.door.close()
     assert made.budget.held < before + 2000
 
@@ -406,5 +431,5 @@ def test_a_whole_session_of_the_seeds_is_shown() -> None:
         made = Machine()
         for part in session:
             made.says(part)
-        assert made.door.screen is not None and set(made.missed) <= {"images compressed as QUIC"}
+        assert made.door.screen is not None and set(made.missed) <= {f"images compressed as QUIC, {MISSED}"}
         made.watch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ from millrace.doors.inputroom import InputRoom
 from millrace.doors.pushed import PushedStream
 from millrace.doors.spice.canvas import MOVED_MAX, Canvas
 from millrace.doors.spice.streams import NewTrack, Streams
-from millrace.errors import GraphError
+from millrace.errors import BudgetError, GraphError
 from millrace.graph.pictures import MOVES_MAX, PIXEL_BYTES, Cursor, KeyPress, Mode, Move, Overlay, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
@@ -165,7 +166,7 @@ class SpiceScreen:
         new_track: NewTrack | None = None,
         missed: Callable[[str], None] = lambda why: None,
     ) -> None:
-        """`missed` is called with what the server has drawn that can't be drawn here: it must be asked for again."""
+        """`missed` is called with why the picture is not what the server has drawn: it must be asked for again."""
         self.display = display
         self.screen: Screen | None = None
         self._screens, self._controls, self._account = screens, controls, account
@@ -176,6 +177,8 @@ class SpiceScreen:
         self._heads: tuple[Rect, ...] = ()
         self._view = EMPTY
         self._memory: SurfaceMemory | None = None
+        self._lacking = 0
+        """Bytes of a surface that there was no room for: nothing is drawn until all is asked for again."""
         self._work: Iterator[int] | None = None
         """The rest of an event that takes several steps."""
         self._painting = Painting()
@@ -187,6 +190,7 @@ class SpiceScreen:
     def restart(self, display: SpiceDisplay) -> None:
         """The channel was opened anew. The screen stays as it is, until the server has sent it again."""
         self._clear()
+        self._lacking = 0
         self.display = display
         self._videos = Streams(self._canvas, self._account, self._new_track, display.send_report)
 
@@ -222,16 +226,19 @@ class SpiceScreen:
         return None if event is None else self._event(event)
 
     def _event(self, event: DisplayEvent) -> Iterator[int]:
+        if self._lacking:
+            return
         if isinstance(event, StreamData):
             parts = yield from self._videos.data(event, self.display.arrived_ns)
             self._painting.rects += parts
         elif isinstance(event, SurfaceCreate):
-            self._create(event)
+            self._within(event.width, event.height, partial(self._create, event))
         elif isinstance(event, SurfaceDestroy):
             self._destroy(event.surface)
         elif isinstance(event, Heads):
             self._heads = event.rects
-            self._show()
+            high, wide = self._canvas.surfaces[0].shape[:2] if self._memory else (0, 0)
+            self._within(wide, high, self._show)
         elif isinstance(event, Forget):
             self._canvas.forget(event.names)
         elif isinstance(event, StreamCreate | StreamClip | StreamDestroy | ReportWanted):
@@ -253,7 +260,7 @@ class SpiceScreen:
         try:
             parts = yield from self._canvas.drawing(drawing)
         except NotUnderstood as error:
-            self._missed(str(error))
+            self._missed(f"{error}, which the machine draws with, are not understood; the picture is asked for again")
             return
         assert not isinstance(drawing, Unknown) and drawing.base is not None
         if drawing.base.surface != 0:
@@ -264,6 +271,22 @@ class SpiceScreen:
             self._painting.rects += parts
 
     # -- the screen's mode ---------------------------------------------------------------------------
+
+    # The server goes on drawing, and what it draws meanwhile is dropped: the connection and the picture before stay.
+    def _within(self, width: int, height: int, change: Callable[[], None]) -> None:
+        """Make this change of a surface of that size, if there is room."""
+        try:
+            change()
+        except BudgetError as error:
+            self._clear()
+            self._lacking = (height + 1) * width * PIXEL_BYTES
+            self._missed(f"no room for its {width} × {height}: {error}")
+
+    def has_room(self) -> bool:
+        """Whether there is room, as far as is known, for what there was none for."""
+        fits = self._account.fits("lacking", self._lacking)
+        self._account.hold("lacking", 0)
+        return fits
 
     def _create(self, event: SurfaceCreate) -> None:
         if event.surface:

@@ -14,7 +14,7 @@ from millrace.doors.clipboard import ClipboardDoor
 from millrace.doors.pushed import REMOTE_PROFILE
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.spice.screen import Controls, SpiceScreen
-from millrace.errors import GraphError, PasswordRefused, PeerLost, RemoteProtocolError
+from millrace.errors import BudgetError, GraphError, PasswordRefused, PeerLost, RemoteProtocolError
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.network import CLOSE_TOGETHER_S, NetworkMachine
@@ -186,7 +186,11 @@ class SpiceMachine(NetworkMachine):
         wire = SpiceDisplay(self._number, number, self.password, spice_ticket, now_ns(), near)
         screen = self._screens.get(number)
         if screen is None:
-            account = self.guest.admission.account({"itself": SCREEN_BYTES})
+            try:
+                account = self.guest.admission.account({"itself": SCREEN_BYTES})
+            except BudgetError as error:
+                self._missed(number, tls, str(error))
+                return
             screen = self._screens[number] = SpiceScreen(
                 self.guest.screens, wire, self._controls, account, f"SPICE {number}" if number else "SPICE", self.key,
                 number, lambda: self.guest.tracks.add(Kind.VIDEO), lambda why: self._missed(number, tls, why),
@@ -256,9 +260,9 @@ class SpiceMachine(NetworkMachine):
         return connection
 
     def _missed(self, number: int, tls: ssl.SSLContext | None, why: str) -> None:
-        """Part of a picture was not understood. The server sends all of it to a display channel that is opened anew."""
+        """A picture is not as it was drawn. The server sends all of it to a display channel that is opened anew."""
         what = _screen(number)
-        self._tell(f"{what}: {why}, which the machine draws with, are not understood; the picture is asked for again")
+        self._tell(f"{what}: {why}")
         self._again(what, partial(self._redisplay, number, tls))
 
     def _again(self, what: str, again: Reopen) -> None:
@@ -270,6 +274,8 @@ class SpiceMachine(NetworkMachine):
         wait_s = self._wait_s.get(what, AGAIN_FIRST_S)
         self._wait_s[what] = min(wait_s * 2, AGAIN_MAX_S)
         await asyncio.sleep(wait_s)
+        while any(_screen(number) == what and not screen.has_room() for number, screen in self._screens.items()):
+            await asyncio.sleep(AGAIN_FIRST_S)
         self._due.discard(what)
         # What is wrong with another channel stays to be told.
         if self.untold.startswith(f"{what}: "):
