@@ -28,6 +28,7 @@ NAMES = (
     "packets",
     "encode",
     "encoder_memory",
+    "passed_video",
     "picture",
     "sync",
     "keypress",

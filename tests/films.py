@@ -54,6 +54,9 @@ class Film:
         self._publisher.push(Parameters(0, "vp8", VideoFormat(at.width, at.height)))
         self._decoder = PictureDecoder("vp8", at.area)
         self.shown = 0
+        self.always = True
+        """Decode each frame, to know what a viewer should show."""
+        self.newest: Any = None
         self.decoded: list[int] = []
         """Frames that were decoded into the screen."""
         self.overlay = Overlay(self.track.info.key, at)
@@ -77,14 +80,15 @@ class Film:
         number, frame = self.shown, self.frames[self.shown % len(self.frames)]
         key = Flags.END if frame[0] & 1 else Flags.END | Flags.KEY
         self._publisher.push(Packet(number, 0, now_ns, now_ns, 0, now_ns, key, frame))
-        pixels = self._decoder.decode(frame)
         self.shown += 1
-        if self.track.info.key in self._painted and pixels is not None:
+        painted = self.track.info.key in self._painted
+        if self.always or painted:
+            self.newest = self._decoder.decode(frame)
+        if painted:
             self.decoded.append(number)
             at = self.overlay.at
-            self.painter.pixels[at.y : at.bottom, at.x : at.right, :3] = pixels[:, :, :3]
+            self.painter.pixels[at.y : at.bottom, at.x : at.right, :3] = self.newest[:, :, :3]
             self.painter.screen.painted([at], now_ns)
-        self.newest = pixels
 
     def play(self, frames: int) -> None:
         """So many frames, in real time."""
