@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 REQUIRE_ALL = os.environ.get("MILLRACE_REQUIRE") == "all"
-SMALL_BYTES = 128 * 1024
+SMALL_BYTES = 256 * 1024
 
 
 def lack(what: str) -> NoReturn:
@@ -24,10 +24,10 @@ def lack(what: str) -> NoReturn:
 
 
 @contextlib.contextmanager
-def small_disk(place: Path) -> Iterator[bool]:
-    """Limit `place` to 128 KiB. Yields whether it is a disk; if none can be mounted, each file is limited."""
+def small_disk(place: Path, size: int = SMALL_BYTES) -> Iterator[bool]:
+    """Limit `place` to `size` bytes. Yields whether it is a disk; if none can be mounted, each file is limited."""
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_BYTES},mode=700", "millrace-test", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "millrace-test", str(place)]
     able = os.getuid() == 0 and shutil.which("mount") is not None
     if able and subprocess.run(mount, check=False, capture_output=True).returncode == 0:
         try:
@@ -36,7 +36,7 @@ def small_disk(place: Path) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(place)], check=True)
         return
     limits, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_BYTES, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
         yield False
     finally:

@@ -292,13 +292,13 @@ def test_invalid_value_is_no_file_error_and_internal_error_is_not_hidden(tmp_pat
     store.close()
 
 
-def test_acknowledged_change_is_synced_and_no_journal_remains(tmp_path: Path) -> None:
-    """SQLite: FULL is 2, and with a journal that is truncated it syncs both files before a change ends."""
+def test_acknowledged_change_is_synced_and_no_journal_is_left_to_undo_it(tmp_path: Path) -> None:
+    """SQLite: FULL is 2: both files are synced before a change ends; the journal that stays has a header of zeros."""
     store = Store(tmp_path / "s.db")
     store.keep_sink("alice", "music", "Music")
     assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("truncate",)
-    assert (tmp_path / "s.db-journal").stat().st_size == 0
+    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("persist",)
+    assert (tmp_path / "s.db-journal").read_bytes()[:28] == bytes(28)
     store.close()
 
 

@@ -12,15 +12,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from millrace.control.store import Store, StoredDoor
-from millrace.control.storefile import NotSaved
+from millrace.control.storefile import ROOM_BYTES, NotSaved
 from millrace.errors import ConfigError
 from millrace.rights.grants import Verdict
+from millrace.rights.model import Right
+from millrace.rights.tokens import Token
 from tests.places import fill, lack, small_disk
 from tests.storefiles import MONITOR, healthy, still_has_its_rule
 
@@ -83,7 +86,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from millrace.control.store import Store, StoredDoor
-from millrace.control.storefile import NotSaved
+from millrace.control.storefile import ROOM_BYTES, NotSaved
 from millrace.control.storefaults import mend_of
 from millrace.rights.grants import Permission, Verdict
 store = Store(Path(sys.argv[1]))
@@ -143,9 +146,41 @@ def test_full_disk_refuses_changes_completely_and_recovers(full: Path) -> None:
     store.close()
 
 
+def test_full_disk_keeps_nobody_in(tmp_path: Path) -> None:
+    """What is taken away from somebody is stored, also by a change of many pages, and also after a restart there."""
+    with small_disk(tmp_path / "d", 512 * 1024):
+        path = tmp_path / "d" / "state.db"
+        store = Store(path)
+        tokens = [store.add_token(Token(0, "x" * 90, bytes([n]) * 32, Right.SEE, frozenset(), 1, 0)) for n in range(60)]
+        fill(path.parent)
+        with pytest.raises(ConfigError, match="not saved"):
+            for n in range(3000):
+                store.keep_level("alice", "sink", f"sink{n}" * 30, ((1.0,), False))
+        for again in range(2):
+            store.keep_grant("alice", MONITOR, f"program {again}", Verdict.DENY)
+            for token in tokens[30 * again : 30 * again + 20]:
+                store.remove_token(token.id)
+            for n in range(40):
+                store.keep_ended(tokens[59].digest, f"{again}-{n:020}", [])
+            store.replace_token(replace(tokens[50], digest=bytes(32)))
+            store.close()
+            store = Store(path)
+        assert (
+            len(store.tokens()) == 20 and len(store.ended()) == 80 and bytes(32) in [t.digest for t in store.tokens()]
+        )
+        assert len(store.guest("alice").grants) == 2
+        (path.parent / "filler").unlink()
+        store.keep_sink("alice", "music", "Music")
+        assert store._reserved and store._db.execute("SELECT length(zeros) FROM room").fetchall() == [(ROOM_BYTES,)]
+        store.close()
+
+
 def test_start_on_full_disk_leaves_file_alone(full: Path) -> None:
     path = full / "state.db"
-    before = healthy(path)
+    healthy(path)
+    # With the room that its rule had taken.
+    Store(path).close()
+    before = path.read_bytes()
     fill(full)
     assert still_has_its_rule(path)
     assert path.read_bytes() == before and not list(full.glob("*broken*"))

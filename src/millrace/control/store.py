@@ -82,12 +82,12 @@ class Store(StoreFile):
 
     def replace_token(self, token: Token) -> None:
         """Replace the hash of a token."""
-        with self._writing() as db:
+        with self._writing(takes_away=True) as db:
             db.execute("UPDATE tokens SET digest = ? WHERE id = ?", (token.digest, token.id))
 
     def remove_token(self, id_: int) -> None:
         """Delete a token."""
-        with self._writing() as db:
+        with self._writing(takes_away=True) as db:
             db.execute("DELETE FROM tokens WHERE id = ?", (id_,))
 
     def ended(self) -> list[tuple[bytes, str]]:
@@ -99,7 +99,7 @@ class Store(StoreFile):
         """Store a signed-out session. Those of secrets that are neither a token's nor in `others` are deleted."""
         newest = "SELECT rowid FROM ended WHERE secret = ? ORDER BY rowid DESC LIMIT ?"
         gone = f"secret NOT IN (SELECT digest FROM tokens) AND secret NOT IN ({', '.join('?' * len(others))})"
-        with self._writing() as db:
+        with self._writing(takes_away=True) as db:
             db.execute("INSERT OR IGNORE INTO ended VALUES (?, ?)", (secret, number))
             db.execute(f"DELETE FROM ended WHERE secret = ? AND rowid NOT IN ({newest})", (secret, secret, ENDED_MAX))
             db.execute(f"DELETE FROM ended WHERE {gone}", others)
@@ -133,7 +133,7 @@ class Store(StoreFile):
 
     def drop_guest(self, name: str) -> None:
         """Delete a guest and its state. Tokens for it stay, since they may have been made before it."""
-        with self._writing() as db:
+        with self._writing(takes_away=True) as db:
             self._drop_guest(db, name)
 
     def remove_guest(self, name: str) -> None:
@@ -183,7 +183,7 @@ class Store(StoreFile):
 
     def keep_grant(self, guest: str, what: Permission, program: str, verdict: Verdict | None) -> None:
         """Store a rule; None deletes it."""
-        with self._writing() as db:
+        with self._writing(takes_away=verdict is not Verdict.ALLOW) as db:
             if verdict is None:
                 rule = (guest, what.value, program)
                 db.execute("DELETE FROM grants WHERE guest = ? AND what = ? AND program = ?", rule)
@@ -201,7 +201,7 @@ class Store(StoreFile):
 
     def drop_door(self, guest: str, door: str, vm: str) -> None:
         """Delete a door."""
-        with self._writing() as db:
+        with self._writing(takes_away=True) as db:
             db.execute("DELETE FROM doors WHERE guest = ? AND door = ? AND vm = ?", (guest, door, vm))
 
     # -- storage for session managers ----------------------------------------------------------------

@@ -1,8 +1,11 @@
 """The file of the store: opened, migrated and checked; changed in transactions, or not at all.
 
 Every change is one transaction, on disk before it is acknowledged: kill -9 loses no change and leaves none half done.
-The file belongs to one daemon, which holds a lock file next to it. Between changes the journal is empty, so the file
-alone is complete.
+The file belongs to one daemon, which holds a lock file next to it. Between changes the journal's header is zero, so the
+file alone is complete.
+
+What takes something away from somebody (a token, a session, a right) must be possible while that one fills the disk. So
+the room for it is taken before: the journal keeps its length, and a row of zeros leaves its pages to such a change.
 """
 
 from __future__ import annotations
@@ -23,6 +26,12 @@ from millrace.io.locks import FileLock
 log = logging.getLogger("millrace.store")
 BUSY_S = 2.0
 IN_MEMORY = Path(":memory:")
+JOURNAL_BYTES = 64 * 1024
+"""The journal has this length from the start: the pages that one change touches."""
+ROOM_BYTES = 32 * 1024
+"""Room in the file: some hundred browsers may sign out on a full disk."""
+PAGES_FEW = 4
+"""With fewer free pages in the file, a change that takes something away may need that room."""
 
 
 class NotSaved(ConfigError):
@@ -59,6 +68,8 @@ class StoreFile:
         self.path = path
         self.trouble = ""
         """Why the last change failed; cleared when one succeeds."""
+        self._reserved = False
+        """Whether the room in the file is there."""
         self._lock = self._locked()
         try:
             self._db = self._opened()
@@ -111,7 +122,7 @@ class StoreFile:
         if self.path != IN_MEMORY and not os.access(self.path, os.W_OK):
             raise ConfigError(f"{self.path} can't be written; {OURS}")
         # Millrace 0.1.0 used a write-ahead log; leaving WAL mode merges its latest changes into the file.
-        db.execute("PRAGMA journal_mode=TRUNCATE")
+        db.execute("PRAGMA journal_mode=PERSIST")
         db.execute("PRAGMA synchronous=FULL")
         found = [text for (text,) in db.execute("PRAGMA quick_check(1)")]
         if found != ["ok"]:
@@ -125,8 +136,24 @@ class StoreFile:
                 for statement in statements:
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version={number}")
+        if self.path != IN_MEMORY:
+            self._reserve(db)
         # Changes only when another connection writes to the file.
         (self._seen,) = db.execute("PRAGMA data_version").fetchone()
+
+    # SQLite overwrites a journal from its beginning, and needs no new room for what fits. A full disk may have none as
+    # the daemon starts: it runs without, and takes that after the first change that has room.
+    def _reserve(self, db: sqlite3.Connection) -> None:
+        """Take the room that later changes may need, if there is any."""
+        try:
+            with self.path.with_name(f"{self.path.name}-journal").open("ab") as journal:
+                os.posix_fallocate(journal.fileno(), 0, JOURNAL_BYTES)
+            with _transaction(db):
+                db.execute("CREATE TABLE IF NOT EXISTS room (zeros BLOB)")
+                db.execute(f"INSERT INTO room SELECT zeroblob({ROOM_BYTES}) WHERE NOT EXISTS (SELECT 1 FROM room)")
+            self._reserved = True
+        except (OSError, sqlite3.Error) as error:
+            log.warning("%s: no room is kept for revocations on a full disk: %s", self.path, error)
 
     def _sentence(self, error: Exception) -> str:
         mend = mend_of(error)
@@ -152,22 +179,29 @@ class StoreFile:
 
     def _demand_same(self) -> None:
         """Check that the file is the same: writes to a moved or overwritten one would be acknowledged, but lost."""
-        (seen,) = self._db.execute("PRAGMA data_version").fetchone()
-        if self._identity() != self._file or seen != self._seen:
+        # Asked first: SQLite can't read a file that is gone from beside its journal.
+        same = self._identity() == self._file
+        if not same or self._db.execute("PRAGMA data_version").fetchone() != (self._seen,):
             raise _Replaced(
                 "another program has moved, removed or changed it; put it back, or restart the daemon"
                 " with the file as it is"
             )
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One change, on disk when the block ends; on failure ConfigError, and nothing is changed."""
+    def _writing(self, takes_away: bool = False) -> Iterator[sqlite3.Connection]:
+        """One change, on disk when the block ends; on failure ConfigError, and nothing is changed.
+
+        One that `takes_away` may use the room that is kept for that.
+        """
         with self._told("saved", NotSaved):
             before, trouble = None, ""
+            self._demand_same()
             try:
                 with _transaction(self._db) as db:
                     before = self._commits()
                     self._demand_same()
+                    if takes_away:
+                        self._make_room(db)
                     yield db
                     self._demand_same()
             except sqlite3.Error as error:
@@ -177,8 +211,17 @@ class StoreFile:
             # The file may have been moved between the last check and the commit.
             self._demand_same()
             self.trouble = trouble
+            if not (self._reserved or takes_away or self.path == IN_MEMORY):
+                self._reserve(self._db)
+                self._reread()
 
-    # A COMMIT that fails has usually changed nothing. But if its last step fails, synchronising a journal that is empty
+    def _make_room(self, db: sqlite3.Connection) -> None:
+        (free,) = db.execute("PRAGMA freelist_count").fetchone()
+        if self._reserved and free < PAGES_FEW:
+            self._reserved = False
+            db.execute("DELETE FROM room")
+
+    # A COMMIT that fails has usually changed nothing. But if its last step fails, synchronising a journal that is void
     # by then, the change is in the file and can't be taken back. The file's own count of commits tells which it was,
     # once SQLite has read the file again and has undone what it finds half done. To the connection, that reading looks
     # like a change by another program; nobody else could commit while this transaction had the file locked.
