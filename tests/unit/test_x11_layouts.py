@@ -81,7 +81,7 @@ def spares_of(keymap: Keymap, *listed: tuple[int, int]) -> Spares:
     """Those of a display with this layout, which lists these keys and their keysyms."""
     spares = Spares()
     marked(spares.marks, [Slot(listed=listed)])
-    assert spares.marks.own == MARK_NAME and spares.marks.has_left == bool(listed)
+    assert spares.marks.own == MARK_NAME
     spares.learn(keymap)
     return spares
 
@@ -148,6 +148,30 @@ def test_keys_that_keyboards_have_are_taken_last() -> None:
     spares = spares_of(layout(full(REAL, *NEVER_MADE)))
     taken = [found[0] for symbol in (1, 2, 3) if (found := spares.take(symbol, 0))]
     assert sorted(taken[:2]) == [*NEVER_MADE] and taken[2] == REAL
+
+
+def test_daemons_that_type_at_once_take_other_keys() -> None:
+    many = range(150, 256)
+    free = layout({**full(*many)}).free
+    taken = []
+    for lists in range(len(NAMES)):
+        spares = Spares()
+        marked(spares.marks, [Slot(owner=9)] * lists)
+        spares.learn(layout(full(*many)))
+        taken.append([found[0] for symbol in range(1, 11) if (found := spares.take(symbol, 0))])
+    assert [len(keys) for keys in taken] == [10] * len(NAMES)
+    assert len({key for keys in taken for key in keys}) == 10 * len(NAMES) and taken[0][0] == max(free)
+
+
+@pytest.mark.parametrize(("key", "symbol"), [
+    (REAL, A), (36, 0xFF0D), (254, 0xFFD1), (254, 0xFE03), (254, 0xFF08), (65, 0x20),
+])  # fmt: skip
+def test_nothing_is_taken_from_a_key_that_somebody_has_before_him_or_that_means_no_character(
+    key: int, symbol: int
+) -> None:
+    """Any program may list it. ISO_Level3_Shift, Return, BackSpace, F20, and the space bar."""
+    spares = spares_of(layout({**full(), key: [(2, [symbol, symbol])]}), (key, symbol))
+    assert not spares.keys and not spares.end()
 
 
 @pytest.mark.parametrize("symbols", [[A, A], [A, B], [A], [B, A]])

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Sequence
 from functools import partial
 
+from millrace.wire.keys import BY_EVDEV
 from millrace.wire.x11 import requests
 from millrace.wire.x11.numbered import PACKET
 from millrace.wire.x11.requests import KEYCODE_MAX, KEYCODE_OFFSET
@@ -17,6 +18,9 @@ from millrace.wire.x11.said import Said, Then, no_more
 NAMES = (b"MILLRACE_KEYS", *(b"MILLRACE_KEYS_%d" % number for number in range(2, 5)))
 """Each names a selection, and a property of the root window: pairs of keycode and keysym. One for each daemon."""
 MARK_MAX = 8 * 256
+FUNCTIONS = range(0xFE00, 0xFE50), range(0xFF00, 0x10000)
+"""Keysyms that are no characters: those that change the level or group, and of editing, moving and functions
+(keysymdef.h)."""
 _CARDINAL, _BITS, _PAIR = 6, 32, struct.Struct("<II")
 
 
@@ -29,6 +33,8 @@ class Marks:
     def __init__(self) -> None:
         self.own = 0
         """The name of our own list; 0 before there is one."""
+        self.number = 0
+        """Which of all lists that is."""
         self._root = self._window = 0
         self._due = 0
         self._left: dict[int, int] = {}
@@ -48,7 +54,7 @@ class Marks:
     def look(self, root: int, window: int) -> list[Said]:
         """Look for lists, and have one. `window` is a new number."""
         self._root, self._window = root, window
-        names = [self._step(requests.intern_atom(name), self._named) for name in NAMES]
+        names = [self._step(requests.intern_atom(name), partial(self._named, at)) for at, name in enumerate(NAMES)]
         return [Said(requests.create_window(window, root)), *names]
 
     def take_left(self) -> dict[int, int]:
@@ -79,21 +85,22 @@ class Marks:
         self._due -= 1
         return then(part)
 
-    def _named(self, part: bytes) -> list[Said]:
+    def _named(self, number: int, part: bytes) -> list[Said]:
         (mark,) = struct.unpack_from("<I", part, 8)
-        return [self._step(requests.get_owner(mark), partial(self._owned, mark))]
+        return [self._step(requests.get_owner(mark), partial(self._owned, number, mark))]
 
-    def _owned(self, mark: int, part: bytes) -> list[Said]:
+    def _owned(self, number: int, mark: int, part: bytes) -> list[Said]:
         if struct.unpack_from("<I", part, 8)[0]:
             return []
         listed = requests.read_property(self._root, mark, MARK_MAX)
-        return [self._step(listed, partial(self._read, mark), PACKET + MARK_MAX)]
+        return [self._step(listed, partial(self._read, number, mark), PACKET + MARK_MAX)]
 
-    def _read(self, mark: int, part: bytes) -> list[Said]:
+    def _read(self, number: int, mark: int, part: bytes) -> list[Said]:
         listed = _listed(part)
         if self.own and not listed:
             return []
-        self.own = self.own or mark
+        if not self.own:
+            self.own, self.number = mark, number
         owner = self._step(requests.get_owner(mark), partial(self._claimed, mark, listed))
         return [Said(requests.set_owner(self._window, mark)), owner]
 
@@ -114,4 +121,16 @@ def _listed(part: bytes) -> dict[int, int]:
         return {}
     data = part[PACKET : PACKET + 4 * count]
     pairs = _PAIR.iter_unpack(data[: len(data) // _PAIR.size * _PAIR.size])
-    return {symbol: key for key, symbol in pairs if symbol and KEYCODE_OFFSET <= key <= KEYCODE_MAX}
+    return {symbol: key for key, symbol in pairs if KEYCODE_OFFSET <= key <= KEYCODE_MAX and _is_ours(key, symbol)}
+
+
+# Any program may write a list. What it names is taken from the keys, in our name: so nothing is believed of a key that
+# somebody has before him, nor of a meaning that is no character's.
+def _is_ours(key: int, symbol: int) -> bool:
+    """Whether this key may have been given this meaning by a daemon."""
+    return symbol > 0 and not any(symbol in keysyms for keysyms in FUNCTIONS) and not is_real(key)
+
+
+def is_real(key: int) -> bool:
+    """Whether keyboards have such a key, which somebody may press."""
+    return key - KEYCODE_OFFSET in BY_EVDEV

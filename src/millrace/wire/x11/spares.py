@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from millrace.units import NS_PER_S, HostNs
-from millrace.wire.keys import BY_EVDEV
 from millrace.wire.x11 import requests
 from millrace.wire.x11.keymap import Keymap
-from millrace.wire.x11.marks import Marks
-from millrace.wire.x11.requests import KEYCODE_OFFSET
+from millrace.wire.x11.marks import NAMES, Marks, is_real
+from millrace.wire.x11.requests import KEYCODE_MAX
 
 KEPT_NS: HostNs = 3 * NS_PER_S
 IDLE_NS: HostNs = 5 * NS_PER_S
@@ -37,8 +36,7 @@ class Spares:
         given = self.marks.take_left() | self._given
         self._given = {symbol: key for symbol, key in given.items() if keymap.means_only(key, symbol)}
         self._kept_ns = {key: self._kept_ns.get(key, 0) for key in self._given.values()}
-        # Keys of real keyboards are the last to be taken.
-        self._free = sorted(keymap.free, key=lambda key: (not _is_real(key), -key))
+        self._free = list(keymap.free)
 
     @property
     def keys(self) -> frozenset[int]:
@@ -73,10 +71,17 @@ class Spares:
         if not self.marks.own:
             return None
         if self._free:
-            return self._free.pop()
+            found = max(self._free, key=self._order)
+            self._free.remove(found)
+            return found
         if not self._given or not self.has_room(now_ns):
             return None
         return self._given.pop(next(iter(self._given)))
+
+    # Two daemons that type at once know nothing yet of the keys that the other takes: each begins with other keys.
+    def _order(self, key: int) -> tuple[bool, bool, int]:
+        """Keys of real keyboards are the last to be taken, and before them those with which another daemon begins."""
+        return not is_real(key), key % len(NAMES) == (KEYCODE_MAX - self.marks.number) % len(NAMES), key
 
     def pressed(self, key: int, now_ns: HostNs) -> None:
         """The server has pressed it."""
@@ -102,8 +107,3 @@ class Spares:
         self._free += self._given.values()
         self._given, self._kept_ns = {}, {}
         return said + self.marks.delete()
-
-
-def _is_real(key: int) -> bool:
-    """Whether keyboards have such a key, which somebody may press."""
-    return key - KEYCODE_OFFSET in BY_EVDEV
