@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from millrace.control import tokens as access_module
+from millrace.control.storefile import NotSaved
 from millrace.errors import RightsError
 from millrace.lab.impair import Impairment
 from millrace.rights.model import OWNER, Right
@@ -21,6 +22,7 @@ from millrace.server.http.authentication import CREDENTIAL, SUBPROTOCOL
 from millrace.sim.net import Path as ImpairedPath
 from millrace.wire.peer.messages import Hello, encode_message
 from tests.identityrig import Rig, bearer, running, session_of
+from tests.nativebus import eventually
 
 # -- sessions and links --------------------------------------------------------------------------------------
 
@@ -149,6 +151,35 @@ def test_nothing_can_start_with_a_signed_out_session(tmp_path: Path) -> None:
         with pytest.raises(RightsError, match="signed out"):
             access.enter(principal, lambda why: None, lambda guest: None)
         assert not list(access._live_sessions)
+
+    running(tmp_path, test)
+
+
+def test_sign_out_that_can_not_be_stored_is_stored_once_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_module, "SAVE_AGAIN_S", 0.02)
+
+    async def test(rig: Rig) -> None:
+        daemon, full, tries = rig.daemon, [True], []
+        store, access = daemon.worker.store, daemon.worker.access
+        keep = store.keep_ended
+
+        def kept(*args: Any) -> None:
+            tries.append(args)
+            if full[0]:
+                raise NotSaved("the disk is read-only")
+            keep(*args)
+
+        monkeypatch.setattr(store, "keep_ended", kept)
+        session = session_of((await rig.enter(access.key))[1])
+        principal = access.admit(session, "127.0.0.1")
+        with pytest.raises(NotSaved):
+            await access.sign_out(principal)
+        assert access.by_session(session) is None
+        await eventually(lambda: len(tries) > 2)
+        assert not store.ended()
+        full[0] = False
+        await eventually(lambda: store.ended() == [(principal.secret, principal.session)])
+        await eventually(lambda: not access._unsaved and access._again is None)
 
     running(tmp_path, test)
 

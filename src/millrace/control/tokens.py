@@ -7,6 +7,7 @@ session that runs on a principal's rights is registered here, and is ended here 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from functools import partial
 from millrace.control.livesessions import End, Leave, LiveSessions, Lose
 from millrace.control.results import TokenView
 from millrace.control.sessions import Sessions, is_session
+from millrace.control.storefile import NotSaved
 from millrace.control.writer import StoreWriter
 from millrace.errors import RightsEnded, RightsError
 from millrace.io.clock import now_ns, wall_ns
@@ -33,6 +35,7 @@ from millrace.rights.tokens import (
 from millrace.text import key_number
 from millrace.units import NS_PER_S, HostNs
 
+log = logging.getLogger("millrace.rights")
 CONFIGURED = Principal("configured token", EVERYTHING, frozenset({ALL_GUESTS}), label="configured token")
 LINK_S = 3600
 """Lifetime of a browser's sign-in link. It works once, for whoever follows it first."""
@@ -42,6 +45,10 @@ EXPIRY_CHECK_S = 10.0
 
 
 SIGNED_OUT = "the browser was signed out"
+SAVE_AGAIN_S = 10.0
+"""How long after a failure it is tried again to store what was signed out."""
+UNSAVED_MAX = 1000
+"""Sessions for which that is tried."""
 
 
 def _visit(session: str) -> str:
@@ -87,6 +94,10 @@ class Access:
         self._live_sessions = LiveSessions()
         self._sessions = Sessions("")
         self._timer: asyncio.TimerHandle | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._unsaved: dict[tuple[bytes, str], None] = {}
+        """Sessions that were signed out and are not stored yet, by their secret's digest and number."""
         for token in keeper.store.tokens():
             self.tokens.add(token)
 
@@ -147,10 +158,30 @@ class Access:
             return
         self._sessions.end(secret, principal.session)
         self._live_sessions.end(_visit(principal.session), SIGNED_OUT)
-        keep = partial(
-            self._keeper.write, self._keeper.store.keep_ended, secret, principal.session, list(self._standing)
-        )
-        await self._keeper.change(principal.key, keep)
+        await self._keeper.change(principal.key, partial(self._save_ended, secret, principal.session))
+
+    # What the disk has refused is tried again, or a restart would let the browser in again.
+    async def _save_ended(self, secret: bytes, session: str) -> None:
+        """Store a session that was signed out."""
+        try:
+            await self._keeper.write(self._keeper.store.keep_ended, secret, session, list(self._standing))
+        except NotSaved:
+            self._unsaved[secret, session] = None
+            if len(self._unsaved) > UNSAVED_MAX:
+                del self._unsaved[next(iter(self._unsaved))]
+            if self._again is None:
+                self._again = asyncio.get_running_loop().call_later(SAVE_AGAIN_S, self._try_again)
+            raise
+        self._unsaved.pop((secret, session), None)
+
+    def _try_again(self) -> None:
+        self._again = None
+        self._saving = asyncio.get_running_loop().create_task(self._save_all())
+        self._saving.add_done_callback(_tried)
+
+    async def _save_all(self) -> None:
+        for secret, session in list(self._unsaved):
+            await self._keeper.change("signed out", partial(self._save_ended, secret, session))
 
     def new_link(self) -> str:
         """A single-use code that signs a browser in as the owner."""
@@ -241,8 +272,9 @@ class Access:
 
     def close(self) -> None:
         """Stop checking."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._again):
+            if timer is not None:
+                timer.cancel()
 
     # -- tokens --------------------------------------------------------------------------------
 
@@ -291,6 +323,13 @@ class Access:
                 self._live_sessions.lose(token.principal.key, name)
             else:
                 self._end(token.principal.key, "the guest was removed")
+
+
+def _tried(saving: asyncio.Task[None]) -> None:
+    """The store has told its own errors, and that it stops."""
+    error = None if saving.cancelled() else saving.exception()
+    if error is not None and not isinstance(error, NotSaved):
+        log.error("what was signed out is not stored", exc_info=error)
 
 
 def token_view(token: Token) -> TokenView:
