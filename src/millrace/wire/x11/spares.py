@@ -5,8 +5,7 @@ from __future__ import annotations
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.x11 import requests
 from millrace.wire.x11.keymap import Keymap
-from millrace.wire.x11.marks import NAMES, Marks, is_real
-from millrace.wire.x11.requests import KEYCODE_MAX
+from millrace.wire.x11.marks import Marks, is_real
 
 KEPT_NS: HostNs = 3 * NS_PER_S
 IDLE_NS: HostNs = 5 * NS_PER_S
@@ -36,7 +35,8 @@ class Spares:
         given = self.marks.take_left() | self._given
         self._given = {symbol: key for symbol, key in given.items() if keymap.means_only(key, symbol)}
         self._kept_ns = {key: self._kept_ns.get(key, 0) for key in self._given.values()}
-        self._free = list(keymap.free)
+        # Keys of real keyboards are the last to be taken.
+        self._free = sorted(keymap.free, key=_last_if_real)
 
     @property
     def keys(self) -> frozenset[int]:
@@ -71,17 +71,17 @@ class Spares:
         if not self.marks.own:
             return None
         if self._free:
-            found = max(self._free, key=self._order)
-            self._free.remove(found)
-            return found
+            return self._free.pop(self._place())
         if not self._given or not self.has_room(now_ns):
             return None
         return self._given.pop(next(iter(self._given)))
 
-    # Two daemons that type at once know nothing yet of the keys that the other takes: each begins with other keys.
-    def _order(self, key: int) -> tuple[bool, bool, int]:
-        """Keys of real keyboards are the last to be taken, and before them those with which another daemon begins."""
-        return not is_real(key), key % len(NAMES) == (KEYCODE_MAX - self.marks.number) % len(NAMES), key
+    # Daemons that type at once know nothing yet of the keys that another takes. So each begins elsewhere, two of them
+    # at opposite ends.
+    def _place(self) -> int:
+        """Where in the list of free keys the next one is."""
+        made = sum(not is_real(key) for key in self._free) or len(self._free)
+        return (made - 1, 0, made // 3, made * 2 // 3)[self.marks.number]
 
     def pressed(self, key: int, now_ns: HostNs) -> None:
         """The server has pressed it."""
@@ -104,6 +104,10 @@ class Spares:
     def end(self) -> list[bytes]:
         """The keys mean nothing again."""
         said = [requests.change_keysyms(key, 0) for key in self._given.values()]
-        self._free += self._given.values()
+        self._free = sorted([*self._free, *self._given.values()], key=_last_if_real)
         self._given, self._kept_ns = {}, {}
         return said + self.marks.delete()
+
+
+def _last_if_real(key: int) -> tuple[bool, int]:
+    return is_real(key), key
