@@ -159,7 +159,12 @@ def test_linux_is_pointed_at_the_place_that_the_viewer_points_at(
     async def main(folder: Path) -> None:
         async with linux(device, doors, folder) as guest:
             for door in doors:
-                await (passes(tmp_path / door, folder) if door == "film" else by(door, folder, guest))
+                if door == "film":
+                    # The second time, the server has a video already: it must survive that.
+                    for again in ("film", "again"):
+                        await passes(tmp_path / again, folder)
+                else:
+                    await by(door, folder, guest)
 
     # Paths of sockets must be short.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:

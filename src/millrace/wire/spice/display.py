@@ -184,7 +184,7 @@ class SpiceDisplay:
         """The channel `number`; `near` if its server is on this machine: pictures then come uncompressed."""
         self._channel = SpiceChannel(ChannelKind.DISPLAY, session, CAPS, password, encrypt, now_ns, number)
         self._near = near
-        self._begun = False
+        self._begun = self._preferred = False
         self.painting = False
         """Set by whoever paints what `take` gave, while that takes more steps."""
         self._gathered: list[tuple[DisplayEvent, int]] = []
@@ -234,15 +234,23 @@ class SpiceDisplay:
     def _begin(self) -> None:
         if self._channel.offers(Cap.PREF_COMPRESSION):
             self._channel.send_message(_COMPRESSION, bytes((OFF if self._near else LZ,)))
-        if self._channel.offers(Cap.PREF_VIDEO_CODEC):
-            self._channel.send_message(_VIDEO_CODECS, bytes((2, VP8, MJPEG)))
         # The image cache: its number, its size in pixels; the dictionary of GLZ, which is not used.
         self._channel.send_message(_INIT, struct.pack("<BqBi", 1, CACHE_PIXELS, 1, 0))
+
+    # When this comes, spice-server 0.15.1 ends the videos that run. It reads it at once, even while it begins with a
+    # client, of which its videos know nothing yet: it dereferences a null pointer, and the virtual machine is gone.
+    # Once it has sent a surface, it has begun.
+    def _prefer(self) -> None:
+        if not self._preferred and self._channel.offers(Cap.PREF_VIDEO_CODEC):
+            self._channel.send_message(_VIDEO_CODECS, bytes((2, VP8, MJPEG)))
+        self._preferred = True
 
     def _gather(self, message: SpiceMessage, now_ns: HostNs) -> None:
         event = display_event(message)
         if event is None:
             return
+        if isinstance(event, SurfaceCreate):
+            self._prefer()
         if not self._gathered:
             self._first_ns = now_ns
         self._last_ns = now_ns
