@@ -226,7 +226,11 @@ def too_large(scene: Scene) -> HostNs:
 
 def _tells_no_memory(scene: Scene, budget: Budget) -> None:
     """As a guest does."""
-    budget._refused = lambda what: scene.diagnosis.report(Symptom("guest", "no memory", "alice", "", {"for": what}))
+
+    def refused(what: str, lack: object) -> None:
+        scene.diagnosis.report(Symptom("guest", "no memory", "alice", "", {"for": what}))
+
+    budget._refused = refused
 
 
 def over_reports(scene: Scene) -> HostNs:

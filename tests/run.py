@@ -35,7 +35,7 @@ COMPUTING = ["tests/unit", "tests/test_layers.py", "tests/scenario/test_time.py"
 REAL = "tests/real"
 """All tests of other programs, and the only ones with the marks `real`, `beside` and `alone`."""
 OTHERS = [f"--ignore={path}" for path in (*COMPUTING, REAL)]
-SOUNDING, BESIDE, COMPUTING_AT_ONCE = max(1, min(3, PROCESSORS)), 3, max(3, min(4, PROCESSORS + 1))
+SOUNDING, BESIDE, COMPUTING_AT_ONCE = max(1, min(3, PROCESSORS)), 4, max(3, min(4, PROCESSORS + 1))
 """How many tests of each kind run at a time."""
 AGAIN_MAX = 40
 """More failures than this were not caused by the tests beside them, so they are not repeated."""
