@@ -23,7 +23,7 @@ pin_malloc()
 # From here on glibc would take blocks of up to 8 MiB from its heap.
 del [np.ones(8 << 20, np.uint8)][0]
 before = resident()
-blocks = [(np.ones(200 << 10, np.uint8), np.ones(4 << 10, np.uint8)) for _ in range(1000)]
+blocks = [(np.ones(100 << 10, np.uint8), np.ones(4 << 10, np.uint8)) for _ in range(2000)]
 kept = [small for _, small in blocks]
 del blocks
 print(resident() - before)
@@ -45,7 +45,7 @@ def faults():
 def pictures():
     # As for a picture: several blocks, none of them large, and all freed before the next.
     def one():
-        return [bytearray(100 << 10) for _ in range(20)]
+        return [bytearray(50 << 10) for _ in range(40)]
     one()
     before = faults()
     for _ in range(10):
