@@ -23,7 +23,7 @@ pin_malloc()
 # From here on glibc would take blocks of up to 8 MiB from its heap.
 del [np.ones(8 << 20, np.uint8)][0]
 before = resident()
-blocks = [(np.ones(100 << 10, np.uint8), np.ones(4 << 10, np.uint8)) for _ in range(2000)]
+blocks = [(np.ones(100 << 10, np.uint8), np.ones(4 << 10, np.uint8)) for _ in range(1000)]
 kept = [small for _, small in blocks]
 del blocks
 print(resident() - before)
@@ -73,7 +73,7 @@ def test_library_is_told_both_thresholds(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(allocator.ctypes, "CDLL", library)
     allocator.pin_malloc()
-    assert asked == [None, (-3, 131_072), (-1, 4_194_304)], "M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3)"
+    assert asked == [None, (-3, 65_536), (-1, 4_194_304)], "M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3)"
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: SimpleNamespace())
     allocator.pin_malloc()
 
