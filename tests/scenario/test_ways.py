@@ -146,6 +146,9 @@ def test_path_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         listener = Listener("ws://localhost/alice", make_output("null:", "normal"), options)
         heard = asyncio.create_task(listener.run())
         player = await PulsePlayer.connect(daemon.config.runtime / "alice" / "pulse", "player")
+        async with asyncio.timeout(20):
+            while listener.welcome is None:
+                await asyncio.sleep(0.01)
         sys.setprofile(episodes.note)
         try:
             await player.play(sine(0.5, 440, 44_100, channels=2), 44_100)
