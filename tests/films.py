@@ -16,7 +16,7 @@ from millrace.graph.seat import Watcher
 from millrace.media.format import VideoFormat
 from millrace.media.packet import Demand, End, Flags, Kind, Packet, Parameters, Upstream
 from millrace.pixels.rects import Rect, Size
-from millrace.units import NS_PER_MS, HostNs
+from millrace.units import HostNs
 from millrace.wire.peer.overlays import OVERLAY_CODECS
 from millrace.wire.peer.pictures import ModeChanged, PartType, Piece, Watch
 from tests.watch import Desk, Painter, Remote
@@ -136,6 +136,3 @@ class Seeing(Remote):
     def shows(self, picture: Any) -> bool:
         """Whether it shows exactly this."""
         return np.array_equal(self.seen.pixels[:, :, :3], picture)
-
-
-__all__ = ["COMPOSES", "DECODES", "EVERY_MS", "NS_PER_MS", "Film", "Seeing", "clip"]
