@@ -126,9 +126,9 @@ def test_damaged_frame_needs_another_key_frame() -> None:
 
 def test_another_picture_begins_without_overlays_and_decoders_are_few() -> None:
     videos, frames = Videos(), clip(SIZE, 2)
-    videos.resize(Size(200, 100))
+    videos.resize(Size(400, 200))
     assert videos.steps([frame(frames[0]), lying(Place(1, AT, (AT,)))], [])
-    videos.resize(Size(200, 100))
+    videos.resize(Size(400, 200))
     assert not videos.steps([frame(frames[1])], [])
     for number in range(2, OVERLAYS_MAX + 2):
         videos.steps([frame(frames[0], number)], [])
@@ -136,3 +136,11 @@ def test_another_picture_begins_without_overlays_and_decoders_are_few() -> None:
         videos.steps([frame(frames[1], 1)], [])
     (step,) = videos.steps([frame(frames[1], 9), lying(Place(9, AT, (AT,)))], [])
     assert isinstance(step, Paint) and step.at == AT
+
+
+def test_frames_of_all_videos_together_are_bounded() -> None:
+    videos, (key,) = Videos(), clip(Size(200, 100), 1)
+    videos.resize(Size(200, 100))
+    for number in range(1, 7):
+        videos.steps([frame(key, number)], [])
+    assert list(videos._videos) == [3, 4, 5, 6]

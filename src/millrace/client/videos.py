@@ -18,6 +18,9 @@ from millrace.pixels.rects import Rect, Size
 from millrace.wire.peer.overlays import OVERLAYS_MAX, PLACE_PIXELS_MAX, Place, unpack_overlays
 from millrace.wire.peer.pictures import VIDEO_KEY, Part, PartType
 
+PICTURES = 4
+"""Frames of all videos together have no more pixels than so many pictures, or one frame."""
+
 
 class _Video:
     """One video: its decoder, and its newest frame."""
@@ -63,6 +66,7 @@ class Videos:
         for part in parts:
             if part.type == PartType.FRAME:
                 self._video(part.dx).take(part)
+                self._bound()
             elif part.type == PartType.OVERLAYS:
                 self._places = self._unpacked(part)
         painted = [step.at for step in drawn if not isinstance(step, CursorShape)]
@@ -82,6 +86,15 @@ class Videos:
             del self._videos[next(iter(self._videos))]
         self._videos[number] = video
         return video
+
+    def _bound(self) -> None:
+        """Forget those whose last frame is the oldest until those of all are few (`PICTURES`)."""
+        areas = {
+            n: 0 if one.frame is None else one.frame.shape[0] * one.frame.shape[1] for n, one in self._videos.items()
+        }
+        for number in list(areas):
+            if len(areas) > 1 and sum(areas.values()) > PICTURES * self._whole.area:
+                del areas[number], self._videos[number]
 
     def _unpacked(self, part: Part) -> tuple[Place, ...]:
         try:
