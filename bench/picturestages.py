@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from millrace.client.viewer import Viewer
-from millrace.wire.peer.pictures import Piece
 
 STAGES = ("paint", "wait", "to thread", "encode", "to loop", "network", "to decoder", "decode", "draw")
 """Between two stamps each: when the paint began and ended, the picture was begun, a thread took it and had made it, the
@@ -71,13 +70,8 @@ class StampedViewer(Viewer):
         """By the time of the paint: received, begun, decoded, drawn."""
         self._at: dict[int, list[int]] = {}
 
-    def _piece(self, piece: Piece) -> None:
-        if piece.last:
-            self._at[piece.serial] = [time.monotonic_ns()]
-        super()._piece(piece)
-
     async def _decode(self, whole: Any) -> None:
-        self._at[whole.last.serial].append(time.monotonic_ns())
+        self._at[whole.last.serial] = [whole.arrived_ns, time.monotonic_ns()]
         await super()._decode(whole)
 
     def _acknowledge(self, one: Any, began: int, now: int, drawn: bool) -> None:
