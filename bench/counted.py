@@ -1,6 +1,6 @@
 """Passes a TCP connection on, and counts what comes back: python -m bench.counted PORT FILE
 
-It prints the port where it listens, and keeps the number of bytes (u64) in the file. One connection at a time.
+It prints the port where it listens, and keeps the number of bytes (u64) of all its connections in the file.
 """
 
 from __future__ import annotations
@@ -15,15 +15,25 @@ from pathlib import Path
 CHUNK = 256 * 1024
 
 
-def carry(source: socket.socket, to: socket.socket, count: mmap.mmap | None) -> None:
+class Counter:
+    """The number of bytes, in a file."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data, self._total, self._lock = data, 0, threading.Lock()
+
+    def add(self, number: int) -> None:
+        with self._lock:
+            self._total += number
+            self._data[:8] = struct.pack("<Q", self._total)
+
+
+def carry(source: socket.socket, to: socket.socket, count: Counter | None) -> None:
     """Pass on what `source` sends, until it ends."""
-    total = 0
     try:
         while data := source.recv(CHUNK):
             to.sendall(data)
-            total += len(data)
             if count is not None:
-                count[:8] = struct.pack("<Q", total)
+                count.add(len(data))
     except OSError:
         pass
     finally:
@@ -35,15 +45,15 @@ def main(port: int, path: Path) -> None:
     """Serve until killed."""
     path.write_bytes(bytes(8))
     with path.open("r+b") as file, socket.create_server(("127.0.0.1", 0)) as server:
-        count = mmap.mmap(file.fileno(), 8)
+        count = Counter(mmap.mmap(file.fileno(), 8))
         print(server.getsockname()[1], flush=True)
         while True:
             near, _ = server.accept()
             far = socket.create_connection(("127.0.0.1", port))
             for one in (near, far):
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=carry, args=(near, far, None), daemon=True).start()
-            carry(far, near, count)
+            for of, to, counted in ((near, far, None), (far, near, count)):
+                threading.Thread(target=carry, args=(of, to, counted), daemon=True).start()
 
 
 if __name__ == "__main__":

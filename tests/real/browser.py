@@ -200,8 +200,8 @@ class Page(Driven):
 
 
 @contextlib.asynccontextmanager
-async def own_page(profile: Path, *flags: str) -> AsyncIterator[Page]:
-    """A page of a separate browser with extra flags."""
-    with Chromium(profile, *flags) as browser:
+async def own_page(profile: Path, *flags: str, display: str = "") -> AsyncIterator[Page]:
+    """A page of a separate browser with extra flags; with `display`, in a window there."""
+    with Chromium(profile, *flags, display=display) as browser:
         async with Page(browser) as page:
             yield page
