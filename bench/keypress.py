@@ -98,6 +98,7 @@ async def chromium(bus: Daemon, count: int, profile: Path) -> list[Press]:
     async with own_page(profile) as page:
         await page.open(bus.link())
         await joined(bus)
+        await page.until("document.querySelector('#screen-frame').dataset.state === 'on'")
         await page.click("#stage")
         await page.until("document.querySelector('#screen-who').textContent.includes('You are typing')")
         note = "e => pressed.push(performance.timeOrigin + e.timeStamp)"
