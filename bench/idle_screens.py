@@ -31,7 +31,7 @@ def attach(bus: Daemon, names: list[str], socket: Path) -> None:
 
     add_guests(bus.env["XDG_RUNTIME_DIR"], names)
     for name in names:
-        call("POST", path_of("guests", name, "doors"), {"door": f"vnc+unix://{socket}"})
+        call("POST", path_of("guests", name, "doors"), {"door": f"vnc+unix://{socket}", "also": True})
     end = time.monotonic() + ATTACH_S
     while sum(len(guest["screens"]) for guest in bus.state()["guests"]) < len(names):
         assert time.monotonic() < end, "not every machine is attached"
