@@ -132,6 +132,15 @@ def test_idle_listener_is_not_probed() -> None:
     assert heard.probes <= 60 // 8 + 1
 
 
+def test_bitrate_of_a_listener_that_was_idle_is_that_of_the_last_second() -> None:
+    heard = Heard(Path(), {"codec": "s16"})
+    heard.run(60)
+    assert not heard.session.bitrate()
+    add(heard.rig)
+    heard.run(1)
+    assert 0.9 * S16_BPS < heard.session.bitrate() < 1.2 * S16_BPS
+
+
 def test_lossy_queue_bounds_backlog_on_slow_network() -> None:
     net: NetEmulator[bytes] = NetEmulator(Path(delay_ns=0, rate_bps=8_000, queue_ns=NS_PER_S), 1)
     for n in range(100):

@@ -153,6 +153,9 @@ class ListenerSession:
         if (error := self.outlet.take_error()) is not None:
             raise error
         then, sent = self._rate_mark
+        if self._rests(sent):
+            self._rate_mark, self._ticked_ns = (now_ns, sent), now_ns
+            return
         if now_ns - then >= NS_PER_S:
             self._bitrate = (self.outlet.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
             self._rate_mark = (now_ns, self.outlet.sent_bytes)
@@ -162,6 +165,13 @@ class ListenerSession:
             self.flush()
         else:
             self._measure(now_ns)
+
+    # Hundreds of listeners wait for sound, and each is asked once a second.
+    def _rests(self, sent: int) -> bool:
+        """Whether nothing was sent since that many bytes were, nothing waits, and all is known to have arrived."""
+        outlet = self.outlet
+        idle = outlet.sent_bytes == sent and not (self._bitrate or self._behind_ns or outlet.queued)
+        return idle and outlet.sent_packets == self._probed_packets
 
     def _room_for(self) -> bool:
         return self._behind_ns < BEHIND_MAX_NS and self._room()
