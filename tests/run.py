@@ -4,7 +4,8 @@ Three runs go on in parallel, at priorities by how sensitive to timing they are:
 
 - Tests that drive real programs and judge the sound as it arrives have the highest priority. As many run at a time as
   there are processors to spare: they mostly wait.
-- Tests that drive programs but judge no times run beside them, at a lower priority. They mostly wait, too.
+- Tests that drive programs but judge no times run beside them, at a lower priority. They mostly wait, too. Some of
+  these (`LATE`) follow the first run, which is the shorter one.
 - Everything that only computes (lint, unit tests, hours of virtual time), and after that daemons in the tests' own
   process, runs when a processor would be idle.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,8 @@ SOURCES = ["src", "tests", "bench", "examples"]
 COMPUTING = ["tests/unit", "tests/test_layers.py", "tests/scenario/test_time.py", "tests/scenario/test_machines.py"]
 REAL = "tests/real"
 """All tests of other programs, and the only ones with the marks `real`, `beside` and `alone`."""
+LATE = [f"{REAL}/test_page_screen.py", f"{REAL}/test_page_screen_trouble.py"]
+"""Tests of browsers, of which one at a time runs beside what sounds: they take as long as the other run lasts more."""
 OTHERS = [f"--ignore={path}" for path in (*COMPUTING, REAL)]
 SOUNDING, BESIDE, COMPUTING_AT_ONCE = max(1, min(3, PROCESSORS)), 4, max(3, min(4, PROCESSORS + 1))
 """How many tests of each kind run at a time."""
@@ -60,7 +64,9 @@ def several(number: int, *args: str) -> list[str]:
 
 COMPUTE = [*IDLY, *several(COMPUTING_AT_ONCE, *COMPUTING)]
 IN_PROCESS = [*IDLY, *several(COMPUTING_AT_ONCE, *OTHERS)]
-BESIDE_SOUND = [*GIVING_WAY, *several(BESIDE, "-m", "not alone and (beside or not real)", REAL)]
+_BESIDE = ["-m", "not alone and (beside or not real)"]
+BESIDE_SOUND = [*GIVING_WAY, *several(BESIDE, *_BESIDE, *(f"--ignore={path}" for path in LATE), REAL)]
+AFTER_SOUND = [*GIVING_WAY, *pytest(*_BESIDE, *LATE)]
 SOUND = several(SOUNDING, "-m", "real and not beside and not alone", REAL)
 ALONE = pytest("-m", "alone", REAL)
 
@@ -108,24 +114,28 @@ def failures(text: bytes) -> bytes:
 
 def main(run: Run = run) -> int:
     """Run all; 0 if nothing failed."""
+    # A shell starts what it runs in the background with this signal ignored, and so would each program be that a test
+    # ends by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.ExitStack() as stack:
-        *logs, last = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(7)]
+        *logs, last = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(8)]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        unit, own, beside, sound = (folder / name for name in ("unit", "own", "beside", "sound"))
+        unit, own, beside, late, sound = (folder / name for name in ("unit", "own", "beside", "late", "sound"))
         pool = stack.enter_context(ThreadPoolExecutor(2))
         idly = pool.submit(lambda: (
             max(abs(run([*IDLY, *command], logs[0])) for command in LINT), run(COMPUTE, logs[1], unit),
             run(IN_PROCESS, logs[2], own),
         ))  # fmt: skip
         besides = pool.submit(run, BESIDE_SOUND, logs[3], beside)
-        sounded = run(SOUND, logs[4], sound, show=True)
+        sounded = run(SOUND, logs[5], sound, show=True)
+        lated = run(AFTER_SOUND, logs[4], late)
         besided = besides.result()
-        alone = run(ALONE, logs[5], show=True)
+        alone = run(ALONE, logs[6], show=True)
         linted, computed, processed = idly.result()
-        for log in logs[:4]:
+        for log in logs[:5]:
             log.seek(0)
             print(log.read().decode(errors="replace"), flush=True)
-        parallel = ((computed, unit), (processed, own), (besided, beside), (sounded, sound))
+        parallel = ((computed, unit), (processed, own), (besided, beside), (lated, late), (sounded, sound))
         codes = [linted, *(again(code, failed, run, last) for code, failed in parallel), alone]
         for code, log in zip(codes, logs, strict=True):
             if code:

@@ -24,6 +24,11 @@ def test_marks_that_choose_a_run_are_only_where_runs_are_chosen_by_them() -> Non
     assert not {path for path in marked if not path.is_relative_to(REAL)}
 
 
+def test_tests_that_come_late_are_there_and_judge_no_sound() -> None:
+    for path in run.LATE:
+        assert "mark.beside" in (ROOT / path).read_text()
+
+
 class Runs:
     """Runs nothing: each command ends with a status, and names of tests that failed, or says that it was run again."""
 
@@ -37,7 +42,8 @@ class Runs:
     def __call__(self, command: list[str], log: IO[bytes], failed: Path | None = None, show: bool = False) -> int:
         kinds = {
             "compute": run.COMPUTE, "own": run.IN_PROCESS, "beside": run.BESIDE_SOUND, "sound": run.SOUND,
-            "alone": run.ALONE, **{f"lint {n}": [*run.IDLY, *one] for n, one in enumerate(run.LINT)},
+            "late": run.AFTER_SOUND, "alone": run.ALONE,
+            **{f"lint {n}": [*run.IDLY, *one] for n, one in enumerate(run.LINT)},
         }  # fmt: skip
         kind = next((kind for kind, known in kinds.items() if known == command), "")
         if not kind:
@@ -58,8 +64,8 @@ class Runs:
         return code
 
 
-KINDS = ("lint 0", "lint 1", "lint 2", "compute", "own", "beside", "sound", "alone")
-PARALLEL = ("compute", "own", "beside", "sound")
+KINDS = ("lint 0", "lint 1", "lint 2", "compute", "own", "beside", "late", "sound", "alone")
+PARALLEL = ("compute", "own", "beside", "late", "sound")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,7 +102,7 @@ def test_failures_without_names_or_too_many_of_them_count_as_they_are(kind: str,
 def test_all_is_well_if_nothing_failed_and_what_is_alone_waits_for_what_sounds_or_starts_programs() -> None:
     runs = Runs({})
     assert run.main(runs) == 0
-    assert {"sound", "beside"} <= set(runs.before_alone) and sorted(runs.ended) == sorted(KINDS)
+    assert {"sound", "beside", "late"} <= set(runs.before_alone) and sorted(runs.ended) == sorted(KINDS)
 
 
 def test_a_command_s_output_is_logged_and_shown_and_its_failures_are_named(
