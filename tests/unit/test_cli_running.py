@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -211,6 +212,23 @@ main_of(app, "x")
 def test_signal_as_the_loop_begins_ends_the_command_cleanly() -> None:
     done = subprocess.run([sys.executable, "-c", AS_THE_LOOP_BEGINS], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.filterwarnings("error")
+def test_signal_before_the_loop_is_made_leaves_nothing_to_be_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise SystemExit(143)
+
+    async def never() -> None:
+        raise AssertionError("it has begun")
+
+    unheard: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unheard.append)
+    monkeypatch.setattr(signal, "pthread_sigmask", stopped)
+    with pytest.raises(SystemExit):
+        run.run_until_stopped(never())
+    gc.collect()
+    assert not unheard
 
 
 def test_uvloop_is_used_and_result_is_returned() -> None:

@@ -81,6 +81,14 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
     Only what runs in a loop logs; `logging` is imported with `asyncio`, and not for other commands.
     """
+    try:
+        return _run(main)
+    finally:
+        # A stop signal during the imports, which take most of a command's start, leaves it unbegun.
+        main.close()
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
     import logging
 
     from millrace.cli.logs import set_up
@@ -103,13 +111,15 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     try:
         return uvloop.run(begun())
     finally:
-        main.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_until_stopped(main: Coroutine[Any, Any, None]) -> None:
     """Run a task that goes on until a stop signal, which is not an error."""
-    run(_until_stopped(main))
+    try:
+        run(_until_stopped(main))
+    finally:
+        main.close()
 
 
 async def _until_stopped(main: Coroutine[Any, Any, None]) -> None:
