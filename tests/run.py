@@ -36,8 +36,8 @@ SOURCES = ["src", "tests", "bench", "examples"]
 COMPUTING = ["tests/unit", "tests/test_layers.py", "tests/scenario/test_time.py", "tests/scenario/test_machines.py"]
 REAL = "tests/real"
 """All tests of other programs, and the only ones with the marks `real`, `beside` and `alone`."""
-LATE = [f"{REAL}/test_page_screen.py", f"{REAL}/test_page_screen_trouble.py"]
-"""Tests of browsers, of which one at a time runs beside what sounds: they take as long as the other run lasts more."""
+LATE = [f"{REAL}/test_page_screen.py", f"{REAL}/test_page_screen_trouble.py", f"{REAL}/test_tablet.py"]
+"""Tests of browsers, of which one at a time runs beside what sounds, and of a guest that shows a film in time."""
 OTHERS = [f"--ignore={path}" for path in (*COMPUTING, REAL)]
 SOUNDING, BESIDE, COMPUTING_AT_ONCE = max(1, min(3, PROCESSORS)), 4, max(3, min(4, PROCESSORS + 1))
 """How many tests of each kind run at a time."""
@@ -66,7 +66,7 @@ COMPUTE = [*IDLY, *several(COMPUTING_AT_ONCE, *COMPUTING)]
 IN_PROCESS = [*IDLY, *several(COMPUTING_AT_ONCE, *OTHERS)]
 _BESIDE = ["-m", "not alone and (beside or not real)"]
 BESIDE_SOUND = [*GIVING_WAY, *several(BESIDE, *_BESIDE, *(f"--ignore={path}" for path in LATE), REAL)]
-AFTER_SOUND = [*GIVING_WAY, *pytest(*_BESIDE, *LATE)]
+AFTER_SOUND = [*GIVING_WAY, *several(2, *_BESIDE, *LATE)]
 SOUND = several(SOUNDING, "-m", "real and not beside and not alone", REAL)
 ALONE = pytest("-m", "alone", REAL)
 

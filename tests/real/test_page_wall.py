@@ -78,7 +78,11 @@ async def signed_in(page: Browser, daemon: Daemon, address: str = "", secret: st
     """The daemon's page at this address."""
     await page.open(f"http://{daemon.serving.address}/{address}")
     await page.until("!document.querySelector('#login').hidden")
-    # The browser notes that it was refused before.
+    # The browser notes that it was refused before, perhaps a moment later.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1):
+            while not page.errors:
+                await asyncio.sleep(0.02)
     page.errors.clear()
     await page.run(f"document.querySelector('#token').value = {secret or daemon.worker.access.key!r}")
     await page.run("document.querySelector('#login').requestSubmit()")
