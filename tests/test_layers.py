@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -234,6 +235,96 @@ def test_documented_paths_name_existing_files_once() -> None:
     for way in ways:
         files = re.findall(r"`(\S+\.py)`", way)
         assert len(files) > 4 and not [name for name in files if not (SRC / name).is_file() or files.count(name) > 1]
+
+
+TABLES = {"Iterable", "Mapping", "Sequence", "deque", "dict", "list", "set", "tuple"}
+
+
+def types(annotation: ast.expr | None) -> set[str]:
+    """The types that an annotation names; none if it is a table or list of them."""
+    if annotation is None or (isinstance(annotation, ast.Subscript) and getattr(annotation.value, "id", "") in TABLES):
+        return set()
+    return {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
+
+
+@cache
+def callback_types() -> set[str]:
+    """`Callable`, its aliases, and protocols that are called."""
+    out = {"Callable"}
+    for node in [node for path in FILES for node in parsed(path).body]:
+        if isinstance(node, ast.ClassDef) and "Protocol" in types(node.bases[0] if node.bases else None):
+            out |= {node.name} if any(getattr(one, "name", "") == "__call__" for one in node.body) else set()
+        elif isinstance(node, ast.Assign | ast.AnnAssign) and "Callable" in types(node.value):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            out |= {target.id} if isinstance(target, ast.Name) else set()
+    return out
+
+
+@cache
+def definitions(tree: ast.AST) -> list[ast.AST]:
+    """Its classes, functions and assignments."""
+    kinds = ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def assigned(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.Attribute, ast.expr | None]]:
+    """The attributes that are assigned, each with its value."""
+    for node in nodes:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                targets = target.elts if isinstance(target, ast.Tuple) else [target]
+                values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value] * len(targets)
+                for one, value in zip(targets, values, strict=False):
+                    if isinstance(one, ast.Attribute):
+                        yield one, value
+
+
+def is_own(attribute: ast.Attribute) -> bool:
+    return isinstance(attribute.value, ast.Name) and attribute.value.id in ("self", "cls")
+
+
+def declared(node: ast.AST) -> Iterator[str]:
+    """Attributes that are callbacks: annotated as such, or given as such to a method."""
+    if isinstance(node, ast.ClassDef):
+        for one in node.body:
+            if isinstance(one, ast.AnnAssign) and types(one.annotation) & callback_types():
+                yield getattr(one.target, "id", "")
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Attribute) and is_own(node.target):
+        if types(node.annotation) & callback_types():
+            yield node.target.attr
+    elif isinstance(node, ast.FunctionDef):
+        parameters = [*node.args.args, *node.args.kwonlyargs]
+        given = {one.arg for one in parameters if types(one.annotation) & callback_types()}
+        if given:
+            yield from (
+                one.attr for one, value in assigned(ast.walk(node)) if is_own(one) and getattr(value, "id", "") in given
+            )
+
+
+@cache
+def callbacks() -> set[str]:
+    found = {name for path in FILES for node in definitions(parsed(path)) for name in declared(node)}
+    # Elsewhere, a time is a number.
+    return {name for name in found if not name.endswith("_ns")}
+
+
+def slots(tree: ast.AST) -> list[str]:
+    """The callbacks of other objects that are set here."""
+    return [ast.unparse(one) for one, _ in assigned(definitions(tree)) if one.attr in callbacks() and not is_own(one)]
+
+
+NUMBERS = {"state.refused"}
+"""Attributes that have the name of a callback."""
+
+
+def test_callbacks_are_given_to_who_calls_them_and_never_set_from_outside() -> None:
+    """Otherwise nothing says who else may set it, nor that it is set before it is called."""
+    for path in FILES:
+        found = set(slots(parsed(path))) - NUMBERS
+        assert not found, f"{path.relative_to(SRC)}: {found}"
+    for line in ("bus.on_claim = told", "a, bus.on_claim = 1, told", "module.end: Callable[[], None] = loop.end"):
+        assert slots(ast.parse(line)), line
+    assert {"on_event", "on_claim", "_relieved", "greet", "_cut", "_demand_place"} <= callbacks()
 
 
 def test_files_and_functions_are_within_size_limits() -> None:

@@ -93,8 +93,7 @@ async def main() -> dict[str, Any]:
     """Play and listen until standard input ends."""
     judge = Judge()
     options = ListenerOptions(name="innocent", settings={"codec": "s16"}, token=os.environ.get("MILLRACE_TOKEN", ""))
-    listener = Listener(sys.argv[2], judge, options)
-    listener.on_event = lambda kind, text: judge.events.append(f"{kind}: {text}")
+    listener = Listener(sys.argv[2], judge, options, lambda kind, text: judge.events.append(f"{kind}: {text}"))
     listening = asyncio.create_task(listener.run())
     await asyncio.sleep(1)
     playing = asyncio.create_task(play(Path(sys.argv[1])))

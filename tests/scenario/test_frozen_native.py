@@ -143,8 +143,8 @@ def test_connection_continues_in_another_process(tmp_path: Path) -> None:
         told: list[tuple[str, bool]] = []
         async with bus.daemon_in(tmp_path / "there", guests=bus.BOTH) as there, AsyncExitStack() as ends:
             server, other = here._native[None], there._native[None]
-            own = await ends.enter_async_context(connect(here.config.runtime / "native.sock", name="mover"))
-            own.on_claim = lambda name, have: told.append((name, have))
+            path = here.config.runtime / "native.sock"
+            own = await ends.enter_async_context(connect(path, name="mover", on_claim=lambda *one: told.append(one)))
             changes: list[Change] = []
             watching = asyncio.create_task(gathered(own, changes))
             await until(lambda: any(change.what == "synced" for change in changes))

@@ -332,9 +332,8 @@ def test_listener_repeats_server_texts_a_limited_number_of_times(
                 await line.send_str(json.dumps(item))
 
         async with serving(speak) as url, asyncio.timeout(20):
-            listener = Listener(url, WavOutput(tmp_path / "w.wav"), ListenerOptions(reconnect=False))
-            listener.on_event = lambda what, text: told.append((what, text))
-            await listener.run()
+            once = ListenerOptions(reconnect=False)
+            await Listener(url, WavOutput(tmp_path / "w.wav"), once, lambda *event: told.append(event)).run()
 
     asyncio.run(main())
     texts = [text for what, text in told if what == kind]
@@ -385,8 +384,8 @@ def test_listener_ended_for_good_is_told_why(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with serving(speak) as url:
-            listener = Listener(url, WavOutput(tmp_path / "out.wav"), ListenerOptions(reconnect=False))
-            listener.on_event = lambda what, text: told.append((what, text))
+            once = ListenerOptions(reconnect=False)
+            listener = Listener(url, WavOutput(tmp_path / "out.wav"), once, lambda *event: told.append(event))
             async with asyncio.timeout(20):
                 await listener.run()
 

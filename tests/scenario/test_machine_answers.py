@@ -14,6 +14,7 @@ import pytest
 from millrace.budget import CONNECTIONS, GUEST_BYTES_MIN
 from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import DoorSpec, parse_door
+from millrace.guest.machines.attached import anywhere
 from millrace.wire.qemu.dbus import _REPLY_TO, NO_REPLY, RETURN, DBusWire
 from tests.bus import daemon_in
 
@@ -39,7 +40,7 @@ def test_machine_beyond_budget_is_retried_when_there_is_room(tmp_path: Path, doo
             await until(lambda: machine.error)
             assert "memory" in machine.error or "room" in machine.error
             held.close()
-            machine.retake(machine.spec)
+            machine.retake(machine.spec, anywhere)
             assert machine.error == "", "attaching again does not report the previous error"
             await until(lambda: "No such file" in machine.error)
             await machine.stop("the test ends")

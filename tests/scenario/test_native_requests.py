@@ -115,8 +115,7 @@ def test_camera_permission_is_requested(tmp_path: Path) -> None:
 def test_claimed_name_passes_to_next_in_queue(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         heard_of: list[tuple[str, bool]] = []
-        async with of_daemon(daemon) as first:
-            first.on_claim = lambda name, have: heard_of.append((name, have))
+        async with of_daemon(daemon, on_claim=lambda *claim: heard_of.append(claim)) as first:
             assert await first.claim("policy")
             second = await of_daemon(daemon).__aenter__()
             assert not await second.claim("policy")

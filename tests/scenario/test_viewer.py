@@ -102,8 +102,8 @@ async def watching(
             seen,
             ViewerOptions(token="t", socket=daemon.socket, **options),  # type: ignore[arg-type]
             Sound(playout_ns, picture_first),
+            lambda kind, text: events.append(f"{kind}: {text}"),
         )
-        viewer.on_event = lambda kind, text: events.append(f"{kind}: {text}")
         task = asyncio.create_task(viewer.run())
         yield Place(daemon, viewer, seen, await daemon.sessions.get(), events)
         viewer.stop()

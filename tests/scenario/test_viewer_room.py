@@ -34,7 +34,7 @@ def test_viewer_whose_connection_has_room_again_is_told_at_once_what_waits(
         assert relieved == [session]
         await watcher.socket.close()
         async with asyncio.timeout(10):
-            while protocol.relieved is not nothing:
+            while protocol._relieved is not nothing:
                 await asyncio.sleep(0.01)
 
     running(tmp_path, test)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from millrace.cli.listen import _stop_after
+from millrace.cli.listen import _Limit
 from millrace.client.fileplayer import BEHIND_NS, SILENCE_MAX_S, FilePlayer
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.pcm import encode_pcm
@@ -192,13 +190,12 @@ def test_seconds_count_from_the_joining() -> None:
     async def stopped(joins_s: list[float]) -> float:
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
-        listener: Any = SimpleNamespace(connections=0, stop=done.set)
-        _stop_after(listener, 8)
+        limit = _Limit(8 * NS_PER_S)
+        limit.begin(done.set)
         began = loop.time()
         for at in joins_s:
             await asyncio.sleep(began + at - loop.time())
-            listener.connections += 1
-            listener.on_welcome(1)
+            limit.joined(1)
         await done.wait()
         return loop.time() - began
 

@@ -209,7 +209,7 @@ def test_whoever_waits_to_type_into_an_x_display_is_told_when_it_has_read_all() 
         door: Any = SimpleNamespace(room=InputRoom(), receive=lambda now_ns: None, busy=False)
         mine, theirs = socket.socketpair()
         stream = machine._served(mine, X11Client(b"", now_ns()), door)
-        door.room.full = lambda: stream.congested
+        door.room.open(lambda: stream.congested)
         stream._out.chunks.append(Chunk(bytearray(LARGE)))
         stream.flush()
         assert not door.room.takes(True, lambda: told.append("room"))

@@ -35,7 +35,7 @@ class Scene(Rig):
         self.subject = Subject()
         self.module = Module(self.graph.ids.take(), "module-loopback", "")
         self.loopback = Loopback(self.door, self.module, self.subject)
-        self.module.undo = self.loopback.end
+        self.module.loops.append(self.loopback)
         self.door.load(self.module)
         stream = Stream(self.graph.ids.take(), "loopback", fmt.positions)
         tap = Tap(self.graph.ids.take(), "loopback", fmt.positions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -189,7 +190,7 @@ def test_module_that_fails_half_way_leaves_nothing_and_says_why(kinds: dict[str,
     def fail(given: Loading) -> None:
         sink = given.sink(given.door.sink_format, "made", "Made", "abstract")
         given.link(sink, scene.sink)
-        given.module.undo = lambda: undone.append(True)
+        given.module.loops.append(SimpleNamespace(end=lambda: undone.append(True)))
         raise error
 
     kinds["module-failing"] = Kind("Fails", ("a",), fail)

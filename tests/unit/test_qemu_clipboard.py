@@ -229,7 +229,7 @@ def test_text_of_the_machine_is_read_in_pieces_which_are_charged() -> None:
 def test_our_text_is_handed_over_a_piece_at_a_time_while_qemu_reads() -> None:
     one, full = qemu(), [False]
     clipboard, text = one.client.clipboard, words("x" * 100_000)
-    clipboard.giving.full = lambda: full[0]
+    clipboard.giving.open(lambda: full[0])
     first, second = one.request(MIME), one.request(MIME)
     one.events()
     clipboard.send_clip_text(text)

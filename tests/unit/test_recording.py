@@ -57,14 +57,15 @@ async def encoded(recording: Recording) -> None:
 
 
 def record(
-    path: Path, work: Callable[[Recording, Canvas, Clock], Any], sound: bool = True, replace: bool = True
-) -> list[MillraceError]:
+    path: Path, work: Callable[[Recording, Canvas, Clock], Any], sound: bool = True, replace: bool = True,
+    named: Callable[[Path], None] = lambda path: None,
+) -> list[MillraceError]:  # fmt: skip
     """Run `work` with a recording; returns what ended it."""
     errors: list[MillraceError] = []
 
     async def main() -> None:
         clock = Clock()
-        canvas, recording = Canvas(), Recording(path, sound, clock, errors.append, replace)
+        canvas, recording = Canvas(), Recording(path, sound, clock, errors.append, replace, named)
         canvas.resize(SIZE)
         recording.resized(canvas)
         await work(recording, canvas, clock)
@@ -167,14 +168,10 @@ def test_another_size_begins_another_file_and_the_cursor_is_seen(tmp_path: Path)
             sound.push(AudioPacket(1, 960, n + 1, n * 960, clock.now_ns + n * 20 * NS_PER_MS, data), 0)
         clock.now_ns += 200 * NS_PER_MS
 
-    named: list[str] = []
-
-    async def told(recording: Recording, canvas: Canvas, clock: Clock) -> None:
-        recording.on_file = lambda path: named.append(path.name)
-        await work(recording, canvas, clock)
-
+    named: list[Path] = []
     (tmp_path / "a-2.mkv").write_bytes(b"of yesterday")
-    assert record(tmp_path / "a.mkv", told) == [] and named == ["a.mkv", "a-3.mkv"]
+    assert record(tmp_path / "a.mkv", work, named=named.append) == []
+    assert named == [tmp_path / "a.mkv", tmp_path / "a-3.mkv"]
     assert (tmp_path / "a-2.mkv").read_bytes() == b"of yesterday"
     (first, second, *_), third = pictures(tmp_path / "a.mkv"), pictures(tmp_path / "a-3.mkv")
     assert first[1].max() < 30 and second[1][55:85, 105:135].min() > 200 and second[0] == 1_000

@@ -201,10 +201,10 @@ def test_text_is_sent_in_small_steps_and_nothing_within_it() -> None:
     assert sum(len(body) for _, body in _messages(guest.channel)) <= 17 * PIECE_BYTES and guest.agent.unfinished
     guest.agent.send_clip_offer(False)
     assert not _messages(guest.channel)
-    guest.agent.giving.full = lambda: True
+    guest.agent.giving.open(lambda: True)
     guest.agent.go_on()
     assert not guest.agent.unfinished and not _messages(guest.channel), "it leaves much unread"
-    guest.agent.giving.full = lambda: False
+    guest.agent.giving.open(lambda: False)
     rest = b"".join(body for _, body in guest.sent())
     assert rest.endswith(struct.pack("<IIQI", 1, RELEASE, 0, 4) + SEL) and rest.count(b"x") < 100_000
 

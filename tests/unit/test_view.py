@@ -252,7 +252,7 @@ def test_window_shares_its_clipboard(monkeypatch: pytest.MonkeyPatch) -> None:
         place.push(place.sdl.SDL_WINDOWEVENT, window__event=place.sdl.SDL_WINDOWEVENT_FOCUS_GAINED)
         window.keyboard(KeyboardHeld(True))
         assert calls == [("copied",), ("focus", False), ("focus", True), ("keyboard", True)]
-        assert Window("default", place._close, share_clipboard=False)._clipboard is None
+        assert Window("default", place._close, share_clipboard=False).clipboard is None
 
     in_window(monkeypatch, work)
 

@@ -318,7 +318,7 @@ def test_text_is_made_into_a_message_in_pieces(asks: int) -> None:
 
 def test_newest_text_waits_while_the_server_leaves_much_unread() -> None:
     vnc, full = client(), [True]
-    vnc.giving.full = lambda: full[0]
+    vnc.giving.open(lambda: full[0])
     older, newest = words("a" * CLIP_BYTES_MAX), words("b" * 100_000)
     for one in (older, older, newest):
         vnc.send_clip_text(one)

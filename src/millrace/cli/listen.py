@@ -14,7 +14,11 @@ from millrace.text import counted, parse_duration_ns
 from millrace.units import NS_PER_S
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
     from millrace.client.listener import Listener, ListenerOptions
+    from millrace.client.notices import Notice
 
 
 LED_BACK = "PULSE_SERVER points to the guest you are listening to, so this listener ignores it"
@@ -101,6 +105,7 @@ def listen(
     """
     from millrace.client.listener import Listener, ListenerOptions
     from millrace.client.microphone import make_microphone
+    from millrace.client.notices import unnoticed
     from millrace.client.outputs import make_output
     from millrace.clock.jitter import asked_of_daemon
 
@@ -116,9 +121,11 @@ def listen(
     )  # fmt: skip
     for_ns = parse_duration_ns(seconds, "--seconds", 0, SECONDS_MAX_NS, "s") if seconds else None
     _demand_new(to, overwrite)
-    listener = Listener(url, make_output(to, asked_of_daemon(latency), overwrite), options)
+    notes = [*([LED_BACK] if kept_out else []), *([] if quiet else _unheard(options, url))]
+    limit, notice = _Limit(for_ns), unnoticed if quiet else _noting(notes)
+    listener = Listener(url, make_output(to, asked_of_daemon(latency), overwrite), options, notice, limit.joined)
     try:
-        _hear(listener, for_ns, quiet, [*([LED_BACK] if kept_out else []), *([] if quiet else _unheard(options, url))])
+        _hear(listener, limit, quiet)
     except NoDevice as error:
         raise ConfigError(f"{error}{NO_OTHER if kept_out else ''}") from None
 
@@ -178,19 +185,23 @@ def _unheard(options: ListenerOptions, url: str) -> list[str]:
     return [one for one in told if one]
 
 
-def _hear(listener: Listener, for_ns: int | None, quiet: bool, notes: list[str]) -> None:
-    """Run the listener to its end, printing its events, and `notes` once it has joined."""
-    from millrace.cli.run import run
+def _noting(notes: list[str]) -> Notice:
+    """Prints the listener's events, and `notes` once it has joined."""
 
-    def told(kind: str, text: str) -> None:
+    def told(kind: str, text: str, /) -> None:
         if kind != "ended":
             warn(f"{kind}: {text}")
         while kind == "joined" and notes:
             warn(notes.pop(0))
 
-    if not quiet:
-        listener.on_event = told
-    interrupted = run(_listen(listener, for_ns))
+    return told
+
+
+def _hear(listener: Listener, limit: _Limit, quiet: bool) -> None:
+    """Run the listener to its end."""
+    from millrace.cli.run import run
+
+    interrupted = run(_listen(listener, limit))
     if not quiet:
         _sum_up(listener)
     if listener.ended:
@@ -216,23 +227,35 @@ def _token(path: Path | None) -> str:
     return read_token(path) if path else checked_token(os.environ.get("MILLRACE_TOKEN", ""), "MILLRACE_TOKEN")
 
 
-def _stop_after(listener: Listener, seconds: float) -> None:
-    """Stop it that long after it has joined; or after now, as long as it has not."""
-    import asyncio
+class _Limit:
+    """Stops a listener that long after it has joined; or after its start, as long as it has not. None: never."""
 
-    loop = asyncio.get_running_loop()
-    timer = loop.call_later(seconds, listener.stop)
+    def __init__(self, for_ns: int | None) -> None:
+        self._for_ns = for_ns
+        self._stop: Callable[[], None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    def joined(number: int) -> None:
-        nonlocal timer
-        if listener.connections == 1:
-            timer.cancel()
-            timer = loop.call_later(seconds, listener.stop)
+    def begin(self, stop: Callable[[], None]) -> None:
+        """The listener starts; `stop` stops it."""
+        self._stop = stop
+        self._restart()
 
-    listener.on_welcome = joined
+    def joined(self, number: int) -> None:
+        """It has joined; later times do not count."""
+        self._restart()
+        self._stop = None
+
+    def _restart(self) -> None:
+        import asyncio
+
+        if self._for_ns is None or self._stop is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._for_ns / NS_PER_S, self._stop)
 
 
-async def _listen(listener: Listener, for_ns: int | None) -> bool:
+async def _listen(listener: Listener, limit: _Limit) -> bool:
     """Listen until the end; returns whether a signal was that."""
 
     from millrace.cli.run import on_stop
@@ -244,7 +267,6 @@ async def _listen(listener: Listener, for_ns: int | None) -> bool:
         listener.stop()
 
     on_stop(interrupt)
-    if for_ns is not None:
-        _stop_after(listener, for_ns / NS_PER_S)
+    limit.begin(listener.stop)
     await listener.run()
     return bool(stops)

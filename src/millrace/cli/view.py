@@ -15,7 +15,10 @@ from millrace.text import counted, parse_choice, parse_duration_ns
 from millrace.units import NS_PER_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from millrace.client.listener import Listener
+    from millrace.client.notices import Notice
     from millrace.client.pictureoutputs import Shown
     from millrace.client.viewer import Viewer, ViewerOptions
 
@@ -182,15 +185,18 @@ async def _view(plan: _Plan) -> dict[str, Any]:
         interrupted.append(True)
         viewer.stop()
 
+    def told(kind: str, text: str, /) -> None:
+        if kind != "ended" and not plan.quiet:
+            warn(f"{kind}: {text}")
+
     shown = Shown(
-        plan.to, _title(plan.url), plan.full_screen, plan.sound != "off", ended, plan.share_clipboard, plan.overwrite
+        plan.to, _title(plan.url), plan.full_screen, plan.sound != "off", ended, plan.share_clipboard, plan.overwrite,
+        lambda path: told("file", str(path)),
+    )  # fmt: skip
+    listener = _listener(
+        plan, shown, lambda kind, text: told(f"sound, {kind}", text), lambda number: viewer.hear(number)
     )
-    listener = _listener(plan, shown)
-    viewer = Viewer(plan.url, shown.face, plan.options, listener)
-    if not plan.quiet:
-        viewer.on_event = lambda kind, text: warn(f"{kind}: {text}") if kind != "ended" else None
-        if shown.recording is not None:
-            shown.recording.on_file = lambda path: warn(f"file: {path}")
+    viewer = Viewer(plan.url, shown.face, plan.options, listener, told)
     on_stop(interrupt)
     shown.open(viewer)
     try:
@@ -238,7 +244,7 @@ def _title(url: str) -> str:
     return printable(unquote(urlsplit(url).path.strip("/")))
 
 
-def _listener(plan: _Plan, shown: Shown) -> Listener | None:
+def _listener(plan: _Plan, shown: Shown, on_event: Notice, on_welcome: Callable[[int], None]) -> Listener | None:
     """The listener for the sound, if there is to be one."""
     from dataclasses import fields
 
@@ -253,8 +259,8 @@ def _listener(plan: _Plan, shown: Shown) -> Listener | None:
     common = {field.name: getattr(plan.options, field.name) for field in fields(ListenerOptions)}
     options = ListenerOptions(**common | {"settings": plan.sound_settings})
     if shown.recording is not None:
-        return Listener(plan.url, RecordedSound(shown.recording), options)
-    return Listener(plan.url, make_output(where, asked_of_daemon(options.latency)), options)
+        return Listener(plan.url, RecordedSound(shown.recording), options, on_event, on_welcome)
+    return Listener(plan.url, make_output(where, asked_of_daemon(options.latency)), options, on_event, on_welcome)
 
 
 def _usual_sound(plan: _Plan) -> str:
@@ -276,7 +282,7 @@ async def _both(plan: _Plan, viewer: Viewer, listener: Listener | None) -> None:
     for_ns = plan.for_ns or (PNG_NS if plan.kind == "png" else None)
     if for_ns is not None:
         asyncio.get_running_loop().call_later(for_ns / NS_PER_S, viewer.stop)
-    hearing = asyncio.create_task(_hear(plan, viewer, listener)) if listener is not None else None
+    hearing = asyncio.create_task(_hear(listener)) if listener is not None else None
     try:
         await viewer.run()
     finally:
@@ -286,12 +292,7 @@ async def _both(plan: _Plan, viewer: Viewer, listener: Listener | None) -> None:
                 await hearing
 
 
-async def _hear(plan: _Plan, viewer: Viewer, listener: Listener) -> None:
-    def told(kind: str, text: str) -> None:
-        if not plan.quiet:
-            warn(f"sound, {kind}: {text}")
-
-    listener.on_event, listener.on_welcome = told, viewer.hear
+async def _hear(listener: Listener) -> None:
     try:
         await listener.run()
     except NoDevice as error:

@@ -103,9 +103,13 @@ class _Waiting:
 class Bus:
     """A connection to the daemon. Make one with `connect` and use it with `async with`."""
 
-    def __init__(self, path: Path, name: str, token: str, guest: str = "") -> None:
-        """`guest` is the guest whose own socket `path` is."""
-        self._guest = guest
+    def __init__(
+        self, path: Path, name: str, token: str, guest: str = "",
+        on_claim: Callable[[str, bool], None] = lambda name, have: None,
+        on_wait: Callable[[str, str], None] = lambda request, what: None,
+    ) -> None:  # fmt: skip
+        """`guest` is the guest whose own socket `path` is. For `on_claim` and `on_wait` see `connect`."""
+        self._guest, self.on_claim, self.on_wait = guest, on_claim, on_wait
         self._path, self._name, self._token = path, name, token
         self._wire = NativeWire(daemon=False, close_fd=os.close)
         self._serials = itertools.count(1)
@@ -122,10 +126,6 @@ class Bus:
         self._asking = asyncio.Lock()
         self.objects: dict[int, Object] = {}
         """The registry by object number; filled while `watch` runs."""
-        self.on_wait: Callable[[str, str], None] = lambda request, what: None
-        """Called when somebody must approve a request: its key, and what it is for."""
-        self.on_claim: Callable[[str, bool], None] = lambda name, have: None
-        """Called when a claimed name is acquired or lost."""
         self.you = ""
         self.rights: tuple[str, ...] = ()
         self.guests: tuple[str, ...] = ()
@@ -405,12 +405,17 @@ def _answers(runtime: Path) -> bool:
     return True
 
 
-def connect(path: str | Path | None = None, *, guest: str | None = None, name: str = "", token: str = "") -> Bus:
+def connect(
+    path: str | Path | None = None, *, guest: str | None = None, name: str = "", token: str = "",
+    on_claim: Callable[[str, bool], None] = lambda name, have: None,
+    on_wait: Callable[[str, str], None] = lambda request, what: None,
+) -> Bus:  # fmt: skip
     """A connection to this user's daemon, for use with `async with`.
 
     The socket is `path`, or else $MILLRACE_SOCKET, `guest`'s own socket, or the daemon's, in this order. `name` is
     shown to users. Entering raises NoDaemon (a PeerLost) if no daemon answers, GraphError if there is no
-    such guest, and RightsError if access is denied.
+    such guest, and RightsError if access is denied. `on_claim` is called when a claimed name is acquired (True) or
+    lost, `on_wait` when somebody must approve a request, with its key and what it is for.
     """
     from millrace.io.paths import NATIVE_SOCKET, runtime_dir
 
@@ -419,4 +424,5 @@ def connect(path: str | Path | None = None, *, guest: str | None = None, name: s
         where = Path(given)
     else:
         where = runtime_dir() / (f"{guest}/native" if guest else NATIVE_SOCKET)
-    return Bus(where, name or Path(sys.argv[0] or "python").name, token, "" if given else guest or "")
+    called = name or Path(sys.argv[0] or "python").name
+    return Bus(where, called, token, "" if given else guest or "", on_claim, on_wait)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from millrace.client.canvas import Canvas
+from millrace.client.clipboard import SharedClipboard
 from millrace.pixels.rects import Rect
 from millrace.units import MediaNs
 from millrace.wire.peer.pictures import CursorChanged, KeyboardHeld
@@ -13,6 +14,9 @@ from millrace.wire.peer.pictures import CursorChanged, KeyboardHeld
 
 class Face(Protocol):
     """Called by a viewer, in the loop. OutputLost from any of these ends the viewer."""
+
+    clipboard: SharedClipboard | None
+    """Shared with the machine; None: not at all."""
 
     def resized(self, canvas: Canvas) -> None:
         """The canvas has another size, and is black."""
@@ -37,6 +41,8 @@ class Face(Protocol):
 
 class Unseen:
     """Shows nothing."""
+
+    clipboard: SharedClipboard | None = None
 
     def resized(self, canvas: Canvas) -> None:
         """See `Face`."""

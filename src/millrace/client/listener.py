@@ -21,7 +21,7 @@ from millrace.client.blame import Verdict
 from millrace.client.dropouts import PULSE_NS, Dropouts
 from millrace.client.fileplayer import FilePlayer
 from millrace.client.micuplink import MicrophoneUplink
-from millrace.client.notices import NoticeLimiter
+from millrace.client.notices import Notice, NoticeLimiter, unnoticed
 from millrace.client.options import ListenerOptions
 from millrace.client.outputs import InLoop
 from millrace.clock.heard import HeardClock
@@ -29,11 +29,7 @@ from millrace.clock.jitter import PICTURE_FIRST, asked_of_daemon, profile_of
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import show_settings
 from millrace.dsp.convert import Samples
-from millrace.errors import (
-    ConfigError,
-    OutputLost,
-    PeerLost,
-)
+from millrace.errors import ConfigError, OutputLost, PeerLost
 from millrace.io.clock import now_ns
 from millrace.io.messages import MessageRunner
 from millrace.media.audio import AudioPacket
@@ -74,9 +70,11 @@ class Listener:
     """One listener of one guest."""
 
     def __init__(
-        self, url: str, output: ClockedOutput | FileOutput | PacketOutput, options: ListenerOptions | None = None
-    ) -> None:
-        self.url, self.output = url, output
+        self, url: str, output: ClockedOutput | FileOutput | PacketOutput, options: ListenerOptions | None = None,
+        on_event: Notice = unnoticed, on_welcome: Callable[[int], None] = lambda number: None,
+    ) -> None:  # fmt: skip
+        """`on_welcome` is called with its number whenever it is connected, before any sound is played."""
+        self.url, self.output, self.on_event, self.on_welcome = url, output, on_event, on_welcome
         self.options = options or ListenerOptions()
         if not endpoint.is_listeners(url):
             raise ConfigError(f"{quoted(url)}: listeners connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
@@ -85,7 +83,6 @@ class Listener:
         self.welcome: Welcome | None = None
         self.settings: dict[str, str | int | bool] = {}
         self.connections = 0
-        self.on_event: Callable[[str, str], None] = lambda kind, text: None
         self._lock = threading.Lock()
         self._playout: Playout | None = None
         self._clocked = cast(ClockedOutput, output) if hasattr(output, "start") else None
@@ -106,8 +103,6 @@ class Listener:
         self._wire: PeerClient | None = None
         self._runner: MessageRunner | None = None
         self._dialler = dialler.Dialler(url, self.options)
-        self.on_welcome: Callable[[int], None] = lambda number: None
-        """Called with its number whenever it is connected, before any sound is played."""
         self.ended = ""
         """Why the daemon has ended the session for good."""
         self.lost: PeerLost | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from millrace.clock.allowance import Allowance
 from millrace.io.clock import now_ns
@@ -13,13 +13,25 @@ INTERVAL_NS: HostNs = 100 * NS_PER_MS
 """The average interval. A burst of ten seconds' worth is allowed, as somebody may be turning a knob."""
 
 
+class Notice(Protocol):
+    """Called with what happens to a listener or viewer, for its user: its kind in one word, and a sentence."""
+
+    def __call__(self, kind: str, text: str, /) -> None:
+        """It has happened now."""
+        ...
+
+
+def unnoticed(kind: str, text: str) -> None:
+    """A `Notice` for whoever has no user."""
+
+
 class NoticeLimiter:
     """Drops messages beyond the limit, so that a server can't fill terminals and logs."""
 
     def __init__(self) -> None:
         self._allowance = Allowance()
 
-    def __call__(self, tell: Callable[[str, str], None], kind: str, text: str) -> None:
+    def __call__(self, tell: Notice, kind: str, text: str) -> None:
         """Show the message, shortened if too long, unless there were too many lately."""
         self._allowance.passed(now_ns())
         if self._allowance.take(INTERVAL_NS):

@@ -26,10 +26,11 @@ class Shown:
 
     def __init__(
         self, to: str, title: str, full_screen: bool, sound: bool, ended: Callable[[OutputLost | None], None],
-        share_clipboard: bool = True, replace: bool = True,
+        share_clipboard: bool = True, replace: bool = True, on_file: Callable[[Path], None] = lambda path: None,
     ) -> None:  # fmt: skip
-        """`replace`: a file that is there may be overwritten."""
+        """`replace`: a file that is there may be overwritten. For `on_file` see `Recording`."""
         self.to, self._sound, self._share_clipboard, self._replace = to, sound, share_clipboard, replace
+        self._on_file = on_file
         self.recording: Recording | None = None
         self._png: PngFile | None = None
         self._viewer: Viewer | None = None
@@ -63,7 +64,7 @@ class Shown:
     def _recording(self, path: Path) -> Face:
         from millrace.client.recording import Recording
 
-        self.recording = made = Recording(path, self._sound, self._daemon_ns, self._ended, self._replace)
+        self.recording = made = Recording(path, self._sound, self._daemon_ns, self._ended, self._replace, self._on_file)
         self._close = made.close
         return made
 

@@ -121,11 +121,14 @@ class Recording(Unseen):
 
     def __init__(
         self, path: Path, sound: bool, clock: Callable[[], HostNs], ended: Callable[[OutputLost], None],
-        replace: bool = True,
+        replace: bool = True, on_file: Callable[[Path], None] = lambda path: None,
     ) -> None:  # fmt: skip
-        """`replace`: a file that is there at first may be overwritten."""
+        """`replace`: a file that is there at first may be overwritten.
+
+        `on_file` is called with each file as it begins, in a thread.
+        """
         self.name, self._path, self._sound, self._replace = str(path), path, sound, replace
-        self._clock, self._ended = clock, ended
+        self._clock, self._ended, self._on_file = clock, ended, on_file
         self._pool = ThreadPoolExecutor(1, "recording")
         self._file: _File | None = None
         self._files = 0
@@ -138,8 +141,6 @@ class Recording(Unseen):
         self._failed = False
         self.files: list[Path] = []
         """The files so far: a new one for each size of the screen, and after each restart of the daemon."""
-        self.on_file: Callable[[Path], None] = lambda path: None
-        """Called with each file as it begins, in a thread."""
 
     # -- see `Face` ------------------------------------------------------------------------------
 
@@ -232,7 +233,7 @@ class Recording(Unseen):
                 open_output(path, self._replace and self._files == 1).close()
             self._file = _File(path, width, height, self._sound, at_ms)
             self.files.append(self._file.path)
-            self.on_file(self._file.path)
+            self._on_file(self._file.path)
         self._file.picture(picture, at_ms)
         self._last = picture
 

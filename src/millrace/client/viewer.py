@@ -7,7 +7,6 @@ await viewer.run()
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +15,10 @@ import aiohttp
 
 from millrace.client import dialler, endpoint
 from millrace.client.canvas import CODECS, FORMATS, Canvas, Decoder
-from millrace.client.clipboard import SharedClipboard
 from millrace.client.faces import Face
 from millrace.client.figures import Figures
 from millrace.client.incoming import Decoded, Incoming, Whole, is_quick
-from millrace.client.notices import NoticeLimiter
+from millrace.client.notices import Notice, NoticeLimiter, unnoticed
 from millrace.client.options import ListenerOptions
 from millrace.client.ownsound import NoSound, OwnSound
 from millrace.client.steps import Step, Undecodable, step_bytes
@@ -92,6 +90,7 @@ class Viewer:
         face: Face,
         options: ViewerOptions | None = None,
         sound: OwnSound | None = None,
+        on_event: Notice = unnoticed,
     ) -> None:
         if not endpoint.is_listeners(url):
             raise ConfigError(f"{quoted(url)}: viewers connect to ws://HOST:PORT/GUEST or wss://HOST:PORT/GUEST")
@@ -103,9 +102,9 @@ class Viewer:
         self.relative = False
         """The machine takes movements of the pointer, not positions."""
         self.connections = 0
-        self.clipboard: SharedClipboard | None = None
+        self.clipboard = face.clipboard
         """Shared with the machine; None: not at all."""
-        self.on_event: Callable[[str, str], None] = lambda kind, text: None
+        self.on_event = on_event
         self._sound: OwnSound = sound or NoSound()
         self._dialler = dialler.Dialler(url, self.options, (SCREEN_SUBPROTOCOL,), "/screen", "watch")
         self._notices = NoticeLimiter()

@@ -75,7 +75,7 @@ class Window:
         self._display: XDisplay | None = None
         self._pressed = Pressed(self._key, self._point, self._command)
         self._typing = WindowKeyboard(self._sdl, self._pressed, self._type, self._level_3)
-        self._clipboard = SharedClipboard(self._read_text, self._write_text, self._note) if share_clipboard else None
+        self.clipboard = SharedClipboard(self._read_text, self._write_text, self._note) if share_clipboard else None
 
     # -- opening and closing ---------------------------------------------------------------------
 
@@ -102,9 +102,8 @@ class Window:
         self._watch_events()
 
     def attach(self, viewer: Viewer) -> None:
-        """Keys and pointer go to this viewer, and what is copied."""
+        """Keys and pointer go to this viewer."""
         self._viewer = viewer
-        viewer.clipboard = self._clipboard
 
     def close(self) -> None:
         """Close the window."""
@@ -170,8 +169,8 @@ class Window:
             self._pressed.release()
             self._grab(False)
         self._mine, self._state = held.mine, "" if held.mine else f"{held.who or 'nobody'} has the keyboard"
-        if self._clipboard is not None:
-            self._clipboard.keyboard(held.mine)
+        if self.clipboard is not None:
+            self.clipboard.keyboard(held.mine)
         self._set_arrow()
         self._redraw_ghost()
         self._retitle()
@@ -331,8 +330,8 @@ class Window:
             self._button(event.button.button, kind == sdl2.SDL_MOUSEBUTTONDOWN, relative)
         elif kind == sdl2.SDL_MOUSEWHEEL:
             self._pressed.wheel(event.wheel.y, event.wheel.x, relative)
-        elif kind == sdl2.SDL_CLIPBOARDUPDATE and self._clipboard is not None:
-            self._clipboard.copied()
+        elif kind == sdl2.SDL_CLIPBOARDUPDATE and self.clipboard is not None:
+            self.clipboard.copied()
 
     def _button(self, number: int, down: bool, relative: bool) -> None:
         viewer = self._viewer
@@ -360,8 +359,8 @@ class Window:
     # -- the clipboard ---------------------------------------------------------------------------
 
     def _focus(self, focused: bool) -> None:
-        if self._clipboard is not None:
-            self._clipboard.focus(focused)
+        if self.clipboard is not None:
+            self.clipboard.focus(focused)
 
     # The binding makes bytes of the text, and loses the pointer by which it has to be freed.
     def _read_text(self) -> str:

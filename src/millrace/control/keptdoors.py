@@ -5,23 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
-from millrace.absent import nothing
 from millrace.control.store import StoredDoor
 from millrace.control.writer import StoreWriter
 from millrace.errors import GraphError, MillraceError
 from millrace.guest.guest import Guest
 from millrace.guest.home import Machine
 from millrace.guest.machines.address import DoorSpec, confined, parse_door
-from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.attached import AttachedMachine, DemandPlace, anywhere
 from millrace.guest.machines.whereabouts import Whereabouts, of_spec
 
 log = logging.getLogger("millrace.attach")
 CONFIG, STATE = "configuration", "state"
 """What opens a door at the next start: see `Machine.kept`."""
+
+
+class Attach(Protocol):
+    """Attaches a machine to a guest; `demand_place` raises GraphError if it may not be attached where it is found."""
+
+    def __call__(self, guest: Guest, spec: DoorSpec, demand_place: DemandPlace = anywhere) -> AttachedMachine:
+        """See `attach`."""
+        ...
 
 
 # A password that was typed or sent is nowhere but in memory, so the door that needs it is not kept; one in a file is
@@ -33,7 +41,7 @@ class KeptDoors:
     def __init__(
         self,
         keeper: StoreWriter,
-        attach: Callable[[Guest, DoorSpec], AttachedMachine],
+        attach: Attach,
         guests: Mapping[str, Guest],
     ) -> None:
         self._keeper, self._attach, self._guests = keeper, attach, guests
@@ -92,8 +100,7 @@ class KeptDoors:
         if not also and self._is_elsewhere(guest, of_spec(spec), spec.vm):
             raise _also_needed(spec)
         before = {machine: machine.spec for machine in guest.machines if isinstance(machine, AttachedMachine)}
-        machine = self._attach(guest, spec)
-        machine.demand_place = nothing if also else partial(self._demand_place, guest, machine)
+        machine = self._attach(guest, spec, anywhere if also else partial(self._demand_place, guest))
         spec = machine.spec
         try:
             if _listed(guest, spec):

@@ -32,7 +32,7 @@ from millrace.guest.guest import Common, Guest
 from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attach import attach
-from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.attached import AttachedMachine, DemandPlace, anywhere
 from millrace.guest.notfound import NotFound, missing_guest
 from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns, wall_ns, worked_ns
@@ -415,9 +415,9 @@ class Worker:
                     return
         verbs.set_level(guest, thing, gains, mute)
 
-    def attach(self, guest: Guest, spec: DoorSpec) -> AttachedMachine:
+    def attach(self, guest: Guest, spec: DoorSpec, demand_place: DemandPlace = anywhere) -> AttachedMachine:
         """Attach a machine to a guest, until the daemon stops."""
-        return attach(self.ids.take(), guest, spec)
+        return attach(self.ids.take(), guest, spec, demand_place)
 
     # The rows go first, as in every change. Rights to the guest end with it, in the same transaction: a token or a
     # rule that stayed behind would be valid for the next guest of that name. It leaves `guests` before anything of it

@@ -98,7 +98,7 @@ class ClipboardDoor(PlayingDoor):
         full: Callable[[], bool] = never,
     ) -> None:  # fmt: skip
         """`full` says whether the machine leaves unread what it was sent."""
-        wire.giving.full = full
+        wire.giving.open(full)
         self._screens, self._wire, self._door, self._wake = screens, wire, door, wake
         self._clipboard: MachineClipboard | None = None
 

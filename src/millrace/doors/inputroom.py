@@ -24,7 +24,7 @@ class InputRoom:
     """
 
     def __init__(self, full: Callable[[], bool] = never) -> None:
-        self.full = full
+        self._full = full
         self._left = AT_ONCE
         """Room for keys."""
         self._again, self._key = nothing, False
@@ -38,7 +38,7 @@ class InputRoom:
         return takes
 
     def _has(self, key: bool) -> bool:
-        return not self.full() and (self._left > 0 or not key)
+        return not self._full() and (self._left > 0 or not key)
 
     def used(self) -> None:
         """A key was pressed or released, with or without room."""
@@ -47,7 +47,7 @@ class InputRoom:
     @property
     def pacing(self) -> bool:
         """Whether `pace` must be called. A machine that is full reads no keys meanwhile."""
-        return self._left < AT_ONCE and not self.full()
+        return self._left < AT_ONCE and not self._full()
 
     def pace(self) -> None:
         """Time has passed: there is room for one more press or release."""
@@ -64,7 +64,11 @@ class InputRoom:
         again, self._again = self._again, nothing
         again()
 
+    def open(self, full: Callable[[], bool]) -> None:
+        """The machine is there again."""
+        self._full = full
+
     def close(self) -> None:
         """The machine is gone. `full` refers to its connection, which refers to this: a cycle (daemon/collector.py)."""
-        self.full = never
+        self._full = never
         self.end()

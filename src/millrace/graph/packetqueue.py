@@ -359,9 +359,10 @@ class PacketQueue:
         self._remove(lane)
 
     def close(self) -> None:
-        """The subscriber is gone."""
+        """The subscriber is gone. It is woken no more: it has this, a cycle (daemon/collector.py)."""
         for lane in list(self.lanes):
             self.leave(lane)
+        self.wake = nothing
 
     def _remove(self, lane: Lane) -> None:
         lane.clear()

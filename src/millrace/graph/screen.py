@@ -45,7 +45,7 @@ from millrace.graph.pictures import (
     touched,
     visible,
 )
-from millrace.graph.screenfacts import Found, ScreenFacts, ShownModes, withheld
+from millrace.graph.screenfacts import Found, ScreenFacts, ShownModes, none_unanswered, withheld
 from millrace.graph.seat import Seat, Watcher
 from millrace.pixels.convert import Convert, PixelFormat, Plane, Planes, convert
 from millrace.pixels.rects import Damage, Point, Rect, Size
@@ -243,16 +243,16 @@ class Screen:
 
     def __init__(
         self, key: str, source: ScreenSource, seat: Seat, budget: Budget, by: Convert = convert,
-        changed: Callable[[], None] = nothing,
+        changed: Callable[[], None] = nothing, unanswered: Callable[[], int] = none_unanswered,
     ) -> None:  # fmt: skip
-        """`changed` is called when the mode or the number of readers has changed."""
+        """`changed` is called when the mode or the number of readers has changed; `unanswered`: see `ScreenFacts`."""
         self.key, self.convert, self._changed = key, by, changed
         self.memory: Memory | None = None
         self.serial = 0
         self.painted_ns: HostNs = 0
         self.painted_pixels = 0
         """Pixels painted or moved since it was added."""
-        self.cursor, self.facts, self.lights = Cursor(), ScreenFacts(), Lights()
+        self.cursor, self.facts, self.lights = Cursor(), ScreenFacts(unanswered), Lights()
         self.relative = False
         """The machine has only a mouse: it takes movements of the pointer, and no positions."""
         self.characters = Characters.NONE

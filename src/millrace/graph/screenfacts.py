@@ -31,7 +31,8 @@ class Found(NamedTuple):
     evidence: Evidence
 
 
-def _none() -> int:
+def none_unanswered() -> int:
+    """Of a source that is asked nothing."""
     return 0
 
 
@@ -40,7 +41,8 @@ def _none() -> int:
 class ScreenFacts:
     """The counts of one screen. Times are those of painting."""
 
-    def __init__(self) -> None:
+    def __init__(self, unanswered: Callable[[], int] = none_unanswered) -> None:
+        """`unanswered`: the number of a question that the source has not answered yet; 0 if none."""
         self.modes = 0
         """How many the source has set."""
         self._modes: list[HostNs] = []
@@ -53,8 +55,7 @@ class ScreenFacts:
         self._told_untyped = False
         self._waited_ns: HostNs = 0
         """For the machine's layout, in vain; 0 once that is told."""
-        self.unanswered: Callable[[], int] = _none
-        """The number of a question that the source has not answered yet; 0 if none, or if it is asked none."""
+        self._asked = unanswered
         self._unanswered = self._unanswered_s = 0
 
     def mode(self, now_ns: HostNs) -> None:
@@ -91,7 +92,7 @@ class ScreenFacts:
         yield from self._lacks_keys()
         yield from self._answers_nothing()
         # Whoever answers nothing at all does not tell its layout either.
-        if self._waited_ns and not self.unanswered():
+        if self._waited_ns and not self._asked():
             yield Found("no layout", None, {"waited_ms": _ms(self._waited_ns)})
             self._waited_ns = 0
 
@@ -127,7 +128,7 @@ class ScreenFacts:
         return self._unanswered_s if self._unanswered_s >= SILENT_S else 0
 
     def _answers_nothing(self) -> Iterator[Found]:
-        before, self._unanswered = self._unanswered, self.unanswered()
+        before, self._unanswered = self._unanswered, self._asked()
         self._unanswered_s = self._unanswered_s + 1 if before and before == self._unanswered else 0
         if self._unanswered_s == SILENT_S:
             self._waited_ns = 0

@@ -13,6 +13,7 @@ from millrace.graph.guarded import GuardedClipboard, GuardedScreen
 from millrace.graph.model import Ids
 from millrace.graph.pictures import ScreenSource
 from millrace.graph.screen import Screen
+from millrace.graph.screenfacts import none_unanswered
 from millrace.graph.seat import Seat
 from millrace.pixels.convert import Convert, convert
 from millrace.symptoms import Report, Symptom
@@ -102,14 +103,16 @@ class Screens:
         """The one that is there for longest."""
         return next(iter(self._listed.values()), None)
 
-    def add(self, source: ScreenSource, label: str, door: str) -> Screen:
+    def add(
+        self, source: ScreenSource, label: str, door: str, unanswered: Callable[[], int] = none_unanswered
+    ) -> Screen:
         """A new screen that `source` paints; GraphError, and no screen, if there is no room."""
         if len(self._listed) >= SCREENS_MAX:
             raise GraphError(f"guest {self._guest} has {SCREENS_MAX} screens, the maximum; detach a machine")
         id_ = self._ids.take()
         key = f"screen/{id_}"
         guarded = GuardedScreen(source, partial(self._failed, door))
-        screen = Screen(key, guarded, self.seat, self._budget, self._by, lambda: self._tell(key))
+        screen = Screen(key, guarded, self.seat, self._budget, self._by, lambda: self._tell(key), unanswered)
         listed = self._listed[key] = Listed(id_, screen, printable(label, LABEL_MAX), door)
         self._changed("new", listed)
         return screen

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from millrace.absent import nothing
 from millrace.budget import VIEWERS, Account
 from millrace.errors import GraphError
 from millrace.graph.packetqueue import Lane, PacketQueue
@@ -141,8 +140,6 @@ class ViewerVideos:
     def close(self) -> None:
         """The viewer has left, or sees another screen."""
         self._queue.close()
-        # Whoever is woken has this: a cycle, which only a full collection would free (daemon/collector.py).
-        self._queue.wake = nothing
         self._videos, self._followed = {}, ()
 
     # -- what is sent ----------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class ClientConnection:
     `after` is called when bytes were taken or a deadline has passed; `ended` once, with the reason. All work is charged
     to `turns`. `may_wait` is asked whether so many bytes may wait for the peer to read them. `partial` is passed the
     size of what is still incomplete, or waits; it raises to end the connection if that is too much. A core that bounds
-    its own work in one step may be given large chunks.
+    its own work in one step may be given large chunks. `relieved` is called when it is no longer `congested`.
     """
 
     def __init__(
@@ -129,12 +129,12 @@ class ClientConnection:
         may_wait: Callable[[int], bool] = lambda size: True,
         partial: Callable[[int], None] = _free,
         chunk_bytes_max: int = CHUNK_BYTES_MAX,
+        relieved: Callable[[], None] = nothing,
     ) -> None:
         self._may_wait, self._partial = may_wait, partial
         self.closing, self.known = False, True
         self.watched = self._congested = False
-        self.relieved = nothing
-        """Called when it is `congested` no more."""
+        self._relieved = relieved
         self.unread_since_ns: HostNs = 0
         self._core, self._after, self._ended = core, after, ended
         self._why: Exception = Closed("the peer closed the connection")
@@ -238,7 +238,7 @@ class ClientConnection:
     def congested(self, now: bool) -> None:
         self._congested = now
         if not now:
-            self.relieved()
+            self._relieved()
 
     def receive(self, data: memoryview, now_ns: HostNs) -> int:
         """See `Connection`."""
@@ -314,7 +314,7 @@ class ClientConnection:
     # collection would free (daemon/collector.py).
     def _forget(self) -> None:
         self._after, self._ended, self._may_wait, self._partial = _not_served, _not_told, _all_may, _free
-        self.relieved = nothing
+        self._relieved = nothing
 
     def violated(self, error: RemoteProtocolError) -> None:
         """See `Connection`. Nothing to do: `ended` is called once the connection is closed."""

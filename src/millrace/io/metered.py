@@ -21,7 +21,7 @@ class Metered(asyncio.BufferedProtocol):
 
     def __init__(self, inner: asyncio.Protocol, turns: Turns) -> None:
         self._inner, self.turns = inner, turns
-        self.relieved: Callable[[], None] = nothing
+        self._relieved: Callable[[], None] = nothing
         """Called whenever the connection has room again after it was full."""
         self._transport: asyncio.Transport | None = None
         self._kept = b""
@@ -78,11 +78,15 @@ class Metered(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """See asyncio."""
         self._inner.resume_writing()
-        self.relieved()
+        self._relieved()
+
+    def when_relieved(self, then: Callable[[], None]) -> None:
+        """See the function."""
+        self._relieved = then
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
-        self._transport, self.relieved = None, nothing
+        self._transport, self._relieved = None, nothing
         self._inner.connection_lost(exc)
 
 
@@ -97,4 +101,4 @@ def when_relieved(transport: asyncio.Transport, then: Callable[[], None]) -> Non
     """Call `then` whenever this connection has room again after it was full, until it is lost."""
     protocol = transport.get_protocol()
     if isinstance(protocol, Metered):
-        protocol.relieved = then
+        protocol.when_relieved(then)

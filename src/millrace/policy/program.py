@@ -44,7 +44,7 @@ class Program:
         """Run forever; ends only when cancelled."""
         while True:
             try:
-                async with connect(self._path, name="millrace-policy") as bus:
+                async with connect(self._path, name="millrace-policy", on_claim=self._claimed) as bus:
                     await self._in(bus)
             except _Lost:
                 log.warning("another policy has taken over; waiting to take over again")
@@ -67,7 +67,6 @@ class Program:
     async def _session(self, bus: Bus) -> None:
         self._in_charge.clear()
         self._lost.clear()
-        bus.on_claim = self._claimed
         if not await bus.claim(NAME, self._replace):
             log.warning("%s", await self._held(bus))
             await self._wait_for_claim(bus)

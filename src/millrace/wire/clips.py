@@ -51,8 +51,7 @@ class ClipGiving:
     """The text that a machine is given next, or now: a step at a time, as its connection has room."""
 
     def __init__(self) -> None:
-        self.full: Callable[[], bool] = never
-        """Whether the machine leaves so much unread that it is to be sent nothing more."""
+        self._full: Callable[[], bool] = never
         self._text: ClipText | None = None
         self._steps: Iterator[None] = iter(())
 
@@ -64,7 +63,7 @@ class ClipGiving:
     @property
     def due(self) -> bool:
         """Whether a step can be taken."""
-        return self._text is not None and not self.full()
+        return self._text is not None and not self._full()
 
     def begin(self, text: ClipText, steps: Iterator[None]) -> None:
         """Hand over this text, by these steps, and nothing more of the one before."""
@@ -79,9 +78,13 @@ class ClipGiving:
         text, self._text, self._steps = self._text, None, iter(())
         return [] if text is None else [ClipGiven(text)]
 
+    def open(self, full: Callable[[], bool]) -> None:
+        """`full` says whether the machine leaves so much unread that it is to be sent nothing more."""
+        self._full = full
+
     def close(self) -> None:
         """The connection is over. `full` refers to it, and it to this: a cycle (daemon/collector.py)."""
-        self.full = never
+        self._full = never
         self.drop()
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
+from millrace.absent import nothing
 from millrace.budget import ENTRY_BYTES
 from millrace.doors.admission import Admission, permission_of
 from millrace.doors.pulse.clients import Client, Host, Recorder
 from millrace.doors.pulse.devicestates import DeviceUse, InUse
 from millrace.doors.pulse.formats import CommandError, no_such
 from millrace.doors.pulse.guestdevices import GuestDevices
-from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake
+from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake, unnoted
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import give, group_of_props
@@ -92,9 +93,14 @@ class PulseDoor:
     def _built_in(self) -> Iterator[Module]:
         """The modules that every guest has loaded from the start."""
         for name, text in BUILT_IN.items():
-            module = Module(self.graph.ids.take(), name, "", text, fixed=name == "module-native-protocol-unix")
-            module.undo = self.ends.get(name, module.undo)
-            yield module
+            yield self.new_module(name, "", text, fixed=name == "module-native-protocol-unix")
+
+    def new_module(
+        self, name: str, argument: str, description: str, greet: Callable[[Sink], None] = unnoted, fixed: bool = False
+    ) -> Module:
+        """A new module, which has made nothing yet."""
+        end = self.ends.get(name, nothing)
+        return Module(self.graph.ids.take(), name, argument, description, end=end, greet=greet, fixed=fixed)
 
     # -- lookups -------------------------------------------------------------------------
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from millrace.absent import nothing
 from millrace.doors.pulse.detached import detach_playback, resume_playback
 from millrace.doors.pulse.door import PulseDoor
-from millrace.doors.pulse.loaded import Feed, Module
+from millrace.doors.pulse.loaded import Feed, Module, unnoted
 from millrace.doors.pulse.loopback import Loopback, LoopbackState
 from millrace.doors.pulse.modkinds import KINDS
 from millrace.doors.pulse.samples import Sample
@@ -160,18 +161,17 @@ def _resume_module(door: PulseDoor, state: ModuleState, mixes: dict[int, Sink]) 
         Feed(mixes[one.start], mixes[one.target], None if one.matrix is None else one.matrix.array, one.recorded)
         for one in state.feeds
     ]
+    kind = KINDS.get(state.name)
     module = Module(
         state.index, state.name, state.argument, state.description, [mixes[id_] for id_ in state.mixes], feeds,
         masters=[mixes[id_] for id_ in state.masters], recorder=state.recorder, fixed=state.fixed,
+        end=door.ends.get(state.name, nothing),
+        greet=unnoted if kind is None or kind.greets is None else kind.greets(door, kind.args(state.argument)),
     )  # fmt: skip
-    module.undo = door.ends.get(module.name, module.undo)
     door.modules[module.index] = module
     if module.name == door.own_module.name:
         door.own_module = module
     door.account.hold(("module", module.index), state.held)
-    kind = KINDS.get(module.name)
-    if kind is not None and kind.greets is not None:
-        module.greet = kind.greets(door, kind.args(module.argument))
     for tone in state.tones:
         stream = door.graph.streams[tone.node]
         stream.feed = Sine(tone.frequency, door.graph.rate, tone.at)
@@ -179,6 +179,6 @@ def _resume_module(door: PulseDoor, state: ModuleState, mixes: dict[int, Sink]) 
         door.made_by[stream.id] = module
     if state.loopback is not None and module.recorder is not None:
         loop = Loopback(door, module, module.recorder[1])
-        module.undo = loop.end
+        module.loops.append(loop)
         door.made_by |= {state.loopback.tap: module, state.loopback.stream: module}
         loop.resume(state.loopback)

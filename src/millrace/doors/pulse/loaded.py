@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -24,6 +24,14 @@ class Feed(NamedTuple):
     recorded: bool
 
 
+class Loop(Protocol):
+    """What a module plays and records by itself."""
+
+    def end(self) -> None:
+        """The module is unloaded. Called once."""
+        ...
+
+
 BUILT_IN = {
     "module-native-protocol-unix": "Native protocol (UNIX sockets)",
     "module-stream-restore": "Automatically restore the volume/mute/device state of streams",
@@ -32,6 +40,10 @@ BUILT_IN = {
     "module-always-sink": "Always keeps at least one sink loaded even if it's a null one",
 }
 """Modules that every guest has from the start, by PulseAudio's names."""
+
+
+def unnoted(mix: Sink) -> None:
+    """For a module to which a new sink or source makes no difference."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,9 +64,10 @@ class Module:
     """For a module that records: the permission needed, and the subject that loaded it."""
     fixed: bool = False
     """Whether it is part of the guest and can't be unloaded."""
-    undo: Callable[[], None] = nothing
+    loops: list[Loop] = field(default_factory=list)
+    end: Callable[[], None] = nothing
     """Further clean-up when it is unloaded."""
-    greet: Callable[[Sink], None] = lambda mix: None
+    greet: Callable[[Sink], None] = unnoted
     """Called for every new sink or source."""
 
 
@@ -76,11 +89,13 @@ def listened_to(source: Sink) -> bool:
 
 
 # What depends on something goes before it. A removed sink passes its streams on to the default sink, so the module's
-# own streams must be gone first, or a tone would continue there. `undo` comes before all, as it belongs to the
-# objects made last.
+# own streams must be gone first, or a tone would continue there. Loops come before all, as they belong to the objects
+# made last.
 def unmake(graph: Graph, module: Module) -> None:
     """Remove everything a module created. Streams on its sinks move to the default sink."""
-    module.undo()
+    module.end()
+    for loop in module.loops:
+        loop.end()
     for stream in module.streams:
         graph.remove_stream(stream)
     for one in module.feeds:

@@ -169,7 +169,7 @@ def _source_of(loading: Loading, master: Sink, name: str, description: str) -> S
 
 
 # All that can be refused is refused before the streams are created. From then on the graph's observers may act on
-# them at any time, so `undo`, `masters` and `made_by` are set before `begin`: if it fails half-way, or one of its
+# them at any time, so `loops`, `masters` and `made_by` are set before `begin`: if it fails half-way, or one of its
 # streams is removed at once, unloading finds everything.
 def _loopback(loading: Loading) -> None:
     door, args = loading.door, loading.args
@@ -192,7 +192,7 @@ def _loopback(loading: Loading) -> None:
     stream.chosen = ("sink",) if args.text("sink") is not None else ()
     stream.pinned = DONT_MOVE if args.flag("sink_dont_move", False) else ""
     loop = Loopback(door, loading.module, loading.client.subject)
-    loading.module.undo = loop.end
+    loading.module.loops.append(loop)
     loading.module.masters = [source]
     door.made_by |= {tap.id: loading.module, stream.id: loading.module}
     loop.begin(tap, stream, source, sink, fmt, latency * NS_PER_MS, (as_props(heard), as_props(played)))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.door import MODULES_MAX
 from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of
-from millrace.doors.pulse.loaded import Module
+from millrace.doors.pulse.loaded import Module, unnoted
 from millrace.doors.pulse.loading import Loading
 from millrace.doors.pulse.modargs import wrong
 from millrace.doors.pulse.modkinds import KINDS, NOT_SERVED, Kind
@@ -50,13 +50,11 @@ def _loaded(client: PulseClient, name: str, text: str) -> Module:
     """Load a module. If it fails, remove what it has created so far."""
     door, kind = client.door, _kind(client, name)
     args = kind.args(text)
-    module = Module(door.graph.ids.take(), name, text, kind.description)
+    greet = unnoted if kind.greets is None else kind.greets(door, args)
+    module = door.new_module(name, text, kind.description, greet)
     door.loading += 1
     try:
         kind.make(Loading(client, args, module))
-        module.undo = door.ends.get(name, module.undo)
-        if kind.greets is not None:
-            module.greet = kind.greets(door, args)
         door.load(module)
     except REFUSALS:
         door.unmake(module)

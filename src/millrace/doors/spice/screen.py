@@ -60,7 +60,8 @@ class Controls:
 
     def connect(self, wire: SpiceInputs, wake: Callable[[], None], full: Callable[[], bool] = never) -> None:
         """The inputs channel is there; `full` says whether the server leaves unread what it was sent."""
-        self._wire, self._wake, self.room.full = wire, wake, full
+        self._wire, self._wake = wire, wake
+        self.room.open(full)
 
     def close(self) -> None:
         """The inputs channel is gone."""

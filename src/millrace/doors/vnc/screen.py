@@ -68,7 +68,7 @@ class VncScreen:
     ) -> None:  # fmt: skip
         """`full` says whether the server leaves unread what it was sent."""
         self.room = InputRoom(full)
-        wire.giving.full = full
+        wire.giving.open(full)
         self._screens, self._wire, self._door, self._wake = screens, wire, door, wake
         self.screen: Screen | None = None
         self._picture: Pixels = np.zeros((0, 0), "<u4")

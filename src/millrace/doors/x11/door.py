@@ -130,10 +130,9 @@ class X11Door(PlayingDoor):
     def _resize(self, size: Size, now_ns: HostNs) -> None:
         self._size = size
         if self.screen is None:
-            self.screen = self._screens.add(self, self._label, self._door)
-            self.screen.characters = Characters.ALL
             wire = self._wire
-            self.screen.facts.unanswered = lambda: wire.unanswered
+            self.screen = self._screens.add(self, self._label, self._door, lambda: wire.unanswered)
+            self.screen.characters = Characters.ALL
         picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
         mode, copied = Mode(size.width, size.height, size.width * PIXEL_BYTES), picture.nbytes
         try:

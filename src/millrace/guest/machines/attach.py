@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from millrace.errors import GraphError
-from millrace.guest.guest import Guest
+from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
-from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.attached import AttachedMachine, DemandPlace, anywhere
 
 DOORS_MAX = 64
 """Doors of one guest; each keeps retrying for as long as it exists."""
@@ -46,18 +46,19 @@ KINDS: dict[str, Callable[[], type[AttachedMachine]]] = {
 """Loaders by `DoorSpec.kind`."""
 
 
-def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
+def attach(id_: int, guest: Home, spec: DoorSpec, demand_place: DemandPlace = anywhere) -> AttachedMachine:
     """Start looking for a machine; GraphError if the guest already has that door and it is attached.
 
     An existing door that is not attached retries at once with the new settings. A SPICE or VNC door that was
-    displaced by another viewer thereby reconnects and displaces that viewer in turn.
+    displaced by another viewer thereby reconnects and displaces that viewer in turn. `demand_place` raises GraphError
+    if it may not be attached where it is found.
     """
     attached = (one for one in guest.machines if isinstance(one, AttachedMachine))
     # Several machines may share a bus, under one address. A connection that was handed over is new whatever it is
     # called: its descriptor may have belonged to one that has ended and is about to go.
     same = [other for other in attached if (other.spec.text, other.spec.vm) == (spec.text, spec.vm)]
     twin = same[0] if same and spec.connection is None else None
-    if twin is not None and twin.retake(spec):
+    if twin is not None and twin.retake(spec, demand_place):
         return twin
     if twin is not None:
         change = f"; to change its password file or CA, detach it first: `millrace detach {twin.key}`"
@@ -67,5 +68,5 @@ def attach(id_: int, guest: Guest, spec: DoorSpec) -> AttachedMachine:
         raise GraphError(f"guest {guest.name} has {DOORS_MAX} doors, the maximum; detach one")
     machine = KINDS[spec.kind]()(id_, guest, spec)
     guest.machine_changed("new", machine)
-    machine.start()
+    machine.start(demand_place)
     return machine

@@ -7,8 +7,8 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
-from millrace.absent import nothing
 from millrace.budget import CONNECTIONS, ENDED
 from millrace.doors.machine import MachineDoor
 from millrace.doors.pushed import PushedStream
@@ -25,6 +25,13 @@ RETRY_FIRST_S, RETRY_MAX_S = 0.25, 1.0
 SESSION_BYTES = 32 * 1024
 REAL_TIME_PERCENT = (99.0, 101.0)
 SLOW_TICK_PERCENT = (97.0, 99.5)
+
+
+DemandPlace: TypeAlias = Callable[["AttachedMachine"], None]
+
+
+def anywhere(machine: AttachedMachine) -> None:
+    """A `DemandPlace` for a machine that may be attached wherever it is."""
 
 
 class Displaced(PeerLost):
@@ -58,8 +65,7 @@ class AttachedMachine(ABC):
         """The doors of the current session."""
         self.place = of_spec(spec)
         """Where it is, by the address or by the newest connection."""
-        self.demand_place: Callable[[], None] = nothing
-        """Raises GraphError if it may not be attached there."""
+        self._demand_place: DemandPlace = anywhere
         self._losses = Losses()
         self._forgotten = False
         self._task: asyncio.Task[None] | None = None
@@ -80,8 +86,9 @@ class AttachedMachine(ABC):
         """The guest and the door, for the log."""
         return f"guest {self.guest.name}, {self.spec.text}"
 
-    def start(self) -> None:
-        """Start looking for the machine."""
+    def start(self, demand_place: DemandPlace = anywhere) -> None:
+        """Start looking for the machine. `demand_place` raises GraphError if it may not be attached where it is."""
+        self._demand_place = demand_place
         # In turns: many machines whose connections end together are looked for together.
         self._task = self.guest.turns.task(self._run, self.key)
 
@@ -113,7 +120,7 @@ class AttachedMachine(ABC):
             self._begin()
             try:
                 # Not to connect again and again to what is another guest's.
-                self.demand_place()
+                self._demand_place(self)
                 self._account = self.guest.admission.account({"itself": SESSION_BYTES})
                 await self._session()
             except (MillraceError, OSError, TimeoutError, EOFError) as error:
@@ -138,7 +145,7 @@ class AttachedMachine(ABC):
     def _reached(self, place: Whereabouts | None) -> None:
         """A connection is made: it is known where the machine is. GraphError if it may not be attached."""
         self.place = place
-        self.demand_place()
+        self._demand_place(self)
 
     # A session may consist of several connections and tasks, any of which may fail first. `ended` gets the first
     # failure, which is the one that is reported: the others usually follow from it.
@@ -241,7 +248,7 @@ class AttachedMachine(ABC):
         yield from [door.close for door in self.doors]
         self.doors.clear()
 
-    def retake(self, spec: DoorSpec) -> bool:
+    def retake(self, spec: DoorSpec, demand_place: DemandPlace) -> bool:
         """Attached again, perhaps with another password: retry at once. False if there is nothing to retry.
 
         A password or CA that is not given again keeps its value.
@@ -252,6 +259,7 @@ class AttachedMachine(ABC):
         if not (spec.password or spec.password_file):
             spec = replace(spec, password=before.password, password_file=before.password_file)
         self.spec = spec if spec.ca_file else replace(spec, ca_file=before.ca_file)
+        self._demand_place = demand_place
         # What was wrong before says nothing about the attempt that begins now.
         self._show("waiting", "")
         self._wanted.set()

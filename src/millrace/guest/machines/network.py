@@ -10,12 +10,13 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+from millrace.absent import nothing
 from millrace.clock.jitter import JitterProfile
 from millrace.doors.pushed import PROFILE, REMOTE_PROFILE
 from millrace.errors import ConfigError, LoginRefused, PasswordRefused, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec, read_password
-from millrace.guest.machines.attached import AttachedMachine
+from millrace.guest.machines.attached import AttachedMachine, DemandPlace
 from millrace.guest.machines.hold import Hold
 from millrace.guest.machines.whereabouts import of_connection, of_spec
 from millrace.io.client import CHUNK_BYTES_MAX, ClientConnection, Core, Mute
@@ -86,11 +87,11 @@ class NetworkMachine(AttachedMachine):
     async def _look(self) -> None:
         """PeerLost if the server is gone; does nothing where looking is no better than another attempt."""
 
-    def retake(self, spec: DoorSpec) -> bool:
+    def retake(self, spec: DoorSpec, demand_place: DemandPlace) -> bool:
         """See `AttachedMachine`."""
         self._displaced.drop()
         self._unwelcome.reset()
-        return super().retake(spec)
+        return super().retake(spec, demand_place)
 
     async def _probe(self, heard: Callable[[HostNs], None] = lambda now: None) -> ClientConnection:
         """A connection that sends nothing, so it displaces nobody; PeerLost if there is no server.
@@ -140,10 +141,12 @@ class NetworkMachine(AttachedMachine):
         after: Callable[[HostNs], None],
         ended: Callable[[Exception], None],
         chunk_bytes_max: int = CHUNK_BYTES_MAX,
+        relieved: Callable[[], None] = nothing,
     ) -> ClientConnection:
         """A connection of the session, charged to the guest."""
         may_wait, partial = self._may_wait(), self._partial()
-        return ClientConnection(core, after, ended, self.guest.turns, self.label, may_wait, partial, chunk_bytes_max)
+        turns, label = self.guest.turns, self.label
+        return ClientConnection(core, after, ended, turns, label, may_wait, partial, chunk_bytes_max, relieved)
 
     async def _open(self, connection: ClientConnection, tls: ssl.SSLContext | None) -> None:
         self.connections.append(connection)

@@ -110,8 +110,7 @@ class SpiceMachine(NetworkMachine):
             main_end.append(why)
             self._end(why)
 
-        connection = self._new_connection(main, after, main_ended)
-        connection.relieved = connection.wake
+        connection = self._new_connection(main, after, main_ended, relieved=lambda: connection.wake())
         await self._open(connection, tls)
         try:
             await self._until_ended()
@@ -223,7 +222,7 @@ class SpiceMachine(NetworkMachine):
         wire = SpiceInputs(self._number, self.password, spice_ticket, now_ns())
         again = partial(self._inputs, tls)
         connection = await self._picture(
-            "keyboard", wire, lambda now: self._lit(wire), self._controls.close, again, tls
+            "keyboard", wire, lambda now: self._lit(wire), self._controls.close, again, tls, self._paced.relieved
         )
         if connection not in self.connections:
             # It has ended before this had its turn: what is typed would wait there for ever.
@@ -234,13 +233,12 @@ class SpiceMachine(NetworkMachine):
             self._paced.go_on()
 
         self._controls.connect(wire, wake, lambda: connection.congested)
-        connection.relieved = self._paced.relieved
 
     # What a channel of the picture sends may be wrong, or too large for the guest. That costs this channel for a while
     # and leaves the sound alone. Any other end is that of the whole session, of which the sound's channels know too.
     async def _picture(
         self, what: str, wire: Core, after: Callable[[HostNs], None], failed: Callable[[], None], again: Reopen,
-        tls: ssl.SSLContext | None,
+        tls: ssl.SSLContext | None, relieved: Callable[[], None] = nothing,
     ) -> ClientConnection:  # fmt: skip
         """Connect a channel of the picture, and open it `again` if it has failed."""
 
@@ -255,7 +253,7 @@ class SpiceMachine(NetworkMachine):
             failed()
             self._again(what, again)
 
-        connection = self._new_connection(wire, after, ended)
+        connection = self._new_connection(wire, after, ended, relieved=relieved)
         await self._open(connection, tls)
         return connection
 

@@ -90,13 +90,11 @@ class VncMachine(NetworkMachine):
             door.receive(now)
             refit.look()
 
-        connection = self._new_connection(wire, after, self._end, PICTURE_CHUNK_BYTES)
-
         def relieved() -> None:
             paced.relieved()
             connection.wake()
 
-        connection.relieved = relieved
+        connection = self._new_connection(wire, after, self._end, PICTURE_CHUNK_BYTES, relieved)
         await self._open(connection, None)
         try:
             await self._until_ended()

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from millrace.absent import nothing
 from millrace.budget import WATCHERS
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.control.registry import parse_kinds
@@ -68,6 +69,11 @@ def _check_headers(request: web.Request) -> None:
 def _demand_websocket(request: web.Request) -> None:
     if request.headers.get("Upgrade", "").lower() != "websocket":
         raise web.HTTPUpgradeRequired(text=f"this is a WebSocket; {FORWARD}\n")
+
+
+def _cut(request: web.Request) -> Callable[[], None]:
+    """What aborts its connection."""
+    return nothing if request.transport is None else request.transport.abort
 
 
 def _no_command(request: web.Request) -> str:
@@ -235,9 +241,7 @@ class Web:
         # large messages in a separate task, whose failure goes unnoticed if the watcher has left meanwhile.
         websocket = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
         with closing(self._plane.budget_of(principal).open("watcher", {"itself": WATCHER_BYTES}, WATCHERS)) as account:
-            watcher = EventStream(self._plane, principal, wanted, account, turns)
-            if request.transport is not None:
-                watcher.cut = request.transport.abort
+            watcher = EventStream(self._plane, principal, wanted, account, turns, _cut(request))
             await self._serve(watcher, websocket, request)
         return websocket
 
@@ -248,9 +252,7 @@ class Web:
         turns = self._plane.turns_of(principal)
         websocket = WebSocket(turns, heartbeat=20.0, max_msg_size=WALL_MAX, compress=False, protocols=(SUBPROTOCOL,))
         with closing(self._plane.budget_of(principal).open("wall", {"itself": WATCHER_BYTES}, WATCHERS)):
-            wall = Wall(self._guests, principal, turns)
-            if request.transport is not None:
-                wall.cut = request.transport.abort
+            wall = Wall(self._guests, principal, turns, _cut(request))
             await self._serve(wall, websocket, request)
         return websocket
 

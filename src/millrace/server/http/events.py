@@ -122,12 +122,13 @@ class EventStream:
     """One watcher."""
 
     def __init__(
-        self, objects: Objects, principal: Principal, kinds: frozenset[str] | None, account: Account, turns: Turns
-    ) -> None:
+        self, objects: Objects, principal: Principal, kinds: frozenset[str] | None, account: Account, turns: Turns,
+        cut: Callable[[], None] = nothing,
+    ) -> None:  # fmt: skip
+        """`cut` aborts the connection, without a Close that nobody would read."""
         self.principal, self.kinds = principal, kinds
         self.encode: Encode = json_text
-        self.cut: Callable[[], None] = nothing
-        """Aborts the connection, without a Close that nobody would read."""
+        self._cut = cut
         self._objects = objects
         self._account, self._turns = account, turns
         self._waiting: deque[bytes] = deque()
@@ -153,7 +154,7 @@ class EventStream:
     def give_up(self) -> None:
         """See `Watcher`."""
         self._let_go()
-        self.cut()
+        self._cut()
 
     def _let_go(self) -> None:
         self._objects.unwatch(self)
@@ -182,7 +183,7 @@ class EventStream:
                 try:
                     asked = parsed(Measure, parse_json(message.data, "the message"))
                 except ConfigError:
-                    await hang_up(websocket, self.cut, WSCloseCode.INVALID_TEXT, UNKNOWN)
+                    await hang_up(websocket, self._cut, WSCloseCode.INVALID_TEXT, UNKNOWN)
                     break
                 self._objects.measure(self, asked.measure)
         finally:
@@ -195,7 +196,7 @@ class EventStream:
             await self._more.wait()
             self._more.clear()
             if self._ended:
-                await hang_up(websocket, self.cut, WSCloseCode.POLICY_VIOLATION, self._ended)
+                await hang_up(websocket, self._cut, WSCloseCode.POLICY_VIOLATION, self._ended)
                 return
             while self._waiting:
                 # The message being sent still counts against the budget: `send_str` may block until the peer reads.

@@ -80,10 +80,11 @@ class _Tile:
 class Wall:
     """One wall."""
 
-    def __init__(self, guests: LocalGuests, principal: Principal, turns: Turns) -> None:
-        self.principal = principal
-        self.cut: Callable[[], None] = nothing
-        """Aborts the connection, without a Close that nobody would read."""
+    def __init__(
+        self, guests: LocalGuests, principal: Principal, turns: Turns, cut: Callable[[], None] = nothing
+    ) -> None:
+        """`cut` aborts the connection, without a Close that nobody would read."""
+        self.principal, self._cut = principal, cut
         self._guests, self._turns = guests, turns
         self._tiles: dict[str, _Tile] = {}
         self._times = 0
@@ -106,7 +107,7 @@ class Wall:
         try:
             async for message in messages(websocket, self._turns):
                 if message.type is not WSMsgType.TEXT or not self._asked(message.data):
-                    await hang_up(websocket, self.cut, WSCloseCode.INVALID_TEXT, UNKNOWN)
+                    await hang_up(websocket, self._cut, WSCloseCode.INVALID_TEXT, UNKNOWN)
                     break
         finally:
             self._show([])
@@ -145,7 +146,7 @@ class Wall:
                 await self._send_one(websocket, name, seen)
                 await self._turns.turn()
             await self._rest()
-        await hang_up(websocket, self.cut, WSCloseCode.POLICY_VIOLATION, self._ended)
+        await hang_up(websocket, self._cut, WSCloseCode.POLICY_VIOLATION, self._ended)
 
     def _due(self) -> list[str]:
         """The guests to look at this time: those where something may have happened, and once a second all."""
