@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import msgspec
 import pytest
 
+from millrace.control.local import LocalPlane
 from millrace.control.plane import ControlPlane, Held, LocalGuests
 from millrace.control.plane import Session as Program
 from millrace.control.registry import Shown
@@ -226,8 +227,9 @@ def test_all_references_in_description_resolve(tmp_path: Path) -> None:
 
 def test_plane_exposes_nothing_of_its_worker(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
-        plane: ControlPlane = hall.plane
-        guests: LocalGuests = hall.plane
+        local = LocalPlane(hall.worker, PLACE)
+        plane: ControlPlane = local
+        guests: LocalGuests = local
         assert plane.names(OWNER) == [guest.name for guest in guests.visible(OWNER)] == ["alice", "bob"]
         inner = {
             id(one) for one in (hall.worker, *vars(hall.worker).values(), *vars(hall.worker.principal_turns).values())

@@ -6,10 +6,13 @@ import base64
 import json
 import struct
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import ValidationError, validate
 
 from millrace.codec.opus import OpusDecoder
 from millrace.codec.parameters import CodecParameters
@@ -25,7 +28,25 @@ from millrace.playout.decode import PacketDecoder
 from millrace.sim.rig import Rig
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_S, frames_to_ns
-from millrace.wire.peer.messages import FormatChanged, Hello, decode_from_listener, encode_message
+from millrace.wire.peer.messages import (
+    Bye,
+    Configure,
+    Configured,
+    Fault,
+    FormatChanged,
+    FromDaemon,
+    FromListener,
+    Hello,
+    Microphone,
+    Ping,
+    Pong,
+    Report,
+    Silence,
+    Trouble,
+    Welcome,
+    decode_from_listener,
+    encode_message,
+)
 from millrace.wire.peer.session import PeerClient, PeerServer
 from millrace.wire.peer.tracks import (
     SOUND_TRACK,
@@ -39,7 +60,7 @@ from millrace.wire.peer.tracks import (
 from millrace.wire.pulse.tagstruct import Spec
 
 BEFORE = json.loads((Path(__file__).parent / "peer_0_1.json").read_text())
-"""What both ends of version 0.1.0 said: the daemon half a second of a 997 Hz sine."""
+"""What both ends of version 0.1.0 said (the daemon half a second of a 997 Hz sine), and schemas of what they read."""
 HEADER_0_1 = struct.Struct("<BBHIQQ")
 
 
@@ -189,6 +210,32 @@ def test_daemon_of_0_1_accepts_this_listeners_hello() -> None:
     new, old = json.loads(encode_message(Hello(name="before", tracks=True))), json.loads(BEFORE["hello"])
     assert {name: new[name] for name in old} == old
     assert decode_from_listener(BEFORE["hello"]) == Hello(name="before")
+
+
+SETTINGS: dict[str, str | int | bool] = {"codec": "opus", "bitrate": 64_000, "vbr": True}
+SAID_TO_BOTH = [Silence(7), Ping(1), Pong(1, 2), Bye("it ends", False)]
+SAID_BY_DAEMON = [
+    Welcome(2, "default", "millrace", SETTINGS), FormatChanged(FORMAT), Configured(SETTINGS), Microphone(True, False),
+    Fault("rights", "no", True, "hear"), *SAID_TO_BOTH,
+]  # fmt: skip
+SAID_BY_LISTENER = [
+    Hello(name="a", settings={"codec": "s16"}, latency="low", sink="music", microphone=True, tracks=True),
+    Configure({"bitrate": "64k"}), FormatChanged(FORMAT), Trouble("underrun", "network", "late", -5, {"late_ms": 1.5}),
+    Report(1, 2, 3, 4, 5, "null", 6, -0.5, True, 7, {"path": -1}), *SAID_TO_BOTH,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "read"),
+    [(FromDaemon, SAID_BY_DAEMON, "FromDaemon"), (FromListener, SAID_BY_LISTENER, "FromListener")],
+)
+def test_messages_are_those_that_0_1_reads(kind: Any, said: list[Any], read: str) -> None:
+    """A field more is skipped; a message of another type ended the session."""
+    assert {type(message) for message in said} == set(get_args(kind)), "what is new is for those that asked for it"
+    for message in said:
+        validate(json.loads(encode_message(message)), BEFORE[read])
+    with pytest.raises(ValidationError):
+        validate({"type": "news"}, BEFORE[read])
 
 
 def test_timestamps_outside_sound_range_are_skipped() -> None:

@@ -11,8 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from millrace.control.local import LocalPlane
 from millrace.control.tokens import new_key
 from millrace.control.worker import Worker
@@ -21,6 +19,7 @@ from millrace.daemon.serving import Serving
 from millrace.daemon.stallwatch import Spent, StallWatch, moving
 from millrace.errors import ConfigError
 from millrace.guest.guest import Guest
+from millrace.guest.home import MachineView
 from millrace.guest.machines.address import DoorSpec
 from millrace.io.clock import now_ns, worked_ns
 from millrace.io.handover import Handover
@@ -109,7 +108,7 @@ class Daemon:
 
     # The descriptor belongs to the handover, which closes it whatever happens here. The machine gets a copy, and from
     # the moment it is attached the copy is the machine's to close.
-    def _take_connection(self, request: dict[str, Any], fd: int) -> dict[str, Any]:
+    def _take_connection(self, request: dict[str, Any], fd: int) -> MachineView:
         """Take over a QEMU connection that another program opened (`millrace attach qemu --p2p`)."""
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise ConfigError("fd is not a socket")
@@ -117,7 +116,7 @@ class Daemon:
         copy = socket.socket(fileno=os.dup(fd))
         try:
             machine = self.worker.attach(guest, DoorSpec("p2p", f"fd {copy.fileno()}", connection=copy))
-            return dict(msgspec.to_builtins(machine.view()))
+            return machine.view()
         except BaseException:
             copy.close()
             raise

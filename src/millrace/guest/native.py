@@ -40,7 +40,7 @@ from millrace.units import (
     ns_to_frames,
 )
 from millrace.wire.arguments import Arguments
-from millrace.wire.native.messages import Message, Notice, Reply
+from millrace.wire.native.messages import Begun, Message, Notice, Reply
 from millrace.wire.native.ring import Ring, ring_bytes
 
 STREAMS_MAX = 64
@@ -285,12 +285,10 @@ class NativeStreams:
         )
 
     @staticmethod
-    def _answer(id_: int, capacity: Frames, target: Frames, fmt: AudioFormat, mix: Sink) -> dict[str, Any]:
-        return {
-            "stream": id_, "capacity": capacity, "target": target, "frame_bytes": fmt.frame_bytes,
-            "bytes": ring_bytes(capacity, fmt.frame_bytes), "format": fmt.name, "rate": fmt.rate,
-            "positions": list(fmt.positions), "at": mix.key,
-        }  # fmt: skip
+    def _answer(id_: int, capacity: Frames, target: Frames, fmt: AudioFormat, mix: Sink) -> Begun:
+        frame_bytes, positions = fmt.frame_bytes, list(fmt.positions)
+        size = ring_bytes(capacity, frame_bytes)
+        return Begun(id_, capacity, target, frame_bytes, size, fmt.name, fmt.rate, positions, mix.key)
 
     # -- handing on ------------------------------------------------------------------------------
 

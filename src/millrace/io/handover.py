@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from millrace.errors import ConfigError, MillraceError
 from millrace.io.clock import now_ns
@@ -31,7 +32,7 @@ REQUEST_MAX = 4096
 FDS_MAX = 4
 TIMEOUT_S = 5.0
 WAITING_MAX = 64
-Take = Callable[[dict[str, Any], int], dict[str, Any]]
+Take = Callable[[dict[str, Any], int], msgspec.Struct]
 """(request, descriptor) to the answer. The descriptor is closed afterwards: to keep it, duplicate it."""
 
 
@@ -71,11 +72,11 @@ class Handover:
                 answer = self._answer(data, fds)
             # The requester may be gone; what it handed over stays.
             with contextlib.suppress(OSError):
-                sock.send(json.dumps(answer).encode() + b"\n")
+                sock.send(msgspec.json.encode(answer) + b"\n")
         finally:
             self._drop(sock)
 
-    def _answer(self, data: bytes, fds: list[int]) -> dict[str, Any]:
+    def _answer(self, data: bytes, fds: list[int]) -> msgspec.Struct | dict[str, str]:
         try:
             request = parse_json(data, "the request")
         except ConfigError:

@@ -131,6 +131,8 @@ class Begun(msgspec.Struct):
     format: str
     rate: Annotated[int, msgspec.Meta(ge=1, le=RATE_MAX)]
     positions: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_CHANNELS)]
+    at: str = ""
+    """The sink or source."""
 
 
 class Notice(msgspec.Struct):
