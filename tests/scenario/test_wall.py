@@ -111,7 +111,7 @@ def test_wall_shows_what_is_in_view_and_only_what_has_changed(tmp_path: Path) ->
             made["alice"].fill(Rect(0, 0, 640, 400), 90, now_ns())
             await seen.quiet(0.6)
             assert not made["alice"].screen.readers and len(made["bob"].screen.readers) == 1
-            assert not rig.daemon.worker.guests["bob"].viewers.sessions, "a wall is no viewer"
+            assert not rig.daemon.worker.guests["bob"].viewers.sessions, "a wall is not a viewer"
         async with asyncio.timeout(5):
             while made["bob"].screen.readers:
                 await asyncio.sleep(0.02)

@@ -381,6 +381,6 @@ def test_secret_goes_to_a_file_that_nobody_else_can_read(daemon: Daemon, tmp_pat
         os.umask(before)
     assert created == [0o600, 0o600] and path.read_text() == "mr_second\n"
     asked = len(daemon.asked)
-    with pytest.raises(ConfigError, match="is there already; --overwrite replaces it"):
+    with pytest.raises(ConfigError, match="already exists; --overwrite replaces it"):
         token.new(to=path)
     assert len(daemon.asked) == asked, "no token that nobody has seen"

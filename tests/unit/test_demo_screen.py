@@ -29,6 +29,6 @@ def test_clicks_are_left_out_of_the_measurement_of_the_tune() -> None:
 
 
 def test_the_demo_has_no_latency_of_a_file_nor_of_an_output_that_does_not_play() -> None:
-    assert _latency(0, "wav:demo.wav", False) == "none: wav:demo.wav has no moment of playback"
+    assert _latency(0, "wav:demo.wav", False) == "none: wav:demo.wav does not play in real time"
     assert _latency(0, "null:", True) == "not measured: null: was not playing then"
     assert _latency(29_600_000, "null:", True) == "30 ms from the guest's mix to the listener's output"

@@ -179,7 +179,7 @@ PACE = Pace(30, 30, 0, 30, None, 1_000_000, 3, 5, 2, False)
     ({"sent": 9, "skipped": 21, "encode_ms": 90}, "encoding takes 90 ms a picture"),
     ({"sent": 9, "skipped": 21, "viewer_ms": 80, "line_rate": 9_000_000}, "the viewer takes 80 ms to decode and draw"),
     ({"sent": 9, "skipped": 21, "rtt_ms": 300}, "acknowledgements take 300 ms"),
-    ({"sent": 9, "skipped": 21}, "the daemon or the viewer gets to run too seldom"),
+    ({"sent": 9, "skipped": 21}, "the daemon or the viewer is scheduled too seldom"),
 ])  # fmt: skip
 def test_reason_for_the_number_of_pictures(changes: dict[str, Any], told: str) -> None:
     assert why(PACE._replace(**changes)).startswith(told)

@@ -275,7 +275,7 @@ def test_no_output_is_made_through_a_link_or_over_a_file_unasked(kind: str, tmp_
             made.open(48_000, default_map(2))
             made.close()
 
-    for path, said in ((link, "is a link to a file that is not there"), (there, "is there already; --overwrite")):
+    for path, said in ((link, "is a link to a file that does not exist"), (there, "already exists; --overwrite")):
         with pytest.raises(ConfigError, match=said):
             opened(path, False)
     assert not victim.exists() and there.read_bytes() == b"mine"

@@ -147,7 +147,7 @@ def test_text_of_the_machine_is_requested() -> None:
     one.client.clipboard.send_clip_request()
     one.wire.send_error(one.news()[0], "org.freedesktop.DBus.Error.Failed", "no data")
     one.pump()
-    assert one.events() == [ClipSupplied(refused="the machine does not hand over its text")]
+    assert one.events() == [ClipSupplied(refused="the machine does not provide its text")]
 
 
 def test_our_text_is_offered_with_a_newer_serial_and_handed_over_when_it_is_requested() -> None:

@@ -104,7 +104,7 @@ def test_descriptor_of_no_memory_is_refused() -> None:
     hear, ring = os.pipe()
     rig.console.scanout_map(hear, 8, 8, 32)
     rig.step((hear,))
-    assert "no memory" in rig.door.trouble
+    assert "not memory" in rig.door.trouble
     os.close(hear)
     os.close(ring)
     one = os.open(__file__, os.O_RDONLY)

@@ -127,7 +127,7 @@ def test_walls_share_one_thumbnail_and_get_it_as_a_patch_or_whole() -> None:
     assert (first.serial, first.size, first.still.at) == (1, Size(320, 180), WHOLE)
     assert place.after(1) is None and not place.threads.work, "nothing was painted"
     place.painter.point(5, 5)
-    assert place.after(1) is None, "the pointer is no part of it"
+    assert place.after(1) is None, "the pointer is not part of it"
     place.painter.fill(Rect(50, 50, 20, 10), 10, place.desk.now_ns)
     patch = place.after(1)
     assert patch is not None and patch.serial == 2 and patch.still.at == Rect(12, 12, 6, 3)

@@ -112,8 +112,7 @@ def test_a_file_that_is_there_is_only_overwritten_on_request(tmp_path: Path, pla
             to = f"wav:{there}" if words[0] == "listen" else f"{kind}{there}"
             refused = CliRunner().invoke(app, [*words, to]).exception
             assert (
-                isinstance(refused, ConfigError)
-                and str(refused) == f"{there} is there already; --overwrite replaces it"
+                isinstance(refused, ConfigError) and str(refused) == f"{there} already exists; --overwrite replaces it"
             )
         assert not plans and there.read_bytes() == b"mine"
         CliRunner().invoke(app, ["view", "--to", f"{kind}{there}", "--overwrite"])

@@ -232,7 +232,7 @@ def test_formats_that_are_not_understood_are_ignored() -> None:
     assert read(cuts, struct.pack(">I", NOTIFY | 2)) == (ClipOffered(False), b"")
     assert read(cuts, struct.pack(">I", REQUEST | 3)) == (ClipWanted(), b"")
     assert read(cuts, struct.pack(">I", PROVIDE | TEXT) + provided(b"\xff\0"))[0] == ClipSupplied(
-        refused="what is on the clipboard is no text in UTF-8"
+        refused="the clipboard holds no valid UTF-8 text"
     )
     for event in (ClipOffered(True, words("secret")), ClipSupplied(words("secret"))):
         assert "secret" not in repr(event)

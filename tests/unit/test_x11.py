@@ -190,7 +190,7 @@ def test_cursor_is_asked_for_when_it_changed() -> None:
         ([struct.pack("<BxHHH", 1, 11, 0, 65_535)], "at most"),
         ([xserver.setup(), xserver.reply(1)], "no extension DAMAGE"),
         ([xserver.setup(), *xserver.extensions((1, 1))], "too old"),
-        ([xserver.setup(), xserver.reply(77)], "answer to nothing"),
+        ([xserver.setup(), xserver.reply(77)], "reply to no request"),
         ([xserver.setup(), xserver.error(2)], "refused"),
         ([xserver.setup(), struct.pack("<BBHI24x", 1, 0, 1, 1 << 28)], "at most"),
         ([xserver.setup(), *xserver.extensions(), HUGE_CURSOR], "cursor of 65535"),

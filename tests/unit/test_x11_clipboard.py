@@ -153,7 +153,7 @@ def test_old_program_has_latin_1_and_a_picture_is_no_text() -> None:
     hall.pastes()
     hall.says(xserver.converted(FETCH + 1, 0), xserver.converted(FETCH + 1, 0))
     hall.run()
-    assert hall.remote.clips[1:] == [clip(1, b"what is on the machine's clipboard is no text", True)]
+    assert hall.remote.clips[1:] == [clip(1, b"the machine's clipboard holds no text", True)]
 
 
 @pytest.mark.parametrize("pieces", [False, True])

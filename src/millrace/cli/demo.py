@@ -194,7 +194,7 @@ def _measure(where: Path, heard: Listener, clocked: Listener, latency_ns: int, b
 
 def _latency(latency_ns: int, output: str, plays: bool) -> str:
     if not plays:
-        return f"none: {output} has no moment of playback"
+        return f"none: {output} does not play in real time"
     if not latency_ns:
         return f"not measured: {output} was not playing then"
     return f"{latency_ns / 1e6:.0f} ms from the guest's mix to the listener's output"

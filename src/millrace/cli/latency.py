@@ -59,7 +59,7 @@ def latency(
         say(
             f"{stream}: nobody hears it"
             if heard
-            else f"{stream}: no viewer has drawn a picture that was painted since it came"
+            else f"{stream}: no viewer has drawn a picture that was painted since it joined"
         )
 
 

@@ -34,10 +34,10 @@ from millrace.cli.run import main_of
 from millrace.version import __version__
 
 app = App(
-    "millrace serve                          # the daemon; it prints how to go on",
+    "millrace serve                          # the daemon; it prints what to do next",
     "millrace listen                         # hear its guest `default`",
     "millrace view                           # see and use its screen",
-    "millrace ls                             # what plays, under which number",
+    "millrace ls                             # what is playing, with its number",
     "millrace set stream/5 volume=50%        # change it",
     "millrace explain stream/5               # why it sounds as it does",
     "millrace attach qemu --qmp /tmp/vm.qmp  # a virtual machine",

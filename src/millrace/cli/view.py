@@ -233,7 +233,7 @@ def _judge(plan: _Plan, shown: Shown, viewer: Viewer, interrupted: bool) -> None
         came = "only part of a picture" if viewer.figures.pictures else "no picture"
         within_s = (plan.for_ns or PNG_NS) / NS_PER_S
         why = viewer.trouble or "`millrace ls` shows the guest's screens"
-        raise GraphError(f"nothing was written: {came} came within {within_s:g} s; {why}")
+        raise GraphError(f"nothing was written: {came} arrived within {within_s:g} s; {why}")
 
 
 def _title(url: str) -> str:

@@ -73,7 +73,7 @@ class ViewerOptions(ListenerOptions):
     keyboard: bool = False
     """Take the keyboard if nobody has it."""
     wait_for_screen: bool = True
-    """Whether a guest without a screen is no error, since it may get one."""
+    """Whether to wait for a screen if the guest has none, instead of failing."""
 
     def __post_init__(self) -> None:
         """See `ListenerOptions`."""

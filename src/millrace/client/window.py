@@ -91,7 +91,7 @@ class Window:
         if sdl2.SDL_Init(sdl2.SDL_INIT_VIDEO):
             raise ConfigError(f"no window can be opened here ({self._error()}); write a file with --to")
         if sdl2.SDL_GetCurrentVideoDriver() in UNSEEN and "SDL_VIDEODRIVER" not in os.environ:
-            raise ConfigError("no window can be opened here (DISPLAY names none); write a file with --to")
+            raise ConfigError("no window can be opened here (DISPLAY is not set); write a file with --to")
         sdl2.SDL_EnableScreenSaver()
         sdl2.SDL_StartTextInput()
         flags = sdl2.SDL_WINDOW_RESIZABLE | (sdl2.SDL_WINDOW_FULLSCREEN_DESKTOP if self._full else 0)
@@ -119,7 +119,7 @@ class Window:
 
     def _error(self) -> str:
         found: bytes = self._sdl.SDL_GetError()
-        return found.decode(errors="replace") or "SDL says no more"
+        return found.decode(errors="replace") or "SDL gives no reason"
 
     def _named(self) -> bytes:
         return " – ".join(part for part in (self._title, self._state, self._why) if part).encode()

@@ -35,7 +35,7 @@ _LOCK_WITHIN, _USUAL, _SMALLER = 25e-6, 750e-6, 400e-6
 # packet that is late proves nothing.
 _STEP = 1.0 * NS_PER_MS
 _STEP_UP_BUCKETS = 8
-# Several steps in one direction, each soon after the one before, are no steps of the edge: either a queue fills or
+# Several steps in one direction, each soon after the one before, are not steps of the edge: either a queue fills or
 # drains, or the rate was wrong. It is measured again, and stays what it was until then.
 _STEPS_MAX = 4
 _STEPS_WITHIN = 20.0 * NS_PER_S

@@ -15,7 +15,7 @@ Point = tuple[float, float]
 
 
 # A point is popped while it lies on or above the line from its predecessor to the new point: comparing the cross
-# products rather than two slopes needs no division, so equal first coordinates are no special case.
+# products rather than two slopes needs no division, so equal first coordinates need no special case.
 def lower_hull(points: Sequence[Point]) -> list[Point]:
     """The lower convex hull of points sorted by their first coordinate (Andrew's monotone chain)."""
     hull: list[Point] = []

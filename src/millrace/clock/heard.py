@@ -8,7 +8,7 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs, MediaNs
 
 WINDOW_NS: HostNs = 2 * NS_PER_S
 JUMP_NS: HostNs = 30 * NS_PER_MS
-"""An age that differs by more is no late pull but another delay: what was measured before no longer counts."""
+"""An age that differs by more is not a late pull but another delay: what was measured before no longer counts."""
 PAUSE_NS: HostNs = 3 * NS_PER_S
 """A pause of the sound up to this long is still sound: pictures would jump at each end of it. After that, nothing is
 being heard."""

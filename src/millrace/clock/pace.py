@@ -83,7 +83,7 @@ class RateController:
             # Lost sound is made up when this packet arrives, one packet later than the lost one should have arrived.
             self.jitter.add(late + length_ns)
         # While this machine was stalled, packets waited here and not in the network. Lateness that such a stall
-        # explains is no jitter, and must not raise the latency for good.
+        # explains is not jitter, and must not raise the latency for good.
         own_stall = self._stall_ns if now_ns - self._stalled_ns < _STALL_MEMORY_NS else 0.0
         if late > own_stall + _STALL_MIN_NS or own_stall == 0.0:
             self.jitter.add(late)

@@ -241,7 +241,7 @@ def _door(door: object, vm: object, password_file: object, ca_file: object, conf
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not text")
     return value
 
 

@@ -131,7 +131,7 @@ class Access:
         raise RightsError("the token is wrong, expired or revoked")
 
     def admit(self, given: str, address: str) -> Principal:
-        """The principal of a token or session; RightsError if it is wrong. An ended session is no guess."""
+        """The principal of a token or session; RightsError if it is wrong. An ended session is not a guess."""
         known = self.by_session(given)
         if known is None and is_session(given) and self.find(digest_of(given)) is None:
             raise RightsError("this browser's session has ended; sign in again")
@@ -329,7 +329,7 @@ def _tried(saving: asyncio.Task[None]) -> None:
     """The store has told its own errors, and that it stops."""
     error = None if saving.cancelled() else saving.exception()
     if error is not None and not isinstance(error, NotSaved):
-        log.error("what was signed out is not stored", exc_info=error)
+        log.error("sign-outs could not be stored", exc_info=error)
 
 
 def token_view(token: Token) -> TokenView:

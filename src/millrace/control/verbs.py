@@ -38,7 +38,7 @@ class Found(NamedTuple):
 
     @property
     def node(self) -> Stream | Sink:
-        """The stream or sink; NotFound for a listener or viewer, which are no graph nodes."""
+        """The stream or sink; NotFound for a listener or viewer, which are not graph nodes."""
         if isinstance(self.thing, Stream | Sink):
             return self.thing
         raise missing(self.key)

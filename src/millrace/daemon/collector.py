@@ -59,7 +59,7 @@ def collect() -> None:
     gc.unfreeze()
     freed = gc.collect()
     gc.freeze()
-    log.info("looked for garbage for %.0f ms: %d objects freed", 1000 * (time.monotonic() - began), freed)
+    log.info("garbage collection took %.0f ms: %d objects freed", 1000 * (time.monotonic() - began), freed)
 
 
 async def keep_calm(quiet: Callable[[], bool], resident: Callable[[], int] = resident_bytes) -> None:

@@ -78,7 +78,7 @@ class Serving:
         await self.serve(application, *bound, tls=tls)
         port = bound[-1].getsockname()[1]
         everywhere = host in ("", "::", "0.0.0.0")
-        # A wildcard address is for binding; it is no address to connect to.
+        # A wildcard address is for binding; it is not an address to connect to.
         self.address = show_address("127.0.0.1" if everywhere else host, port)
         self.outward = show_address(found, port) if everywhere and (found := outward_address()) else ""
 

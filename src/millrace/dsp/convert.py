@@ -184,8 +184,8 @@ def _signed(data: Buffer, dtype: str) -> NDArray[np.signedinteger[Any]]:
     return signed
 
 
-# In float64: 2³¹ − 1 is no float32, so a limit of that size would round up to 2³¹, which overflows to the most negative
-# integer.
+# In float64: 2³¹ − 1 is not a float32, so a limit of that size would round up to 2³¹, which overflows to the most
+# negative integer.
 def _rounded(samples: Samples, bits: int) -> NDArray[np.int64]:
     """Round to `bits`-bit integers, clipped to their range."""
     scale = 2.0 ** (bits - 1)

@@ -88,7 +88,7 @@ class ViewerClip:
         self._waits_since_ns = self._waits_since_ns or now_ns
         if now_ns - self._waits_since_ns >= FETCH_NS:
             self._clipboard.give_up(self)
-            self.clip_refused("the machine does not hand over its text; the program that has it may be stopped")
+            self.clip_refused("the machine does not provide its text; the program that has it may be stopped")
 
     # -- from the viewer -------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from millrace.wire.keys import SHIFT
 from millrace.wire.peer.pictures import SIDE_MAX, TEXT_MAX, Key, Pointer, SizeWish, Text
 
 WHEEL = 0b110011000
-"""Notches of the wheel, which are no buttons that can be held."""
+"""Notches of the wheel, which are not buttons that can be held."""
 
 AT_ONCE = 16
 """The characters that are typed at once. A longer text is typed in turns."""
@@ -288,7 +288,7 @@ def check_room(screen: Screen, size: Size) -> None:
         needed = (2 * PIXEL_BYTES * pixels + work) / MIB
         raise BudgetError(
             f"a screen of {size.width} × {size.height} takes {needed:.0f} MiB to show, and {budget.whose} holds"
-            f" {budget.held / MIB:.0f} of the {budget.limit / MIB:.0f} MiB that it may hold: wish for a smaller one, or"
+            f" {budget.held / MIB:.0f} of the {budget.limit / MIB:.0f} MiB that it may hold: ask for a smaller one, or"
             " raise its `memory`"
         )
 

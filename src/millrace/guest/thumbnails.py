@@ -1,7 +1,7 @@
 """Small pictures of a guest's screen, for walls of many guests: made once for all walls, and only if something changed.
 
-A wall is no viewer: a viewer's connection is kept alive and measured, and its encoder makes whatever it sends exact in
-the end, which for a hundred guests is most of the cost. A thumbnail needs none of that.
+A wall is not a viewer: a viewer's connection is kept alive and measured, and its encoder makes whatever it sends exact
+in the end, which for a hundred guests is most of the cost. A thumbnail needs none of that.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Thumbnails:
     def _begin(self, reader: Reader) -> None:
         picture, wanted = reader.take(self._clock()), self._wanted
         if picture is not None and not picture.damage and not picture.moves:
-            # The pointer is no part of it.
+            # The pointer is not part of it.
             picture.release()
             picture = None
         if picture is None and not wanted:
@@ -182,7 +182,7 @@ class Thumbnails:
             return
         if first or made.patch is not None:
             self._serial += 1
-            # The first one is no change of the one before, which was of another screen or size.
+            # The first one is not a change of the one before, which was of another screen or size.
             patch = None if first else made.patch
             self._patch = None if patch is None else Thumbnail(self._serial, work.size, patch)
             self._whole = None

@@ -58,7 +58,7 @@ AHEAD_NS, BEHIND_NS, SKEWED = -125 * NS_PER_MS, 125 * NS_PER_MS, 5
 """How much earlier or later than its sound a picture may be seen, and how many in a row are trouble. People notice
 sound that is 125 ms late (ITU-R BT.1359)."""
 IMPOSSIBLE_NS = 250 * NS_PER_MS
-"""Times of a viewer that are so far off are no inaccuracy of its idea of our clock."""
+"""Times of a viewer that are this far off are more than an inaccurate idea of our clock."""
 KEYS_MIN, NO_REACTION_NS = 3, 3 * NS_PER_S
 ON_WAY_MAX = 64
 

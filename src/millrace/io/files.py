@@ -67,7 +67,7 @@ def open_output(path: Path, replace: bool) -> FileIO:
         file = _file(os.open(path, flags))
     except FileNotFoundError as error:
         if path.is_symlink():
-            raise ConfigError(f"{path} is a link to a file that is not there; --overwrite makes that") from None
+            raise ConfigError(f"{path} is a link to a file that does not exist; --overwrite creates it") from None
         raise ConfigError(f"{path}: {error.strerror}") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
@@ -79,7 +79,7 @@ def open_output(path: Path, replace: bool) -> FileIO:
 
 def there_already(path: Path | str) -> ConfigError:
     """What is there is not replaced unasked."""
-    return ConfigError(f"{path} is there already; --overwrite replaces it")
+    return ConfigError(f"{path} already exists; --overwrite replaces it")
 
 
 def _file(descriptor: int) -> FileIO:

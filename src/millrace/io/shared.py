@@ -69,7 +69,7 @@ class Bell:
     # A pipe is used as a flag, not as a count: one that is full has a wake-up in it that was not read yet, and one is
     # enough, because the side that wakes looks at the ring buffer and not at the number of bytes.
     def ring(self) -> None:
-        """Wake the other side. It is no error if that is gone, or has not read earlier wake-ups."""
+        """Wake the other side. It is not an error if that is gone, or has not read earlier wake-ups."""
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._ring_fd, b"\1")
 

@@ -38,7 +38,7 @@ class SharedPicture:
 
 
 def shared_picture(fd: int) -> SharedPicture | None:
-    """The memory behind `fd`, which this owns from now on; None, with the descriptor closed, if it is no memory.
+    """The memory behind `fd`, which this owns from now on; None, with the descriptor closed, if it is not memory.
 
     Reading a file system that never answers would block the daemon; only memfds have seals to ask for.
     """

@@ -100,7 +100,7 @@ class FlashFace(Unseen):
     def latencies(self) -> list[HostNs]:
         """From painting to first drawing, on this machine's clock: meaningful on the machine that paints.
 
-        What is drawn again, sharper, is no other picture.
+        What is drawn again, sharper, is not another picture.
         """
         first: dict[int, HostNs] = {}
         for stamp, when in self.seen:

@@ -76,7 +76,7 @@ class ClipReader:
         """Memory of what was taken."""
 
     def add(self, data: bytes | bytearray | memoryview, last: bool) -> None:
-        """The next bytes of it; ConfigError, a sentence for whoever pastes it, if it is no text."""
+        """The next bytes of it; ConfigError, a sentence for whoever pastes it, if it is not text."""
         self._raw += data
         whole = len(self._raw) - len(self._raw) % self._at_once
         for at in range(0, whole, self._at_once):
@@ -90,7 +90,7 @@ class ClipReader:
         try:
             text = self._end + self._decoder.decode(data, last)
         except UnicodeDecodeError:
-            raise ConfigError(f"what is on the clipboard is no text in {self._encoding.upper()}") from None
+            raise ConfigError(f"the clipboard holds no valid {self._encoding.upper()} text") from None
         self._end = "\r" if text.endswith("\r") and not last else ""
         text = text[: len(text) - len(self._end)].replace("\r\n", "\n")
         kept = text.rstrip("\0")

@@ -125,7 +125,7 @@ def _few(names: list[str]) -> list[str]:
 
 
 def _further(listed: Listed, encoders: int) -> list[Step]:
-    """Readers that are no encoder of viewers: one of a wall, for example."""
+    """Readers that are not viewers' encoders: one of a wall, for example."""
     readers = listed.screen.readers
     if len(readers) <= encoders:
         return []
@@ -165,7 +165,7 @@ def _settings(group: Group, now: PictureCounts) -> str:
     counts = group.pictures.counts
     names = [session.key for session in group.sessions]
     more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
-    rate = "no bound of bytes" if group.sort.rate is None else f"at most {show_size(group.sort.rate)}bit/s"
+    rate = "no byte limit" if group.sort.rate is None else f"at most {show_size(group.sort.rate)}bit/s"
     asked = _named(group.sort.settings)
     took = f", lately in {_encode_ms(now):.1f} ms each" if counts.made else ""
     video = f"video is {group.pictures.video}" if group.pictures.video else "nothing was sent as video yet"
@@ -309,4 +309,4 @@ def _held_up(pace: Pace) -> str:
         return "the line is full, and the newest picture takes the place of those that wait"
     if pace.rtt_ms >= BUSY * interval_ms:
         return f"acknowledgements take {pace.rtt_ms:.0f} ms to come back, and few pictures are on their way at once"
-    return "the daemon or the viewer gets to run too seldom"
+    return "the daemon or the viewer is scheduled too seldom"

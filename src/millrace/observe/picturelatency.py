@@ -18,11 +18,11 @@ def of_viewer(session: ViewerSession) -> list[Stage]:
     why = {
         "door": "decoded, compared with what was there, and published as damage",
         "damage": f"until the encoder is free, there is room on the line, and fps={settings.fps} allows",
-        "encode": "the work on what changed",
+        "encode": "encoding what changed",
         "queue": "for a thread to encode in, and until it is written",
         "network": f"until all of it has arrived{rtt}",
         "decode": "at the viewer",
-        "sound": "until the sound of its moment is heard" if session.listener else "shown at once, without sound",
+        "sound": "until the sound captured with it is heard" if session.listener else "shown at once, without sound",
         "draw": "into the viewer's window or canvas; its desktop shows that a little later",
     }
     return [Stage(stage, round(spent[stage]), why[stage]) for stage in STAGES]

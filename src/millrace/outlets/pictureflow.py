@@ -74,7 +74,7 @@ class Estimate:
         if self.rate is None:
             self.rate = sample
         else:
-            # Down slowly, because a single stall is no slow line; up at once, because it was that fast.
+            # Down slowly, because a single stall does not make a slow line; up at once, because it was that fast.
             self.rate += round((sample - self.rate) * (0.5 if sample > self.rate else 0.25))
         self._busy_since_ns, self._busy_bytes = now_ns, 0
 

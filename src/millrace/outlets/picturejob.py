@@ -18,7 +18,7 @@ class Job:
         self.key = False
         """A viewer needs a key picture. Video that begins anew for another reason has one too."""
         self.first = False
-        """It is the first of its mode: its damage is no report of the source."""
+        """It is the first of its mode: its damage is not a report of the source."""
         self.task = Task(begun_ns)
         self.spent: Spent | None = None
         """On what has been done of it, before it was known that there is to be video."""

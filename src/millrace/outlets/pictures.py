@@ -223,7 +223,7 @@ class PictureEncoder:
         return any(due_ns is not None and due_ns <= now_ns for due_ns in dues)
 
     def _taken(self, now_ns: HostNs) -> Picture | None:
-        """The newest picture, if it is another one: the pointer is no part of it."""
+        """The newest picture, if it is another one: the pointer is not part of it."""
         picture = self._reader.take(now_ns)
         if picture is None or picture.damage or picture.moves or self._left_out(picture) != self._overlays:
             return picture

@@ -21,7 +21,7 @@ KEPT = 64
 OLD_NS = 60 * NS_PER_S
 STAGES = ("door", "damage", "encode", "queue", "network", "decode", "sound", "draw")
 """In the door; as damage until the encoder begins; in it; until it is written; until all of it has arrived; until it is
-decoded; until the sound of its moment is heard; until it is drawn."""
+decoded; until the sound captured with it is heard; until it is drawn."""
 
 
 class ViewerTimes(NamedTuple):
@@ -88,7 +88,7 @@ class PictureTimes:
         """Pictures painted that it was not sent, because a newer one took their place."""
         self.bitrate, self.fps, self.skipped_fps = 0, 0.0, 0.0
         """Bits sent, pictures painted that it was sent, and those skipped a second, over the last second. What
-        sharpens a picture, or brings what it lacked, is no picture more."""
+        sharpens a picture, or brings what it lacked, is not a further picture."""
         self._totals = totals
         self._sent: OrderedDict[int, _Sent] = OrderedDict()
         self._newest_ns: HostNs = 0

@@ -308,7 +308,7 @@ export class OffsetFilter {
 /** Pings are two seconds apart. If none was answered for so long, a machine has slept, the tab was frozen, or the line was dead. */
 const ANSWERED = 5 * NS_PER_S;
 
-/** The daemon's clock, which is known while it answers pings. A time that was slept through is no latency of anything. */
+/** The daemon's clock, which is known while it answers pings. Time spent asleep is not latency. */
 export class DaemonClock extends OffsetFilter {
   constructor() { super(); this.answered = -Infinity; }
   /** Returns whether the daemon's clock was not known until now: what happened before can't be measured. */

@@ -52,7 +52,7 @@ export function isPiece(buffer) {
   return buffer.byteLength > 0 && new Uint8Array(buffer)[0] === PIECE;
 }
 
-/** Parses a piece of a picture: its header, and its parts, which refer to `buffer`; null if it is damaged. Serial 0 is no picture: it has only cursors. */
+/** Parses a piece of a picture: its header, and its parts, which refer to `buffer`; null if it is damaged. Serial 0 is not a picture: it has only cursors. */
 export function parsePiece(buffer) {
   if (buffer.byteLength < HEADER_BYTES) return null;
   const view = new DataView(buffer), painted = view.getBigUint64(8, true), flags = view.getUint8(1);

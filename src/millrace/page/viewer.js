@@ -373,7 +373,7 @@ export class Viewer {
     this.sizes.forget();
     this.fit();
     this.wishSize();
-    if ($("screen-scale").value === "guest" && !this.mine && this.mode) this.remark("Only who has the keyboard can resize the guest: take the keyboard.");
+    if ($("screen-scale").value === "guest" && !this.mine && this.mode) this.remark("Only the viewer with the keyboard can resize the guest: take the keyboard first.");
   }
 
   /** Ask the guest for a screen of the size of the window, if that is chosen. */
@@ -413,7 +413,7 @@ export class Viewer {
   }
 
   noScreen() { return `${this.absent || `This guest has no screen ${this.mode ? "any more" : "at present"}.`} It is shown here as soon as there is one.`; }
-  drawNone() { $("screen-none").textContent = this.absent || "This guest has no screen. That of a machine is shown here once it is attached."; }
+  drawNone() { $("screen-none").textContent = this.absent || "This guest has no screen. Attach a machine, and its screen is shown here."; }
 
   drawKeyboard() {
     const { mine, mayType, captured } = this, on = this.state === "on", held = $("screen-keyboard"), who = this.who === this.name ? `Another browser of ${this.who}` : this.who;

@@ -61,7 +61,7 @@ class Tile {
     put(this.facts, [size, more, sounds ? "plays sound" : "", doors.text].filter(Boolean).join(", "));
     if (this.facts.title !== doors.why) this.facts.title = doors.why;
     put(this.who, watchers(viewer));
-    // Those of a busy host or of a listener's line are no fault of the guest's, and are not marked as if they were.
+    // Those of a busy host or of a listener's line are not the guest's fault, and are not marked as if they were.
     const sum = (all) => all.reduce((count, one) => count + one.count, 0), count = sum(own), around = sum(recent);
     put(this.mark, count ? counted(count, "incident") : around ? `${around} around it` : "");
     this.mark.classList.toggle("around", !count);

@@ -174,7 +174,7 @@ class AdaptiveLink:
         return done
 
     def end(self) -> None:
-        """No more will come: what is queued is played, and running out of it is no underrun."""
+        """No more will come: what is queued is played, and running out of it is not an underrun."""
         self._ended = True
 
     # -- out -------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class PacketDecoder:
         return [order.index(i) for i in range(self.channels)]
 
     def silence(self) -> None:
-        """A pause follows: the jump to the next packet's position is no loss."""
+        """A pause follows: the jump to the next packet's position is not loss."""
         self._expected = None
 
     # Asked on arrival and not when the packet is decoded: the allowance is a rate of arrival, and a packet may wait in

@@ -100,7 +100,7 @@ class Playout:
             link.written(media_ns, len(part.block), self._voice.write(block))
 
     def silence(self) -> None:
-        """The sound has ended: what is queued is played, then silence, which is no underrun."""
+        """The sound has ended: what is queued is played, then silence, which is not an underrun."""
         self._release()
         if self._link.state is not State.QUIET:
             # Pushes the last frames out of the resampler.

@@ -136,7 +136,7 @@ def _stream_name(node: Stream | Tap, props: Props) -> str:
     return prop_text(props, "media.name") or node.name
 
 
-# A client may seek to any 64-bit index. What lies beyond the buffer's capacity is no sound, and at a low rate its
+# A client may seek to any 64-bit index. What lies beyond the buffer's capacity is not sound, and at a low rate its
 # duration would not fit into the reply.
 def _buffer_usec(stream: PlaybackStream | None) -> int:
     return stream.layout.to_ns(min(stream.queue.length, stream.attr.maxlength)) // 1000 if stream else 0

@@ -60,7 +60,7 @@ class Shared(Protocol):
 
 
 Open = Callable[[int], Shared | None]
-"""The memory behind a descriptor, which is taken over; None if it is no memory."""
+"""The memory behind a descriptor, which is taken over; None if it is not memory."""
 
 
 # What QEMU shares is copied at once, as it goes on painting there. While nobody watches it is not even copied: what
@@ -271,7 +271,7 @@ class QemuScreen:
         self._unmap()
         shared = self._open(event.fd)
         if shared is None:
-            self._fail("QEMU shares its picture in something that is no memory")
+            self._fail("QEMU shared its picture in something that is not memory")
             return
         if not self._supported(event.format):
             shared.close()
@@ -341,7 +341,7 @@ class QemuScreen:
         if member in GL:
             self._fail("QEMU draws with OpenGL, which is not supported: run it without gl=on")
         else:
-            self._log(f"QEMU calls {printable(member)}, which is unknown here")
+            self._log(f"QEMU calls {printable(member)}, which Millrace does not know")
 
     def _fail(self, why: str, cause: str = "not supported") -> None:
         """The screen stays blank. Without a cause it is the guest's memory, which its budget has reported."""

@@ -113,12 +113,12 @@ class X11Machine(AttachedMachine):
             if isinstance(door, X11Door) and door.trouble:
                 return door.trouble
         if self.state == "attached" and self._wire is not None and not self._wire.takes_input:
-            return "this X server takes no keys and no pointer: it has no extension XTEST (Xorg: leave out -tst)"
+            return "this X server accepts no keys and no pointer: it lacks the extension XTEST (Xorg: leave out -tst)"
         silent = max((door.silent_s for door in self.doors if isinstance(door, X11Door)), default=0)
         if silent:
             return f"the X server has answered nothing for {silent} s: it is stopped, or hangs"
         if self.state == "attached" and self._wire is not None and self._wire.lacks_layout:
-            return "this X server does not tell its keyboard's layout: keys are pressed where they are on a US keyboard"
+            return "this X server does not report its keyboard layout: keys are pressed where they are on a US keyboard"
         return super().hint()
 
     # The door has the last word: it releases what is down.

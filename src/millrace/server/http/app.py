@@ -197,7 +197,7 @@ class Web:
             return web.json_response(refusal_of(error), status=error.status, headers=headers)
 
     # A page that opens does not know whether anything admits it (a session, a certificate), so it asks: a request that
-    # claims nothing and gets 401 is no sign of trouble.
+    # claims nothing and gets 401 is not a sign of trouble.
     def _turned_away(self, gate: Gate, request: web.Request, error: web.HTTPException) -> None:
         """Report a refused request, unless it only lacks a credential."""
         if error.status == 401 and credential(request) is None:

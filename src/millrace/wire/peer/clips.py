@@ -48,7 +48,7 @@ class Clip(NamedTuple):
     text: ClipText | None = None
     why: str = ""
     broken: bool = False
-    """What was sent is no text, as `why` says."""
+    """What was sent is not text, as `why` says."""
 
     def __repr__(self) -> str:
         return f"Clip({self.number}, {self.text!r}, why={self.why!r})"

@@ -349,8 +349,8 @@ class Part(NamedTuple):
 class Piece(NamedTuple):
     """A piece of a picture, which is complete with its `last` one. `painted_ns` is on the daemon's clock.
 
-    A picture with `key` needs nothing that came before. Serial 0 is no picture: such a piece defines cursors. `size` is
-    that of the message to which the parts of a received piece refer, with what was skipped in it.
+    A picture with `key` needs nothing that came before. Serial 0 is not a picture: such a piece defines cursors. `size`
+    is that of the message to which the parts of a received piece refer, with what was skipped in it.
     """
 
     serial: int

@@ -116,7 +116,7 @@ def console_number(text: str) -> int | None:
 
 
 def _label(found: dict[str, Any], name: str) -> str:
-    """A property that is shown, cut; empty if it is no text. Showing other values may take long."""
+    """A property that is shown, cut; empty if it is not text. Showing other values may take long."""
     value = found.get(name)
     return value[:LABEL_MAX] if isinstance(value, str) else ""
 
@@ -126,7 +126,7 @@ def _label(found: dict[str, Any], name: str) -> str:
 # there is no other candidate, and an error is reported. A machine that is stopped answers nothing, so there is a
 # deadline until it has answered about the playback listener, which is always registered first.
 #
-# Input is a call like any other: QEMU answers each, and an error (a position for a mouse) is no news to anybody. Their
+# Input is a call like any other: QEMU answers each, and an error (a position for a mouse) is not news to anybody. Their
 # number is what tells that QEMU does not keep up, so that the door can join movements instead of queueing them.
 class DisplayClient(AnswerDue):
     """Finds the machine, registers listeners, and sends input.

@@ -194,11 +194,11 @@ class QemuClipboard:
 
     def _supplied(self, message: Message) -> None:
         if message.kind == ERROR:
-            self._events.append(ClipSupplied(refused="the machine does not hand over its text"))
+            self._events.append(ClipSupplied(refused="the machine does not provide its text"))
             return
         mime, data = message.text_and_bytes()
         if not mime.startswith("text/plain"):
-            self._events.append(ClipSupplied(refused="what is on the machine's clipboard is no text"))
+            self._events.append(ClipSupplied(refused="the machine's clipboard holds no text"))
             return
         self._reading = data, 0, ClipReader()
 

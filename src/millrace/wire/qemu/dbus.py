@@ -237,7 +237,7 @@ class DBusWire(Untimed):
     # What is long is never decoded: its signature says that it is a picture, which is left where it was received. Until
     # the header is complete, no memory is reserved.
     def _longest(self, head: int, order: str) -> int:
-        """How long the message that begins here may be, as far as that is known: it is no ordinary one."""
+        """How long the message that begins here may be, as far as that is known: it is not an ordinary one."""
         if len(self._buffer) < head:
             return max(self._long.values(), default=0)
         kind = self._buffer[1]

@@ -70,7 +70,7 @@ class SpiceAgent:
         self._text_left = 0
         """Bytes to come of a text that is being read."""
         self._reader: ClipReader | None = None
-        """None: what comes is no text, and why was said."""
+        """None: what comes is not text, and it was said why."""
         self._in_parts = False
         """A text is half sent: nothing may come within it."""
         self._asks = 0
@@ -196,7 +196,7 @@ class SpiceAgent:
 
     def _supplied(self, kind: int) -> None:
         if kind != _UTF8:
-            self._events.append(ClipSupplied(refused="what is on the machine's clipboard is no text"))
+            self._events.append(ClipSupplied(refused="the machine's clipboard holds no text"))
             return
         self._reader = ClipReader()
         if not self._text_left:

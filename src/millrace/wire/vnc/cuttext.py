@@ -33,7 +33,7 @@ Giving: TypeAlias = Generator[None, None, bytearray]
 """Makes what is sent, piece by piece."""
 
 
-# A server without the extension may send back what it was sent (x11vnc does). That is no news, and passing it on would
+# A server without the extension may send back what it was sent (x11vnc does). That is not news, and passing it on would
 # not end. So it is known again by its digest, which takes no memory.
 class CutText:
     """What a server says of its clipboard, and what is said to it. What that costs is added to `work`."""

@@ -125,7 +125,7 @@ class X11Client(X11Input, AnswerDue):
         if kind == _REPLY:
             asked = self._requests.answered(int.from_bytes(part[2:4], "little"))
             if asked is None or asked.then is None:
-                raise RemoteProtocolError("the X server sent an answer to nothing")
+                raise RemoteProtocolError("the X server sent a reply to no request")
             self._buffer.pass_over(PACKET + 4 * int.from_bytes(part[4:8], "little") - len(part))
             self._say(asked.then(part))
             self._next_wish()
@@ -173,7 +173,7 @@ class X11Client(X11Input, AnswerDue):
         if not present and name == TEST:
             return self._told()
         if not present:
-            raise RemoteProtocolError(f"this X server has no extension {name.decode()}, which is needed")
+            raise RemoteProtocolError(f"this X server lacks the extension {name.decode()}, which is needed")
         self._majors[name], self._first_events[name] = major, first
         return [Said(requests.query_version(name, major), weakly(self._knows, name))]
 

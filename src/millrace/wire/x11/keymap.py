@@ -100,7 +100,7 @@ class Keymap:
         try:
             modifiers = self._read(part)
         except (struct.error, ValueError, IndexError):
-            raise RemoteProtocolError("the X server sent a keyboard map that is not whole") from None
+            raise RemoteProtocolError("the X server sent an incomplete keyboard map") from None
         self.modifiers = modifiers | self._with(*_STATE)
         """Keys that change the state of the keyboard."""
         self.levels = self._with(*((one, one) for one in _LEVELS))

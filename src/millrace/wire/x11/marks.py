@@ -19,7 +19,7 @@ NAMES = (b"MILLRACE_KEYS", *(b"MILLRACE_KEYS_%d" % number for number in range(2,
 """Each names a selection, and a property of the root window: pairs of keycode and keysym. One for each daemon."""
 MARK_MAX = 8 * 256
 FUNCTIONS = range(0xFE00, 0xFE50), range(0xFF00, 0x10000)
-"""Keysyms that are no characters: those that change the level or group, and of editing, moving and functions
+"""Keysyms that are not characters: those that change the level or group, and of editing, moving and functions
 (keysymdef.h)."""
 _CARDINAL, _BITS, _PAIR = 6, 32, struct.Struct("<II")
 

@@ -171,7 +171,7 @@ class Selections:
             # Old programs have no other text than Latin-1.
             fetch.target, fetch.reader = _STRING, ClipReader("latin-1")
             return [self._convert(fetch)]
-        return self._done(ClipSupplied(refused="what is on the machine's clipboard is no text"))
+        return self._done(ClipSupplied(refused="the machine's clipboard holds no text"))
 
     def _read(self, fetch: _Fetch) -> list[Said]:
         said = requests.get_property(fetch.window, self._atoms[_PROPERTY], fetch.at, READ_BYTES)
