@@ -67,7 +67,7 @@ CAUSES: dict[tuple[str, str], str] = {
     (
         "screen",
         "too many modes",
-    ): "the machine resizes its screen many times a second: everything is sent again each time",
+    ): "the machine resizes its screen many times a second: everything is sent again",
     ("screen", "over-reported"): "the machine reports far more of its screen than it changes: everything is compared",
     ("screen", "not supported"): "the machine sends its picture in a form that can't be shown",
     ("screen", "memory shrunk"): "the machine shares less memory than its picture needs",

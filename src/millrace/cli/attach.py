@@ -19,8 +19,8 @@ app = App(
     "millrace attach x11 :1",
     "millrace ls                 # the state of each door",
     "millrace detach door/7",
-    help="Attach a virtual machine, VNC server or X display to a guest.\n\nIts screen, sound, keyboard and pointer. It"
-    " stays attached, also when it or the daemon is restarted, until it is detached.",
+    help="Attach a virtual machine, VNC server or X display to a guest.\n\nThe guest gets its screen, sound, keyboard and"
+    " pointer. It stays attached until it is detached, even if it or the daemon is restarted.",
 )
 WAIT_S, LOOK_S = 2.0, 0.1
 """How long a machine may take to answer before its door is shown as waiting, and the time between looks."""
@@ -37,7 +37,7 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print the door as JSON.")]
 _ONCE = Annotated[bool, typer.Option("--once", help="Don't attach it again when the daemon is restarted.")]
 
 _ALSO = Annotated[
-    bool, typer.Option("--also", help="Even if another guest has it attached: both see it and type into it.")
+    bool, typer.Option("--also", help="Attach it even if another guest has it: both see it and type into it.")
 ]
 
 
