@@ -19,8 +19,8 @@ app = App(
     "millrace attach x11 :1",
     "millrace ls                 # the state of each door",
     "millrace detach door/7",
-    help="Attach a virtual machine, VNC server or X display to a guest.\n\nThe guest gets its screen, sound, keyboard and"
-    " pointer. It stays attached until it is detached, even if it or the daemon is restarted.",
+    help="Attach a virtual machine, VNC server or X display to a guest.\n\nThe guest gets its screen, sound, keyboard"
+    " and pointer. It stays attached until it is detached, even if it or the daemon is restarted.",
 )
 WAIT_S, LOOK_S = 2.0, 0.1
 """How long a machine may take to answer before its door is shown as waiting, and the time between looks."""
