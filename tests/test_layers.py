@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -226,6 +227,23 @@ def test_each_module_is_named_by_a_test() -> None:
         named |= imports(ast.parse(path.read_text())) & MODULES.keys()
     unnamed = [name for name, path in MODULES.items() if name not in named and path.stem != "__init__"]
     assert not unnamed
+
+
+READ_BY_OTHERS = {"_fields_", "_data_received_cb"}
+"""Private names that ctypes and aiohttp read."""
+
+
+def test_private_names_are_used() -> None:
+    """What nobody uses is no longer known to be right, and is read by everybody."""
+    found = Counter(word for path in FILES for word in re.findall(r"\b_\w+", path.read_text()))
+    made: set[str] = set()
+    for path in FILES:
+        for node in definitions(parsed(path)):
+            targets = [*getattr(node, "targets", ()), *([node.target] if isinstance(node, ast.AnnAssign) else ())]
+            made |= {name.id for one in targets for name in ast.walk(one) if isinstance(name, ast.Name)}
+            made.add(getattr(node, "name", ""))
+        made |= {one.attr for one, _ in assigned(definitions(parsed(path))) if is_own(one)}
+    assert not [name for name in made - READ_BY_OTHERS if re.match(r"_[a-zA-Z]", name) and found[name] == 1]
 
 
 def test_documented_paths_name_existing_files_once() -> None:

@@ -190,7 +190,7 @@ def test_a_video_smaller_than_the_picture_is_damage() -> None:
         decoder.steps([Part(PartType.DRAW, Rect(0, 0, 720, 520))])
 
 
-def test_cursors_are_kept_bounded_and_drawn_over_a_copy() -> None:
+def test_cursors_are_kept_bounded_and_drawn_over_the_picture() -> None:
     canvas = Canvas()
     canvas.resize(Size(20, 20))
     arrow = np.zeros((8, 6, 4), np.uint8)
@@ -198,10 +198,12 @@ def test_cursors_are_kept_bounded_and_drawn_over_a_copy() -> None:
     arrow[:, 3] = (200, 200, 200, 128)
     (step,) = Decoder().steps([Part(PartType.SHAPE, Rect(1, 2, 6, 8), arrow.tobytes(), dx=7)])
     assert isinstance(step, CursorShape) and canvas.apply([step]) == []
-    drawn = canvas.with_cursor(7, 16, -3)
+    drawn = canvas.pixels.copy()
+    blend(drawn, canvas.shapes[7], 16, -3)
     assert (drawn[:5, 16:19, :3] == (10, 20, 30)).all() and (drawn[:5, 19, :3] == 100).all()
     assert not drawn[5:].any() and not drawn[:, :16].any() and not canvas.pixels.any()
-    assert not canvas.with_cursor(8, 0, 0).any()
+    blend(canvas.pixels, canvas.shapes.get(8), 0, 0)
+    assert not canvas.pixels.any()
     for number in range(100):
         canvas.apply([CursorShape(number, arrow)])
     assert len(canvas.shapes) == 64 and 99 in canvas.shapes

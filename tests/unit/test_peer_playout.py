@@ -153,11 +153,3 @@ def test_other_rate_and_layout_are_converted() -> None:
     # It starts up to a pull late, and works that off.
     assert abs(frequency_hz(out[2000:40_000, 0], 44_100) - 997) < 0.5
     assert abs(level_dbfs(out[2000:40_000, 0]) - -6.02) < 0.1
-
-
-def test_sound_and_picture_share_one_presentation_time() -> None:
-    playout, _ = run_playout([0.0, 3.0, 1.0], sine(3.0))
-    captured = 2 * NS_PER_S
-    assert playout.presentation_ns(captured) == pytest.approx(
-        captured + 40 * NS_PER_MS + playout.pace.target_delay_ns, abs=NS_PER_MS
-    )

@@ -256,12 +256,6 @@ class Canvas:
         while len(self.shapes) > SHAPES_MAX:
             del self.shapes[next(iter(self.shapes))]
 
-    def with_cursor(self, shape: int, x: int, y: int) -> Plane:
-        """A copy with a cursor, whose top left corner is at x, y."""
-        out = self.pixels.copy()
-        blend(out, self.shapes.get(shape), x, y)
-        return out
-
 
 def blend(picture: Plane, shape: Plane | None, x: int, y: int) -> None:
     """Draw a cursor into a picture; what lies outside is cut off."""

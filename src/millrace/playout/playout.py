@@ -164,7 +164,3 @@ class Playout:
     def latency_ns(self, now_ns: HostNs, offset_ns: HostNs) -> HostNs:
         """Age of the frame that is played next; `offset_ns` is the daemon's clock minus ours."""
         return round(now_ns + offset_ns - self._link.head_ns)
-
-    def presentation_ns(self, media_ns: HostNs) -> HostNs:
-        """When, on our clock, what was captured at `media_ns` is to be heard or seen."""
-        return self.pace.media.map().forward(media_ns) + round(self.pace.target_delay_ns)

@@ -310,11 +310,6 @@ class VncClient(VncLogin):
     # -- input -----------------------------------------------------------------------------------
 
     @property
-    def resizable(self) -> bool:
-        """Whether the server can be asked for another size."""
-        return self._screen.head is not None
-
-    @property
     def relative(self) -> bool:
         """Whether the server takes the pointer's movement, and no position."""
         return self._screen.relative

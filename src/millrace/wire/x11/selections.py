@@ -31,7 +31,7 @@ _ATOM, _STRING = 4, 31
 _PROPERTY_NOTIFY, _SELECTION_REQUEST, _SELECTION_NOTIFY = 28, 30, 31
 KINDS = frozenset({_PROPERTY_NOTIFY, _SELECTION_REQUEST, _SELECTION_NOTIFY})
 """The events that belong here, beside those of XFIXES."""
-_NEW, _DELETED = 0, 1
+_DELETED = 1
 
 
 @dataclass(slots=True)
