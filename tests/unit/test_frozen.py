@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import msgspec
 import pytest
 
 from millrace.doors.frozen import read_frozen
 from millrace.errors import ConfigError
+from millrace.graph import model, state
 
 
 class Lamp(msgspec.Struct):
@@ -38,3 +41,21 @@ WHOLE = msgspec.msgpack.encode({"version": 4, "name": "first"})
 def test_damaged_states_are_refused_with_a_sentence(data: bytes) -> None:
     with pytest.raises(ConfigError, match=r"the state of a frozen lamp can't be read: .*; start the lamp anew"):
         read_frozen(data, Lamp, range(4, 6), "lamp")
+
+
+BY_ACCOUNT = {"account", "charges"}
+"""Frozen as the parts that the account holds."""
+
+
+@pytest.mark.parametrize(
+    ("node", "frozen", "other"),
+    [
+        (model.Stream, state.StreamState, {"ducked", "feed", "lane", "links", "stash", "taps", "trace"}),
+        (model.Sink, state.SinkState, {"latest", "links", "master", "taps", "trace"}),
+        (model.Tap, state.TapState, {"consumer", "sink", "source", "trace"}),
+    ],
+)
+def test_a_new_field_of_a_node_is_frozen_too(node: type, frozen: type, other: set[str]) -> None:
+    """`other` are frozen by their doors or sessions, under another name, or made anew."""
+    kept = {field.name for field in msgspec.structs.fields(frozen)}
+    assert {field.name for field in dataclasses.fields(node)} - kept == other | BY_ACCOUNT
