@@ -35,7 +35,7 @@ class Scene:
         self._folder, self._cycles = folder, TimerRunner()
         driver, ids = TimerDriver(rearm=self._cycles.rearm), Ids()
         self._cycles.drive(driver, asyncio.get_running_loop())
-        reports: Any = SimpleNamespace(report=lambda symptom: None, troubled=lambda *args: None)
+        reports: Any = SimpleNamespace(report=lambda symptom: None, report_node=lambda *args: None)
         self._listeners = Listeners()
         self._common = Common(ids, driver, folder, self._listeners, Prompts(ids.take), reports)
         self.guest = Guest(GuestConfig(name="alice"), self._common)

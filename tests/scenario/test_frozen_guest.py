@@ -78,7 +78,7 @@ class Scene:
     def __init__(self, folder: Path, rate: int) -> None:
         self.subject = Subject(Identity(4713, 1000, "mpv"))
         self.ids, self.driver, self.now_ns = Ids(), TimerDriver(), START_NS
-        reports: Any = SimpleNamespace(report=lambda symptom: None, troubled=lambda *args: None)
+        reports: Any = SimpleNamespace(report=lambda symptom: None, report_node=lambda *args: None)
         self._common = Common(self.ids, self.driver, folder, Listeners(), Prompts(self.ids.take), reports)
         self.alice, self.streams, self.told = self._guest(None), NativeStreams(self), list[Message]()
         self.fds: tuple[int, ...] = ()

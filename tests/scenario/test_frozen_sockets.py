@@ -92,7 +92,7 @@ class Scene:
 
     def __init__(self, folder: Path) -> None:
         self.ids, self.driver, self.now_ns = Ids(), TimerDriver(), START_NS
-        reports: Any = SimpleNamespace(report=lambda symptom: None, troubled=lambda *args: None)
+        reports: Any = SimpleNamespace(report=lambda symptom: None, report_node=lambda *args: None)
         self.listeners = Listeners()
         self.common = Common(self.ids, self.driver, folder, self.listeners, Prompts(self.ids.take), reports)
         self.guest = Guest(GuestConfig(name="alice"), self.common)

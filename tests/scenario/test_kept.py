@@ -266,7 +266,7 @@ def test_stream_and_listener_volumes_wait_for_no_disk(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         daemon.worker.store._db.execute("PRAGMA query_only=1")
         alice = daemon.config.runtime / "alice" / "native"
-        async with daemon.worker.keeper.turn, connect(alice, name="test") as bus, bus.play(guest="alice", channels=2):
+        async with daemon.worker.writer.turn, connect(alice, name="test") as bus, bus.play(guest="alice", channels=2):
             node = next(iter(daemon.worker.guest("alice").graph.streams.values()))
             await ask(daemon, "set", target=node.key, settings={"mute": True})
             assert node.mute
@@ -319,7 +319,7 @@ def test_tokens_for_removed_guest_do_not_admit_to_its_successor(tmp_path: Path) 
 
 def test_client_leaving_during_its_call_leaves_a_complete_change(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
-        async with daemon.worker.keeper.turn:
+        async with daemon.worker.writer.turn:
             async with connect(daemon.config.runtime / "native.sock", name="test") as bus:
                 call = asyncio.create_task(bus.call("guest.add", name="bob"))
                 await asyncio.sleep(0.05)
@@ -329,7 +329,7 @@ def test_client_leaving_during_its_call_leaves_a_complete_change(tmp_path: Path)
         async with asyncio.timeout(5):
             while "bob" not in daemon.worker.guests:
                 await asyncio.sleep(0.005)
-        async with daemon.worker.keeper.turn:
+        async with daemon.worker.writer.turn:
             assert list(daemon.worker.store.guests()) == ["bob"]
 
     running(tmp_path, test)

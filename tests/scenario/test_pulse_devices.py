@@ -288,7 +288,7 @@ def test_new_guest_of_same_name_gets_nothing_from_pending_change(tmp_path: Path)
     async def test(daemon: Daemon) -> None:
         program = Program(daemon)
         await program.ask(Command.SET_SINK_VOLUME, index=NO_INDEX, name="millrace", volume=HALF)
-        async with daemon.worker.keeper.turn:
+        async with daemon.worker.writer.turn:
             removing = asyncio.create_task(daemon.worker.remove_guest("alice"))
             await asyncio.sleep(0)
             program.client.send(Command.SET_SINK_MUTE, index=NO_INDEX, name="millrace", mute=True)

@@ -227,7 +227,7 @@ def test_acknowledged_changes_survive_restart(tmp_path: Path) -> None:
         body = {"target": "sink/default", "settings": {"volume": "50%", "mute": "on"}, "guest": "carol"}
         assert (await rig.ask("POST", "/api/v1/set", "", body))[0] == 200
         await rig.token("kept", "hear", ["carol"])
-        rig.daemon.worker.keeper.store._db.execute("PRAGMA wal_checkpoint")
+        rig.daemon.worker.writer.store._db.execute("PRAGMA wal_checkpoint")
         secrets.append(rig.tokens["kept"])
 
     async def second(rig: Rig) -> None:
@@ -302,7 +302,7 @@ def test_simultaneous_changes_of_one_requester_delay_nobody_else(tmp_path: Path)
             assert status == 200, text
             done.append(guest)
 
-        async with rig.daemon.worker.keeper.turn:
+        async with rig.daemon.worker.writer.turn:
             flood = [asyncio.create_task(change("alice", alice)) for _ in range(40)]
             await asyncio.sleep(0.5)
             other = asyncio.create_task(change("bob", bob))
@@ -316,7 +316,7 @@ def test_simultaneous_changes_of_one_requester_delay_nobody_else(tmp_path: Path)
 def test_unsaved_settings_wait_for_no_disk(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         body = {"target": "sink/millrace", "settings": {"volume": "50%"}, "guest": "alice"}
-        async with rig.daemon.worker.keeper.turn:
+        async with rig.daemon.worker.writer.turn:
             kept = asyncio.create_task(rig.ask("POST", "/api/v1/set", "", body))
             await asyncio.sleep(0.2)
             async with asyncio.timeout(10):

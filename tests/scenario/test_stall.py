@@ -83,7 +83,7 @@ def test_machine_is_not_blamed_for_daemon_stall(house: Stalled) -> None:
 @pytest.mark.parametrize("what", ["late", "microphone", "unread", "overrun"])
 def test_symptom_before_late_run_is_judged_after_it(house: Stalled, what: str) -> None:
     node = _node(house)
-    _stall(house, lambda: house.guest.troubled(node, what, house.now_ns))
+    _stall(house, lambda: house.guest.report_node(node, what, house.now_ns))
     assert house.blamed() == [("loop", "not run")] * 2
 
 
@@ -100,7 +100,7 @@ def test_stall_explains_what_is_heard_soon_after_it(after_ms: int, explained: bo
     node = _node(house)
     _stall(house, lambda: None)
     house.now_ns += after_ms * NS_PER_MS
-    house.guest.troubled(node, "late", house.now_ns)
+    house.guest.report_node(node, "late", house.now_ns)
     house.diagnose()
     assert house.blamed() == [("loop", "not run"), ("loop", "not run") if explained else ("machine", "late")]
 
@@ -108,13 +108,13 @@ def test_stall_explains_what_is_heard_soon_after_it(after_ms: int, explained: bo
 def test_corrupted_ring_is_blamed_on_its_client(house: Stalled) -> None:
     node = _node(house)
     _stall(house, lambda: None)
-    house.guest.troubled(node, "ring_corrupted", 0)
+    house.guest.report_node(node, "ring_corrupted", 0)
     assert house.blamed() == [("loop", "not run"), ("client", "ring corrupted")]
 
 
 def test_symptoms_without_stall_are_recorded_with_their_times(house: Stalled) -> None:
     node, heard = _node(house), house.now_ns
-    house.guest.troubled(node, "late", heard - 30 * NS_PER_MS)
+    house.guest.report_node(node, "late", heard - 30 * NS_PER_MS)
     house.now_ns += NS_PER_MS
     house.diagnose()
     (incident,) = house.diagnosis.incidents

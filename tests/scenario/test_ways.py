@@ -123,8 +123,8 @@ def test_path_of_a_command(tmp_path: Path) -> None:
             await told(events, '"synced":true')
             with noted() as called:
                 # A thread that exists already is not noted.
-                daemon.worker.keeper._thread.shutdown()
-                daemon.worker.keeper._thread = ThreadPoolExecutor(1)
+                daemon.worker.writer._thread.shutdown()
+                daemon.worker.writer._thread = ThreadPoolExecutor(1)
                 louder = {"target": "sink/millrace", "settings": {"volume": "50%"}}
                 changed = asyncio.create_task(told(events, '"kind":"sink"'))
                 answer = await client.post("http://localhost/api/v1/set", json=louder)

@@ -78,7 +78,7 @@ def test_token_revoked_while_its_change_waits_changes_nothing(name: str, args: d
     async def test(hall: Hall) -> None:
         given = await furnished(hall, args)
         token, _ = await hall.worker.access.new("second", EVERYTHING, [ALL_GUESTS], 3600)
-        async with hall.worker.keeper.turn:
+        async with hall.worker.writer.turn:
             waits = asyncio.create_task(hall.ask(name, token.principal, **given))
             await asyncio.sleep(0)
             await hall.worker.access.revoke(token.id)
@@ -99,7 +99,7 @@ def test_rotated_secret_changes_nothing_while_native_connection_continues(by_ses
         token, secret = await access.new("first", EVERYTHING, [ALL_GUESTS], 0)
         given = access.begin_session(digest_of(secret))[1] if by_session else secret
         old, connection = access.admit(given, "here"), access.let_in(secret, "here")
-        async with hall.worker.keeper.turn:
+        async with hall.worker.writer.turn:
             waits = [
                 asyncio.create_task(hall.ask("guest.add", who, name=n)) for who, n in ((old, "c"), (connection, "d"))
             ]
@@ -138,7 +138,7 @@ def test_waiting_change_does_not_reach_new_guest_of_same_name(
         given = await furnished(hall, args)
         token, _ = await hall.worker.access.new("second", EVERYTHING, ["alice", "bob"], 3600)
         who = hall.worker.guest("bob").admission.principal if program else token.principal
-        async with hall.worker.keeper.turn:
+        async with hall.worker.writer.turn:
             waits = asyncio.create_task(hall.ask(name, who, **given))
             await asyncio.sleep(0)
             await hall.worker.remove_guest("bob")
@@ -154,7 +154,7 @@ def test_waiting_change_does_not_reach_new_guest_of_same_name(
 
 def test_token_is_not_created_for_guest_being_removed(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
-        async with hall.worker.keeper.turn:
+        async with hall.worker.writer.turn:
             removal = asyncio.create_task(hall.ask("guest.remove", guest="bob"))
             await asyncio.sleep(0)
             made = asyncio.create_task(hall.ask("token.new", may="hear", guests=["bob"]))
@@ -175,7 +175,7 @@ def test_stream_rules_are_deleted_with_their_guest(tmp_path: Path) -> None:
         heard = list[bool]()
         bob = hall.worker.guest("bob")
         streams = hall.worker._memories["bob"].streams
-        async with hall.worker.keeper.turn:
+        async with hall.worker.writer.turn:
             streams.submit(RuleUpdate(lambda: {GROUP: Rule(mute=True)}, heard.append))
             await asyncio.sleep(0)
             await hall.worker.remove_guest("bob")
@@ -214,8 +214,8 @@ def test_memory_and_disk_agree_whenever_requester_leaves(
     name: str, args: dict[str, Any], at: int, tmp_path: Path
 ) -> None:
     async def test(hall: Hall) -> None:
-        given, keeper = await furnished(hall, args), hall.worker.keeper
-        write, writes = keeper.write, 0
+        given, writer = await furnished(hall, args), hall.worker.writer
+        write, writes = writer.write, 0
 
         async def leaving(change: Callable[..., Any], *values: Any) -> Any:
             nonlocal writes
@@ -224,10 +224,10 @@ def test_memory_and_disk_agree_whenever_requester_leaves(
             writes += 1
             return await write(change, *values)
 
-        keeper.write = leaving  # type: ignore[method-assign, assignment]
+        writer.write = leaving  # type: ignore[method-assign, assignment]
         request = asyncio.create_task(hall.ask(name, **given))
         await asyncio.gather(request, return_exceptions=True)
-        async with keeper.turn:
+        async with writer.turn:
             agree(hall)
 
     with_guests(tmp_path, test)
@@ -236,13 +236,13 @@ def test_memory_and_disk_agree_whenever_requester_leaves(
 @pytest.mark.parametrize("steps", range(12))
 def test_change_not_yet_started_is_dropped_with_its_requester(steps: int, tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
-        async with hall.worker.keeper.turn:
+        async with hall.worker.writer.turn:
             request = asyncio.create_task(hall.ask("guest.add", name="carol"))
             for _ in range(steps):
                 await asyncio.sleep(0)
             request.cancel()
             await asyncio.gather(request, return_exceptions=True)
-        async with hall.worker.keeper.turn:
+        async with hall.worker.writer.turn:
             agree(hall)
         assert set(hall.worker.guests) == {"alice", "bob"}
 
@@ -291,7 +291,7 @@ def test_nothing_changes_in_memory_if_the_disk_is_full(name: str, args: dict[str
 @pytest.mark.parametrize(("name", "args"), [("set", {"settings": {"volume": "50%"}}), ("sink.remove", {})])
 def test_sink_that_disappears_during_the_write_is_no_error(name: str, args: dict[str, Any], tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
-        bob, write = hall.worker.guest("bob"), hall.worker.keeper.write
+        bob, write = hall.worker.guest("bob"), hall.worker.writer.write
         sink = bob.graph.add_sink("module")
 
         async def gone(change: Callable[..., Any], *values: Any) -> Any:
@@ -299,7 +299,7 @@ def test_sink_that_disappears_during_the_write_is_no_error(name: str, args: dict
             bob.graph.remove_sink(sink)
             return done
 
-        hall.worker.keeper.write = gone  # type: ignore[method-assign, assignment]
+        hall.worker.writer.write = gone  # type: ignore[method-assign, assignment]
         target = {"target": "sink/module"} if name == "set" else {"sink": "module"}
         await hall.ask(name, guest="bob", **target, **args)
         assert not bob.graph.leaving and sink not in bob.graph.mixes()
@@ -323,8 +323,8 @@ async def removal_with_many_steps(hall: Hall) -> asyncio.Task[Any]:
 def test_moving_streams_of_a_removed_sink_blocks_no_other_change(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         removal = await removal_with_many_steps(hall)
-        assert not hall.worker.keeper.turn._lock.locked()
-        async with hall.worker.keeper.turn:
+        assert not hall.worker.writer.turn._lock.locked()
+        async with hall.worker.writer.turn:
             assert not removal.done()
         await removal
 

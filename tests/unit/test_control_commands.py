@@ -160,8 +160,8 @@ def test_incidents_of_removed_guest_are_owners_until_name_is_reused(tmp_path: Pa
         hall.worker.report(Symptom("client", "wrote late", "alice", "stream/1", {}, NS_PER_S))
         hall.worker.report(Symptom("client", "wrote late", "bob", "stream/1", {}, NS_PER_S))
         assert len(await hall.ask("incidents", tenant)) == 1
-        diagnosis.troubled(hall.worker.guests["alice"], node, "late", 0)
-        diagnosis.troubled(hall.worker.guests["alice"], node, "underrun", 0)
+        diagnosis.report_node(hall.worker.guests["alice"], node, "late", 0)
+        diagnosis.report_node(hall.worker.guests["alice"], node, "underrun", 0)
         await hall.ask("guest.remove", guest="alice")
         assert await hall.ask("incidents", tenant) == []
         assert len(await hall.ask("incidents", guest="alice")) >= 1
@@ -366,7 +366,7 @@ def test_pending_disk_write_delays_only_its_requester(tmp_path: Path) -> None:
             most.clear()
             await asyncio.gather(*several(name, **args))
             assert most == {"owner": 3, "certificate/five": 1, "all": 4}, name
-        assert not hall.worker.keeper._own, "finished requesters are forgotten"
+        assert not hall.worker.writer._own, "finished requesters are forgotten"
 
     with_guests(tmp_path, test)
 

@@ -30,9 +30,9 @@ class Table(Devices):
         self.undone.append(key)
 
 
-async def loaded(keeper: StoreWriter) -> Rules:
+async def loaded(writer: StoreWriter) -> Rules:
     """A guest's rules, as they are on disk."""
-    memory = Memory(keeper, "alice")
+    memory = Memory(writer, "alice")
     rules = Rules(keep=memory.keep_rules)
     await memory.streams.load()
     return rules
@@ -41,8 +41,8 @@ async def loaded(keeper: StoreWriter) -> Rules:
 @pytest.mark.parametrize("while_written", [False, True])
 def test_levels_beyond_limit_are_not_acknowledged_and_lost(tmp_path: Path, while_written: bool) -> None:
     async def main() -> None:
-        keeper = StoreWriter(Store(tmp_path / "state.db"))
-        table = Devices(Memory(keeper, "alice").keep_devices)
+        writer = StoreWriter(Store(tmp_path / "state.db"))
+        table = Devices(Memory(writer, "alice").keep_devices)
         key, heard = ("sink", "x"), dict[int, bool]()
         values = [((n / 4096,), False) for n in range(2000)]
 
@@ -52,9 +52,9 @@ def test_levels_beyond_limit_are_not_acknowledged_and_lost(tmp_path: Path, while
         slow = threading.Event()
         if while_written:
             ask(0)
-            keeper._thread.submit(slow.wait)
+            writer._thread.submit(slow.wait)
             await asyncio.sleep(0)
-        async with keeper.turn if not while_written else contextlib.nullcontext():
+        async with writer.turn if not while_written else contextlib.nullcontext():
             for number in range(1, DEVICES_WAITING_MAX + 3):
                 ask(number)
             await asyncio.sleep(0)
@@ -63,10 +63,10 @@ def test_levels_beyond_limit_are_not_acknowledged_and_lost(tmp_path: Path, while
             while len(heard) < DEVICES_WAITING_MAX + 2 + while_written:
                 await asyncio.sleep(0.01)
         last = max((number for number, kept in heard.items() if kept), default=None)
-        on_disk = keeper.store.guest("alice").levels
+        on_disk = writer.store.guest("alice").levels
         assert heard[DEVICES_WAITING_MAX] is False or last == DEVICES_WAITING_MAX + 2
         assert last is not None and on_disk == {key: values[last]} == table.now == table.kept
-        keeper.close()
+        writer.close()
 
     asyncio.run(main())
 
@@ -99,14 +99,14 @@ def test_unsaved_level_is_undone_unless_changed_again(
 @pytest.mark.parametrize("while_written", [False, True])
 def test_level_in_force_is_level_on_disk_after_overload(tmp_path: Path, while_written: bool, known: bool) -> None:
     async def main() -> None:
-        keeper, heard = StoreWriter(Store(tmp_path / "state.db")), list[bool]()
-        table = Table(Memory(keeper, "alice").keep_devices)
+        writer, heard = StoreWriter(Store(tmp_path / "state.db")), list[bool]()
+        table = Table(Memory(writer, "alice").keep_devices)
         before: dict[Key, Value] = {KEY: QUIET} if known else {}
         table.load(before)
         slow = threading.Event()
         if while_written:
             table.set(KEY, LOUD, heard.append)
-            keeper._thread.submit(slow.wait)
+            writer._thread.submit(slow.wait)
             await asyncio.sleep(0)
         for number in range(DEVICES_WAITING_MAX + 1):
             table.set(KEY, ((number / 4096,), False), heard.append)
@@ -116,9 +116,9 @@ def test_level_in_force_is_level_on_disk_after_overload(tmp_path: Path, while_wr
             await asyncio.sleep(0.001)
         # The level being written meanwhile is saved, and so in force.
         assert table.now == table.kept == ({KEY: LOUD} if while_written else before)
-        assert keeper.store.guest("alice").levels == ({KEY: LOUD} if while_written else {})
+        assert writer.store.guest("alice").levels == ({KEY: LOUD} if while_written else {})
         assert table.undone == [KEY] * (1 + while_written)
-        keeper.close()
+        writer.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))
 
@@ -138,8 +138,8 @@ class Refusing(Store):
 @pytest.mark.parametrize(("kind", "kept"), [(Store, True), (Refusing, False)])
 def test_level_that_disk_refuses_is_undone(kind: type[Store], kept: bool, tmp_path: Path) -> None:
     async def main() -> None:
-        keeper, heard = StoreWriter(kind(tmp_path / "state.db")), list[bool]()
-        table = Table(Memory(keeper, "alice").keep_devices)
+        writer, heard = StoreWriter(kind(tmp_path / "state.db")), list[bool]()
+        table = Table(Memory(writer, "alice").keep_devices)
         table.load({KEY: QUIET})
         table.set(KEY, LOUD, heard.append)
         assert table.now == {KEY: LOUD}
@@ -147,47 +147,47 @@ def test_level_that_disk_refuses_is_undone(kind: type[Store], kept: bool, tmp_pa
             await asyncio.sleep(0.001)
         assert heard == [kept] and table.undone == [KEY] * (not kept)
         assert table.now == table.kept == {KEY: LOUD if kept else QUIET}
-        keeper.close()
+        writer.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
 def test_removed_guest_saves_nothing_and_waiters_are_told(tmp_path: Path) -> None:
     async def main() -> None:
-        keeper, heard = StoreWriter(Store(tmp_path / "state.db")), list[bool]()
-        memory = Memory(keeper, "alice")
+        writer, heard = StoreWriter(Store(tmp_path / "state.db")), list[bool]()
+        memory = Memory(writer, "alice")
         Devices(memory.keep_devices).set(KEY, LOUD, heard.append)
         memory.end()
         while not heard:
             await asyncio.sleep(0.001)
-        assert heard == [False] and keeper.store.guest("alice").levels == {}
-        keeper.close()
+        assert heard == [False] and writer.store.guest("alice").levels == {}
+        writer.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
 def test_shutdown_refuses_pending_updates(tmp_path: Path) -> None:
     async def main() -> None:
-        keeper, heard, troubles = StoreWriter(Store(tmp_path / "state.db")), list[bool](), list[object]()
+        writer, heard, troubles = StoreWriter(Store(tmp_path / "state.db")), list[bool](), list[object]()
         asyncio.get_running_loop().set_exception_handler(lambda loop, what: troubles.append(what))
-        table, rules = Devices(Memory(keeper, "alice").keep_devices), await loaded(keeper)
-        await keeper.end()
+        table, rules = Devices(Memory(writer, "alice").keep_devices), await loaded(writer)
+        await writer.end()
         table.set(KEY, LOUD, heard.append)
         rules.submit(RuleUpdate(lambda: {"sink-input-by-media-name:x": Rule(mute=True)}, heard.append))
         while len(heard) < 2:
             await asyncio.sleep(0.001)
         gc.collect()
         assert heard == [False, False] and not troubles
-        assert keeper.store.guest("alice").levels == {} and not rules.kept and not keeper.store.recall("")
-        keeper.close()
+        assert writer.store.guest("alice").levels == {} and not rules.kept and not writer.store.recall("")
+        writer.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
 def test_rules_are_written_in_order_and_pending_ones_limited(tmp_path: Path) -> None:
     async def main() -> None:
-        keeper = StoreWriter(Store(tmp_path / "state.db"))
-        rules = await loaded(keeper)
+        writer = StoreWriter(Store(tmp_path / "state.db"))
+        rules = await loaded(writer)
         seen, heard = list[int](), dict[int, bool]()
 
         def change(number: int) -> dict[str, Rule | None]:
@@ -201,23 +201,23 @@ def test_rules_are_written_in_order_and_pending_ones_limited(tmp_path: Path) -> 
         while len(heard) <= RULES_WAITING_MAX:
             await asyncio.sleep(0.001)
         assert seen == list(range(RULES_WAITING_MAX)) and all(heard[number] for number in seen)
-        again = await loaded(keeper)
+        again = await loaded(writer)
         assert again.kept == rules.kept and len(again.kept) == RULES_WAITING_MAX
-        keeper.close()
+        writer.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))
 
 
 def test_rule_that_disk_refuses_does_not_apply(tmp_path: Path) -> None:
     async def main() -> None:
-        keeper, heard = StoreWriter(Refusing(tmp_path / "state.db")), list[bool]()
-        rules = await loaded(keeper)
+        writer, heard = StoreWriter(Refusing(tmp_path / "state.db")), list[bool]()
+        rules = await loaded(writer)
         rules.submit(RuleUpdate(lambda: {"sink-input-by-media-name:x": Rule(mute=True)}, heard.append))
         rules.submit(RuleUpdate(dict, heard.append))
         while len(heard) < 2:
             await asyncio.sleep(0.001)
         # A request that changes nothing needs no write.
         assert heard == [False, True] and rules.kept == {}
-        keeper.close()
+        writer.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))

@@ -152,7 +152,7 @@ class Commands:
         # The share is waited for first, and never while the change has its turn, for which everybody else waits. A disk
         # commits a few changes a second. One queue per share makes a client with many wait only for its own.
         await turns.turn()
-        return await self._worker.keeper.change(turns, lambda: turns.charged(whole()))
+        return await self._worker.writer.change(turns, lambda: turns.charged(whole()))
 
     def page_link(self) -> str:
         """A single-use link that signs a browser in as the owner.
@@ -421,12 +421,12 @@ class Commands:
             # A later guest of that name would load it.
             raise missing_guest(name, self._worker.guests)
         else:
-            await self._worker.keeper.write(self._worker.store.remember, args.key, args.value)
+            await self._worker.writer.write(self._worker.store.remember, args.key, args.value)
         return OK
 
     async def _recall(self, args: r.Recall, principal: Principal) -> dict[str, str]:
         principal.demand(Right.ADMIN)
-        return await self._worker.keeper.write(self._worker.store.recall, args.prefix)
+        return await self._worker.writer.write(self._worker.store.recall, args.prefix)
 
 
 def _no_token(text: str) -> NotFound:

@@ -40,11 +40,11 @@ class KeptDoors:
 
     def __init__(
         self,
-        keeper: StoreWriter,
+        writer: StoreWriter,
         attach: Attach,
         guests: Mapping[str, Guest],
     ) -> None:
-        self._keeper, self._attach, self._guests = keeper, attach, guests
+        self._writer, self._attach, self._guests = writer, attach, guests
         self._forgetting: set[asyncio.Task[None]] = set()
 
     def open_all(self, guest: Guest, stored: Iterable[StoredDoor]) -> None:
@@ -110,7 +110,7 @@ class KeptDoors:
                 machine.keep(STATE)
             elif not once and not spec.password:
                 row = StoredDoor(spec.text, spec.vm, spec.password_file, spec.ca_file, is_confined)
-                await self._keeper.write(self._keeper.store.keep_door, guest.name, row)
+                await self._writer.write(self._writer.store.keep_door, guest.name, row)
                 machine.keep(STATE)
             else:
                 await self._forget(guest, machine)
@@ -124,7 +124,7 @@ class KeptDoors:
 
     async def _is_of_host(self, guest: Guest, spec: DoorSpec) -> bool:
         """Whether it is kept as somebody with every right attached it."""
-        stored = await self._keeper.write(self._keeper.store.guest, guest.name)
+        stored = await self._writer.write(self._writer.store.guest, guest.name)
         return any((row.door, row.vm) == (spec.text, spec.vm) and not row.confined for row in stored.doors)
 
     async def detach(self, guest: Guest, machine: Machine) -> None:
@@ -135,7 +135,7 @@ class KeptDoors:
 
     async def _forget(self, guest: Guest, machine: AttachedMachine) -> None:
         if machine.kept == STATE:
-            await self._keeper.write(self._keeper.store.drop_door, guest.name, machine.spec.text, machine.spec.vm)
+            await self._writer.write(self._writer.store.drop_door, guest.name, machine.spec.text, machine.spec.vm)
             machine.keep("")
 
 

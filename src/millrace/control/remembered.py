@@ -52,8 +52,8 @@ class _Queue(Generic[T]):
 class GuestWriter:
     """Writes what one guest remembers, as long as the guest exists."""
 
-    def __init__(self, keeper: StoreWriter) -> None:
-        self._keeper, self.store, self.turn = keeper, keeper.store, keeper.turn
+    def __init__(self, writer: StoreWriter) -> None:
+        self._writer, self.store, self.turn = writer, writer.store, writer.turn
         self.ended = False
         """The guest is gone."""
 
@@ -62,7 +62,7 @@ class GuestWriter:
         async with self.turn:
             if self.ended:
                 raise NotSaved("not saved: the guest was removed")
-            return await self._keeper.write(change, *args)
+            return await self._writer.write(change, *args)
 
 
 class RememberedStreams:
@@ -175,8 +175,8 @@ class Memory:
     streams: RememberedStreams
     devices: RememberedDevices
 
-    def __init__(self, keeper: StoreWriter, guest: str) -> None:
-        self._writer, self._guest = GuestWriter(keeper), guest
+    def __init__(self, writer: StoreWriter, guest: str) -> None:
+        self._writer, self._guest = GuestWriter(writer), guest
 
     def end(self) -> None:
         """The guest is gone: write nothing more, since a new guest may take its name."""

@@ -76,11 +76,11 @@ class Access:
     """Secrets, the principals they identify, and the sessions that run on their rights."""
 
     def __init__(
-        self, keeper: StoreWriter, configured: str, token_changed: Callable[[str, Token], None],
+        self, writer: StoreWriter, configured: str, token_changed: Callable[[str, Token], None],
         ended: Callable[[str], None],
     ) -> None:  # fmt: skip
         """`ended` is called with the key of a principal whose rights have ended."""
-        self._keeper, self._ended = keeper, ended
+        self._writer, self._ended = writer, ended
         self.refused = 0
         """HTTP requests that failed authentication."""
         self.limit = FailureLimit()
@@ -98,14 +98,14 @@ class Access:
         self._saving: asyncio.Task[None] | None = None
         self._unsaved: dict[tuple[bytes, str], None] = {}
         """Sessions that were signed out and are not stored yet, by their secret's digest and number."""
-        for token in keeper.store.tokens():
+        for token in writer.store.tokens():
             self.tokens.add(token)
 
     def set_key(self, key: str) -> None:
         """Set the secret that identifies the owner."""
         self.key = key
         self._standing[digest_of(key)] = OWNER
-        self._sessions = Sessions(key, self._keeper.store.ended())
+        self._sessions = Sessions(key, self._writer.store.ended())
 
     # -- authentication ------------------------------------------------------------------------
 
@@ -158,13 +158,13 @@ class Access:
             return
         self._sessions.end(secret, principal.session)
         self._live_sessions.end(_visit(principal.session), SIGNED_OUT)
-        await self._keeper.change(principal.key, partial(self._save_ended, secret, principal.session))
+        await self._writer.change(principal.key, partial(self._save_ended, secret, principal.session))
 
     # What the disk has refused is tried again, or a restart would let the browser in again.
     async def _save_ended(self, secret: bytes, session: str) -> None:
         """Store a session that was signed out."""
         try:
-            await self._keeper.write(self._keeper.store.keep_ended, secret, session, list(self._standing))
+            await self._writer.write(self._writer.store.keep_ended, secret, session, list(self._standing))
         except NotSaved:
             self._unsaved[secret, session] = None
             if len(self._unsaved) > UNSAVED_MAX:
@@ -181,7 +181,7 @@ class Access:
 
     async def _save_all(self) -> None:
         for secret, session in list(self._unsaved):
-            await self._keeper.change("signed out", partial(self._save_ended, secret, session))
+            await self._writer.change("signed out", partial(self._save_ended, secret, session))
 
     def new_link(self) -> str:
         """A single-use code that signs a browser in as the owner."""
@@ -282,32 +282,32 @@ class Access:
         """Create a token; returns it with its secret, which is stored nowhere."""
         secret, now = new_key(), _wall_s()
         draft = Token(0, name, digest_of(secret), rights, frozenset(guests), now, expiry(now, lasts_s))
-        async with self._keeper.turn:
+        async with self._writer.turn:
             self.tokens.demand_room()
-            token = await self._keeper.write(self._keeper.store.add_token, draft)
+            token = await self._writer.write(self._writer.store.add_token, draft)
             self.tokens.add(token)
         return token, secret
 
     async def rotate(self, id_: int) -> str | None:
         """Replace a token's secret. Running sessions continue; the old secret stops working."""
         secret = new_key()
-        async with self._keeper.turn:
+        async with self._writer.turn:
             old = self.tokens.get(id_)
             if old is None:
                 return None
             token = replace(old, digest=digest_of(secret))
-            await self._keeper.write(self._keeper.store.replace_token, token)
+            await self._writer.write(self._writer.store.replace_token, token)
             self.tokens.remove(id_)
             self.tokens.add(token)
         return secret
 
     async def revoke(self, id_: int) -> bool:
         """Revoke a token and end what runs on it; False if there is no such token."""
-        async with self._keeper.turn:
+        async with self._writer.turn:
             token = self.tokens.get(id_)
             if token is None:
                 return False
-            await self._keeper.write(self._keeper.store.remove_token, id_)
+            await self._writer.write(self._writer.store.remove_token, id_)
             self.tokens.remove(id_)
         self._end(token.principal.key, "the token was revoked")
         return True

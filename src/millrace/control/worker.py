@@ -90,16 +90,16 @@ class Worker:
         with ExitStack() as undo:
             self.store = Store(state)
             undo.callback(self.store.close)
-            self.keeper = StoreWriter(self.store, self.diagnosis.not_kept)
+            self.writer = StoreWriter(self.store, self.diagnosis.not_kept)
             tokens = TokenPublisher(self.registry, self.ids.take)
-            self.access = Access(self.keeper, token, tokens.changed, self._forget)
+            self.access = Access(self.writer, token, tokens.changed, self._forget)
             undo.pop_all()
         self.listeners = Listeners()
         self._cycles = TimerRunner(observer=self.diagnosis)
         self._memories: dict[str, Memory] = {}
         self.budgets = Budgets(self.guests)
         self.principal_turns = PrincipalTurns(self.guests, self.report)
-        self.doors = KeptDoors(self.keeper, self.attach, self.guests)
+        self.doors = KeptDoors(self.writer, self.attach, self.guests)
         self.claims = Claims()
         self.ducking = Ducking(lambda: (guest.graph for guest in self.guests.values()))
         self.sessions: dict[Session, None] = {}
@@ -118,7 +118,7 @@ class Worker:
         self._later.drive(self.diagnosis, loop)
         for guest in guests:
             await self._start_guest(guest)
-        for name, options in (await self.keeper.write(self.store.guests)).items():
+        for name, options in (await self.writer.write(self.store.guests)).items():
             if name not in self.guests:
                 await self._bring_back(name, options)
 
@@ -138,7 +138,7 @@ class Worker:
 
     async def end_changes(self) -> None:
         """The daemon is stopping: finish the changes that have begun, and refuse everything from now on."""
-        await self.keeper.end()
+        await self.writer.end()
 
     async def stop(self, why: str) -> None:
         """Notify listeners and clients, and stop every guest. Nothing can be made any more: see `end_changes`."""
@@ -153,7 +153,7 @@ class Worker:
         self.access.close()
         for timer in (self._cycles, self._asking, self._later):
             timer.stop()
-        self.keeper.close()
+        self.writer.close()
 
     # -- guests ------------------------------------------------------------------------------
 
@@ -171,7 +171,7 @@ class Worker:
         return [guest for guest in self.guests.values() if principal.may(Right.SEE, guest.name)]
 
     def _demand_open(self) -> None:
-        if self.keeper.turn.ended:
+        if self.writer.turn.ended:
             raise Stopping
 
     # A command may wait for its body, for its principal's share and for the turn, and meanwhile a token may be revoked
@@ -191,7 +191,7 @@ class Worker:
     @asynccontextmanager
     async def _turn(self, guest: Guest) -> AsyncIterator[None]:
         """Serialize a change to a guest; NotFound if the guest was removed while waiting."""
-        async with self.keeper.turn:
+        async with self.writer.turn:
             if self.guests.get(guest.name) is not guest:
                 raise NotFound(f"guest {guest.name} was removed")
             yield
@@ -200,14 +200,14 @@ class Worker:
         """Create a guest and open its sockets. On failure nothing of it is left."""
         checked_guest_name(name)
         config = added_guest(name, options)
-        async with self.keeper.turn:
+        async with self.writer.turn:
             if name in self.guests:
                 raise GraphError(f"guest {name} already exists")
             if len(self.guests) >= GUESTS_MAX:
                 raise GraphError(f"there are {GUESTS_MAX} guests already, the maximum; remove one")
             guest = await self._start_guest(config)
             try:
-                await self.keeper.write(self.store.keep_guest, name, {"rate": config.rate, "channels": config.channels})
+                await self.writer.write(self.store.keep_guest, name, {"rate": config.rate, "channels": config.channels})
             except BaseException:
                 await self._unmake(guest)
                 raise
@@ -226,9 +226,9 @@ class Worker:
     # What was recorded of a removed guest of that name stays for the owner to see until then, and is forgotten here.
     async def _start_guest(self, config: GuestConfig) -> Guest:
         """Create a guest and open its sockets. On failure nothing of it is left."""
-        kept = await self.keeper.write(self.store.guest, config.name)
+        kept = await self.writer.write(self.store.guest, config.name)
         self.diagnosis.forget(config.name)
-        memory = Memory(self.keeper, config.name)
+        memory = Memory(self.writer, config.name)
         guest = Guest(config, self._common, memory)
         await memory.streams.load()
         self._memories[config.name] = memory
@@ -348,7 +348,7 @@ class Worker:
         """Set or delete a rule; what it now forbids ends at once."""
         async with self._turn(guest):
             guest.admission.grants.demand_room(what, program)
-            await self.keeper.write(self.store.keep_grant, guest.name, what, program, verdict)
+            await self.writer.write(self.store.keep_grant, guest.name, what, program, verdict)
             guest.admission.grants.set(what, program, verdict)
             self._rules.publish(guest.name, guest.admission.grants)
         guest.admission.enforce()
@@ -376,7 +376,7 @@ class Worker:
             verbs.demand_sink_name(guest, name)
             sink = guest.graph.add_sink(name, description or name)
             try:
-                await self.keeper.write(self.store.keep_sink, guest.name, name, sink.description)
+                await self.writer.write(self.store.keep_sink, guest.name, name, sink.description)
             except BaseException:
                 guest.graph.remove_sink(sink)
                 raise
@@ -386,11 +386,11 @@ class Worker:
         """Remove a sink; what plays there moves to the default sink."""
         async with self._turn(guest):
             sink = verbs.removable(guest, name)
-            await self.keeper.write(self.store.keep_sink, guest.name, sink.name, None)
+            await self.writer.write(self.store.keep_sink, guest.name, sink.name, None)
             steps = guest.graph.leave(sink)
             next(steps, None)
         # Moving thousands of streams takes a while, so it is done outside the turn: other changes need not wait.
-        self.keeper.turn.leave()
+        self.writer.turn.leave()
         try:
             await with_pauses(steps)
         finally:
@@ -407,7 +407,7 @@ class Worker:
         if isinstance(thing, Sink):
             async with self._turn(guest):
                 level = (gains or thing.gains, thing.mute if mute is None else mute)
-                await self.keeper.write(self.store.keep_level, guest.name, thing.kind, thing.name, level)
+                await self.writer.write(self.store.keep_level, guest.name, thing.kind, thing.name, level)
                 guest.devices.learn((thing.kind, thing.name), level)
                 # A sink made by a module may have gone during the write, which needs no turn. Its level is stored, and
                 # in force for the next of that name, as if the sink had gone a moment later.
@@ -424,9 +424,9 @@ class Worker:
     # is stopped, so that no command can find it while its clients are being sent away.
     async def remove_guest(self, name: str) -> None:
         """Remove a guest, notifying its clients and listeners."""
-        async with self.keeper.turn:
+        async with self.writer.turn:
             guest = self.guest(name)
-            await self.keeper.write(self.store.remove_guest, name)
+            await self.writer.write(self.store.remove_guest, name)
             del self.guests[name]
             self.access.forget_guest(name)
             await self._stop_guest(guest, "the guest was removed")

@@ -80,7 +80,7 @@ class MicrophoneStream(Ingress):
         holes = self.playout.tally.underruns
         self.playout.pull(out, now_ns, frames_to_ns(self.graph.position, self.graph.rate))
         if self.playout.tally.underruns != holes:
-            self.graph.troubled(self.node, "microphone", self._came_ns)
+            self.graph.report_node(self.node, "microphone", self._came_ns)
         np.clip(out, -1.0, 1.0, out=out)
         return len(out)
 

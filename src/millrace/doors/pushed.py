@@ -210,7 +210,7 @@ class PushedStream(Ingress):
         holes = self.tally.underruns
         pulled = link.pull(len(out), now_ns, frames_to_ns(self.graph.position, self.graph.rate))
         if self.tally.underruns != holes:
-            self.graph.troubled(self.node, "late", self._came_ns)
+            self.graph.report_node(self.node, "late", self._came_ns)
         if pulled:
             lead = link.lead
             out[:lead] = 0.0

@@ -33,7 +33,7 @@ class Nodes(ABC):
 
     def __init__(self, positions: Positions, reports: Reports) -> None:
         self.positions = positions
-        self._reports, self.troubled = reports, reports.troubled
+        self._reports, self.report_node = reports, reports.report_node
         self.sinks: dict[int, Sink] = {}
         self.sources: dict[int, Sink] = {}
         self.streams: dict[int, Stream] = {}

@@ -15,7 +15,7 @@ impossible positions, a recorder did not read, a program wrote too much, a micro
 class Reports(Protocol):
     """The receiver of reports."""
 
-    def troubled(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
+    def report_node(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
         """Something was audible at a node. What caused it is not known here: `observe/diagnosis.py` finds out.
 
         `since_ns` is when its cause began, if known; 0 means now.
@@ -34,7 +34,7 @@ class Reports(Protocol):
 class Unreported:
     """Discards all reports, but raises errors again."""
 
-    def troubled(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
+    def report_node(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
         """See `Reports`."""
 
     def left_out(self, left_out_ns: HostNs, cut: bool) -> None:

@@ -65,7 +65,7 @@ class Reports(Protocol):
         """See `symptoms.Report`."""
         ...
 
-    def troubled(self, guest: Guest, node: Node, what: Trouble, since_ns: HostNs) -> None:
+    def report_node(self, guest: Guest, node: Node, what: Trouble, since_ns: HostNs) -> None:
         """See `graph.reports.Reports`: audible trouble at one of its nodes."""
         ...
 
@@ -278,9 +278,9 @@ class Guest:
 
     # -- trouble -----------------------------------------------------------------------------
 
-    def troubled(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
+    def report_node(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
         """See `graph.reports.Reports`."""
-        self._reports.troubled(self, node, what, since_ns)
+        self._reports.report_node(self, node, what, since_ns)
 
     def left_out(self, left_out_ns: HostNs, cut: bool) -> None:
         """See `graph.reports.Reports`: the guest exceeded its share, or all guests together exceeded the processor.

@@ -270,7 +270,7 @@ class Diagnosis:
 
     # Whether the application's process is stopped is asked at once, since it may be continued before the underrun is
     # examined; it is asked again then, in case the symptom came first.
-    def troubled(self, guest: Guest, node: Node, what: Trouble, since_ns: HostNs) -> None:
+    def report_node(self, guest: Guest, node: Node, what: Trouble, since_ns: HostNs) -> None:
         """Trouble at a node since `since_ns`; 0 means now."""
         heard = self._around.now_ns()
         at = since_ns or heard

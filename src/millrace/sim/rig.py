@@ -93,7 +93,7 @@ class Rig(Unreported):
 
     # -- the guest's part for its graph and its door -----------------------------------------
 
-    def troubled(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
+    def report_node(self, node: Node, what: Trouble, since_ns: HostNs) -> None:
         """See `graph.reports.Reports`."""
         self.troubles.append(what)
 

@@ -165,7 +165,7 @@ class NativePlayback(Ingress):
         """Remove the stream; `since_ns` is when the trouble began, if not just now."""
         self.why = why
         if self.broken:
-            self.graph.troubled(self.node, "ring_corrupted", since_ns)
+            self.graph.report_node(self.node, "ring_corrupted", since_ns)
         self.graph.remove_stream(self.node)
 
     # -- the graph's side ------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class NativePlayback(Ingress):
             self._drained()
             return
         self.node.underruns += 1
-        self.graph.troubled(self.node, "underrun", self.silent_since_ns)
+        self.graph.report_node(self.node, "underrun", self.silent_since_ns)
         self.graph.deactivate(self.node, "underrun")
         self._notice("underrun", "")
         self._prebuffer()

@@ -98,7 +98,7 @@ class PlaybackStream(PlaybackSettings, Ingress):
         if len(data):
             state.requested -= len(data)
             if not self.queue.write(data):
-                self.graph.troubled(self.node, "overrun", 0)
+                self.graph.report_node(self.node, "overrun", 0)
                 self.owner.notice(Command.OVERFLOW, channel=state.channel)
         self._resampled.tail_done = False
         self.check_ready()
@@ -360,5 +360,5 @@ class PlaybackStream(PlaybackSettings, Ingress):
         state.underflow_told = True
         if fault:
             self.node.underruns += 1
-            self.graph.troubled(self.node, "underrun", self.silent_since_ns)
+            self.graph.report_node(self.node, "underrun", self.silent_since_ns)
         self.owner.notice(Command.UNDERFLOW, channel=state.channel, offset=self.queue.read_index)

@@ -220,7 +220,7 @@ class RecordStream(StreamSettings[RecordAttr], Recorder):
                 frame = self.layout.frame_bytes
                 excess = -(-excess // frame) * frame
                 del self._queue[:excess]
-                self.graph.troubled(self.node, "unread", self.owner.unread_since_ns)
+                self.graph.report_node(self.node, "unread", self.owner.unread_since_ns)
             return
         if len(self._queue) < self._threshold:
             return

@@ -17,7 +17,7 @@ MANY = 50
 
 def test_changes_of_different_requesters_are_interleaved() -> None:
     async def main() -> list[str]:
-        keeper, order = StoreWriter(Store(IN_MEMORY)), []
+        writer, order = StoreWriter(Store(IN_MEMORY)), []
 
         async def change(who: str) -> None:
             await asyncio.sleep(0)
@@ -25,10 +25,10 @@ def test_changes_of_different_requesters_are_interleaved() -> None:
 
         async with asyncio.TaskGroup() as tasks:
             for who in ("many",) * MANY + ("other", "third"):
-                tasks.create_task(keeper.change(who, partial(change, who)))
+                tasks.create_task(writer.change(who, partial(change, who)))
         gc.collect()
-        assert not keeper._own, "nothing is stored for cancelled requests"
-        keeper.close()
+        assert not writer._own, "nothing is stored for cancelled requests"
+        writer.close()
         return order
 
     order = asyncio.run(main())
@@ -37,7 +37,7 @@ def test_changes_of_different_requesters_are_interleaved() -> None:
 
 def test_one_change_runs_at_a_time_and_failure_or_cancellation_starts_next() -> None:
     async def main() -> None:
-        keeper, inside = StoreWriter(Store(IN_MEMORY)), 0
+        writer, inside = StoreWriter(Store(IN_MEMORY)), 0
 
         async def make(fails: bool) -> None:
             nonlocal inside
@@ -49,7 +49,7 @@ def test_one_change_runs_at_a_time_and_failure_or_cancellation_starts_next() -> 
                 raise ValueError
 
         async def change(who: str, fails: bool = False) -> None:
-            await keeper.change(who, lambda: make(fails))
+            await writer.change(who, lambda: make(fails))
 
         made = [asyncio.create_task(change(who, fails)) for who in ("a", "b") for fails in (False, True, False)]
         given_up = asyncio.create_task(change("a"))
@@ -61,17 +61,17 @@ def test_one_change_runs_at_a_time_and_failure_or_cancellation_starts_next() -> 
             await given_up
         async with asyncio.timeout(5):
             await change("a")
-        keeper.close()
+        writer.close()
 
     asyncio.run(main())
 
 
 def test_change_holds_the_turn_until_its_end_whatever_blocks_it_enters() -> None:
     async def main() -> None:
-        keeper, order = StoreWriter(Store(IN_MEMORY)), list[str]()
+        writer, order = StoreWriter(Store(IN_MEMORY)), list[str]()
 
         async def first() -> None:
-            async with keeper.turn:
+            async with writer.turn:
                 order.append("block")
             await asyncio.sleep(0.001)
             order.append("end")
@@ -80,9 +80,9 @@ def test_change_holds_the_turn_until_its_end_whatever_blocks_it_enters() -> None
             order.append("next")
 
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(keeper.change("a", first))
-            tasks.create_task(keeper.change("b", second))
+            tasks.create_task(writer.change("a", first))
+            tasks.create_task(writer.change("b", second))
         assert order == ["block", "end", "next"]
-        keeper.close()
+        writer.close()
 
     asyncio.run(asyncio.wait_for(main(), 10))
