@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,26 @@ def test_complete_qemu_commands_start_on_the_oldest_qemu_that_is_supported(path:
     assert lines
     for line in lines:
         assert "hda-duplex,audiodev=a" in line and "virtio-sound" not in line
+
+
+NOT_THERE = {"millrace.bearer.SESSION", "guest/pipewire.py"}
+"""A placeholder, and a door that nobody has made."""
+FILES = re.compile(r"`((?:\w+/)+\w+\.(?:py|js|html|md|ts|json|service))`")
+NAMES = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)`")
+ENDINGS = {"db", "html", "js", "json", "md", "mkv", "pem", "png", "py", "service", "sock", "toml", "wav"}
+
+
+@pytest.mark.parametrize("path", [path for path in TEXTS if path.name != "CHANGELOG.md"], ids=lambda path: path.name)
+def test_files_and_names_in_the_docs_are_those_of_the_source(path: Path) -> None:
+    text, roots = path.read_text(), (ROOT, ROOT / "src" / "millrace", ROOT / "src", ROOT / "docs", ROOT / "tests")
+    files = set(FILES.findall(text)) - NOT_THERE
+    assert not [name for name in files if not any((root / name).exists() for root in roots)]
+    names = [name.split(".") for name in set(NAMES.findall(text)) - NOT_THERE]
+    assert not [parts for parts in names if parts[-1] not in ENDINGS and not known() >= set(parts)]
+
+
+@cache
+def known() -> frozenset[str]:
+    """The words of the source."""
+    pages = (ROOT / "src" / "millrace" / "page").glob("*.js")
+    return frozenset(word for one in (*SOURCES, *pages) for word in re.findall(r"\w+", one.read_text()))
