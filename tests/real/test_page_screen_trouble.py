@@ -250,7 +250,7 @@ def test_damage_asks_for_a_key_picture_which_mends_it(chromium: Chromium) -> Non
             await server.whole(picture)
             await server.until("shown", serial=server.serial)
             await shows(page, picture)
-        # Once mended, it asks no more.
+        # Once repaired, it asks no more.
         server.got.clear()
         await asyncio.sleep(1.2)
         assert not [one for one in server.got if one["type"] == "refresh"]

@@ -18,7 +18,7 @@ from millrace.control import store as store_module
 from millrace.control import storefile
 from millrace.control.schema import MIGRATIONS
 from millrace.control.store import Store, StoredDoor
-from millrace.control.storefaults import mend_of
+from millrace.control.storefaults import remedy_of
 from millrace.control.storefile import NotSaved
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
@@ -353,9 +353,9 @@ def test_change_is_refused_exactly_if_it_is_not_on_disk(instead: str, tmp_path: 
 
 def test_advice_follows_primary_error_and_other_errors_have_none() -> None:
     error = sqlite3.OperationalError("disk I/O error")
-    assert not mend_of(error) and not mend_of(OSError("no"))
+    assert not remedy_of(error) and not remedy_of(OSError("no"))
     error.sqlite_errorcode = 1034  # SQLITE_IOERR_FSYNC
-    assert "the disk is failing" in mend_of(error)
+    assert "the disk is failing" in remedy_of(error)
 
 
 def test_unwritable_file_refuses_start(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_store_has_one_daemon_at_a_time_and_crash_releases_lock(tmp_path: Path) 
     holding = f"""
 from pathlib import Path; from millrace.control.store import Store, StoredDoor
 from millrace.control.storefile import NotSaved
-from millrace.control.storefaults import mend_of
+from millrace.control.storefaults import remedy_of
 store = Store(Path({str(path)!r})); print("held", flush=True); input()
 """
     with subprocess.Popen(

@@ -87,7 +87,7 @@ import sys
 from pathlib import Path
 from millrace.control.store import Store, StoredDoor
 from millrace.control.storefile import ROOM_BYTES, NotSaved
-from millrace.control.storefaults import mend_of
+from millrace.control.storefaults import remedy_of
 from millrace.rights.grants import Permission, Verdict
 store = Store(Path(sys.argv[1]))
 for n in range(10**6):

@@ -1,4 +1,4 @@
-"""What is wrong with the store's file, and how to mend it, by SQLite's error."""
+"""What is wrong with the store's file, and how to repair it, by SQLite's error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MENDS = {
 }
 
 
-def mend_of(error: Exception) -> str:
+def remedy_of(error: Exception) -> str:
     """The end of a sentence that begins with the file's path; empty if the error's own text has to do."""
     code: int = getattr(error, "sqlite_errorcode", -1)
     return _MENDS.get(code & 0xFF, "") if code >= 0 else ""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from millrace.control.schema import MIGRATIONS
-from millrace.control.storefaults import OURS, mend_of
+from millrace.control.storefaults import OURS, remedy_of
 from millrace.errors import ConfigError
 from millrace.io.locks import FileLock
 
@@ -156,8 +156,8 @@ class StoreFile:
             log.warning("%s: no room is kept for revocations on a full disk: %s", self.path, error)
 
     def _sentence(self, error: Exception) -> str:
-        mend = mend_of(error)
-        return f"{self.path} {mend} ({error})" if mend else f"{self.path}: {error}"
+        remedy = remedy_of(error)
+        return f"{self.path} {remedy} ({error})" if remedy else f"{self.path}: {error}"
 
     def close(self) -> None:
         """Close the database and release the lock."""
@@ -290,5 +290,5 @@ def understood(what: str) -> Iterator[None]:
     except UnicodeEncodeError:
         raise
     except (ValueError, TypeError) as error:
-        mend = "remove it with sqlite3, or restore the file from a backup"
-        raise _Odd(f"{what} is not in Millrace's format ({' '.join(str(error).split())}); {mend}") from None
+        remedy = "remove it with sqlite3, or restore the file from a backup"
+        raise _Odd(f"{what} is not in Millrace's format ({' '.join(str(error).split())}); {remedy}") from None

@@ -84,8 +84,8 @@ class QmpHandover(AnswerDue):
         if "error" in said:
             error = said["error"]
             text = printable(error.get("desc", "") if isinstance(error, dict) else "")
-            mend = self._silent or "it must run with -display dbus,p2p=on,audiodev=ID"
-            raise RemoteProtocolError(f"QEMU refuses: {text}; {mend}")
+            remedy = self._silent or "it must run with -display dbus,p2p=on,audiodev=ID"
+            raise RemoteProtocolError(f"QEMU refuses: {text}; {remedy}")
         if "QMP" in said and not self._greeted:
             self._greeted = True
             self._check_version(said["QMP"])
