@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from millrace.guest.machines.address import parse_door
+from millrace.guest.machines.attached import anywhere
 from millrace.pixels.cursors import ARROW_SIZE
 from millrace.pixels.rects import Point, Size
 from tests.bus import daemon_in
@@ -288,7 +289,7 @@ def test_display_with_a_cookie_needs_it(tmp_path: Path) -> None:
             async with asyncio.timeout(20):
                 while "--auth-file" not in machine.error:
                     await asyncio.sleep(0.05)
-            machine.retake(replace(machine.spec, password_file=str(authority)))
+            machine.retake(replace(machine.spec, password_file=str(authority)), anywhere)
             async with asyncio.timeout(20):
                 while machine.state != "attached":
                     await asyncio.sleep(0.05)

@@ -31,7 +31,7 @@ from millrace.rights.model import OWNER, Right
 from millrace.rights.prompts import Prompts
 from millrace.sim.rig import START_NS
 from millrace.units import NS_PER_MS
-from millrace.wire.native.messages import Message, Notice, Reply
+from millrace.wire.native.messages import Begun, Message, Notice, Reply
 from millrace.wire.native.ring import Ring
 
 STEP_NS = 5 * NS_PER_MS
@@ -41,10 +41,10 @@ SOUND = np.random.default_rng(7).uniform(-0.4, 0.4, (96_000, 2)).astype(np.float
 class ClientStream:
     """A client's side of one stream, which survives whatever happens at the other side."""
 
-    def __init__(self, told: dict[str, Any], fds: tuple[int, ...]) -> None:
-        self.id, self.target = told["stream"], told["target"]
-        self._memory = mmap.mmap(fds[0], told["bytes"])
-        self.ring = Ring(self._memory, told["capacity"], told["frame_bytes"])
+    def __init__(self, told: Begun, fds: tuple[int, ...]) -> None:
+        self.id, self.target = told.stream, told.target
+        self._memory = mmap.mmap(fds[0], told.bytes)
+        self.ring = Ring(self._memory, told.capacity, told.frame_bytes)
         self._fds, self._done = fds, 0
         self.heard = b""
 

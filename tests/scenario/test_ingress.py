@@ -92,8 +92,8 @@ class Program:
         run(1, takes(name=name, format="s16", rate=rate, latency_ms=80.0, guest="alice"))
         answer = self.answers[-1].value
         memory, _, bell = self._fds
-        with mmap.mmap(memory, answer["bytes"]) as mapped:
-            ring = Ring(mapped, answer["capacity"], answer["frame_bytes"])
+        with mmap.mmap(memory, answer.bytes) as mapped:
+            ring = Ring(mapped, answer.capacity, answer.frame_bytes)
             frames = rate * milliseconds // 1000
             ring.put(0, memoryview(encode(SampleFormat.S16LE, sine(0.1, 440, rate)[:frames])))
             ring.written = frames
@@ -101,14 +101,14 @@ class Program:
         os.write(bell, b"x")
         await asyncio.sleep(0.01)
         self._close()
-        return f"stream/{answer['stream']}"
+        return f"stream/{answer.stream}"
 
     def record(self, name: str) -> int:
         takes, run = self.streams.methods["record"]
         assert takes is Open
         run(2, takes(name=name, rate=16_000, channels=1, latency_ms=100.0, guest="alice", at="sink/millrace"))
         self._close()
-        return int(self.answers[-1].value["stream"])
+        return int(self.answers[-1].value.stream)
 
     def _close(self) -> None:
         for fd in self._fds:

@@ -368,7 +368,7 @@ def test_handed_over_connection_is_closed_however_its_door_ends(tmp_path: Path) 
             door = daemon._take_connection({"guest": "alice"}, theirs.fileno())
             if seconds is not None:
                 await asyncio.sleep(seconds)
-            await daemon.plane.run(OWNER, "detach", {"door": door["id"]})
+            await daemon.plane.run(OWNER, "detach", {"door": door.id})
             assert len(os.listdir("/proc/self/fd")) == before
         theirs.close()
         # Read what was sent on it, up to end-of-file: then no other descriptor of the other end is left open.

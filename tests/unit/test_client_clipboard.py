@@ -138,7 +138,7 @@ def test_what_can_not_be_passed_on_is_said() -> None:
     desk.shared.take(ClipboardState(True, 1))
     desk.shared.take(clip(1, b"it is \x1b[31ma picture", True))
     desk.shared.take(Clip(1, None, "it is not text", True))
-    assert desk.notes[1] == r"it is \x1b[31ma picture" and "no text" in desk.notes[2]
+    assert desk.notes[1] == r"it is \x1b[31ma picture" and "not text" in desk.notes[2]
     assert len(desk.text) > 1000
 
 

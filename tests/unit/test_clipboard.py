@@ -253,7 +253,7 @@ def test_too_much_text_and_what_is_no_text_is_refused_with_a_sentence() -> None:
     for message in (bytes([CLIP, 0, 1, 0, 0, 0]) + b"\xff\xfe", bytes([CLIP, LAST, 1, 0, 0, 0]) + b"more"):
         remote.session.receive(message, desk.now_ns)
     desk.run(30)
-    assert board.got == [None] and "no text in UTF-8" in remote.news(Fault)[0].message and remote.ended is None
+    assert board.got == [None] and "no valid UTF-8 text" in remote.news(Fault)[0].message and remote.ended is None
     board.paste()
     desk.run(30)
     for message in pack_clip(Clip(1, ClipText((b"x" * PIECE_BYTES,) * (CLIP_BYTES_MAX // PIECE_BYTES + 1)))):

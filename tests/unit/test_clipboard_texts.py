@@ -199,6 +199,6 @@ def test_text_is_the_same_in_pieces_of_any_size(size: int) -> None:
             reader.add(data[at : at + size], at + size >= len(data))
         assert reader.text().whole() == whole.rstrip("\0").replace("\r\n", "\n")
     reader = ClipReader()
-    with pytest.raises(ConfigError, match="no text in UTF-8"):
+    with pytest.raises(ConfigError, match="no valid UTF-8 text"):
         for byte in "é".encode()[:1], b"a":
             reader.add(byte, last=byte == b"a")

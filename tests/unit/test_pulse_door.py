@@ -182,7 +182,7 @@ def test_module_is_charged_and_announced_from_loading_to_unloading() -> None:
     held, undone = scene.graph.budget.held, []
     made = scene.graph.add_sink("made")
     scene.news()
-    module = scene.module(made, undo=lambda: undone.append(True))
+    module = scene.module(made, end=lambda: undone.append(True))
     assert scene.door.account.part(("module", module.index)) > 4 * len("a=b")
     assert scene.door.modules[module.index] is module
     assert scene.news() == [(Facility.MODULE, Change.NEW, module.index)]

@@ -192,7 +192,7 @@ def test_a_recording_is_not_made_through_a_link_unasked(tmp_path: Path) -> None:
         await encoded(recording)
 
     (error,) = record(link, work, sound=False, replace=False)
-    assert "is a link to a file that is not there" in str(error) and not (tmp_path / "victim").exists()
+    assert "is a link to a file that does not exist" in str(error) and not (tmp_path / "victim").exists()
     assert record(link, work, sound=False) == [] and (tmp_path / "victim").exists()
 
 

@@ -96,7 +96,7 @@ def test_outputs_are_made_by_their_names(tmp_path: Path) -> None:
             assert type(shown.face) is kind and (shown.recording is not None) == (kind is Recording)
             shown.close()
         (tmp_path / "link").symlink_to(tmp_path / "victim")
-        with pytest.raises(ConfigError, match="is a link to a file that is not there"):
+        with pytest.raises(ConfigError, match="is a link to a file that does not exist"):
             Shown(f"y4m:{tmp_path}/link", "t", False, True, lambda why: None, replace=False)
         with pytest.raises(ConfigError, match="No such file"):
             Shown(f"y4m:{tmp_path}/no/a.y4m", "t", False, True, lambda why: None)
@@ -237,7 +237,7 @@ def in_window(monkeypatch: pytest.MonkeyPatch, work: Callable[[Place], None]) ->
 
 def test_window_shares_its_clipboard(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(place: Place) -> None:
-        shared, window = place.machine.clipboard, place.window
+        shared, window = place.window.clipboard, place.window
         assert isinstance(shared, SharedClipboard)
         window._write_text("grüße\n日本")
         assert window._read_text() == "grüße\n日本"

@@ -188,7 +188,7 @@ def test_cursor_is_asked_for_when_it_changed() -> None:
         ([xserver.setup(65_535, 65_535)], "too large"),
         ([xserver.setup()[:40] + bytes(100)], "depth 0"),
         ([struct.pack("<BxHHH", 1, 11, 0, 65_535)], "at most"),
-        ([xserver.setup(), xserver.reply(1)], "no extension DAMAGE"),
+        ([xserver.setup(), xserver.reply(1)], "lacks the extension DAMAGE"),
         ([xserver.setup(), *xserver.extensions((1, 1))], "too old"),
         ([xserver.setup(), xserver.reply(77)], "reply to no request"),
         ([xserver.setup(), xserver.error(2)], "refused"),

@@ -105,13 +105,11 @@ def listen(
     """
     from millrace.client.listener import Listener, ListenerOptions
     from millrace.client.microphone import make_microphone
-    from millrace.client.notices import unnoticed
     from millrace.client.outputs import make_output
     from millrace.clock.jitter import asked_of_daemon
 
     url, socket = _place(where)
-    by_card = any((one or "").split(":")[0] == "device" for one in (to, mic))
-    kept_out = by_card and _keep_out(url)
+    kept_out = any((one or "").split(":")[0] == "device" for one in (to, mic)) and _keep_out(url)
     options = ListenerOptions(
         microphone=make_microphone(mic) if mic else None,
         name=name, settings=parse_settings(settings or []), latency=latency,
@@ -119,11 +117,10 @@ def listen(
         ca_file=str(ca or ""), cert=str(cert or ""), key=str(key or ""),
         token=_token(token_file), insecure=insecure, reconnect=not no_reconnect, socket=socket,
     )  # fmt: skip
-    for_ns = parse_duration_ns(seconds, "--seconds", 0, SECONDS_MAX_NS, "s") if seconds else None
+    limit = _Limit(parse_duration_ns(seconds, "--seconds", 0, SECONDS_MAX_NS, "s") if seconds else None)
     _demand_new(to, overwrite)
-    notes = [*([LED_BACK] if kept_out else []), *([] if quiet else _unheard(options, url))]
-    limit, notice = _Limit(for_ns), unnoticed if quiet else _noting(notes)
-    listener = Listener(url, make_output(to, asked_of_daemon(latency), overwrite), options, notice, limit.joined)
+    told = _told(options, url, kept_out, quiet)
+    listener = Listener(url, make_output(to, asked_of_daemon(latency), overwrite), options, told, limit.joined)
     try:
         _hear(listener, limit, quiet)
     except NoDevice as error:
@@ -185,8 +182,13 @@ def _unheard(options: ListenerOptions, url: str) -> list[str]:
     return [one for one in told if one]
 
 
-def _noting(notes: list[str]) -> Notice:
-    """Prints the listener's events, and `notes` once it has joined."""
+def _told(options: ListenerOptions, url: str, kept_out: bool, quiet: bool) -> Notice:
+    """Prints the listener's events and, once it has joined, what is not heard."""
+    from millrace.client.notices import unnoticed
+
+    if quiet:
+        return unnoticed
+    notes = [*([LED_BACK] if kept_out else []), *_unheard(options, url)]
 
     def told(kind: str, text: str, /) -> None:
         if kind != "ended":

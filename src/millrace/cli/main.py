@@ -34,7 +34,7 @@ from millrace.cli.run import main_of
 from millrace.version import __version__
 
 app = App(
-    "millrace serve                          # the daemon; it prints what to do next",
+    "millrace serve                          # the daemon; prints what to do next",
     "millrace listen                         # hear its guest `default`",
     "millrace view                           # see and use its screen",
     "millrace ls                             # what is playing, with its number",
