@@ -133,7 +133,7 @@ class Line:
     """A viewer's connection, of which pictures are sent and looked at."""
 
     def __init__(self, knows: bool = True) -> None:
-        self.house, self.now = House(), NS_PER_S
+        self.house, self.now, self.knows = House(), NS_PER_S, knows
         self.passed = Passed(0, 0)
         self.keepalive = Keepalive(NS_PER_S, self.now)
         self.pings: list[HostNs] = []
@@ -142,7 +142,7 @@ class Line:
 
     def send(self, serial: int, size: int = 1000) -> None:
         self.passed = Passed(self.passed.written + size, self.passed.arrived)
-        self.blame.sent(serial, self.now)
+        self.blame.sent(serial, self.now, self.passed if self.knows else None)
 
     def run(self, ms: int) -> None:
         for _ in range(ms // 5):

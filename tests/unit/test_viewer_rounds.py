@@ -373,6 +373,7 @@ def test_bytes_that_have_not_arrived_are_charged_whatever_was_acknowledged() -> 
     assert not remote.session.account.part("sending")
     remote._ways.append((desk.now_ns + NS_PER_S, 3 * MIB))
     remote.bytes += 3 * MIB
+    sending.bytes += 3 * MIB
     assert not pictures.ready(NS_PER_MS)
     pictures.settle(None, desk.now_ns)
     assert remote.session.account.part("sending") == 3 * MIB and sending.error is None

@@ -38,16 +38,14 @@ class OffsetFilter:
 
     def __init__(self) -> None:
         self._trips: list[RoundTrip] = []
+        self.rtt_ns: HostNs | None = None
+        """The quickest of the recent round trips."""
 
     def add(self, sent_ns: HostNs, remote_ns: HostNs, received_ns: HostNs) -> None:
         """Add a request and its response, which carries the other clock's time."""
         trip = RoundTrip((sent_ns + received_ns) // 2, remote_ns, received_ns - sent_ns)
         self._trips = [*(one for one in self._trips[-(WINDOW - 1) :] if one.agrees(trip)), trip]
-
-    @property
-    def rtt_ns(self) -> HostNs | None:
-        """The quickest of the recent round trips."""
-        return min((trip.rtt_ns for trip in self._trips), default=None)
+        self.rtt_ns = min(one.rtt_ns for one in self._trips)
 
     def offset_ns(self, now_ns: HostNs, rate: float = 0.0) -> HostNs | None:
         """The other clock minus ours at `now_ns`; a second of the other takes 1 + `rate` seconds on ours."""

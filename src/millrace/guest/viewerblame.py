@@ -132,9 +132,8 @@ class ViewerBlame:
 
     # -- what happens ----------------------------------------------------------------------------
 
-    def sent(self, serial: int, now_ns: HostNs) -> None:
-        """A picture was written."""
-        passed = self._traffic()
+    def sent(self, serial: int, now_ns: HostNs, passed: Passed | None) -> None:
+        """A picture was written; with what was written since the connection began."""
         self._on_way.append(_OnWay(serial, now_ns, passed.written if passed else None))
         self._last_sent = serial
 

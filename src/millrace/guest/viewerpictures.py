@@ -16,6 +16,7 @@ from millrace.guest.viewervideos import ViewerVideos
 from millrace.outlets.encoded import EncodedPicture, cut_pieces
 from millrace.outlets.pictureflow import PictureFlow
 from millrace.outlets.picturetimes import PictureTimes, ViewerTimes
+from millrace.outlets.queue import Passed
 from millrace.pixels.rects import Size
 from millrace.units import HostNs
 from millrace.wire.peer.messages import Fault
@@ -61,6 +62,10 @@ class ViewerPictures:
         self._next: EncodedPicture | None = None
         """The picture that waits for its turn, or is being sent."""
         self._ends: deque[_End] = deque()
+        self._passed: Passed | None = None
+        self._looked_at = 0
+        """What had been written and had arrived when that was last asked, which is a system call; and how many bytes
+        had been sent then."""
         self._has = 0
         """The newest picture that has arrived at the viewer's machine."""
         self._claimed = 0
@@ -83,8 +88,11 @@ class ViewerPictures:
 
     def ready(self, rtt_ns: HostNs | None) -> bool:
         """Whether another picture can be sent."""
-        free = self._next is None and not self._waits and self._sending.open
-        return free and self.flow.ready(rtt_ns, self._waiting())
+        if self._next is not None or self._waits or not self._sending.open:
+            return False
+        if self._sending.bytes != self._looked_at or self._waiting > self.flow.bytes_on_way:
+            self._look()
+        return self.flow.ready(rtt_ns, self._waiting)
 
     def resized(self, size: Size) -> None:
         """What was not sent yet is void, and pictures have this size from now on."""
@@ -156,8 +164,9 @@ class ViewerPictures:
         self.sent += 1
         self.flow.sent(serial, picture.size, now_ns)
         self.times.sent(serial, picture, now_ns)
-        self._blame.sent(serial, now_ns)
-        passed = self._sending.passed
+        self._look()
+        passed = self._passed
+        self._blame.sent(serial, now_ns, passed)
         if passed is not None:
             self._ends.append(_End(serial, passed.written))
         else:
@@ -182,6 +191,7 @@ class ViewerPictures:
             self._sending.flush()
         if shape:
             # It is on its way now.
+            self._look()
             self._charge()
 
     # -- what was acknowledged -------------------------------------------------------------------
@@ -212,16 +222,21 @@ class ViewerPictures:
 
     def _arrived(self) -> int:
         """The newest picture of which all bytes can have arrived at the viewer's machine, by the kernel's count."""
-        passed = self._sending.passed
+        self._look()
+        passed = self._passed
         known = 0 if passed is None else passed.arrived + (passed.written - passed.arrived) // SLACK + SLACK_BYTES
         while self._ends and (passed is None or not passed.exact or self._ends[0].at <= known):
             self._has = self._ends.popleft().serial
         return self._has
 
+    def _look(self) -> None:
+        """Ask what has arrived."""
+        self._passed, self._looked_at = self._sending.passed, self._sending.bytes
+
+    @property
     def _waiting(self) -> int:
-        """Bytes that were written and have not arrived."""
-        passed = self._sending.passed
-        return 0 if passed is None else max(0, passed.written - passed.arrived)
+        """Bytes that were written and had not arrived when that was last asked."""
+        return 0 if self._passed is None else max(0, self._passed.written - self._passed.arrived)
 
     def _charge_anew(self) -> None:
         """There may be room now: what had none is tried again."""
@@ -234,7 +249,7 @@ class ViewerPictures:
 
         False without room for all of it: the next picture is dropped then, and the viewer told so once.
         """
-        held = max(self.flow.bytes_on_way, self._waiting()) + (self._next.size if self._next else 0) + more
+        held = max(self.flow.bytes_on_way, self._waiting) + (self._next.size if self._next else 0) + more
         try:
             self._account.hold("sending", held, VIEWERS)
         except BudgetError as error:
