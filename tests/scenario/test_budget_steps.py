@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +14,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from millrace.budget import Budget
+from millrace.budget import PROGRAMS, Budget
 from millrace.codec.parameters import CodecParameters
 from millrace.errors import BudgetError
 from millrace.guest.guest import Guest
 from millrace.guest.machines import consoles, refit, spice
 from millrace.guest.machines.address import parse_door
+from millrace.sim.qemu import FakeQemu
 from millrace.wire.peer.messages import FormatChanged, encode_message
 from tests.bus import daemon_in
 from tests.nativebus import eventually
@@ -158,5 +161,40 @@ def test_console_of_a_qemu_that_had_no_room_is_shown_soon(
                         vm.show(0, noise(640, 480))
                     await asyncio.sleep(0.05)
             assert one.machine.sessions == 1 and "no room" not in one.machine.hint()
+
+    asyncio.run(main())
+
+
+def test_sound_of_a_qemu_that_had_no_room_is_heard_soon_in_the_same_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refit, "AGAIN_S", 0.02)
+
+    async def main() -> None:
+        vm = Vm()
+        async with hall(tmp_path, vm) as one:
+            await one.attached()
+            await until(lambda: len(vm._listeners) == 2)
+            card, line = FakeQemu("Out"), socket.socket(fileno=os.dup(vm._listeners[0]))
+            line.setblocking(False)
+
+            def said(told: Callable[[], object]) -> object:
+                line.send(card.data_to_send())
+                with suppress(BlockingIOError):
+                    card.receive(line.recv(65_536))
+                return told()
+
+            vm.show(0, noise(64, 48))
+            await until(lambda: said(lambda: card.properties) and one.views()[0].width == 64)
+            budget = one.guest.admission.budget
+            other = budget.open("other", {"all": int(budget.limit * PROGRAMS) - budget.held - 10_000})
+            card.init()
+            await until(lambda: said(lambda: "no room for its sound" in one.machine.hint()))
+            await asyncio.sleep(SETTLE_S)
+            assert one.machine.sessions == 1 and one.views() and not one.machine.streams()
+            other.close()
+            await until(lambda: one.machine.streams() and not one.machine.hint())
+            assert one.machine.sessions == 1
+            line.close()
 
     asyncio.run(main())

@@ -17,7 +17,7 @@ from millrace.budget import PROGRAMS
 from millrace.daemon.app import Daemon
 from millrace.graph.pictures import KeyPress
 from millrace.graph.screen import Screen
-from millrace.guest.machines import spice
+from millrace.guest.machines import refit, spice
 from millrace.guest.machines.address import parse_door
 from millrace.pixels.rects import Point, Rect
 from millrace.wire.spice.channel import ChannelKind
@@ -190,6 +190,32 @@ def test_picture_without_room_costs_no_connection_and_is_shown_when_there_is(
         assert one.machine.sessions == 1
 
     made = Server()
+    attached(tmp_path, made, test)
+
+
+def test_sound_without_room_costs_no_picture_and_no_session_and_is_heard_when_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refit, "AGAIN_S", 0.02)
+    made = Server()
+    made.says[ChannelKind.PLAYBACK] = []
+
+    async def test(one: Attached) -> None:
+        await one.until(lambda: np.array_equal(one.picture, PICTURE), "there is a picture")
+        await one.until(lambda: ChannelKind.PLAYBACK in made.heard, "the sound's channel is there")
+        budget = one.guest.admission.budget
+        other = budget.open("other", {"all": int(budget.limit * PROGRAMS) - budget.held - 10_000})
+        made.writers[ChannelKind.PLAYBACK].write(START)
+        await one.until(lambda: "no room for its sound: guest alice holds" in one.machine.view().hint, "it says why")
+        refusals = budget.refusals
+        await asyncio.sleep(0.3)
+        assert one.machine.sessions == 1 and budget.refusals == refusals and not one.machine.streams()
+        made.writers[ChannelKind.DISPLAY].write(server.draw_fill(WHOLE, 0x010203))
+        await one.until(lambda: one.picture is not None and (one.picture[:, :, 0] == 3).all(), "the picture goes on")
+        other.close()
+        await one.until(lambda: one.machine.streams() and not one.machine.view().hint, "there is sound")
+        assert one.machine.sessions == 1 and len(made.links) == 1 + len(ALL)
+
     attached(tmp_path, made, test)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import numpy as np
 
@@ -15,6 +15,12 @@ from millrace.units import NS_PER_MS, Frames, Positions, ns_to_frames
 
 KEEP_NS = 100 * NS_PER_MS
 """Older sound is dropped: a guest that reads late should get current sound, not a growing delay."""
+
+
+def capture_charges(graph_rate: int, rate: int, channels: int) -> dict[Hashable, int]:
+    """What a queue takes, in parts."""
+    resampler = resampler_bytes(graph_rate, rate, channels, low_delay=True)
+    return {"queue": 2 * ns_to_frames(KEEP_NS, rate) * channels * 4, "resampler": resampler}
 
 
 # Two clocks meet here, and nothing tracks the difference. The graph fills the queue at the host's pace; the machine
@@ -37,8 +43,7 @@ class CaptureQueue:
         self.node = Tap(graph.ids.take(), name, positions, consumer=self, latency_ask_ns=10 * NS_PER_MS)
         self.node.active = self.node.clocked = False
         self._keep = ns_to_frames(KEEP_NS, rate)
-        resampler = resampler_bytes(graph.rate, rate, len(positions), low_delay=True)
-        self.node.charges = {"queue": 2 * self._keep * len(positions) * 4, "resampler": resampler}
+        self.node.charges = capture_charges(graph.rate, rate, len(positions))
         self._resampler: Resampler | None = None
         self._blocks: list[Samples] = []
         self._fill: Frames = 0

@@ -289,9 +289,14 @@ def fitted(gains: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return (sum(gains) / len(gains) if gains else 1.0,) * channels
 
 
+def pushed_bytes(fmt: AudioFormat) -> int:
+    """What a pushed stream of a format queues at most."""
+    return tape_bytes(fmt.rate, len(fmt.positions), TAPE_S)
+
+
 def new_stream(graph: Graph, sink: Sink, name: str, fmt: AudioFormat, props: dict[str, str]) -> Stream:
     """Add a node for a pushed stream to the graph; GraphError if the guest has too many."""
     node = Stream(graph.ids.take(), name, fmt.positions, props)
-    node.charges = {"tape": tape_bytes(fmt.rate, len(fmt.positions), TAPE_S)}
+    node.charges = {"tape": pushed_bytes(fmt)}
     graph.add_stream(node, sink)
     return node

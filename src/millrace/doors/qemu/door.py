@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from millrace.clock.pace import RateController
-from millrace.doors.capture import CaptureQueue
+from millrace.doors.capture import CaptureQueue, capture_charges
 from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor, RecordingDoor
-from millrace.doors.pushed import PushedStream, fitted, new_stream
+from millrace.doors.pushed import PushedStream, fitted, new_stream, pushed_bytes
+from millrace.doors.soundroom import SoundRoom
 from millrace.dsp.mix import cubic_to_gain
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink
@@ -112,6 +114,7 @@ class QemuPlayback(PlayingDoor):
     ) -> None:  # fmt: skip
         self.graph, self.peer, self.name, self._kept, self._origin = graph, peer, name, kept, origin
         self.voices: dict[int, OutVoice] = {}
+        self.room = SoundRoom(name, "sound", graph.budget)
 
     @property
     def streams(self) -> list[PushedStream]:
@@ -148,9 +151,12 @@ class QemuPlayback(PlayingDoor):
 
     def _init(self, event: VoiceInit) -> None:
         self._fini(event.id)
-        if len(self.voices) >= VOICES_MAX:
+        if len(self.voices) + len(self.room) >= VOICES_MAX:
             log.warning("%s has %d voices already; one more is left out", self.name, VOICES_MAX)
             return
+        self.room.begin(event.id, pushed_bytes(event.format), partial(self._make, event))
+
+    def _make(self, event: VoiceInit) -> None:
         kept = self._kept.get(event.id)
         default = self.graph.default
         assert default is not None
@@ -167,10 +173,14 @@ class QemuPlayback(PlayingDoor):
             voice.stream.set_volume(*self._kept.volume[event.id])
 
     def _fini(self, id_: int) -> None:
+        self.room.end(id_)
         voice = self.voices.pop(id_, None)
         if voice is not None:
             self._kept.keep(id_, voice.stream)
             voice.stream.remove()
+        elif self._kept.get(id_) is None:
+            # It never had room.
+            self._kept.volume.pop(id_, None)
 
     def _enable(self, event: VoiceEnabled) -> None:
         voice = self.voices.get(event.id)
@@ -181,14 +191,16 @@ class QemuPlayback(PlayingDoor):
             voice.stream.stop()
 
     def _set_volume(self, event: VoiceVolume) -> None:
-        if event.id not in self.voices:
+        if event.id not in self.voices and event.id not in self.room:
             return
         gains = gains_of(event.volume)
         self._kept.volume[event.id] = (gains, event.mute)
-        self.voices[event.id].stream.set_volume(gains, event.mute)
+        if event.id in self.voices:
+            self.voices[event.id].stream.set_volume(gains, event.mute)
 
     def close(self) -> None:
         """See `MachineDoor`."""
+        self.room.close()
         for id_ in list(self.voices):
             self._fini(id_)
 
@@ -202,6 +214,9 @@ class QemuRecord(RecordingDoor):
     def __init__(self, graph: Graph, source: Sink, peer: AudioPeer, name: str) -> None:
         self.graph, self.source, self.peer, self.name = graph, source, peer, name
         self.voices: dict[int, InVoice] = {}
+        self.room = SoundRoom(name, "recording", graph.budget)
+        self._enabled: set[int] = set()
+        """Voices that record, there or left out."""
 
     @property
     def recording(self) -> bool:
@@ -223,18 +238,32 @@ class QemuRecord(RecordingDoor):
                 self._init(event)
             elif isinstance(event, VoiceFini):
                 self._fini(event.id)
-            elif isinstance(event, VoiceEnabled) and event.id in self.voices:
-                self.voices[event.id].queue.run(event.enabled)
+            elif isinstance(event, VoiceEnabled):
+                self._enable(event)
 
     def _init(self, event: VoiceInit) -> None:
         self._fini(event.id)
-        if len(self.voices) >= VOICES_MAX:
+        if len(self.voices) + len(self.room) >= VOICES_MAX:
             return
+        fmt = event.format
+        needed = sum(capture_charges(self.graph.rate, fmt.rate, len(fmt.positions)).values())
+        self.room.begin(event.id, needed, partial(self._make, event))
+
+    def _make(self, event: VoiceInit) -> None:
         fmt = event.format
         queue = CaptureQueue(self.graph, self.source, self.name, fmt.rate, fmt.positions)
         self.voices[event.id] = InVoice(fmt, queue)
+        queue.run(event.id in self._enabled)
+
+    def _enable(self, event: VoiceEnabled) -> None:
+        if event.id in self.voices or event.id in self.room:
+            (self._enabled.add if event.enabled else self._enabled.discard)(event.id)
+        if event.id in self.voices:
+            self.voices[event.id].queue.run(event.enabled)
 
     def _fini(self, id_: int) -> None:
+        self.room.end(id_)
+        self._enabled.discard(id_)
         voice = self.voices.pop(id_, None)
         if voice is not None:
             voice.queue.remove()
@@ -249,5 +278,6 @@ class QemuRecord(RecordingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
+        self.room.close()
         for id_ in list(self.voices):
             self._fini(id_)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from millrace.absent import nothing
 from millrace.clock.jitter import JitterProfile
+from millrace.clock.pace import RateController
 from millrace.codec.opus import OPUS_RATE, OpusDecoder
-from millrace.doors.capture import CaptureQueue
+from millrace.doors.capture import CaptureQueue, capture_charges
 from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor, RecordingDoor
-from millrace.doors.pushed import PROFILE, PushedStream, fitted, new_stream
+from millrace.doors.pushed import PROFILE, PushedStream, fitted, new_stream, pushed_bytes
+from millrace.doors.soundroom import SoundRoom
 from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.dsp.mix import cubic_to_gain
 from millrace.errors import CodecError, RemoteProtocolError
@@ -46,6 +50,15 @@ MM_GAP_MS = 200
 _MM_MODULO = 1 << 32
 
 
+class _Before(NamedTuple):
+    """What a stream had that there was before: to the user it is the same machine."""
+
+    sink: Sink
+    gains: tuple[float, ...]
+    mute: bool
+    pace: RateController
+
+
 # The server may send a mode at any time, but it governs the data only from the next Start on: a Start creates the
 # decoder, and everything up to the next one goes through it. A Start in the same format continues the stream. In
 # another format the stream is replaced, and the new one takes over sink, volume, mute and the measured clock, because
@@ -70,6 +83,8 @@ class SpicePlayback(PlayingDoor):
         self._gains: tuple[float, ...] = (1.0,)
         self._mute = False
         self._expected_ms: int | None = None
+        self._before: _Before | None = None
+        self.room = SoundRoom(name, "sound", graph.budget)
 
     @property
     def streams(self) -> list[PushedStream]:
@@ -109,17 +124,28 @@ class SpicePlayback(PlayingDoor):
         self._expected_ms = None
         if self.stream is not None and self.stream.format == fmt:
             return
+        self.room.begin(0, pushed_bytes(fmt), partial(self._make, fmt))
+
+    def _make(self, fmt: AudioFormat) -> None:
+        """A stream of this format, in place of the one before."""
         old = self.stream
-        default = self.graph.default
-        assert default is not None
-        sink = old.node.sink if old is not None else default
-        props = {"application.name": self.name, "media.name": "SPICE"}
-        node = new_stream(self.graph, sink, self.name, fmt, props)
         if old is not None:
-            node.mute = old.node.mute
-            node.gains = fitted(old.node.gains, len(node.gains))
-            old.remove()
-        self.stream = PushedStream(self.graph, node, fmt, self._profile, old.pace if old else None, self._origin)
+            self._before = _Before(old.node.sink, old.node.gains, old.node.mute, old.pace)
+        before, default = self._before, self.graph.default
+        assert default is not None
+        sink = before.sink if before and before.sink.id in self.graph.sinks else default
+        props = {"application.name": self.name, "media.name": "SPICE"}
+        try:
+            node = new_stream(self.graph, sink, self.name, fmt, props)
+        finally:
+            # What comes now is of this format, whether there is room for it or not.
+            self.stream = None
+            if old is not None:
+                old.remove()
+        if before is not None:
+            node.mute, node.gains = before.mute, fitted(before.gains, len(node.gains))
+        pace = before.pace if before else None
+        self.stream = PushedStream(self.graph, node, fmt, self._profile, pace, self._origin)
         self.stream.set_volume(self._gains, self._mute)
 
     def _data(self, event: Data, now_ns: HostNs) -> None:
@@ -160,6 +186,7 @@ class SpicePlayback(PlayingDoor):
 
     def close(self) -> None:
         """See `MachineDoor`."""
+        self.room.close()
         if self.stream is not None:
             self.stream.remove()
             self.stream = None
@@ -173,6 +200,7 @@ class SpiceRecord(RecordingDoor):
         self.queue: CaptureQueue | None = None
         self.sent_frames: Frames = 0
         self._wake = wake
+        self.room = SoundRoom(name, "recording", graph.budget)
 
     @property
     def recording(self) -> bool:
@@ -186,11 +214,17 @@ class SpiceRecord(RecordingDoor):
             event = record_event(message)
             if isinstance(event, Start):
                 self._start(event)
-            elif isinstance(event, Stop) and self.queue is not None:
-                self.queue.run(False)
+            elif isinstance(event, Stop):
+                self.room.end(0)
+                if self.queue is not None:
+                    self.queue.run(False)
 
     def _start(self, event: Start) -> None:
         self._stop()
+        needed = sum(capture_charges(self.graph.rate, event.rate, event.channels).values())
+        self.room.begin(0, needed, partial(self._make, event))
+
+    def _make(self, event: Start) -> None:
         positions = default_map(event.channels)
         self.queue = CaptureQueue(self.graph, self.source, self.name, event.rate, positions, self._send)
         self.sent_frames = 0
@@ -214,6 +248,7 @@ class SpiceRecord(RecordingDoor):
         self._wake = nothing
 
     def _stop(self) -> None:
+        self.room.end(0)
         if self.queue is not None:
             self.queue.remove()
             self.queue = None

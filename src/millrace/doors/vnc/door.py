@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 from millrace.clock.jitter import JitterProfile
 from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor
-from millrace.doors.pushed import PROFILE, PushedStream, new_stream
+from millrace.doors.pushed import PROFILE, PushedStream, new_stream, pushed_bytes
+from millrace.doors.soundroom import SoundRoom
 from millrace.doors.vnc.screen import VncScreen
 from millrace.dsp.convert import SampleFormat
 from millrace.graph.graph import Graph
@@ -64,6 +66,7 @@ class VncDoor(PlayingDoor):
         self._steps = Steps(self._next, lambda: wire.work.over)
         self._received_ns: HostNs = 0
         self._closed = False
+        self.room = SoundRoom(origin, "sound", graph.budget)
 
     @property
     def streams(self) -> list[PushedStream]:
@@ -132,11 +135,13 @@ class VncDoor(PlayingDoor):
     # The format is the one that this side asked for when it enabled sound (`VncClient`), so it never changes and one
     # stream serves the whole connection. An End only pauses it.
     def _begin(self) -> None:
-        if self.stream is not None:
-            return
+        if self.stream is None:
+            fmt = AudioFormat(SampleFormat.S16LE, self.wire.rate, default_map(self.wire.channels))
+            self.room.begin(0, pushed_bytes(fmt), partial(self._make, fmt))
+
+    def _make(self, fmt: AudioFormat) -> None:
         default = self.graph.default
         assert default is not None
-        fmt = AudioFormat(SampleFormat.S16LE, self.wire.rate, default_map(self.wire.channels))
         props = {"application.name": self.name, "media.name": "VNC"}
         node = new_stream(self.graph, default, self.name, fmt, props)
         self.stream = PushedStream(self.graph, node, fmt, self._profile, origin=self._origin)
@@ -145,6 +150,7 @@ class VncDoor(PlayingDoor):
         """See `MachineDoor`. The last that it says to the server releases what is down."""
         self._told, self._closed = _untold, True
         self._steps.close()
+        self.room.close()
         if self.stream is not None:
             self.stream.remove()
             self.stream = None

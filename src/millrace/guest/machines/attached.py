@@ -16,6 +16,7 @@ from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
 from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.losses import Losses
+from millrace.guest.machines.refit import Fitted, Refit
 from millrace.guest.machines.whereabouts import Whereabouts, of_spec
 from millrace.io.clock import now_ns
 from millrace.symptoms import Symptom
@@ -67,6 +68,8 @@ class AttachedMachine(ABC):
         """Where it is, by the address or by the newest connection."""
         self._demand_place: DemandPlace = anywhere
         self._losses = Losses()
+        self._refits: list[Refit] = []
+        """What looks for room for parts of the current session."""
         self._forgotten = False
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
@@ -154,6 +157,12 @@ class AttachedMachine(ABC):
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = loop.create_future()
         self.ready: asyncio.Future[None] = loop.create_future()
+
+    def _refitted(self, part: Fitted) -> Callable[[], None]:
+        """Give this part of the machine room as soon as there is some; returns what to call when it may have none."""
+        refit = Refit(part, self._changed)
+        self._refits.append(refit)
+        return refit.look
 
     def _end(self, why: Exception) -> None:
         """The session ends, by this if nothing else has ended it before."""
@@ -245,6 +254,8 @@ class AttachedMachine(ABC):
 
     def _parts(self) -> Iterator[Callable[[], None]]:
         """What closes each part of the session, in order. The doors come first: they may have a last word to say."""
+        yield from [refit.close for refit in self._refits]
+        self._refits.clear()
         yield from [door.close for door in self.doors]
         self.doors.clear()
 
@@ -276,6 +287,8 @@ class AttachedMachine(ABC):
 
     def hint(self) -> str:
         """Advice for the user."""
+        if trouble := next((refit.trouble for refit in self._refits if refit.trouble), ""):
+            return trouble
         percents = [p for s in self.streams() if s.node.active and (p := s.speed.percent(s.format.rate)) is not None]
         if not percents:
             return ""

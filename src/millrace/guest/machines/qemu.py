@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from msgspec.structs import replace
 
 from millrace.doors.clipboard import ClipboardDoor
-from millrace.doors.machine import MachineDoor
 from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.errors import PeerLost
 from millrace.guest.home import Home, MachineView
@@ -166,7 +165,13 @@ class QemuMachine(AttachedMachine):
                 self.doors.remove(door)
                 door.close()
 
-        stream = self._stream(mine, peer, lambda: door.receive(now_ns()), ended, lambda: peer.unfinished)
+        look = self._refitted(door.room)
+
+        def after() -> None:
+            door.receive(now_ns())
+            look()
+
+        stream = self._stream(mine, peer, after, ended, lambda: peer.unfinished)
         self._streams.append(stream)
         client.send_register(kind, theirs.detach())
 
@@ -205,7 +210,7 @@ class QemuMachine(AttachedMachine):
         )  # fmt: skip
         return stream
 
-    def _door(self, kind: str, peer: AudioPeer) -> MachineDoor:
+    def _door(self, kind: str, peer: AudioPeer) -> QemuPlayback | QemuRecord:
         graph = self.guest.graph
         if kind == "Out":
             return QemuPlayback(graph, peer, self.machine, self._kept, self.spec.text)

@@ -133,7 +133,8 @@ class SpiceMachine(NetworkMachine):
 
     def hint(self) -> str:
         """See `AttachedMachine`."""
-        return self.untold or super().hint()
+        unseen = next((screen.trouble for screen in self._screens.values() if screen.trouble), "")
+        return self.untold or unseen or super().hint()
 
     def _pointed(self, mouse: MouseMode) -> None:
         self._controls.relative = mouse.current != MOUSE_ABSOLUTE
@@ -169,12 +170,22 @@ class SpiceMachine(NetworkMachine):
         channel = self._channel(ChannelKind.PLAYBACK, caps)
         door = SpicePlayback(self.guest.graph, channel, "SPICE", self.profile, self.spec.text)
         self.doors.append(door)
-        await self._open(self._new_connection(channel, door.receive, self._end), tls)
+        await self._open(self._new_connection(channel, self._heard(door), self._end), tls)
+
+    def _heard(self, door: SpicePlayback | SpiceRecord) -> Callable[[HostNs], None]:
+        """What processes what the channel of a door has received."""
+        look = self._refitted(door.room)
+
+        def after(now: HostNs) -> None:
+            door.receive(now)
+            look()
+
+        return after
 
     async def _record(self, tls: ssl.SSLContext | None) -> None:
         channel = self._channel(ChannelKind.RECORD, RECORD_CAPS)
         door = SpiceRecord(self.guest.graph, self.guest.microphone, channel, "SPICE", lambda: connection.wake())
-        connection = self._new_connection(channel, door.receive, self._end)
+        connection = self._new_connection(channel, self._heard(door), self._end)
         self.doors.append(door)
         await self._open(connection, tls)
 
@@ -198,8 +209,15 @@ class SpiceMachine(NetworkMachine):
         else:
             screen.restart(wire)
         self._displays[number] = await self._picture(
-            _screen(number), wire, screen.receive, nothing, partial(self._redisplay, number, tls), tls
+            _screen(number), wire, partial(self._draw, screen), nothing, partial(self._redisplay, number, tls), tls
         )
+
+    def _draw(self, screen: SpiceScreen, now: HostNs) -> None:
+        """A display channel has received something."""
+        before = screen.trouble
+        screen.receive(now)
+        if screen.trouble != before:
+            self._changed()
 
     async def _cursor(self, number: int, tls: ssl.SSLContext | None) -> None:
         wire = SpiceCursor(self._number, number, self.password, spice_ticket, now_ns())

@@ -15,7 +15,6 @@ from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import Displaced
 from millrace.guest.machines.network import CLOSE_TOGETHER_S, NetworkMachine
 from millrace.guest.machines.paced import Paced
-from millrace.guest.machines.refit import Refit
 from millrace.io.client import ClientConnection, Closed, Reset
 from millrace.io.clock import now_ns
 from millrace.io.crypto import trusting, vnc_answer
@@ -54,7 +53,6 @@ class VncMachine(NetworkMachine):
         super().__init__(id_, guest, spec)
         self._wire: VncClient | None = None
         self._paced: Paced | None = None
-        self._refit: Refit | None = None
         self._came_back = False
         """A viewer has displaced us before."""
 
@@ -84,11 +82,12 @@ class VncMachine(NetworkMachine):
         self._paced = paced = Paced(screen.room)
         door = VncDoor(self.guest.graph, wire, told, self.profile, self.spec.text, screen)
         self.doors.append(door)
-        self._refit = refit = Refit(screen, self._changed)
+        looks = self._refitted(screen), self._refitted(door.room)
 
         def after(now: HostNs) -> None:
             door.receive(now)
-            refit.look()
+            for look in looks:
+                look()
 
         def relieved() -> None:
             paced.relieved()
@@ -123,9 +122,9 @@ class VncMachine(NetworkMachine):
         for connection in connections:
             self._left = left = asyncio.Event()
             yield partial(connection.linger, left.set)
-        if self._paced is not None and self._refit is not None:
-            yield from (self._paced.close, self._refit.close)
-            self._paced = self._refit = None
+        if self._paced is not None:
+            yield self._paced.close
+            self._paced = None
 
     # Once: servers that lock out whoever fails to log in (TigerVNC) count connections. It must have greeted: what
     # accepts a connection may be a tunnel to a server that is gone.
@@ -154,12 +153,11 @@ class VncMachine(NetworkMachine):
 
     def hint(self) -> str:
         """See `AttachedMachine`."""
-        for door in self.doors:
-            if isinstance(door, VncDoor) and door.screen is not None and door.screen.trouble:
-                return door.screen.trouble
+        if advice := super().hint():
+            return advice
         if self.state == "attached" and self._wire is not None and not self._wire.sound:
             none = "this VNC server has a picture but no sound"
             if self.machine.startswith("QEMU"):
                 return f"{none}; QEMU has sound with -vnc …,audiodev=ID"
             return f"{none}; let its programs play to PULSE_SERVER=unix:{runtime_dir() / self.guest.name / 'pulse'}"
-        return super().hint()
+        return ""

@@ -14,7 +14,6 @@ from millrace.errors import ConfigError, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
-from millrace.guest.machines.refit import Refit
 from millrace.guest.machines.whereabouts import of_spec
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
@@ -37,7 +36,6 @@ class X11Machine(AttachedMachine):
         self.machine = "X11"
         self._stream: FdStream | None = None
         self._wire: X11Client | None = None
-        self._refit: Refit | None = None
 
     async def _session(self) -> None:
         display, cookie = Path(self.spec.address).name.removeprefix("X"), b""
@@ -65,7 +63,7 @@ class X11Machine(AttachedMachine):
         await self._until_ended()
 
     def _served(self, sock: socket.socket, wire: X11Client, door: X11Door) -> FdStream:
-        self._refit = refit = Refit(door, self._changed)
+        look = self._refitted(door)
         holds, fits = self._partial(), self._may_wait()
         self._left = left = asyncio.Event()
 
@@ -78,7 +76,7 @@ class X11Machine(AttachedMachine):
             holds(wire.partial_bytes)
             door.receive(now_ns())
             holds(wire.partial_bytes)
-            refit.look()
+            look()
 
         return FdStream(
             sock, wire, after, self._end, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
@@ -109,9 +107,8 @@ class X11Machine(AttachedMachine):
 
     def hint(self) -> str:
         """See `AttachedMachine`."""
-        for door in self.doors:
-            if isinstance(door, X11Door) and door.trouble:
-                return door.trouble
+        if advice := super().hint():
+            return advice
         if self.state == "attached" and self._wire is not None and not self._wire.takes_input:
             return "this X server accepts no keys and no pointer: it lacks the extension XTEST (Xorg: leave out -tst)"
         silent = max((door.silent_s for door in self.doors if isinstance(door, X11Door)), default=0)
@@ -119,16 +116,14 @@ class X11Machine(AttachedMachine):
             return f"the X server has answered nothing for {silent} s: it is stopped, or hangs"
         if self.state == "attached" and self._wire is not None and self._wire.lacks_layout:
             return "this X server does not report its keyboard layout: keys are pressed where they are on a US keyboard"
-        return super().hint()
+        return ""
 
     # The door has the last word: it releases what is down.
     def _parts(self) -> Iterator[Callable[[], None]]:
-        if self._refit is not None:
-            yield self._refit.close
         yield from super()._parts()
         if self._stream is not None:
             yield self._stream.linger
-        self._stream = self._wire = self._refit = None
+        self._stream = self._wire = None
 
 
 def read_cookie(path: Path, display: str) -> bytes:
