@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import struct
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
-from millrace.doors.spice.streams import DECODER_BYTES, RECT_BYTES, STREAM_BYTES, StampMap
-from millrace.errors import BudgetError, GraphError, RemoteProtocolError
+from millrace.budget import PROGRAMS
+from millrace.doors.spice import streams
+from millrace.doors.spice.screen import STEP_COST
+from millrace.doors.spice.streams import (
+    CATCH_UP,
+    DECODE_COST,
+    DECODER_BYTES,
+    FRAME_BYTES,
+    PASSED_PARTS_MAX,
+    RECT_BYTES,
+    STREAM_BYTES,
+    StampMap,
+)
+from millrace.errors import GraphError, RemoteProtocolError
 from millrace.graph.tracks import TRACKS_MAX
 from millrace.media.format import VideoFormat
 from millrace.media.packet import End, Kind, Packet, Parameters
@@ -102,7 +115,7 @@ def test_a_column_of_a_screen_is_no_track_of_its_own() -> None:
 
 def test_frames_for_the_decoder_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     made, frames = machine(), server.vp8(noise(WIDTH, HEIGHT), 12)
-    limit = len(frames[0]) + len(frames[1])
+    limit = len(frames[0]) + len(frames[1]) + 2 * FRAME_BYTES
     monkeypatch.setattr("millrace.doors.spice.streams.UNDECODED_BYTES", limit)
     before = made.budget.shares()["connection"]
     made.says(server.stream_create(4, WHOLE, 2))
@@ -125,16 +138,211 @@ def test_decoders_and_clips_of_streams_are_charged() -> None:
     before, clip = made.budget.held, [Rect(n, 0, 1, 1) for n in range(60)]
     made.says(server.stream_create(4, WHOLE, 1, clip))
     streamed = made.budget.held
-    assert streamed == before + STREAM_BYTES + 60 * RECT_BYTES
+    assert streamed == before + STREAM_BYTES + 60 * (RECT_BYTES + 16)
     made.says(server.stream_data(4, 1000, server.jpeg(picture)))
     assert made.budget.held == streamed + WIDTH * HEIGHT * DECODER_BYTES
     made.says(server.message(125, struct.pack("<I", 4)))
     assert made.budget.held == before
-    made = Machine(limit=1 << 20)
-    made.says(server.surface(WIDTH, HEIGHT))
-    with pytest.raises(BudgetError):
-        for n in range(30):
-            made.says(server.stream_create(n, WHOLE, 1), server.stream_data(n, 1000, server.jpeg(picture)))
+
+
+def test_frames_without_bytes_to_speak_of_are_counted_too() -> None:
+    made, key = machine(), server.vp8(smooth(), 1)[0]
+    made.says(server.stream_create(4, WHOLE, 2), server.stream_data(4, 0, key))
+    before = made.budget.shares()["connection"]
+    made.says(*(server.stream_data(4, n, b"\1") for n in range(2000)))
+    assert made.budget.shares()["connection"] == before + 2000 * (1 + FRAME_BYTES)
+    passed = made.door._videos._streams[4].passed
+    assert passed is not None and passed.undecoded_bytes == len(key) + FRAME_BYTES + 2000 * (1 + FRAME_BYTES)
+
+
+@pytest.mark.parametrize("frame", [b"", b"\0", b"\0\0\0\x9d\x01\x2b" + bytes(9)])
+def test_what_can_be_no_frame_is_not_passed_on(frame: bytes) -> None:
+    made, sink = machine(), Sink()
+    made.says(server.stream_create(4, WHOLE, 2), server.stream_data(4, 0, server.vp8(smooth(), 1)[0]))
+    (track,) = made.tracks
+    track.join(sink, WATCHER, made.now_ns)
+    before = len(sink.items)
+    with pytest.raises(RemoteProtocolError, match="SPICE video can't be decoded"):
+        made.says(server.stream_data(4, 40, frame))
+    assert len(sink.items) == before
+
+
+def test_what_is_decoded_at_once_to_catch_up_is_decoded_in_steps() -> None:
+    made, frames = machine(), server.vp8(smooth(), 30)
+    made.says(server.stream_create(4, WHOLE, 2), *(server.stream_data(4, 40 * n, frames[n]) for n in range(10)))
+    made.watch()
+    assert made.says(server.stream_data(4, 400, frames[10])) >= CATCH_UP * DECODE_COST // STEP_COST
+
+
+def test_decoder_of_a_video_that_passes_through_goes_when_nobody_needs_it() -> None:
+    made, frames = machine(), server.vp8(smooth(), 1) * 4
+    made.watch()
+    assert made.reader is not None and made.door.screen is not None
+    made.says(server.stream_create(4, WHOLE, 2), server.stream_data(4, 0, frames[0]))
+    held = made.budget.held
+    made.says(server.stream_data(4, 40, frames[1]))
+    assert made.budget.held >= held + WIDTH * HEIGHT * DECODER_BYTES - len(frames[0]) - FRAME_BYTES
+    made.reader.set_leave_out(frozenset({made.door.screen.overlays[0].track}))
+    made.says(server.stream_data(4, 80, frames[2]))
+    assert made.budget.held <= held
+
+
+# -- where they lie --------------------------------------------------------------------------------
+
+
+def lying(made: Machine) -> list[tuple[Rect, tuple[Rect, ...]]]:
+    """The overlays of the screen."""
+    assert made.door.screen is not None
+    return [(one.at, one.clip) for one in made.door.screen.overlays]
+
+
+def clipped(number: int, parts: list[Rect]) -> bytes:
+    return server.message(124, struct.pack("<I", number) + server.clip(parts))
+
+
+def test_clip_that_would_draw_a_video_again_and_again_is_refused() -> None:
+    made = machine()
+    made.says(server.stream_create(4, WHOLE, 2), clipped(4, [Rect(0, 0, 40, 64), Rect(40, 0, 56, 64)]))
+    assert lying(made) == [(WHOLE, (Rect(0, 0, 40, 64), Rect(40, 0, 56, 64)))]
+    with pytest.raises(RemoteProtocolError, match="overlap"):
+        made.says(clipped(4, [WHOLE] * 2))
+
+
+def test_overlays_are_made_anew_only_if_they_have_changed() -> None:
+    made, parts = machine(), [Rect(8 * n, 0, 4, 4) for n in range(8)]
+    made.says(server.stream_create(4, WHOLE, 2, parts))
+    assert made.door.screen is not None
+    before = made.door.screen.overlays
+    made.says(server.draw_fill(WHOLE, 1), server.stream_data(4, 0, server.vp8(smooth(), 1)[0]))
+    assert made.door.screen.overlays is before
+    made.says(server.heads(Rect(16, 8, 40, 30)))
+    assert lying(made)[0][0] == WHOLE.moved(-16, -8)
+    made.says(server.message(125, struct.pack("<I", 4)))
+    assert not lying(made)
+
+
+def test_video_that_is_seen_in_many_parts_is_decoded() -> None:
+    made, picture = machine(), smooth()
+    parts = [Rect(n, 0, 1, HEIGHT) for n in range(PASSED_PARTS_MAX + 1)]
+    frames = server.vp8(picture, 30)
+    made.says(server.stream_create(4, WHOLE, 2), server.stream_data(4, 0, frames[0]))
+    assert len(lying(made)) == 1
+    made.says(clipped(4, parts), server.stream_data(4, 40, frames[1]))
+    assert not lying(made) and close_to(made.painted[:, :64], np.roll(picture, 1, axis=1)[:, :64])
+    made.says(clipped(4, parts[1:]))
+    assert len(lying(made)) == 1
+
+
+def test_picture_of_another_size_and_place_takes_the_video_there_and_back() -> None:
+    made, small, large = machine(), server.vp8(smooth(), 1)[0], server.vp8(smooth().repeat(2, axis=0), 1)[0]
+    at, elsewhere = Rect(0, 0, 64, 40), Rect(10, 8, 80, 48)
+    made.watch()
+    made.says(server.stream_create(4, at, 2, [Rect(0, 0, 70, 50)], size=WHOLE), server.stream_data(4, 0, small))
+    assert lying(made) == [(at, ())]
+    tall = Rect(0, 0, WIDTH, 2 * HEIGHT)
+    made.says(server.stream_data_sized(4, 40, elsewhere, tall, large))
+    assert lying(made) == [(elsewhere, (Rect(10, 8, 60, 42),))], "what covers it covers it there"
+    assert close_to(made.painted[8:50, 10:70], streams_stretched(large, elsewhere)[:42, :60])
+    made.says(server.stream_data(4, 80, small))
+    assert lying(made) == [(at, ())]
+
+
+def streams_stretched(frame: bytes, at: Rect) -> server.Pixels:
+    """What a frame shows in a box, by nearest pixels."""
+    pixels = streams.PictureDecoder("vp8", 1 << 20).decode(frame)
+    assert pixels is not None
+    high, wide = pixels.shape[:2]
+    rows, columns = np.arange(at.height) * high // at.height, np.arange(at.width) * wide // at.width
+    return pixels[rows[:, None], columns]
+
+
+@pytest.mark.parametrize("again", [[], [server.surface(50, 40)]])
+def test_videos_of_a_surface_go_with_it(again: list[bytes]) -> None:
+    made, sink = machine(), Sink()
+    made.says(server.stream_create(4, WHOLE, 2), server.stream_data(4, 0, server.vp8(smooth(), 1)[0]))
+    (track,) = made.tracks
+    track.join(sink, WATCHER, made.now_ns)
+    made.says(*(again or [server.destroy()]))
+    assert isinstance(sink.items[-1], End) and not lying(made)
+    made.says(server.stream_data(4, 40, b"of no stream any more"))
+
+
+# -- without room ----------------------------------------------------------------------------------
+
+
+def filled(made: Machine, left: int) -> Any:
+    """Somebody else leaves so many bytes of the guest's memory; returns the account."""
+    return made.budget.open("other", {"all": int(made.budget.limit * PROGRAMS) - made.budget.held - left})
+
+
+def test_video_without_room_is_left_out_and_costs_no_channel() -> None:
+    made, picture = machine(), smooth()
+    frames = server.vp8(picture, 30)
+    made.watch()
+    other = filled(made, 1000)
+    made.says(server.stream_create(4, WHOLE, 2), server.stream_data(4, 0, frames[0]))
+    assert "no room in the guest's memory for a video of 96 × 64" in made.door.trouble and not lying(made)
+    made.says(server.message(125, struct.pack("<I", 4)))
+    assert not made.door.trouble
+    other.close()
+    # There is room for it, and then none to decode it.
+    other = filled(made, 20_000 + sum(map(len, frames[:3])))
+    made.says(server.stream_create(4, WHOLE, 2), *(server.stream_data(4, 40 * n, frames[n]) for n in range(3)))
+    assert "no room" in made.door.trouble and not close_to(made.painted, np.roll(picture, 2, axis=1))
+    made.says(server.draw_fill(Rect(0, 0, 8, 8), 0x102030))
+    assert made.painted[0, 0, 0] == 0x30, "all else is drawn"
+    other.close()
+    for n in range(3, 6):
+        made.says(server.stream_data(4, 40 * n, frames[n]))
+    assert close_to(made.painted, np.roll(picture, 5, axis=1)) and not made.door.trouble and not made.missed
+
+
+def test_video_without_room_that_is_no_track_goes_on_with_its_next_key_frame() -> None:
+    made, picture = machine(tracks=False), smooth()
+    frames = server.vp8(picture, 4)
+    other = filled(made, 2 * STREAM_BYTES)
+    made.says(server.stream_create(4, WHOLE, 2), server.stream_data(4, 0, frames[0]))
+    assert "no room" in made.door.trouble
+    other.close()
+    before = made.painted
+    made.says(server.stream_data(4, 40, frames[1]))
+    assert (made.painted == before).all()
+    made.says(server.stream_data(4, 80, frames[0]), server.stream_data(4, 120, frames[1]))
+    assert close_to(made.painted, np.roll(picture, 1, axis=1)) and not made.door.trouble
+
+
+def test_frames_that_have_no_room_are_not_kept_and_passed_on_all_the_same() -> None:
+    made, frames, sink = machine(), server.vp8(noise(WIDTH, HEIGHT), 6), Sink()
+    made.says(server.stream_create(4, WHOLE, 2))
+    (track,) = made.tracks
+    track.join(sink, WATCHER, made.now_ns)
+    filled(made, len(frames[0]) + len(frames[1]))
+    made.says(*(server.stream_data(4, 40 * n, frame) for n, frame in enumerate(frames)))
+    assert [item.payload for item in sink.items if isinstance(item, Packet)] == frames
+    passed = made.door._videos._streams[4].passed
+    assert passed is not None and not passed.undecoded_bytes and not made.missed
+
+
+def test_video_for_which_there_is_no_track_is_decoded() -> None:
+    made, picture = machine(), smooth()
+    for _ in range(TRACKS_MAX):
+        made.tracks.add(Kind.VIDEO)
+    made.says(server.stream_create(4, WHOLE, 2), server.stream_data(4, 0, server.vp8(picture, 1)[0]))
+    assert not lying(made) and close_to(made.painted, picture)
+
+
+def test_video_that_is_too_large_to_decode_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "DECODED_PIXELS_MAX", WIDTH * HEIGHT - 1)
+    made, frame = machine(), server.vp8(smooth(), 1)[0]
+    made.watch()
+    before = made.painted
+    made.says(server.stream_create(4, WHOLE, 2), *(server.stream_data(4, 40 * n, frame) for n in range(3)))
+    assert "a video of 6144 pixels is not decoded" in made.door.trouble and (made.painted == before).all()
+    assert len(lying(made)) == 1, "viewers may draw it"
+    assert made.reader is not None and made.door.screen is not None
+    made.reader.set_leave_out(frozenset({made.door.screen.overlays[0].track}))
+    made.says(server.stream_data(4, 200, frame))
+    assert not made.door.trouble
 
 
 def test_impossible_streams_are_refused() -> None:

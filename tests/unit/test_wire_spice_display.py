@@ -33,7 +33,7 @@ from millrace.wire.spice.display import (
     SurfaceDestroy,
     display_event,
 )
-from millrace.wire.spice.draws import PATTERN, SOURCE, THERE, Blended, Copied, Keyed, Raster, Unknown, rop3_of
+from millrace.wire.spice.draws import PATTERN, SOURCE, THERE, Blended, Clip, Copied, Keyed, Raster, Unknown, rop3_of
 from millrace.wire.spice.images import Image, NotUnderstood, decoding, read_image
 from millrace.wire.spice.inputs import SpiceInputs
 from millrace.wire.spice.lz import CODE_COST, CODES, PIECE_BYTES, LzDecoder
@@ -342,12 +342,16 @@ def test_other_messages_of_a_display_are_understood() -> None:
     assert event_of(server.message(105, struct.pack("<HBQBQ", 2, 1, 77, 1, 78))) == Forget((77, 78))
     assert event_of(server.message(106, bytes(1))) == Forget(None)
     made = event_of(server.stream_create(5, place, 2, [Rect(0, 0, 20, 8)], Rect(0, 0, 64, 32)))
-    assert made == StreamCreate(5, 0, 2, True, 64, 32, place, (Rect(8, 4, 12, 4),))
+    assert isinstance(made, StreamCreate)
+    assert made == StreamCreate(5, 0, 2, True, 64, 32, place, made.clip)
+    assert made.clip.within(place) == (Rect(8, 4, 12, 4),)
     assert event_of(server.stream_data(5, 9, b"abc")) == StreamData(5, 9, b"abc")
     sized = event_of(server.stream_data_sized(5, 9, place, Rect(0, 0, 64, 32), b"abc"))
     assert sized == StreamData(5, 9, b"abc", 64, 32, place)
-    assert event_of(server.message(124, struct.pack("<I", 5) + server.clip(None))) == StreamClip(5, None)
-    assert event_of(server.message(124, struct.pack("<I", 5) + server.clip([place]))) == StreamClip(5, (place,))
+    assert event_of(server.message(124, struct.pack("<I", 5) + server.clip(None))) == StreamClip(5, Clip())
+    clipped = event_of(server.message(124, struct.pack("<I", 5) + server.clip([place])))
+    assert isinstance(clipped, StreamClip) and clipped.clip.within(place.around(Rect(0, 0, 99, 99))) == (place,)
+    assert Clip().within(place) == (place,) and Clip(b"").within(place) == () == Clip().within(Rect(0, 0, 0, 9))
     assert event_of(server.message(125, struct.pack("<I", 5))) == StreamDestroy(5)
     assert event_of(server.message(126)) == StreamDestroy(None)
     assert event_of(server.message(319, struct.pack("<4I", 5, 6, 7, 8))) == ReportWanted(5, 6, 7, 8)

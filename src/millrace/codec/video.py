@@ -58,7 +58,7 @@ class PictureDecoder:
 
     def __init__(self, codec: str, pixels_max: int) -> None:
         """`codec` is jpeg or vp8."""
-        self.codec, self._pixels_max = codec, pixels_max
+        self.codec, self.pixels_max = codec, pixels_max
         self._decoder = cast(VideoCodecContext, av.CodecContext.create(_NAMES[codec], "r"))
         self._decoder.thread_count = 1
 
@@ -70,8 +70,8 @@ class PictureDecoder:
             pixels = cast(Pixels, frames[-1].to_ndarray(format="bgra")) if frames else None
         except (av.error.FFmpegError, ValueError) as error:
             raise CodecError(f"{self.codec}: {error}") from None
-        if pixels is not None and pixels.shape[0] * pixels.shape[1] > self._pixels_max:
-            raise CodecError(f"a {self.codec} picture of more than {self._pixels_max} pixels")
+        if pixels is not None and pixels.shape[0] * pixels.shape[1] > self.pixels_max:
+            raise CodecError(f"a {self.codec} picture of more than {self.pixels_max} pixels")
         return pixels
 
     def _check(self, data: bytes) -> None:
@@ -82,5 +82,5 @@ class PictureDecoder:
         if self.codec == "jpeg":
             check_scans(data)
         width, height = vp8_size(data) if self.codec == "vp8" else jpeg_size(data)
-        if not 0 < width * height <= self._pixels_max:
-            raise CodecError(f"a {self.codec} picture of {width} × {height}; {self._pixels_max} pixels at most")
+        if not 0 < width * height <= self.pixels_max:
+            raise CodecError(f"a {self.codec} picture of {width} × {height}; {self.pixels_max} pixels at most")

@@ -106,7 +106,7 @@ class Canvas:
 
     def forget(self, names: Iterable[int] | None) -> None:
         """Images are no longer needed; None means all."""
-        for name in list(self._kept) if names is None else names:
+        for name in list(self._kept) if names is None else self._kept.keys() & names:
             self._drop(name)
         self._charge_images()
 

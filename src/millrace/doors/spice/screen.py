@@ -15,7 +15,7 @@ from millrace.doors.pushed import PushedStream
 from millrace.doors.spice.canvas import MOVED_MAX, Canvas
 from millrace.doors.spice.streams import NewTrack, Streams
 from millrace.errors import BudgetError, GraphError
-from millrace.graph.pictures import MOVES_MAX, PIXEL_BYTES, Cursor, KeyPress, Mode, Move, Overlay, Shape
+from millrace.graph.pictures import MOVES_MAX, PIXEL_BYTES, Cursor, KeyPress, Mode, Move, Shape
 from millrace.graph.screen import Screen
 from millrace.graph.screens import Screens
 from millrace.pixels.rects import EMPTY, Point, Rect, Size, few
@@ -41,8 +41,9 @@ from millrace.wire.spice.inputs import SpiceInputs
 
 LOOKS_MAX = 64
 """Cursors whose numbers are remembered."""
-STEP_COST, EVENT_COST = 2 * 1024 * 1024, 8 * 1024
-"""What is painted in one step, and what an event takes besides, in pixels that could be copied."""
+STEP_COST, EVENT_COST, VIDEO_COST = 2 * 1024 * 1024, 8 * 1024, 512 * 1024
+"""What is painted in one step, what an event takes besides, and one that begins, moves or ends a video, in pixels that
+could be copied."""
 
 
 class Controls:
@@ -188,6 +189,11 @@ class SpiceScreen:
         self._numbers = 0
         self._at, self._shown = Point(0, 0), False
 
+    @property
+    def trouble(self) -> str:
+        """Why a video of the screen is not shown; empty if all are."""
+        return self._videos.trouble
+
     def restart(self, display: SpiceDisplay) -> None:
         """The channel was opened anew. The screen stays as it is, until the server has sent it again."""
         self._clear()
@@ -244,6 +250,7 @@ class SpiceScreen:
             self._canvas.forget(event.names)
         elif isinstance(event, StreamCreate | StreamClip | StreamDestroy | ReportWanted):
             self._video(event)
+            yield VIDEO_COST
         elif not isinstance(event, Mark):
             yield from self._draw(event)
 
@@ -304,6 +311,7 @@ class SpiceScreen:
         if number is None:
             self._canvas.close()
         else:
+            self._videos.leave(number)
             self._canvas.destroy(number)
         if self._memory is not None and not number:
             self._memory.close()
@@ -347,8 +355,7 @@ class SpiceScreen:
         dx, dy = -self._view.x, -self._view.y
         rects = [rect.moved(dx, dy) for rect in few(painting.rects)]
         moves = [Move(move.to.moved(dx, dy), move.dx, move.dy) for move in painting.moves]
-        overlays = [_lying(overlay, dx, dy) for overlay in self._videos.overlays]
-        self.screen.painted(rects, self.display.arrived_ns, moves, overlays)
+        self.screen.painted(rects, self.display.arrived_ns, moves, self._videos.overlays(dx, dy))
 
     # -- the cursor ----------------------------------------------------------------------------------
 
@@ -435,9 +442,3 @@ class SpiceScreen:
             self.screen = None
         self._account.close()
         self._controls.room.end()
-
-
-def _lying(overlay: Overlay, dx: int, dy: int) -> Overlay:
-    """An overlay in a view that begins elsewhere."""
-    clip = tuple(rect.moved(dx, dy) for rect in overlay.clip)
-    return msgspec.structs.replace(overlay, at=overlay.at.moved(dx, dy), clip=clip)

@@ -1,19 +1,19 @@
 """Video streams of a SPICE server: MJPEG is decoded into the screen, VP8 passes through undecoded as a track.
 
 A track's place is an overlay of the screen. While some viewer can't compose it, its pictures are decoded into the
-screen as well.
+screen as well. What has no room in the guest's memory is not shown, and the rest of the screen is: `Streams.trouble`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 
 from millrace.budget import Account
-from millrace.codec.video import PictureDecoder, Pixels, vp8_key
+from millrace.codec.video import PictureDecoder, Pixels, vp8_key, vp8_size
 from millrace.doors.spice.canvas import Canvas, Steps
-from millrace.errors import CodecError, RemoteProtocolError
+from millrace.errors import CodecError, GraphError, RemoteProtocolError
 from millrace.graph.packets import Publisher, Track
 from millrace.graph.pictures import Overlay
 from millrace.graph.seat import Watcher
@@ -22,16 +22,20 @@ from millrace.media.packet import Demand, End, Flags, Packet, Parameters, Upstre
 from millrace.pixels.rects import Rect
 from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.spice.display import MJPEG, VP8, ReportWanted, StreamCreate, StreamData, StreamReport
+from millrace.wire.spice.draws import Clip
 
 STREAMS_MAX = 256
 DECODED_PIXELS_MAX = 2560 * 1600
 """Larger video is not decoded here: that would take longer than a cycle of sound."""
 PASSED_SIDE_MIN = 64
 """A smaller stream is decoded: QEMU makes one of each column of 32 pixels, if it is told to make video of them."""
-UNDECODED_BYTES = 4 * 1024 * 1024
-"""Video since its last key frame that is kept, in case it must be decoded; beyond that, the next key is waited for."""
-DECODE_COST = 1024 * 1024
-"""What decoding a picture is counted as, in pixels that could be copied."""
+PASSED_PARTS_MAX = 64
+"""A stream of which more parts are to be seen is decoded: whoever draws the screen's overlays looks at each of them."""
+UNDECODED_BYTES, FRAME_BYTES = 4 * 1024 * 1024, 64
+"""Video since its last key frame that is kept, in case it must be decoded, and what each frame counts besides its
+bytes; beyond that, the next key is waited for."""
+DECODE_COST, DECODE_PIXEL_COST = 1024 * 1024, 3
+"""What decoding a picture is counted as at least, and for each of its pixels, in pixels that could be copied."""
 STREAM_BYTES, RECT_BYTES, DECODER_BYTES = 4096, 160, 8
 """What a stream takes, a rectangle of its clip, and its decoder for each pixel: VP8 keeps four pictures."""
 CATCH_UP = 6
@@ -93,24 +97,33 @@ class Stream:
 
     made: StreamCreate
     at: Rect
-    parts: tuple[Rect, ...]
+    clip: Clip
+    parts: tuple[Rect, ...] = ()
+    """What is to be drawn of `at`."""
+    pixels: int = 0
+    """Of its largest picture."""
     decoder: PictureDecoder | None = None
-    """Made for the first picture that is decoded: most that pass through never are."""
+    """There while its pictures are decoded."""
     stamps: StampMap = field(default_factory=StampMap)
     reports: Reports | None = None
     passed: Passed | None = None
 
+    def lie(self, at: Rect, clip: Clip) -> None:
+        """It is shown there from now on; RemoteProtocolError if that can't be."""
+        self.parts = clip.within(at)
+        self.at, self.clip = at, clip
+
     @property
-    def pixels_max(self) -> int:
-        """The most pixels of a picture that is decoded."""
-        return min(self.made.width * self.made.height, DECODED_PIXELS_MAX)
+    def overlaid(self) -> bool:
+        """Whether viewers may draw it."""
+        return self.passed is not None and len(self.parts) <= PASSED_PARTS_MAX
 
     @property
     def bytes(self) -> int:
         """The memory that it takes."""
         passed = 0 if self.passed is None else self.passed.undecoded_bytes
-        decoder = 0 if self.decoder is None else self.pixels_max * DECODER_BYTES
-        return STREAM_BYTES + RECT_BYTES * len(self.parts) + passed + decoder
+        decoder = 0 if self.decoder is None else self.pixels * DECODER_BYTES
+        return STREAM_BYTES + RECT_BYTES * len(self.parts) + len(self.clip.rects or b"") + passed + decoder
 
 
 # A decoder needs every frame since the last key, and SPICE has no way to ask for a key. So what was not decoded is
@@ -121,7 +134,8 @@ class Passed:
 
     def __init__(self, track: Track, width: int, height: int) -> None:
         self.track = track
-        self.painted = False
+        self.undecoded_bytes = 0
+        """What is kept for the decoder."""
         self._publisher: Publisher = track.publish(self)
         self._generation = self._publisher.next_generation
         self._undecoded: deque[bytes] = deque()
@@ -134,37 +148,38 @@ class Passed:
     def upstream(self, event: Upstream, who: Watcher | None) -> None:
         """See `PacketSource`: SPICE has no message that asks for a key frame; VP8 streams repeat theirs."""
 
-    @property
-    def undecoded_bytes(self) -> int:
-        """What is kept for the decoder."""
-        return sum(map(len, self._undecoded))
-
-    def push(self, payload: bytes, pts_ns: HostNs, arrived_ns: HostNs) -> None:
-        """Publish a frame, and keep it."""
+    def push(self, payload: bytes, pts_ns: HostNs, arrived_ns: HostNs) -> bool:
+        """Publish a frame, and keep it; returns whether it is a key frame. CodecError if it can be none."""
+        if not payload:
+            raise CodecError("an empty vp8 picture")
         key = vp8_key(payload)
+        if key:
+            vp8_size(payload)
         flags = Flags.END | (Flags.KEY if key else Flags(0))
         number = self._publisher.next_number
         self._publisher.push(Packet(number, self._generation, pts_ns, pts_ns, 0, arrived_ns, flags, payload))
         if key:
-            self._undecoded.clear()
+            self.forget()
             self._whole = True
         if self._whole:
             self._undecoded.append(payload)
+            self.undecoded_bytes += FRAME_BYTES + len(payload)
         if self.undecoded_bytes > UNDECODED_BYTES:
-            self._undecoded.clear()
-            self._whole = False
+            self.forget()
+        return key
 
-    def newest(self, decoder: PictureDecoder) -> Pixels | None:
-        """Decode the next frames; the picture of the newest one, once it is reached."""
-        pixels = None
-        for _ in range(min(CATCH_UP, len(self._undecoded))):
-            try:
-                pixels = decoder.decode(self._undecoded.popleft())
-            except CodecError:
-                self._undecoded.clear()
-                self._whole = False
-                raise
-        return None if self._undecoded else pixels
+    def take(self) -> bytes | None:
+        """The next frame to decode; None if there is none."""
+        if not self._undecoded:
+            return None
+        frame = self._undecoded.popleft()
+        self.undecoded_bytes -= FRAME_BYTES + len(frame)
+        return frame
+
+    def forget(self) -> None:
+        """Keep nothing until the next key."""
+        self._undecoded.clear()
+        self.undecoded_bytes, self._whole = 0, False
 
     def end(self) -> None:
         """The stream is over."""
@@ -186,20 +201,23 @@ class Streams:
         self._canvas, self._account, self._new_track, self._report = canvas, account, new_track, report
         self._streams: dict[int, Stream] = {}
         self._painted: frozenset[str] = frozenset()
+        self._unseen: dict[int, str] = {}
+        """Why streams are not shown, by number."""
+        self._lain: tuple[int, int, tuple[Overlay, ...]] | None = None
+        """The overlays, as they were asked for last; None if they have changed since."""
 
     @property
-    def tracks(self) -> tuple[Track, ...]:
-        """The tracks that pass through."""
-        return tuple(stream.passed.track for stream in self._streams.values() if stream.passed is not None)
+    def trouble(self) -> str:
+        """Why a stream is not shown; empty if all are."""
+        return next(iter(self._unseen.values()), "")
 
-    @property
-    def overlays(self) -> tuple[Overlay, ...]:
-        """Where the tracks are to be shown."""
-        return tuple(
-            Overlay(stream.passed.track.info.key, stream.at, () if stream.parts == (stream.at,) else stream.parts)
-            for stream in self._streams.values()
-            if stream.passed is not None and stream.parts
-        )
+    # Whoever has the same overlays as before is given the same value: to compare two costs nothing then.
+    def overlays(self, dx: int, dy: int) -> tuple[Overlay, ...]:
+        """Where the tracks are to be shown on a screen that begins elsewhere, by so much, than the surface."""
+        if self._lain is None or self._lain[:2] != (dx, dy):
+            lying = [stream for stream in self._streams.values() if stream.overlaid and stream.parts]
+            self._lain = dx, dy, tuple(_overlay(stream, dx, dy) for stream in lying)
+        return self._lain[2]
 
     def paint(self, tracks: frozenset[str]) -> None:
         """These tracks must be decoded into the screen, from their next pictures on."""
@@ -207,28 +225,45 @@ class Streams:
 
     def create(self, made: StreamCreate) -> None:
         """A stream begins."""
-        if len(self._streams) >= STREAMS_MAX:
-            raise RemoteProtocolError(f"more than {STREAMS_MAX} SPICE streams")
         if made.codec not in (MJPEG, VP8):
             raise RemoteProtocolError(f"unsupported SPICE video: codec {made.codec}")
         self.destroy(made.stream)
-        stream = Stream(made, made.at, made.parts)
-        if made.codec == VP8 and _worth_a_track(made) and self._new_track is not None:
-            stream.passed = Passed(self._new_track(), made.width, made.height)
+        if len(self._streams.keys() | self._unseen.keys()) >= STREAMS_MAX:
+            raise RemoteProtocolError(f"more than {STREAMS_MAX} SPICE streams")
+        stream = Stream(made, made.at, made.clip, pixels=made.width * made.height)
+        stream.lie(made.at, made.clip)
         self._streams[made.stream] = stream
-        self._charge()
+        if not self._has_room():
+            del self._streams[made.stream]
+            self._lacks_room(made)
+            return
+        if made.codec == VP8 and _worth_a_track(made):
+            stream.passed = self._passed(made)
+        self._lain = None
+
+    def _passed(self, made: StreamCreate) -> Passed | None:
+        """Its track; None if there can be none: then it is decoded."""
+        try:
+            return None if self._new_track is None else Passed(self._new_track(), made.width, made.height)
+        except GraphError:
+            return None
 
     def wanted(self, wanted: ReportWanted) -> None:
         """The server wants reports on a stream."""
         if (stream := self._streams.get(wanted.stream)) is not None:
             stream.reports = Reports(wanted)
 
-    def clip(self, number: int, clip: Iterable[Rect] | None) -> None:
+    def clip(self, number: int, clip: Clip) -> None:
         """Only a part of a stream is to be drawn."""
         if (stream := self._streams.get(number)) is not None:
-            known = (stream.at,) if clip is None else clip
-            stream.parts = tuple(part for rect in known if (part := rect.common(stream.at)).area)
-            self._charge()
+            self._lie(stream, stream.at, clip)
+
+    def _lie(self, stream: Stream, at: Rect, clip: Clip) -> None:
+        stream.lie(at, clip)
+        self._lain = None
+        if not self._has_room():
+            self.destroy(stream.made.stream)
+            self._lacks_room(stream.made)
 
     def destroy(self, number: int | None) -> None:
         """A stream is over; None: all are."""
@@ -236,10 +271,27 @@ class Streams:
             passed = self._streams.pop(key).passed
             if passed is not None:
                 passed.end()
-        self._charge()
+        self._unseen = {key: why for key, why in self._unseen.items() if number not in (None, key)}
+        self._lain = None
+        self._has_room()
 
-    def _charge(self, more: int = 0) -> None:
-        self._account.hold("video", sum(stream.bytes for stream in self._streams.values()) + more)
+    def leave(self, surface: int) -> None:
+        """A surface is gone, and with it the streams on it."""
+        for key, stream in list(self._streams.items()):
+            if stream.made.surface == surface:
+                self.destroy(key)
+
+    # -- memory ----------------------------------------------------------------------------------
+
+    def _has_room(self, more: int = 0) -> bool:
+        """Hold what the streams take, and so many bytes; False, having changed nothing, if there is no room for it."""
+        return self._account.fits("video", sum(stream.bytes for stream in self._streams.values()) + more)
+
+    def _lacks_room(self, made: StreamCreate) -> None:
+        why = f"no room in the guest's memory for a video of {made.width} × {made.height}"
+        self._unseen[made.stream] = f"{why}: close some of its streams or connections, or raise its `memory`"
+
+    # -- pictures --------------------------------------------------------------------------------
 
     def data(self, data: StreamData, now_ns: HostNs) -> Steps:
         """A picture of a stream came: draw it; returns what changed on the screen's surface."""
@@ -251,31 +303,90 @@ class Streams:
             report = stream.reports.took(data.mm_time, now_ns - pts_ns, now_ns)
             if report is not None:
                 self._report(report)
-        pixels = self._pixels(stream, data, pts_ns, now_ns)
-        yield DECODE_COST
+        self._size(stream, data)
+        pixels = (yield from self._pixels(stream, data, pts_ns, now_ns)) if data.stream in self._streams else None
         if pixels is None:
             return []
         shown = pixels if stream.made.top_down else pixels[::-1]
-        # A picture with a size of its own has its own place too.
-        at = stream.at if data.at is None else data.at
-        parts = stream.parts if data.at is None else (data.at,)
-        changed = yield from self._canvas.showing(shown, stream.made.surface, at, parts)
+        changed = yield from self._canvas.showing(shown, stream.made.surface, stream.at, stream.parts)
         return changed if stream.made.surface == 0 else []
 
-    def _pixels(self, stream: Stream, data: StreamData, pts_ns: HostNs, now_ns: HostNs) -> Pixels | None:
+    # A picture with a size of its own has its own place too, in the screen and over it: the track's frames have none.
+    def _size(self, stream: Stream, data: StreamData) -> None:
+        at = stream.made.at if data.at is None else data.at
+        if at != stream.at:
+            self._lie(stream, at, stream.clip)
+        if data.width * data.height > stream.pixels:
+            stream.pixels = data.width * data.height
+            if not self._has_room():
+                stream.decoder = None
+
+    def _pixels(
+        self, stream: Stream, data: StreamData, pts_ns: HostNs, now_ns: HostNs
+    ) -> Generator[int, None, Pixels | None]:
         passed = stream.passed
         try:
+            if passed is None and self._goes_on(stream, data.data):
+                return (yield from self._decoded(stream, [data.data]))
             if passed is None:
-                return self._decoder(stream).decode(data.data)
-            passed.push(data.data, pts_ns, now_ns)
-            self._charge()
-            return passed.newest(self._decoder(stream)) if passed.track.info.key in self._painted else None
+                yield DECODE_COST
+                return None
+            if passed.push(data.data, pts_ns, now_ns) and not self._paints(stream):
+                stream.decoder = None
+            if not self._has_room():
+                passed.forget()
+                self._has_room()
+            if not self._paints(stream):
+                self._unseen.pop(data.stream, None)
+                yield DECODE_COST
+                return None
+            pixels = yield from self._decoded(stream, (frame for _ in range(CATCH_UP) if (frame := passed.take())))
+            return None if passed.undecoded_bytes else pixels
         except CodecError as error:
             raise RemoteProtocolError(f"SPICE video can't be decoded: {error}") from None
 
-    def _decoder(self, stream: Stream) -> PictureDecoder:
-        """A stream's decoder; BudgetError if there is no room for one."""
+    def _goes_on(self, stream: Stream, frame: bytes) -> bool:
+        """Whether a decoder can take this frame: one that had no room before begins with a key."""
+        return stream.made.stream not in self._unseen or stream.made.codec != VP8 or vp8_key(frame)
+
+    def _paints(self, stream: Stream) -> bool:
+        """Whether a stream that passes through is decoded into the screen."""
+        assert stream.passed is not None
+        return stream.passed.track.info.key in self._painted or not stream.overlaid
+
+    def _decoded(self, stream: Stream, frames: Iterable[bytes]) -> Generator[int, None, Pixels | None]:
+        """Decode these pictures one by one; the newest that is to be shown, if any is."""
+        pixels: Pixels | None = None
+        if not self._decodes(stream):
+            yield DECODE_COST
+            return None
+        for frame in frames:
+            assert stream.decoder is not None
+            made = stream.decoder.decode(frame)
+            pixels = pixels if made is None else made
+            yield max(DECODE_COST, DECODE_PIXEL_COST * stream.pixels)
+        self._has_room()
+        return pixels
+
+    def _decodes(self, stream: Stream) -> bool:
+        """Whether a stream has a decoder now that takes its pictures: one may be too large, or have no room."""
+        made, number = stream.made, stream.made.stream
+        if stream.pixels > DECODED_PIXELS_MAX:
+            stream.decoder = None
+            self._unseen[number] = f"a video of {stream.pixels} pixels is not decoded: {DECODED_PIXELS_MAX} at most"
+            return False
         if stream.decoder is None:
-            self._charge(stream.pixels_max * DECODER_BYTES)
-            stream.decoder = PictureDecoder("vp8" if stream.made.codec == VP8 else "jpeg", stream.pixels_max)
-        return stream.decoder
+            if not self._has_room(stream.pixels * DECODER_BYTES):
+                self._lacks_room(made)
+                return False
+            stream.decoder = PictureDecoder("vp8" if made.codec == VP8 else "jpeg", stream.pixels)
+        stream.decoder.pixels_max = stream.pixels
+        self._unseen.pop(number, None)
+        return True
+
+
+def _overlay(stream: Stream, dx: int, dy: int) -> Overlay:
+    """A stream that passes through, on a screen that begins elsewhere."""
+    assert stream.passed is not None
+    clip = () if stream.parts == (stream.at,) else tuple(part.moved(dx, dy) for part in stream.parts)
+    return Overlay(stream.passed.track.info.key, stream.at.moved(dx, dy), clip)

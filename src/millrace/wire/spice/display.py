@@ -20,6 +20,7 @@ from millrace.wire.spice.channel import ChannelKind, Encrypt, SpiceChannel, Spic
 from millrace.wire.spice.draws import (
     DRAWINGS,
     Blended,
+    Clip,
     Copied,
     Drawing,
     Keyed,
@@ -105,7 +106,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class StreamCreate:
-    """Video begins at `at` of a surface; only `parts` of it are to be drawn."""
+    """Video begins at `at` of a surface; only what `clip` leaves of that is to be drawn."""
 
     stream: int
     surface: int
@@ -114,7 +115,7 @@ class StreamCreate:
     width: int
     height: int
     at: Rect
-    parts: tuple[Rect, ...]
+    clip: Clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +132,10 @@ class StreamData:
 
 @dataclass(frozen=True, slots=True)
 class StreamClip:
-    """Only `clip` of a stream is to be drawn from now on; None: all of it."""
+    """Only what `clip` leaves of a stream is to be drawn from now on."""
 
     stream: int
-    clip: tuple[Rect, ...] | None
+    clip: Clip
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,10 +314,8 @@ def _objects_bytes(event: DisplayEvent) -> int:
     """What an event takes in memory beyond the bytes of its message."""
     if isinstance(event, Raster | Keyed | Blended | Copied | Unknown):
         return 0 if event.base is None else RECT_BYTES * len(event.base.parts)
-    if isinstance(event, StreamCreate):
-        return RECT_BYTES * len(event.parts)
-    if isinstance(event, StreamClip):
-        return RECT_BYTES * len(event.clip or ())
+    if isinstance(event, StreamCreate | StreamClip):
+        return len(event.clip.rects or b"")
     return NAME_BYTES * len(event.names or ()) if isinstance(event, Forget) else 0
 
 
@@ -344,10 +343,10 @@ def _heads(body: bytes) -> DisplayEvent:
 def _stream_create(body: bytes) -> DisplayEvent:
     surface, stream, flags, codec, _, width, height, _, _ = unpack("<IIBBQ4I", body)
     at = read_rect(body, 34)
-    parts, _ = read_clip(body, 50, at)
+    clip, _ = read_clip(body, 50)
     if not 0 < width * height <= PIXELS_MAX:
         raise RemoteProtocolError(f"a SPICE stream of {width} × {height}; {PIXELS_MAX} pixels at most")
-    return StreamCreate(stream, surface, codec, bool(flags & 1), width, height, at, parts)
+    return StreamCreate(stream, surface, codec, bool(flags & 1), width, height, at, clip)
 
 
 def _stream_data(body: bytes) -> DisplayEvent:
@@ -370,20 +369,17 @@ def _exactly(body: bytes, at: int, size: int) -> bytes:
     return body[at : at + size]
 
 
-# A clip is relative to a place that only the stream's owner knows, so it is read against a box that holds everything.
-_ALL = Rect(-(1 << 31), -(1 << 31), 1 << 32, 1 << 32)
-
-
 def _stream_clip(body: bytes) -> DisplayEvent:
     (stream,) = unpack("<I", body)
-    clip, _ = read_clip(body, 4, _ALL)
-    return StreamClip(stream, None if clip == (_ALL,) else clip)
+    return StreamClip(stream, read_clip(body, 4)[0])
 
 
 def _forget(body: bytes) -> DisplayEvent:
     (count,) = unpack("<H", body)
-    # Each has a type before its name; 1 is a pixmap.
-    return Forget(tuple(unpack("<BQ", body, 2 + 9 * n)[1] for n in range(count)))
+    if len(body) < 2 + 9 * count:
+        raise RemoteProtocolError(f"truncated SPICE message: {len(body)} bytes")
+    # Each has a type before its name; 1 is a pixmap. One by one, 65,535 would take as long as many turns.
+    return Forget(tuple(name for _, name in struct.iter_unpack("<BQ", body[2 : 2 + 9 * count])))
 
 
 def _report_wanted(body: bytes) -> DisplayEvent:

@@ -105,46 +105,57 @@ def read_rect(body: bytes, at: int) -> Rect:
     return Rect(left, top, max(0, right - left), max(0, bottom - top))
 
 
-# Regions are disjoint rectangles, so the parts can't have more pixels than the box. Without this bound, one message
-# could have a whole screen painted four thousand times.
-def read_clip(body: bytes, at: int, box: Rect) -> tuple[tuple[Rect, ...], int]:
-    """What a clip leaves of a box, and the offset after it."""
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """What is drawn of a box: all of it, or what lies in these `rects`, as they came."""
+
+    rects: bytes | None = None
+
+    # Regions are disjoint rectangles, so the parts can't have more pixels than the box. Without this bound, one message
+    # could have a whole screen painted four thousand times. All at once: one by one, four thousand rectangles would
+    # take as long as a turn.
+    def within(self, box: Rect) -> tuple[Rect, ...]:
+        """What it leaves of a box."""
+        if self.rects is None:
+            return (box,) if box.area else ()
+        if not self.rects:
+            return ()
+        edges = np.frombuffer(self.rects, "<i4").astype(np.int64).reshape(-1, 4)
+        low = np.maximum(edges[:, :2], (box.y, box.x))
+        sides = np.minimum(edges[:, 2:], (box.bottom, box.right)) - low
+        some = (sides > 0).all(axis=1)
+        parts = tuple(
+            Rect(x, y, width, height)
+            for (y, x), (height, width) in zip(low[some].tolist(), sides[some].tolist(), strict=True)
+        )
+        if sum(part.area for part in parts) > box.area:
+            raise RemoteProtocolError("a SPICE clip whose rectangles overlap")
+        return parts
+
+
+def read_clip(body: bytes, at: int) -> tuple[Clip, int]:
+    """A clip, and the offset after it."""
     (kind,) = unpack("<B", body, at)
     at += 1
     if kind == 0:
-        return (box,) if box.area else (), at
+        return Clip(), at
     if kind != 1:
         raise RemoteProtocolError(f"unsupported SPICE clip: type {kind}")
     (count,) = unpack("<I", body, at)
     if count > CLIP_MAX:
         raise RemoteProtocolError(f"a SPICE clip of {count} rectangles; {CLIP_MAX} at most")
-    parts = _within(body, at + 4, count, box)
-    if sum(part.area for part in parts) > box.area:
-        raise RemoteProtocolError("a SPICE clip whose rectangles overlap")
-    return parts, at + 4 + 16 * count
-
-
-# At once: one by one, four thousand rectangles would take as long as a turn.
-def _within(body: bytes, at: int, count: int, box: Rect) -> tuple[Rect, ...]:
-    """What lies of the rectangles there in a box, without those that don't."""
-    if len(body) < at + 16 * count:
+    end = at + 4 + 16 * count
+    if len(body) < end:
         raise RemoteProtocolError(f"truncated SPICE clip: {count} rectangles announced")
-    edges = np.frombuffer(body, "<i4", 4 * count, at).astype(np.int64).reshape(-1, 4)
-    low = np.maximum(edges[:, :2], (box.y, box.x))
-    sides = np.minimum(edges[:, 2:], (box.bottom, box.right)) - low
-    some = (sides > 0).all(axis=1)
-    return tuple(
-        Rect(x, y, width, height)
-        for (y, x), (height, width) in zip(low[some].tolist(), sides[some].tolist(), strict=True)
-    )
+    return Clip(body[at + 4 : end]), end
 
 
 def read_base(body: bytes) -> tuple[Base, int]:
     """The common beginning of all drawings, and the offset after it."""
     (surface,) = unpack("<I", body)
     box = read_rect(body, 4)
-    parts, at = read_clip(body, 20, box)
-    return Base(surface, box, parts), at
+    clip, at = read_clip(body, 20)
+    return Base(surface, box, clip.within(box)), at
 
 
 def rop3_of(descriptor: int, given: int, onto: int) -> int:
