@@ -37,6 +37,7 @@ from .screenserver import (
 pytestmark = [pytest.mark.real, pytest.mark.beside, pytest.mark.xdist_group("heavy")]
 NOWHERE = Rect(0, 0, 0, 0)
 FILM = (128, 64)
+SCREEN = Area(0, 0, WIDTH, HEIGHT)
 
 
 class Shown(NamedTuple):
@@ -179,6 +180,8 @@ def test_damaged_frame_asks_once_and_the_film_goes_on_with_a_key_frame(chromium:
             ("overlay", frame(7, units[2][:5])), ("overlay", frame(7, b"")), ("overlay", frame(7, again[0][:20], True)),
             ("overlay", frame(7, b"\x00\x00\x00\x01\x65" + bytes(20), True)), ("overlay", frame(5, units[0])),
             ("damaged", part(OVERLAYS, NOWHERE, b"\x01")), ("missing", b""),
+            ("damaged", part(OVERLAYS, NOWHERE, pack_overlays([Place(7, Area(0, 0, 4096, 2049), ())] * 2))),
+            ("damaged", part(OVERLAYS, NOWHERE, pack_overlays([Place(7, SCREEN, (SCREEN,) * 1000)]))),
         )  # fmt: skip
         for n, (why, damage) in enumerate(ways):
             await server.send(frame(7, units[0], starts=True), frame(7, units[1]), listed(one))

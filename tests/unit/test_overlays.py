@@ -55,6 +55,8 @@ def test_places_survive_the_wire() -> None:
         pack_overlays([Place(1, AT, (Rect(20, 10, 0, 4),))]),
         pack_overlays([Place(1, Rect(0, 0, 0, 5), ())]),
         pack_overlays([Place(1, Rect(0, 0, 65_535, 65_535), ())]),
+        pack_overlays([Place(1, Rect(0, 0, 4_096, 2_049), ())] * 2),
+        pack_overlays([Place(1, WHOLE, (WHOLE,) * 840)]),
         pack_overlays([Place(1, AT, ())] * (OVERLAYS_MAX + 1)),
         pack_overlays([Place(1, AT, (Rect(20, 10, 1, 1),) * 600)] * 2),
         struct.pack("<HHhhHH", 1, 65_535, 0, 0, 10, 10),
@@ -69,6 +71,8 @@ def test_as_many_as_are_allowed_are_taken() -> None:
     visible = (Rect(20, 10, 1, 1),) * (VISIBLE_MAX // OVERLAYS_MAX)
     places = tuple(Place(n, AT, visible) for n in range(OVERLAYS_MAX))
     assert unpack_overlays(pack_overlays(places), WHOLE) == places
+    large = (Place(1, Rect(0, 0, 4_096, 2_048), (WHOLE,)),) * 2
+    assert unpack_overlays(pack_overlays(large), WHOLE) == large
     assert placeable(AT) and placeable(Rect(-32_768, 32_767, 4_096, 4_096))
     for at in (Rect(-32_769, 0, 9, 9), Rect(0, 32_768, 9, 9), Rect(0, 0, 70_000, 9), Rect(0, 0, 4_097, 4_096), EMPTY):
         assert not placeable(at)
@@ -136,6 +140,37 @@ def test_another_picture_begins_without_overlays_and_decoders_are_few() -> None:
         videos.steps([frame(frames[1], 1)], [])
     (step,) = videos.steps([frame(frames[1], 9), lying(Place(9, AT, (AT,)))], [])
     assert isinstance(step, Paint) and step.at == AT
+
+
+def test_visible_parts_are_copies_that_keep_no_frame() -> None:
+    videos, (key,) = Videos(), clip(SIZE, 1)
+    videos.resize(Size(200, 100))
+    for at in (AT, Rect(0, 0, 200, 100)):
+        corner = Rect(at.x, at.y, at.width, 1)
+        some, whole = (
+            videos.steps([frame(key), lying(Place(1, at, (rect,)))], []) for rect in (corner, at)
+        )  # fmt: skip
+        for steps, kept in ((some, corner), (whole, at)):
+            (step,) = steps
+            assert isinstance(step, Paint) and step.at == kept
+            base = step.pixels
+            while isinstance(base.base, np.ndarray):
+                base = base.base
+            assert base.nbytes == kept.area * 4, "so a picture that waits is no larger than it is counted"
+
+
+def test_videos_of_hidden_frames_count_by_their_key_frames() -> None:
+    videos, (key,) = Videos(), clip(Size(200, 100), 1)
+    hidden = bytes([key[0] & ~16]) + key[1:]
+    videos.resize(Size(200, 100))
+    for number in range(1, 7):
+        assert not videos.steps([frame(hidden, number)], [])
+    assert list(videos._videos) == [3, 4, 5, 6]
+    # A large frame that is still shown counts, however small the key frames after it are.
+    (small,) = clip(Size(16, 16), 1)
+    for number in range(1, 7):
+        videos.steps([frame(key, number), frame(bytes([small[0] & ~16]) + small[1:], number)], [])
+    assert list(videos._videos) == [3, 4, 5, 6]
 
 
 def test_frames_of_all_videos_together_are_bounded() -> None:

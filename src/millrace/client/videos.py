@@ -12,14 +12,14 @@ import av
 import numpy as np
 
 from millrace.client.steps import CursorShape, Paint, Step, Undecodable
-from millrace.codec.video import PictureDecoder, Pixels
+from millrace.codec.video import PictureDecoder, Pixels, vp8_key, vp8_size
 from millrace.errors import CodecError, RemoteProtocolError
-from millrace.pixels.rects import Rect, Size
+from millrace.pixels.rects import Rect, Size, few
 from millrace.wire.peer.overlays import OVERLAYS_MAX, PLACE_PIXELS_MAX, Place, unpack_overlays
 from millrace.wire.peer.pictures import VIDEO_KEY, Part, PartType
 
-PICTURES = 4
-"""Frames of all videos together have no more pixels than so many pictures, or one frame."""
+PICTURES, PIXELS_MAX = 4, 64 * 1024 * 1024
+"""Frames of all videos together have no more pixels than so many pictures and than this, or one frame."""
 
 
 class _Video:
@@ -28,20 +28,39 @@ class _Video:
     def __init__(self) -> None:
         self._decoder: PictureDecoder | None = None
         self.frame: Pixels | None = None
+        self._coded = 0
+        """Pixels of its last key frame. Its decoder keeps several such, whether any is to be shown or not."""
 
-    def take(self, part: Part) -> None:
-        """Decode a frame; Undecodable if it is damaged, and for each one after that until one with the flag."""
-        if part.flags & VIDEO_KEY and self._decoder is None:
+    @property
+    def area(self) -> int:
+        """Pixels of the largest frame that it keeps."""
+        return max(self._coded, 0 if self.frame is None else self.frame.shape[0] * self.frame.shape[1])
+
+    def begin(self, data: bytes) -> None:
+        """This frame is the next; Undecodable for a key frame that is none."""
+        try:
+            if vp8_key(data):
+                width, height = vp8_size(data)
+                self._coded = width * height
+        except CodecError as error:
+            raise self._undecodable(error) from None
+
+    def take(self, data: bytes, key: bool) -> None:
+        """Decode it; Undecodable if it is damaged, and for each one after that until one with `key`."""
+        if key and self._decoder is None:
             self._decoder = PictureDecoder("vp8", PLACE_PIXELS_MAX)
         if self._decoder is None:
             raise Undecodable("a video of the machine goes on without its beginning")
         try:
             # A frame that is not to be shown (RFC 6386, section 9.1) gives no picture.
-            pixels = self._decoder.decode(bytes(part.data))
+            pixels = self._decoder.decode(data)
             self.frame = self.frame if pixels is None else pixels
         except CodecError as error:
-            self._decoder = None
-            raise Undecodable(f"a video of the machine can't be decoded: {error}") from None
+            raise self._undecodable(error) from None
+
+    def _undecodable(self, error: CodecError) -> Undecodable:
+        self._decoder = None
+        return Undecodable(f"a video of the machine can't be decoded: {error}")
 
 
 class Videos:
@@ -65,18 +84,20 @@ class Videos:
         before = self._places
         for part in parts:
             if part.type == PartType.FRAME:
-                self._video(part.dx).take(part)
+                one, data = self._video(part.dx), bytes(part.data)
+                one.begin(data)
                 self._bound()
+                one.take(data, bool(part.flags & VIDEO_KEY))
             elif part.type == PartType.OVERLAYS:
                 self._places = self._unpacked(part)
-        painted = [step.at for step in drawn if not isinstance(step, CursorShape)]
+        painted = few([step.at for step in drawn if not isinstance(step, CursorShape)])
         out: list[Step] = []
         for place in self._places:
             video = self._videos.get(place.number)
             due = place.number in fresh or place not in before or _meets(place.visible, painted)
             if video is not None and video.frame is not None and due:
                 out += _drawn(place, video.frame)
-                painted += place.visible
+                painted = few([*painted, *place.visible])
         return out
 
     def _video(self, number: int) -> _Video:
@@ -89,12 +110,10 @@ class Videos:
 
     def _bound(self) -> None:
         """Forget those whose last frame is the oldest until those of all are few (`PICTURES`)."""
-        areas = {
-            n: 0 if one.frame is None else one.frame.shape[0] * one.frame.shape[1] for n, one in self._videos.items()
-        }
-        for number in list(areas):
-            if len(areas) > 1 and sum(areas.values()) > PICTURES * self._whole.area:
-                del areas[number], self._videos[number]
+        most = min(PIXELS_MAX, PICTURES * self._whole.area)
+        area = sum(video.area for video in self._videos.values())
+        while len(self._videos) > 1 and area > most:
+            area -= self._videos.pop(next(iter(self._videos))).area
 
     def _unpacked(self, part: Part) -> tuple[Place, ...]:
         try:
@@ -107,13 +126,15 @@ def _meets(some: Sequence[Rect], others: Sequence[Rect]) -> bool:
     return any(one.common(other).area for one in some for other in others)
 
 
+# Each part is a copy, unless it is all of the frame: a picture may wait, and what waits is counted by its parts.
 def _drawn(place: Place, frame: Pixels) -> list[Step]:
     """The visible parts of an overlay."""
     at = place.at
     if frame.shape[:2] != (at.height, at.width):
         made = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "bgra")
         frame = cast(Pixels, made.reformat(width=at.width, height=at.height).to_ndarray())
+    cuts = [frame[rect.y - at.y : rect.bottom - at.y, rect.x - at.x : rect.right - at.x] for rect in place.visible]
     return [
-        Paint(rect, frame[rect.y - at.y : rect.bottom - at.y, rect.x - at.x : rect.right - at.x])
-        for rect in place.visible
+        Paint(rect, cut if cut.shape == frame.shape else cut.copy())
+        for rect, cut in zip(place.visible, cuts, strict=True)
     ]

@@ -6,6 +6,8 @@ import { Video, unitOf } from "./video.js";
 
 /** Frames of all videos together are no larger than so many pictures: a decoder keeps several. */
 const SCREENS = 4, TOUCHED_MAX = 32;
+/** Pixels of the largest frame of a video: that of its last key frame, or one that is shown until a later one can be. */
+const areaOf = ({ coded, newest }) => Math.max(coded, newest ? newest.codedWidth * newest.codedHeight : 0);
 
 /** The videos of one connection. `refused` counts the key frames in a row, of any of them, that gave no frame. */
 export class Overlays {
@@ -19,11 +21,11 @@ export class Overlays {
 
   /** Decode a frame. Returns whether it could be; if not, its video goes on with one that needs nothing before it. */
   async frame({ dx: number, flags, bytes }) {
-    const unit = unitOf(bytes), room = Math.min(AREA_MAX, SCREENS * this.mode.width * this.mode.height), one = this.videos.get(number) ?? { video: new Video(), newest: null, area: 0 };
+    const unit = unitOf(bytes), room = Math.min(AREA_MAX, SCREENS * this.mode.width * this.mode.height), one = this.videos.get(number) ?? { video: new Video(), newest: null, coded: 0 };
     if (!unit || unit.avc || unit.area > room || !(flags & STARTS || one.video.decoder)) { one.video.lose(); return false; }
-    if (unit.key) one.area = unit.area;
+    if (unit.key) one.coded = unit.area;
     this.videos.delete(number); this.videos.set(number, one);
-    this.#limit(room);
+    this.#limit(room, number);
     if (unit.hidden) return one.video.pass(bytes);
     const { refused } = one.video, frame = await one.video.decode(bytes);
     if (frame) this.refused = 0; else this.refused += one.video.refused - refused;
@@ -34,13 +36,13 @@ export class Overlays {
     return true;
   }
 
-  /** End the videos whose last frame is the oldest, until there is room. */
-  #limit(room) {
+  /** End the videos whose last frame is the oldest, until there is room beside one. */
+  #limit(room, beside) {
     let area = 0;
-    for (const one of this.videos.values()) area += one.area;
+    for (const one of this.videos.values()) area += areaOf(one);
     for (const [number, one] of this.videos) {
-      if (this.videos.size <= OVERLAYS_MAX && area <= room) return;
-      area -= one.area;
+      if (number === beside || (this.videos.size <= OVERLAYS_MAX && area <= room)) return;
+      area -= areaOf(one);
       this.#end(number, one);
     }
   }

@@ -94,7 +94,8 @@ const within = (a, b) => a.x >= b.x && a.y >= b.y && a.x + a.w <= b.x + b.w && a
 /** Which videos lie over the picture, the lowest first: [{number, at, visible}], of which `at` may reach beyond the picture; null if it is damaged. */
 export function parseOverlays(bytes, mode) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength), list = [];
-  for (let at = 0, left = VISIBLE_MAX; at < bytes.byteLength;) {
+  let left = VISIBLE_MAX, scaled = 0, drawn = 0;
+  for (let at = 0; at < bytes.byteLength;) {
     if (bytes.byteLength - at < 12 || list.length === OVERLAYS_MAX) return null;
     const number = view.getUint16(at, true), count = view.getUint16(at + 2, true), sides = (from) => ({ w: view.getUint16(from, true), h: view.getUint16(from + 2, true) });
     const place = { x: view.getInt16(at + 4, true), y: view.getInt16(at + 6, true), ...sides(at + 8) };
@@ -102,8 +103,9 @@ export function parseOverlays(bytes, mode) {
     if (left < 0 || bytes.byteLength - at < count * 8) return null;
     const visible = Array.from({ length: count }, (_, n) => ({ x: view.getUint16(at + n * 8, true), y: view.getUint16(at + n * 8 + 2, true), ...sides(at + n * 8 + 4) }));
     at += count * 8;
-    const area = place.w * place.h;
-    if (!area || area > PLACE_AREA_MAX || !visible.every((one) => inside(one.x, one.y, one.w, one.h, mode) && within(one, place))) return null;
+    scaled += place.w * place.h;
+    drawn = visible.reduce((sum, one) => sum + one.w * one.h, drawn);
+    if (!place.w || !place.h || Math.max(scaled, drawn) > PLACE_AREA_MAX || !visible.every((one) => inside(one.x, one.y, one.w, one.h, mode) && within(one, place))) return null;
     list.push({ number, at: place, visible });
   }
   return list;

@@ -20,7 +20,8 @@ OVERLAYS_MAX = 64
 VISIBLE_MAX = 1024
 """Visible parts of all overlays together."""
 PLACE_PIXELS_MAX = 16 * 1024 * 1024
-"""Of the place of an overlay: a viewer scales whole frames to it."""
+"""Of the places of all overlays together, to which a viewer scales whole frames; and of all visible parts together,
+which it draws with each picture."""
 _HEAD = struct.Struct("<HHhhHH")
 _PART = struct.Struct("<HHHH")
 
@@ -52,6 +53,7 @@ def unpack_overlays(data: Buffer, whole: Rect) -> tuple[Place, ...]:
     """The overlays of a picture that is `whole`; RemoteProtocolError says what is wrong with them."""
     view, at, left = memoryview(data).cast("B"), 0, VISIBLE_MAX
     places: list[Place] = []
+    scaled = drawn = 0
     while at < len(view):
         if len(view) - at < _HEAD.size or len(places) == OVERLAYS_MAX:
             raise RemoteProtocolError(f"overlays in {len(view)} bytes; {OVERLAYS_MAX} at most")
@@ -63,9 +65,10 @@ def unpack_overlays(data: Buffer, whole: Rect) -> tuple[Place, ...]:
         place = Rect(*sides)
         visible = tuple(Rect(*_PART.unpack_from(view, at + n * _PART.size)) for n in range(count))
         at += count * _PART.size
-        if not 0 < place.area <= PLACE_PIXELS_MAX or not all(
-            rect.area and whole.holds(rect) and place.holds(rect) for rect in visible
-        ):
+        if not place.area or not all(rect.area and whole.holds(rect) and place.holds(rect) for rect in visible):
             raise RemoteProtocolError(f"an overlay of {place.width} × {place.height} that is drawn outside of itself")
+        scaled, drawn = scaled + place.area, drawn + sum(rect.area for rect in visible)
+        if max(scaled, drawn) > PLACE_PIXELS_MAX:
+            raise RemoteProtocolError(f"overlays of {max(scaled, drawn)} pixels; {PLACE_PIXELS_MAX} at most")
         places.append(Place(number, place, visible))
     return tuple(places)
