@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from millrace.client.canvas import Canvas, Decoder
-from millrace.codec.video import PictureDecoder
+from millrace.codec.video import PictureDecoder, vp8_key
 from millrace.graph.packets import Publisher
 from millrace.graph.pictures import Overlay
 from millrace.graph.seat import Watcher
@@ -78,7 +78,7 @@ class Film:
     def show(self, now_ns: HostNs) -> None:
         """The next frame."""
         number, frame = self.shown, self.frames[self.shown % len(self.frames)]
-        key = Flags.END if frame[0] & 1 else Flags.END | Flags.KEY
+        key = Flags.END | Flags.KEY if vp8_key(frame) else Flags.END
         self._publisher.push(Packet(number, 0, now_ns, now_ns, 0, now_ns, key, frame))
         self.shown += 1
         painted = self.track.info.key in self._painted
@@ -103,12 +103,12 @@ class Film:
 
     def over(self, below: Any) -> Any:
         """A picture with its newest frame over it."""
-        whole = below.copy()
+        whole = below[:, :, :3].copy()
         for rect in self.overlay.clip or (self.at,):
             at = self.overlay.at
-            cut = self.newest[rect.y - at.y : rect.bottom - at.y, rect.x - at.x : rect.right - at.x]
+            cut = self.newest[rect.y - at.y : rect.bottom - at.y, rect.x - at.x : rect.right - at.x, :3]
             whole[rect.y : rect.bottom, rect.x : rect.right] = cut
-        return whole[:, :, :3]
+        return whole
 
 
 class Seeing(Remote):

@@ -7,6 +7,7 @@ import numpy as np
 
 from millrace.graph.pictures import Overlay
 from millrace.guest import viewervideos
+from millrace.media.packet import End
 from millrace.observe.explainpicture import explain_screen, explain_viewer
 from millrace.pixels.rects import Rect, Size
 from millrace.sim.net import Path as Line
@@ -74,6 +75,25 @@ def test_video_follows_its_place_and_what_covers_it() -> None:
     film.overlay = msgspec.structs.replace(film.overlay, clip=(Rect(32, 32, 40, 64), Rect(90, 60, 38, 20)))
     film.lie(film.overlay)
     painter.fill(Rect(72, 32, 18, 64), 33, desk.now_ns)
+    film.play(2)
+    assert viewer.shows(film.over(painter.pixels))
+
+
+def test_clip_that_changes_sends_only_what_comes_from_below_it() -> None:
+    desk, painter, film = scene()
+    viewer = Seeing(desk, COMPOSES)
+    desk.run(1_000)
+    film.play(15)
+    desk.run(300)
+    before = viewer.bytes
+    for n in range(1, 17):
+        # A window is dragged over the video: it covers a strip more each time.
+        film.overlay = msgspec.structs.replace(film.overlay, clip=(Rect(AT.x + n, AT.y, AT.width - n, AT.height),))
+        film.lie(film.overlay)
+        desk.run(40)
+        assert viewer.shows(film.over(painter.pixels))
+    # The noise below can't be compressed: 4 bytes for each of its pixels.
+    assert viewer.bytes - before < 16 * AT.height * 4 + 16 * 2_000
     film.play(2)
     assert viewer.shows(film.over(painter.pixels))
 
@@ -213,15 +233,48 @@ def test_leaving_viewers_leave_the_track() -> None:
 
 
 def test_overlays_that_no_viewer_could_be_told_of_are_decoded() -> None:
-    at, track = Rect(0, 0, 10, 10), "track/1"
-    told = viewervideos.passable
-    assert told([Overlay(track, at)]) == {track}
+    at, track, told = Rect(0, 0, 10, 10), "track/1", viewervideos.passable
+    fine = Overlay(track, at)
     for odd in (
         Overlay(track, at, rotation=90), Overlay(track, at, source=at), Overlay(track, Rect(40_000, 0, 10, 10)),
         Overlay(track, Rect(0, 0, 16_384, 16_384)),
     ):  # fmt: skip
-        assert not told([odd])
-    assert not told([Overlay(track, at, (at,) * 1_025)]) and not told([Overlay(f"track/{n}", at) for n in range(65)])
+        assert told([odd, fine]) == (fine,)
+    assert not told([Overlay(track, at, (at,) * 257)]) and not told([Overlay(f"track/{n}", at) for n in range(65)])
+    half = Overlay(track, Rect(0, 0, 4_096, 2_048))
+    assert told([half, half]) == (half, half)
+    assert not told([half, half, fine]) and not told([Overlay(track, half.at, (half.at,) * 3)])
+
+
+def test_video_over_another_stays_over_it_and_leaves_it_when_it_ends() -> None:
+    desk, painter, lower = scene()
+    viewer = Seeing(desk, COMPOSES)
+    upper = Film(desk, painter, AT.moved(40, 24), clip(Size(AT.width, AT.height), 30, 6, seed=9))
+    lower.lie(lower.overlay, upper.overlay)
+    desk.run(100)
+    for _ in range(12):
+        lower.show(desk.now_ns)
+        upper.play(1)
+    assert viewer.shows(upper.over(lower.over(painter.pixels)))
+    lower.play(2)
+    assert viewer.shows(upper.over(lower.over(painter.pixels)))
+    upper._publisher.push(End("over"))
+    upper.lie(lower.overlay)
+    desk.run(200)
+    lower.play(2)
+    assert viewer.shows(lower.over(painter.pixels))
+
+
+def test_video_that_is_larger_than_the_screen_is_drawn_as_far_as_it_lies_there() -> None:
+    desk, painter, film = scene()
+    film.end()
+    at = Rect(-32, -16, 320, 240)
+    large = Film(desk, painter, at, clip(Size(320, 240), 12))
+    painter.paint = lambda tracks: None  # type: ignore[method-assign]
+    viewer = Seeing(desk, COMPOSES)
+    desk.run(100)
+    large.play(8)
+    assert viewer.ended is None and viewer.shows(large.newest[16:176, 32:272, :3])
 
 
 def test_viewer_that_names_no_codec_is_sent_no_frame() -> None:

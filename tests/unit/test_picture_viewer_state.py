@@ -24,11 +24,13 @@ class Sink:
 
     def __init__(self) -> None:
         self.is_ready, self.sparing, self.roomy = True, False, True
+        self.keys: list[bool] = []
 
     def ready(self, now_ns: int) -> bool:
         return self.is_ready
 
     def push(self, picture: EncodedPicture) -> bool:
+        self.keys.append(picture.key)
         return self.roomy
 
 
@@ -65,6 +67,19 @@ def test_what_is_seen_roughly_is_seen_so_where_it_moves_and_nothing_else_is() ->
     other, _ = viewer()
     other.push(picture(Part(PartType.MOVE, RIGHT, dx=300, dy=0)), 0)
     assert not other.rough
+
+
+def test_first_picture_of_a_viewer_that_has_nothing_is_a_key_picture_with_video_or_without() -> None:
+    one, sink = viewer()
+    sink.roomy = False
+    one.push(picture(STILL), 0)
+    sink.roomy = True
+    for _ in range(2):
+        one.push(picture(STILL), 0)
+    one.voided(Size(640, 400))
+    one.push(picture(OWN), 0)
+    one.push(picture(STILL), 0)
+    assert sink.keys == [True, True, False, True, False]
 
 
 def test_a_viewer_is_asked_again_only_when_its_sink_says_so_and_its_line_is_free() -> None:

@@ -11,7 +11,7 @@ from millrace.budget import MIB, VIEWERS, Account, Budget
 from millrace.graph.pictures import Shape
 from millrace.guest.cursor import SentCursor
 from millrace.guest.viewer import HIDDEN_NS
-from millrace.outlets.encoded import PIECE_BYTES, cut_pieces
+from millrace.outlets.encoded import PIECE_BYTES, EncodedPicture, cut_pieces
 from millrace.pixels.rects import Rect, Size
 from millrace.sim.net import Path
 from millrace.units import NS_PER_MS
@@ -169,6 +169,23 @@ def test_viewer_whose_picture_has_no_room_is_told_once_and_sent_it_when_there_is
     other.close()
     desk.run(2_100)
     assert np.array_equal(two.canvas, screen.pixels) and np.array_equal(one.canvas, screen.pixels)
+
+
+def test_picture_that_was_begun_is_sent_to_its_end_although_there_is_no_room_any_more() -> None:
+    desk = Desk()
+    desk.add()
+    remote = Remote(desk)
+    desk.run(300)
+    raw, pictures = Part(PartType.RAW, Rect(0, 0, 64, 48), bytes([7]) * 64 * 48 * 4), remote.session.pictures
+    assert pictures.push(EncodedPicture(9, desk.now_ns, (raw,) * 40, False, 40 * len(raw.data)))
+    steps = pictures.send(False)
+    next(steps)
+    refusals = desk.home.admission.budget.refusals
+    filled(desk.home.admission.budget, 0)
+    pictures.settle(None, desk.now_ns)
+    assert desk.home.admission.budget.refusals > refusals and not list(steps)
+    desk.run(100)
+    assert remote.pieces[-1].last and remote.ended is None and (remote.canvas[:, :, :3] == 7).all()
 
 
 def test_pointer_without_room_is_shown_when_there_is() -> None:

@@ -56,6 +56,11 @@ def test_viewer_can_only_share_pictures_of_its_screen_that_it_decodes() -> None:
     assert not sort()._replace(formats=Formats("vp8", False, False, False)).serves(sort())
 
 
+def test_videos_of_a_machine_are_for_viewers_that_ask_for_no_less() -> None:
+    assert all(one.as_sent for one in (sort(), sort("lossless"), sort(fps=60), sort(rate=250_000)))
+    assert not any(one.as_sent for one in (sort(fps=29), sort(scale=0.9), sort(5_000_000)))
+
+
 def person(number: int) -> Principal:
     """One of several people."""
     return Principal(f"token/{number}", parse_rights("see"), frozenset({"alice"}))

@@ -48,7 +48,7 @@ from millrace.graph.pictures import (
 from millrace.graph.screenfacts import Found, ScreenFacts, ShownModes, none_unanswered, withheld
 from millrace.graph.seat import Seat, Watcher
 from millrace.pixels.convert import Convert, PixelFormat, Plane, Planes, convert
-from millrace.pixels.rects import Damage, Point, Rect, Size
+from millrace.pixels.rects import Damage, Point, Rect, Size, beyond
 from millrace.units import HostNs
 
 READERS_MAX = 256
@@ -168,19 +168,17 @@ class Reader:
         return [place for overlay in overlays if overlay.track in self.leave_out for place in visible(overlay)]
 
     # Below an overlay that it leaves out, a reader's pixels are stale: once that goes, what is there must be sent.
-    def uncovered(self, overlays: Iterable[Overlay]) -> None:
-        """For the screen: these overlays go away, and the reader never had what was below those it leaves out."""
-        memory = self.screen.memory
-        if memory is None:
-            return
-        for place in self._left_out(overlays):
-            self._damage.add(place.common(memory.mode.whole))
+    def uncovered(self, gone: Iterable[Overlay], lying: Iterable[Overlay]) -> None:
+        """For the screen: overlays go, and others stay; the reader never had what was below those it leaves out."""
+        if (memory := self.screen.memory) is not None:
+            places = (place.common(memory.mode.whole) for place in self._left_out(gone))
+            self._damage.add_all(beyond(places, self._left_out(lying)))
 
     def changed(self, rects: Iterable[Rect], moves: list[Move], overlays: Iterable[Overlay]) -> None:
         """For the screen: this was just painted, moves first; `overlays` lie over it, or did until now."""
         whole, self._torn = self.held is None and not self._torn, False
         had_all = self._serial == self.screen.serial - 1 and whole and not self._damage
-        if had_all and not touched(moves, self._left_out(overlays)):
+        if had_all and not (moves and touched(moves, self._left_out(overlays))):
             self._moves = moves
         else:
             self._forget_moves()
@@ -221,7 +219,8 @@ class Reader:
 
     def set_leave_out(self, tracks: frozenset[str]) -> None:
         """The viewer now composes these overlays."""
-        self.uncovered(overlay for overlay in self.screen.overlays if overlay.track not in tracks)
+        lying = self.screen.overlays
+        self.uncovered([one for one in lying if one.track not in tracks], [one for one in lying if one.track in tracks])
         self.leave_out = tracks
         # Never the screen's serial: a picture is due, although nothing was painted.
         self._serial = -1
@@ -323,7 +322,7 @@ class Screen:
             # Moves are judged against the overlays of before and after: pixels below either of them may be missing at
             # the reader, and a move would take them elsewhere.
             reader.changed(changed, moved, (*lying, *gone))
-            reader.uncovered(gone)
+            reader.uncovered(gone, lying)
         if lying != before:
             self.tell_paint()
         self._wake()

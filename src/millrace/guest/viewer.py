@@ -180,10 +180,13 @@ class ViewerSession:
         self.blame.second(self.screen, now_ns)
         self.relieved()
         self.regroup()
+        if self.shares is None:
+            self.videos.leave()
 
     def relieved(self) -> None:
         """See `Attendee`: there may be room for what waits."""
         if not self._left:
+            self.videos.retry()
             self.flush()
             self.viewers.tell(self)
             self.viewers.ready(self)
@@ -204,9 +207,9 @@ class ViewerSession:
             return
         self.sending.close()
         try:
+            self.videos.close()
             self.viewers.leave(self)
             self.clip.leave()
-            self.videos.close()
         finally:
             self._left = True
             self.account.close()
@@ -255,7 +258,8 @@ class ViewerSession:
         self.hidden, self._hidden_ns = hidden, now_ns
         self.long_hidden = self.long_hidden and hidden
         self.flow.reset()
-        self.videos.hide()
+        if hidden:
+            self.videos.hide()
         self.times.begin(now_ns)
         self.regroup()
         self.viewers.ready(self)
@@ -399,9 +403,9 @@ class ViewerSession:
             return None
         return 0 if self.pictures.frames_due(self.rtt_ns) else self.pictures.cursor_due(self.listed.screen)
 
-    def send_pictures(self) -> Iterator[None]:
-        """Send the picture that waits for its turn, in steps."""
-        if self.shares is not None and (self.pictures.due or self.due_ns() == 0):
+    def send_pictures(self, frames: bool) -> Iterator[None]:
+        """Send the picture that waits for its turn, in steps; or, without one, `frames` of videos that wait."""
+        if self.shares is not None and (self.pictures.due or (frames and self.due_ns() == 0)):
             yield from self.pictures.send(self.listed is not None and self.listed.screen.relative)
 
     def send_due(self, now_ns: HostNs) -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from millrace.graph.pictures import Overlay
 from millrace.graph.screens import Listed
 from millrace.graph.seat import Watcher
 from millrace.guest.home import Home
@@ -62,6 +63,9 @@ class Group:
         self._waits = False
         """A round is under way, or waits for its turn."""
         self._steps: Iterator[None] | None = None
+        self._lying: tuple[Overlay, ...] = ()
+        self._passable: tuple[Overlay, ...] = ()
+        """Those of them that viewers can draw."""
         who = Watcher(for_viewers(listed), NOBODY)
         self.pictures = make(
             listed.screen, sort.settings, sort.formats, who, self.wake, lambda error: failed(self, error)
@@ -114,7 +118,8 @@ class Group:
             self._timer.rearm()
         return True
 
-    # What was made since the last round comes first: a viewer takes no other picture before it was sent that.
+    # What was made since the last round comes first: a viewer takes no other picture before it was sent that. Frames of
+    # videos come last, with it or with the room that it leaves: they alone would fill a line.
     def _round(self) -> Iterator[None]:
         yield from self.pictures.deliver()
         for session in list(self.sessions):
@@ -133,21 +138,26 @@ class Group:
         for session in list(self.sessions):
             yield from self._serve(session, due=True)
             yield
+        self._compose()
 
-    # A viewer that was just sent a key frame of a video can show that from now on; one that fell behind, no longer.
+    # A viewer that was just sent a key frame of a video can show that from now on; one that fell behind, no longer. One
+    # that nobody looks at needs none decoded: when it is looked at again, it waits for a key frame like one that joins.
     def _compose(self) -> None:
         """Have the encoder leave out the videos that all viewers can show, and follow which there are."""
-        overlays = self.listed.screen.overlays if self.sort.settings.scale == 1 else ()
-        tracks = passable(overlays) if self.sessions else frozenset()
+        overlays = self.listed.screen.overlays if self.sort.as_sent else ()
+        if overlays is not self._lying:
+            self._lying, self._passable = overlays, passable(overlays)
+        tracks = frozenset(one.track for one in self._passable if self.sessions)
         for session in self.sessions:
-            session.videos.follow(overlays, self._clock())
-            tracks &= session.videos.shown
+            if not session.hidden:
+                session.videos.follow(self._passable, self._clock())
+                tracks &= session.videos.shown
         self.pictures.compose(tracks)
 
     def _serve(self, session: ViewerSession, due: bool = False) -> Iterator[None]:
         """Send a viewer its picture, and what else is `due`. An error ends that viewer, and not what others see."""
         try:
-            yield from session.send_pictures()
+            yield from session.send_pictures(due)
             if due:
                 session.send_due(self._clock())
         except Exception as error:

@@ -104,7 +104,10 @@ class ViewerPictures:
         if self._sending.closed:
             return False
         self._next = picture
-        return self._charge()
+        if not self._charge():
+            self._next = None
+            return False
+        return True
 
     def drop(self) -> None:
         """It has no encoder any more: what was not sent is void."""
@@ -142,20 +145,23 @@ class ViewerPictures:
                     return
         self._note(picture, serial, now_ns)
 
-    # The list of overlays is that of a picture of the encoder, whose pixels fit to it.
+    # The list of overlays is that of a picture of the encoder, whose pixels fit it. Frames without room are left out:
+    # then the videos are decoded for this viewer.
     def _with_frames(self, picture: EncodedPicture | None, now_ns: HostNs) -> EncodedPicture | None:
         """The next picture with the frames of videos that wait; those alone if there is none."""
         frames, seen_ns = self.videos.take(now_ns) if self._sized else ([], 0)
-        places = None if picture is None else self.videos.places(picture.overlays, self.size)
+        size = (picture.size if picture else 0) + sum(len(part.data) for part in frames)
+        if frames and not self._account.fits("sending", self._on_way() + size, VIEWERS):
+            self.videos.lost()
+            frames = []
+        if not frames and picture is None:
+            return None
+        places = self.videos.places(None if picture is None else picture.overlays, self.size)
         if places is not None:
             frames.append(places)
-        if picture is None:
-            picture = EncodedPicture(0, 0, (), False, 0) if frames else None
-        if picture is None or not frames:
-            return picture
+        picture = picture or EncodedPicture(0, 0, (), False, 0)
         size = picture.size + sum(len(part.data) for part in frames)
-        painted_ns = max(picture.painted_ns, seen_ns)
-        return picture._replace(parts=(*picture.parts, *frames), size=size, painted_ns=painted_ns)
+        return picture._replace(parts=(*picture.parts, *frames), size=size, painted_ns=max(picture.painted_ns, seen_ns))
 
     def _note(self, picture: EncodedPicture, serial: int, now_ns: HostNs) -> None:
         """All of it was sent."""
@@ -243,17 +249,21 @@ class ViewerPictures:
         self._waits = False
         self._charge()
 
-    # What is on its way already can't be taken back: nothing is added to that until it has arrived, or has room.
+    def _on_way(self) -> int:
+        """Bytes on their way."""
+        return max(self.flow.bytes_on_way, self._waiting)
+
+    # What is on its way already can't be taken back, nor what its encoder was told is sent: nothing is added to that
+    # until it has arrived, or has room.
     def _charge(self, more: int = 0) -> bool:
         """Hold what is on its way to the viewer, the picture that is next, and so many bytes.
 
-        False without room for all of it: the next picture is dropped then, and the viewer told so once.
+        False without room for all of it: the viewer is told so once.
         """
-        held = max(self.flow.bytes_on_way, self._waiting) + (self._next.size if self._next else 0) + more
+        held = self._on_way() + (self._next.size if self._next else 0) + more
         try:
             self._account.hold("sending", held, VIEWERS)
         except BudgetError as error:
-            self._next = None
             self.sparing = self._waits = True
             self._tell(error)
             return False

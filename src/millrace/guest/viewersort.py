@@ -8,6 +8,8 @@ from millrace.codec.picturesettings import PictureSettings
 from millrace.outlets.picturechoice import Formats
 from millrace.outlets.pictureflow import RATE_MAX
 
+FILM_FPS = 30
+"""Pictures a second that films have at most, as a rule."""
 Distance = tuple[bool, bool, float, int, bool, float, bool, int]
 """Between two sorts, compared in this order."""
 
@@ -20,6 +22,12 @@ class Sort(NamedTuple):
     rate: int | None
     """Bit/s; None: no bound."""
     formats: Formats
+
+    @property
+    def as_sent(self) -> bool:
+        """Whether its viewers ask for no less than a machine sends, and so can have the videos that it sends itself."""
+        settings = self.settings
+        return settings.scale == 1 and settings.fps >= FILM_FPS and not isinstance(settings.picture, int)
 
     def serves(self, wanted: Sort) -> bool:
         """Whether a viewer that wants the other sort can see pictures of this one at all."""

@@ -19,18 +19,26 @@ from millrace.graph.tracks import Tracks
 from millrace.media.packet import End, Flags, Gap, Item, Packet
 from millrace.pixels.rects import EMPTY, Rect, Size
 from millrace.units import NS_PER_S, HostNs
-from millrace.wire.peer.overlays import OVERLAYS_MAX, VISIBLE_MAX, Place, pack_overlays, placeable
+from millrace.wire.peer.overlays import (
+    OVERLAYS_MAX,
+    PLACE_PIXELS_MAX,
+    Place,
+    pack_overlays,
+    placeable,
+)
 from millrace.wire.peer.pictures import PIECE_MAX, VIDEO_KEY, Part, PartType
 
 FRAME_MAX = PIECE_MAX - 64 * 1024
 """A larger frame is not sent: the video goes on with its next key frame."""
-FRAMES_BYTES = 256 * 1024
-"""Frames that waited are sent in one picture until there are so many bytes of them."""
+FRAMES_BYTES, FRAMES_MAX = 256 * 1024, 64
+"""Frames that waited are sent in one picture until there are so many bytes of them, or so many frames."""
 REST_NS = 10 * NS_PER_S
 """So long after frames were dropped a video is decoded for its viewer: its line may be too thin for it, and an encoder
 makes pictures for the line."""
+PARTS_MAX = 256
+"""Visible parts of all overlays together, fewer than viewers take: each reader of the screen compares with them."""
 NUMBER_MAX = 32_767
-"""Of the videos of one session; later ones are not passed through."""
+"""Of the videos of one session; then the numbers that are free are used again."""
 
 
 @dataclass(slots=True)
@@ -80,9 +88,16 @@ class ViewerVideos:
         self._tracks, self._who = tracks, who
         self._queue = PacketQueue(account, wake, VIEWERS)
         self._videos: dict[str, _Video] = {}
+        self._rests: dict[str, HostNs] = {}
+        """Until when videos rest that it was sent before."""
         self._followed: tuple[Overlay, ...] = ()
-        self._numbers = 0
-        self._told: tuple[Place, ...] = ()
+        self._refused: set[str] = set()
+        """Tracks that there was no room for."""
+        self._number = 0
+        self._lying: tuple[Overlay, ...] = ()
+        """Those of the last picture that it was sent."""
+        self._told: tuple[tuple[Overlay, int], ...] = ()
+        """Those that it was told of, and by which number."""
 
     # -- which there are -------------------------------------------------------------------------
 
@@ -94,23 +109,37 @@ class ViewerVideos:
             return
         self._followed = overlays
         lying = {overlay.track for overlay in overlays}
-        for key in [key for key in self._videos if key not in lying]:
+        for key in self._videos.keys() - lying:
             self._queue.leave(self._videos.pop(key).lane)
+        self._rests = {key: until_ns for key, until_ns in self._rests.items() if key in lying}
+        self._refused.clear()
         for key in lying - self._videos.keys():
             self._join(key, now_ns)
 
     def _join(self, key: str, now_ns: HostNs) -> None:
         track = self._tracks.find(key)
         parameters = None if track is None else track.parameters
-        if track is None or parameters is None or parameters.codec not in self.codecs or self._numbers == NUMBER_MAX:
+        if track is None or parameters is None or parameters.codec not in self.codecs:
             return
         try:
             lane = self._queue.join(track, self._who, now_ns)
         except GraphError:
-            # There is no room: the machine's door goes on decoding it into the picture.
+            # Until there is room, the machine's door goes on decoding it into the picture.
+            self._refused.add(key)
             return
-        self._numbers += 1
-        self._videos[key] = _Video(self._numbers, lane)
+        self._videos[key] = _Video(self._free_number(), lane, rests_until_ns=self._rests.pop(key, 0))
+
+    def _free_number(self) -> int:
+        used = {video.number for video in self._videos.values()}
+        self._number = self._number % NUMBER_MAX + 1
+        while self._number in used:
+            self._number = self._number % NUMBER_MAX + 1
+        return self._number
+
+    def retry(self) -> None:
+        """There may be room for what had none."""
+        if self._refused:
+            self._followed = ()
 
     @property
     def shown(self) -> frozenset[str]:
@@ -120,6 +149,8 @@ class ViewerVideos:
     def lacks(self, track: str) -> str:
         """Why the viewer can't show this track now; empty if it can."""
         video = self._videos.get(track)
+        if video is None and track in self._refused:
+            return "has no room for its frames"
         if video is None:
             return "is sent no frames" if self.codecs else "draws no such video itself"
         if video.shown:
@@ -131,16 +162,22 @@ class ViewerVideos:
         for video in self._videos.values():
             video.lose()
 
-    def hide(self) -> None:
-        """Nobody sees the viewer's picture, or somebody does again: what it was not sent says nothing of its line."""
+    def leave(self) -> None:
+        """The viewer is sent no pictures now: what it is not sent meanwhile is not kept for it."""
+        self._rests |= {key: video.rests_until_ns for key, video in self._videos.items()}
         for video in self._videos.values():
-            video.dropped, video.rests_until_ns, video.rests = video.lane.dropped, 0, False
-            video.lose()
+            self._queue.leave(video.lane)
+        self._videos, self._followed = {}, ()
+
+    def hide(self) -> None:
+        """Nobody sees the viewer's picture: what it was not sent says nothing of its line."""
+        self.leave()
+        self._rests = {}
 
     def close(self) -> None:
-        """The viewer has left, or sees another screen."""
+        """The viewer has left."""
+        self.leave()
         self._queue.close()
-        self._videos, self._followed = {}, ()
 
     # -- what is sent ----------------------------------------------------------------------------
 
@@ -153,13 +190,13 @@ class ViewerVideos:
         """The frames that wait, and the time of the newest; none if there are none."""
         parts: list[Part] = []
         size = seen_ns = 0
-        while size < FRAMES_BYTES and (taken := self._queue.take(now_ns)) is not None:
+        for _ in range(FRAMES_MAX):
+            if size >= FRAMES_BYTES or (taken := self._queue.take(now_ns)) is None:
+                break
             lane, items = taken
-            found = next(((key, video) for key, video in self._videos.items() if video.lane is lane), None)
-            if found is None:
-                continue
+            key, video = next((key, video) for key, video in self._videos.items() if video.lane is lane)
             for item in items:
-                part = self._part(*found, item, now_ns)
+                part = self._part(key, video, item, now_ns)
                 if part is not None and isinstance(item, Packet):
                     parts.append(part)
                     size += len(part.data)
@@ -182,35 +219,46 @@ class ViewerVideos:
                 return None
             video.unit += item.payload
             if item.flags & Flags.END:
-                part = Part(PartType.FRAME, EMPTY, video.unit, video.number, 0, VIDEO_KEY if video.key else 0)
-                video.unit, video.key = b"", False
-                return part
+                return self._unit(video)
         return None
+
+    # Viewers end a session in which a frame has no bytes.
+    def _unit(self, video: _Video) -> Part | None:
+        """The access unit that is whole now."""
+        unit, key, video.unit, video.key = video.unit, video.key, b"", False
+        if not unit:
+            video.lose()
+            return None
+        return Part(PartType.FRAME, EMPTY, unit, video.number, 0, VIDEO_KEY if key else 0)
 
     # -- where they lie --------------------------------------------------------------------------
 
     def told_anew(self) -> None:
         """The viewer begins anew, with no overlays."""
-        self._told = ()
+        self._lying = self._told = ()
 
-    def places(self, overlays: Iterable[Overlay], size: Size) -> Part | None:
-        """What to tell the viewer of these overlays of a picture that it is sent; None if it knows."""
-        places = tuple(
-            _place(overlay, self._videos[overlay.track].number, Rect(0, 0, size.width, size.height))
-            for overlay in overlays if overlay.track in self._videos
-        )  # fmt: skip
-        if places == self._told:
+    # A video that it was sent before may have another number now.
+    def places(self, overlays: tuple[Overlay, ...] | None, size: Size) -> Part | None:
+        """What to tell the viewer of these overlays of a picture that it is sent; None if it knows.
+
+        With None it is sent frames alone: the overlays are those of the picture before.
+        """
+        self._lying = self._lying if overlays is None else overlays
+        lying = tuple((one, self._videos[one.track].number) for one in self._lying if one.track in self._videos)
+        if lying == self._told:
             return None
-        self._told = places
-        return Part(PartType.OVERLAYS, EMPTY, pack_overlays(places))
+        self._told, whole = lying, Rect(0, 0, size.width, size.height)
+        return Part(PartType.OVERLAYS, EMPTY, pack_overlays(_place(*one, whole) for one in lying))
 
 
-def passable(overlays: Iterable[Overlay]) -> frozenset[str]:
-    """The tracks of overlays that viewers can draw: none if they are too many, or in too many parts."""
-    lying = tuple(overlays)
-    if len(lying) > OVERLAYS_MAX or sum(len(visible(overlay)) for overlay in lying) > VISIBLE_MAX:
-        return frozenset()
-    return frozenset(one.track for one in lying if placeable(one.at) and not one.rotation and not one.source.area)
+def passable(overlays: Iterable[Overlay]) -> tuple[Overlay, ...]:
+    """The overlays that viewers can draw: none if they are too many, too large, or in too many parts."""
+    lying = tuple(one for one in overlays if placeable(one.at) and not one.rotation and not one.source.area)
+    parts, scaled = sum(len(one.clip) or 1 for one in lying), sum(one.at.area for one in lying)
+    if len(lying) > OVERLAYS_MAX or parts > PARTS_MAX or scaled > PLACE_PIXELS_MAX:
+        return ()
+    drawn = sum(part.area for one in lying for part in visible(one))
+    return lying if drawn <= PLACE_PIXELS_MAX else ()
 
 
 def _place(overlay: Overlay, number: int, whole: Rect) -> Place:

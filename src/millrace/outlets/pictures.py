@@ -28,7 +28,7 @@ from millrace.outlets.picturejob import Job
 from millrace.outlets.picturestrain import Spent, Strain, Told
 from millrace.outlets.pictureviewer import Share, Viewer
 from millrace.outlets.picturework import Made, PictureWork, Task
-from millrace.pixels.rects import Rect, Size
+from millrace.pixels.rects import Rect, Size, beyond
 from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.pictures import VIDEO_TYPES, Part
 
@@ -240,7 +240,9 @@ class PictureEncoder:
         gone = [rect for overlay in self._overlays if overlay not in overlays for rect in visible(overlay)]
         self._overlays = overlays
         if gone and self.size is not None:
-            rects = [rect.common(Rect(0, 0, self.size.width, self.size.height)) for rect in gone]
+            whole = Rect(0, 0, self.size.width, self.size.height)
+            lying = [rect for overlay in overlays for rect in visible(overlay)]
+            rects = beyond([rect.common(whole) for rect in gone], lying)
             for viewer in self._viewers.values():
                 viewer.uncovered(rects)
 

@@ -41,6 +41,8 @@ class Viewer:
         self.left = False
         self.catching = False
         """The last picture brought something of what it lacked."""
+        self._anew = True
+        """It has nothing yet: its next picture is made of nothing before it."""
 
     def leave(self) -> None:
         """It is sent nothing more."""
@@ -57,7 +59,7 @@ class Viewer:
     def voided(self, size: Size) -> None:
         """It has nothing of pictures of this size yet."""
         self.missing, self.rough, self.video = Damage([Rect(0, 0, size.width, size.height)]), Damage(), False
-        self.overlays = ()
+        self.overlays, self._anew = (), True
 
     def uncovered(self, rects: Sequence[Rect]) -> None:
         """Nothing lies over these any more that the viewer has drawn by itself."""
@@ -99,11 +101,11 @@ class Viewer:
 
     def push(self, picture: EncodedPicture, now_ns: HostNs) -> bool:
         """Send it what it takes; False if there is no room for that: then it lacks that too."""
-        if not self.sink.push(picture):
+        if not self.sink.push(picture._replace(key=True) if self._anew else picture):
             self._missed([part.at for part in picture.parts], any(part.type in VIDEO_TYPES for part in picture.parts))
             return False
         self._moved(picture.parts)
-        self.overlays = picture.overlays
+        self.overlays, self._anew = picture.overlays, False
         self.line.sent(picture.size, now_ns)
         return True
 

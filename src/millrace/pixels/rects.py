@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from heapq import nlargest
 
 import msgspec
 
@@ -10,6 +11,8 @@ RECTS_MAX = 64
 """The most that a damage keeps. Beyond that, the two whose union adds the fewest pixels are joined."""
 MANY = 8
 """As many that come at once are joined with their neighbours instead, which takes a fiftieth of the time."""
+OTHERS_MAX = 16
+"""So many are taken away from others; each may cut every one of those into four."""
 CURSOR_SIDE_MAX = 512
 """Of a cursor, either way, in pixels. Those of X, QEMU and browsers are smaller."""
 
@@ -187,3 +190,25 @@ def few(rects: list[Rect]) -> list[Rect]:
     for rect in rects:
         out.add(rect)
     return out.rects
+
+
+def beyond(rects: Iterable[Rect], others: Iterable[Rect]) -> list[Rect]:
+    """What lies of some rectangles in none of the others, or more: of many others, only the largest count."""
+    left = few([rect for rect in rects if rect.area])
+    for other in nlargest(OTHERS_MAX, others, key=lambda one: one.area):
+        left = few([part for rect in left for part in _outside(rect, other)])
+    return left
+
+
+def _outside(rect: Rect, other: Rect) -> list[Rect]:
+    """What is left of a rectangle above, below, left and right of another one."""
+    cut = rect.common(other)
+    if not cut.area:
+        return [rect]
+    parts = (
+        Rect(rect.x, rect.y, rect.width, cut.y - rect.y),
+        Rect(rect.x, cut.bottom, rect.width, rect.bottom - cut.bottom),
+        Rect(rect.x, cut.y, cut.x - rect.x, cut.height),
+        Rect(cut.right, cut.y, rect.right - cut.right, cut.height),
+    )
+    return [part for part in parts if part.area]
