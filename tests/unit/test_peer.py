@@ -42,6 +42,7 @@ from millrace.wire.peer.messages import (
 )  # fmt: skip
 from millrace.wire.peer.session import PeerClient, PeerServer
 from tests.peerformat import FORMAT
+from tests.unit.test_graph import add
 
 PAGE = Path(__file__).parents[2] / "docs/peer-protocol.md"
 
@@ -318,9 +319,38 @@ def test_encoder_is_released_with_its_last_listener() -> None:
     group = outlet.group
     assert group is not None and group._encoder is not None
     encoder = group._encoder
+    # It takes next to no memory until there is sound.
+    rig.run(0.1)
+    assert encoder._state is None and not group._pending.size
+    add(rig)
+    rig.run(0.1)
+    assert encoder._state is not None
     outlets.leave(outlet)
     assert group._encoder is None and encoder._state is None
+    with pytest.raises(CodecError, match="closed"):
+        encoder.encode(np.zeros((960, 2), np.float32))
     encoder.close()
+
+
+def test_encoders_that_take_turns_do_not_mix_their_sound_or_settings() -> None:
+    sounds = [sine(0.2, hz=hz) for hz in (500, 3000)]
+
+    def made(bitrate: int) -> OpusEncoder:
+        encoder = OpusEncoder(2, CodecSettings(bitrate=64_000))
+        # Before its first sound, too, settings and losses take effect.
+        encoder.configure(CodecSettings(bitrate=bitrate, fec=True))
+        encoder.expect_loss(20)
+        return encoder
+
+    apart = []
+    for sound, bitrate in zip(sounds, (32_000, 128_000), strict=True):
+        encoder = made(bitrate)
+        apart.append([encoder.encode(sound[at : at + 960]) for at in range(0, len(sound), 960)])
+    both = [made(32_000), made(128_000)]
+    turns = [[one.encode(sound[at : at + 960]) for one, sound in zip(both, sounds, strict=True)]
+             for at in range(0, len(sounds[0]), 960)]  # fmt: skip
+    assert [list(packets) for packets in zip(*turns, strict=True)] == apart
+    assert [one.bitrate for one in both] == [32_000, 128_000]
 
 
 # -- the protocol's page -----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from ctypes import POINTER, c_char_p, c_int, c_int32, c_ubyte, c_void_p
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -130,98 +131,166 @@ def wire_order(positions: Positions) -> tuple[int, tuple[int, ...]]:
     return 255, tuple(range(channels))
 
 
-# Not to be called from two threads at once: its buffers are reused from call to call, and libopus keeps no lock. ctypes
-# releases the GIL meanwhile, so nothing else would prevent it.
-class OpusEncoder:
-    """One encoder state at 48 kHz. Channels are in wire order (see `wire_order`)."""
+class Layout(NamedTuple):
+    """What listeners must know of an encoder: its streams, and its own delay in frames at 48 kHz."""
 
-    def __init__(self, channels: int, settings: CodecSettings, family: int = 0) -> None:
-        lib, error = libopus(), c_int()
-        self.channels, self.family = channels, family
+    streams: int
+    coupled: int
+    mapping: tuple[int, ...]
+    lookahead: int
+
+
+class _State:
+    """An encoder state of libopus."""
+
+    def __init__(self, channels: int, application: str, family: int) -> None:
+        lib, error, kind = libopus(), c_int(), _APPLICATION[application]
         self.streams, self.coupled, self.mapping = 1, channels - 1, tuple(range(channels))
-        application = _APPLICATION[settings.application]
         if family == 0:
-            self._state = lib.opus_encoder_create(OPUS_RATE, channels, application, ctypes.byref(error))
+            self._handle = lib.opus_encoder_create(OPUS_RATE, channels, kind, ctypes.byref(error))
             self._encode, self._ctl = lib.opus_encode_float, lib.opus_encoder_ctl
             self._destroy = lib.opus_encoder_destroy
         else:
-            self._state = self._create_surround(lib, application, error)
+            streams, coupled, mapping = c_int(), c_int(), (c_ubyte * channels)()
+            self._handle = lib.opus_multistream_surround_encoder_create(
+                OPUS_RATE, channels, family, ctypes.byref(streams), ctypes.byref(coupled), mapping, kind,
+                ctypes.byref(error),
+            )  # fmt: skip
+            self.streams, self.coupled, self.mapping = streams.value, coupled.value, tuple(mapping)
             self._encode, self._ctl = lib.opus_multistream_encode_float, lib.opus_multistream_encoder_ctl
             self._destroy = lib.opus_multistream_encoder_destroy
         _checked(error.value)
-        self._packet = ctypes.create_string_buffer(_PACKET_MAX * max(1, self.streams))
-        self._packet_at = ctypes.addressof(self._packet)
-        self._packet_max = len(self._packet)
-        self._input: Samples = np.empty((MAX_FRAMES, channels), np.float32)
-        self._input_at = self._input.__array_interface__["data"][0]
-        self._packet_view = memoryview(self._packet).cast("B")
-        self._settings: CodecSettings | None = None
-        self.configure(settings)
 
-    def _create_surround(self, lib: ctypes.CDLL, application: int, error: c_int) -> int:
-        streams, coupled, mapping = c_int(), c_int(), (c_ubyte * self.channels)()
-        state: int = lib.opus_multistream_surround_encoder_create(
-            OPUS_RATE, self.channels, self.family, ctypes.byref(streams), ctypes.byref(coupled), mapping,
-            application, ctypes.byref(error),
-        )  # fmt: skip
-        self.streams, self.coupled, self.mapping = streams.value, coupled.value, tuple(mapping)
-        return state
-
-    def configure(self, settings: CodecSettings) -> None:
+    def apply(self, settings: CodecSettings) -> None:
         """Apply `settings` from the next frame on, without resetting the encoder."""
-        old, self._settings = self._settings, settings
-        self._set(_SET_BITRATE, settings.bitrate)
-        self._set(_SET_VBR, int(settings.vbr))
-        self._set(_SET_COMPLEXITY, settings.complexity)
-        self._set(_SET_FEC, int(settings.fec))
-        self._set(_SET_LOSS, settings.loss)
-        self._set(_SET_DTX, int(settings.dtx))
-        self._set(_SET_BANDWIDTH, _BANDWIDTH[settings.bandwidth])
-        if old is not None and old.application != settings.application:
-            raise CodecError("application can't change in a running encoder; make a new one")
-
-    def expect_loss(self, percent: int) -> None:
-        """Make packets depend less on earlier ones, and carry more in-band FEC if that is on."""
-        self._set(_SET_LOSS, percent)
+        self.set(_SET_BITRATE, settings.bitrate)
+        self.set(_SET_VBR, int(settings.vbr))
+        self.set(_SET_COMPLEXITY, settings.complexity)
+        self.set(_SET_FEC, int(settings.fec))
+        self.set(_SET_DTX, int(settings.dtx))
+        self.set(_SET_BANDWIDTH, _BANDWIDTH[settings.bandwidth])
 
     # `opus_encoder_ctl` is variadic. ctypes can't declare the types of such arguments, and would pass a plain integer
     # as a C int, which cuts off the upper half of the encoder's address. So each argument is wrapped.
-    def _set(self, request: int, value: int) -> None:
-        _checked(self._ctl(c_void_p(self._state), c_int(request), c_int32(value)))
+    def set(self, request: int, value: int) -> None:
+        """One encoder control."""
+        _checked(self._ctl(c_void_p(self._handle), c_int(request), c_int32(value)))
 
-    def _get(self, request: int) -> int:
+    def get(self, request: int) -> int:
+        """The value of an encoder control."""
         value = c_int32()
-        _checked(self._ctl(c_void_p(self._state), c_int(request), ctypes.byref(value)))
+        _checked(self._ctl(c_void_p(self._handle), c_int(request), ctypes.byref(value)))
         return value.value
 
-    @property
-    def lookahead_frames(self) -> int:
-        """The codec's own delay in frames, at 48 kHz."""
-        return self._get(_GET_LOOKAHEAD)
+    def encode(self, block: Samples, scratch: _Scratch) -> bytes:
+        """See `OpusEncoder.encode`."""
+        # Copying to a fixed address is cheaper than querying each array for its own.
+        frames = len(block)
+        scratch.samples[:frames] = block
+        size = self._encode(self._handle, scratch.samples_at, frames, scratch.packet_at, scratch.packet_max)
+        return bytes(scratch.packet[: _checked(size)])
+
+    def close(self) -> None:
+        """Free it; nothing may be done with it afterwards. A second call does nothing."""
+        if getattr(self, "_handle", None):
+            self._destroy(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Scratch:
+    """What encoders read from and write to. The packet is copied out before the next call."""
+
+    def __init__(self, channels: int, streams: int) -> None:
+        packet = ctypes.create_string_buffer(_PACKET_MAX * max(1, streams))
+        self.packet, self.packet_max = memoryview(packet).cast("B"), len(packet)
+        self.packet_at = ctypes.addressof(packet)
+        self.samples: Samples = np.empty((MAX_FRAMES, channels), np.float32)
+        self.samples_at: int = self.samples.__array_interface__["data"][0]
+
+
+# For each encoder of its own, it would be as much memory as its state. Threads that encode at once each take another.
+@lru_cache(maxsize=256)
+def _unused(channels: int, streams: int) -> list[_Scratch]:
+    """The scratches for encoders of this shape that none uses just now."""
+    return []
+
+
+@lru_cache(maxsize=256)
+def _layout(channels: int, application: str, family: int) -> Layout:
+    state = _State(channels, application, family)
+    try:
+        return Layout(state.streams, state.coupled, state.mapping, state.get(_GET_LOOKAHEAD))
+    finally:
+        state.close()
+
+
+# Not to be called from two threads at once: libopus keeps no lock, and ctypes releases the GIL meanwhile, so nothing
+# else would prevent it. Most listeners hear nothing for hours: the state is made at the first sound.
+class OpusEncoder:
+    """One encoder at 48 kHz. Channels are in wire order (see `wire_order`)."""
+
+    def __init__(self, channels: int, settings: CodecSettings, family: int = 0) -> None:
+        self.channels, self.family, self._settings = channels, family, settings
+        self.streams, self.coupled, self.mapping, self.lookahead_frames = _layout(
+            channels, settings.application, family
+        )
+        self._loss = settings.loss
+        self._unused = _unused(channels, self.streams)
+        self._state: _State | None = None
+        self._closed = False
+
+    def _begun(self) -> _State:
+        """The state, made now if there is none."""
+        if self._closed:
+            raise CodecError("the encoder is closed")
+        if self._state is None:
+            state = _State(self.channels, self._settings.application, self.family)
+            state.apply(self._settings)
+            state.set(_SET_LOSS, self._loss)
+            self._state = state
+        return self._state
+
+    def configure(self, settings: CodecSettings) -> None:
+        """Apply `settings` from the next frame on, without resetting the encoder."""
+        if self._settings.application != settings.application:
+            raise CodecError("application can't change in a running encoder; make a new one")
+        self._settings = settings
+        if self._state is not None:
+            self._state.apply(settings)
+        self.expect_loss(settings.loss)
+
+    def expect_loss(self, percent: int) -> None:
+        """Make packets depend less on earlier ones, and carry more in-band FEC if that is on."""
+        self._loss = percent
+        if self._state is not None:
+            self._state.set(_SET_LOSS, percent)
 
     @property
     def bitrate(self) -> int:
         """The target bitrate in force, bit/s."""
-        return self._get(_GET_BITRATE)
+        return self._begun().get(_GET_BITRATE)
 
     def encode(self, block: Samples) -> bytes:
         """Encode (frames, channels) float32 of one legal frame length."""
-        # Input and output buffers belong to the encoder and are reused, so the packet is copied out before the next
-        # call.
-        # Copying to a fixed address is cheaper than querying each array for its own.
-        frames = len(block)
-        self._input[:frames] = block
-        size = self._encode(self._state, self._input_at, frames, self._packet_at, self._packet_max)
-        return bytes(self._packet_view[: _checked(size)])
+        state = self._state or self._begun()
+        try:
+            scratch = self._unused.pop()
+        except IndexError:
+            scratch = _Scratch(self.channels, self.streams)
+        try:
+            return state.encode(block, scratch)
+        finally:
+            self._unused.append(scratch)
 
     def close(self) -> None:
         """Free the libopus state; nothing may be encoded afterwards."""
-        if getattr(self, "_state", None):
-            self._destroy(self._state)
-            self._state = None
-
-    def __del__(self) -> None:
-        self.close()
+        self._closed = True
+        state, self._state = self._state, None
+        if state is not None:
+            state.close()
 
 
 class OpusDecoder:

@@ -95,7 +95,8 @@ class SharedEncoder:
             self.rate = OPUS_RATE
             self._resampler = make_resampler(graph.rate, OPUS_RATE, len(positions), low_delay=True)
         self._reorder = self._order != tuple(range(len(positions)))
-        self._pending: Samples = np.zeros((self.rate * 60 // 1000, len(positions)), np.float32)
+        self._pending: Samples = np.zeros((0, len(positions)), np.float32)
+        """An incomplete packet; as large as a packet once there is sound."""
         self._fill = 0
         self._next_position: Frames | None = None
         self._continues_at: Frames | None = None
@@ -206,6 +207,9 @@ class SharedEncoder:
             20_000 if quantum_us > 15_000 else 10_000 if quantum_us > 7_000 else 5_000
         )
         self._packet_frames = self.rate * chosen_us // 1_000_000
+        if self._packet_frames > len(self._pending):
+            more = self._packet_frames - len(self._pending)
+            self._pending = np.concatenate((self._pending, np.zeros((more, self._pending.shape[1]), np.float32)))
 
     def _packetise(self, block: Samples) -> None:
         at, size = 0, self._packet_frames
