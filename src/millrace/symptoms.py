@@ -40,7 +40,7 @@ CAUSES: dict[tuple[str, str], str] = {
     (
         "guest",
         "crowded",
-    ): "the guest had no room for another listener or viewer: whoever has most lost one, or the newcomer was refused",
+    ): "no room for another listener, viewer, watcher or encoder: whoever has most lost one, or it was refused",
     ("client", "too much"): "the application wrote more than its buffer holds",
     ("recorder", "does not read"): "the application is recording but does not read the sound",
     (

@@ -1,4 +1,4 @@
-"""Places for listeners and viewers: one principal's many connections keep nobody else out of a guest."""
+"""Places for listeners, viewers and watchers: one principal's many connections keep nobody else out of a guest."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import aiohttp
 import pytest
 
 import millrace.guest.viewers
-from millrace.budget import LISTENERS, VIEWERS, WATCHERS
+from millrace.budget import LISTENERS, VIEWERS, WATCHERS, Account
 from millrace.client.endpoint import hindrance
 from millrace.client.options import ListenerOptions
-from millrace.server.http.events import WATCHER_BYTES
-from millrace.wire.peer.messages import Bye
+from millrace.graph import accounts
+from millrace.io.clock import now_ns
+from millrace.server.http.watchers import DISPLACED, WATCHER_BYTES
+from millrace.wire.peer.messages import Bye, Configured, decode_from_daemon
 from millrace.wire.peer.pictures import KeyboardHeld, TakeKeyboard
 from tests.scenario.tenants import Rig, joined, running
 from tests.scenario.watchers import painter_of, watching
@@ -25,13 +27,23 @@ def crowded(rig: Rig) -> list[dict[str, Any]]:
     return [dict(one.evidence) for one in incidents if (one.stage, one.cause) == ("guest", "crowded")]
 
 
-def fill(rig: Rig, reach: float) -> None:
-    """Connections of one class use up what their class may hold, but for half of one."""
+async def events(rig: Rig, secret: str) -> aiohttp.ClientWebSocketResponse:
+    """Somebody who watches the objects, and has been sent all of them."""
+    headers = {"Authorization": f"Bearer {secret}"}
+    line = await rig.http.ws_connect(f"ws://{rig.daemon.serving.address}/api/v1/events", headers=headers)
+    while not (await line.receive_json(timeout=5)).get("synced"):
+        pass
+    return line
+
+
+def fill(rig: Rig, reach: float) -> Account:
+    """Connections of one class use up what their class may hold, but for half of one. Returns what they hold."""
     budget = rig.daemon.worker.guests["alice"].graph.budget
     filler, size = budget.open("queue", {"": 0}, reach), 1 << 30
     while size >= WATCHER_BYTES // 2:
         if not filler.fits("", filler.held + size, reach):
             size //= 2
+    return filler
 
 
 def test_one_tokens_viewers_keep_neither_the_owner_nor_who_may_type_out(
@@ -109,5 +121,64 @@ def test_whoever_types_is_asked_for_its_place_last(tmp_path: Path, monkeypatch: 
         await here[1].until(Bye)
         left = list(rig.daemon.worker.guests["alice"].viewers.connected)
         assert [one.keyboard.held for one in left] == [False, True, False] and not other.socket.closed
+
+    running(tmp_path, test)
+
+
+def test_one_tokens_watchers_leave_another_token_of_the_guest_a_place(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        crowd, other = [await rig.token(name, "see", ["alice"]) for name in "co"]
+        here = [await events(rig, crowd) for _ in range(6)]
+        filler = fill(rig, WATCHERS)
+        # There is room for what changes, but not for another watcher.
+        filler.hold("", filler.held - 11_000, WATCHERS)
+        one = await events(rig, other)
+        closed = await here[5].receive(5)
+        assert (closed.type, closed.extra) == (aiohttp.WSMsgType.CLOSE, DISPLACED)
+        assert not one.closed and not here[0].closed
+        told = crowded(rig)[0]
+        assert told == {"who": "token/1", "its_watchers": 6, "of": 6, "for": "token/2"}
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="507"):
+            await events(rig, crowd)
+
+    running(tmp_path, test)
+
+
+def test_what_one_tokens_watchers_leave_unread_keeps_no_changes_from_another_token(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        crowd, other = [await rig.token(name, "see", ["alice"]) for name in "co"]
+        deaf, reads = await events(rig, crowd), await events(rig, other)
+        assert rig.daemon._web is not None
+        watchers = rig.daemon._web._watchers
+        first, second = watchers._watchers
+        while watchers._hold(first, first.account.part("waiting") + 64 * 1024):
+            pass
+        assert watchers._hold(second, 100_000) and not first.account.held
+        assert watchers._hold(second, 0)
+        closed = await deaf.receive(5)
+        assert closed.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED) and not reads.closed
+        assert list(watchers._watchers) == [second] and len(crowded(rig)) == 1
+
+    running(tmp_path, test)
+
+
+def test_one_tokens_listeners_leave_others_an_encoder_and_are_told_which_settings_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "TAPS_MAX", 4)
+
+    async def test(rig: Rig) -> None:
+        crowd, other = [await rig.token(name, "hear", ["alice"]) for name in "co"]
+        here = [await joined(rig, crowd, settings={"bitrate": f"{rate}k"}) for rate in (16, 32, 64, 96)]
+        await joined(rig, other, settings={"bitrate": "128k"})
+        guest = rig.daemon.worker.guests["alice"]
+        assert [session.outlet.settings.bitrate // 1000 for session in guest.sessions] == [16, 32, 64, 64, 128]
+        assert all(session.outlet.group is not None for session in guest.sessions)
+        guest.sessions[3].tick(now_ns())
+        told = None
+        while not isinstance(told, Configured):
+            told = decode_from_daemon((await here[3].receive(5)).data)
+        assert told.settings["bitrate"] == 64_000 and "made room" in told.settings["reason"]
+        assert crowded(rig) == [{"who": "token/1", "its_encoders": 4, "of": 4, "for": "token/2"}]
 
     running(tmp_path, test)

@@ -7,7 +7,8 @@ import pytest
 from millrace.dsp.convert import Samples
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Stream, Tap
-from millrace.outlets.peer import Subscriber, Subscribers
+from millrace.outlets.peer import Subscriber
+from millrace.outlets.subscribers import Subscribers
 from millrace.sim.rig import Capture, Rig
 from millrace.units import default_map
 from tests.unit.test_graph import Tone

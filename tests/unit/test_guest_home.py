@@ -23,7 +23,7 @@ from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.io.turns import Turns
-from millrace.outlets.peer import Subscribers
+from millrace.outlets.subscribers import Subscribers
 from millrace.rights.model import OWNER
 from millrace.sim.rig import Rig
 from millrace.symptoms import CAUSES, LISTENERS_CAUSES, Symptom

@@ -1,10 +1,10 @@
-"""Who gives up a place for a listener or viewer (`guest/places.py`)."""
+"""Who gives up a place for a listener or viewer, or memory for a watcher (`guest/places.py`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from millrace.guest.places import giver, most
+from millrace.guest.places import crowded, giver
 from millrace.rights.model import OWNER, Principal, Right, implied
 
 
@@ -27,7 +27,9 @@ CROWD, OTHER, TYPIST = token(1), token(2), token(3, Right.TYPE)
 def test_whoever_has_most_gives_up_its_newest() -> None:
     here = visitors(CROWD, OTHER, CROWD, CROWD, OTHER)
     assert giver(here, token(4), "alice") is here[3]
-    assert most(here) == ("token/1", 3) and most([]) == ("", 0)
+    told = crowded(here, token(4), "alice", "viewer")
+    assert told.evidence == {"who": "token/1", "its_viewers": 3, "of": 5, "for": "token/4"} and told.guest == "alice"
+    assert crowded([], token(4), "alice", "viewer").evidence["who"] == ""
 
 
 def test_nobody_takes_a_place_from_whom_it_would_have_to_give_it_back() -> None:
@@ -50,3 +52,14 @@ def test_who_may_type_and_the_owner_are_asked_last() -> None:
     assert giver(here, token(4), "alice") is here[1]
     assert giver(here[1:], token(4), "alice") is here[4]
     assert giver(here[5:], token(4), "alice") is here[8]
+
+
+def test_whoever_holds_most_gives_up_its_largest_if_it_holds_more_than_who_comes_would() -> None:
+    here = visitors(CROWD, CROWD, OTHER, OTHER, OTHER)
+    sizes = dict(zip(here, (70, 20, 20, 20, 20), strict=True))
+    size = sizes.__getitem__
+    assert giver(here, token(4), "alice", size, 10) is here[0]
+    assert giver(here, OTHER, "alice", size, 29) is here[0] and giver(here, OTHER, "alice", size, 30) is None
+    assert giver(here, CROWD, "alice", size, 1) is None
+    evidence = crowded(here, OTHER, "alice", "watcher", size).evidence
+    assert evidence == {"who": "token/1", "its_watchers": 2, "of": 5, "for": "token/2"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from millrace.errors import GraphError
-from millrace.outlets.peer import Subscriber, Subscribers
+from millrace.outlets.peer import Subscriber
 from millrace.outlets.queue import QUEUE_PACKETS_MAX, SendQueue
+from millrace.outlets.subscribers import Subscribers
 from millrace.sim.rig import Rig
 from tests.unit.test_graph import add
 

@@ -18,7 +18,8 @@ from millrace.codec.settings import CodecSettings, changed, parse_bitrate
 from millrace.dsp.measure import frequency_hz
 from millrace.errors import CodecError, ConfigError, PeerLost, RemoteProtocolError
 from millrace.media.audio import AudioPacket
-from millrace.outlets.peer import SharedEncoder, Subscriber, Subscribers
+from millrace.outlets.peer import SharedEncoder, Subscriber
+from millrace.outlets.subscribers import Subscribers
 from millrace.sim.rig import Rig
 from millrace.sim.signals import count, sine
 from millrace.units import DEFAULT_MAPS, NS_PER_MS, NS_PER_S

@@ -22,7 +22,8 @@ from millrace.errors import RemoteProtocolError
 from millrace.media.audio import AudioPacket
 from millrace.media.fields import INT_MAX
 from millrace.media.packet import Flags, Packet
-from millrace.outlets.peer import Subscriber, Subscribers
+from millrace.outlets.peer import Subscriber
+from millrace.outlets.subscribers import Subscribers
 from millrace.pixels.rects import Rect
 from millrace.playout.decode import PacketDecoder
 from millrace.sim.rig import Rig

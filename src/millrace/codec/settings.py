@@ -52,6 +52,12 @@ class CodecSettings:
         return asdict(self)
 
 
+def distance(one: CodecSettings, other: CodecSettings) -> tuple[bool, bool, bool, int]:
+    """How unlike their sound is: the least first."""
+    channels, application = one.channels != other.channels, one.application != other.application
+    return one.codec != other.codec, channels, application, abs(one.bitrate - other.bitrate)
+
+
 def parse_bitrate(text: str) -> int:
     """'32k', '32000', '0.1M' to bit/s, 6,000 to 510,000 (RFC 6716, section 2.1.1)."""
     return parse_size(text, "bitrate", 6_000, 510_000, ("bit/s", "b/s", "bps"))

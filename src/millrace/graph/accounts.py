@@ -7,7 +7,7 @@ be played.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from millrace.budget import CONNECTIONS, LISTENERS, Budget, size_of
 from millrace.dsp.channels import Mapping as ChannelMapping
@@ -23,7 +23,7 @@ MIXES_MAX = 256
 LINKS_MAX = 64
 """Links out of one stream or sink."""
 TAPS_MAX = 256
-"""Recorders and encoders per guest."""
+"""Recorders per guest, and encoders of sound: neither takes the other's places."""
 NODE_BYTES = 12 * 1024
 """A node with its state trace, its door's object, and its entries in the registry and the flight recorder."""
 SAMPLE_BYTES = 4
@@ -53,23 +53,28 @@ class NodeAccounts:
         limit, kind = self._limit(node)
         try:
             if others >= limit:
-                raise GraphError(f"guest {self._guest} already has {limit:.0f} {kind}, the maximum")
+                raise GraphError(f"guest {self._guest} already has {limit} {kind}, the maximum")
             node.account = self._budget.open(node.kind, node.charges | {"node": self.weight(node)}, node.reach)
         except GraphError:
             _turn_away(node)
             raise
+
+    def has_room(self, tap: Tap, others: int) -> bool:
+        """Whether a tap could be admitted now. Nothing is counted or reported if it can't."""
+        needed = sum(tap.charges.values()) + self.weight(tap)
+        return others < TAPS_MAX and self._budget.has_room(needed, tap.reach)
 
     def readmit(self, node: Node, parts: Mapping[str, int]) -> None:
         """Open the account of a node that was admitted before, and held these `parts`."""
         node.account = self._budget.open(node.kind, parts, LISTENERS if node.reach == LISTENERS else CONNECTIONS)
 
     @staticmethod
-    def _limit(node: Node) -> tuple[float, str]:
+    def _limit(node: Node) -> tuple[int, str]:
         if isinstance(node, Stream):
             return STREAMS_MAX, "streams"
-        # `reach` is higher for listeners than for recorders, so listeners still get in after recorders have used up
-        # their part of the limit.
-        return (TAPS_MAX * node.reach, "recorders") if isinstance(node, Tap) else (MIXES_MAX, "sinks and sources")
+        if isinstance(node, Tap):
+            return TAPS_MAX, "encoders of sound" if node.reach == LISTENERS else "recorders"
+        return MIXES_MAX, "sinks and sources"
 
     # A stream is charged for the shortest lane when it is admitted, so an admitted stream can always be played. A
     # longer lane is a convenience (fewer refills), is asked for when the stream starts, and may be refused then without
@@ -83,6 +88,11 @@ class NodeAccounts:
         if isinstance(node, Sink):
             return NODE_BYTES + words + sys.getsizeof(node.description) + SINK_BUFFERS * self._block * frame
         return NODE_BYTES + words + TAP_BUFFERS * self._block * frame
+
+
+def alike(tap: Tap, taps: Iterable[Tap]) -> int:
+    """How many of these are recorders, or encoders for listeners, as this one is."""
+    return sum(one.reach == tap.reach for one in taps)
 
 
 def check_movable(node: Stream | Tap) -> None:

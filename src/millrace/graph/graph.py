@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from millrace.budget import Budget
 from millrace.errors import GraphError
-from millrace.graph.accounts import NodeAccounts, bytes_of, check_movable, link_to, linked, set_links
+from millrace.graph.accounts import NodeAccounts, alike, bytes_of, check_movable, link_to, linked, set_links
 from millrace.graph.cycle import run_cycle
 from millrace.graph.lanes import Lanes
 from millrace.graph.model import (
@@ -228,9 +228,13 @@ class Graph(Nodes):
         self._changed("remove", stream)
         stream.feed = NOTHING
 
+    def has_room(self, tap: Tap) -> bool:
+        """Whether a tap could be added now."""
+        return self._accounts.has_room(tap, alike(tap, self.taps.values()))
+
     def add_tap(self, tap: Tap, source: Sink | Stream) -> None:
         """Add a tap on a sink's monitor, or on one stream; the latter ends with its stream."""
-        self._accounts.admit(tap, len(self.taps))
+        self._accounts.admit(tap, alike(tap, self.taps.values()))
         tap.hear(source)
         self.taps[tap.id] = tap
         # `tap.enter`, not `_enter`: observers must not be told of a change in a node that they don't know yet.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from millrace.guest.doors import Doors
 from millrace.guest.encoders import Encoders
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
+from millrace.guest.places import crowded, giver
 from millrace.guest.pulse import PulseServer
 from millrace.guest.state import AdmissionState, FrozenGuest, GuestState
 from millrace.guest.thumbnails import Thumbnails
@@ -38,7 +39,8 @@ from millrace.io.listeners import Listeners
 from millrace.io.offload import Item
 from millrace.io.sockets import private_dir
 from millrace.io.turns import Turns
-from millrace.outlets.peer import Subscriber, Subscribers
+from millrace.outlets.peer import SharedEncoder, Subscriber
+from millrace.outlets.subscribers import Subscribers
 from millrace.remembered.devices import Devices
 from millrace.remembered.memory import Memory
 from millrace.remembered.streams import Rules
@@ -151,7 +153,7 @@ class Guest:
         self.id = ids.take() if state is None else state.id
         self.doors = Doors(self, common.listeners, memory)
         self.native = self.doors.native
-        self.outlets = Subscribers(self.graph, now_ns, self._sent_changed)
+        self.outlets = Subscribers(self.graph, now_ns, self._sent_changed, self._gives, self.in_turns)
         self.graph.observers.append(self._graph_changed)
         self.sessions: list[ListenerSession] = []
         if frozen is not None:
@@ -311,6 +313,11 @@ class Guest:
 
     def _sent_changed(self, outlet: Subscriber, before: str, after: str) -> None:
         self.report(Symptom("encoder", "changed", self.name, outlet.key, {"from": before, "to": after}))
+
+    def _gives(self, encoders: Sequence[SharedEncoder], who: Principal) -> SharedEncoder | None:
+        """There is no room for another encoder of sound: which one is given up for a listener of `who`, if any."""
+        self.report(crowded(encoders, who, self.name, "encoder"))
+        return giver(encoders, who, self.name)
 
     # -- running -----------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from millrace.graph.screens import Screens
 from millrace.graph.tracks import Tracks
 from millrace.guest.config import GuestConfig
 from millrace.io.turns import Turns
-from millrace.outlets.peer import Subscribers
+from millrace.outlets.subscribers import Subscribers
 from millrace.rights.model import Principal
 from millrace.symptoms import Report
 

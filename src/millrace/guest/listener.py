@@ -77,6 +77,9 @@ class ListenerSession:
         self.address = address
         self.wire = PeerServer(now_ns)
         self.outlet = Subscriber(id_, address, write, self._room_for, self._may_queue, self._dropped)
+        self.outlet.principal = principal
+        self._in_force: CodecSettings | None = None
+        """The settings that the listener was told last."""
         self._room = room
         self._behind_ns: HostNs = 0
         """How far behind the listener was when last measured."""
@@ -152,6 +155,10 @@ class ListenerSession:
         """
         if (error := self.outlet.take_error()) is not None:
             raise error
+        if self._in_force not in (None, self.outlet.settings):
+            # It shares another encoder, since its own was given up.
+            self._codec_reason = "its own encoder made room for another listener's"
+            self._tell_settings()
         then, sent = self._rate_mark
         if self._rests(sent):
             self._rate_mark, self._ticked_ns = (now_ns, sent), now_ns
@@ -276,6 +283,7 @@ class ListenerSession:
         base = CodecSettings(application="lowdelay" if outlet.latency == "low" else "audio")
         outlet.settings, self._codec_reason = self._agreed(changed(base, hello.settings))
         sink = self._find_sink(hello.sink)
+        self._in_force = outlet.settings
         self.wire.send_message(Welcome(outlet.id, self.guest.name, sink.name, self._shown()))
         self.flush()
         self.guest.outlets.join(outlet, sink)
@@ -359,9 +367,13 @@ class ListenerSession:
         self.update_microphone()
         if self.outlet.group is not None:
             self.outlet.group.update_latency()
+        self._tell_settings()
+        return settings
+
+    def _tell_settings(self) -> None:
+        self._in_force = self.outlet.settings
         self.wire.send_message(Configured(self._shown()))
         self.flush()
-        return settings
 
     def _checked_switch(self, text: str) -> bool:
         """Whether the microphone is switched on; ConfigError if the listener may not speak."""

@@ -12,8 +12,9 @@ from millrace.codec.settings import CodecSettings, changed
 from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.lab.scenario import Scenario
 from millrace.media.audio import AudioPacket
-from millrace.outlets.peer import Subscriber, Subscribers
+from millrace.outlets.peer import Subscriber
 from millrace.outlets.queue import Message
+from millrace.outlets.subscribers import Subscribers
 from millrace.playout.playout import Playout
 from millrace.sim.card import FakeCard
 from millrace.sim.clocks import SimClock

@@ -1,14 +1,13 @@
 """The peer outlet: sends a sink's monitor to any number of listeners, encoded once per distinct settings.
 
-`SharedEncoder` is a tap with one encoder. All listeners with the same settings share it and get the same
-packet bytes. Each listener has its own queue (outlets/queue.py), so one that can't keep up does not affect the
-others.
+`SharedEncoder` is a tap with one encoder. All listeners with the same settings share it, and get the same packet bytes
+(outlets/subscribers.py). Each listener has its own queue (outlets/queue.py), so one that can't keep up does not affect
+the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
@@ -20,13 +19,13 @@ from millrace.codec.pcm import encode_pcm
 from millrace.codec.settings import CodecSettings
 from millrace.dsp.convert import Samples
 from millrace.dsp.resample import Resampler, make_resampler, resampler_bytes
-from millrace.errors import GraphError
 from millrace.graph.graph import Graph
 from millrace.graph.model import Sink, Tap
 from millrace.media.packet import WHOLE_KEY, Packet
 from millrace.outlets.queue import SendQueue, Write
+from millrace.rights.model import NOBODY, Principal
 from millrace.units import NS_PER_MS, Frames, HostNs, Positions, default_map, frames_to_ns
-from millrace.wire.peer.messages import FormatChanged, Silence, encode_message, pack_media
+from millrace.wire.peer.messages import Silence, encode_message, pack_media
 from millrace.wire.peer.tracks import SOUND_TRACK, pack_track
 
 HOLD_NS = 200 * NS_PER_MS
@@ -45,6 +44,7 @@ class Subscriber(SendQueue):
     ) -> None:  # fmt: skip
         super().__init__(write, room, may_queue, dropped)
         self.id, self.name = id_, name
+        self.principal = NOBODY
         self.settings = CodecSettings()
         self.codecs: tuple[str, ...] = ("opus",)
         self.latency = "normal"
@@ -110,17 +110,17 @@ class SharedEncoder:
         """Time spent in the last cycle."""
         self.broken = False
         """It failed: nobody may join it."""
-        try:
-            graph.add_tap(self.tap, sink)
-        except GraphError:
-            self.close()
-            raise
 
     @property
     def sink(self) -> Sink:
         """The sink that is encoded."""
         assert self.tap.sink is not None
         return self.tap.sink
+
+    @property
+    def principal(self) -> Principal:
+        """That of the listener that has shared it for longest, as whose it counts."""
+        return self.outlets[0].principal if self.outlets else NOBODY
 
     def format(self) -> CodecParameters:
         """The format of the packets, as sent to listeners."""
@@ -286,111 +286,3 @@ class SharedEncoder:
         text = encode_message(Silence(position))
         for outlet in self.outlets:
             outlet.send_sound(text)
-
-
-def _in_words(group: SharedEncoder | None) -> str:
-    if group is None:
-        return ""
-    made = group.format()
-    return f"{made.codec}, {made.rate} Hz, {'-'.join(made.positions)}"
-
-
-Changed = Callable[[Subscriber, str, str], None]
-"""Called when a listener's codec, rate or layout changes, with descriptions of the old and the new format."""
-
-
-def _untold(outlet: Subscriber, before: str, after: str) -> None:
-    """Ignore the change."""
-
-
-class Subscribers:
-    """All listeners of one guest, grouped by sink and settings."""
-
-    def __init__(self, graph: Graph, clock: Callable[[], HostNs] = lambda: 0, changed: Changed = _untold) -> None:
-        """`clock` measures the time spent encoding."""
-        self.graph, self._clock, self._changed = graph, clock, changed
-        self.outlets: dict[int, Subscriber] = {}
-        self._groups: list[SharedEncoder] = []
-        self._generation = 0
-
-    def encoding_ns(self) -> HostNs:
-        """Time that all encoders together spent in their last cycle."""
-        return sum(group.spent_ns for group in self._groups)
-
-    def join(self, outlet: Subscriber, sink: Sink) -> None:
-        """Start sending `sink` to `outlet`, unless its listener has left."""
-        if outlet.left:
-            return
-        group = self._group_for(sink, outlet.settings)
-        self.outlets[outlet.id] = outlet
-        self._enter(outlet, group)
-
-    def leave(self, outlet: Subscriber) -> None:
-        """Stop sending to `outlet` for good: the listener has left."""
-        outlet.left = True
-        self.outlets.pop(outlet.id, None)
-        self._exit(outlet)
-
-    def move(self, outlet: Subscriber, sink: Sink) -> None:
-        """Send another sink to `outlet`; GraphError if it plays none: its listener has left, or said no hello yet."""
-        if outlet.group is None:
-            raise GraphError(f"{outlet.key} is not playing: it has left, or is still connecting")
-        self._go_over(outlet, sink, outlet.settings)
-
-    def configure(self, outlet: Subscriber, settings: CodecSettings) -> None:
-        """Change a listener's settings during playback, keeping the encoder's state if possible."""
-        group, old = outlet.group, outlet.settings
-        if group is None or old == settings:
-            outlet.settings = settings
-            return
-        twin = self._find(group.sink, settings)
-        # Codec, application and channels are fixed when an encoder is made; all else can change in the running one.
-        in_place = replace(settings, codec=old.codec, application=old.application, channels=old.channels) == settings
-        if twin is None and in_place and len(group.outlets) == 1:
-            outlet.settings = settings
-            group.configure(settings)
-            return
-        self._go_over(outlet, group.sink, settings)
-
-    def _go_over(self, outlet: Subscriber, sink: Sink, settings: CodecSettings) -> None:
-        before = _in_words(outlet.group)
-        # This is the only step that can fail. It comes first, so that on failure nothing changes for the listener.
-        group = self._group_for(sink, settings)
-        if group is outlet.group:
-            return
-        self._exit(outlet)
-        outlet.settings = settings
-        self._enter(outlet, group)
-        after = _in_words(outlet.group)
-        if before and before != after:
-            self._changed(outlet, before, after)
-
-    def _find(self, sink: Sink, settings: CodecSettings) -> SharedEncoder | None:
-        same = (g for g in self._groups if g.sink is sink and g.settings == settings and not g.broken)
-        return next(same, None)
-
-    def _group_for(self, sink: Sink, settings: CodecSettings) -> SharedEncoder:
-        group = self._find(sink, settings)
-        if group is None:
-            group = SharedEncoder(self.graph, sink, settings, self._generation + 1, self._clock)
-            self._generation += 1
-            self._groups.append(group)
-        return group
-
-    @staticmethod
-    def _enter(outlet: Subscriber, group: SharedEncoder) -> None:
-        group.outlets.append(outlet)
-        outlet.group = group
-        outlet.send(encode_message(FormatChanged(group.format())))
-        group.update_latency()
-
-    def _exit(self, outlet: Subscriber) -> None:
-        group, outlet.group = outlet.group, None
-        if group is None:
-            return
-        group.outlets.remove(outlet)
-        group.update_latency()
-        if not group.outlets:
-            self._groups.remove(group)
-            self.graph.remove_tap(group.tap)
-            group.close()

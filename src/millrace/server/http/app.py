@@ -15,10 +15,7 @@ from urllib.parse import quote
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from millrace.absent import nothing
-from millrace.budget import WATCHERS
 from millrace.control.plane import ControlPlane, LocalGuests
-from millrace.control.registry import parse_kinds
 from millrace.errors import ConfigError, GraphError, RightsEnded, RightsError
 from millrace.guest.guest import Guest
 from millrace.io.listeners import Listeners
@@ -30,17 +27,14 @@ from millrace.server.http.api import ADDRESS, PREFIX, PRINCIPAL, Api, charged, p
 from millrace.server.http.attend import LISTENER, VIEWER, Attendants
 from millrace.server.http.authentication import (
     INVALID,
-    SUBPROTOCOL,
     ForeignPage,
     Gate,
     NetworkGate,
     PrivateGate,
     credential,
 )
-from millrace.server.http.events import WATCHER_BYTES, EventStream, WebSocket
 from millrace.server.http.origins import Addresses, parse_host
-from millrace.server.http.wall import MESSAGE_MAX as WALL_MAX
-from millrace.server.http.wall import Wall
+from millrace.server.http.watchers import Watchers
 from millrace.symptoms import Symptom, refusal, refused_request
 from millrace.text import clean_utf8, printable, quoted
 from millrace.wire.peer.messages import MESSAGE_MAX, REASON
@@ -51,7 +45,6 @@ PROXIES_MAX = 16
 """Untrusted proxies that are reported."""
 REFUSALS = (400, 401, 403, 429)
 
-FORWARD = "a proxy must forward the Upgrade and Connection headers"
 GATE = web.RequestKey("gate", Gate)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -64,16 +57,6 @@ def _check_headers(request: web.Request) -> None:
     host = request.headers.get("Host")
     if host and parse_host(host) is None:
         raise web.HTTPBadRequest(text=f"Host: {quoted(host)} is neither HOST nor HOST:PORT\n")
-
-
-def _demand_websocket(request: web.Request) -> None:
-    if request.headers.get("Upgrade", "").lower() != "websocket":
-        raise web.HTTPUpgradeRequired(text=f"this is a WebSocket; {FORWARD}\n")
-
-
-def _cut(request: web.Request) -> Callable[[], None]:
-    """What aborts its connection."""
-    return nothing if request.transport is None else request.transport.abort
 
 
 def _no_command(request: web.Request) -> str:
@@ -102,7 +85,7 @@ class Web:
         """Origins whose pages may show a desktop in a frame."""
         self._proxies: set[str] = set()
         """Untrusted proxies that have been reported."""
-        self._watchers: set[EventStream | Wall] = set()
+        self._watchers = Watchers(plane, guests)
 
     def private(self) -> web.Application:
         """The application for the daemon's own unix socket."""
@@ -121,7 +104,7 @@ class Web:
 
         app = web.Application(client_max_size=MESSAGE_MAX, middlewares=[self._counted, guarded])
         mine = [
-            web.get("/api/v1/events", self._events), web.get("/api/v1/thumbnails", self._thumbnails),
+            web.get("/api/v1/events", self._watchers.events), web.get("/api/v1/thumbnails", self._watchers.thumbnails),
             web.get("/metrics", self._metrics),
             web.get("/health", self._health), web.get("/ready", self._ready),
             web.get("/", page.serve), web.get(f"/page/{page.EMBEDDED}", self._embedded),
@@ -230,47 +213,9 @@ class Web:
         await self._plane.sign_out(principal)
         return web.json_response({"ok": True}, headers={"Cache-Control": "no-store"})
 
-    async def _events(self, request: web.Request) -> web.StreamResponse:
-        """Stream the registry and its changes; `?kinds=stream,listener` selects kinds."""
-        _demand_websocket(request)
-        kinds = request.query.get("kinds")
-        wanted = parse_kinds(kinds.split(",")) if kinds else None
-        principal = principal_of(request)
-        turns = self._plane.turns_of(principal)
-        # No compression: a compressor takes 260 KiB per watcher (zlib's manual, deflateInit2), and aiohttp compresses
-        # large messages in a separate task, whose failure goes unnoticed if the watcher has left meanwhile.
-        websocket = WebSocket(turns, heartbeat=20.0, max_msg_size=4096, compress=False, protocols=(SUBPROTOCOL,))
-        with closing(self._plane.budget_of(principal).open("watcher", {"itself": WATCHER_BYTES}, WATCHERS)) as account:
-            watcher = EventStream(self._plane, principal, wanted, account, turns, _cut(request))
-            await self._serve(watcher, websocket, request)
-        return websocket
-
-    async def _thumbnails(self, request: web.Request) -> web.StreamResponse:
-        """Stream thumbnails of the guests that a wall has in view."""
-        _demand_websocket(request)
-        principal = principal_of(request)
-        turns = self._plane.turns_of(principal)
-        websocket = WebSocket(turns, heartbeat=20.0, max_msg_size=WALL_MAX, compress=False, protocols=(SUBPROTOCOL,))
-        with closing(self._plane.budget_of(principal).open("wall", {"itself": WATCHER_BYTES}, WATCHERS)):
-            wall = Wall(self._guests, principal, turns, _cut(request))
-            await self._serve(wall, websocket, request)
-        return websocket
-
-    async def _serve(self, watcher: EventStream | Wall, websocket: WebSocket, request: web.Request) -> None:
-        """Serve who watches the objects or the thumbnails until it leaves, or its rights or the daemon end."""
-        leave = self._plane.enter(watcher.principal, watcher.end, watcher.lose)
-        self._watchers.add(watcher)
-        try:
-            await websocket.prepare(request)
-            await watcher.serve(websocket)
-        finally:
-            self._watchers.remove(watcher)
-            leave()
-
     def end_watchers(self, why: str) -> None:
         """The daemon stops: who watches the objects or the thumbnails is told why."""
-        for watcher in self._watchers:
-            watcher.end(why)
+        self._watchers.end_all(why)
 
     def end_attendants(self) -> None:
         """The daemon stops: the connections of listeners and viewers, who know it by now, are closed."""

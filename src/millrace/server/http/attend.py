@@ -18,7 +18,7 @@ from millrace.guest.guest import Guest
 from millrace.guest.home import Home
 from millrace.guest.listener import LISTENER_BYTES, ListenerSession
 from millrace.guest.notfound import NotFound
-from millrace.guest.places import Visitor, giver, most
+from millrace.guest.places import Visitor, crowded, giver
 from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge, when_relieved
@@ -219,9 +219,8 @@ class Attendants:
         if not full:
             return
         here = [session for session in visitors if session in self._sockets and not session.closing]
-        (who, has), gives = most(here), giver(here, principal, guest.name)
-        evidence: Evidence = {"who": who, f"its_{kind.name}s": has, "of": len(visitors), "for": principal.key}
-        self._plane.report(Symptom("guest", "crowded", guest.name, "", evidence))
+        gives = giver(here, principal, guest.name)
+        self._plane.report(crowded(here, principal, guest.name, kind.name))
         if gives is not None:
             self._dismiss(gives, f"guest {guest.name} is full: this {kind.name} made room for another")
             # Its place and its memory are needed now, before it is its turn to be told.

@@ -11,7 +11,6 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from millrace.absent import nothing
-from millrace.budget import WATCHERS, Account
 from millrace.control.plane import Objects
 from millrace.control.registry import Encode, json_text
 from millrace.control.requests import parsed
@@ -23,8 +22,6 @@ from millrace.text import parse_json
 from millrace.wire.arguments import Arguments
 
 log = logging.getLogger("millrace.web")
-WATCHER_BYTES = 24 * 1024
-"""Memory of a watcher."""
 UNKNOWN = 'the only message accepted here is {"measure": "GUEST"}, or null in place of the guest'
 BEHIND = 256 * 1024
 """With more bytes queued than this, the initial listing waits."""
@@ -122,15 +119,18 @@ class EventStream:
     """One watcher."""
 
     def __init__(
-        self, objects: Objects, principal: Principal, kinds: frozenset[str] | None, account: Account, turns: Turns,
-        cut: Callable[[], None] = nothing,
+        self, objects: Objects, principal: Principal, kinds: frozenset[str] | None, hold: Callable[[int], bool],
+        turns: Turns, cut: Callable[[], None] = nothing,
     ) -> None:  # fmt: skip
-        """`cut` aborts the connection, without a Close that nobody would read."""
+        """`hold` accounts for so many bytes that wait for it; False if there is no room.
+
+        `cut` aborts the connection, without a Close that nobody would read.
+        """
         self.principal, self.kinds = principal, kinds
         self.encode: Encode = json_text
         self._cut = cut
         self._objects = objects
-        self._account, self._turns = account, turns
+        self._hold, self._turns = hold, turns
         self._waiting: deque[bytes] = deque()
         self._size = 0
         self._more = asyncio.Event()
@@ -139,7 +139,7 @@ class EventStream:
     def send_objects(self, made: bytes) -> None:
         """See `Watcher`."""
         size = self._size + len(made)
-        if size > WAITING_MAX or not self._account.fits("waiting", size, WATCHERS):
+        if size > WAITING_MAX or not self._hold(size):
             log.warning("a watcher of %s was disconnected: it left %d bytes unread", self.principal.key, self._size)
             self.give_up()
             return
@@ -160,7 +160,7 @@ class EventStream:
         self._objects.unwatch(self)
         self._waiting.clear()
         self._size = 0
-        self._account.hold("waiting", 0)
+        self._hold(0)
 
     def end(self, why: str) -> None:
         """Its principal's rights have ended: send nothing more, and close."""
@@ -203,5 +203,5 @@ class EventStream:
                 await websocket.send_str(self._waiting[0].decode())
                 if self._waiting:
                     self._size -= len(self._waiting.popleft())
-                    self._account.hold("waiting", self._size, WATCHERS)
+                    self._hold(self._size)
                 await self._turns.turn()
