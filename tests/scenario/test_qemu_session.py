@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from millrace.graph.pictures import KeyPress
 from millrace.graph.seat import Watcher
 from millrace.guest.hands import Hands
+from millrace.guest.machines import refit
 from millrace.guest.machines.qemu import QemuMachine
 from millrace.io.later import Later
 from millrace.io.turns import Turns
@@ -282,5 +284,54 @@ def test_screens_end_with_the_machine_and_free_what_they_held(tmp_path: Path) ->
             vm.close()
             await until(lambda: not one.views())
             assert reader.ended and one.guest.admission.budget.shares().get("screen", 0) == before == 0
+
+    asyncio.run(main())
+
+
+def test_picture_that_had_no_room_is_asked_for_again_once_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millrace.guest.machines.consoles.AGAIN_FIRST_S", 0.1)
+    monkeypatch.setattr(refit, "AGAIN_S", 0.05)
+
+    async def main() -> None:
+        # Without sound the session has nothing but this console.
+        vm = Vm(sound=False)
+        async with hall(tmp_path, vm) as one:
+            await one.attached()
+            budget, first = one.guest.graph.budget, vm.screens[0]
+            # Room for it when it is sent, and none to show it besides.
+            limit, budget.limit = budget.limit, budget.held + 2_000_000
+            vm.show(0, noise(640, 480))
+            await until(lambda: "no room for its 640 × 480" in one.machine.hint())
+            refusals = budget.refusals
+            await asyncio.sleep(0.2)
+            assert vm.screens[0] is first and budget.refusals == refusals, "nothing is tried as long as there is none"
+            budget.limit = limit
+            await until(lambda: not one.views())
+            vm.changed("Mouse", IsAbsolute=False)
+            await until(lambda: vm.screens[0] is not first)
+            vm.show(0, noise(640, 480))
+            await until(lambda: one.views() and one.views()[0].width == 640)
+            assert "no room" not in one.machine.hint() and one.machine.sessions == 1
+
+    asyncio.run(main())
+
+
+def test_what_a_lost_console_had_sent_in_part_is_charged_no_longer(tmp_path: Path) -> None:
+    async def main() -> None:
+        vm = Vm()
+        async with hall(tmp_path, vm) as one:
+            await one.attached()
+            budget = one.guest.graph.budget
+            before = budget.shares()["connection"]
+            vm.screens[0].scanout(noise(640, 480))
+            line, part = vm._sent[0], vm.screens[0].data_to_send()[:500_000]
+            line.setblocking(True)
+            await asyncio.to_thread(line.sendall, part)
+            await until(lambda: budget.shares()["connection"] >= before + len(part))
+            line.shutdown(socket.SHUT_RDWR)
+            await until(lambda: not one.views())
+            assert budget.shares()["connection"] == before
 
     asyncio.run(main())

@@ -83,7 +83,7 @@ class Typing:
         self.rig = Rig()
         self.rig.console.scanout(noise(64, 48))
         self.rig.step()
-        self.shown = Shown(self.rig.door, lambda: None)
+        self.shown = Shown(self.rig.door, lambda: None, lambda: None)
         self.rig.input._flush = self.shown.typed
         self.hands = hands_of(self.rig.screens, self.rig.budget, Turns())
         self.calls = self.rig.client.calls

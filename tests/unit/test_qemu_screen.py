@@ -6,6 +6,7 @@ import pytest
 
 from millrace.doors.canvas import BAND_PIXELS
 from millrace.doors.qemu.screen import SHAPES_KNOWN_MAX, TOLD_MAX, TOLD_NS
+from millrace.errors import GraphError
 from millrace.graph.pictures import Mode
 from millrace.graph.screen import Screen
 from millrace.pixels.rects import Point, Rect, Size
@@ -200,12 +201,30 @@ def test_picture_without_room_is_told_and_a_smaller_one_shown() -> None:
     rig.console.scanout(noise(640, 480))
     rig.step()
     assert "no room for its 640 × 480" in rig.door.trouble and rig.screen.memory is None
+    rig.door.fit(rig.now_ns)
+    assert not rig.door.busy, "there is still none"
     rig.console.scanout(noise(64, 48))
     rig.step()
     assert not rig.door.trouble and (rig.shown() == noise(64, 48)).all()
     rig.door.close()
     rig.door.close()
     assert rig.budget.held == 0 and len(rig.screens) == 0
+
+
+def test_listener_ends_once_there_is_room_for_what_it_had_none_for() -> None:
+    rig = Rig(limit=MIB)
+    rig.console.call("ScanoutDMABUF", "", Writer())
+    rig.step()
+    rig.door.fit(rig.now_ns)
+    assert rig.door.trouble and not rig.door.busy, "that is not for want of room"
+    rig.console.scanout(noise(640, 480))
+    rig.step()
+    rig.budget.limit = 8 * MIB
+    rig.door.fit(rig.now_ns)
+    with pytest.raises(GraphError, match="there is room"):
+        rig.run()
+    rig.door.close()
+    assert not rig.door.busy and rig.budget.held == 0
 
 
 # -- work and memory ------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from millrace.absent import never, nothing
+from millrace.budget import PROGRAMS
 from millrace.doors.canvas import Canvas, rows_of
 from millrace.doors.pushed import PushedStream
 from millrace.doors.qemu.input import ConsoleInput
-from millrace.errors import GraphError
+from millrace.errors import BudgetError, GraphError
 from millrace.graph.pictures import PIXEL_BYTES, SIDE_MAX, Cursor, KeyPress, Shape
 from millrace.graph.screens import Screens
 from millrace.graph.steps import Steps
@@ -67,7 +68,8 @@ Open = Callable[[int], Shared | None]
 # QEMU says has changed is noted, and copied when somebody comes. Copies, which are here anyway, are always painted.
 #
 # A picture that can't be shown (a format, no room) leaves the screen blank and the machine's sound alone; what follows
-# is dropped until QEMU sends a whole picture again.
+# is dropped until QEMU sends a whole picture again. QEMU sends one to each new listener, so if there is room again this
+# one ends.
 #
 # All of it is done in steps: a band of a picture, a call, a publication. While there is more (`busy`), nothing is read
 # from QEMU, and the steps follow in the guest's turns. What is painted is published between two calls only, never with
@@ -110,6 +112,10 @@ class QemuScreen:
         self._pointed = self._watched = self._ended = False
         self._shown = False
         """Whether what QEMU sends has a place on the screen."""
+        self._lacking = 0
+        """Bytes that there was no room for: a picture, and its copy if QEMU sends one, which is held until painted."""
+        self.has_room_again = False
+        """There is room for it now, so that a new listener could show it."""
         self._said = Size(0, 0)
         """The size that QEMU told by the other way; 0 × 0 before it has."""
         self._received_ns: HostNs = 0
@@ -131,7 +137,7 @@ class QemuScreen:
     def busy(self) -> bool:
         """Whether `receive` must be called again, although nothing has come."""
         waits = self._steps.begun or self._publish_due or self._settle_due or self._copies
-        return not self._ended and (waits or self.peer.waiting)
+        return not self._ended and (waits or self.peer.waiting or self.has_room_again)
 
     @property
     def _copies(self) -> bool:
@@ -139,7 +145,12 @@ class QemuScreen:
         return self._watched and self._shown and self._shared is not None and bool(self._stale)
 
     def receive(self, now_ns: HostNs) -> None:
-        """See `MachineDoor`: one step, and more while the turn lasts; `publish` must follow when no more comes."""
+        """See `MachineDoor`: one step, and more while the turn lasts; `publish` must follow when no more comes.
+
+        GraphError ends this listener, because there is room for another.
+        """
+        if self.has_room_again:
+            raise GraphError("there is room for the picture now: QEMU is asked for it again")
         self._received_ns = now_ns
         if not self.canvas:
             self._now_ns = now_ns
@@ -219,8 +230,9 @@ class QemuScreen:
             return
         try:
             yield from steps
-        except GraphError as error:
-            self._fail(f"no room for its {size.width} × {size.height}: {error}", "")
+        except BudgetError as error:
+            lacking = (2 if self._shared is None else 1) * size.width * size.height * PIXEL_BYTES
+            self._fail(f"no room for its {size.width} × {size.height}: {error}", "", lacking)
         else:
             self._shown, self.trouble, self.control.size = True, "", size
 
@@ -264,6 +276,12 @@ class QemuScreen:
 
     def _resize(self, size: Size) -> Iterator[None]:
         return self._sized(size, self.canvas.resize(size, self._painted_ns))
+
+    def fit(self, now_ns: HostNs) -> None:
+        """See `Fitted`."""
+        if self.trouble and self._lacking and self.screen.budget.has_room(self._lacking, PROGRAMS):
+            self.has_room_again = True
+            self._wake()
 
     # -- shared memory ---------------------------------------------------------------------------
 
@@ -343,13 +361,13 @@ class QemuScreen:
         else:
             self._log(f"QEMU calls {printable(member)}, which Millrace does not know")
 
-    def _fail(self, why: str, cause: str = "not supported") -> None:
+    def _fail(self, why: str, cause: str = "not supported", lacking: int = 0) -> None:
         """The screen stays blank. Without a cause it is the guest's memory, which its budget has reported."""
         if why != self.trouble:
             self._log(why)
             if cause:
                 self._report(cause, why)
-        self._shown, self.trouble = False, why
+        self._shown, self.trouble, self._lacking = False, why, lacking
 
     def _log(self, text: str) -> None:
         """Log it, but not again soon."""

@@ -15,6 +15,7 @@ from millrace.doors.qemu.screen import QemuScreen
 from millrace.errors import GraphError, PeerLost
 from millrace.guest.home import Home
 from millrace.guest.machines.paced import Paced
+from millrace.guest.machines.refit import Refit
 from millrace.io.clock import now_ns
 from millrace.io.fdstream import FdStream
 from millrace.io.later import Later
@@ -60,15 +61,16 @@ class Owner(Protocol):
 class Shown:
     """A console that is shown: its screen, and what that is to do later."""
 
-    def __init__(self, door: QemuScreen, flush: Callable[[], None]) -> None:
-        """`flush` is called when input was given to the client."""
-        self.door, self._flush = door, flush
+    def __init__(self, door: QemuScreen, flush: Callable[[], None], changed: Callable[[], None]) -> None:
+        """`flush` is called when input was given to the client, `changed` when the screen's trouble is another one."""
+        self.door, self._flush, self._refit = door, flush, Refit(door, changed)
         self._settled, self._sized = Settled(door.publish), Later(door.settle_size)
         self._paced = Paced(door.control.room)
 
     def received(self) -> None:
         """QEMU has sent something, or the screen goes on with it."""
         self.door.receive(now_ns())
+        self._refit.look()
         if self.door.due:
             self._settled.came()
 
@@ -92,7 +94,7 @@ class Shown:
         try:
             self.door.close()
         finally:
-            for later in (self._settled, self._sized, self._paced):
+            for later in (self._settled, self._sized, self._paced, self._refit):
                 later.close()
 
 
@@ -102,9 +104,11 @@ class Shown:
 class Consoles:
     """Those of one session."""
 
-    def __init__(self, owner: Owner, client: DisplayClient, flush: Callable[[], None]) -> None:
-        """`flush` is called when input was given to `client`."""
-        self._owner, self._client, self._flush = owner, client, flush
+    def __init__(
+        self, owner: Owner, client: DisplayClient, flush: Callable[[], None], changed: Callable[[], None]
+    ) -> None:
+        """`flush` is called when input was given to `client`, `changed` when what `hint` says may be something else."""
+        self._owner, self._client, self._flush, self._changed = owner, client, flush, changed
         self.awaited: set[int] = set()
         """Consoles of which QEMU has not said yet what they are, or whether they can be watched."""
         self.registered = 0
@@ -150,7 +154,7 @@ class Consoles:
             theirs.close()
             raise
         owner.doors.append(door)
-        shown = self._screens[number] = Shown(door, self._flush)
+        shown = self._screens[number] = Shown(door, self._flush, self._changed)
         stream = owner.screen_stream(
             mine, peer, shown.received, lambda why: self._ended(number, why), lambda: door.busy
         )  # fmt: skip
@@ -165,12 +169,18 @@ class Consoles:
     def _ended(self, number: int, why: Exception) -> None:
         """The connection of one screen has ended."""
         shown = self._screens.pop(number, None)
-        if shown is not None:
-            self._report(number, "lost", str(why))
-            self._remove(shown)
-            self.registered -= number not in self.awaited
-            if not isinstance(why, PeerLost):
-                self._fail_for_now(number, str(why))
+        if shown is None:
+            return
+        self._remove(shown)
+        self.registered -= number not in self.awaited
+        if shown.door.has_room_again:
+            # QEMU accepts a listener in its place once it has noticed that this one is gone.
+            self.awaited.add(number)
+            self._try_again(number, AGAIN_FIRST_S)
+            return
+        self._report(number, "lost", str(why))
+        if not isinstance(why, PeerLost):
+            self._fail_for_now(number, str(why))
 
     def _remove(self, shown: Shown) -> None:
         self._owner.doors.remove(shown.door)
@@ -219,10 +229,15 @@ class Consoles:
     # What was wrong with a picture may not be with the next, and memory may be free again.
     def _fail_for_now(self, number: int, why: str) -> None:
         self._fail(number, why)
-        self._failed.add(number)
-        if not self._later.begun:
-            self._later.begin(self._wait_s)
+        if self._try_again(number, self._wait_s):
             self._wait_s = min(2 * self._wait_s, AGAIN_MAX_S)
+
+    def _try_again(self, number: int, wait_s: float) -> bool:
+        """Watch a console again after so long, or with one that waits already; whether none does."""
+        self._failed.add(number)
+        if begins := not self._later.begun:
+            self._later.begin(wait_s)
+        return begins
 
     def _watch_again(self) -> None:
         failed, self._failed, self.trouble = self._failed, set(), ""

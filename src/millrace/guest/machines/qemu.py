@@ -102,7 +102,7 @@ class QemuMachine(AttachedMachine):
             if self._no_sound is not None and not consoles.registered and not consoles.awaited:
                 self._end(self._no_sound)
 
-        consoles = self._consoles = Consoles(self, client, lambda: stream.flush_soon())
+        consoles = self._consoles = Consoles(self, client, lambda: stream.flush_soon(), self._changed)
         clipboard = ClipboardDoor(
             self.guest.screens, client.clipboard, self.key, lambda: _woken(stream, client), lambda: stream.congested
         )
@@ -203,8 +203,14 @@ class QemuMachine(AttachedMachine):
             after()
             holds(core.partial_bytes)
 
+        # The session may go on without it.
+        def ended(why: Exception) -> None:
+            holds(0)
+            fits(0)
+            lost(why)
+
         stream = FdStream(
-            sock, core, weighed, lost, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
+            sock, core, weighed, ended, turns=self.guest.turns, may_wait=may_wait, whose=self.label,
             take_fds=pictures.receive_fds if pictures else None,
             chunk_max=RECEIVE_BYTES if pictures else CHUNK_BYTES_MAX, unfinished=busy,
         )  # fmt: skip
