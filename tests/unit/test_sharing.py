@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from millrace.budget import CONNECTIONS, ENCODERS, GUEST_BYTES_MAX, MIB, PROGRAMS, SHARES
-from millrace.errors import CodecError, PeerLost
+from millrace.errors import BudgetError, CodecError, PeerLost
 from millrace.graph.pictures import Cursor, Shape
 from millrace.guest.sharing import RETRY_NS, Sharing, _displaced
 from millrace.guest.viewergroup import Group
@@ -114,6 +114,26 @@ def test_viewer_without_room_for_its_encoder_is_told_stays_and_sees_the_screen_w
     budget.limit = 64 * MIB
     desk.run(3_000)
     assert np.array_equal(remote.canvas, screen.pixels)
+
+
+def test_viewer_is_told_of_the_same_trouble_once_whatever_its_figures_and_again_when_it_comes_back() -> None:
+    desk = Desk(encodes=True)
+    budget = desk.home.admission.budget
+    budget.limit = 3 * MIB
+    screen = desk.add()
+    remote, said = watching(desk, 10), list[str]()
+    for limit in (3, 2, 3, 2):
+        budget.limit = limit * MIB
+        desk.run(2_000)
+        said += [fault.message for fault in remote.news(Fault)]
+    assert len(said) == 1 and "of the 2 MiB" in said[0]
+    budget.limit = 64 * MIB
+    desk.run(3_000)
+    assert np.array_equal(remote.canvas, screen.pixels) and not remote.news(Fault)
+    budget.limit = 2 * MIB
+    sharing(desk)._failed(group_of(desk, remote), BudgetError("there is no room any more"))
+    desk.run(3_000)
+    assert [fault.message for fault in remote.news(Fault)] == ["there is no room any more"]
 
 
 def test_larger_encoder_of_a_lone_viewer_may_take_the_room_of_the_one_before() -> None:

@@ -44,8 +44,8 @@ class Company(Protocol[Viewer]):
         """It has left."""
         ...
 
-    def regroup(self, session: Viewer) -> None:
-        """What it wants has changed."""
+    def regroup(self, session: Viewer) -> bool:
+        """What it wants may have changed. Returns whether it has the best that it can have already."""
         ...
 
     def ready(self, session: Viewer) -> None:

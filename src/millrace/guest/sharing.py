@@ -83,20 +83,22 @@ class Sharing:
 
     # -- the encoder that fits -------------------------------------------------------------------
 
-    def regroup(self, session: ViewerSession) -> None:
+    def regroup(self, session: ViewerSession) -> bool:
         """Let a viewer share the encoder that fits it now; GraphError or BudgetError if there is no room.
 
-        Without room for an encoder nothing changes; without room to join one, it is sent nothing until it is.
+        Without room for an encoder nothing changes; without room to join one, it is sent nothing until it is. Returns
+        whether it shares the best one that it can have already.
         """
         before, sort = self._group_of.get(session), self._sort(session)
         if (before.sort if before else None) == sort:
-            return
+            return before is not None
         if sort is None or session.listed is None:
             self._move(session, None)
         elif before is not None and self._becomes(before, sort):
             self._adapt(session, before, sort)
         else:
-            self._join(session, session.listed, sort, before)
+            return self._join(session, session.listed, sort, before)
+        return False
 
     def _sort(self, session: ViewerSession) -> Sort | None:
         """The sort that a viewer is of now; None while it is sent no pictures."""
@@ -132,8 +134,11 @@ class Sharing:
             session.shares = sort.settings
             self._changed("change", session)
 
-    def _join(self, session: ViewerSession, listed: Listed, sort: Sort, before: Group | None) -> None:
-        """Let it share the encoder of that sort, one of its own, or the nearest; later, if it may have none yet."""
+    def _join(self, session: ViewerSession, listed: Listed, sort: Sort, before: Group | None) -> bool:
+        """Let it share the encoder of that sort, one of its own, or the nearest; later, if it may have none yet.
+
+        Returns whether it did already.
+        """
         group, spare = self._groups.get(sort), None
         if group is None:
             kept = [one for one in self.groups if one is not before or len(one.sessions) > 1]
@@ -146,10 +151,13 @@ class Sharing:
             elif not full and not self._has_room(session.principal.key, kept, sort, listed):
                 # If none suits, one of its own is tried, whose error says what is held.
                 group = self._nearest(sort)
-        if (group is None or group is not before) and session.limits.moves.allowed(self._clock()):
+        if group is not None and group is before:
+            return True
+        if session.limits.moves.allowed(self._clock()):
             if spare is not None:
                 self._end(spare, _displaced)
             self._move(session, group or self._new(sort, listed))
+        return False
 
     def _move(self, session: ViewerSession, group: Group | None) -> None:
         self.exit(session)

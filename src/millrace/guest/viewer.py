@@ -110,7 +110,8 @@ class ViewerSession:
         self._left = self._joined = self._any = False
         self._like = ("", "")
         """The door and the label of the screen that it saw last."""
-        self._told = ""
+        self._told: type[MillraceError] | None = None
+        """The kind of trouble that it was told of, until it is over."""
         self._in_force = self.settings
         """The settings that it was told."""
         self._named: list[ScreenNamed] | None = None
@@ -179,7 +180,8 @@ class ViewerSession:
         self.long_hidden = self.hidden and now_ns - self._hidden_ns > HIDDEN_NS
         self.blame.second(self.screen, now_ns)
         self.relieved()
-        self.regroup()
+        if self.regroup():
+            self._told = None
         if self.shares is None:
             self.videos.leave()
 
@@ -264,13 +266,18 @@ class ViewerSession:
         self.regroup()
         self.viewers.ready(self)
 
-    def regroup(self) -> None:
-        """Share the encoder that fits now, if there is room; otherwise it is told, and goes on as before."""
+    def regroup(self) -> bool:
+        """Share the encoder that fits now, if there is room; otherwise it is told, and goes on as before.
+
+        Returns whether it shares that one already.
+        """
+        settled = False
         try:
-            self.viewers.regroup(self)
+            settled = self.viewers.regroup(self)
         except GraphError as error:
             self.tell_trouble(error)
         self._tell_settings()
+        return settled
 
     def _tell_settings(self, again: bool = False) -> None:
         """Tell it the settings of what it is sent, if that is news, or `again`."""
@@ -279,9 +286,9 @@ class ViewerSession:
             self.send(Configured(self._in_force.as_dict()))
 
     def tell_trouble(self, error: MillraceError) -> None:
-        """Tell it why it sees nothing, once."""
-        if str(error) != self._told:
-            self._told = str(error)
+        """Tell it why it sees nothing: once, though the next time other figures may be short."""
+        if type(error) is not self._told:
+            self._told = type(error)
             self.send(Fault.of(error))
 
     # What the viewer asks for is checked before Watching, which precedes everything else.

@@ -144,9 +144,9 @@ class Viewers:
             self._changed("remove", session)
             self.guest.latency_changed()
 
-    def regroup(self, session: ViewerSession) -> None:
+    def regroup(self, session: ViewerSession) -> bool:
         """See `Sharing`: let it share the encoder that fits it now; GraphError or BudgetError if there is no room."""
-        self._sharing.regroup(session)
+        return self._sharing.regroup(session)
 
     def ready(self, session: ViewerSession) -> None:
         """A viewer may have room again: what is due is sent."""
