@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from millrace.doors.pulse import modules
+from millrace.doors.pulse import infos, modules
 from millrace.doors.pulse.channelmaps import map_for, parse_map
 from millrace.doors.pulse.formats import CommandError, from_info, sample_format
 from millrace.doors.pulse.loaded import Module
@@ -220,11 +220,28 @@ def test_module_beyond_budget_leaves_nothing(kinds: dict[str, Kind]) -> None:
 
 def test_unsupported_module_is_refused_with_alternatives() -> None:
     scene = Scene()
-    for name in (None, "module-nothing", "module-pipe-sink"):
+    for name in ("module-nothing", "module-pipe-sink", "module-pipe-sink.so", "module-null-sink.so.so"):
         assert scene.load(name) is Err.MODINITFAILED
-    assert "module-null-sink" in scene.modules_told[0] and "module-null-sink" in scene.modules_told[1]
-    assert scene.modules_told[2].startswith("module-pipe-sink: it would make the daemon open a file")
+    assert "module-null-sink" in scene.modules_told[0]
+    assert scene.modules_told[1].startswith("module-pipe-sink: it would make the daemon open a file")
+    assert scene.modules_told[2].startswith("module-pipe-sink.so: it would make the daemon open a file")
+    for name in (None, "", "/usr/lib/pulse/modules/module-null-sink.so", "./module-null-sink"):
+        assert scene.load(name) is Err.INVALID
     assert scene.load("module-null-sink", "nonsense=1") is Err.MODINITFAILED
+
+
+def test_name_of_a_file_loads_its_module_and_is_listed_as_given() -> None:
+    """PulseAudio 16.1: `pactl load-module module-null-sink.so`."""
+    scene = Scene()
+    module = scene.load("module-null-sink.so", "sink_name=mine")
+    assert (module.name, module.mixes[0].name) == ("module-null-sink.so", "mine")
+    assert infos.sink_info(scene.door, module.mixes[0], 0)["driver"] == "module-null-sink.c"
+    (restore,) = [one for one in scene.door.modules.values() if one.name == "module-stream-restore"]
+    assert scene.load("module-stream-restore.so") is Err.MODINITFAILED
+    scene.unload(restore.index)
+    again = scene.load("module-stream-restore.so")
+    assert again.end == scene.door.ends["module-stream-restore"], "unloaded, it remembers nothing more"
+    assert scene.load("module-stream-restore") is Err.MODINITFAILED, "it is loaded"
 
 
 def test_some_modules_load_once_and_all_are_limited(kinds: dict[str, Kind], monkeypatch: pytest.MonkeyPatch) -> None:

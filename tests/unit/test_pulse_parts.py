@@ -76,6 +76,17 @@ def test_default_attributes_match_pulseaudio() -> None:
     assert attr.prebuf == ms(2000) + 4 - ms(20)
 
 
+def test_lengths_are_rounded_up_to_whole_frames_and_requests_down() -> None:
+    """As PulseAudio 16.1 answers for the same requests: frames of 6 bytes, of which 4 MiB is no multiple."""
+    layout = Layout(6, 48_000)
+    attr = fix_playback(asked(100_000, 20_002, 50_001, 200_000), layout, adjust=False, early=False)
+    assert (attr.maxlength, attr.tlength, attr.minreq, attr.prebuf) == (200_004, 100_002, 19_998, 50_004)
+    assert fix_playback(asked(), layout, adjust=False, early=False).maxlength == 4_194_306
+    record = fix_record(RecordAttr(200_000, 20_002), layout)
+    assert (record.maxlength, record.fragsize) == (200_004, 19_998)
+    assert fix_record(RecordAttr(0, 0), layout) == RecordAttr(6, 6)
+
+
 def test_any_prebuffering_is_at_least_a_frame() -> None:
     """It is rounded up: 0 alone means none."""
     attrs = [fix_playback(asked(tlength=ms(100), prebuf=size), LAYOUT, adjust=False, early=False) for size in range(6)]
@@ -96,7 +107,7 @@ def test_any_requested_attributes_become_workable(
 ) -> None:
     layout = Layout(frame, rate)
     attr = fix_playback(asked(tlength, minreq, prebuf, maxlength), layout, adjust, early)
-    assert frame <= attr.minreq <= attr.tlength <= attr.maxlength <= 4 * 1024 * 1024
+    assert frame <= attr.minreq <= attr.tlength <= attr.maxlength < 4 * 1024 * 1024 + frame
     assert 0 <= attr.prebuf <= attr.tlength
     assert attr.sink_ns >= 2_500_000 and attr.ask <= attr.tlength
     assert all(v % frame == 0 for v in (attr.minreq, attr.tlength, attr.maxlength, attr.ask, attr.prebuf))

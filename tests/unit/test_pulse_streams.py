@@ -200,7 +200,7 @@ def test_new_attributes_are_adjusted_returned_and_applied() -> None:
     channel = scene.play(loud(50), prebuf=ms(100))
     stream = scene.caller.streams[channel]
     scene.caller.told.clear()
-    asked = {"maxlength": NO_INDEX, "tlength": ms(400) + 1, "prebuf": ms(40), "minreq": ms(20), "adjust_latency": False}
+    asked = {"maxlength": NO_INDEX, "tlength": ms(400) - 1, "prebuf": ms(40), "minreq": ms(20), "adjust_latency": False}
     told = scene.ask(C.SET_PLAYBACK_STREAM_BUFFER_ATTR, channel, **asked, early_requests=False)
     assert told == {
         "maxlength": 4 * 1024 * 1024, "tlength": ms(400), "prebuf": ms(40), "minreq": ms(20),

@@ -65,24 +65,23 @@ class Layout(msgspec.Struct, frozen=True):
         return -(-size // self.frame_bytes) * self.frame_bytes
 
 
-# Each step bounds the next one, so their order is part of the result. Two of the bounds keep a stream from stalling.
-# `tlength` exceeds `minreq` by at least a frame: a client is asked for more once `minreq` is missing, which in a
-# smaller buffer happens only when it has run empty, or never. And `prebuf` is at most `tlength` + frame - `minreq`:
-# with less than `minreq` missing the client need not be asked, so its buffer may stop filling that far below
-# `tlength`, and a stream that waited for more would never start. With `adjust` alone, `tlength` is the whole latency
-# that the client wants, the graph's share included.
+# Each step bounds the next one, so their order is part of the result. `minreq` is rounded down to whole frames, the
+# others up (pulsecore/memblockq.c). Two of the bounds keep a stream from stalling. `tlength` exceeds `minreq` by at
+# least a frame: a client is asked for more once `minreq` is missing, which in a smaller buffer happens only when it has
+# run empty, or never. And `prebuf` is at most `tlength` + frame - `minreq`: with less than `minreq` missing the client
+# need not be asked, so its buffer may stop filling that far below `tlength`, and a stream that waited for more would
+# never start. With `adjust` alone, `tlength` is the whole latency that the client wants, the graph's share included.
 def fix_playback(asked: PlaybackAttr, layout: Layout, adjust: bool, early: bool, held_ns: HostNs = 0) -> PlaybackAttr:
     """The attributes to apply for a request; 0xFFFFFFFF means default. `held_ns` is what the resampler holds back."""
     frame = layout.frame_bytes
-    maxlength = layout.aligned(min(asked.maxlength, MAXLENGTH_MAX))
-    maxlength = max(maxlength, 2 * frame)
+    maxlength = max(layout.covering(min(asked.maxlength, MAXLENGTH_MAX)), 2 * frame)
     tlength = layout.to_bytes(TLENGTH_DEFAULT_NS) if asked.tlength == NO_INDEX else asked.tlength
-    tlength = min(layout.aligned(tlength), maxlength)
+    tlength = min(tlength, maxlength)
     minreq = asked.minreq
     if minreq == NO_INDEX:
         minreq = min(layout.to_bytes(MINREQ_DEFAULT_NS), layout.aligned(tlength // 4))
     minreq = min(layout.aligned(minreq), maxlength - frame)
-    tlength = max(tlength, minreq + frame)
+    tlength = max(layout.covering(tlength), minreq + frame)
     sink_ns = _sink_latency(layout.to_ns(tlength), layout.to_ns(minreq), adjust, early)
     if adjust and not early:
         tlength -= layout.to_bytes(sink_ns)
@@ -108,8 +107,11 @@ def _sink_latency(tlength_ns: HostNs, minreq_ns: HostNs, adjust: bool, early: bo
 
 
 def fix_record(asked: RecordAttr, layout: Layout, adjust: bool = False, early: bool = False) -> RecordAttr:
-    """The attributes to apply for a record stream. With `adjust`, fragments are at most the source's block size."""
-    maxlength = layout.aligned(min(asked.maxlength, MAXLENGTH_MAX))
+    """The attributes to apply for a record stream. With `adjust`, fragments are at most the source's block size.
+
+    `maxlength` is rounded up, `fragsize` down.
+    """
+    maxlength = max(layout.frame_bytes, layout.covering(min(asked.maxlength, MAXLENGTH_MAX)))
     fragsize = layout.to_bytes(FRAGSIZE_DEFAULT_NS) if asked.fragsize == NO_INDEX else asked.fragsize
     if adjust and not early:
         fragsize = min(fragsize, layout.to_bytes(SINK_MAX_NS))

@@ -16,7 +16,7 @@ from millrace.doors.pulse.clients import Client, Host, Recorder
 from millrace.doors.pulse.devicestates import DeviceUse, InUse
 from millrace.doors.pulse.formats import CommandError, no_such
 from millrace.doors.pulse.guestdevices import GuestDevices
-from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, listened_to, unmake, unnoted
+from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, kind_of, listened_to, unmake, unnoted
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import give, group_of_props
@@ -99,7 +99,7 @@ class PulseDoor:
         self, name: str, argument: str, description: str, greet: Callable[[Sink], None] = unnoted, fixed: bool = False
     ) -> Module:
         """A new module, which has made nothing yet."""
-        end = self.ends.get(name, nothing)
+        end = self.ends.get(kind_of(name), nothing)
         return Module(self.graph.ids.take(), name, argument, description, end=end, greet=greet, fixed=fixed)
 
     # -- lookups -------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import msgspec
 from millrace.absent import nothing
 from millrace.doors.pulse.detached import detach_playback, resume_playback
 from millrace.doors.pulse.door import PulseDoor
-from millrace.doors.pulse.loaded import Feed, Module, unnoted
+from millrace.doors.pulse.loaded import Feed, Module, kind_of, unnoted
 from millrace.doors.pulse.loopback import Loopback, LoopbackState
 from millrace.doors.pulse.modkinds import KINDS
 from millrace.doors.pulse.samples import Sample
@@ -161,11 +161,11 @@ def _resume_module(door: PulseDoor, state: ModuleState, mixes: dict[int, Sink]) 
         Feed(mixes[one.start], mixes[one.target], None if one.matrix is None else one.matrix.array, one.recorded)
         for one in state.feeds
     ]
-    kind = KINDS.get(state.name)
+    kind = KINDS.get(kind_of(state.name))
     module = Module(
         state.index, state.name, state.argument, state.description, [mixes[id_] for id_ in state.mixes], feeds,
         masters=[mixes[id_] for id_ in state.masters], recorder=state.recorder, fixed=state.fixed,
-        end=door.ends.get(state.name, nothing),
+        end=door.ends.get(kind_of(state.name), nothing),
         greet=unnoted if kind is None or kind.greets is None else kind.greets(door, kind.args(state.argument)),
     )  # fmt: skip
     door.modules[module.index] = module

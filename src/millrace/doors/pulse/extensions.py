@@ -33,7 +33,7 @@ Serve = Callable[[PulseClient, Request, Reader], None]
 def extension(client: PulseClient, request: Request) -> None:
     """EXTENSION."""
     module = _module(client.door, request.fields["index"], request.fields["name"])
-    table = _TABLES.get(module.name)
+    table = _TABLES.get(module.kind)
     if table is None:
         raise CommandError(Err.NOEXTENSION, f"{module.name} has no commands")
     reader = Reader(request.fields["rest"])

@@ -54,7 +54,7 @@ def _device_state(sink: Sink, used: Container[int]) -> DeviceState:
 # Scripts find what they have made by its driver: `pactl list short sink-inputs | grep protocol-native.c`.
 def _driver(door: PulseDoor, module: Module) -> str:
     """The driver of what a module made, by the name of its source file as in PulseAudio."""
-    return DRIVER if module is door.own_module else f"{module.name}.c"
+    return DRIVER if module is door.own_module else f"{module.kind}.c"
 
 
 def _stream_driver(door: PulseDoor, index: int, client: int) -> str:

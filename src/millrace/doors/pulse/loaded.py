@@ -70,6 +70,16 @@ class Module:
     greet: Callable[[Sink], None] = unnoted
     """Called for every new sink or source."""
 
+    @property
+    def kind(self) -> str:
+        """What it is a module of: its name, which clients may give with the ending of a file (`kind_of`)."""
+        return kind_of(self.name)
+
+
+def kind_of(name: str) -> str:
+    """The name of a module without `.so`. PulseAudio loads both, and lists the name that was given."""
+    return name.removesuffix(".so")
+
 
 def feed(graph: Graph, one: Feed) -> None:
     """Make a feed's link, or update it to a new level of the recorded source."""

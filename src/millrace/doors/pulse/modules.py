@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from millrace.doors.pulse.client import Handler, PulseClient
 from millrace.doors.pulse.door import MODULES_MAX
 from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of
-from millrace.doors.pulse.loaded import Module, unnoted
+from millrace.doors.pulse.loaded import Module, kind_of, unnoted
 from millrace.doors.pulse.loading import Loading
 from millrace.doors.pulse.modargs import wrong
 from millrace.doors.pulse.modkinds import KINDS, NOT_SERVED, Kind
@@ -22,6 +22,8 @@ from millrace.wire.pulse.session import Request
 def load_module(client: PulseClient, request: Request) -> None:
     """LOAD_MODULE. The protocol can't convey why loading failed, so the reason goes to the daemon's log."""
     name, text = request.fields["name"] or "", request.fields["argument"] or ""
+    if not name or "/" in name:
+        raise CommandError(Err.INVALID)
     try:
         module = _loaded(client, name, text)
     except REFUSALS as error:
@@ -33,10 +35,11 @@ def load_module(client: PulseClient, request: Request) -> None:
 
 def _kind(client: PulseClient, name: str) -> Kind:
     """The row of a module, if it may be loaded."""
-    kind, modules = KINDS.get(name), client.door.modules
+    named, modules = kind_of(name), client.door.modules
+    kind = KINDS.get(named)
     if kind is None:
-        raise wrong(NOT_SERVED.get(name) or f"there is no such module; there are {', '.join(KINDS)}")
-    if kind.once and any(module.name == name for module in modules.values()):
+        raise wrong(NOT_SERVED.get(named) or f"there is no such module; there are {', '.join(KINDS)}")
+    if kind.once and any(module.kind == named for module in modules.values()):
         raise wrong("it is already loaded")
     if len(modules) >= MODULES_MAX:
         raise wrong(f"{MODULES_MAX} modules are already loaded")
