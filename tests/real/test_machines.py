@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -91,17 +92,22 @@ def beeps(bus: Bus, target: Path, seconds: float = 3.0) -> None:
 
 def dbus_vm(bus: Bus, folder: Path) -> tuple[Vm, list[str]]:
     """A machine with sound over D-Bus, and the arguments that attach it."""
+    return on_a_bus(bus, folder) if old_qemu() else (peer_to_peer(bus, folder), ["--qmp", str(folder / "qmp")])
+
+
+def peer_to_peer(bus: Bus, folder: Path) -> Vm:
+    """A machine whose connections are handed to it over QMP."""
     qmp = ("-qmp", f"unix:{folder}/qmp,server=on,wait=off")
-    if not old_qemu():
-        vm = Vm(bus, folder, "dbus,timer-period=5000", "-display", "dbus,p2p=on,audiodev=a", *qmp)
-        return vm, ["--qmp", str(folder / "qmp")]
-    address = f"unix:path={folder}/vmbus"
+    return Vm(bus, folder, "dbus,timer-period=5000", "-display", "dbus,p2p=on,audiodev=a", *qmp)
+
+
+def on_a_bus(bus: Bus, folder: Path) -> tuple[Vm, list[str]]:
+    """A machine on a bus of its own, which has QMP too, and the arguments that attach it."""
+    address, qmp = f"unix:path={folder}/vmbus", ("-qmp", f"unix:{folder}/qmp,server=on,wait=off")
     bus.spawn("dbus-daemon", "--session", "--nofork", f"--address={address}", stderr=subprocess.DEVNULL)
     wait_for(lambda: listens(folder / "vmbus"), 10, "the bus is there")
-    return Vm(bus, folder, "dbus,timer-period=5000", "-display", f"dbus,addr={address},audiodev=a", *qmp), [
-        "--dbus",
-        address,
-    ]
+    vm = Vm(bus, folder, "dbus,timer-period=5000", "-display", f"dbus,addr={address},audiodev=a", *qmp)
+    return vm, ["--dbus", address]
 
 
 def test_qemu_is_attached_over_qmp_when_it_appears_and_again_after_kill_9(bus: Bus, tmp_path: Path) -> None:
@@ -134,21 +140,26 @@ def test_restarted_daemon_finds_its_machine_again(bus: Bus, tmp_path: Path) -> N
             bus.stop()
 
 
-def test_connection_made_by_another_program_is_handed_over(bus: Bus, tmp_path: Path) -> None:
+def test_machine_on_a_bus_that_is_attached_over_qmp_is_not_harmed_and_the_way_told(bus: Bus, tmp_path: Path) -> None:
     need("qemu-system-x86_64", "dbus-daemon")
-    vm, _ = dbus_vm(bus, tmp_path)
+    vm, how = on_a_bus(bus, tmp_path)
     machine = vm.start()
     wait_for(lambda: listens(tmp_path / "qmp"), 10, "QMP is there")
-    if old_qemu():
-        said = said_of(bus.cli("attach", "qemu", "--qmp", str(tmp_path / "qmp")))
-        assert "--dbus ADDRESS" in said
-        time.sleep(1)
-        bus.cli("detach", door(bus)["id"])
-        bus.cli("attach", "qemu", "--dbus", f"unix:path={tmp_path}/vmbus")
-        wait_attached(bus)
-        beeps(bus, tmp_path / "out.wav", 2.0)
-        assert machine.poll() is None, "the machine was not harmed"
-        return
+    said = said_of(bus.cli("attach", "qemu", "--qmp", str(tmp_path / "qmp")))
+    assert ("--dbus ADDRESS" if old_qemu() else "-display dbus,p2p=on") in said
+    time.sleep(1)
+    bus.cli("detach", door(bus)["id"])
+    bus.cli("attach", "qemu", *how)
+    wait_attached(bus)
+    beeps(bus, tmp_path / "out.wav", 2.0)
+    assert machine.poll() is None, "the machine was not harmed"
+
+
+def test_connection_made_by_another_program_is_handed_over(bus: Bus, tmp_path: Path) -> None:
+    need("qemu-system-x86_64")
+    vm = peer_to_peer(bus, tmp_path)
+    machine = vm.start()
+    wait_for(lambda: listens(tmp_path / "qmp"), 10, "QMP is there")
     mine, theirs = socket.socketpair()
     hand_to_qemu(tmp_path / "qmp", theirs)
     os.set_inheritable(mine.fileno(), True)
@@ -158,9 +169,13 @@ def test_connection_made_by_another_program_is_handed_over(bus: Bus, tmp_path: P
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     mine.close()
-    wait_attached(bus)
-    beeps(bus, tmp_path / "out.wav", 2.0)
-    vm.kill()
+    if old_qemu():
+        # Over such a connection the version can't be told, so docs/machines.md warns of this.
+        assert machine.wait(20) == -signal.SIGSEGV, "QEMU 7.2 crashes when a client connects to its sound peer to peer"
+    else:
+        wait_attached(bus)
+        beeps(bus, tmp_path / "out.wav", 2.0)
+        vm.kill()
     wait_for(lambda: not bus.guest()["doors"], 10, "the door goes with its connection")
 
 
