@@ -344,7 +344,9 @@ def test_explain_prints_stages_in_order_and_marks_changes(daemon: Daemon) -> Non
 def test_page_command_prints_a_new_link(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.answers["POST /api/v1/page-links"] = {"link": "http://127.0.0.1:8642/#in=x"}
     page.page()
-    assert capsys.readouterr().out == "http://127.0.0.1:8642/#in=x\n"
+    said = capsys.readouterr()
+    assert said.out == "http://127.0.0.1:8642/#in=x\n", "for programs"
+    assert "before the daemon ends" in said.err
     assert daemon.asked == [("POST /api/v1/page-links", None)]
 
 
