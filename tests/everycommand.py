@@ -4,6 +4,7 @@ The commands come from typer's own tree, so that a new one is included automatic
 the environment, and runs each command in a fork of itself: a start costs half a second, a fork a hundredth.
 
 `python -m tests.everycommand SPEC`: SPEC is a JSON object, and results go to descriptor `results`, one object per line.
+It runs the Millrace in the folder `tree`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ LASTING = {
 }
 LASTING_S, LIMIT_S = 0.7, 40.0
 """After how long a command that runs until it is stopped gets SIGINT, and any command counts as hanging."""
+
+
+def command_of(spec: dict[str, Any]) -> list[str]:
+    """The command that runs this, with the Millrace that this process has imported, and no other that is installed."""
+    import millrace
+
+    here = str(Path(millrace.__path__[0]).parent)
+    return [sys.executable, "-m", "tests.everycommand", json.dumps({"tree": here, **spec})]
 
 
 def tree() -> list[list[str]]:
@@ -199,6 +208,7 @@ class Run:
 def main() -> None:
     """See the module's docstring."""
     spec = json.loads(sys.argv[1])
+    sys.path.insert(0, spec["tree"])
     load()
     with contextlib.suppress(FileNotFoundError):
         os.chdir(spec.get("folder", "/"))

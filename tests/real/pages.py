@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,19 @@ def playing(bus: Bus, tmp_path: Path, seconds: float = 90.0) -> None:
     need("paplay")
     bus.spawn("paplay", str(write_wav(tmp_path / "tone.wav", s16(sine(seconds)))))
     wait_for(lambda: any(s["state"] == "running" for s in bus.guest()["streams"]), what="the tone")
+
+
+async def audited(page: Page, *sizes: tuple[int, int, bool]) -> AsyncIterator[tuple[int, int, bool]]:
+    """The page at each width, height and darkness: accessible there, as axe-core judges it, and without overflow."""
+    await page.send("Page.setBypassCSP", enabled=True)
+    await page.run((files("axe_core_python") / "axe.min.js").read_text() + "; true")
+    for width, height, dark in sizes:
+        await page.size(width, height, dark)
+        await asyncio.sleep(0.4)
+        run = "axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.nodes.map(n => n.html)])))"
+        assert not (found := json.loads(await page.run(run))), (width, dark, found)
+        assert await page.run("document.documentElement.scrollWidth <= innerWidth"), "nothing overflows"
+        yield width, height, dark
 
 
 STATS = "millrace.listener && millrace.listener.stats"

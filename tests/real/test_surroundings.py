@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.everycommand import DAEMON, DOCUMENTED
+from tests.everycommand import DAEMON, DOCUMENTED, command_of
 from tests.places import lack
 from tests.real.conftest import MILLRACE, need, need_root
 
@@ -86,7 +86,7 @@ def tried(place: Surroundings, folder: Path) -> list[dict[str, Any]]:
     spec |= {"uid": place.uid} if place.uid else {}
     spec |= {"spoiled": True} if place.spoiled else {}
     spec |= {"commands": place.commands} if place.commands else {}
-    command = [sys.executable, "-m", "tests.everycommand", json.dumps(spec)]
+    command = command_of(spec)
     if place.mounts:
         command = ["unshare", "-m", "sh", "-ec", f'mount --make-rprivate /; {place.mounts}; exec "$@"', "sh", *command]
     process = subprocess.Popen(command, env=env, pass_fds=(write,), cwd=Path(__file__).parents[2])

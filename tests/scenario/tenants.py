@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
+from millrace.control import tokens
 from millrace.daemon.app import Daemon
+from millrace.io.clock import wall_ns
 from millrace.rights.model import parse_rights
+from millrace.units import NS_PER_S
 from millrace.wire.peer.messages import Hello, encode_message
 from tests import bus
 
+LASTS_S = 3600
+"""How long a token lasts that `end` has expire."""
 Run = Callable[["Rig"], Awaitable[None]]
 
 
@@ -44,6 +50,26 @@ def running(tmp_path: Path, test: Run) -> None:
             await test(Rig(daemon, http))
 
     bus.running(tmp_path, main, guests=bus.BOTH)
+
+
+async def end(how: str, rig: Rig, line: aiohttp.ClientWebSocketResponse) -> None:
+    """End a connection on this line, which the daemon's first token has."""
+    if how == "bye":
+        await line.close()
+    elif how == "abort":
+        assert line._response.connection is not None
+        line._response.connection.transport.abort()  # type: ignore[union-attr]
+    elif how == "revoked":
+        assert await rig.daemon.worker.access.revoke(1)
+    elif how == "expired":
+        now = wall_ns() // NS_PER_S
+        with pytest.MonkeyPatch.context() as later:
+            later.setattr(tokens, "_wall_s", lambda: now + LASTS_S)
+            rig.daemon.worker.access.end_expired()
+    elif how == "guest removed":
+        await rig.daemon.worker.remove_guest("alice")
+    elif how == "bad message":
+        await line.send_str("{}")
 
 
 async def joined(rig: Rig, secret: str, guest: str = "alice", **hello: Any) -> aiohttp.ClientWebSocketResponse:

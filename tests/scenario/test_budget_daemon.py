@@ -28,7 +28,7 @@ from millrace.wire.native.messages import Hello as NativeHello
 from millrace.wire.native.session import NativeWire
 from millrace.wire.peer.messages import Configure, FormatChanged, encode_message
 from tests.nativebus import eventually
-from tests.scenario.tenants import Rig, joined, running
+from tests.scenario.tenants import Rig, end, joined, running
 
 
 def state(guest: Guest) -> dict[str, Any]:
@@ -71,18 +71,8 @@ def test_listener_releases_everything_however_it_ends(how: str, tmp_path: Path) 
                 await line.send_str(encode_message(Configure({"bitrate": "32k"})))
                 await eventually(lambda: alice.graph.budget.shares().get("tap", 0) and alice.sessions[0].microphone)
                 await eventually(lambda: alice.graph.budget.shares()["stream"] > 3 * MIB)
-                if how == "bye":
-                    await line.close()
-                elif how == "abort":
-                    assert line._response.connection is not None
-                    line._response.connection.transport.abort()  # type: ignore[union-attr]
-                elif how == "revoked":
-                    assert await rig.daemon.worker.access.revoke(1)
-                elif how == "guest removed":
-                    await rig.daemon.worker.remove_guest("alice")
-                    assert not alice.graph.streams and not alice.graph.taps
-                elif how == "bad message":
-                    await line.send_str("{}")
+                await end(how, rig, line)
+                assert how != "guest removed" or not (alice.graph.streams or alice.graph.taps)
         if how == "guest removed":
             await eventually(lambda: not alice.sessions and not alice.outlets._groups)
             assert set(alice.graph.budget.shares()) == {"sink", "source", "cache"}

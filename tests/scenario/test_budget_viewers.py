@@ -20,7 +20,7 @@ from millrace.pixels.rects import Rect
 from millrace.wire.peer.clips import ClipboardState, Copied
 from millrace.wire.peer.pictures import Key, KeyboardHeld, Text
 from tests.nativebus import eventually
-from tests.scenario.tenants import Rig, running
+from tests.scenario.tenants import LASTS_S, Rig, end, running
 from tests.scenario.test_clipboard import Machine
 from tests.scenario.watchers import Watcher, watching
 
@@ -70,23 +70,6 @@ async def uses_everything(one: Watcher, machine: Filmed) -> None:
     await one.say(Key(48, True))
 
 
-async def end(how: str, rig: Rig, line: aiohttp.ClientWebSocketResponse) -> None:
-    """End a connection on this line, with the daemon's first token."""
-    if how == "bye":
-        await line.close()
-    elif how == "abort":
-        assert line._response.connection is not None
-        line._response.connection.transport.abort()  # type: ignore[union-attr]
-    elif how == "revoked":
-        assert await rig.daemon.worker.access.revoke(1)
-    elif how == "guest removed":
-        await rig.daemon.worker.remove_guest("alice")
-    elif how == "bad message":
-        await line.send_str("{}")
-    elif how == "nothing in view":
-        await line.send_str(json.dumps({"show": []}))
-
-
 async def released(rig: Rig, alice: Guest, before: dict[str, Any], how: str) -> None:
     if how == "guest removed":
         await eventually(
@@ -101,7 +84,7 @@ async def released(rig: Rig, alice: Guest, before: dict[str, Any], how: str) -> 
 def test_viewer_releases_everything_however_it_ends(how: str, tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         alice = rig.daemon.worker.guest("alice")
-        secret = await rig.token("a", "type,clipboard", ["alice"], 1 if how == "expired" else 0)
+        secret = await rig.token("a", "type,clipboard", ["alice"], LASTS_S if how == "expired" else 0)
         nothing = state(alice)
         machine = Filmed(rig, "alice")
         film = asyncio.create_task(machine.film())
@@ -127,9 +110,9 @@ def test_viewer_releases_everything_however_it_ends(how: str, tmp_path: Path) ->
                         lambda: (+Counter(alice.graph.budget.shares())).keys() == {"sink", "source", "viewer"}
                     )
                     await one.socket.close()
-                elif how == "expired":
-                    await one.ends()
                 await end(how, rig, one.socket)
+                if how == "expired":
+                    await one.ends()
         film.cancel()
         await released(rig, alice, nothing if how == "screen gone" else before, how)
 
@@ -158,6 +141,8 @@ def test_wall_releases_everything_however_it_ends(how: str, tmp_path: Path) -> N
                 await eventually(lambda: {"wall", "thumbnail", "reader"} <= set(alice.graph.budget.shares()))
                 if how == "screen gone":
                     machine.gone(alice)
+                if how == "nothing in view":
+                    await line.send_str(json.dumps({"show": []}))
                 await end(how, rig, line)
                 if how in ("nothing in view", "screen gone"):
                     await eventually(lambda: not {"thumbnail", "reader"} & set(alice.graph.budget.shares()))

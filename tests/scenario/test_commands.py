@@ -16,6 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+import millrace
 from millrace.cli.api import refusal
 from millrace.cli.columns import cells
 from millrace.client.pulse import PulsePlayer
@@ -68,6 +69,21 @@ class Terminal:
         self._reader.join()
         os.close(self._own)
         return ESCAPES.sub("\n", self._seen.decode()).replace("\r", "\n").split("\n")
+
+
+def test_commands_are_those_of_the_tree_under_test_and_of_no_other_that_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    (tmp_path / "millrace").mkdir()
+    for path in Path(millrace.__path__[0]).iterdir():
+        (tmp_path / "millrace" / path.name).symlink_to(path)
+    other = tmp_path / "millrace" / "version.py"
+    other.unlink()
+    other.write_text('__version__ = "0.0.1+other"\n')
+    (tmp_path / "millrace" / "__pycache__").unlink(missing_ok=True)
+    (said,) = asyncio.run(commands_run(tmp_path, [["--version"]], of=tmp_path))
+    assert (said["code"], said["out"]) == (0, "millrace 0.0.1+other\n"), said
 
 
 def test_output_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from millrace.wire.peer.messages import Configured, Fault, FormatChanged, Hello,
 from millrace.wire.pulse.client import playback_fields, record_fields
 from millrace.wire.pulse.constants import NO_INDEX, Command
 from millrace.wire.pulse.tagstruct import Spec
-from tests.everycommand import tree
+from tests.everycommand import command_of, tree
 
 ROOT = Path(__file__).parents[2]
 FOREIGN = "\x1b]0;owned\x07\x1b[2J\nERROR millrace: forged\r\u202e\u2066\u200f\u2028\x9b31m\x7f\ue000 [red]x[/nope]"
@@ -48,16 +48,16 @@ def commanding(text: str) -> str:
 
 
 async def commands_run(
-    runtime: Path, commands: list[list[str]], streams: Sequence[str] = ("/dev/null", "captured", "captured")
-) -> list[dict[str, Any]]:
-    """Run commands against the daemon in `runtime`."""
+    runtime: Path, commands: list[list[str]], streams: Sequence[str] = ("/dev/null", "captured", "captured"),
+    of: Path | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Run commands of Millrace in the folder `of`, else of the one under test, against the daemon in `runtime`."""
     read, write = os.pipe()
-    spec = {"results": write, "streams": list(streams), "daemon": False}
+    spec = {"results": write, "streams": list(streams), "daemon": False} | ({"tree": str(of)} if of else {})
     env = os.environ | {"XDG_RUNTIME_DIR": str(runtime), "XDG_STATE_HOME": str(runtime), "HOME": str(runtime)}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.everycommand", json.dumps(spec | {"commands": commands}),
-        pass_fds=(write,), env=env, cwd=ROOT,
-    )  # fmt: skip
+        *command_of(spec | {"commands": commands}), pass_fds=(write,), env=env, cwd=ROOT
+    )
     os.close(write)
     with os.fdopen(read) as results:
         lines = await asyncio.to_thread(results.readlines)
