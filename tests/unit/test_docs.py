@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 import tomllib
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+import millrace
+from millrace.server.http.api import PREFIX
+from millrace.wire.native import messages as native
+from millrace.wire.peer import messages as peer
+from millrace.wire.peer import pictures
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -27,6 +32,21 @@ def test_the_distribution_has_a_name_of_its_own_and_no_text_installs_the_other()
     assert said == ["`pip install millrace` fetches is another project."]
 
 
+def test_interfaces_are_as_the_page_on_stability_names_them() -> None:
+    """Whoever changes one of these has to say there from when on."""
+    text = (ROOT / "docs" / "stability.md").read_text()
+    table = [row.strip("| ").split(" | ") for row in text.split("\n") if row.startswith("| ")]
+    rows = {row[0]: row[-1] for row in table}
+    versions = [said for interface, said in rows.items() if "protocol" in interface]
+    assert versions == [
+        f"`version` {native.VERSION} of its Hello", f"`version` {peer.VERSION} of `hello`",
+        f"`version` {pictures.PICTURE_VERSION} of `watch`",
+    ]  # fmt: skip
+    assert next(said for interface, said in rows.items() if interface.startswith("HTTP API")) == f"`{PREFIX}`"
+    library = next(interface for interface in rows if interface.startswith("Python library"))
+    assert re.findall(r"`(\w+)`", library)[:-1] == sorted(millrace.__all__)
+
+
 def commands(path: Path, program: str) -> list[str]:
     """The commands of a text that call `program`, continued lines joined."""
     joined = path.read_text().replace("\\\n", " ")
@@ -40,26 +60,3 @@ def test_complete_qemu_commands_start_on_the_oldest_qemu_that_is_supported(path:
     assert lines
     for line in lines:
         assert "hda-duplex,audiodev=a" in line and "virtio-sound" not in line
-
-
-NOT_THERE = {"millrace.bearer.SESSION", "guest/pipewire.py"}
-"""A placeholder, and a door that nobody has made."""
-FILES = re.compile(r"`((?:\w+/)+\w+\.(?:py|js|html|md|ts|json|service))`")
-NAMES = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)`")
-ENDINGS = {"db", "html", "js", "json", "md", "mkv", "pem", "png", "py", "service", "sock", "toml", "wav"}
-
-
-@pytest.mark.parametrize("path", [path for path in TEXTS if path.name != "CHANGELOG.md"], ids=lambda path: path.name)
-def test_files_and_names_in_the_docs_are_those_of_the_source(path: Path) -> None:
-    text, roots = path.read_text(), (ROOT, ROOT / "src" / "millrace", ROOT / "src", ROOT / "docs", ROOT / "tests")
-    files = set(FILES.findall(text)) - NOT_THERE
-    assert not [name for name in files if not any((root / name).exists() for root in roots)]
-    names = [name.split(".") for name in set(NAMES.findall(text)) - NOT_THERE]
-    assert not [parts for parts in names if parts[-1] not in ENDINGS and not known() >= set(parts)]
-
-
-@cache
-def known() -> frozenset[str]:
-    """The words of the source."""
-    pages = (ROOT / "src" / "millrace" / "page").glob("*.js")
-    return frozenset(word for one in (*SOURCES, *pages) for word in re.findall(r"\w+", one.read_text()))
