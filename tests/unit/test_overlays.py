@@ -56,7 +56,6 @@ def test_places_survive_the_wire() -> None:
         pack_overlays([Place(1, Rect(0, 0, 0, 5), ())]),
         pack_overlays([Place(1, Rect(0, 0, 65_535, 65_535), ())]),
         pack_overlays([Place(1, Rect(0, 0, 4_096, 2_049), ())] * 2),
-        pack_overlays([Place(1, WHOLE, (WHOLE,) * 840)]),
         pack_overlays([Place(1, AT, ())] * (OVERLAYS_MAX + 1)),
         pack_overlays([Place(1, AT, (Rect(20, 10, 1, 1),) * 600)] * 2),
         struct.pack("<HHhhHH", 1, 65_535, 0, 0, 10, 10),
@@ -65,6 +64,11 @@ def test_places_survive_the_wire() -> None:
 def test_places_that_cannot_be_are_refused(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="overlay"):
         unpack_overlays(data, WHOLE)
+
+
+def test_parts_that_would_be_drawn_again_and_again_are_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="overlays of 16800000 pixels"):
+        unpack_overlays(pack_overlays([Place(1, WHOLE, (WHOLE,) * 840)]), WHOLE)
 
 
 def test_as_many_as_are_allowed_are_taken() -> None:
