@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 
+from millrace.budget import Account, Budget
 from millrace.errors import BudgetError, GraphError, RightsError
 from millrace.graph.packetcache import GROUP_BYTES_MAX, HOLD_STEP
-from millrace.graph.packetqueue import BYTES_MAX
+from millrace.graph.packetqueue import BYTES_MAX, PacketQueue
 from millrace.graph.packets import KEY_FRAME_NS, SUBSCRIBERS_MAX, UNIT_BYTES_MAX
 from millrace.graph.seat import Seat, Watcher
 from millrace.media.format import DataFormat
@@ -405,3 +408,20 @@ def test_closed_queue_releases_its_memory() -> None:
     world.queue.close()
     assert (world.account.held, world.queue.held, world.queue.packets) == (0, 0, 0)
     assert [source.demands[-1] for source in world.sources] == [NO_DEMAND, NO_DEMAND]
+
+
+def test_closed_queue_keeps_nothing_of_whoever_it_woke() -> None:
+    """Who is woken has the queue: a cycle would stay until a full collection (daemon/collector.py)."""
+
+    class Woken:
+        def __init__(self, account: Account) -> None:
+            self.queue = PacketQueue(account, self.wake)
+
+        def wake(self) -> None:
+            pass
+
+    woken = Woken(Budget("alice").open("listener"))
+    known = weakref.ref(woken)
+    woken.queue.close()
+    del woken
+    assert known() is None

@@ -351,3 +351,12 @@ def test_new_subscriber_gets_the_parts_of_an_unfinished_still() -> None:
     assert cache.packets() == tuple(parts[:3])
     cache.add(parts[3], starts=False)
     assert cache.packets() == tuple(parts[1:])
+
+
+def test_unfinished_still_that_another_follows_is_given_to_nobody() -> None:
+    cache = Last(Budget("guest", 100_000).open("cache"))
+    kinds = (Flags.KEY | Flags.END, Flags.KEY, Flags.KEY)
+    whole, torn, after = (Packet(at, 1, 0, 0, 0, 0, flag, b"x") for at, flag in enumerate(kinds))
+    for part in (whole, torn, after):
+        cache.add(part, starts=True)
+    assert cache.packets() == (whole, after)
