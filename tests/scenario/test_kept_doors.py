@@ -139,17 +139,21 @@ def test_machine_of_another_guest_is_known_by_each_spelling_of_its_address(spell
 
 def test_machine_of_another_guest_that_is_known_once_it_is_reached_is_not_attached_and_not_kept(tmp_path: Path) -> None:
     """Its host has a name, or a link leads to it that did not then: nobody logs in, or reaches it again."""
-    reached: list[str] = []
+    said: list[bytes] = []
+    """What each connection sent, in the order of their first words, or of their ends without any."""
+    done = asyncio.Event()
 
     async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        reached.append(writer.get_extra_info("sockname"))
         writer.write(b"RFB 003.008\n")
+        said.append(await reader.read(100))
+        await done.wait()
         writer.close()
 
     async def attach(daemon: Daemon) -> None:
         link = tmp_path / "link"
         async with await asyncio.start_unix_server(served, tmp_path / "bobs"):
             await ask(daemon, "attach", guest="bob", door=f"vnc+unix://{tmp_path}/bobs")
+            await eventually(lambda: said)
             await ask(daemon, "attach", guest="alice", door=f"vnc+unix://{link}")
             (hers,) = daemon.worker.guest("alice").machines
             assert isinstance(hers, AttachedMachine)
@@ -157,8 +161,13 @@ def test_machine_of_another_guest_that_is_known_once_it_is_reached_is_not_attach
             link.symlink_to(tmp_path / "bobs")
             await eventually(lambda: "is attached to another guest" in hers.view().error)
             await eventually(lambda: not doors(daemon)[f"vnc+unix://{link}"][1])
-            assert hers.sessions == 0 and hers.view().state == "waiting" and reached
+            assert hers.sessions == 0 and hers.view().state == "waiting"
+            await eventually(lambda: len(said) > 1)
+            assert said == [b"RFB 003.008\n", b""]
             assert not daemon.worker.store.guest("alice").doors and daemon.worker.store.guest("bob").doors
+            await ask(daemon, "attach", guest="alice", door=f"vnc+unix://{link}", also=True)
+            await eventually(lambda: said[2:] == [b"RFB 003.008\n"])
+            done.set()
 
     running(tmp_path, attach, guests=(GuestConfig("alice"), GuestConfig("bob")))
 
