@@ -95,6 +95,14 @@ def test_outputs_are_made_by_their_names(tmp_path: Path) -> None:
             shown = Shown(to, "t", False, True, lambda why: None)
             assert type(shown.face) is kind and (shown.recording is not None) == (kind is Recording)
             shown.close()
+        begun: list[Path] = []
+        shown = Shown(f"{tmp_path}/b.mkv", "t", False, True, lambda why: None, on_file=begun.append)
+        canvas = Canvas()
+        canvas.resize(Size(64, 48))
+        shown.face.resized(canvas)
+        shown.face.draw(canvas, [], 1)
+        shown.close()
+        assert begun == [tmp_path / "b.mkv"]
         (tmp_path / "link").symlink_to(tmp_path / "victim")
         with pytest.raises(ConfigError, match="is a link to a file that does not exist"):
             Shown(f"y4m:{tmp_path}/link", "t", False, True, lambda why: None, replace=False)
@@ -148,6 +156,45 @@ def test_what_came_decides_the_exit_code(
     except (MillraceError, typer.Exit) as error:
         found = error.exit_code
     assert found == raises
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_viewer_is_told_of_its_listener_and_its_user_of_both(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quiet: bool
+) -> None:
+    told: list[int] = []
+
+    class Sound:
+        def __init__(self, *args: Any) -> None:
+            *_, self.on_event, self.on_welcome = args
+
+        async def run(self) -> None:
+            self.on_welcome(7)
+            self.on_event("lost", "no answer")
+
+        def stop(self) -> None:
+            pass
+
+    class Picture:
+        def __init__(self, *args: Any) -> None:
+            *_, self.on_event = args
+            self.figures, self.hear, self.ended, self.lost, self.trouble = Figures(), told.append, "", None, ""
+
+        async def run(self) -> None:
+            await asyncio.sleep(0)
+            self.on_event("joined", "viewer/5 sees alice")
+            self.on_event("ended", "it is said at the end")
+
+        def stop(self) -> None:
+            pass
+
+    monkeypatch.setattr("millrace.client.viewer.Viewer", Picture)
+    monkeypatch.setattr("millrace.client.listener.Listener", Sound)
+    plan = command._Plan("ws://x/y", "null:", "null", "null:", ViewerOptions(), {}, False, None, False, quiet)
+    asyncio.run(command._view(plan))
+    lines = [] if quiet else ["joined: viewer/5 sees alice", "sound, lost: no answer"]
+    said = sorted(line for line in capsys.readouterr().err.splitlines() if ": " in line)
+    assert told == [7] and said == lines
 
 
 def test_figures_are_percentiles_in_ms() -> None:
