@@ -40,7 +40,7 @@ CAUSES: dict[tuple[str, str], str] = {
     (
         "guest",
         "crowded",
-    ): "no room for another listener, viewer, watcher or encoder: whoever has most lost one, or it was refused",
+    ): "no room for one more that listens, watches or speaks: whoever has most lost something, or it was refused",
     ("client", "too much"): "the application wrote more than its buffer holds",
     ("recorder", "does not read"): "the application is recording but does not read the sound",
     (

@@ -9,14 +9,16 @@ import aiohttp
 import pytest
 
 import millrace.guest.viewers
-from millrace.budget import LISTENERS, VIEWERS, WATCHERS, Account
+from millrace.budget import LISTENERS, MIB, VIEWERS, WATCHERS, Account
 from millrace.client.endpoint import hindrance
 from millrace.client.options import ListenerOptions
+from millrace.codec.parameters import CodecParameters
 from millrace.graph import accounts
 from millrace.io.clock import now_ns
 from millrace.server.http.watchers import DISPLACED, WATCHER_BYTES
-from millrace.wire.peer.messages import Bye, Configured, decode_from_daemon
+from millrace.wire.peer.messages import Bye, Configured, Fault, FormatChanged, decode_from_daemon, encode_message
 from millrace.wire.peer.pictures import KeyboardHeld, TakeKeyboard
+from tests.nativebus import eventually
 from tests.scenario.tenants import Rig, joined, running
 from tests.scenario.watchers import painter_of, watching
 
@@ -175,10 +177,46 @@ def test_one_tokens_listeners_leave_others_an_encoder_and_are_told_which_setting
         assert [session.outlet.settings.bitrate // 1000 for session in guest.sessions] == [16, 32, 64, 64, 128]
         assert all(session.outlet.group is not None for session in guest.sessions)
         guest.sessions[3].tick(now_ns())
-        told = None
-        while not isinstance(told, Configured):
-            told = decode_from_daemon((await here[3].receive(5)).data)
-        assert told.settings["bitrate"] == 64_000 and "made room" in told.settings["reason"]
+        now = (await told(here[3], Configured)).settings
+        assert now["bitrate"] == 64_000 and "made room" in now["reason"]
         assert crowded(rig) == [{"who": "token/1", "its_encoders": 4, "of": 4, "for": "token/2"}]
+
+    running(tmp_path, test)
+
+
+async def speaks(line: aiohttp.ClientWebSocketResponse) -> None:
+    """It says the format of its microphone."""
+    await line.send_str(encode_message(FormatChanged(CodecParameters(1, "opus", 48_000, ["mono"]))))
+
+
+async def told(line: aiohttp.ClientWebSocketResponse, kind: type) -> Any:
+    """The next message of that kind."""
+    while not isinstance(one := decode_from_daemon((await line.receive(5)).data), kind):
+        pass
+    return one
+
+
+def test_one_tokens_microphones_leave_another_tokens_room(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        crowd, other = [await rig.token(name, "hear,speak", ["alice"]) for name in "co"]
+        guest = rig.daemon.worker.guests["alice"]
+        here = [await joined(rig, secret, microphone=True) for secret in (crowd, crowd, crowd, other)]
+        for line in here[:3]:
+            await speaks(line)
+        await eventually(lambda: guest.graph.budget.shares()["stream"] > 9 * MIB)
+        filler = fill(rig, LISTENERS)
+        await speaks(here[3])
+        assert "made room for another" in (await told(here[2], Fault)).message
+        await eventually(lambda: [one.microphone is not None for one in guest.sessions] == [True, True, False, True])
+        assert guest.graph.budget.shares()["stream"] > 9 * MIB and not any(line.closed for line in here)
+        assert crowded(rig) == [{"who": "token/1", "its_microphones": 3, "of": 4, "for": "token/2"}]
+        # Now there is no room, and nobody has so much more. Its listener plays on.
+        filler.hold("", filler.held - MIB // 4, LISTENERS)
+        await rig.ask("POST", "/api/v1/set", "", {"target": guest.sessions[2].key, "settings": {"mic": "on"}})
+        assert guest.sessions[2].microphone is not None
+        await speaks(here[2])
+        fault = await told(here[2], Fault)
+        assert fault.code == "limit" and not fault.fatal and not here[2].closed
+        assert guest.sessions[2].outlet.group is not None and guest.sessions[2].microphone is None
 
     running(tmp_path, test)

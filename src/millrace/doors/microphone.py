@@ -51,12 +51,16 @@ class MicrophoneStream(Ingress):
         self._came_ns: HostNs = 0
         graph.add_stream(self.node, source)
 
-    def set_format(self, fmt: CodecParameters) -> None:
-        """The packets that follow have this format; RemoteProtocolError if it is not valid for a microphone."""
+    def needs(self, fmt: CodecParameters) -> int:
+        """Bytes of its tape for this format; RemoteProtocolError if that is not valid for a microphone."""
         if not 1 <= len(fmt.positions) <= CHANNELS_MAX or not set(fmt.positions) <= set(POSITIONS):
             raise RemoteProtocolError(f"too many microphone channels: {len(fmt.positions)}; one or two are possible")
+        return tape_bytes(fmt.rate, len(self.playout.positions))
+
+    def set_format(self, fmt: CodecParameters) -> None:
+        """The packets that follow have this format: an error of `needs`, or BudgetError without room for its tape."""
         # Charged only now: the tape allocates nothing until it is written to.
-        self.node.account.hold("tape", tape_bytes(fmt.rate, len(self.playout.positions)), LISTENERS)
+        self.node.account.hold("tape", self.needs(fmt), LISTENERS)
         self.playout.set_format(fmt)
 
     # While the source is suspended the packets still go to the playout, which keeps measuring the listener's clock

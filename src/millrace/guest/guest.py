@@ -10,11 +10,12 @@ from typing import Protocol
 
 import msgspec
 
-from millrace.budget import MIB, Budget, Lack
+from millrace.budget import LISTENERS, MIB, Budget, Lack
 from millrace.clock.allowance import Allowances
 from millrace.clock.jitter import PICTURE_FIRST
 from millrace.doors.admission import Admission
 from millrace.doors.ingress import Program
+from millrace.errors import GraphError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
@@ -58,6 +59,11 @@ def _recorded(source: Sink, loop: Callable[[int], bool]) -> bool:
     if any(tap.active and (tap.clocked or loop(tap.id)) for tap in source.taps):
         return True
     return any(not link.target.capture or _recorded(link.target, loop) for link in source.links)
+
+
+def _spoken(session: ListenerSession) -> int:
+    """Bytes that a listener's microphone holds."""
+    return 0 if session.microphone is None else session.microphone.node.account.held
 
 
 class Reports(Protocol):
@@ -318,6 +324,16 @@ class Guest:
         """There is no room for another encoder of sound: which one is given up for a listener of `who`, if any."""
         self.report(crowded(encoders, who, self.name, "encoder"))
         return giver(encoders, who, self.name)
+
+    def make_room(self, who: Principal, more: int) -> None:
+        """See `Home`: whoever's microphones hold most loses one."""
+        while not self.admission.budget.has_room(more, LISTENERS):
+            speaking = [session for session in self.sessions if session.microphone is not None]
+            gives = giver(speaking, who, self.name, _spoken, more)
+            if gives is None:
+                return
+            self.report(crowded(speaking, who, self.name, "microphone", _spoken))
+            gives.refuse_microphone(GraphError(f"guest {self.name} is full: this microphone made room for another"))
 
     # -- running -----------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from millrace.budget import LISTENERS
 from millrace.clock.jitter import asked_of_daemon
+from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.doors.microphone import MicrophoneStream
-from millrace.errors import BudgetError, ConfigError, MillraceError, RemoteProtocolError
+from millrace.errors import BudgetError, ConfigError, GraphError, MillraceError, RemoteProtocolError
 from millrace.graph.model import Sink
 from millrace.guest.home import Home
 from millrace.guest.notfound import missing_sink
@@ -231,7 +232,7 @@ class ListenerSession:
             report_trouble(self.guest, self.principal, self.key, event, now_ns)
         elif isinstance(event, FormatChanged):
             if self.microphone is not None:
-                self.microphone.set_format(event.format)
+                self._set_format(self.microphone, event.format)
         elif isinstance(event, Silence):
             if self.microphone is not None:
                 self.microphone.stop()
@@ -319,6 +320,21 @@ class ListenerSession:
             self._told = state
             self.wire.send_message(Microphone(*state))
             self.flush()
+
+    def _set_format(self, microphone: MicrophoneStream, fmt: CodecParameters) -> None:
+        """Its packets have this format from now on. Without room for them it is refused, and the listener plays on."""
+        self.guest.make_room(self.principal, microphone.needs(fmt) - microphone.node.account.part("tape"))
+        try:
+            microphone.set_format(fmt)
+        except BudgetError as error:
+            self.refuse_microphone(error)
+
+    def refuse_microphone(self, why: GraphError) -> None:
+        """There is no room for its microphone, which may be switched on again later."""
+        self.may_speak = False
+        self.update_microphone()
+        self.wire.send_message(Fault.of(why))
+        self.flush()
 
     def _make_microphone(self) -> MicrophoneStream | None:
         """A stream for the listener's microphone, unless it has one or offers none."""
