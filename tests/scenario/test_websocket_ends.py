@@ -12,6 +12,7 @@ import pytest
 from millrace.client.pulse import PulsePlayer
 from millrace.daemon.app import Daemon
 from millrace.server.http.events import EventStream
+from millrace.server.http.wall import Wall
 from millrace.wire.peer.messages import Hello, encode_message
 from tests.bus import daemon_in
 from tests.fuzz.attackers import masked
@@ -80,6 +81,32 @@ def test_watcher_that_can_not_be_told_is_disconnected(tmp_path: Path, monkeypatc
             writer.write(UPGRADE.replace(b"/alice", b"/api/v1/events"))
             await reader.readuntil(b"\r\n\r\n")
             async with asyncio.timeout(10):
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_wall_that_does_not_read_can_be_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walls: list[Wall] = []
+
+    async def serve(wall: Wall, websocket: object) -> None:
+        walls.append(wall)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Wall, "serve", serve)
+
+    async def main() -> None:
+        async with daemon_in(tmp_path, token=TOKEN) as daemon:
+            host, _, port = daemon.serving.address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(UPGRADE.replace(b"/alice", b"/api/v1/thumbnails"))
+            await reader.readuntil(b"\r\n\r\n")
+            async with asyncio.timeout(10):
+                while not walls:
+                    await asyncio.sleep(0.01)
+                walls[0]._cut()
                 with contextlib.suppress(ConnectionError):
                     await reader.read()
             writer.close()
