@@ -67,7 +67,7 @@ def test_commands_that_got_nothing_or_were_ended_fail_with_the_cause(tmp_path: P
             none = "guest spare has no screen; attach one: `millrace attach --help`"
             assert [code for code, _ in empty] == [3, 3, 4, 4, 6, 6, 3]
             assert empty[0][1].endswith(f"millrace: {none}\n")
-            assert empty[1][1] == f"millrace: nothing was written: no picture came within 10 s; {none}\n"
+            assert empty[1][1] == f"millrace: nothing was written: no picture arrived within 10 s; {none}\n"
             assert "this token may not watch spare: it needs the right `watch`" in empty[2][1]
             assert "this token may not hear spare: it needs the right `hear`" in empty[3][1]
             for _, said in empty[4:6]:
