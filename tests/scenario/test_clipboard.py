@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from millrace.graph.clipboard import Clipboard
-from millrace.server.http import attend
+from millrace.server.http import attend, ticker
 from millrace.server.http.frames import FrameWriter
 from millrace.wire.peer.clips import Clip, ClipboardState, Copied, Paste
 from millrace.wire.peer.messages import Fault
@@ -163,7 +163,7 @@ def test_text_for_a_viewer_that_reads_slowly_goes_on_as_soon_as_there_is_room(
     narrow = attend.VIEWER._replace(send_buffer=32 * 1024)
     monkeypatch.setattr(attend, "VIEWER", narrow)
     monkeypatch.setattr("millrace.server.http.app.VIEWER", narrow)
-    monkeypatch.setattr(attend, "TICK_S", 3600.0)
+    monkeypatch.setattr(ticker, "TICK_S", 3600.0)
     room, rooms = FrameWriter.room, list[bool]()
     monkeypatch.setattr(FrameWriter, "room", lambda writer: (rooms.append(room(writer)), rooms[-1])[1])
 

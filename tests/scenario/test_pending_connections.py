@@ -302,7 +302,7 @@ def test_http_input_is_charged_to_authenticated_sender(tmp_path: Path) -> None:
 
 
 def test_listener_whose_timer_fails_ends_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("millrace.server.http.attend.TICK_S", 0.01)
+    monkeypatch.setattr("millrace.server.http.ticker.TICK_S", 0.01)
 
     async def test(daemon: Daemon) -> None:
         async with aiohttp.ClientSession(headers=KNOWN) as http:

@@ -185,6 +185,28 @@ def test_tick_raises_error_that_ended_sound_once() -> None:
     session.tick(house.rig.now_ns)
 
 
+def test_listener_rests_until_it_is_sent_something_and_its_bitrate_is_that_of_the_last_second() -> None:
+    house = House()
+    now = house.rig.now_ns
+    session = ListenerSession(house.home, 7, "10.0.0.9", lambda messages: None, lambda: True, now, OWNER)
+    session.receive(encode_message(Hello()), now)
+    session.receive(encode_message(Pong(now, now)), now)
+    rests = [session.tick(now + second * NS_PER_S) for second in range(1, 4)]
+    assert not rests[0], "its welcome has just been sent"
+    assert rests[-1] and session.bitrate() == 0
+    session.outlet.send(b"x" * 1000)
+    later = now + 100 * NS_PER_S
+    assert not session.tick(later)
+    assert session.bitrate() == 8_000, "not spread over all the time of its rest"
+    probed = later + NS_PER_MS
+    session.receive(encode_message(Pong(later, later)), probed)
+    assert not session.tick(later + NS_PER_S)
+    assert [session.tick(later + second * NS_PER_S) for second in (2, 3)][-1]
+    # An outlet that fails, or whose queue is not empty, has something to do.
+    session.outlet.fail(RuntimeError("no such socket"))
+    assert not session.outlet.rests
+
+
 class Machined(AttachedMachine):
     """A machine that is there for a moment."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from millrace.absent import never
 from millrace.graph.steps import Steps
+from millrace.io.turns import STRETCH_NS, Stretch
 from tests.turning import HandTurned
 
 
@@ -52,3 +53,12 @@ def test_steps_are_all_run_where_no_turn_may_be_over() -> None:
     done: list[int] = []
     worker = Steps(lambda: (done.append(number) for number in range(5)), never)
     assert worker.work() and not worker.begun and done == [0, 1, 2, 3, 4]
+
+
+def test_stretch_of_work_is_over_after_its_time_and_another_begins() -> None:
+    now = 0
+    stretch = Stretch(lambda: now)
+    seen = []
+    for now in range(0, 3 * STRETCH_NS, STRETCH_NS // 4):  # noqa: B007 the clock reads it
+        seen.append(stretch.over())
+    assert [at for at, over in enumerate(seen) if over] == [4, 8]

@@ -73,14 +73,14 @@ def test_guest_that_is_watched_is_recorded_though_nothing_plays() -> None:
         screen.fill(Rect(0, 0, 320, 200), colour, desk.now_ns)
         desk.run(35)
     watched = guest(Rig(), desk=desk)
-    recorder.note([watched], desk.now_ns)
+    recorder.note(watched, desk.now_ns)
     (seen,) = recorder.of("alice")
     assert not seen.running and seen.screens[screen.screen.key][0] == pytest.approx(28, rel=0.1)
     viewer, view = seen.viewers[remote.session.key], viewer_view(remote.session)
     assert viewer.latency_ms == view.latency_ms is not None and viewer.ledger_ms == view.ledger_ms
     assert (viewer.screen, viewer.fps, viewer.skipped) == (screen.screen.key, view.fps, 0)
     remote.leave()
-    recorder.note([watched], desk.now_ns)
+    recorder.note(watched, desk.now_ns)
     assert recorder.of("alice") == [seen]
 
 
@@ -90,13 +90,15 @@ def test_last_minute_of_each_running_guest_is_kept() -> None:
     guests = [guest(playing), guest(idle, "bob")]
     for second in range(SECONDS + 7):
         playing.run(0.01)
-        recorder.note(guests, second * NS_PER_S)
+        for one in guests:
+            recorder.note(one, second * NS_PER_S)
     kept = recorder.of("alice")
     assert [one.host_ns // NS_PER_S for one in kept] == list(range(7, SECONDS + 7))
     assert recorder.of("bob") == [] == recorder.of("nobody")
     playing.graph.remove_stream(node)
     playing.run(5.0)
-    recorder.note(guests, 100 * NS_PER_S)
+    for one in guests:
+        recorder.note(one, 100 * NS_PER_S)
     assert recorder.of("alice") == kept, "an idle guest's last minute is kept"
     kept.clear()
     assert len(recorder.of("alice")) == SECONDS, "each caller gets its own list"

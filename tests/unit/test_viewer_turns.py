@@ -101,7 +101,7 @@ def attended(remotes: list[Remote], monkeypatch: pytest.MonkeyPatch) -> tuple[At
     made, ended = Attendants(Any, Any), list[Any]()  # type: ignore[arg-type]
     for remote in remotes:
         write = remote.session.sending._write
-        made._sockets[remote.session] = Attended(SimpleNamespace(close_code=1000), nothing, VIEWER, write)  # type: ignore[arg-type]
+        made._sockets[remote.session] = Attended(SimpleNamespace(close_code=1000), nothing, VIEWER, write, 0)  # type: ignore[arg-type]
     monkeypatch.setattr(made, "_end", end)
     return made, ended
 

@@ -37,8 +37,10 @@ class Transport:
 
 def test_messages_become_whole_frames_until_close() -> None:
     transport, whole = Transport(), SimpleNamespace(closed=False)
-    writer = FrameWriter(cast(Any, transport), cast(Any, whole))
+    wrote = list[int]()
+    writer = FrameWriter(cast(Any, transport), cast(Any, whole), wrote=lambda: wrote.append(transport.waiting))
     writer.write(["hi", bytes(200)])
+    assert len(wrote) == 1, "whoever ticks its session knows that something is sent"
     head, long = b"\x81\x02hi", b"\x82\x7e\x00\xc8" + bytes(200)
     assert transport.written == head + long and writer.room()
     transport.waiting = UNSENT_BYTES_MAX
@@ -49,7 +51,7 @@ def test_messages_become_whole_frames_until_close() -> None:
     transport.waiting = UNSENT_BYTES_MAX
     whole.closed = True
     writer.write(["late"])
-    assert transport.written == head + long
+    assert transport.written == head + long and len(wrote) == 1
 
 
 def test_bytes_that_the_other_machine_has_taken_are_told_from_those_on_the_way() -> None:

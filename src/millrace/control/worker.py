@@ -39,7 +39,7 @@ from millrace.io.clock import now_ns, wall_ns, worked_ns
 from millrace.io.listeners import Listeners
 from millrace.io.load import is_stopped, run_delay_ns
 from millrace.io.timer import TimerRunner
-from millrace.io.turns import with_pauses
+from millrace.io.turns import Stretch, with_pauses
 from millrace.observe.diagnosis import Diagnosis, Surroundings
 from millrace.observe.flight import FlightRecorder
 from millrace.observe.incidents import Incident
@@ -53,7 +53,6 @@ from millrace.text import checked_number, printable
 
 log = logging.getLogger("millrace.daemon")
 GUESTS_MAX = 10_000
-FLIGHT_GUESTS = 10
 
 
 class Servers(Protocol):
@@ -123,18 +122,17 @@ class Worker:
                 await self._bring_back(name, options)
 
     async def second(self) -> None:
-        """Periodic work, once a second. Guests are sampled a few at a time, so that sound continues in between."""
+        """Periodic work, once a second. Guests are sampled in between cycles of sound; idle ones are left alone."""
         now = now_ns()
         self.diagnosis.second(now)
         self.registry.second()
-        guests = list(self.guests.values())
-        for at in range(0, len(guests), FLIGHT_GUESTS):
-            part = guests[at : at + FLIGHT_GUESTS]
-            self.flight.note(part, now)
-            for guest in part:
-                guest.screens.second(now)
-                guest.viewers.second()
-            await asyncio.sleep(0)
+        stretch = Stretch()
+        for guest in [guest for guest in self.guests.values() if guest.active]:
+            self.flight.note(guest, now)
+            guest.screens.second(now)
+            guest.viewers.second()
+            if stretch.over():
+                await asyncio.sleep(0)
 
     async def end_changes(self) -> None:
         """The daemon is stopping: finish the changes that have begun, and refuse everything from now on."""

@@ -121,6 +121,9 @@ class Screens:
         """End a screen. A second call does nothing."""
         listed = self._listed.pop(screen.key, None)
         screen.end()
+        if not self._listed:
+            # Nothing is counted until there is another screen.
+            self._counted_ns = None
         if listed is not None:
             self._changed("remove", listed)
 
@@ -153,8 +156,6 @@ class Screens:
     def second(self, now_ns: HostNs) -> None:
         """Once a second: count what was painted, and report what is wrong with it."""
         if not self._listed:
-            # Most guests of a server have no screen.
-            self._counted_ns = None
             return
         for listed in self:
             for found in listed.screen.second(now_ns):

@@ -191,6 +191,11 @@ class Guest:
         return self.pulse.door.group(stream)
 
     @property
+    def active(self) -> bool:
+        """Whether anything plays, is shown or is watched here, so that there is something to note each second."""
+        return self.graph.running or len(self.screens) > 0 or len(self.viewers.sessions) > 0
+
+    @property
     def recording(self) -> bool:
         """Whether anything in the guest records the microphone."""
         return _recorded(self.microphone, lambda id_: any(door.made(id_) for door in self.doors))

@@ -91,6 +91,7 @@ class ListenerSession:
         self._rate_mark: tuple[HostNs, int] = (now_ns, 0)
         self._bitrate = 0
         self._ticked_ns = now_ns
+        self._resting = False
         self._loss_mark: tuple[int, int | None] = (0, None)
         self.microphone: MicrophoneStream | None = None
         self.may_speak = True
@@ -149,11 +150,14 @@ class ListenerSession:
         self.wire.handle_timeout(now_ns)
         self.flush()
 
-    def tick(self, now_ns: HostNs) -> None:
-        """About once a second: update bitrate and lag, and send what the connection had no room for.
+    def tick(self, now_ns: HostNs) -> bool:
+        """See `Ticked`. Update bitrate and lag, and send what the connection had no room for.
 
         Raises the error that ended the sound, if there was one.
         """
+        if self._resting:
+            # What has been sent since then was sent within the last second.
+            self._rate_mark, self._ticked_ns = (now_ns - NS_PER_S, self._rate_mark[1]), now_ns
         if (error := self.outlet.take_error()) is not None:
             raise error
         if self._in_force not in (None, self.outlet.settings):
@@ -161,9 +165,6 @@ class ListenerSession:
             self._codec_reason = "its own encoder made room for another listener's"
             self._tell_settings()
         then, sent = self._rate_mark
-        if self._rests(sent):
-            self._rate_mark, self._ticked_ns = (now_ns, sent), now_ns
-            return
         if now_ns - then >= NS_PER_S:
             self._bitrate = (self.outlet.sent_bytes - sent) * 8 * NS_PER_S // (now_ns - then)
             self._rate_mark = (now_ns, self.outlet.sent_bytes)
@@ -173,12 +174,13 @@ class ListenerSession:
             self.flush()
         else:
             self._measure(now_ns)
+        self._resting = self._rests()
+        return self._resting
 
-    # Hundreds of listeners wait for sound, and each is asked once a second.
-    def _rests(self, sent: int) -> bool:
-        """Whether nothing was sent since that many bytes were, nothing waits, and all is known to have arrived."""
+    def _rests(self) -> bool:
+        """Whether nothing was sent in the last second, nothing waits, and all is known to have arrived."""
         outlet = self.outlet
-        idle = outlet.sent_bytes == sent and not (self._bitrate or self._behind_ns or outlet.queued)
+        idle = outlet.sent_bytes == self._rate_mark[1] and outlet.rests and not (self._bitrate or self._behind_ns)
         return idle and outlet.sent_packets == self._probed_packets
 
     def _room_for(self) -> bool:

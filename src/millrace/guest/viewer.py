@@ -102,9 +102,8 @@ class ViewerSession:
         self.limits = ViewerLimits(viewers.wholes.of(principal.key))
         self.keyboard = ViewerKeyboard(self.guest, self.who, wire, self.sending, self.account, self.blame)
         self.videos = ViewerVideos(self.guest.tracks, self.who, self.account, partial(viewers.wake, self))
-        self.pictures = ViewerPictures(
-            wire, self.sending, self.blame, self.account, self.times, self.videos, viewers.clock
-        )  # fmt: skip
+        shown = self.blame, self.account, self.times, self.videos, viewers.clock
+        self.pictures = ViewerPictures(wire, self.sending, *shown)
         self.clip = ViewerClip(self.guest, self.who, wire, self.account, self.sending, viewers.tell_later)
         self.refreshed = 0
         self._left = self._joined = self._any = False
@@ -170,8 +169,8 @@ class ViewerSession:
         self.sending.flush()
         self.clip.go_on()
 
-    def tick(self, now_ns: HostNs) -> None:
-        """About once a second: measure, and follow the line. Raises the error that ended the pictures, if any."""
+    def tick(self, now_ns: HostNs) -> bool:
+        """See `Ticked`. Measure, and follow the line. Raises the error that ended the pictures, if any."""
         if self.sending.error is not None:
             raise self.sending.error
         self.times.second(now_ns, self.sending.bytes)
@@ -184,6 +183,7 @@ class ViewerSession:
             self._told = None
         if self.shares is None:
             self.videos.leave()
+        return False
 
     def relieved(self) -> None:
         """See `Attendee`: there may be room for what waits."""

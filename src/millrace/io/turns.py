@@ -25,6 +25,10 @@ REPORTED_AFTER_NS: HostNs = NS_PER_S // 2
 """A guest whose connections have been waiting without a break for this long is reported."""
 
 
+STRETCH_NS = NS_PER_S // 2000
+"""What is done for many things at once, such as the work of a second for each guest, gives way after this long."""
+
+
 class Worker(Protocol):
     """Something that works in steps. A worker that is `first` goes to the head of the queue."""
 
@@ -53,6 +57,22 @@ class ChunkSize:
     def processed(self, over: bool) -> None:
         """A chunk was processed, in a turn or the rest of one; `over` says whether it used that up."""
         self.bytes = max(self._least, self.bytes // 2) if over else min(self._most, self.bytes * 2)
+
+
+class Stretch:
+    """A stretch of work in the loop, since anything else could run there. One that is over gives way for a moment."""
+
+    def __init__(self, clock: Clock = now_ns) -> None:
+        self._clock = clock
+        self._until_ns = clock() + STRETCH_NS
+
+    def over(self) -> bool:
+        """Whether it has lasted long enough; then the next one begins."""
+        now = self._clock()
+        if now < self._until_ns:
+            return False
+        self._until_ns = now + STRETCH_NS
+        return True
 
 
 async def with_pauses(steps: Iterator[None] | Generator[None, None, T]) -> T:

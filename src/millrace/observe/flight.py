@@ -103,11 +103,10 @@ class FlightRecorder:
     def __init__(self) -> None:
         self._samples: dict[str, deque[Sample]] = {}
 
-    def note(self, guests: list[Guest], now_ns: HostNs) -> None:
-        """Take a sample of every guest that runs or is watched; called once a second."""
-        for guest in guests:
-            if guest.graph.running or guest.viewers.sessions:
-                self._samples.setdefault(guest.name, deque(maxlen=SECONDS)).append(sample(guest, now_ns))
+    def note(self, guest: Guest, now_ns: HostNs) -> None:
+        """Take a sample of a guest if it runs or is watched; called once a second for each."""
+        if guest.graph.running or guest.viewers.sessions:
+            self._samples.setdefault(guest.name, deque(maxlen=SECONDS)).append(sample(guest, now_ns))
 
     def of(self, guest: str) -> list[Sample]:
         """A guest's last minute."""

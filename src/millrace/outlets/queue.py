@@ -133,6 +133,11 @@ class SendQueue:
         self._write(messages)
 
     @property
+    def rests(self) -> bool:
+        """Whether nothing is queued and nothing has gone wrong."""
+        return not self._queue and self._error is None
+
+    @property
     def queued(self) -> int:
         """Messages queued."""
         return len(self._queue)

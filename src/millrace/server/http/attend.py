@@ -28,6 +28,7 @@ from millrace.rights.model import Principal, Right
 from millrace.server.http.authentication import SUBPROTOCOL
 from millrace.server.http.events import WebSocket, hang_up, messages
 from millrace.server.http.frames import SEND_BUFFER_BYTES, FrameWriter
+from millrace.server.http.ticker import Ticker
 from millrace.symptoms import Evidence, Symptom, violation
 from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.peer.messages import MESSAGE_MAX
@@ -35,9 +36,6 @@ from millrace.wire.peer.pictures import SCREEN_SUBPROTOCOL
 
 log = logging.getLogger("millrace.web")
 
-TICK_S = 1.0
-TICKS_A_STEP = 16
-"""Sessions that are ticked before other things run."""
 DEADLINE_GRID_NS = 250 * NS_PER_MS
 """Grid to which deadlines are rounded up: see `Deadlines`."""
 BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
@@ -76,8 +74,8 @@ class Attendee(Visitor, Protocol):
         """See `Timed`; PeerLost if the peer is gone."""
         ...
 
-    def tick(self, now_ns: HostNs) -> None:
-        """Called about once a second; an error ends the session."""
+    def tick(self, now_ns: HostNs) -> bool:
+        """See `Ticked`."""
         ...
 
     def stop(self, why: str) -> Sequence[str | bytes]:
@@ -117,12 +115,13 @@ VIEWER = Kind("viewer", Right.WATCH, (SCREEN_SUBPROTOCOL, SUBPROTOCOL), None, "m
 
 
 class Attended(NamedTuple):
-    """A WebSocket, a function that aborts its connection, the kind of its session, and what writes its messages."""
+    """A WebSocket, a function that aborts its connection, the kind and number of its session, and what writes to it."""
 
     websocket: web.WebSocketResponse
     cut: Callable[[], None]
     kind: Kind
     write: Write
+    number: int
 
 
 class Deadlines:
@@ -170,7 +169,7 @@ class Attendants:
         self._sockets: dict[Attendee, Attended] = {}
         self._parting: dict[Attendee, Sequence[str | bytes]] = {}
         """Those that were stopped and are still connected, and what tells them why."""
-        self._ticker: asyncio.Task[None] | None = None
+        self._ticker = Ticker(self._failed)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def serve(self, request: web.Request, kind: Kind, principal: Principal, address: str) -> web.StreamResponse:
@@ -187,23 +186,26 @@ class Attendants:
             # The client disconnected while the request waited for its turn; nobody reads this response.
             raise web.HTTPBadRequest(text="the connection is gone\n")
         charge(transport, guest.turns)
-        writer = FrameWriter(transport, websocket, kind.send_buffer)
-        session = self._session(kind, guest, principal, address, writer)
+        number = self._guests.take_id()
+        writer = FrameWriter(transport, websocket, kind.send_buffer, self._ticker.waker(number))
+        session = self._session(kind, guest, principal, address, number, writer)
         when_relieved(transport, partial(guest.turns.wait, Call(session.relieved)))
         try:
             await websocket.prepare(request)
-            await self._attend(guest, session, Attended(websocket, transport.abort, kind, writer.write))
+            await self._attend(guest, session, Attended(websocket, transport.abort, kind, writer.write, number))
         finally:
             session.closed()
             session.forget()
         return websocket
 
-    def _session(self, kind: Kind, guest: Guest, principal: Principal, address: str, writer: FrameWriter) -> Attendee:
+    def _session(
+        self, kind: Kind, guest: Guest, principal: Principal, address: str, number: int, writer: FrameWriter
+    ) -> Attendee:
         self._make_room(kind, guest, principal)
-        id_, now = self._guests.take_id(), now_ns()
+        write, room, now = writer.write, writer.room, now_ns()
         if kind is VIEWER:
-            return ViewerSession(guest.viewers, id_, address, writer.write, writer.room, now, principal, writer.passed)
-        return ListenerSession(guest, id_, address, writer.write, writer.room, now, principal)
+            return ViewerSession(guest.viewers, number, address, write, room, now, principal, writer.passed)
+        return ListenerSession(guest, number, address, write, room, now, principal)
 
     # One in its handshake can't be told anything yet, so it is not asked for its place.
     def _make_room(self, kind: Kind, guest: Guest, principal: Principal) -> None:
@@ -242,8 +244,7 @@ class Attendants:
         if isinstance(session, ListenerSession):
             guest.listener_changed("new", session)
         self._sockets[session] = attended
-        if self._ticker is None:
-            self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        self._ticker.enter(attended.number, session)
         deadlines = Deadlines(session, lambda error: self._lost(session, attended, error))
         timer = TimerRunner(deadlines, asyncio.get_running_loop())
         try:
@@ -253,6 +254,7 @@ class Attendants:
             timer.stop()
             leave()
             del self._sockets[session]
+            self._ticker.leave(attended.number)
             if isinstance(session, ListenerSession):
                 guest.listener_changed("remove", session)
             session.closed()
@@ -334,26 +336,19 @@ class Attendants:
             self._plane.report(session.silent("network", "gone silent", {"error": str(error)}, now_ns()))
             self._end(session, attended)
 
-    async def _tick(self) -> None:
-        """One task for all sessions, as long as there are any: the once-a-second `tick` of each."""
-        while self._sockets:
-            await asyncio.sleep(TICK_S)
-            for number, (session, attended) in enumerate(list(self._sockets.items()), 1):
-                if number % TICKS_A_STEP == 0:
-                    await asyncio.sleep(0)
-                if session not in self._sockets:
-                    continue
-                try:
-                    session.tick(now_ns())
-                except PeerLost as error:
-                    self._lost(session, attended, error)
-                except Exception as error:
-                    # An internal error must end at most this one session.
-                    who = f"guest {session.guest.name}, {attended.kind.name} {session.address}"
-                    if isinstance(error, MillraceError):
-                        log.warning("%s: ended: %s", who, error)
-                    else:
-                        log.exception("%s: ended because of an internal error", who)
-                    if not session.closing:
-                        self._end(session, attended)
-        self._ticker = None
+    # An internal error must end at most this one session.
+    def _failed(self, session: Attendee, error: Exception) -> None:
+        """A session's tick has raised."""
+        attended = self._sockets.get(session)
+        if attended is None:
+            return
+        if isinstance(error, PeerLost):
+            self._lost(session, attended, error)
+            return
+        who = f"guest {session.guest.name}, {attended.kind.name} {session.address}"
+        if isinstance(error, MillraceError):
+            log.warning("%s: ended: %s", who, error)
+        else:
+            log.error("%s: ended because of an internal error", who, exc_info=error)
+        if not session.closing:
+            self._end(session, attended)

@@ -7,10 +7,11 @@ import fcntl
 import socket
 import struct
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from millrace.absent import nothing
 from millrace.outlets.queue import Passed
 from millrace.server.http.reading import unwritten
 
@@ -38,10 +39,12 @@ class FrameWriter:
     """
 
     def __init__(
-        self, transport: asyncio.Transport, whole: web.WebSocketResponse, send_buffer: int | None = SEND_BUFFER_BYTES
-    ) -> None:
-        """`send_buffer` is the kernel's, in bytes; None: as large as the kernel makes it."""
-        self._transport, self._whole = transport, whole
+        self, transport: asyncio.Transport, whole: web.WebSocketResponse, send_buffer: int | None = SEND_BUFFER_BYTES,
+        wrote: Callable[[], None] = nothing,
+    ) -> None:  # fmt: skip
+        """`send_buffer` is the kernel's, in bytes; None: as large as the kernel makes it. `wrote` is called when it
+        writes."""
+        self._transport, self._whole, self._wrote = transport, whole, wrote
         self._written = 0
         # So its protocol is told when there is room again exactly if there was none.
         transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX - 1)
@@ -53,6 +56,7 @@ class FrameWriter:
         """Write messages with one system call. Nothing may follow a Close frame (RFC 6455, section 5.5.1)."""
         if self._whole.closed or self._transport.is_closing():
             return
+        self._wrote()
         parts: list[bytes] = []
         for message in messages:
             opcode, data = (1, message.encode()) if isinstance(message, str) else (2, message)

@@ -1,0 +1,74 @@
+"""The work of each second for listeners and viewers. Whoever rests is left alone until something is sent to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+from millrace.io.clock import now_ns
+from millrace.io.turns import Stretch
+from millrace.units import HostNs
+
+TICK_S = 1.0
+
+
+class Ticked(Protocol):
+    """A session with something to do about once a second."""
+
+    def tick(self, now_ns: HostNs) -> bool:
+        """Do it. Returns whether there is nothing to do until something is sent; an error ends the session."""
+        ...
+
+
+T = TypeVar("T", bound=Ticked)
+
+
+# Most of a thousand listeners wait for sound, and only to look at each once a second would be a large part of the work
+# of a daemon that plays nothing.
+class Ticker(Generic[T]):
+    """Ticks sessions once a second, each known by a number. One task, as long as there are any."""
+
+    def __init__(self, failed: Callable[[T, Exception], None]) -> None:
+        """`failed` is told the session whose tick raised, and the error."""
+        self._failed = failed
+        self._sessions: dict[int, T] = {}
+        self._awake: set[int] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def waker(self, number: int) -> Callable[[], None]:
+        """What is to be called whenever something is sent to the session of that number."""
+        return partial(self._awake.add, number)
+
+    def enter(self, number: int, session: T) -> None:
+        """Tick a session from now on."""
+        self._sessions[number] = session
+        self._awake.add(number)
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def leave(self, number: int) -> None:
+        """A session has ended."""
+        self._sessions.pop(number, None)
+
+    async def _run(self) -> None:
+        while self._sessions:
+            await asyncio.sleep(TICK_S)
+            stretch = Stretch()
+            for number in list(self._awake):
+                if stretch.over():
+                    await asyncio.sleep(0)
+                self._tick(number)
+        self._task = None
+
+    def _tick(self, number: int) -> None:
+        session = self._sessions.get(number)
+        if session is None:
+            self._awake.discard(number)
+            return
+        try:
+            if session.tick(now_ns()):
+                self._awake.discard(number)
+        except Exception as error:
+            self._failed(session, error)
