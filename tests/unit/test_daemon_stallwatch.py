@@ -46,7 +46,7 @@ def test_stall_is_told_once_with_when_and_what_was_computed() -> None:
 def test_only_pictures_that_follow_each_other_move(made: int, moves: bool) -> None:
     counts = PictureCounts()
     group: Any = SimpleNamespace(pictures=SimpleNamespace(counts=counts))
-    guests: Any = [SimpleNamespace(viewers=SimpleNamespace(groups=groups, sessions=groups)) for groups in ([], [group])]
+    guests: Any = [SimpleNamespace(viewers=SimpleNamespace(groups=groups)) for groups in ([], [group])]
     assert not moving(guests)
     counts.second()
     for _ in range(made):

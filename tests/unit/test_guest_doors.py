@@ -34,7 +34,6 @@ from millrace.rights.grants import Subject
 from millrace.rights.prompts import Prompts
 from millrace.sim.rig import Capture
 from tests.bare import bare
-from tests.watch import Painter
 
 
 class Reports:
@@ -169,17 +168,3 @@ def test_server_that_cannot_listen_says_where_and_leaves_no_file(tmp_path: Path)
         assert not guest.pulse.path.exists() and not guest.pulse.cookie_path.exists()
 
     asyncio.run(main())
-
-
-def test_guest_is_active_while_anything_plays_or_is_shown(tmp_path: Path) -> None:
-    async def test() -> None:
-        guest = new_guest(tmp_path)
-        assert not guest.active
-        screen = guest.screens.add(Painter(), "a screen", "door/1")
-        assert guest.active
-        guest.screens.remove(screen)
-        assert not guest.active
-        guest.graph.running = True
-        assert guest.active
-
-    asyncio.run(test())

@@ -127,12 +127,18 @@ class Worker:
         self.diagnosis.second(now)
         self.registry.second()
         stretch = Stretch()
-        for guest in [guest for guest in self.guests.values() if guest.active]:
+        for guest in self.active():
             self.flight.note(guest, now)
             guest.screens.second(now)
             guest.viewers.second()
             if stretch.over():
                 await asyncio.sleep(0)
+
+    # Most of a thousand guests play and show nothing, and are not even looked at.
+    def active(self) -> list[Guest]:
+        """The guests in which anything plays, is shown or is watched."""
+        names = self._common.watched.union(self.driver.running)
+        return [guest for name in names if (guest := self.guests.get(name)) is not None]
 
     async def end_changes(self) -> None:
         """The daemon is stopping: finish the changes that have begun, and refuse everything from now on."""

@@ -101,7 +101,7 @@ class Daemon:
         try:
             await self.worker.second()
             cycles = self.worker.driver.next_timeout() is not None
-            stalls.second(not cycles and moving(self.worker.guests.values()), now_ns())
+            stalls.second(not cycles and moving(self.worker.active()), now_ns())
         except Exception:
             # A failure in one guest's view must not stop the watchdog heartbeat.
             log.exception("the flight recorder skipped a second")

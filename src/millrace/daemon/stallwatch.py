@@ -25,8 +25,7 @@ Spent: TypeAlias = tuple[HostNs, HostNs]
 
 def moving(guests: Iterable[Guest]) -> bool:
     """Whether any guest's pictures move."""
-    watched = (guest for guest in guests if guest.viewers.sessions)
-    recents = (group.pictures.counts.recent for guest in watched for group in guest.viewers.groups)
+    recents = (group.pictures.counts.recent for guest in guests for group in guest.viewers.groups)
     return any(recent is not None and recent.made >= MOVING for recent in recents)
 
 

@@ -61,6 +61,11 @@ class TimerDriver:
         heapq.heapify(self._queue)
         self._queued.discard(graph)
 
+    @property
+    def running(self) -> list[str]:
+        """The names of the graphs that have something to do."""
+        return [graph.name for graph in self._queued]
+
     def next_timeout(self) -> HostNs | None:
         """When the next cycle of any graph is due."""
         return self._queue[0][0] if self._queue else None

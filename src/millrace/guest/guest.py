@@ -116,6 +116,8 @@ class Common(msgspec.Struct, frozen=True):
     prompts: Prompts
     reports: Reports
     encoders: Encoders = msgspec.field(default_factory=Encoders)
+    watched: set[str] = msgspec.field(default_factory=set)
+    """The names of guests that have a screen or a viewer."""
 
 
 class Guest:
@@ -129,7 +131,7 @@ class Guest:
         self.config, self.name = config, config.name
         self._reports = common.reports
         self.report: Report = common.reports.report
-        self._driver = common.driver
+        self._driver, self._watched = common.driver, common.watched
         self.turns = Turns(kept_waiting=self._kept_waiting)
         """Its programs' share of the daemon's time."""
         self._latencies = Steps(self._renew_latencies, self.turns.over)
@@ -191,11 +193,6 @@ class Guest:
         return self.pulse.door.group(stream)
 
     @property
-    def active(self) -> bool:
-        """Whether anything plays, is shown or is watched here, so that there is something to note each second."""
-        return self.graph.running or len(self.screens) > 0 or len(self.viewers.sessions) > 0
-
-    @property
     def recording(self) -> bool:
         """Whether anything in the guest records the microphone."""
         return _recorded(self.microphone, lambda id_: any(door.made(id_) for door in self.doors))
@@ -250,12 +247,18 @@ class Guest:
                 return
         log.error("guest %s, %s: internal error; it takes nothing more from viewers", self.name, door, exc_info=error)
 
+    def _note_watched(self) -> None:
+        watched = len(self.screens) or self.viewers.sessions
+        (self._watched.add if watched else self._watched.discard)(self.name)
+
     def _screen_changed(self, change: str, listed: Listed) -> None:
+        self._note_watched()
         self.viewers.screen_changed(change, listed)
         for observer in self.observers:
             observer.screen_changed(change, listed)
 
     def _viewer_changed(self, change: str, session: ViewerSession) -> None:
+        self._note_watched()
         for observer in self.observers:
             observer.viewer_changed(change, session)
             if session.listed is not None:
