@@ -47,7 +47,7 @@ def test_sink_is_removed_by_name_or_as_listed(daemon: Daemon) -> None:
 def test_rule_is_set_for_one_program_or_all(daemon: Daemon, words: str, allow: Any) -> None:
     said(*words.split())
     said(*words.split(), "--guest", "a b", "--program", "flatpak:*")
-    rule = {"what": "monitor", "program": "", "allow": allow}
+    rule = {"what": "monitor", "allow": allow}
     assert daemon.asked == [
         ("POST /api/v1/guests/default/grants", rule),
         ("POST /api/v1/guests/a%20b/grants", rule | {"program": "flatpak:*"}),
@@ -63,6 +63,29 @@ def test_rule_is_set_for_one_program_or_all(daemon: Daemon, words: str, allow: A
 def test_request_is_answered_once_or_always(daemon: Daemon, words: str, path: str, body: dict[str, bool]) -> None:
     said(*words.split())
     assert daemon.asked == [(f"POST /api/v1/requests/{path}", body)]
+
+
+def test_name_that_is_empty_is_no_rule_for_all(daemon: Daemon) -> None:
+    """As in --program "$X", if X is not set."""
+    said("revoke", "connect", "--program", "")
+    assert daemon.asked[0][1]["program"] == ""
+
+
+def test_what_is_told_of_a_rule_is_printed(daemon: Daemon) -> None:
+    daemon.answers["POST /api/v1/guests/default/grants"] = {"ok": True, "program": "x", "note": "stored as x"}
+    assert said("revoke", "monitor", "--program", "/usr/bin/x") == "stored as x\n"
+
+
+@pytest.mark.parametrize(("words", "why"), [
+    ("deny connect", "'connect' is no request/N; `millrace revoke` makes a rule that denies"),
+    ("grant microphone --always", "--always is for a pending request/N"),
+    ("grant request/3 --forget", "'request/3' is a request"), ("grant 3 --program x", "'3' is a request"),
+    ("grant request/3 --guest a", "'request/3' is a request"),
+])  # fmt: skip
+def test_request_is_not_taken_for_a_rule_nor_a_rule_for_a_request(daemon: Daemon, words: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        said(*words.split())
+    assert not daemon.asked
 
 
 RULES = [

@@ -9,6 +9,7 @@ import typer
 
 from millrace.cli.columns import say_folded
 from millrace.cli.console import show_json, warn
+from millrace.errors import ConfigError
 from millrace.text import quoted
 
 _WHAT = Annotated[str, typer.Argument(help="connect, microphone, monitor (what the guest plays) or camera.")]
@@ -17,7 +18,7 @@ _WHICH = Annotated[
 ]
 _GUEST = Annotated[str, typer.Option(help="The guest.")]
 _PROGRAM = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="firefox-esr, /home/a/bin/tool, flatpak:APP, snap:NAME, container:ID or token:N; default: all others."
     ),
@@ -25,14 +26,19 @@ _PROGRAM = Annotated[
 _ALWAYS = Annotated[bool, typer.Option("--always", help="Also make this answer a rule for that program.")]
 
 
-def _rule(what: str, guest: str, program: str, allow: bool | str | None) -> None:
+def _rule(what: str, guest: str, program: str | None, allow: bool | str | None) -> None:
     from millrace.cli.api import call, path_of
 
-    call("POST", path_of("guests", guest, "grants"), {"what": what, "program": program, "allow": allow})
+    named = {} if program is None else {"program": program}
+    if note := call("POST", path_of("guests", guest, "grants"), {"what": what, "allow": allow, **named}).get("note"):
+        warn(note)
+
+
+def _is_request(text: str) -> bool:
+    return text.startswith("request/") or text.isdecimal()
 
 
 def _decide(request: str, allow: bool, always: bool) -> None:
-
     from millrace.cli.api import call, path_of
 
     call("POST", path_of("requests", request), {"allow": allow, "always": always})
@@ -40,8 +46,8 @@ def _decide(request: str, allow: bool, always: bool) -> None:
 
 def grant(
     what: _WHICH,
-    guest: _GUEST = "default",
-    program: _PROGRAM = "",
+    guest: Annotated[str | None, typer.Option(help="The guest.  [default: default]")] = None,
+    program: _PROGRAM = None,
     forget: Annotated[bool, typer.Option("--forget", help="Delete the rule instead.")] = False,
     always: _ALWAYS = False,
 ) -> None:
@@ -60,13 +66,17 @@ def grant(
 
       millrace grant request/12 --always
     """
-    if what.startswith("request/") or what.isdecimal():
-        _decide(what, True, always)
+    if not _is_request(what):
+        if always:
+            raise ConfigError("--always is for a pending request/N: a rule always lasts")
+        _rule(what, guest or "default", program, None if forget else True)
+    elif forget or guest is not None or program is not None:
+        raise ConfigError(f"{quoted(what)} is a request, which has its own guest and program: only --always is for it")
     else:
-        _rule(what, guest, program, None if forget else True)
+        _decide(what, True, always)
 
 
-def revoke(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> None:
+def revoke(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = None) -> None:
     """Forbid programs of a guest to connect or record, at once.
 
     Example: millrace revoke monitor --guest alice
@@ -74,7 +84,7 @@ def revoke(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> No
     _rule(what, guest, program, False)
 
 
-def prompt(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> None:
+def prompt(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = None) -> None:
     """Have programs of a guest ask before they connect or record.
 
     Such a program waits until the session manager or a person says yes. Without an answer in 25 s it is refused.
@@ -86,6 +96,8 @@ def prompt(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = "") -> No
 
 def deny(request: Annotated[str, typer.Argument(help="The pending request/N.")], always: _ALWAYS = False) -> None:
     """Refuse a pending request. Example: millrace deny request/12"""
+    if not _is_request(request):
+        raise ConfigError(f"{quoted(request)} is no request/N; `millrace revoke` makes a rule that denies")
     _decide(request, False, always)
 
 

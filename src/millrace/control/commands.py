@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 import msgspec
 
 from millrace.control import requests as r
-from millrace.control import results, scopes, verbs
+from millrace.control import results, rules, scopes, verbs
 from millrace.control.plane import Place
 from millrace.control.publish import grant_view
 from millrace.control.table import Command, Scope
@@ -36,7 +36,7 @@ from millrace.observe.latency import Breakdown, breakdown
 from millrace.observe.objects import GuestView
 from millrace.observe.picturelatency import picture_breakdown
 from millrace.observe.views import guest_view
-from millrace.rights.grants import ANY, parse_permission, parse_verdict
+from millrace.rights.grants import parse_permission, parse_verdict
 from millrace.rights.model import ALL_GUESTS, OWNER, Principal, Right, parse_rights, show_rights
 from millrace.rights.prompts import RequestView
 from millrace.rights.tokens import parse_expiry
@@ -45,8 +45,6 @@ from millrace.version import __version__
 
 TOKEN_DAYS = "30d"
 KEY_MAX, VALUE_MAX = 200, 4096
-PROGRAM_MAX = 4096
-"""A program may be given by its path (PATH_MAX)."""
 SEEN = ("screen/", "viewer/")
 OK = results.Done()
 Run = Callable[[Any, Principal], Awaitable[Any]]
@@ -301,16 +299,18 @@ class Commands:
             for what, program, verdict in guest.admission.grants
         ]
 
-    async def _grant(self, args: r.Grant, principal: Principal) -> results.Done:
-        guest = self.guest(principal, args.guest, Right.ADMIN)
-        verdict = None if args.allow is None else parse_verdict(args.allow)
-        if len(args.program) > PROGRAM_MAX:
-            raise ConfigError(f"program: {PROGRAM_MAX} characters at most")
-        before, slash, _ = args.program.partition("/")
-        if slash and before and ":" not in before:
-            raise ConfigError(f"{quoted(args.program)} matches no program: give its absolute path, or its bare name")
-        await self._worker.grant(guest, parse_permission(args.what), args.program or ANY, verdict)
-        return OK
+    async def _grant(self, args: r.Grant, principal: Principal) -> results.RuleSet:
+        guest, what = self.guest(principal, args.guest, Right.ADMIN), parse_permission(args.what)
+        if args.allow is None:
+            program = rules.stored(args.program, what, guest)
+            if program is None:
+                raise NotFound(f"guest {guest.name} has no such rule; `millrace grants` lists them")
+            await self._worker.grant(guest, what, program, None)
+            return results.RuleSet(program=program)
+        verdict = parse_verdict(args.allow)
+        found = rules.ruled(args.program, guest, self._worker.access.tokens, self._worker.sessions)
+        await self._worker.grant(guest, what, found.program, verdict)
+        return results.RuleSet(program=found.program, note=found.note)
 
     async def _requests(self, args: r.Nothing, principal: Principal) -> list[RequestView]:
         return [q.view() for q in self._worker.prompts if principal.may(Right.ADMIN, q.guest)]

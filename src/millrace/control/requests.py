@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from millrace.errors import ConfigError
+from millrace.rights.grants import ANY
 from millrace.text import printable
 from millrace.wire.arguments import Arguments
 
@@ -102,12 +103,15 @@ class SinkRemove(Arguments):
 
 
 class Grant(Arguments):
-    """Set a rule about a program: `allow` is true, false, "prompt", or null to delete the rule."""
+    """Set a rule about a program: `allow` is true, false, "prompt", or null to delete the rule.
+
+    `*` means all programs without a rule of their own.
+    """
 
     guest: str
     what: str
     allow: bool | str | None
-    program: str = ""
+    program: str = ANY
 
 
 class Decide(Arguments):

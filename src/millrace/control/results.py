@@ -71,6 +71,13 @@ class GrantView(msgspec.Struct, frozen=True):
     allow: bool | str
 
 
+class RuleSet(Done, frozen=True):
+    """The rule was set or deleted, for `program`; `note` says what is worth knowing about that name."""
+
+    program: str = ""
+    note: str = ""
+
+
 class Explanation(msgspec.Struct, frozen=True):
     """What is done to the sound of a stream or recorder, or to the picture of a screen or viewer, step by step."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from millrace.io.lookup import found_below
 from millrace.io.mounts import may_be_asked
 from millrace.rights.grants import Identity
 
@@ -67,6 +68,15 @@ def program_of(pid: int) -> str:
         return ""
     path = path.removesuffix(" (deleted)")
     return Path(path).name if system else path
+
+
+def known_as(path: str) -> str:
+    """How a process is known that runs the program at `path` (`program_of`); OSError if there is none."""
+    with found_below(path, ()) as found:
+        status, real = os.stat(found), os.fsencode(os.readlink(found)).decode(errors="backslashreplace")
+    if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
+        raise OSError(f"{path} is no program")
+    return Path(real).name if _is_the_systems(status) else real
 
 
 def _is_the_systems(status: os.stat_result) -> bool:
