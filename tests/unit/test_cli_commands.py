@@ -18,8 +18,9 @@ import pytest
 from millrace.cli import api, grants, latency, ls, page, stages, token
 from millrace.cli.columns import cells
 from millrace.cli.look import picture
-from millrace.errors import ConfigError, GraphError
+from millrace.errors import ConfigError, GraphError, OutputLost
 from tests.answering import Daemon, said
+from tests.places import fill, small_disk
 
 
 @pytest.fixture
@@ -409,3 +410,26 @@ def test_secret_goes_to_a_file_that_nobody_else_can_read(daemon: Daemon, tmp_pat
     with pytest.raises(ConfigError, match="already exists; --overwrite replaces it"):
         token.new(to=path)
     assert len(daemon.asked) == asked, "no token that nobody has seen"
+
+
+@pytest.mark.parametrize("words", [["token", "rotate", "token/3"], ["token", "new"]], ids=["rotate", "new"])
+def test_file_for_a_secret_is_opened_before_the_secret_is_made(
+    words: list[str], daemon: Daemon, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk") as mounted:
+        fill(tmp_path / "disk")
+        full = [(tmp_path / "disk" / "a", "No space left")] if mounted else []
+        for to, why in [(tmp_path / "typo" / "a", "No such file"), (tmp_path, "Is a directory"), *full]:
+            with pytest.raises(OutputLost, match=f"{to} can't be written: {why}[^;]*$"):
+                said(*words, "--to", str(to))
+        assert daemon.asked == [] and not (tmp_path / "disk" / "a").exists()
+
+
+def test_secret_that_can_not_be_written_after_all_is_told(daemon: Daemon) -> None:
+    made = {"id": "token/3", "may": ["hear"], "guests": ["a"], "expires": None, "token": "mr_first"}
+    daemon.answers |= {"POST /api/v1/tokens": made, "POST /api/v1/tokens/3/rotate": {"token": "mr_second"}}
+    with pytest.raises(OutputLost, match="No space left on device; the old secret is no longer valid: rotate"):
+        said("token", "rotate", "token/3", "--to", "/dev/full")
+    with pytest.raises(OutputLost, match="No space left on device; the token was revoked"):
+        said("token", "new", "--to", "/dev/full")
+    assert daemon.asked[-1] == ("DELETE /api/v1/tokens/3", None)

@@ -45,7 +45,8 @@ def test_path_is_stored_as_the_name_that_the_program_is_known_by(tmp_path: Path)
     async def test(hall: Hall) -> None:
         for given, program, why in [
             (system, "tool_x", by_name), (tmp_path / "link", "tool_x", by_name),
-            (tmp_path / "other", f"{users}", by_file), (users, f"{users}", ""), (text, f"{text}", ""), (tmp_path / "none", f"{tmp_path}/none", ""),
+            (tmp_path / "other", f"{users}", by_file), (users, f"{users}", ""), (text, f"{text}", ""),
+            (tmp_path / "none", f"{tmp_path}/none", ""),
         ]:  # fmt: skip
             done = await hall.ask("grant", program=str(given), **RULE)
             assert done.program == program and done.note == (f"stored as {program}: {why}; " if why else "") + NOBODY

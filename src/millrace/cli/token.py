@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,7 @@ from millrace.cli.console import say, say_lines, show_json, warn
 from millrace.cli.group import App
 from millrace.cli.outputfile import OVERWRITE, demand_new
 from millrace.errors import OutputLost
-from millrace.io.files import write_whole
+from millrace.io.files import whole_file
 from millrace.text import printable
 
 app = App(
@@ -25,6 +27,8 @@ app = App(
 HEADS = ("token", "name", "until", "in", "may")
 CALENDAR_END_S = 253_402_300_799
 """The last second of the year 9999."""
+SECRET_MAX = 200
+"""Room for a secret in a file, in bytes."""
 _TO = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write it to this file, which nobody else can read (mode 0600).")
 ]
@@ -63,14 +67,20 @@ def new(
 
     if to is not None:
         demand_new(str(to), overwrite)
-    made = call("POST", "/api/v1/tokens", {"may": may, "guests": guest or [], "expires": expires, "name": name})
-    warn(f"{made['id']}: {', '.join(made['may'])} in {_guests(made)}, expires {_when(made['expires'])}")
-    try:
-        _hand_over(made["token"], to)
-    except OutputLost as error:
+
+    def ask() -> dict[str, Any]:
+        made: dict[str, Any] = call(
+            "POST", "/api/v1/tokens", {"may": may, "guests": guest or [], "expires": expires, "name": name}
+        )
+        warn(f"{made['id']}: {', '.join(made['may'])} in {_guests(made)}, expires {_when(made['expires'])}")
+        return made
+
+    def lost(made: dict[str, Any]) -> str:
         # A valid token that nobody has seen must not remain.
         call("DELETE", path_of("tokens", made["id"].removeprefix("token/")))
-        raise OutputLost(f"{error}; the token was revoked") from None
+        return "the token was revoked"
+
+    _hand_over(to, ask, lost)
 
 
 @app.command("list")
@@ -98,11 +108,8 @@ def rotate(token: _TOKEN, to: _TO = None) -> None:
     """
     from millrace.cli.api import call, path_of
 
-    secret = call("POST", path_of("tokens", token.removeprefix("token/"), "rotate"))["token"]
-    try:
-        _hand_over(secret, to)
-    except OutputLost as error:
-        raise OutputLost(f"{error}; the old secret is no longer valid: free some disk space and rotate again") from None
+    path = path_of("tokens", token.removeprefix("token/"), "rotate")
+    _hand_over(to, lambda: call("POST", path), lambda _: "the old secret is no longer valid: rotate the token again")
 
 
 @app.command("revoke")
@@ -113,12 +120,24 @@ def revoke(token: _TOKEN) -> None:
     call("DELETE", path_of("tokens", token.removeprefix("token/")))
 
 
-def _hand_over(secret: str, to: Path | None) -> None:
-    """Print the secret, or write it to a file that nobody else can read at any time."""
-    if to is None:
-        say(secret)
-    else:
-        write_whole(to, f"{secret}\n".encode(), 0o600)
+# The file is opened before anything is asked of the daemon: what is asked can't be taken back.
+def _hand_over(to: Path | None, ask: Callable[[], dict[str, Any]], lost: Callable[[dict[str, Any]], str]) -> None:
+    """Ask for a secret and print it, or write it to a file that nobody else can read at any time.
+
+    If it can't be written after all, `lost` does what there is to do, and says what has become of the token.
+    """
+    made: dict[str, Any] | None = None
+    try:
+        with nullcontext() if to is None else whole_file(to, 0o600, SECRET_MAX) as file:
+            made = ask()
+            if file is None:
+                say(made["token"])
+            else:
+                file.write(f"{made['token']}\n".encode())
+    except OutputLost as error:
+        if made is None:
+            raise
+        raise OutputLost(f"{error}; {lost(made)}") from None
 
 
 def _row(token: dict[str, Any]) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from contextlib import suppress
-from io import FileIO
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedWriter, FileIO
 from pathlib import Path
 
 from millrace.errors import ConfigError, OutputLost
@@ -25,24 +26,41 @@ def read_secret(path: Path, what: str) -> str:
     return text
 
 
-# Written beside the file and renamed, so a crash leaves the old contents. Nothing is flushed to the disk: that would
-# take as long as the disk does, and only a power cut makes a difference. The name beside is random, so two writers
-# don't share it, and is cut because a name of 255 bytes may be in use already.
 def write_whole(path: Path, data: bytes, mode: int | None = None) -> None:
     """Replace the contents of `path` by `data`. On failure, raises OutputLost and leaves an existing file as it was.
 
     With `mode` the file has that from its beginning on, otherwise that of the file before.
     """
+    with whole_file(path, mode) as file:
+        file.write(data)
+
+
+# Written beside the file and renamed, so a crash leaves the old contents. Nothing is flushed to the disk: that would
+# take as long as the disk does, and only a power cut makes a difference. The name beside is random, so two writers
+# don't share it, and is cut because a name of 255 bytes may be in use already. The room is taken by writing, which
+# every file system refuses at once if it has none.
+@contextmanager
+def whole_file(path: Path, mode: int | None = None, room: int = 0) -> Iterator[BufferedWriter]:
+    """A file to write to, which takes the place of `path` when the block ends well. See `write_whole`.
+
+    Whatever can be known to fail fails before the block is entered: with `room`, a disk that can't take so many bytes.
+    """
     try:
         if path.exists() and not path.is_file():
             # A device or a pipe: it has no contents to preserve, and must not be replaced by a file.
-            path.write_bytes(data)
+            with path.open("wb") as file:
+                yield file
             return
         # The file that a symbolic link points to is replaced, not the link. It may be on another file system.
         target = Path(os.path.realpath(path))
         beside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}")
         try:
-            _create(beside, _mode_of(target) if mode is None else mode, data)
+            with _created(beside, _mode_of(target) if mode is None else mode) as file:
+                file.write(bytes(room))
+                file.flush()
+                file.seek(0)
+                yield file
+                file.truncate()
             os.replace(beside, target)
         finally:
             beside.unlink(missing_ok=True)
@@ -93,10 +111,10 @@ def _mode_of(path: Path) -> int | None:
         return None
 
 
-def _create(path: Path, mode: int | None, data: bytes) -> None:
-    """Write a new file; with `mode`, nobody else can read it at any time."""
-    created = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else 0o600)
-    with open(created, "wb") as file:
-        if mode is not None:
-            os.fchmod(created, mode)
-        file.write(data)
+def _created(path: Path, mode: int | None) -> BufferedWriter:
+    """A new file; with `mode`, nobody else can read it at any time."""
+    made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else 0o600)
+    file = open(made, "wb")  # noqa: SIM115
+    if mode is not None:
+        os.fchmod(made, mode)
+    return file
