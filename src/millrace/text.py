@@ -101,8 +101,9 @@ def show_measured(figures: Mapping[str, object]) -> str:
     parts = []
     for key, value in figures.items():
         name, _, unit = key.rpartition("_")
-        parts.append(f"{name} {value} {unit}" if name and unit in ("ms", "ppm", "s") else f"{key} {value}")
-    return ", ".join(part.replace("_", " ") for part in parts)
+        name, unit = (name, f" {unit}") if name and unit in ("ms", "ppm", "s") else (key, "")
+        parts.append(f"{name.replace('_', ' ')} {value}{unit}")
+    return ", ".join(parts)
 
 
 def literal(value: object) -> str:

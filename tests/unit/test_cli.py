@@ -147,6 +147,7 @@ def test_settings_and_figures_are_formatted_for_people() -> None:
     assert show_measured({"waited_for_processor_ms": 3.5, "packets": 2, "off_ppm": 9}) == (
         "waited for processor 3.5 ms, packets 2, off 9 ppm"
     )
+    assert show_measured({"the_who": "my_prog_x", "why": "set public_url"}) == "the who my_prog_x, why set public_url"
 
 
 # -- help ---------------------------------------------------------------------------------------

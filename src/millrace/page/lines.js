@@ -32,7 +32,10 @@ export function pictureFacts(stats) {
 }
 
 /** A key and value for display: late_ms 3.5 becomes "late 3.5 ms". */
-const measured = (key, value) => `${key} ${value}`.replace(/^(\w+)_(ms|ppm|s) (.*)$/, "$1 $3 $2").replaceAll("_", " ");
+const measured = (key, value) => {
+  const [name, unit] = key.split(/_(?=(?:ms|ppm|s)$)/);
+  return `${name.replaceAll("_", " ")} ${value}${unit ? ` ${unit}` : ""}`;
+};
 
 /** An incident, with its evidence. */
 export function incident(one) {
