@@ -180,6 +180,12 @@ def test_sign_out_that_can_not_be_stored_is_stored_once_it_can(tmp_path: Path, m
         full[0] = False
         await eventually(lambda: store.ended() == [(principal.secret, principal.session)])
         await eventually(lambda: not access._unsaved and access._again is None)
+        full[0] = True
+        with pytest.raises(NotSaved):
+            await access.sign_out(access.admit(session_of((await rig.enter(access.key))[1]), "127.0.0.1"))
+        again = access._again
+        access.close()
+        assert again is not None and again.cancelled()
 
     running(tmp_path, test)
 

@@ -73,7 +73,7 @@ def test_state_survives_restart_in_private_file(tmp_path: Path) -> None:
     door = StoredDoor("vnc://vm:5901", "", "/vm.pass", "", False)
     store.keep_guest("bob", {"rate": 48_000, "channels": 2})
     store.keep_door("bob", door)
-    store.drop_guest("bob")
+    store.remove_guest("bob")
     store.keep_door("alice", door)
     store.keep_door("alice", replace(door, confined=True))
     store.keep_door("alice", StoredDoor("dbus:unix:path=/b", "win11", "", "", False))
@@ -349,6 +349,16 @@ def test_change_is_refused_exactly_if_it_is_not_on_disk(instead: str, tmp_path: 
     again = Store(path)
     assert {program for _, program, _ in again.guest("alice").grants} == expected
     again.close()
+
+
+def test_error_while_room_is_taken_refuses_no_later_change(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state.db")
+    store._reserved = False
+    store._db = Faulty(store._db, "COMMIT")  # type: ignore[assignment]
+    for name in ("music", "film"):
+        store.keep_sink("alice", name, "")
+    assert len(store.guest("alice").sinks) == 2
+    store.close()
 
 
 def test_advice_follows_primary_error_and_other_errors_have_none() -> None:

@@ -50,6 +50,10 @@ def killed(change: Callable[[], object], at: int, db: sqlite3.Connection) -> boo
     return os.WIFSIGNALED(status)
 
 
+def new_token(digest: bytes, *guests: str) -> Token:
+    return Token(0, "x" * 90, digest, Right.SEE, frozenset(guests), 1, 0)
+
+
 @pytest.mark.parametrize("what", ["rule", "guest"])
 def test_kill_at_any_step_leaves_complete_change_or_none(what: str, tmp_path: Path) -> None:
     path, prepared = tmp_path / "state.db", tmp_path / "prepared"
@@ -59,21 +63,24 @@ def test_kill_at_any_step_leaves_complete_change_or_none(what: str, tmp_path: Pa
     store.keep_sink("alice", "music", "Music")
     store.keep_grant("alice", *rules[0])
     store.keep_door("alice", StoredDoor("vnc://vm:5901", "", "", "", False))
+    store.add_token(new_token(b"1", "alice"))
+    store.add_token(new_token(b"2", "alice", "bob"))
     store.close()
     at, outcomes = 0, set()
     while True:
         shutil.copy(prepared, path)
         store = Store(path)
         change = partial(store.keep_grant, "alice", MONITOR, "pacat", Verdict.PROMPT)
-        ended = killed(change if what == "rule" else partial(store.drop_guest, "alice"), at, store._db)
+        ended = killed(change if what == "rule" else partial(store.remove_guest, "alice"), at, store._db)
         store.close()
         store = Store(path)
         alice = store.guest("alice")
         if what == "rule":
             assert alice.grants in (rules, [(MONITOR, "pacat", Verdict.PROMPT)]), at
         else:
-            there = (bool(store.guests()), bool(alice.sinks), bool(alice.grants), bool(alice.doors))
-            assert there in ((True,) * 4, (False,) * 4), (at, there)
+            may_in = [sorted(kept.guests) for kept in store.tokens()]
+            there = (bool(store.guests()), bool(alice.sinks), bool(alice.grants), bool(alice.doors), may_in)
+            assert there in ((True,) * 4 + ([["alice"], ["alice", "bob"]],), (False,) * 4 + ([["bob"]],)), (at, there)
         outcomes.add(str(alice.grants))
         store.close()
         if not ended:
@@ -151,7 +158,7 @@ def test_full_disk_keeps_nobody_in(tmp_path: Path) -> None:
     with small_disk(tmp_path / "d", 512 * 1024):
         path = tmp_path / "d" / "state.db"
         store = Store(path)
-        tokens = [store.add_token(Token(0, "x" * 90, bytes([n]) * 32, Right.SEE, frozenset(), 1, 0)) for n in range(60)]
+        tokens = [store.add_token(new_token(bytes([n]) * 32)) for n in range(60)]
         fill(path.parent)
         with pytest.raises(ConfigError, match="not saved"):
             for n in range(3000):
@@ -173,6 +180,85 @@ def test_full_disk_keeps_nobody_in(tmp_path: Path) -> None:
         store.keep_sink("alice", "music", "Music")
         assert store._reserved and store._db.execute("SELECT length(zeros) FROM room").fetchall() == [(ROOM_BYTES,)]
         store.close()
+
+
+def filled_up(store: Store) -> None:
+    """Fill the disk, and what is free in the store's file."""
+    fill(store.path.parent)
+    with pytest.raises(NotSaved):
+        for n in range(3000):
+            store.keep_level("bob", "sink", f"sink{n}" * 30, ((1.0,), False))
+
+
+@pytest.mark.parametrize("what", ["tokens", "levels"])
+def test_full_disk_keeps_no_guest(what: str, tmp_path: Path) -> None:
+    """A guest is removed, however many pages that changes."""
+    with small_disk(tmp_path / "d", 2**20):
+        store = Store(tmp_path / "d" / "state.db")
+        store.keep_guest("alice", {})
+        if what == "tokens":
+            for n in range(400):
+                store.add_token(new_token(n.to_bytes(32, "big"), "alice", "bob"))
+        else:
+            store.keep_devices("alice", {("sink", f"sink{n}" * 30): ((1.0,), False) for n in range(400)}, {})
+        filled_up(store)
+        store.remove_guest("alice")
+        assert not store.guests() and not store.guest("alice").levels
+        assert {name for kept in store.tokens() for name in kept.guests} <= {"bob"}
+        store.close()
+
+
+def test_full_disk_takes_changes_without_growth_once_the_room_is_taken(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "d", 512 * 1024):
+        store = Store(tmp_path / "d" / "state.db")
+        filled_up(store)
+        store.keep_ended(b"key", "1", [b"key"])
+        assert not store._reserved
+        for n in range(2):
+            store.keep_sink("alice", f"music{n}", "x" * 5000)
+            assert not store._reserved, "there is no room for it again"
+        assert len(store.guest("alice").sinks) == 2 and not store.trouble
+        store.close()
+
+
+def deny(store: Store, guest: str, program: str) -> None:
+    store.keep_grant(guest, MONITOR, "p" * 300, Verdict.DENY)
+
+
+def delete_rule(store: Store, guest: str, program: str) -> None:
+    store.keep_grant(guest, MONITOR, program, None)
+
+
+def drop_door(store: Store, guest: str, program: str) -> None:
+    store.drop_door(guest, program, "")
+
+
+def remove_guest(store: Store, guest: str, program: str) -> None:
+    store.remove_guest(guest)
+
+
+def rotate(store: Store, guest: str, program: str) -> None:
+    """All secrets have their new place in the index beside one another."""
+    store.replace_token(replace(new_token(bytes([3, 200]) + guest.encode() + bytes(25)), id=int(guest[1:]) + 1))
+
+
+@pytest.mark.parametrize("take", [deny, delete_rule, drop_door, remove_guest, rotate])
+def test_what_takes_away_may_use_the_room(take: Callable[[Store, str, str], None], tmp_path: Path) -> None:
+    """Deleting may need pages as well: the key that takes the place of another in an index may be longer."""
+    store, chance = Store(tmp_path / "state.db"), random.Random(6)
+    rules = [(f"g{n:04}", "p" * chance.choice((1, 1, 600))) for n in range(1500)]
+    with store._writing() as db:
+        allowed = [(guest, MONITOR.value, program, Verdict.ALLOW.value) for guest, program in rules]
+        db.executemany("INSERT INTO grants VALUES (?, ?, ?, ?)", allowed)
+        db.executemany("INSERT INTO doors VALUES (?, ?, '', '', '', 0)", rules)
+        digests = [(n.to_bytes(2, "big") * 16,) for n in range(1500)]
+        db.executemany("INSERT INTO tokens (name, digest, rights, guests) VALUES ('t', ?, 1, '[]')", digests)
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    chance.shuffle(rules)
+    for guest, program in rules[: 12 if take is deny else 300]:
+        take(store, guest, program)
+    store.close()
 
 
 def test_start_on_full_disk_leaves_file_alone(full: Path) -> None:

@@ -87,7 +87,8 @@ class Store(StoreFile):
 
     def remove_token(self, id_: int) -> None:
         """Delete a token."""
-        with self._writing(takes_away=True) as db:
+        # Takes no room: all keys of these indices have one length.
+        with self._writing() as db:
             db.execute("DELETE FROM tokens WHERE id = ?", (id_,))
 
     def ended(self) -> list[tuple[bytes, str]]:
@@ -131,31 +132,15 @@ class Store(StoreFile):
         with self._writing() as db:
             db.execute("INSERT OR REPLACE INTO guests VALUES (?, ?)", (name, json.dumps(options)))
 
-    def drop_guest(self, name: str) -> None:
-        """Delete a guest and its state. Tokens for it stay, since they may have been made before it."""
-        with self._writing(takes_away=True) as db:
-            self._drop_guest(db, name)
-
     def remove_guest(self, name: str) -> None:
         """Delete a guest and all rights to it: a later guest of the same name is a different one."""
-        with self._writing() as db:
-            self._drop_guest(db, name)
-            for id_, guests in db.execute("SELECT id, guests FROM tokens").fetchall():
-                with understood("a token"):
-                    names = json.loads(guests)
-                rest = [other for other in names if other != name]
-                if rest and rest != names:
-                    db.execute("UPDATE tokens SET guests = ? WHERE id = ?", (json.dumps(rest), id_))
-                elif rest != names:
-                    db.execute("DELETE FROM tokens WHERE id = ?", (id_,))
-
-    @staticmethod
-    def _drop_guest(db: sqlite3.Connection, name: str) -> None:
-        db.execute("DELETE FROM guests WHERE name = ?", (name,))
-        for table in ("levels", "defaults", "sinks", "grants", "doors"):
-            db.execute(f"DELETE FROM {table} WHERE guest = ?", (name,))
-        streams = stream_table(name)
-        db.execute("DELETE FROM memory WHERE substr(key, 1, ?) = ?", (len(streams), streams))
+        with self._writing(takes_away=True) as db:
+            db.execute("DELETE FROM guests WHERE name = ?", (name,))
+            for table in ("levels", "defaults", "sinks", "grants", "doors"):
+                db.execute(f"DELETE FROM {table} WHERE guest = ?", (name,))
+            streams = stream_table(name)
+            db.execute("DELETE FROM memory WHERE substr(key, 1, ?) = ?", (len(streams), streams))
+            _remove_rights(db, name)
 
     def keep_level(self, guest: str, kind: str, name: str, level: Level) -> None:
         """Store a level."""
@@ -233,6 +218,18 @@ class Store(StoreFile):
         """Texts stored under keys that begin with `prefix`."""
         with self._reading():
             return dict(self._rows("SELECT key, value FROM memory WHERE substr(key, 1, ?) = ?", len(prefix), prefix))
+
+
+def _remove_rights(db: sqlite3.Connection, guest: str) -> None:
+    """Drop a guest from all tokens, and delete those that cover no other."""
+    for id_, guests in db.execute("SELECT id, guests FROM tokens").fetchall():
+        with understood("a token"):
+            names = json.loads(guests)
+        rest = [other for other in names if other != guest]
+        if rest and rest != names:
+            db.execute("UPDATE tokens SET guests = ? WHERE id = ?", (json.dumps(rest), id_))
+        elif rest != names:
+            db.execute("DELETE FROM tokens WHERE id = ?", (id_,))
 
 
 def _door(door: object, vm: object, password_file: object, ca_file: object, confined: object) -> StoredDoor:

@@ -5,7 +5,8 @@ The file belongs to one daemon, which holds a lock file next to it. Between chan
 file alone is complete.
 
 What takes something away from somebody (a token, a session, a right) must be possible while that one fills the disk. So
-the room for it is taken before: the journal keeps its length, and a row of zeros leaves its pages to such a change.
+the room for it is taken before: the journal is kept long enough for a change of every page, and a row of zeros leaves
+its pages to such a change. To delete rows may need pages too: with the keys that are left, an index may become larger.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ log = logging.getLogger("millrace.store")
 BUSY_S = 2.0
 IN_MEMORY = Path(":memory:")
 JOURNAL_BYTES = 64 * 1024
-"""The journal has this length from the start: the pages that one change touches."""
+"""By so much the journal is longer than the file, and in such steps."""
 ROOM_BYTES = 32 * 1024
 """Room in the file: some hundred browsers may sign out on a full disk."""
 PAGES_FEW = 4
@@ -68,8 +69,10 @@ class StoreFile:
         self.path = path
         self.trouble = ""
         """Why the last change failed; cleared when one succeeds."""
-        self._reserved = False
-        """Whether the room in the file is there."""
+        self._reserved = self._lacking = False
+        """Whether the room in the file is there, and whether the disk had none for it or for the journal."""
+        self._journal = 0
+        """The length that the journal keeps."""
         self._lock = self._locked()
         try:
             self._db = self._opened()
@@ -141,19 +144,33 @@ class StoreFile:
         # Changes only when another connection writes to the file.
         (self._seen,) = db.execute("PRAGMA data_version").fetchone()
 
-    # SQLite overwrites a journal from its beginning, and needs no new room for what fits. A full disk may have none as
-    # the daemon starts: it runs without, and takes that after the first change that has room.
+    # SQLite overwrites a journal from its beginning, and needs no new room for what fits: the pages of the file that
+    # one change touches, each with 8 bytes, and some headers. A full disk may have none as the daemon starts: it runs
+    # without, and takes that after the first change that has room.
     def _reserve(self, db: sqlite3.Connection) -> None:
         """Take the room that later changes may need, if there is any."""
         try:
-            with self.path.with_name(f"{self.path.name}-journal").open("ab") as journal:
-                os.posix_fallocate(journal.fileno(), 0, JOURNAL_BYTES)
-            with _transaction(db):
-                db.execute("CREATE TABLE IF NOT EXISTS room (zeros BLOB)")
-                db.execute(f"INSERT INTO room SELECT zeroblob({ROOM_BYTES}) WHERE NOT EXISTS (SELECT 1 FROM room)")
-            self._reserved = True
+            if not self._reserved:
+                with _transaction(db):
+                    db.execute("CREATE TABLE IF NOT EXISTS room (zeros BLOB)")
+                    db.execute(f"INSERT INTO room SELECT zeroblob({ROOM_BYTES}) WHERE NOT EXISTS (SELECT 1 FROM room)")
+                self._reserved = True
+            self._lengthen()
+            self._lacking = False
         except (OSError, sqlite3.Error) as error:
-            log.warning("%s: no room is kept for revocations on a full disk: %s", self.path, error)
+            if not self._lacking:
+                log.warning("%s: no room is kept for revocations on a full disk: %s", self.path, error)
+            self._lacking = True
+
+    def _lengthen(self) -> None:
+        """Let the journal keep the length that a change of every page needs."""
+        size = self.path.stat().st_size
+        needed = size + size // 256 + JOURNAL_BYTES
+        if self._journal < needed:
+            with self.path.with_name(f"{self.path.name}-journal").open("ab") as journal:
+                if (there := os.fstat(journal.fileno()).st_size) < needed:
+                    os.posix_fallocate(journal.fileno(), 0, there := needed + JOURNAL_BYTES)
+            self._journal = there
 
     def _sentence(self, error: Exception) -> str:
         remedy = remedy_of(error)
@@ -211,7 +228,7 @@ class StoreFile:
             # The file may have been moved between the last check and the commit.
             self._demand_same()
             self.trouble = trouble
-            if not (self._reserved or takes_away or self.path == IN_MEMORY):
+            if not (takes_away or self.path == IN_MEMORY):
                 self._reserve(self._db)
                 self._reread()
 
