@@ -95,7 +95,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ("viewer", "broke the protocol"): "the viewer violated its protocol and was disconnected",
     ("viewer", "left"): "the viewer's connection was lost without a close",
     ("device", "late"): "the listener's sound device asked late, then for more at once",
-    ("device", "lost"): "the listener's sound device is gone",
+    ("device", "lost"): "the listener's sound device is gone, or has asked for nothing for seconds",
     ("microphone", "late"): "the microphone's sound arrived too late",
     ("clock", "jumped"): "the wall clock was set while sound played; sound uses the monotonic clock",
     ("store", "can't write"): "a change could not be saved to disk and was not made",

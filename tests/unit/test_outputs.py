@@ -244,23 +244,35 @@ def test_each_reason_why_a_device_can_not_be_reopened_is_logged_once(
 
 
 @pytest.mark.parametrize(
-    ("silent", "lost"), [((True, False, True, False), False), ((True, True), True), ((False, True, True), True)]
+    ("silent_s", "said"),
+    [
+        ((0, 4, 0, 4, 0), []),
+        ((0, 2, 0, 2, 0), []),
+        ((4, 4), ["lost"]),
+        ((0, 4, 4), ["lost"]),
+        ((0, 1.5, 1.75, 2, 0.1, 0.1), ["still", "asks"]),
+        ((0, 1.5, 1.75, 3.25, 3.5), ["still", "lost"]),
+    ],
 )
-def test_device_is_lost_after_two_checks_without_callback(silent: tuple[bool, ...], lost: bool) -> None:
-    output, lost_at, checks = device.DeviceOutput("", "normal"), list[int](), iter(silent)
+def test_device_is_told_still_before_it_counts_as_lost(silent_s: tuple[float, ...], said: list[str]) -> None:
+    output, told, checks = device.DeviceOutput("", "normal"), list[str](), iter(silent_s)
+
+    class Watch(Unwatched):
+        def device_still(self, still: bool) -> None:
+            told.append("still" if still else "asks")
 
     class Checks(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
-            still = next(checks, None)
-            output._called_ns = time.monotonic_ns() - (device.NO_CALLBACK_NS + NS_PER_S if still else 0)
-            if still is None:
+            for_s = next(checks, None)
+            if for_s is None:
                 output._stopping.set()
+            output._called_ns = time.monotonic_ns() - int((for_s or 0) * NS_PER_S)
             return False
 
-    output._wake = Checks()
-    output._revive = lost_at.append  # type: ignore[method-assign]
+    output._wake, output._watch = Checks(), Watch()
+    output._revive = lambda lost_ns: told.append("lost")  # type: ignore[method-assign]
     output._keep()
-    assert bool(lost_at) is lost
+    assert told == said
 
 
 @pytest.mark.parametrize("kind", ["wav", "wav32", "raw"])

@@ -22,6 +22,10 @@ class OutputWatch(Protocol):
         """The output has ended, with the reason; None if its reader closed the pipe."""
         ...
 
+    def device_still(self, still: bool) -> None:
+        """The device asks for nothing, though it is there as far as is known; or it asks again."""
+        ...
+
     def device_lost(self, at_ns: HostNs) -> None:
         """The device was lost at `at_ns`; the output is looking for it."""
         ...
@@ -35,6 +39,9 @@ class Unwatched:
     """Ignores all notifications."""
 
     def output_ended(self, why: OutputLost | None) -> None:
+        """See `OutputWatch`."""
+
+    def device_still(self, still: bool) -> None:
         """See `OutputWatch`."""
 
     def device_lost(self, at_ns: HostNs) -> None:

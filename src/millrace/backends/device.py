@@ -22,8 +22,11 @@ from millrace.units import NS_PER_MS, NS_PER_S, HostNs, Positions, default_map
 log = logging.getLogger("millrace.backends")
 CAPTURE_RATE, CAPTURE_MS = 48_000, 10
 BUFFER_MS = {"low": 10, "normal": 20, "robust": 60}
-NO_CALLBACK_NS: HostNs = NS_PER_S
-"""A device with no callback for this long is treated as lost, whatever state it reports."""
+STILL_NS: HostNs = NS_PER_S
+"""A device with no callback for this long is said to ask for nothing."""
+NO_CALLBACK_NS: HostNs = 3 * NS_PER_S
+"""A device with no callback for this long is treated as lost, whatever state it reports. PulseAudio's null sink, its
+"Dummy Output", takes up to 2 s at once, and then nothing for as long."""
 FIRST_NS: HostNs = 4 * NS_PER_S
 """The first callback may take longer: the card may have been asleep."""
 RETRY_S, LOOK_S = 0.5, 0.25
@@ -61,8 +64,9 @@ def _playbacks() -> list[str]:
 # owner's thread only starts and stops it, and closes in yet another thread, because some drivers hang in `close` once
 # the card is unplugged.
 #
-# Reports of the driver alone are not enough: some stop calling without a word. So a device also counts as lost when its
-# callback has been silent for NO_CALLBACK_NS at two checks in a row.
+# Reports of the driver alone are not enough: some stop calling without a word, and still report a started device after
+# its sound server was killed. So a device also counts as lost when its callback has been silent for NO_CALLBACK_NS at
+# two checks in a row. Before that it is only said to be still: to close a device that is there loses sound.
 class _Device(ABC):
     """A device that its own thread reopens after it is lost, because it was unplugged or its sound server ended."""
 
@@ -121,15 +125,21 @@ class _Device(ABC):
         self._wake.set()
 
     def _keep(self) -> None:
-        was_still = False
+        still, silent_ns = False, 0
         while not self._stopping.is_set():
             self._wake.wait(LOOK_S)
             self._wake.clear()
             # Act only on the second check: if this whole process was suspended, the device is about to call again.
-            before, was_still = was_still, time.monotonic_ns() - self._called_ns > NO_CALLBACK_NS
-            if not self._stopping.is_set() and (self._lost_ns or (before and was_still)):
-                was_still = False
+            before_ns, silent_ns = silent_ns, time.monotonic_ns() - self._called_ns
+            both_ns = min(before_ns, silent_ns)
+            if self._stopping.is_set():
+                return
+            if self._lost_ns or both_ns > NO_CALLBACK_NS:
+                still, silent_ns = False, 0
                 self._revive(self._lost_ns or min(self._called_ns, time.monotonic_ns()))
+            elif still != (both_ns > STILL_NS):
+                still = not still
+                self._watch.device_still(still)
 
     def _revive(self, lost_ns: HostNs) -> None:
         """Close the lost device, and retry until it, or another that fits, can be opened."""

@@ -347,6 +347,10 @@ class Listener:
         with self._lock:
             return self._heard.at(now)
 
+    def device_still(self, still: bool) -> None:
+        """See `OutputWatch`; in the loop."""
+        self.on_event("device", f"{self.output.name} asks for {'nothing; waiting' if still else 'sound again'}")
+
     def device_lost(self, at_ns: HostNs) -> None:
         """See `OutputWatch`; in the loop."""
         with self._lock:

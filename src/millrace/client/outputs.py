@@ -36,6 +36,10 @@ class InLoop:
         """See `OutputWatch`."""
         self._hand(self._watch.output_ended, why)
 
+    def device_still(self, still: bool) -> None:
+        """See `OutputWatch`."""
+        self._hand(self._watch.device_still, still)
+
     def device_lost(self, at_ns: HostNs) -> None:
         """See `OutputWatch`."""
         self._hand(self._watch.device_lost, at_ns)
