@@ -360,7 +360,9 @@ def test_y4m_is_read_by_ffmpeg(tmp_path: Path) -> None:
     ("without", "said"),
     [
         ("sys.modules['sdl2'] = None", "install Millrace with the extra `view`"),
-        ("pass", "no window can be opened here"),
+        ("pass", "no window can be opened here (neither DISPLAY nor WAYLAND_DISPLAY is set)"),
+        ("import os; os.environ['DISPLAY'] = ':9999'", "no display that DISPLAY=:9999 names can be used"),
+        ("import os; os.environ['WAYLAND_DISPLAY'] = 'w-9'", "no display that WAYLAND_DISPLAY=w-9 names can be used"),
     ],
 )
 def test_no_window_is_a_sentence(without: str, said: str) -> None:

@@ -27,6 +27,7 @@ from millrace.client.xdisplay import XDisplay, display_of
 from millrace.errors import ConfigError, OutputLost
 from millrace.pixels.convert import Plane
 from millrace.pixels.rects import EMPTY, Point, Rect, Size
+from millrace.text import printable
 from millrace.units import MediaNs
 from millrace.wire.peer.pictures import CursorChanged, KeyboardHeld
 
@@ -38,6 +39,7 @@ RECTS_MAX = 64
 _BUTTONS = {1: LEFT, 2: MIDDLE, 3: RIGHT, 4: SIDE, 5: EXTRA}
 UNSEEN = (b"dummy", b"offscreen", b"evdev")
 """Drivers that SDL falls back to where there is no display."""
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 HOW = "install Millrace with the extra `view` (docs/view.md), or write a file with --to"
 
 
@@ -91,7 +93,7 @@ class Window:
         if sdl2.SDL_Init(sdl2.SDL_INIT_VIDEO):
             raise ConfigError(f"no window can be opened here ({self._error()}); write a file with --to")
         if sdl2.SDL_GetCurrentVideoDriver() in UNSEEN and "SDL_VIDEODRIVER" not in os.environ:
-            raise ConfigError("no window can be opened here (DISPLAY is not set); write a file with --to")
+            raise ConfigError(f"no window can be opened here ({_no_display()}); write a file with --to")
         sdl2.SDL_EnableScreenSaver()
         sdl2.SDL_StartTextInput()
         flags = sdl2.SDL_WINDOW_RESIZABLE | (sdl2.SDL_WINDOW_FULLSCREEN_DESKTOP if self._full else 0)
@@ -424,3 +426,11 @@ class Window:
         self._sdl.SDL_SetWindowKeyboardGrab(self._window, int(grab))
         relative = bool(grab and self._viewer and self._viewer.relative)
         self._sdl.SDL_SetRelativeMouseMode(int(relative))
+
+
+def _no_display() -> str:
+    """What is known of why SDL found no display: it does not say."""
+    named = " and ".join(f"{name}={printable(os.environ[name])}" for name in DISPLAYS if os.environ.get(name))
+    if named:
+        return f"no display that {named} names can be used: it does not answer, or does not let this user in"
+    return "neither DISPLAY nor WAYLAND_DISPLAY is set"
