@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from msgspec import Struct, convert, to_builtins
 
+from millrace.clock.settled import FOR_NS as SETTLED_NS
 from millrace.codec.parameters import CodecParameters
 from millrace.control.publish import Publisher
 from millrace.control.registry import Registry
@@ -268,7 +269,8 @@ class House(Rig):
 
         breakdown_ns = {"path": 3_000_000, "network": 1_000_000, "codec": 0, "jitter": 20_000_000, "late": 100_000}
         report = Report(42_000_000, 30_000_000, 1, 2, 3, "card", 25_000_000, 12.5, True, 4, breakdown_ns)
-        session.receive(encode_message(report), self.now_ns)
+        for now_ns in (self.now_ns - SETTLED_NS, self.now_ns):
+            session.receive(encode_message(report), now_ns)
         return session, tick
 
     def diagnose(self) -> None:

@@ -23,6 +23,7 @@ from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.io.turns import Turns
+from millrace.observe.explain import heard
 from millrace.outlets.subscribers import Subscribers
 from millrace.rights.model import OWNER
 from millrace.sim.rig import Rig
@@ -269,3 +270,22 @@ def test_incomplete_home_is_detected() -> None:
         bare(Machine, id=1, key="door/1", view=dict)
     with pytest.raises(AttributeError):
         print(bare(Machine, id=1, key="door/1", view=dict, stop=None, failed=None).spec)
+
+
+@pytest.mark.parametrize(
+    ("ppm", "told"), [(300.4, "about 300 ppm fast"), (-300.4, "about 300 ppm slow"), (0.2, "as this machine's does")]
+)
+def test_clock_of_listener_is_told_once_its_estimate_has_settled(ppm: float, told: str) -> None:
+    house = House()
+    now = house.rig.now_ns
+    session = ListenerSession(house.home, 7, "10.0.0.9", lambda messages: None, lambda: True, now, OWNER)
+    session.receive(encode_message(Hello()), now)
+
+    def said(after_s: int, ppm: float, locked: bool = True) -> str:
+        report = Report(latency_ns=NS_PER_MS, drift_ppm=ppm, locked=locked)
+        session.receive(encode_message(report), now + after_s * NS_PER_S)
+        return heard(session).text
+
+    for early in (said(1, ppm, locked=False), said(2, ppm + 90), said(3, ppm), said(12, ppm)):
+        assert "the clocks are being measured" in early and "ppm" not in early
+    assert f"its clock runs {told}, which" in said(13, ppm)

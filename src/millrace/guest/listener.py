@@ -7,6 +7,7 @@ from typing import Any
 
 from millrace.budget import LISTENERS
 from millrace.clock.jitter import asked_of_daemon
+from millrace.clock.settled import Settling
 from millrace.codec.parameters import CodecParameters
 from millrace.codec.settings import CODECS, CodecSettings, changed
 from millrace.doors.microphone import MicrophoneStream
@@ -86,6 +87,7 @@ class ListenerSession:
         """How far behind the listener was when last measured."""
         self._probed_packets = 0
         self.report = Report()
+        self.drift = Settling()
         self.closing = False
         self._codec_reason = ""
         self._rate_mark: tuple[HostNs, int] = (now_ns, 0)
@@ -228,6 +230,7 @@ class ListenerSession:
             event.breakdown = {name: event.breakdown[name] for name in BREAKDOWN if name in event.breakdown}
             event.output = event.output[:_NAME_MAX]
             self.report = event
+            self.drift.observe(event.drift_ppm if event.locked else None, now_ns)
             self._feed_back_loss()
             self.guest.latency_changed()
         elif isinstance(event, Trouble):

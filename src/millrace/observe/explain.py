@@ -92,7 +92,7 @@ def _linked(guest: Guest, key: str, channels: int, link: Link, seen: set[int]) -
         steps = [Step("link", f"{key} to {sink.key}, unchanged")]
     steps.append(_level(f"{sink.kind} {sink.name}", sink))
     steps.append(Step("limiter", "peaks over full scale are limited; nothing else is changed"))
-    steps += [_heard(session) for session in guest.sessions if _hears(session, sink)]
+    steps += [heard(session) for session in guest.sessions if _hears(session, sink)]
     for further in sink.links:
         steps += _linked(guest, sink.key, len(sink.positions), further, seen)
     return steps
@@ -103,7 +103,8 @@ def _hears(session: ListenerSession, sink: Sink) -> bool:
     return group is not None and group.sink is sink
 
 
-def _heard(session: ListenerSession) -> Step:
+def heard(session: ListenerSession) -> Step:
+    """A listener: what it receives, and how late."""
     outlet, report = session.outlet, session.report
     s = outlet.settings
     if s.codec == "opus":
@@ -122,10 +123,15 @@ def _late(session: ListenerSession) -> str:
     latency, report = latency_ms(session), session.report
     if latency is None:
         return "no latency: it writes a file or is not playing"
-    clock = f"its clock runs {report.drift_ppm:+.1f} ppm fast, which resampling corrects"
-    return (
-        f"latency {latency:.1f} ms (`millrace latency`), {clock if report.locked else 'the clocks are being measured'}"
-    )
+    clock = "the clocks are being measured"
+    if session.drift.settled:
+        clock = f"its clock runs {_against(report.drift_ppm)}, which resampling corrects"
+    return f"latency {latency:.1f} ms (`millrace latency`), {clock}"
+
+
+def _against(ppm: float) -> str:
+    about = round(abs(ppm))
+    return f"about {about} ppm {'fast' if ppm > 0 else 'slow'}" if about else "as this machine's does"
 
 
 def explain_recorder(guest: Guest, node: Tap, recorder: RecorderStatus) -> list[Step]:
