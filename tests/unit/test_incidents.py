@@ -7,7 +7,7 @@ from msgspec import to_builtins
 
 from millrace.cli.incidents import line
 from millrace.client.blame import Blame
-from millrace.observe.incidents import INCIDENTS_MAX, INCIDENTS_PER_KIND_MAX, Incident, Incidents
+from millrace.observe.incidents import INCIDENTS_MAX, INCIDENTS_PER_KIND_MAX, NAMED_MAX, OTHERS, Incident, Incidents
 from millrace.symptoms import CAUSES
 from millrace.units import NS_PER_MS, NS_PER_S
 
@@ -48,6 +48,33 @@ def test_lasting_condition_is_one_incident_with_first_and_last_time() -> None:
         assert once["last"] - once["at"] == 171 and again["last"] == again["at"]
         assert " (× 20 until " in line(once) and "×" not in line(again)
     assert [change for change, _ in seen].count("new") == 4
+
+
+@pytest.mark.parametrize("named", ["who", "for", "by"])
+def test_nobody_is_accused_of_what_others_do_at_the_same_time(named: str) -> None:
+    made, _ = ring()
+    for n in range(20):
+        for who in ("token/3", "127.0.0.3") if n else ("token/3",):
+            made.record("rights", "refused", n * 500 * MS, evidence={named: who, "what": f"GET /{n}"})
+    assert [(one.evidence[named], one.count) for one in made] == [("token/3", 20), ("127.0.0.3", 19)]
+
+
+def test_many_who_do_the_same_are_counted_together_from_the_eleventh_on() -> None:
+    """Whoever has many addresses displaces nobody's incidents."""
+    made, seen = ring()
+    before = made.record("rights", "refused", 0, evidence={"who": "token/1"})
+    for second in range(1, 4 * INCIDENTS_PER_KIND_MAX):
+        for n in range(20):
+            who = f"10.0.{second % 256}.{n}"
+            made.record("rights", "refused", second * NS_PER_S + n * MS, evidence={"who": who, "what": "GET /"})
+    named = [one for one in made if one.whose != OTHERS]
+    (others,) = [one for one in made if one.whose == OTHERS]
+    assert before in made and len(named) == 1 + NAMED_MAX and {one.count for one in named} == {1}
+    assert others.evidence == {"who": OTHERS, "what": "GET /"} and others.count + NAMED_MAX == (second * 20)
+    assert ("remove", before.number) not in seen and made.totals()["", "rights", "refused"] == 1 + second * 20
+    # Once they are gone, who comes is named again.
+    again = made.record("rights", "refused", (second + 2) * NS_PER_S, evidence={"who": "10.9.9.9"})
+    assert again.evidence == {"who": "10.9.9.9"}
 
 
 def test_ring_is_bounded_and_totals_are_kept() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 
@@ -26,6 +27,11 @@ MERGE_NS = NS_PER_S
 LASTING = frozenset({("cycle", "cut short"), ("requests", "cut short")})
 """Lasting conditions: they are reported repeatedly while they last, with pauses."""
 MERGE_LASTING_NS = 60 * NS_PER_S
+WHO = ("who", "for", "by")
+"""Evidence that names somebody."""
+NAMED_MAX = 10
+"""Incidents of one kind in one guest that go on at the same time and name somebody. What others do is one more."""
+OTHERS = "others"
 
 
 class IncidentView(msgspec.Struct, frozen=True):
@@ -59,6 +65,8 @@ class Incident:
     stage: str
     cause: str
     evidence: Evidence
+    whose: str = ""
+    """Whom its evidence names, if anybody."""
     count: int = 1
     last_ns: HostNs = 0
     told_ns: HostNs = 0
@@ -89,6 +97,10 @@ Changed = Callable[[str, Incident], None]
 # while they last (`LASTING`) are given a minute. Totals count every symptom, merged or not, and are never reset, as a
 # counter of Prometheus must not be; they go with their guest.
 #
+# Whoever is named by the evidence is accused of all that is counted, so each has an incident of its own. Somebody with
+# many addresses would displace all others of the kind, so beyond `NAMED_MAX` at a time they are `OTHERS`, for as long
+# as there are such.
+#
 # `_latest` finds the incident to merge with, `_of_kind` and `_of_guest` the one to drop, which is the one whose last
 # report is longest ago: an incident that goes on is kept, and shown among the latest. When the guests together have too
 # many, the guest with the most loses its oldest, so each is sure of an equal share. The indexes must agree, and
@@ -101,7 +113,7 @@ class Incidents:
         self._ring: OrderedDict[int, Incident] = OrderedDict()
         self._of_guest: dict[str, OrderedDict[int, Incident]] = {"": OrderedDict()}
         self._of_kind: dict[tuple[str, str, str], OrderedDict[int, Incident]] = {}
-        self._latest: dict[tuple[str, str, str, str], Incident] = {}
+        self._latest: dict[tuple[str, str, str, str, str], Incident] = {}
         self._totals: Counter[tuple[str, str, str]] = Counter()
 
     def __iter__(self) -> Iterator[Incident]:
@@ -124,9 +136,15 @@ class Incidents:
         subject = printable(subject)
         at = now_ns if at_ns is None else at_ns
         self._totals[guest, stage, cause] += 1
-        earlier = self._latest.get((stage, cause, guest, subject))
         within_ns = MERGE_LASTING_NS if (stage, cause) in LASTING else MERGE_NS
-        if earlier is not None and at - earlier.last_ns <= within_ns:
+        shown = _printable(evidence or {})
+        key = (stage, cause, guest, subject)
+        whose = " ".join(str(shown[name]) for name in WHO if name in shown)
+        earlier = self._going_on(*key, whose, at - within_ns)
+        if earlier is None and whose and self._is_full(*key, at - within_ns):
+            whose, shown = OTHERS, {name: OTHERS if name in WHO else value for name, value in shown.items()}
+            earlier = self._going_on(*key, OTHERS, at - within_ns)
+        if earlier is not None:
             earlier.count += 1
             earlier.last_ns = max(at, earlier.last_ns)
             earlier.told_ns = now_ns
@@ -136,16 +154,30 @@ class Incidents:
             self._changed("change", earlier)
             return earlier
         wall = self._wall_ns() - (now_ns - at)
-        shown = _printable(evidence or {})
-        made = Incident(self._take_id(), at, wall, guest, subject, stage, cause, shown, last_ns=at, told_ns=now_ns)
+        made = Incident(
+            self._take_id(), at, wall, guest, subject, stage, cause, shown, whose, last_ns=at, told_ns=now_ns
+        )
         own = self._of_kind.setdefault((guest, stage, cause), OrderedDict())
         self._of_guest.setdefault(guest, OrderedDict())[made.number] = made
-        self._ring[made.number] = own[made.number] = self._latest[stage, cause, guest, subject] = made
+        self._ring[made.number] = own[made.number] = self._latest[*key, whose] = made
         self._changed("new", made)
         if len(own) > INCIDENTS_PER_KIND_MAX:
             self._forget(next(iter(own.values())))
         self._bound(guest)
         return made
+
+    def _going_on(
+        self, stage: str, cause: str, guest: str, subject: str, whose: str, since_ns: HostNs
+    ) -> Incident | None:
+        """The incident that a repetition belongs to."""
+        found = self._latest.get((stage, cause, guest, subject, whose))
+        return found if found is not None and found.last_ns >= since_ns else None
+
+    def _is_full(self, stage: str, cause: str, guest: str, subject: str, since_ns: HostNs) -> bool:
+        """Whether those who are named are enough, or others are counted together already."""
+        latest = list(islice(reversed(self._of_kind.get((guest, stage, cause), _NONE).values()), NAMED_MAX))
+        many = len(latest) == NAMED_MAX and all(one.last_ns >= since_ns for one in latest)
+        return many or self._going_on(stage, cause, guest, subject, OTHERS, since_ns) is not None
 
     def _bound(self, guest: str) -> None:
         """Drop the oldest if there are too many, of the daemon itself or of the guest with the most."""
@@ -164,7 +196,7 @@ class Incidents:
         del self._of_kind[kind][old.number]
         if not self._of_kind[kind]:
             del self._of_kind[kind]
-        key = (old.stage, old.cause, old.guest, old.subject)
+        key = (old.stage, old.cause, old.guest, old.subject, old.whose)
         if self._latest[key] is old:
             del self._latest[key]
         self._changed("remove", old)
