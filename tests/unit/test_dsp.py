@@ -107,7 +107,8 @@ def test_no_mix_exceeds_full_scale() -> None:
 
 FL, FR, FC, RL, RR, RC = (f"{depth}-{side}" for depth in ("front", "rear") for side in ("left", "right", "center"))
 LFE, SL, SR, MONO = "lfe", "side-left", "side-right", "mono"
-SURROUND_51 = (FL, FR, RL, RR, FC, LFE)
+FLC, FRC = "front-left-of-center", "front-right-of-center"
+SURROUND_51, SIDE_51 = (FL, FR, RL, RR, FC, LFE), (FL, FR, FC, LFE, SL, SR)
 # As PulseAudio 16.1 prints them: a row for each output.
 MIXES: list[tuple[tuple[str, ...], tuple[str, ...], list[list[float]]]] = [
     (SURROUND_51, (FL, FR), [[0.621, 0, 0.069, 0, 0.31, 0], [0, 0.621, 0, 0.069, 0.31, 0]]),
@@ -130,6 +131,25 @@ MIXES: list[tuple[tuple[str, ...], tuple[str, ...], list[list[float]]]] = [
     ((FL, FL, FR, FR), (FL, FR), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]),
     ((MONO, FL, FR), (FL, FR, FC), [[0.5, 0.5, 0], [0.5, 0, 0.5], [1, 0, 0]]),
     ((LFE,), (FL, FR), [[0], [0]]),
+    ((MONO, FL, FR), (MONO,), [[0.6, 0.2, 0.2]]),
+    # Side and rear loudspeakers stand in for each other, once, and before an average has used them.
+    (SIDE_51, SURROUND_51, [[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1],
+                            [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0]]),
+    (SURROUND_51, SIDE_51, [[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1],
+                            [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0]]),
+    (SIDE_51, DEFAULT_MAPS[8], [[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1],
+                                [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]]),
+    ((FL, FR, SL, SR), (FL, FR, RL, RR), [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+    ((FL, FR, FC, LFE, RC, SL, SR), (FL, FR, RL, RR), [[0.667, 0, 0.333, 0, 0, 0, 0], [0, 0.667, 0.333, 0, 0, 0, 0],
+                                                       [0, 0, 0, 0, 0.333, 0.667, 0], [0, 0, 0, 0, 0.333, 0, 0.667]]),
+    ((FL, FR, FC, LFE, RL, RR, FLC, FRC), SIDE_51,
+     [[0.9, 0, 0, 0, 0, 0, 0.1, 0], [0, 0.9, 0, 0, 0, 0, 0, 0.1], [0, 0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0],
+      [0, 0, 0, 0, 0.9, 0, 0.1, 0], [0, 0, 0, 0, 0, 0.9, 0, 0.1]]),
+    (SURROUND_51, (SL, SR), [[0.069, 0, 0.621, 0, 0.31, 0], [0, 0.069, 0, 0.621, 0.31, 0]]),
+    ((FL, SL), (RL, SL), [[0.1, 0.9], [0.1, 0.9]]),
+    ((FL, RL), (RL, SL), [[0, 1], [0.5, 0.5]]),
+    ((FL, RL), (FC, SL), [[0.5, 0.5], [0.5, 0.5]]),
+    ((RC, SL, SL), (RL,), [[0.2, 0.4, 0.4]]),
 ]  # fmt: skip
 
 

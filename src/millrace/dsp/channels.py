@@ -1,9 +1,10 @@
 """Channel maps: the matrix that converts one layout to another.
 
-The rules are PulseAudio 16.1's defaults. A channel goes to the output of the same name. An output without a namesake is
-made from the inputs on its side. An input without a namesake is folded into its side, or from the centre into both
-sides, at a lower level than the side's own channels. An output is scaled down if its inputs could add up to more than
-full scale, so a mix of full-scale channels does not clip. LFE goes only to LFE, or into mono with all the others.
+The rules are PulseAudio 16.1's defaults. A channel goes to the output of the same name. Side and rear loudspeakers
+stand in for each other. Any other output without a namesake is made from the inputs on its side. An input that goes
+nowhere is folded into its side, or from the centre into both sides, at a lower level than the side's own channels. An
+output is scaled down if its inputs could add up to more than full scale, so a mix of full-scale channels does not clip.
+LFE goes only to LFE, or into mono with all the others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ _OWN, _FOLDED = 0.9, 0.1
 """The gain of an output's own inputs when others are folded into it, and the total gain of those others."""
 _CENTRE_FOLDED = 0.5
 """The total gain of centre inputs in each of left and right, if there is no centre output."""
+_STAND_INS = {
+    "side-left": "rear-left",
+    "side-right": "rear-right",
+    "rear-left": "side-left",
+    "rear-right": "side-right",
+}
+"""The input for a surround output without a namesake. 5.1 comes in two layouts, which films and sinks mix freely."""
 
 
 def _side(name: str) -> str:
@@ -37,9 +45,9 @@ def _depth(name: str) -> str:
     return "front" if "front" in name else "rear" if "rear" in name else ""
 
 
-# The order of the steps matters. Namesakes come first, so that what follows sees which outputs are empty and which
-# inputs are heard. Filling outputs marks inputs as heard, and only inputs that go to no output are folded: a channel is
-# never both copied and folded. Centres are folded before the sides, because a fold scales what its outputs have so far.
+# The order of the steps matters. Outputs are filled in their own order: a surround input stands in only as long as no
+# earlier output was made from it. Only inputs that then go to no output are folded: a channel is never both copied and
+# folded. Centres are folded before the sides, because a fold scales what its outputs have so far.
 class _Mix:
     """A matrix under construction; each row is an output."""
 
@@ -51,31 +59,37 @@ class _Mix:
 
     def whole(self) -> Matrix:
         """The finished matrix: (source channels, target channels)."""
-        self._to_namesakes()
-        self._fill_outputs()
+        for to in range(len(self.target)):
+            self._to_namesakes(to)
+            if not self.rows[to].any():
+                self._fill(to)
         self._fold_centres()
         self._fold_side(_LEFT)
         self._fold_side(_RIGHT)
         return normalised(self.rows.T)
 
-    def _to_namesakes(self) -> None:
+    def _to_namesakes(self, to: int) -> None:
         """Mono goes to everything except LFE, and everything goes to mono."""
-        for to, output in enumerate(self.target):
-            for at, name in enumerate(self.source):
-                if output == _MONO:
-                    self._hear(to, [at], 1.0 / len(self.source))
-                elif name == output or (name == _MONO and output != _LFE):
-                    self._hear(to, [at], 1.0)
+        output = self.target[to]
+        for at, name in enumerate(self.source):
+            if name == output or (name == _MONO and output != _LFE):
+                self._hear(to, [at], 1.0)
+            elif output == _MONO:
+                self._hear(to, [at], 1.0 / len(self.source))
 
-    def _fill_outputs(self) -> None:
-        empty = [to for to, row in enumerate(self.rows) if _side(self.target[to]) and not row.any()]
-        for to in empty:
-            side = _side(self.target[to])
-            inputs = self._inputs(side)
-            if not inputs and side == _CENTRE:
-                inputs = self._inputs(_LEFT, _RIGHT)
-            if inputs:
-                self._hear(to, inputs, 1.0 / len(inputs))
+    def _fill(self, to: int) -> None:
+        if stand_ins := self._stand_ins(to):
+            self._hear(to, stand_ins, 1.0)
+            return
+        side = _side(self.target[to])
+        inputs = self._inputs(side)
+        if not inputs and side == _CENTRE:
+            inputs = self._inputs(_LEFT, _RIGHT)
+        self._hear(to, inputs, 1.0 / max(1, len(inputs)))
+
+    def _stand_ins(self, to: int) -> list[int]:
+        name = _STAND_INS.get(self.target[to])
+        return [at for at, one in enumerate(self.source) if one == name and at not in self.heard]
 
     def _fold_centres(self) -> None:
         if self._outputs(_CENTRE):
@@ -98,7 +112,7 @@ class _Mix:
                 self._hear(to, unheard, _FOLDED / len(unheard))
 
     def _inputs(self, *sides: str) -> list[int]:
-        return [at for at, name in enumerate(self.source) if _side(name) in sides]
+        return [at for at, name in enumerate(self.source) if _side(name) and _side(name) in sides]
 
     def _outputs(self, *sides: str) -> list[int]:
         return [to for to, name in enumerate(self.target) if _side(name) in sides]
