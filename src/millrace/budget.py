@@ -23,17 +23,25 @@ GUEST_BYTES_MAX = 256 * MIB
 """A guest's default memory budget."""
 GUEST_BYTES_MIN = 16_000_000
 """Anything smaller hardly fits one client of each kind."""
-ENCODERS, PROGRAMS, VIEWERS, LISTENERS, WATCHERS, CONNECTIONS = 0.875, 0.9375, 0.953125, 0.96875, 0.984375, 1.0
+ENCODERS, PROGRAMS, VIEWERS, LISTENERS, WATCHERS = 0.875, 0.9375, 0.953125, 0.96875, 0.984375
+REQUESTS, UNREAD, CONNECTIONS, MACHINES = 0.986, 0.988, 0.992, 1.0
 """How far each class of use may fill the budget. When a guest's programs have used up their share, a new connection
-can still inspect and repair the guest, and a few listeners and viewers can still connect. Only connections reach its
-end: of a machine whose session is up, nobody may take what that needs next."""
-SHARES: Mapping[float, float] = {WATCHERS: 0.25, LISTENERS: 0.25, VIEWERS: 0.125, ENCODERS: 0.625}
-"""What those who watch the state, hear and see the guest may hold of the budget, each class by itself. One
-film of 3840 × 2160 has room, and with its screen leaves programs a sixteenth."""
-FEW = 1 / 64
-"""The part of the budget up to which such a class may fill as much as its reach says: beyond, as much as encoders."""
+can still inspect and repair the guest, and a few listeners and viewers can still connect. Only machines reach its end:
+of one whose session is up, nobody may take what that needs next."""
+SHARES: Mapping[float, float] = {
+    WATCHERS: 0.25, LISTENERS: 0.25, VIEWERS: 0.125, ENCODERS: 0.625, REQUESTS: 0.25, UNREAD: PROGRAMS,
+}  # fmt: skip
+"""What those who watch the state, hear and see the guest may hold of the budget, each class by itself; and so requests
+with what is incomplete of messages, and what programs leave unread. One film of 3840 × 2160 has room, and with its
+screen leaves programs a sixteenth."""
+FEW: Mapping[float, float] = dict.fromkeys(SHARES, 1 / 64) | {REQUESTS: 1 / 256, UNREAD: 1 / 128}
+"""The part of the budget up to which such a class may fill as much as its reach says. Those of requests and of what is
+unread leave viewers, who come after them, some of theirs."""
+BEYOND: Mapping[float, float] = dict.fromkeys(SHARES, ENCODERS) | {UNREAD: PROGRAMS}
+"""How much such a class may fill beyond its few."""
 NAMES: Mapping[float, str] = {
     WATCHERS: "watchers", LISTENERS: "listeners", VIEWERS: "viewers", ENCODERS: "encoders of pictures",
+    REQUESTS: "requests", UNREAD: "unread messages",
 }  # fmt: skip
 """What those classes are called."""
 ENTRY_BYTES = 128
@@ -44,15 +52,20 @@ ENTRY_BYTES = 128
 # changes only after the budget has agreed, so a refusal leaves both sums as they were. An account that is closed lets
 # go of its budget first, so closing twice, or holding 0 afterwards, changes nothing; holding more than 0 then is
 # refused, because nothing would ever release it.
+#
+# A part counts among the class by whose reach it was last held, or the account's own class if it has one.
 class Account:
     """Memory held for one object, in named parts. Once closed it holds nothing, for good."""
 
-    __slots__ = ("_budget", "_parts", "among", "what")
+    __slots__ = ("_among", "_budget", "_parts", "among", "what", "who")
 
-    def __init__(self, budget: Budget | None, what: str, among: float | None = None) -> None:
-        self.what, self.among = what, among
-        """What it is, and the reach of the class with a share of its own (`SHARES`) among which all of it counts."""
+    def __init__(self, budget: Budget | None, what: str, among: float | None = None, who: str = "") -> None:
+        self.what, self.among, self.who = what, among, who
+        """What it is; the reach of the class with a share of its own (`SHARES`) among which all of it counts; and whose
+        it is: a principal's key, or empty where that does not matter."""
         self._budget = budget
+        self._among: dict[Hashable, float] = {}
+        """The parts that count among another class."""
         self._parts: dict[Hashable, int] = {}
 
     @property
@@ -76,12 +89,35 @@ class Account:
             if size:
                 raise BudgetError(f"this {self.what} has ended")
             return
+        reach = self._reach(name, reach)
         if more:
             self._budget.change(self, more, reach)
         if size:
             self._parts[name] = size
+            if reach in SHARES and self.among is None:
+                self._among[name] = reach
         else:
             self._parts.pop(name, None)
+            self._among.pop(name, None)
+
+    def _reach(self, name: Hashable, reach: float) -> float:
+        return self.among or self._among.get(name, reach)
+
+    def belong(self, who: str) -> None:
+        """From now on it is somebody else's."""
+        held = self._shared()
+        if self._budget is not None:
+            self._budget.moved(held, self.who, who)
+        self.who = who
+
+    def _shared(self) -> Counter[float]:
+        """What of it counts among each class with a share of its own."""
+        if self.among is not None:
+            return Counter({self.among: self.held})
+        held: Counter[float] = Counter()
+        for name, among in self._among.items():
+            held[among] += self._parts[name]
+        return held
 
     # No refusal is counted or reported here: the caller does without the memory (a shorter lane, a packet dropped), so
     # nothing was denied to the guest.
@@ -89,7 +125,7 @@ class Account:
         """Like `hold`, but returns False instead of raising, for callers with an alternative."""
         if self._budget is None:
             return size == 0
-        if not self._budget.has_room(size - self.part(name), self.among or reach):
+        if not self._budget.has_room(size - self.part(name), self._reach(name, reach), who=self.who):
             return False
         self.hold(name, size, reach)
         return True
@@ -103,9 +139,9 @@ class Account:
         """Release everything: the object has ended. Calling it again does nothing."""
         budget, self._budget = self._budget, None
         if budget is not None:
-            held = self.held
+            budget.closed(self, self.held, self._shared())
             self._parts.clear()
-            budget.closed(self, held)
+            self._among.clear()
 
 
 class Lack(NamedTuple):
@@ -114,6 +150,8 @@ class Lack(NamedTuple):
     among: str
     held: int
     limit: float
+    who: str = ""
+    """For a request: the principal whose hold most."""
 
 
 def _untold(what: str, lack: Lack) -> None:
@@ -136,10 +174,14 @@ class Budget:
         """What accounts that can spare something do before anybody is refused."""
         self._shared = dict.fromkeys(SHARES, 0)
         """What each class with a share of its own holds."""
+        self._requests: Counter[str] = Counter()
+        """What each principal holds among requests."""
 
-    def open(self, what: str, parts: Mapping[Any, int] | None = None, reach: float = PROGRAMS) -> Account:
+    def open(
+        self, what: str, parts: Mapping[Any, int] | None = None, reach: float = PROGRAMS, who: str = ""
+    ) -> Account:
         """Open an account that starts with `parts`; BudgetError, and no account, if they do not fit."""
-        account = Account(self, what, reach if reach in SHARES else None)
+        account = Account(self, what, reach if reach in SHARES else None, who)
         if parts:
             self.change(account, sum(parts.values()), reach)
             account._parts.update(parts)
@@ -148,12 +190,12 @@ class Budget:
 
     # The limit may be lowered below what is held. Nothing is taken away then, and parts may still shrink, because
     # whatever frees memory must never be refused for want of memory.
-    def has_room(self, more: int, reach: float, part: float = 1.0) -> bool:
+    def has_room(self, more: int, reach: float, part: float = 1.0, who: str = "") -> bool:
         """Whether `more` additional bytes fit, in this part of the class's share, if it has one.
 
         If they don't, what can be spared is given back first. Shrinking always fits, even while over the limit.
         """
-        return self._fits(more, reach, part) or (self._spared() and self._fits(more, reach, part))
+        return self._fits(more, reach, part, who) or (self._spared() and self._fits(more, reach, part, who))
 
     def _spared(self) -> bool:
         """Have given back what can be spared; whether anything was."""
@@ -162,31 +204,41 @@ class Budget:
             give_back()
         return self.held < before
 
-    def _fits(self, more: int, reach: float, part: float) -> bool:
+    # Requests are too short-lived for one to make room for another. Instead, a principal's leave free as much as they
+    # hold: half of what there is for the first one, and something for everybody else, however many it makes. A budget
+    # of its own is not divided.
+    def _fits(self, more: int, reach: float, part: float, who: str) -> bool:
         if more <= 0:
             return True
-        if reach in SHARES:
+        if reach == REQUESTS and who != self.whose:
+            more += self._requests[who]
+        if reach in SHARES and who != self.whose:
             shared = self._shared[reach] + more
             if shared > self.limit * SHARES[reach] * part:
                 return False
-            reach = reach if shared <= self.limit * FEW else ENCODERS
+            reach = reach if shared <= self.limit * FEW[reach] else BEYOND[reach]
         return self.held + more <= self.limit * reach
 
     def change(self, account: Account, more: int, reach: float) -> None:
         """Called by accounts: change the total by `more` bytes, which may be negative."""
-        if not self.has_room(more, account.among or reach):
+        reach = account.among or reach
+        if not self.has_room(more, reach, who=account.who):
             self.refusals += 1
-            lack = self._lack(more, account.among or reach)
+            lack = self._lack(more, reach, account.who)
             self._refused(account.what, lack)
             raise BudgetError(self._sentence(account.what, lack))
-        self._add(account, more)
+        self._add(more, reach, account.who)
 
-    def _lack(self, more: int, reach: float) -> Lack:
+    def _lack(self, more: int, reach: float, who: str) -> Lack:
         """What has no room for `more` bytes."""
+        whose = ""
+        if reach == REQUESTS:
+            more += self._requests[who]
+            whose = max(self._requests, key=self._requests.__getitem__, default=who)
         share = self.limit * SHARES.get(reach, 1.0)
         if reach in SHARES and self._shared[reach] + more > share:
-            return Lack(NAMES[reach], self._shared[reach], share)
-        return Lack("", self.held, self.limit)
+            return Lack(NAMES[reach], self._shared[reach], share, whose)
+        return Lack("", self.held, self.limit, whose)
 
     def _sentence(self, what: str, lack: Lack) -> str:
         amount = f"{lack.held / MIB:.0f} of the {lack.limit / MIB:.0f} MiB"
@@ -194,18 +246,36 @@ class Budget:
         cure = "close some of its streams, samples or connections"
         if lack.among:
             said, cure = f"the {lack.among} of {self.whose} hold {amount} that they may hold", "end some of them"
+            if lack.among == NAMES[REQUESTS]:
+                said += ", and nobody's may hold more than is left for others"
         return f"{said}: no room for this {what}; {cure}, or raise its `memory`"
 
-    def _add(self, account: Account, more: int) -> None:
+    def _add(self, more: int, reach: float, who: str) -> None:
         self.held += more
-        if account.among is not None:
-            self._shared[account.among] += more
+        self._share(more, reach, who)
 
-    def closed(self, account: Account, held: int) -> None:
+    def _share(self, more: int, reach: float, who: str) -> None:
+        """Count it among its class."""
+        if reach in SHARES:
+            self._shared[reach] += more
+        if reach == REQUESTS:
+            self._requests[who] += more
+            if not self._requests[who]:
+                del self._requests[who]
+
+    def moved(self, shared: Mapping[float, int], before: str, after: str) -> None:
+        """Called by accounts when one becomes somebody else's."""
+        for reach, size in shared.items():
+            self._share(-size, reach, before)
+            self._share(size, reach, after)
+
+    def closed(self, account: Account, held: int, shared: Mapping[float, int]) -> None:
         """Called by accounts when one closes."""
         self._accounts.discard(account)
         self.sparing.pop(account, None)
-        self._add(account, -held)
+        self.held -= held
+        for reach, size in shared.items():
+            self._share(-size, reach, account.who)
 
     def shares(self) -> dict[str, int]:
         """Bytes held by kind of object, largest first."""

@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from millrace.budget import CONNECTIONS, GUEST_BYTES_MIN
+from millrace.budget import GUEST_BYTES_MIN, MACHINES
 from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import parse_door
 from millrace.guest.machines.spice import SpiceMachine
@@ -121,7 +121,7 @@ def test_unread_and_unfinished_messages_are_charged_to_the_guest(tmp_path: Path,
         async with await asyncio.start_unix_server(serve, path), daemon_in(tmp_path, guests=small) as daemon:  # type: ignore[arg-type]
             guest, machines = daemon.worker.guests["alice"], []
             budget, refused = guest.graph.budget, set[str]()
-            budget.open("sample", {"data": int(budget.limit * CONNECTIONS) - budget.held - ROOM}, CONNECTIONS)
+            budget.open("sample", {"data": int(budget.limit * MACHINES) - budget.held - ROOM}, MACHINES)
             for n in range(3):
                 (tmp_path / f"door{n}").symlink_to(path)
                 machines.append(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from millrace.budget import CONNECTIONS, GUEST_BYTES_MIN
+from millrace.budget import GUEST_BYTES_MIN, MACHINES
 from millrace.guest.config import GuestConfig
 from millrace.guest.machines.address import DoorSpec, parse_door
 from millrace.guest.machines.attached import anywhere
@@ -35,7 +35,7 @@ def test_machine_beyond_budget_is_retried_when_there_is_room(tmp_path: Path, doo
         async with daemon_in(tmp_path, guests=small) as daemon:
             guest = daemon.worker.guest("alice")
             budget = guest.graph.budget
-            held = budget.open("sample", {"data": int(budget.limit * CONNECTIONS) - budget.held}, CONNECTIONS)
+            held = budget.open("sample", {"data": int(budget.limit * MACHINES) - budget.held}, MACHINES)
             machine = daemon.worker.attach(guest, parse_door(door.format(tmp_path / "machine")))
             await until(lambda: machine.error)
             assert "memory" in machine.error or "room" in machine.error

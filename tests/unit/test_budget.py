@@ -13,11 +13,15 @@ from millrace.budget import (
     ENCODERS,
     ENDED,
     LISTENERS,
+    MACHINES,
     MIB,
     NAMES,
     PROGRAMS,
+    REQUESTS,
     SHARES,
+    UNREAD,
     VIEWERS,
+    WATCHERS,
     Budget,
     Lack,
     size_of,
@@ -83,7 +87,7 @@ def test_properties_are_charged_with_their_overhead() -> None:
 def test_connections_and_listeners_have_reserve_beyond_streams() -> None:
     budget = Budget("the guest", 1000)
     budget.open("stream", {"node": 937})
-    for reach, room in ((VIEWERS, 15), (LISTENERS, 15), (CONNECTIONS, 33)):
+    for reach, room in ((VIEWERS, 15), (LISTENERS, 15), (WATCHERS, 15), (REQUESTS, 3), (CONNECTIONS, 7), (MACHINES, 8)):
         account = budget.open("connection", {"itself": room}, reach)
         with pytest.raises(BudgetError):
             account.hold("itself", room + 1, reach)
@@ -93,15 +97,15 @@ def test_connections_and_listeners_have_reserve_beyond_streams() -> None:
 def test_those_who_hear_and_see_leave_room_for_programs_and_for_the_machine() -> None:
     """However much they take, in whatever order, and also where a part of theirs is asked for by another reach."""
     budget = Budget("the guest", 1000)
-    machine = budget.open("connection", {"itself": 100}, CONNECTIONS)
-    for reach, share in SHARES.items():
+    machine = budget.open("connection", {"itself": 100}, MACHINES)
+    for reach, share in (item for item in SHARES.items() if item[0] != UNREAD):
         while budget.has_room(1, reach):
             account = budget.open("of theirs", {"itself": 1}, reach)
-            while account.fits("more", account.part("more") + 10, CONNECTIONS):
+            while account.fits("more", account.part("more") + 10, MACHINES):
                 pass
         assert budget._shared[reach] <= share * 1000
     assert budget.held <= 906
-    assert budget.open("stream").fits("node", 31) and machine.fits("partial", 62, CONNECTIONS)
+    assert budget.open("stream").fits("node", 31) and machine.fits("partial", 62, MACHINES)
 
 
 def test_refusal_for_a_classs_share_names_the_share_and_not_all_of_the_memory() -> None:
@@ -164,3 +168,60 @@ def test_what_can_be_spared_is_given_back_before_anybody_is_refused_and_not_with
     assert not budget.has_room(400, PROGRAMS) and len(asked) == 4, "what has ended is asked for nothing"
     film.may_spare(spare)
     assert not budget.has_room(400, PROGRAMS) and len(asked) == 4
+
+
+def fill(budget: Budget, who: str, size: int, reach: float = REQUESTS) -> int:
+    """Somebody opens as many as there is room for."""
+    number = 0
+    while budget.has_room(size, reach, who=who):
+        budget.open("request", {"body": size}, reach, who)
+        number += 1
+    return number
+
+
+def test_requests_of_one_leave_others_and_programs_and_the_machine_their_room() -> None:
+    budget = Budget("the guest", 256 * MIB)
+    took = [fill(budget, f"token/{n}", MIB // 8) / 8 for n in range(4)]
+    assert took == [32, 16, 8, 4] and budget.held == budget._shared[REQUESTS]
+    for reach in (PROGRAMS, VIEWERS, LISTENERS, WATCHERS, CONNECTIONS, MACHINES):
+        assert budget.has_room(100 * MIB if reach in (PROGRAMS, CONNECTIONS, MACHINES) else 4 * MIB, reach)
+
+
+def test_few_requests_are_answered_in_a_full_guest_whoever_holds_them_and_visitors_come_in() -> None:
+    budget = Budget("the guest", 256 * MIB)
+    budget.open("sample", {"data": 240 * MIB})
+    fill(budget, "token/1", 1024)
+    fill(budget, "guest/alice", 1024, UNREAD)
+    assert budget.has_room(256 * 1024, REQUESTS, who="token/2") and not budget.has_room(MIB, REQUESTS, who="token/2")
+    for reach in (VIEWERS, LISTENERS, WATCHERS, CONNECTIONS, MACHINES):
+        assert budget.has_room(MIB, reach), reach
+
+
+def test_refused_request_names_whose_the_others_are() -> None:
+    told = list[Lack]()
+    budget = Budget("guest alice", 256 * MIB, lambda what, lack: told.append(lack))
+    fill(budget, "token/1", MIB)
+    with pytest.raises(BudgetError, match=r"requests of guest alice hold 32 of the 64 MiB .* left for others: no room"):
+        budget.open("request", {"body": MIB}, REQUESTS, "token/1")
+    assert told == [Lack("requests", 32 * MIB, 64 * MIB, "token/1")]
+
+
+def test_own_budget_of_a_principal_is_not_divided() -> None:
+    budget = Budget("owner", 64 * MIB)
+    assert fill(budget, "owner", MIB) == 63
+
+
+def test_part_that_counts_among_requests_does_so_until_it_or_its_account_ends_whosever_it_is() -> None:
+    budget = Budget("the guest", 1_000_000)
+    account = budget.open("connection", {"itself": 1000}, CONNECTIONS, "guest/alice")
+    account.hold("message", 5000, REQUESTS)
+    account.hold("call", 700)
+    assert budget._shared[REQUESTS] == 5000 and budget._requests == {"guest/alice": 5000}
+    account.belong("token/1")
+    assert budget._requests == {"token/1": 5000}
+    account.hold("message", 0)
+    assert budget._shared[REQUESTS] == 0 and not budget._requests and budget.held == 1700
+    account.hold("message", 5000, REQUESTS)
+    account.close()
+    account.belong("token/2")
+    assert budget.held == budget._shared[REQUESTS] == 0 and not budget._requests

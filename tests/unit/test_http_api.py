@@ -53,7 +53,7 @@ def served(test: Callable[[TestClient[Any, Any], Commands, Budget], Awaitable[No
         async def known(request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> Any:
             request[PRINCIPAL] = OWNER
             try:
-                with closing(charged(request, commands.budget)):
+                with closing(charged(request, commands.budget, "owner")):
                     return await handler(request)
             except (ConfigError, BudgetError) as error:
                 return web.Response(status=error.status, text=str(error))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from millrace.budget import CONNECTIONS, ENCODERS, GUEST_BYTES_MAX, MIB, PROGRAMS, SHARES
+from millrace.budget import ENCODERS, GUEST_BYTES_MAX, MACHINES, MIB, PROGRAMS, SHARES
 from millrace.errors import BudgetError, CodecError, PeerLost
 from millrace.graph.pictures import Cursor, Shape
 from millrace.guest.sharing import RETRY_NS, Sharing, _displaced
@@ -87,7 +87,7 @@ def test_viewers_share_encoders_before_their_memory_is_what_the_machine_and_its_
     desk = Desk(encodes=True)
     budget = desk.home.admission.budget
     budget.limit = 16 * MIB
-    machine = budget.open("connection", {"itself": MIB}, CONNECTIONS)
+    machine = budget.open("connection", {"itself": MIB}, MACHINES)
     screen = desk.add()
     one = [watching(desk, fps) for fps in range(10, 16)]
     desk.run(300)
@@ -99,7 +99,7 @@ def test_viewers_share_encoders_before_their_memory_is_what_the_machine_and_its_
     desk.run(300)
     assert all(np.array_equal(remote.canvas, screen.pixels) and not remote.news(Fault) for remote in one + others)
     assert budget.refusals == 0 and not budget.has_room(3 * MIB, ENCODERS) and budget.has_room(3 * MIB, PROGRAMS)
-    machine.hold("itself", 4 * MIB, CONNECTIONS)
+    machine.hold("itself", 4 * MIB, MACHINES)
 
 
 def test_viewer_without_room_for_its_encoder_is_told_stays_and_sees_the_screen_when_there_is_room() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millrace.budget import CONNECTIONS, Budget
+from millrace.budget import MACHINES, Budget
 from millrace.doors.x11.door import BAND_PIXELS, SHAPE_PIXELS, X11Door
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.graph.model import Ids
@@ -424,7 +424,7 @@ class Bounded(Served):
         super().__init__(budget=self.budget)
 
     def _memory(self, size: int) -> tuple[int, memoryview]:
-        self.account.hold("copies", size, CONNECTIONS)
+        self.account.hold("copies", size, MACHINES)
         self.files.append(os.open(os.devnull, os.O_RDONLY))
         return self.files[-1], super()._memory(size)[1]
 

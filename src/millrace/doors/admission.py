@@ -85,9 +85,9 @@ class Admission:
         self.doors: list[Door] = []
         self.refused_logins = self.refused_captures = 0
 
-    def account(self, parts: Mapping[Any, int]) -> Account:
+    def account(self, parts: Mapping[Any, int], reach: float = CONNECTIONS) -> Account:
         """Open an account for a new connection's memory; BudgetError if the guest has no room for it."""
-        return self.budget.open("connection", parts, CONNECTIONS)
+        return self.budget.open("connection", parts, reach, self.principal.key)
 
     # -- by grants ---------------------------------------------------------------------------
 

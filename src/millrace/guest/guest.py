@@ -321,7 +321,7 @@ class Guest:
 
     def _no_memory(self, what: str, lack: Lack) -> None:
         held, limit = round(lack.held / MIB, 1), round(lack.limit / MIB, 1)
-        by = {"by": lack.among} if lack.among else {}
+        by = {key: word for key, word in (("by", lack.among), ("who", lack.who)) if word}
         evidence: Evidence = {"for": what, **by, "held_mib": held, "may_hold_mib": limit}
         self.report(Symptom("guest", "no memory", self.name, "", evidence))
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from millrace.budget import CONNECTIONS, MIB
+from millrace.budget import MIB, REQUESTS, UNREAD
 from millrace.doors.pulse.clientstreams import ClientStreams
 from millrace.doors.pulse.door import CLIENTS_MAX, PulseDoor
 from millrace.doors.pulse.formats import REFUSALS, CommandError, code_of, prop_text
@@ -83,6 +83,7 @@ class PulseClient(ClientStreams):
         self._handlers = handlers
         self._wire = PulseSession(state.wire)
         self._partial_bytes = state.wire.partial_bytes
+        self.account.fits("command", self._partial_bytes, REQUESTS)
         self._asking: Request | None = None
         self._begun: tuple[Request, Iterator[None]] | None = None
         self._storing: dict[int, Request] = {}
@@ -126,7 +127,7 @@ class PulseClient(ClientStreams):
     def _hold_partial(self) -> None:
         """Charge a partial command to the guest from its header on."""
         self._partial_bytes = self.state.wire.partial_bytes
-        self.account.hold("command", self._partial_bytes, CONNECTIONS)
+        self.account.hold("command", self._partial_bytes, REQUESTS)
 
     @property
     def known(self) -> bool:
@@ -182,7 +183,7 @@ class PulseClient(ClientStreams):
 
     def may_wait(self, waiting_bytes: int) -> bool:
         """See `Connection`: charged to the guest."""
-        return self.account.fits("waiting", waiting_bytes, CONNECTIONS)
+        return self.account.fits("waiting", waiting_bytes, UNREAD)
 
     # The request in progress is finished, not dropped: it may have moved half of a sink's streams. The client stays
     # in `door.clients` until its last stream is gone, so that every listed stream names a client that exists, and the
@@ -308,7 +309,7 @@ class PulseClient(ClientStreams):
         state, asking = self.state, self._asking
         assert asking is not None
         number, data = state.next_asked, self._wire.encoded(asking)
-        self.account.hold(("asked", number), ASKED_FACTOR * len(data), CONNECTIONS)
+        self.account.hold(("asked", number), ASKED_FACTOR * len(data), REQUESTS)
         state.asked[number], state.next_asked, self._asking = data, number + 1, None
 
         def answered(allow: bool) -> None:
@@ -418,7 +419,7 @@ class PulseClient(ClientStreams):
         """Add a record to a reply. A long reply is charged to the guest while it is being written."""
         reply.add(record)
         if reply.size > ANSWER_FREE:
-            self.account.hold("answer", reply.size, CONNECTIONS)
+            self.account.hold("answer", reply.size, UNREAD)
 
     def end_records(self, reply: RecordsReply) -> None:
         """Send a reply begun with `begin_records`."""

@@ -37,9 +37,9 @@ def weigh_props(account: Account, props: Props) -> None:
 
 
 def weights(state: ClientState) -> dict[Hashable, int]:
-    """What the connection holds: itself, its properties, a partial command, and its uploads."""
+    """What the connection holds from the start: itself, its properties and its uploads."""
     props = max(0, size_of(state.props) - CLIENT_BYTES["paid props"])
-    held: dict[Hashable, int] = {"props": props, "command": state.wire.partial_bytes}
+    held: dict[Hashable, int] = {"props": props}
     held.update(CLIENT_BYTES)
     return held | {("upload", channel): upload.weight for channel, upload in state.uploads.items()}
 

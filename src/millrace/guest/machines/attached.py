@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
-from millrace.budget import CONNECTIONS, ENDED
+from millrace.budget import ENDED, MACHINES
 from millrace.doors.machine import MachineDoor
 from millrace.doors.pushed import PushedStream
 from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
@@ -124,7 +124,7 @@ class AttachedMachine(ABC):
             try:
                 # Not to connect again and again to what is another guest's.
                 self._demand_place(self)
-                self._account = self.guest.admission.account({"itself": SESSION_BYTES})
+                self._account = self.guest.admission.account({"itself": SESSION_BYTES}, MACHINES)
                 await self._session()
             except (MillraceError, OSError, TimeoutError, EOFError) as error:
                 self._lost(error)
@@ -194,12 +194,12 @@ class AttachedMachine(ABC):
     def _may_wait(self) -> Callable[[int], bool]:
         """A check, for a new connection of the session, of whether so many bytes may wait for the machine to read."""
         part = object()
-        return lambda size: self._account.fits(part, size, CONNECTIONS)
+        return lambda size: self._account.fits(part, size, MACHINES)
 
     def _partial(self) -> Callable[[int], None]:
         """Books, for a new connection, the bytes of a partial message; BudgetError if they do not fit."""
         part = object()
-        return lambda size: self._account.hold(part, size, CONNECTIONS)
+        return lambda size: self._account.hold(part, size, MACHINES)
 
     async def _asked_within(self, seconds: float) -> bool:
         """Wait; True if somebody attached it again meanwhile."""

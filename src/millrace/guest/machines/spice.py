@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from millrace.absent import nothing
+from millrace.budget import MACHINES
 from millrace.doors.clipboard import ClipboardDoor
 from millrace.doors.pushed import REMOTE_PROFILE
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
@@ -197,7 +198,7 @@ class SpiceMachine(NetworkMachine):
         screen = self._screens.get(number)
         if screen is None:
             try:
-                account = self.guest.admission.account({"itself": SCREEN_BYTES})
+                account = self.guest.admission.account({"itself": SCREEN_BYTES}, MACHINES)
             except BudgetError as error:
                 self._missed(number, tls, str(error))
                 return

@@ -8,9 +8,10 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from millrace.budget import CONNECTIONS
+from millrace.budget import MACHINES, PROGRAMS
 from millrace.doors.x11.door import X11Door
 from millrace.errors import ConfigError, PeerLost
+from millrace.graph.pictures import PIXEL_BYTES
 from millrace.guest.home import Home
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
@@ -83,10 +84,10 @@ class X11Machine(AttachedMachine):
             unfinished=lambda: wire.unfinished or door.busy, gone=left.set,
         )  # fmt: skip
 
-    # The mapping lives as long as something refers to it.
+    # The mapping lives as long as something refers to it. What stands for a picture without room needs none itself.
     def _memory(self, size: int) -> tuple[int, memoryview]:
         """Memory to share with the server, charged to the session in place of the one before."""
-        self._account.hold("copies", size, CONNECTIONS)
+        self._account.hold("copies", size, MACHINES if size <= PIXEL_BYTES else PROGRAMS)
         fd, mapping = shared_memory(size)
         return fd, memoryview(mapping)
 

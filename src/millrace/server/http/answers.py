@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from millrace.budget import CONNECTIONS, Budget
+from millrace.budget import REQUESTS, Budget
 from millrace.errors import BudgetError, MillraceError, lacking
 from millrace.server.http.reading import READ_S, ReadInTime
 from millrace.wire.native.messages import FRAME_MAX, packed
@@ -107,11 +107,13 @@ async def _leaf(value: Any, step: _Step, items: int = 0) -> msgspec.Raw:
 
 # A response that was made but not read is memory that a client makes the daemon hold. It is charged before it is
 # sent, and must be read on, so a client can't keep many of them by not reading.
-async def send(request: web.Request, body: bytes, headers: dict[str, str], budget: Budget) -> web.StreamResponse:
+async def send(
+    request: web.Request, body: bytes, headers: dict[str, str], budget: Budget, who: str
+) -> web.StreamResponse:
     """Send `body`; BudgetError, before anything is sent, if the reader's budget has no room for it."""
     if len(body) <= SMALL:
         return web.Response(body=body, headers=headers)
-    account = budget.open("answer", {"body": len(body)}, CONNECTIONS)
+    account = budget.open("answer", {"body": len(body)}, REQUESTS, who)
     answer = web.StreamResponse(headers=headers)
     answer.content_length = len(body)
     at = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from millrace.budget import CONNECTIONS, Account, Budget
+from millrace.budget import REQUESTS, Account, Budget
 from millrace.control.plane import Operations
 from millrace.control.table import Command
 from millrace.errors import ConfigError
@@ -60,14 +60,14 @@ async def _whole(request: web.Request) -> bytes:
 
 # A body that is withheld, or whose request waits for a turn or for the disk, is memory that a client makes the daemon
 # hold. It is charged as soon as its size is announced and its sender known.
-def charged(request: web.Request, budget: Budget) -> Account:
+def charged(request: web.Request, budget: Budget, who: str) -> Account:
     """An account that holds the request's body; BudgetError if its sender's budget has no room for it."""
     most = request.client_max_size
     size = 0 if not request.can_read_body else most if request.content_length is None else request.content_length
     if size > most:
         raise web.HTTPRequestEntityTooLarge(most, size)
     cost = REQUEST_BYTES + BODY_COPIES * size if size > SMALL_BODY else 0
-    return budget.open("request", {"body": cost}, CONNECTIONS)
+    return budget.open("request", {"body": cost}, REQUESTS, who)
 
 
 class Api:
@@ -89,7 +89,7 @@ class Api:
             result = await self._operations.run(principal, command.name, await arguments_of(request))
             body = (await as_json(result)).encode()
             headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
-            return await send(request, body, headers, budget)
+            return await send(request, body, headers, budget, principal.key)
 
         return web.route(command.method, PREFIX + command.path, handle)
 
@@ -98,4 +98,6 @@ class Api:
         if not self._description:
             self._description = json.dumps(describe(self._operations.table, PREFIX)).encode()
         headers = {"Content-Type": "application/json; charset=utf-8"}
-        return await send(request, self._description, headers, self._operations.budget_of(principal_of(request)))
+        principal = principal_of(request)
+        budget = self._operations.budget_of(principal)
+        return await send(request, self._description, headers, budget, principal.key)

@@ -140,7 +140,7 @@ class Web:
         async def serve() -> web.StreamResponse:
             return await handler(request)
 
-        with closing(charged(request, self._plane.budget_of(principal))):
+        with closing(charged(request, self._plane.budget_of(principal), principal.key)):
             return await turns.do(serve())
 
     async def _guarded(self, gate: Gate, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -224,7 +224,8 @@ class Web:
     async def _metrics(self, request: web.Request) -> web.StreamResponse:
         principal = principal_of(request)
         text = self._plane.metrics(principal)
-        return await send(request, text, {"Content-Type": CONTENT_TYPE_LATEST}, self._plane.budget_of(principal))
+        headers = {"Content-Type": CONTENT_TYPE_LATEST}
+        return await send(request, text, headers, self._plane.budget_of(principal), principal.key)
 
     async def _health(self, request: web.Request) -> web.Response:
         """Liveness. Needs no token, for load balancers, and reveals nothing else."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from millrace.absent import nothing
-from millrace.budget import CONNECTIONS
+from millrace.budget import CONNECTIONS, REQUESTS, UNREAD
 from millrace.control.livesessions import Leave
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.control.registry import Encode, native_frames
@@ -77,8 +77,11 @@ class NativeSession:
     def __init__(self, server: Entrance, sock: socket.socket, state: SessionState) -> None:
         self.server, self._plane, self.state = server, server.plane, state
         self.subject = state.subject
-        budget = self._plane.budget_of(OWNER) if server.guest is None else server.guest.admission.budget
-        self.account = budget.open("connection", {"itself": SESSION_BYTES}, CONNECTIONS)
+        if server.guest is None:
+            budget, who = self._plane.budget_of(OWNER), OWNER.key
+        else:
+            budget, who = server.guest.admission.budget, server.guest.admission.principal.key
+        self.account = budget.open("connection", {"itself": SESSION_BYTES}, CONNECTIONS, who)
         self._leave: Leave = nothing
         self.encode: Encode = native_frames
         self.closed = self._freezing = False
@@ -93,7 +96,7 @@ class NativeSession:
         self.server.listeners.arrive(self)
         self.connection = FdStream(
             sock, self.wire, self._after, self._ended, last_word=self._last_word, turns=server.turns,
-            may_wait=lambda unsent: self.account.fits("unread", unsent, CONNECTIONS), whose=server.label,
+            may_wait=lambda unsent: self.account.fits("unread", unsent, UNREAD), whose=server.label,
             gone=self._gone, outgoing=state.outgoing,
         )  # fmt: skip
         self.is_behind = self.connection.is_behind
@@ -276,7 +279,7 @@ class NativeSession:
     # -- receiving -------------------------------------------------------------------------------
 
     def _after(self) -> None:
-        self.account.hold("message", self.wire.partial_bytes, CONNECTIONS)
+        self.account.hold("message", self.wire.partial_bytes, REQUESTS)
         for message, _ in self.wire.events():
             if self.closed:
                 return
@@ -345,6 +348,7 @@ class NativeSession:
     def _enter(self) -> None:
         """Register the authenticated session under its principal."""
         principal = self.principal
+        self.account.belong(principal.key)
         self._leave = self._plane.enter(principal, lambda why: self.end(why, "rights"), self._lose)
         self.connection.turns = self._plane.turns_of(principal)
 
