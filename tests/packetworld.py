@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from millrace.budget import Budget
-from millrace.graph.packetqueue import Lane, PacketQueue
+from millrace.graph.packetlane import Lane
+from millrace.graph.packetqueue import PacketQueue
 from millrace.graph.packets import Track
 from millrace.graph.seat import Seat
 from millrace.media.packet import (

@@ -19,311 +19,21 @@ queue counts as full.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
 
 from millrace.absent import nothing
 from millrace.budget import LISTENERS, Account
-from millrace.errors import BudgetError
-from millrace.graph.packetcache import HOLD_STEP, rounded_up
-from millrace.graph.packets import Subscription, Track
+from millrace.graph.packetcache import rounded_up
+from millrace.graph.packetlane import DROP_SHARE, FOREVER, SOUND_NS_MAX, Lane
+from millrace.graph.packets import Track
 from millrace.graph.seat import Watcher
-from millrace.media.packet import Cache, Demand, End, Flags, Gap, Item, KeyFrame, Kind, Packet, Parameters, TrackInfo
-from millrace.units import NS_PER_S, HostNs, MediaNs
+from millrace.media.packet import Cache, Demand, End, Item, Kind
+from millrace.units import HostNs
 
 BYTES_MAX = 1024 * 1024
 PACKETS_MAX = 2048
-PICTURES_NS_MAX = NS_PER_S // 2
-SOUND_NS_MAX = NS_PER_S
-"""The longest that queued packets may have waited."""
-DROP_SHARE = 4
-"""Sound and data are dropped a quarter at a time, so that the next packet does not exceed the bound again."""
-_KEY, _END, _DISPOSABLE = int(Flags.KEY), int(Flags.END), int(Flags.DISPOSABLE)
-
-
-class Entry(NamedTuple):
-    """A queued item. `spare` ones count only against the budget; `lost` is the number of packets missing before it."""
-
-    order: int
-    item: Item
-    weight: int = 0
-    spare: bool = False
-    lost: int = 0
-
-
-# Two flags decide about packets that follow a drop. `_skips_unit`: the unit that lost a part is dropped to its end.
-# `_waits_for_key`: a picture is missing that later ones need, so everything up to the next key packet is dropped. A key
-# packet clears both, because it needs nothing before it.
-class Lane:
-    """The queued items of one track; a `PacketSink`."""
-
-    def __init__(self, queue: PacketQueue, info: TrackInfo) -> None:
-        self.info = info
-        self.subscription: Subscription | None = None
-        self.dropped = 0
-        """Packets dropped since it joined."""
-        self.bytes = 0
-        """Its bytes that count against the bound."""
-        self._queue = queue
-        self._entries: deque[Entry] = deque()
-        self._arrivals: deque[HostNs] = deque()
-        self._disposables = 0
-        self._lost = 0
-        self._resume_ns: MediaNs = 0
-        self._waits_for_key = False
-        self._skips_unit = False
-        self._late_ns = PICTURES_NS_MAX if info.kind is Kind.VIDEO else SOUND_NS_MAX
-        self._yields = info.kind is not Kind.AUDIO
-        self._unit_taken = True
-        """The last packet taken ended its access unit. If not, the rest of that unit must not be dropped."""
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    @property
-    def broken(self) -> bool:
-        """Whether something was dropped that the next packets need."""
-        return self._waits_for_key or self._skips_unit or bool(self._lost)
-
-    @property
-    def turn(self) -> tuple[bool, int]:
-        """Sort key for `take`: the lane with the lowest is next."""
-        return self._yields, self._entries[0].order
-
-    @property
-    def late_ns(self) -> HostNs:
-        """How long its packets may wait."""
-        return self._late_ns
-
-    @property
-    def oldest_ns(self) -> HostNs | None:
-        """Arrival time of the oldest packet that counts against the bounds."""
-        return self._arrivals[0] if self._arrivals else None
-
-    # -- the track's side ------------------------------------------------------------------------
-
-    def begin(self, items: tuple[Item, ...]) -> None:
-        """See `PacketSink`."""
-        weights = [_weight(item) for item in items]
-        if not self._queue.reserve(sum(weights)):
-            raise BudgetError(f"no room for the last pictures of track {self.info.key}")
-        for item, weight in zip(items, weights, strict=True):
-            if isinstance(item, Gap):
-                self._lost += item.dropped
-            else:
-                self._append(Entry(self._queue.next_order(), item, weight, True, self._missing(item)))
-
-    def push(self, item: Item) -> None:
-        """See `PacketSink`."""
-        if isinstance(item, Packet):
-            self._push_packet(item)
-        elif isinstance(item, Gap):
-            self._lost += item.dropped
-        else:
-            self._push_state(item)
-
-    def _push_packet(self, packet: Packet) -> None:
-        # Runs for every packet of every subscriber: what the other methods do in steps is inlined here.
-        self._resume_ns = packet.pts_ns + packet.duration_ns
-        flags, arrived_ns, weight, queue = int(packet.flags), packet.arrived_ns, packet.weight, self._queue
-        if (self._waits_for_key or self._skips_unit) and self._left_out(flags):
-            self._lost += 1
-            self.dropped += 1
-            self.ask(arrived_ns)
-            return
-        self._entries.append(Entry(queue.next_order(), packet, weight, False, self._lost))
-        self._arrivals.append(arrived_ns)
-        self._lost = 0
-        if flags & _DISPOSABLE:
-            self._disposables += 1
-        self.bytes += weight
-        queue.bytes += weight
-        queue.held += weight
-        queue.packets += 1
-        if queue.full or arrived_ns - self._arrivals[0] > self._late_ns:
-            queue.fit(self, arrived_ns)
-            self.ask(arrived_ns)
-        queue.wake()
-
-    def _missing(self, item: Item) -> int:
-        """Packets missing before `item`; only a packet or an end reports them."""
-        lost = 0
-        if self._lost and isinstance(item, Packet | End):
-            lost, self._lost = self._lost, 0
-        return lost
-
-    def _left_out(self, flags: int) -> bool:
-        """Whether a packet must be dropped because of what was dropped before it."""
-        if flags & _KEY:
-            self._waits_for_key = self._skips_unit = False
-        if self._waits_for_key:
-            return True
-        if self._skips_unit:
-            self._skips_unit = not flags & _END
-            return True
-        return False
-
-    def _push_state(self, item: Item) -> None:
-        """Queue parameters, a segment or an end; of two of a kind with no packet in between only the later stays."""
-        tail: list[Entry] = []
-        while self._entries and not isinstance(self._entries[-1].item, Packet):
-            entry = self._entries.pop()
-            self._tally(entry, -1)
-            if type(entry.item) is not type(item):
-                tail.append(entry)
-        for entry in reversed(tail):
-            self._append(entry)
-        self._append(Entry(self._queue.next_order(), item, _weight(item), False, self._missing(item)))
-        self._queue.reserve(0)
-        self._queue.wake()
-
-    def _append(self, entry: Entry) -> None:
-        self._entries.append(entry)
-        self._tally(entry, 1)
-        if isinstance(entry.item, Packet):
-            self._disposables += bool(int(entry.item.flags) & _DISPOSABLE)
-            if not entry.spare:
-                self._arrivals.append(entry.item.arrived_ns)
-
-    def _tally(self, entry: Entry, sign: int) -> None:
-        _, item, weight, spare, _ = entry
-        queue, weight = self._queue, sign * weight
-        queue.held += weight
-        if not spare:
-            self.bytes += weight
-            queue.bytes += weight
-            if isinstance(item, Packet):
-                queue.packets += sign
-
-    def ask(self, now_ns: HostNs) -> None:
-        """Request a key frame if the lane waits for one, but only once it is empty: sooner would add to the backlog."""
-        if self._waits_for_key and not self._entries and self.subscription is not None:
-            self.subscription.upstream(KeyFrame(), now_ns)
-
-    # -- the connection's side -------------------------------------------------------------------
-
-    def take(self) -> tuple[Item, ...]:
-        """The lane's next item, preceded by a Gap if packets are missing."""
-        _, item, _, spare, lost = entry = self._entries.popleft()
-        self._tally(entry, -1)
-        if isinstance(item, Packet):
-            flags = int(item.flags)
-            self._unit_taken = bool(flags & _END)
-            if flags & _DISPOSABLE:
-                self._disposables -= 1
-            if not spare:
-                self._arrivals.popleft()
-        if not lost:
-            return (item,)
-        return Gap(lost, item.pts_ns if isinstance(item, Packet) else self._resume_ns), item
-
-    # -- dropping --------------------------------------------------------------------------------
-
-    def drop_disposables(self) -> bool:
-        """Drop pictures that no other needs; False if there are none."""
-        if not self._disposables:
-            return False
-        return self._leave_out(self._first(), len(self._entries), lambda packet: packet.flags & _DISPOSABLE != 0)
-
-    def drop_group(self) -> bool:
-        """Drop the oldest group of pictures; False if nothing can be dropped."""
-        first = self._first()
-        packets = self._packets(first)
-        if not packets:
-            return False
-        begins = packets[0][1].flags & _KEY
-        later = next((at for at, packet in packets[1:] if packet.flags & _KEY), None)
-        if later is not None:
-            return self._leave_out(first, later)
-        if not begins:
-            self._waits_for_key = True
-            return self._leave_out(first, len(self._entries))
-        return self._keep_key(packets)
-
-    def _packets(self, first: int) -> list[tuple[int, Packet]]:
-        """The packets from an index on, with their indexes."""
-        return [
-            (at, entry.item) for at, entry in enumerate(self._entries) if at >= first and isinstance(entry.item, Packet)
-        ]
-
-    # Marking the key frame as spare frees room without dropping anything, so `fit` makes progress; once all is spare,
-    # nothing is left to drop here and it says so. Otherwise `fit` would not end.
-    def _keep_key(self, packets: list[tuple[int, Packet]]) -> bool:
-        """Drop all but the key frame of the only group, which is then exempt from the bounds."""
-        ends = next((at for at, packet in packets if packet.flags & _END), packets[-1][0])
-        if ends < packets[-1][0]:
-            self._waits_for_key = True
-            return self._leave_out(ends + 1, len(self._entries))
-        if all(self._entries[at].spare for at, _ in packets):
-            return False
-        self._rebuild([entry._replace(spare=True) for entry in self._entries])
-        return True
-
-    def drop_oldest(self, before_ns: HostNs | None = None) -> bool:
-        """Drop, by whole access units, what arrived before a time, or the oldest quarter."""
-        first = self._first()
-        packets = self._packets(first)
-        if before_ns is None:
-            gone = packets[: max(1, len(packets) // DROP_SHARE)]
-        else:
-            gone = [(at, packet) for at, packet in packets if packet.arrived_ns < before_ns]
-        if not gone:
-            return False
-        ends = (at for at, packet in packets if at >= gone[-1][0] and packet.flags & _END)
-        return self._leave_out(first, next(ends, len(self._entries) - 1) + 1)
-
-    def drop_all(self) -> bool:
-        """Drop whatever can be: there is no memory for it."""
-        self._waits_for_key = self._waits_for_key or self.info.kind is Kind.VIDEO
-        return self._leave_out(self._first(), len(self._entries))
-
-    def _first(self) -> int:
-        """The first index that may be dropped: after the rest of an access unit of which part was taken."""
-        if self._unit_taken:
-            return 0
-        ends = (at for at, packet in self._packets(0) if packet.flags & _END)
-        return next(ends, len(self._entries) - 1) + 1
-
-    def _leave_out(self, first: int, end: int, which: Callable[[Packet], bool] = lambda packet: True) -> bool:
-        """Drop packets between two indexes; the next remaining packet or end carries their number."""
-        kept: list[Entry] = []
-        states: dict[type[Item], Entry] = {}
-        before, lost, last = self.dropped, 0, None
-        for at, entry in enumerate(self._entries):
-            item = entry.item
-            if isinstance(item, Packet) and first <= at < end and which(item):
-                lost, self.dropped, last = lost + entry.lost + 1, self.dropped + 1, item
-            elif isinstance(item, Packet | End):
-                kept += [*states.values(), entry._replace(lost=lost + entry.lost)]
-                states, lost, last = {}, 0, None
-            else:
-                states.pop(type(item), None)
-                states[type(item)] = entry
-        self._lost += lost
-        # The last access unit dropped is incomplete: drop its remaining parts when they arrive.
-        self._skips_unit = self._skips_unit or (last is not None and not last.flags & _END)
-        self._rebuild([*kept, *states.values()])
-        return self.dropped > before
-
-    def _rebuild(self, entries: Iterable[Entry]) -> None:
-        for entry in self._entries:
-            self._tally(entry, -1)
-        self._entries.clear()
-        self._arrivals.clear()
-        self._disposables = 0
-        for entry in entries:
-            self._append(entry)
-
-    def clear(self) -> None:
-        """Discard everything."""
-        self._rebuild(())
-
-
-def _weight(item: Item) -> int:
-    if isinstance(item, Packet):
-        return item.weight
-    return len(item.extradata) if isinstance(item, Parameters) else 0
+LANE_BYTES = 2 * 1024
+"""What a lane takes, with its place among the subscribers of its track."""
 
 
 class PacketQueue:
@@ -338,7 +48,8 @@ class PacketQueue:
         self.held = 0
         """Bytes, including those exempt from the bounds."""
         self._account = account
-        self._reserved = 0
+        self._reserved = self._room = 0
+        """What is reserved in the budget, and how much of that is for packets."""
         self._order = 0
 
     def join(self, track: Track, who: Watcher, now_ns: HostNs, demand: Demand | None = None) -> Lane:
@@ -354,8 +65,6 @@ class PacketQueue:
 
     def leave(self, lane: Lane) -> None:
         """Unsubscribe from a track and discard what is queued of it."""
-        if lane.subscription is not None:
-            lane.subscription.leave()
         self._remove(lane)
 
     def close(self) -> None:
@@ -364,7 +73,11 @@ class PacketQueue:
             self.leave(lane)
         self.wake = nothing
 
+    # The track's subscription has the lane, and the lane has that: a cycle (daemon/collector.py), whichever ended.
     def _remove(self, lane: Lane) -> None:
+        subscription, lane.subscription = lane.subscription, None
+        if subscription is not None:
+            subscription.leave()
         lane.clear()
         if lane in self.lanes:
             self.lanes.remove(lane)
@@ -384,7 +97,7 @@ class PacketQueue:
         first.ask(now_ns)
         # Given back only when empty, and by steps: a queue that hovers around one step would otherwise ask the budget
         # for each packet.
-        if not self.held and self._reserved > HOLD_STEP:
+        if not self.held and self._reserved > self._needed(0):
             self.reserve(0)
         return first, items
 
@@ -398,15 +111,20 @@ class PacketQueue:
     @property
     def full(self) -> bool:
         """Whether it holds more than it may, or more than was reserved in the budget."""
-        return self.bytes > BYTES_MAX or self.packets > PACKETS_MAX or self.held > self._reserved
+        return self.bytes > BYTES_MAX or self.packets > PACKETS_MAX or self.held > self._room
+
+    def _needed(self, more: int) -> int:
+        """What must be reserved for the lanes, what is held and `more`."""
+        return rounded_up(LANE_BYTES * len(self.lanes) + self.held + more)
 
     def reserve(self, more: int) -> bool:
-        """Whether the budget has room for what is held and `more`; one step stays reserved while there are lanes."""
-        needed = rounded_up(max(self.held + more, len(self.lanes) and 1))
+        """Whether the budget has room for the lanes, what is held and `more`."""
+        needed = self._needed(more)
         if needed != self._reserved:
             if not self._account.fits("queue", needed, self._share):
                 return False
             self._reserved = needed
+        self._room = needed - LANE_BYTES * len(self.lanes)
         return True
 
     def fit(self, lane: Lane, now_ns: HostNs) -> None:
@@ -423,12 +141,14 @@ class PacketQueue:
             return
         if lane.info.kind is Kind.AUDIO:
             # The connection can't even carry the sound, so all pictures go before any of it does.
-            while self._drop_pictures():
-                pass
+            for pictures in self._lanes(Kind.VIDEO):
+                pictures.drop_disposables()
+                while pictures.drop_group(FOREVER):
+                    pass
             lane.drop_oldest(now_ns - SOUND_NS_MAX + SOUND_NS_MAX // DROP_SHARE)
         elif lane.info.kind is Kind.VIDEO:
             while lane.oldest_ns is not None and now_ns - lane.oldest_ns > limit_ns:
-                if not lane.drop_disposables() and not lane.drop_group():
+                if not lane.drop_disposables() and not lane.drop_group(now_ns - limit_ns):
                     break
 
     def _drop(self) -> bool:

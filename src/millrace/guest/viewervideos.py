@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from millrace.budget import VIEWERS, Account
 from millrace.errors import GraphError
-from millrace.graph.packetqueue import Lane, PacketQueue
+from millrace.graph.packetlane import Lane
+from millrace.graph.packetqueue import PacketQueue
 from millrace.graph.pictures import Overlay, visible
 from millrace.graph.seat import Watcher
 from millrace.graph.tracks import Tracks
