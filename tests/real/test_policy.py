@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from millrace.dsp.measure import level_dbfs
 from millrace.io.peers import identity_of, sandbox_of_cgroup
 from millrace.sim.signals import count, sine
 
-from .conftest import Bus, need, read_wav, trimmed, wait_for, write_wav
+from .conftest import MILLRACE, Bus, need, read_wav, trimmed, wait_for, write_wav
 from .test_clients import PCM, judge_numbered, s16
 
 pytestmark = pytest.mark.real
@@ -258,6 +259,25 @@ def test_other_mount_namespace_is_a_container_and_its_paths_are_ignored(bus: Bus
     done = subprocess.run([*inside, "pactl", "info"], env=bus.env, capture_output=True, text=True, timeout=20)
     assert done.returncode != 0 and "denied" in done.stderr.lower()
     bus.run("pactl", "info")
+
+
+@pytest.mark.beside
+def test_daemon_in_a_container_serves_programs_that_have_no_number_there(tmp_path: Path) -> None:
+    """As with the daemon in one container and the programs in another, or on the host."""
+    need("unshare", "pactl")
+    own = [] if os.geteuid() == 0 else ["--map-current-user"]
+    bus = Bus(tmp_path)
+    bus.command = ["unshare", *own, "--pid", "--fork", "--kill-child=SIGTERM", *MILLRACE]
+    bus.start()
+    try:
+        bus.run("pactl", "info")
+        bus.cli("revoke", "connect", "--program", "container:*")
+        denied = subprocess.run(["pactl", "info"], env=bus.env, capture_output=True, text=True, timeout=20)
+        assert denied.returncode != 0 and "denied" in denied.stderr.lower()
+        assert "Traceback" not in bus.log.read_text()
+    finally:
+        # `unshare` heeds nothing less while it waits; the daemon is told to end then.
+        bus.stop(signal.SIGKILL)
 
 
 @pytest.mark.beside

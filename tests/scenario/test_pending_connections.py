@@ -325,6 +325,26 @@ def test_listener_whose_timer_fails_ends_alone(tmp_path: Path, monkeypatch: pyte
     running(tmp_path, test)
 
 
+def test_connection_that_nobody_could_take_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """A bug there must not leave it open, with a program that waits for an answer."""
+
+    def fail(sock: socket.socket) -> None:
+        raise ValueError("a bug")
+
+    async def test() -> bytes:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+            client.setblocking(False)
+            acceptor = Acceptor(listener, PendingConnections(), Turns(), fail)
+            async with asyncio.timeout(10):
+                await loop.sock_connect(client, listener.getsockname())
+                got = await loop.sock_recv(client, 1)
+            acceptor.close()
+            return got
+
+    assert asyncio.run(test()) == b"" and "a bug" in caplog.text
+
+
 def test_connection_with_a_high_descriptor_displaces_two(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> list[bool]:
         door, connections = PendingConnections(), [Connection() for _ in range(4)]

@@ -21,6 +21,7 @@ from millrace.doors.microphone import MicrophoneStream
 from millrace.doors.native.playback import NativePlayback
 from millrace.doors.native.record import NativeRecord
 from millrace.doors.native.state import PlaybackState, RecordState
+from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pushed import PushedStream, new_stream
 from millrace.dsp.convert import SampleFormat, encode
 from millrace.graph.model import NOTHING, Stream, Tap
@@ -247,6 +248,28 @@ def test_native_client_that_wrote_once_is_silent_from_then_on(pause_s: float) ->
     case.rig.run(1.0)
     assert case.stream.underruns == 2
     assert abs(feed.silent_since_ns - began_ns) < 50 * NS_PER_MS
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 60.0])
+def test_pulseaudio_client_is_silent_since_before_its_underrun_and_not_in_the_future(pause_s: float) -> None:
+    """Whether it has written once, or again after a long pause: then the next write would be due as late again."""
+    rig = Rig()
+    rig.run(3_600.0)
+    client = pulse_client(rig)
+    # It writes less than it is asked for at a time, so nothing is asked of it.
+    player = client.play(S16, STEREO, tlength=8 * len(BYTES), prebuf=0, minreq=4 * len(BYTES))
+    stream = rig.graph.streams[player.index]
+    feed = stream.feed
+    assert isinstance(feed, PlaybackStream)
+    for _ in range(1 + bool(pause_s)):
+        client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=True)
+        rig.run(pause_s)
+        began_ns = rig.now_ns
+        player.data = memoryview(BYTES)
+        player.feed()
+        client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=False)
+        rig.run(0.5)
+        assert began_ns <= feed.silent_since_ns <= rig.now_ns
 
 
 def test_program_recorders_have_status_and_other_taps_do_not() -> None:

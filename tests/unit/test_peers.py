@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from millrace.io import mounts, peers
 from millrace.io.mounts import Mount, may_be_asked, mount_of
 from millrace.io.peers import identity_of, program_of, sandbox_of
+from millrace.rights.grants import Identity
 
 OURS = b"21 1 254:0 / / rw - ext4 /dev/vda rw\n22 21 0:40 / /home/a/x\\040y rw,nosuid shared:3 - fuse.sshfs b: rw\n"
 THEIRS = b"31 1 0:50 / / rw - tmpfs tmpfs rw\n32 31 0:51 / /a rw - fuse slow rw\n33 31 0:52 / /b rw - overlay o rw\n"
@@ -87,6 +89,21 @@ def test_nobody_is_identified_if_proc_shows_other_processes(sleeper: int, monkey
     assert identity_of(sleeper, 0).names == ("sleep",)
     monkeypatch.setattr(os, "getpid", lambda: 1)
     assert identity_of(sleeper, 0).names == ()
+
+
+def test_process_without_a_number_here_is_in_another_container() -> None:
+    """The kernel reports 0 for it (pid_namespaces(7)), and refuses a signal to its pidfd with EINVAL."""
+    found = identity_of(0, 1000, 12345)
+    assert found == Identity(0, 1000, sandbox="container:?", unproven=True)
+    assert found.names == ("container:?", "container:*")
+
+
+def test_process_that_cannot_be_asked_for_is_unknown(sleeper: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(pidfd: int, number: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(peers.signal, "pidfd_send_signal", refused)
+    assert identity_of(sleeper, 0, 12345).names == ()
 
 
 def test_process_that_exits_during_look_up_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,3 +142,14 @@ def test_connection_without_room_for_what_waits_ends_for_that_reason(
     assert transport.aborted and [record.getMessage() for record in caplog.records] == [
         f"guest alice: connection ended: {why}"
     ]
+
+
+def test_connection_whose_core_cannot_be_made_is_closed() -> None:
+    def make(transport: asyncio.Transport, runner: StreamRunner) -> Any:
+        raise ValueError("a bug")
+
+    aborted: list[bool] = []
+    transport = SimpleNamespace(set_write_buffer_limits=lambda high: None, abort=lambda: aborted.append(True))
+    with pytest.raises(ValueError, match="a bug"):
+        StreamRunner(make).connection_made(cast(asyncio.Transport, transport))
+    assert aborted

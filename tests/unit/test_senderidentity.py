@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from millrace.io import senderidentity
+from millrace.io.peers import identity_of
 from millrace.io.senderidentity import SenderIdentity, watch_writers
 from millrace.rights.grants import Identity
 
@@ -89,3 +90,14 @@ def test_sender_that_could_not_be_seen_is_not_the_one_before() -> None:
         watch.reading()
         watch.read(1)
     assert watch.done and told == [Identity(0, os.getuid())]
+
+
+def test_sender_in_another_pid_namespace_is_known_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Identity] = []
+    monkeypatch.setattr(SenderIdentity, "reading", lambda self: setattr(self, "_writer", 0))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch = SenderIdentity(ours.fileno(), identity_of(0, 1000), told.append)
+        watch.reading()
+        watch.read(1)
+    assert watch.done and told == [Identity(0, 1000, sandbox="container:?")]

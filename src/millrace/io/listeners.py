@@ -150,7 +150,11 @@ class Acceptor:
             return
         if self._room_for(sock):
             sock.setblocking(False)
-            self._take(sock)
+            try:
+                self._take(sock)
+            except BaseException:
+                sock.close()
+                raise
         else:
             sock.close()
 

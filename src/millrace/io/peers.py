@@ -164,6 +164,10 @@ def _numbers_are_ours() -> bool:
 
 def identity_of(pid: int, uid: int, pidfd: int | None = None) -> Identity:
     """A process's identity. With its pidfd (SO_PEERPIDFD), a PID that has been reused since is noticed."""
+    if pid == 0:
+        # The kernel reports 0 for a process that has no number in this PID namespace (pid_namespaces(7)): it is beside
+        # or outside the container that this one runs in.
+        return Identity(0, uid, sandbox="container:?", unproven=True)
     if not _numbers_are_ours():
         return Identity(pid, uid)
     found = Identity(pid, uid, program_of(pid), sandbox_of(pid), unproven=True)
@@ -172,8 +176,9 @@ def identity_of(pid: int, uid: int, pidfd: int | None = None) -> Identity:
     if pidfd is not None:
         try:
             signal.pidfd_send_signal(pidfd, 0)
-        except ProcessLookupError:
-            return Identity(pid, uid)
         except PermissionError:
             return found
+        except OSError:
+            # It has gone, or nothing can be found out about it.
+            return Identity(pid, uid)
     return found

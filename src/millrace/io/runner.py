@@ -162,15 +162,17 @@ class StreamRunner(asyncio.BufferedProtocol):
         self._read_ns: HostNs = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio."""
+        """See asyncio, which leaves a connection open that could not be taken because of a bug."""
         # uvloop's transports have the methods of asyncio.Transport but not the base class.
-        transport = cast(asyncio.Transport, transport)
-        self._transport = transport
+        transport = self._transport = cast(asyncio.Transport, transport)
         transport.set_write_buffer_limits(high=512 * 1024)
-        with self._turns:
-            self._core = self._make(transport, self)
+        try:
+            with self._turns:
+                self._core = self._make(transport, self)
+        finally:
+            if self._core is None:
+                transport.abort()
         if self._core is None:
-            transport.abort()
             return
         self._among[self] = self._core
         self._sender = self._watch(transport, self._core)

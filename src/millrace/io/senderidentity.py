@@ -20,6 +20,8 @@ from msgspec.structs import replace
 from millrace.io.peers import identity_of
 from millrace.rights.grants import Identity
 
+UNSEEN = -1
+"""No process: who has written could not be seen. 0 is one without a number in this PID namespace."""
 LOOKS_MAX = 4
 """How many writers are looked up in turn. A program that keeps passing its socket on stays unknown."""
 _CREDENTIALS = struct.Struct("3i")
@@ -31,7 +33,7 @@ class SenderIdentity:
     def __init__(self, fileno: int, identity: Identity, tell: Callable[[Identity], None]) -> None:
         self._fileno, self._tell = fileno, tell
         self._looks = 0
-        self._writer = 0
+        self._writer = UNSEEN
         self._look(identity)
 
     @property
@@ -52,7 +54,7 @@ class SenderIdentity:
     # writer changes.
     def reading(self) -> None:
         """Find out which process wrote the data that is read next."""
-        self._writer = 0
+        self._writer = UNSEEN
         try:
             with socket.fromfd(self._fileno, socket.AF_UNIX, socket.SOCK_STREAM) as again:
                 flags = socket.MSG_PEEK | socket.MSG_DONTWAIT
@@ -71,14 +73,15 @@ class SenderIdentity:
         # Program and PID must both be the same: a PID may have been reused, or its process may have exec'ed another
         # program, since it was looked up. Otherwise the look-up starts over with the writer, up to LOOKS_MAX times.
         was = self._identity
-        now = identity_of(self._writer, was.uid) if self._writer > 0 else Identity(0, was.uid)
+        seen = self._writer != UNSEEN
+        now = identity_of(self._writer, was.uid) if seen else Identity(0, was.uid)
         if self._writer == was.pid and now.names == was.names:
             self._known(replace(now, unproven=False))
-        elif self._looks < LOOKS_MAX and self._writer > 0:
+        elif self._looks < LOOKS_MAX and seen:
             self._look(now)
             self._tell(now)
         else:
-            self._known(Identity(self._writer, was.uid))
+            self._known(Identity(max(self._writer, 0), was.uid))
 
     def _known(self, identity: Identity) -> None:
         self._looks = 0

@@ -93,7 +93,9 @@ class PlaybackStream(PlaybackSettings, Ingress):
             self._account(self.queue.write_index - before, received=seek == Seek.RELATIVE)
         now = self.owner.now_ns
         if now > state.wrote_ns:
-            state.every_ns, state.wrote_ns = now - state.wrote_ns, now
+            # One write says nothing of how often there will be any.
+            state.every_ns = now - state.wrote_ns if state.wrote_ns else 0
+            state.wrote_ns = now
         state.asked_ns = 0
         if len(data):
             state.requested -= len(data)
@@ -327,7 +329,8 @@ class PlaybackStream(PlaybackSettings, Ingress):
     def silent_since_ns(self) -> HostNs:
         """When the client stopped writing: halfway from its last write to the next request, or the next write due."""
         state = self.state
-        expected = state.wrote_ns + state.every_ns
+        # After a long pause the next write seems to be due in the future.
+        expected = min(state.wrote_ns + state.every_ns, max(self.graph.now_ns, state.wrote_ns))
         return (state.wrote_ns + min(state.asked_ns or expected, expected)) // 2
 
     def _let_time_go_on(self, frames: Frames) -> None:
