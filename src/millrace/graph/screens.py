@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from millrace.budget import Budget
+from millrace.budget import PROGRAMS, Budget
 from millrace.errors import GraphError
 from millrace.graph.clipboard import Clipboard, ClipboardSource
 from millrace.graph.guarded import GuardedClipboard, GuardedScreen
 from millrace.graph.model import Ids
 from millrace.graph.pictures import ScreenSource
-from millrace.graph.screen import Screen
+from millrace.graph.screen import SCREEN_BYTES, Screen
 from millrace.graph.screenfacts import none_unanswered
 from millrace.graph.seat import Seat
 from millrace.pixels.convert import Convert, convert
@@ -116,6 +116,10 @@ class Screens:
         listed = self._listed[key] = Listed(id_, screen, printable(label, LABEL_MAX), door)
         self._changed("new", listed)
         return screen
+
+    def has_room(self, more: int, new: bool = False) -> bool:
+        """Whether so many bytes fit into what the guest's programs may hold, and a `new` screen besides."""
+        return self._budget.has_room(more + SCREEN_BYTES * new, PROGRAMS)
 
     def remove(self, screen: Screen) -> None:
         """End a screen. A second call does nothing."""

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millrace.absent import never
-from millrace.budget import PROGRAMS
 from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.inputroom import InputRoom
 from millrace.errors import BudgetError
@@ -77,6 +76,8 @@ class VncScreen:
         self._size, self._label = Size(0, 0), ""
         self.trouble = ""
         """Why what the server shows is not shown; empty if it is."""
+        self._left_out: CursorShape | None = None
+        """A cursor that there was no room for."""
 
     def clipboard(self) -> MachineClipboard:
         """The clipboard of its machine, which the caller closes."""
@@ -85,16 +86,21 @@ class VncScreen:
     def resized(self, event: Resized, label: str, now_ns: HostNs) -> None:
         """Another size. Without room for it, the picture before stays, and another size can be wished for."""
         self._size, self._label = event.size, label
-        if self.screen is None:
-            self.screen = self._screens.add(self, label, self._door)
-            self.screen.characters = Characters.NONE if self._wire.is_qemu else Characters.OTHERS
-        self._begin(self.screen, now_ns)
+        self._begin(now_ns)
 
-    def _begin(self, screen: Screen, now_ns: HostNs) -> None:
+    def _added(self) -> Screen:
+        """Its screen, which it may not have yet; BudgetError without room for one."""
+        if self.screen is None:
+            self.screen = self._screens.add(self, self._label, self._door)
+            self.screen.characters = Characters.NONE if self._wire.is_qemu else Characters.OTHERS
+        return self.screen
+
+    def _begin(self, now_ns: HostNs) -> None:
         width, height = self._size.width, self._size.height
         # Nothing of it is resident before it is painted.
         picture = np.zeros((height, width), "<u4")
         try:
+            screen = self._added()
             screen.set_mode(Mode(width, height, width * PIXEL_BYTES), picture.data.cast("B"), now_ns)
         except BudgetError as error:
             self.trouble = f"no room for its {width} × {height}: {error}"
@@ -105,9 +111,11 @@ class VncScreen:
 
     def fit(self, now_ns: HostNs) -> None:
         """Show a size that had no room, if it has some now. What was painted meanwhile is asked for."""
-        screen, needed = self.screen, self._size.width * self._size.height * PIXEL_BYTES
-        if self.trouble and screen is not None and screen.budget.has_room(needed, PROGRAMS):
-            self._begin(screen, now_ns)
+        needed = self._size.width * self._size.height * PIXEL_BYTES
+        if self.trouble and self._screens.has_room(needed, new=self.screen is None):
+            self._begin(now_ns)
+            if self._left_out is not None:
+                self.cursor_shaped(self._left_out)
             self._wire.send_whole()
             self._wake()
 
@@ -151,14 +159,23 @@ class VncScreen:
         return self._picture[at.y : at.y + rect.height, at.x : at.x + rect.width]
 
     def cursor_shaped(self, event: CursorShape) -> None:
-        """Another pointer."""
+        """Another pointer. Without room for it, the one before stays."""
         if self.screen is None:
+            self._left_out = event
             return
         if not event.size.width:
+            self._left_out = None
             self._show(shown=False)
             return
+        try:
+            self.screen.define_shape(Shape(self._shapes + 1, event.size, event.pixels))
+        except BudgetError as error:
+            if self._left_out is None:
+                log.warning("%s: a cursor is left out: %s", self._label, error)
+            self._left_out = event
+            return
+        self._left_out = None
         self._shapes += 1
-        self.screen.define_shape(Shape(self._shapes, event.size, event.pixels))
         self._show(shape=self._shapes, hot=event.hot, shown=True)
 
     def cursor_moved(self, event: CursorAt) -> None:

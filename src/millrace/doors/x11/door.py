@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from millrace.absent import never
-from millrace.budget import PROGRAMS
 from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.inputroom import InputRoom
 from millrace.doors.machine import PlayingDoor
@@ -66,6 +65,8 @@ class X11Door(PlayingDoor):
         """Why what the display shows is not shown; empty if it is."""
         self._watched = False
         self._cursor: CursorShape | None = None
+        self._left_out: CursorShape | None = None
+        """A cursor that there was no room for."""
         self._clipboard: MachineClipboard | None = None
 
     def receive(self, now_ns: HostNs) -> None:
@@ -129,27 +130,32 @@ class X11Door(PlayingDoor):
     # and never shown itself.
     def _resize(self, size: Size, now_ns: HostNs) -> None:
         self._size = size
-        if self.screen is None:
-            wire = self._wire
-            self.screen = self._screens.add(self, self._label, self._door, lambda: wire.unanswered)
-            self.screen.characters = Characters.ALL
         picture = np.zeros((size.height, size.width, PIXEL_BYTES), np.uint8)
         mode, copied = Mode(size.width, size.height, size.width * PIXEL_BYTES), picture.nbytes
         try:
+            screen = self._added()
             fd, memory = self._new_memory(copied)
         except BudgetError as error:
             fd, memory, copied = self._without(size, error)
         else:
             try:
-                self.screen.set_mode(mode, picture.data.cast("B"), now_ns)
+                screen.set_mode(mode, picture.data.cast("B"), now_ns)
             except BudgetError as error:
                 os.close(fd)
                 fd, memory, copied = self._without(size, error)
         if copied:
             self.trouble, self._picture = "", picture
-            self.screen.await_paint()
+            screen.await_paint()
         self._shared = np.frombuffer(memory, np.uint8)
         self._wire.send_memory(fd, copied)
+
+    def _added(self) -> Screen:
+        """Its screen, which it may not have yet; BudgetError without room for one."""
+        if self.screen is None:
+            wire = self._wire
+            self.screen = self._screens.add(self, self._label, self._door, lambda: wire.unanswered)
+            self.screen.characters = Characters.ALL
+        return self.screen
 
     # The display is left as it is, so that another size can be wished for: the picture before stays. Until it is given
     # memory, the wire tells no other size.
@@ -162,8 +168,10 @@ class X11Door(PlayingDoor):
     def fit(self, now_ns: HostNs) -> None:
         """Show a size that had no room, if it has some now. The display is asked for all of it."""
         needed = 2 * self._size.width * self._size.height * PIXEL_BYTES
-        if self.trouble and self.screen is not None and self.screen.budget.has_room(needed, PROGRAMS):
+        if self.trouble and self._screens.has_room(needed, new=self.screen is None):
             self._resize(self._size, now_ns)
+            if self._left_out is not None:
+                self._events.append(self._left_out)
             self._wake()
 
     # A reader may see some of it early, and is told all of it in the end.
@@ -179,8 +187,11 @@ class X11Door(PlayingDoor):
         self._wire.painted(now_ns)
 
     def _shape(self, event: CursorShape) -> Iterator[None]:
-        assert self.screen is not None
+        if self.screen is None:
+            self._left_out = event
+            return
         if not event.size.width or not event.size.height:
+            self._left_out = None
             self.screen.set_cursor(Cursor(at=event.at))
             return
         if self._cursor is None or (self._cursor.pixels, self._cursor.size) != (event.pixels, event.size):
@@ -189,9 +200,15 @@ class X11Door(PlayingDoor):
                 part = event.pixels[band.y * line : band.bottom * line]
                 parts.append(straight(part, Size(size.width, band.height)))
                 yield
+            try:
+                self.screen.define_shape(Shape(self._shapes + 1, size, b"".join(parts)))
+            except BudgetError as error:
+                if self._left_out is None:
+                    log.warning("%s: a cursor is left out: %s", self._label, error)
+                self._left_out = event
+                return
             self._shapes += 1
-            self.screen.define_shape(Shape(self._shapes, size, b"".join(parts)))
-        self._cursor = event
+        self._cursor, self._left_out = event, None
         self.screen.set_cursor(Cursor(self._shapes, event.hot, event.at, True))
 
     # -- as the source of a screen ---------------------------------------------------------------
