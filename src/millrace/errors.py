@@ -24,6 +24,17 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 
+def bare(error: BaseException | None) -> None:
+    """Take the traceback from an error, and from those that led to it: somebody keeps the error, but not its frames."""
+    rest, seen = [error], set[int]()
+    while rest:
+        one = rest.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            rest += (one.__cause__, one.__context__)
+
+
 class MillraceError(Exception):
     """Base of all errors that Millrace raises on purpose. Class attributes map each kind to every outside interface."""
 

@@ -141,6 +141,7 @@ class Vnc(Server):
         if self.password:
             write(bytes(16))
             if await read(16) != vnc_answer(bytes(16), self.password):
+                self.refused += 1
                 write(struct.pack(">II", 1, 6) + b"failed")
                 connection.writer.close()
                 return

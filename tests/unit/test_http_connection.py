@@ -10,7 +10,8 @@ from unittest.mock import Mock
 import pytest
 from aiohttp import web
 
-from millrace.server.http.connection import HttpConnection, bare
+from millrace.errors import bare
+from millrace.server.http.connection import HttpConnection
 from millrace.server.http.reading import ReadInTime, unwritten, waiting
 
 from ..virtual import run

@@ -237,6 +237,7 @@ async def stopped() -> None:
 def test_each_screen_of_a_spice_machine_is_told_of_its_lights() -> None:
     async def main() -> None:
         machine, told = SpiceMachine(1, House().home, parse_door("spice+unix:///nothing")), list[int | None]()
+        machine._begin()
         screen: Any = SimpleNamespace(lit=lambda: told.append(machine._controls.lights))
         machine._screens = {0: screen, 1: screen}
         wire: Any = SimpleNamespace(events=lambda: [LightsTold(2)])
@@ -250,6 +251,7 @@ def test_keyboard_whose_connection_ended_before_its_turn_is_not_used(monkeypatch
     async def session(early: bool) -> tuple[int, bool]:
         house = House()
         machine = SpiceMachine(1, house.home, parse_door("spice+unix:///nothing"))
+        machine._begin()
 
         async def opened(connection: ClientConnection, tls: object) -> None:
             machine.connections.append(connection)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from millrace.absent import never
 from millrace.budget import VIEWERS, Account
-from millrace.errors import BudgetError, MillraceError, PeerLost
+from millrace.errors import BudgetError, MillraceError, PeerLost, bare
 from millrace.outlets.queue import Passed, Traffic, Write, unknown
 from millrace.wire.peer.pictures import ToViewer
 from millrace.wire.peer.viewing import ViewServer
@@ -79,6 +79,8 @@ class Sending:
         if not isinstance(error, MillraceError):
             log.error("a viewer is ended because of an internal error", exc_info=error)
             error = MillraceError(INTERNAL)
+        # It is kept, and was raised in frames that hold this.
+        bare(error)
         self.error = self.error or error
         self._unsent.clear()
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 from millrace.absent import nothing
 from millrace.dsp.convert import Buffer
-from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
+from millrace.errors import MillraceError, PeerLost, RemoteProtocolError, bare
 from millrace.io.crypto import tls_trouble
 from millrace.io.lookup import found_below
 from millrace.io.runner import StreamRunner
@@ -307,6 +307,8 @@ class ClientConnection:
         if not self._shaking:
             ended = self._ended
             self._forget()
+            # It is kept, and was raised in frames that hold this.
+            bare(self._why)
             ended(self._why)
         return True
 

@@ -306,7 +306,6 @@ class StreamRunner(asyncio.BufferedProtocol):
     def _forget(self) -> None:
         # The sender's identity keeps the core: a cycle.
         self._core = self._transport = self._sender = None
-        self._make = _nothing
         self._among.pop(self, None)
 
     # A peer that has closed its side but does not read would keep the rest of the output, which nobody is charged for
@@ -349,7 +348,7 @@ class StreamRunner(asyncio.BufferedProtocol):
 
     def _cease(self) -> None:
         """Neither read nor keep deadlines any more."""
-        self._lost = True
+        self._lost, self._make = True, _nothing
         if self._due is not None:
             self._due.cancel()
         if self._timer is not None:

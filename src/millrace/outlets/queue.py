@@ -56,8 +56,8 @@ class SendQueue:
         self._queued_bytes = 0
 
     def forget(self) -> None:
-        """The connection is over. It is reached through these, and keeps this: a cycle (daemon/collector.py)."""
-        self._forgotten = True
+        """The connection is over. What reaches it keeps this, and so does an error: cycles (daemon/collector.py)."""
+        self._forgotten, self._error = True, None
         self._write, self._dropped = (lambda messages: None), nothing
         self._room, self._may_queue = never, (lambda size: False)
 
@@ -84,8 +84,8 @@ class SendQueue:
 
     def fail(self, error: Exception) -> None:
         """Send nothing more, because of `error`."""
-        self._error = error
         self.forget()
+        self._error = error
 
     def take_error(self) -> Exception | None:
         """The error that ended the sound, once."""

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from millrace.budget import ENDED, MACHINES
 from millrace.doors.machine import MachineDoor
 from millrace.doors.pushed import PushedStream
-from millrace.errors import MillraceError, PeerLost, RemoteProtocolError
+from millrace.errors import MillraceError, PeerLost, RemoteProtocolError, bare
 from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.losses import Losses
@@ -105,6 +105,8 @@ class AttachedMachine(ABC):
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            # It keeps the error by which it was cancelled.
+            self._task = None
         self._forget()
         if self._left is not None:
             await self._left.wait()
@@ -128,14 +130,10 @@ class AttachedMachine(ABC):
                 await self._session()
             except (MillraceError, OSError, TimeoutError, EOFError) as error:
                 self._lost(error)
-                # The frames in it hold the session, and the session its errors: a cycle, which only a full collection
-                # would free (daemon/collector.py).
-                error.__traceback__ = None
             except Exception as error:
                 # An internal error must end at most this session.
                 log.exception("%s: session ended because of an internal error", self.label)
                 self._lost(error)
-                error.__traceback__ = None
             finally:
                 self._gone()
                 self._account.close()
@@ -240,7 +238,9 @@ class AttachedMachine(ABC):
     async def _session(self) -> None:
         """Find the machine and serve it until the session ends, with an error that says why."""
 
-    # What has ended the session by an error may raise it again when it is closed.
+    # What has ended the session by an error may raise it again when it is closed. The frames of an error hold the
+    # session, and what is kept of the session holds the error: a cycle, which only a full collection would free
+    # (daemon/collector.py). So when a session has ended, none of its errors has frames, and none of its parts is kept.
     def _gone(self) -> None:
         """The session has ended: clean up, each part of it whatever goes wrong in another."""
         for close in self._parts():
@@ -250,7 +250,7 @@ class AttachedMachine(ABC):
                 log.exception("%s: internal error at the end of the session", self.label)
         # Retrieve the exception: there may be nobody left to await it, and asyncio would log it as never retrieved.
         if not self.ended.cancel() and not self.ended.cancelled():
-            self.ended.exception()
+            bare(self.ended.exception())
 
     def _parts(self) -> Iterator[Callable[[], None]]:
         """What closes each part of the session, in order. The doors come first: they may have a last word to say."""

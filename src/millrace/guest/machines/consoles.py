@@ -255,4 +255,5 @@ class Consoles:
 
     def parts(self) -> list[Callable[[], None]]:
         """What closes each of them at the end of the session."""
-        return [self._later.close, *(shown.close for shown in self._screens.values())]
+        screens, self._screens = self._screens, {}
+        return [self._later.close, *(shown.close for shown in screens.values())]

@@ -28,7 +28,7 @@ CLOSE_TOGETHER_S = 0.3
 """What a server closes together, as when it ends, is closed within this time."""
 
 
-# `ends` collects all failures of a session, since the way in which a SPICE server closes its channels says why it did.
+# `ends` counts the failures of a session, since the way in which a SPICE server closes its channels says why it did.
 class NetworkMachine(AttachedMachine):
     """What SPICE and VNC share: a password, and connections to a server. When any of them ends, the session ends."""
 
@@ -43,12 +43,11 @@ class NetworkMachine(AttachedMachine):
         """To leave the server to the viewer that may have displaced us: we would displace that one."""
         self._unwelcome = Hold("waiting")
         """Not to have the server refuse us so often that it refuses everybody of this host."""
-        self._begin()
 
     def _begin(self) -> None:
         super()._begin()
         self.connections: list[ClientConnection] = []
-        self.ends: list[Exception] = []
+        self.ends = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def _session(self) -> None:
@@ -120,7 +119,7 @@ class NetworkMachine(AttachedMachine):
         super()._attached()
 
     def _end(self, why: Exception) -> None:
-        self.ends.append(why)
+        self.ends += 1
         super()._end(why)
 
     def _later(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -69,6 +69,9 @@ class SpiceMachine(NetworkMachine):
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self.machine = "SPICE"
+        self._screens: dict[int, SpiceScreen] = {}
+        self.untold = ""
+        """What is wrong with the picture."""
 
     def _begin(self) -> None:
         super()._begin()
@@ -76,14 +79,12 @@ class SpiceMachine(NetworkMachine):
         self._number = 0
         self._controls = Controls()
         self._paced = Paced(self._controls.room)
-        self._screens: dict[int, SpiceScreen] = {}
         self._displays: dict[int, ClientConnection] = {}
         self._due: set[str] = set()
         """Channels of the picture that are opened again, by name."""
         self._wait_s: dict[str, float] = {}
         self._told: set[str] = set()
         self.untold = ""
-        """What is wrong with the picture."""
 
     async def _serve(self) -> None:
         tls = await asyncio.to_thread(trusting, self.spec.ca_file) if self.spec.tls else None
@@ -120,7 +121,7 @@ class SpiceMachine(NetworkMachine):
                 await asyncio.sleep(CLOSE_TOGETHER_S)
                 # Only the main channel must close cleanly: the others are reset if they had unread data.
                 closed = bool(main_end) and isinstance(main_end[0], Closed)
-                if closed and len(self.ends) == len(self.connections):
+                if closed and self.ends == len(self.connections):
                     self._displaced.begin(DISPLACED, DISPLACED_ADVICE)
             raise
 
@@ -131,6 +132,7 @@ class SpiceMachine(NetworkMachine):
     def _parts(self) -> Iterator[Callable[[], None]]:
         yield from (self._controls.close, self._paced.close)
         yield from super()._parts()
+        self._screens.clear()
 
     def hint(self) -> str:
         """See `AttachedMachine`."""

@@ -10,23 +10,13 @@ from typing import cast
 from aiohttp import web
 from aiohttp.streams import StreamReader
 
+from millrace.errors import bare
 from millrace.server.http.reading import SLOWEST, ReadInTime, waiting
 from millrace.text import printable
 
 log = logging.getLogger("millrace.web")
 CLOSE_TIMEOUT_S = 5.0
 """How long the peer of a connection that is closed may take nothing of what it is still sent."""
-
-
-def bare(error: BaseException | None) -> None:
-    """Take the traceback from an error, and from those that led to it: somebody keeps the error, but not its frames."""
-    rest, seen = [error], set[int]()
-    while rest:
-        one = rest.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            one.__traceback__ = None
-            rest += (one.__cause__, one.__context__)
 
 
 # aiohttp keeps errors: in the stream of a request's body, in the task of a request, and as a response (an HTTPException

@@ -14,10 +14,10 @@ from millrace.absent import nothing
 from millrace.control.plane import Objects
 from millrace.control.registry import Encode, json_text
 from millrace.control.requests import parsed
-from millrace.errors import ConfigError
+from millrace.errors import ConfigError, bare
 from millrace.io.turns import Turns
 from millrace.rights.model import Principal
-from millrace.server.http.connection import CLOSE_TIMEOUT_S, bare
+from millrace.server.http.connection import CLOSE_TIMEOUT_S
 from millrace.text import parse_json
 from millrace.wire.arguments import Arguments
 

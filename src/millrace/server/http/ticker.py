@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from millrace.errors import bare
 from millrace.io.clock import now_ns
 from millrace.io.turns import Stretch
 from millrace.units import HostNs
@@ -72,3 +73,5 @@ class Ticker(Generic[T]):
                 self._awake.discard(number)
         except Exception as error:
             self._failed(session, error)
+            # It was raised in a frame that holds it, and the session may keep it: a cycle (daemon/collector.py).
+            bare(error)
