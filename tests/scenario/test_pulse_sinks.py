@@ -44,9 +44,9 @@ def test_settings_for_former_name_apply_to_first_sink(tmp_path: Path) -> None:
         assert sink is not None and sink.name == "millrace"
         assert (sink.gains, sink.mute) == ((0.5, 0.25), True)
         async with of_daemon(daemon) as bus:
-            await bus.set("sink/default", mute=False)
+            await bus.set("sink/default", "alice", mute=False)
             assert not sink.mute
-            await bus.set("sink/millrace", volume="100%")
+            await bus.set("sink/millrace", "alice", volume="100%")
             assert sink.gains == (1.0, 1.0)
             async with bus.record("sink/default", guest="alice"):
                 assert len(sink.taps) == 1

@@ -103,7 +103,7 @@ def test_microphone_permission_is_not_bypassed_by_links_or_moves(tmp_path: Path)
         heard = guest.sessions[0].outlet
         await rig.daemon.worker.grant(guest, Permission.MICROPHONE, ANY, Verdict.DENY)
         asked: list[tuple[str, dict[str, str]]] = [
-            ("links", {"source": "source/microphone", "to": "sink/millrace"}),
+            ("links", {"source": "source/microphone", "to": "sink/millrace", "guest": "alice"}),
             ("links", {"source": voice.key, "to": "sink/millrace"}),
             ("move", {"target": voice.key, "to": "sink/millrace"}),
             ("move", {"target": heard.key, "to": "source/microphone"}),

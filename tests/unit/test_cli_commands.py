@@ -39,6 +39,16 @@ def test_sink_is_removed_by_name_or_as_listed(daemon: Daemon) -> None:
         assert said("sink", "remove", name, "--guest", "vm a") == ""
 
 
+def test_what_was_changed_is_printed_with_its_guest(daemon: Daemon) -> None:
+    for path in ("POST /api/v1/set", "POST /api/v1/move", "POST /api/v1/links", "DELETE /api/v1/links"):
+        daemon.answers[path] = {"ok": True, "target": "stream/7", "guest": "alice"}
+    for words, told in [
+        ("set stream/7 volume=50% mute=on", "volume=50% mute=on"), ("move stream/7 sink/a", "moved to sink/a"),
+        ("link stream/7 sink/a", "linked to sink/a"), ("unlink stream/7 sink/a", "no longer linked to sink/a"),
+    ]:  # fmt: skip
+        assert said(*words.split()) == f"guest alice, stream/7: {told}\n"
+
+
 # -- rules ---------------------------------------------------------------------------------------
 
 

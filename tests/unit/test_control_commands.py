@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from millrace.control.commands import KEY_MAX, VALUE_MAX
-from millrace.control.results import Done, StateView
+from millrace.control.results import Changed, Done, StateView
 from millrace.errors import ConfigError, GraphError, RightsError
 from millrace.guest.notfound import NotFound
 from millrace.io.clock import now_ns
@@ -184,12 +184,13 @@ def test_changes_are_applied_and_announced(tmp_path: Path) -> None:
         assert (sink.name, sink.id.split("/")[0]) == ("other", "sink")
         with pytest.raises(ConfigError, match="sink description"):
             await hall.ask("sink.add", guest="alice", name="third", description="\x1b")
-        assert await hall.ask("link", source=stream.key, to="sink/other", matrix=[[1, 0], [0, 0.5]]) == Done()
+        changed = Changed(target=stream.key, guest="alice")
+        assert await hall.ask("link", source=stream.key, to="sink/other", matrix=[[1, 0], [0, 0.5]]) == changed
         assert [link.target.name for link in stream.links] == ["millrace", "other"]
         assert stream.links[1].matrix is not None and stream.links[1].matrix.tolist() == [[1, 0], [0, 0.5]]
-        assert await hall.ask("unlink", source=stream.key, to="sink/other") == Done() and len(stream.links) == 1
-        assert await hall.ask("move", target=stream.key, to="sink/other") == Done() and stream.sink.name == "other"
-        assert await hall.ask("set", target=stream.key, settings={"volume": "50%", "mute": True}) == Done()
+        assert await hall.ask("unlink", source=stream.key, to="sink/other") == changed and len(stream.links) == 1
+        assert await hall.ask("move", target=stream.key, to="sink/other") == changed and stream.sink.name == "other"
+        assert await hall.ask("set", target=stream.key, settings={"volume": "50%", "mute": True}) == changed
         assert stream.gains == pytest.approx((0.125, 0.125)) and stream.mute
         assert (await hall.ask("latency", target=stream.key)).stream == stream.key
         explained = await hall.ask("explain", target=stream.key, guest="alice")

@@ -75,7 +75,7 @@ def test_closed_connection_releases_what_it_held(tmp_path: Path) -> None:
         assert stream.trim == pytest.approx(0.1) and set(hall.worker.sessions) == {one, two}
         for key, db in ((stream.key, 1.0), (stream.key, -97.0), (stream.key, float("nan")), ("sink/millrace", -6.0)):
             with pytest.raises(ConfigError):
-                plane.duck(one, key, db, None)
+                plane.duck(one, key, db, "alice")
         with pytest.raises(RightsError):
             plane.duck(Session(guest_of(Right.SEE)), stream.key, -6.0, None)
         plane.release(one)

@@ -16,7 +16,8 @@ from millrace.control.results import StateView
 from millrace.control.table import Command, InGuest, OnObject, Scope, Whole
 from millrace.control.worker import Worker
 from millrace.errors import GraphError, RightsError
-from millrace.guest.config import GuestConfig, stream_table
+from millrace.guest.config import DEFAULT_GUEST, GuestConfig, stream_table
+from millrace.guest.notfound import ambiguous
 from millrace.rights.model import OWNER, Principal, Right, implied
 from tests.hall import Hall, Serving, with_guests
 
@@ -122,7 +123,7 @@ class Router:
         return await at.run(principal, name, args)
 
     async def _guest_of(self, principal: Principal, key: str) -> str:
-        """The first guest that has an object with this key; empty if none has."""
+        """The guest that is meant by this key; empty if none has such an object."""
         watcher = Objects()
         for plane in self.planes:
             plane.watch(watcher)
@@ -133,7 +134,10 @@ class Router:
             shown["guest"] for shown in watcher.there if shown["kind"] == kind
             and name in (str(shown["n"]), shown["is"].get("name"), *shown["is"].get("aliases", ()))
         }  # fmt: skip
-        return next((guest for guest in self.names(principal) if guest in having), "")
+        seen = [guest for guest in self.names(principal) if guest in having]
+        if len(seen) > 1 and DEFAULT_GUEST not in seen:
+            raise ambiguous(key, seen)
+        return DEFAULT_GUEST if DEFAULT_GUEST in seen else "".join(seen)
 
     def _merged(self, principal: Principal, results: list[Any]) -> Any:
         order = self.names(principal)
@@ -145,7 +149,7 @@ class Router:
         return sorted((one for result in results for one in result), key=lambda one: order.index(one.guest))
 
 
-GUESTS = ("alice", "bob", "carol")
+GUESTS = ("alice", "bob", "carol", DEFAULT_GUEST)
 
 
 @asynccontextmanager
@@ -163,7 +167,7 @@ async def host_of(folder: Path, division: Sequence[str]) -> AsyncIterator[tuple[
             halls.append(Hall(worker))
             for guest in worker.guests.values():
                 halls[-1].play(guest.name)
-                if guest.name != "alice":
+                if guest.name in ("bob", "carol"):
                     await worker.add_sink(guest, "tv", "")
         yield Router(halls, GUESTS), halls
 
@@ -184,29 +188,38 @@ def seeing(rights: Right, *guests: str) -> Principal:
     return Principal("certificate/five", implied(rights), frozenset(guests))
 
 
-@pytest.mark.parametrize("division", [("abc",), ("ac", "b"), ("b", "ac"), ("c", "ab"), ("c", "b", "a")], ids="-".join)
+DIVISIONS = [("abcd",), ("acd", "b"), ("b", "acd"), ("c", "abd"), ("d", "c", "b", "a")]
+
+
+@pytest.mark.parametrize("division", DIVISIONS, ids="-".join)
 def test_several_workers_answer_like_one_with_all_guests(division: tuple[str, ...], tmp_path: Path) -> None:
-    """Above all: the name of a sink that several guests have means that of the first one."""
+    """Above all: the name of a sink that several guests have means that of guest `default`, or none."""
 
     async def test() -> None:
         async with host_of(tmp_path, division) as (router, halls):
             mute: dict[str, Any] = {"settings": {"mute": True}}
             owner, carols = OWNER, seeing(Right.CONTROL, "carol")
+            some = seeing(Right.CONTROL, "alice", "bob")
             for who, target, guest, is_muted in [
-                (owner, "sink/tv", None, "bob: sink tv"), (owner, "sink/tv", "carol", "carol: sink tv"),
-                (carols, "sink/tv", None, "carol: sink tv"), (owner, "sink/millrace", None, "alice: sink millrace"),
-                (owner, "sink/default", None, "alice: sink millrace"),
+                (owner, "sink/tv", "bob", "bob: sink tv"), (owner, "sink/tv", "carol", "carol: sink tv"),
+                (carols, "sink/tv", None, "carol: sink tv"), (some, "sink/tv", None, "bob: sink tv"),
+                (owner, "sink/millrace", None, "default: sink millrace"),
+                (owner, "sink/default", None, "default: sink millrace"),
                 (carols, "sink/default", None, "carol: sink millrace"),
             ]:  # fmt: skip
-                await router.run(who, "set", target=target, guest=guest, **mute)
+                done = await router.run(who, "set", target=target, guest=guest, **mute)
                 assert muted(halls) == [is_muted], target
+                assert (done.target, done.guest) == (target, is_muted.partition(":")[0])
+            for who, target, names in [(owner, "sink/tv", "bob, carol"), (some, "sink/millrace", "alice, bob")]:
+                with pytest.raises(GraphError, match=f"^guests {names} have a {target}: give the guest too"):
+                    await router.run(who, "set", target=target, **mute)
             streams = {
                 guest.name: stream.key
                 for hall in halls
                 for guest in hall.worker.guests.values()
                 for stream in guest.graph.streams.values()
             }
-            assert len({*streams.values()}) == 3
+            assert len({*streams.values()}) == 4
             for guest, key in streams.items():
                 await router.run(owner, "set", target=key, **mute)
                 assert muted(halls) == [f"{guest}: stream tone"]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from millrace.cli.console import say
+from millrace.cli.console import say, tell
 from millrace.cli.group import App
 from millrace.cli.values import whole
 
 MATRIX_GAIN_MAX = 16.0
 _GUEST = Annotated[
-    str | None, typer.Option("--guest", help="Guest that the sink belongs to, if the name is not unique.")
+    str | None,
+    typer.Option("--guest", help="Its guest. Default: guest `default` if it has one of that name, else the only one."),
 ]
 
 
@@ -43,7 +44,8 @@ def set_(
     from millrace.cli.api import call
     from millrace.cli.listen import parse_settings
 
-    call("POST", "/api/v1/set", {"target": target, "settings": parse_settings(settings), "guest": guest})
+    parsed = parse_settings(settings)
+    _tell(call("POST", "/api/v1/set", {"target": target, "settings": parsed, "guest": guest}), " ".join(settings))
 
 
 def move(
@@ -57,7 +59,7 @@ def move(
     """
     from millrace.cli.api import call
 
-    call("POST", "/api/v1/move", {"target": target, "to": to, "guest": guest})
+    _tell(call("POST", "/api/v1/move", {"target": target, "to": to, "guest": guest}), f"moved to {to}")
 
 
 def parse_matrix(text: str) -> list[list[float]]:
@@ -88,7 +90,8 @@ def link(
     from millrace.cli.api import call
 
     rows = parse_matrix(matrix) if matrix else None
-    call("POST", "/api/v1/links", {"source": source, "to": to, "matrix": rows, "guest": guest})
+    linked = call("POST", "/api/v1/links", {"source": source, "to": to, "matrix": rows, "guest": guest})
+    _tell(linked, f"linked to {to}")
 
 
 def unlink(
@@ -99,7 +102,14 @@ def unlink(
     """Remove a link. Example: millrace unlink stream/7 sink/music"""
     from millrace.cli.api import call
 
-    call("DELETE", "/api/v1/links", {"source": source, "to": to, "guest": guest})
+    _tell(call("DELETE", "/api/v1/links", {"source": source, "to": to, "guest": guest}), f"no longer linked to {to}")
+
+
+def _tell(changed: dict[str, Any], what: str) -> None:
+    """Print what was changed, and in which guest: several may have one of that name."""
+    if "guest" in changed:
+        # A daemon older than this command does not report it.
+        tell(f"guest {changed['guest']}, {changed['target']}: {what}")
 
 
 guest_app = App(

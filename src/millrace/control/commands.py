@@ -20,12 +20,12 @@ from millrace.control.tokens import token_view
 from millrace.control.worker import Worker
 from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
-from millrace.guest.config import table_of
+from millrace.guest.config import DEFAULT_GUEST, table_of
 from millrace.guest.find import split_key
 from millrace.guest.guest import Guest
 from millrace.guest.home import MachineView
 from millrace.guest.machines.address import parse_door
-from millrace.guest.notfound import NotFound, missing, missing_guest
+from millrace.guest.notfound import NotFound, ambiguous, missing, missing_guest
 from millrace.io.clock import now_ns
 from millrace.io.turns import with_pauses
 from millrace.observe.explain import explain_recorder, explain_stream
@@ -181,21 +181,24 @@ class Commands:
     def find(self, principal: Principal, key: str, guest: str | None, right: Right) -> verbs.Found:
         """The object named `key` among those visible to `principal`, in a guest where it has `right`."""
         kind, name = split_key(key)
-        return self._first(principal, key, lambda one: verbs.find(one, kind, name), right, guest)[1]
+        return self._only(principal, key, lambda one: verbs.find(one, kind, name), right, guest)[1]
 
-    def _first(
+    def _only(
         self, principal: Principal, key: str, look: Callable[[Guest], T | None], right: Right, name: str | None = None
     ) -> tuple[Guest, T]:
-        """The first thing that `look` finds in the guests visible to `principal`, or only in guest `name`.
+        """What `look` finds in guest `name`, or without that in the one that a key means: see `OnObject`.
 
-        RightsError without `right` in that guest. Several guests may have it, by name: see `OnObject`.
+        RightsError without `right` in that guest.
         """
-        for guest in self.visible(principal):
-            thing = look(guest) if name in (None, guest.name) else None
-            if thing is not None:
-                principal.demand(right, guest.name)
-                return guest, thing
-        raise missing(key, name)
+        seen = [guest for guest in self.visible(principal) if name in (None, guest.name)]
+        having = {guest.name: (guest, thing) for guest in seen if (thing := look(guest)) is not None}
+        if not having:
+            raise missing(key, name)
+        found = having.get(DEFAULT_GUEST) or next(iter(having.values()))
+        if len(having) > 1 and DEFAULT_GUEST not in having:
+            raise ambiguous(key, having)
+        principal.demand(right, found[0].name)
+        return found
 
     @staticmethod
     def _demand_no_source(principal: Principal, found: verbs.Found, to: str = "") -> None:
@@ -229,26 +232,27 @@ class Commands:
 
     # -- changes -----------------------------------------------------------------------------
 
-    async def _set(self, args: r.Set, principal: Principal) -> results.Done:
+    async def _set(self, args: r.Set, principal: Principal) -> results.Changed:
         found = self.find(principal, args.target, args.guest, Right.CONTROL)
         await self._worker.set(found, {key: verbs.setting_text(value) for key, value in args.settings.items()})
-        return OK
+        return _changed(found)
 
-    async def _move(self, args: r.Move, principal: Principal) -> results.Done:
+    async def _move(self, args: r.Move, principal: Principal) -> results.Changed:
         found = self.find(principal, args.target, args.guest, Right.CONTROL)
         self._demand_no_source(principal, found, args.to)
         verbs.move(found, args.to)
-        return OK
+        return _changed(found)
 
-    async def _link(self, args: r.LinkTo, principal: Principal) -> results.Done:
+    async def _link(self, args: r.LinkTo, principal: Principal) -> results.Changed:
         found = self.find(principal, args.source, args.guest, Right.LINK)
         self._demand_no_source(principal, found)
         verbs.link(found, args.to, verbs.parse_matrix(args.matrix))
-        return OK
+        return _changed(found)
 
-    async def _unlink(self, args: r.LinkTo, principal: Principal) -> results.Done:
-        verbs.unlink(self.find(principal, args.source, args.guest, Right.LINK), args.to)
-        return OK
+    async def _unlink(self, args: r.LinkTo, principal: Principal) -> results.Changed:
+        found = self.find(principal, args.source, args.guest, Right.LINK)
+        verbs.unlink(found, args.to)
+        return _changed(found)
 
     async def _sink_add(self, args: r.SinkAdd, principal: Principal) -> results.NewSink:
         guest = self.guest(principal, args.guest, Right.LINK)
@@ -286,7 +290,7 @@ class Commands:
     async def _detach(self, args: r.Detach, principal: Principal) -> results.Done:
         key = scopes.door_key(args.door)
         await self._worker.doors.detach(
-            *self._first(principal, key, lambda guest: verbs.machine_of(guest, key), Right.ADMIN)
+            *self._only(principal, key, lambda guest: verbs.machine_of(guest, key), Right.ADMIN)
         )
         return OK
 
@@ -343,7 +347,7 @@ class Commands:
         return breakdown(*self._found(args, principal), now_ns())
 
     def _seen(self, args: r.About, principal: Principal) -> tuple[Guest, verbs.Seen]:
-        return self._first(principal, args.target, lambda one: verbs.seen(one, args.target), Right.SEE, args.guest)
+        return self._only(principal, args.target, lambda one: verbs.seen(one, args.target), Right.SEE, args.guest)
 
     async def _explain(self, args: r.About, principal: Principal) -> results.Explanation:
         if args.target.startswith(SEEN):
@@ -352,7 +356,7 @@ class Commands:
         kind, _, text = args.target.partition("/")
         if kind == "recorder":
             number = key_number(text)
-            guest, told = self._first(principal, args.target, lambda one: verbs.recorder_tap(one, number), Right.SEE)
+            guest, told = self._only(principal, args.target, lambda one: verbs.recorder_tap(one, number), Right.SEE)
             return results.Explanation(args.target, guest.name, explain_recorder(guest, *told))
         guest, stream = self._found(args, principal, "stream, recorder")
         return results.Explanation(stream.key, guest.name, explain_stream(guest, stream))
@@ -431,6 +435,10 @@ class Commands:
 
 def _no_token(text: str) -> NotFound:
     return missing(f"token/{text.removeprefix('token/')}")
+
+
+def _changed(found: verbs.Found) -> results.Changed:
+    return results.Changed(target=found.key, guest=found.guest.name)
 
 
 def _number(text: str) -> int:

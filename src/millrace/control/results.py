@@ -15,6 +15,13 @@ class Done(msgspec.Struct, frozen=True):
     ok: bool = True
 
 
+class Changed(Done, frozen=True):
+    """The object that was changed, and its guest."""
+
+    target: str = ""
+    guest: str = ""
+
+
 class DaemonView(msgspec.Struct, frozen=True):
     """The daemon's version and addresses, and the caller's identity."""
 

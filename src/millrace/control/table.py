@@ -20,11 +20,11 @@ class InGuest(msgspec.Struct, frozen=True):
 
 
 # Numbers are unique on a host, so at most one guest has the object of a key with a number. A sink or a source may also
-# be referred to by its name, which exists in many guests. Such a key means the first guest that has one, in the order
-# of `ControlPlane.names`, whatever the right in that guest is. Asking the workers one after the other is not enough:
-# the one that is asked first may have a later guest than another one.
+# be referred to by its name, which exists in many guests. Such a key means the guest `default`, as in all commands that
+# take a guest, or else the only one that has it; if several have it, it means none. That is so whatever the right in
+# that guest is, or one's rights would decide what is changed.
 class OnObject(msgspec.Struct, frozen=True):
-    """The worker of the first guest, of those that the principal may see, that has an object with this key."""
+    """The worker of the guest that is meant, of those that the principal may see, by an object with this key."""
 
     key: str
 

@@ -14,6 +14,8 @@ from millrace.text import checked_int, parse_name
 from millrace.units import RATE_MAX
 
 GUEST_RATE_MIN, GUEST_CHANNELS_MAX = 8_000, 8
+DEFAULT_GUEST = "default"
+"""The guest that commands mean if none is given."""
 # A guest is reached at /NAME and has the folder NAME in the runtime directory, so the names of other routes and of
 # the daemon's own files are not available.
 _RESERVED = frozenset({"api", "metrics", "health", "ready", "static", "page", "session"}) | RUNTIME_NAMES

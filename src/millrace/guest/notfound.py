@@ -10,6 +10,9 @@ from millrace.text import printable, quoted
 SHOWN_BY = {"request": "millrace grants", "token": "millrace token list"}
 """The command that lists objects of a kind; `millrace ls` lists all others."""
 
+SHOWN_MAX = 10
+"""Names of guests in a message."""
+
 
 class NotFound(GraphError):
     """There is no such object."""
@@ -22,6 +25,14 @@ def missing(key: str, guest: str | None = None, why: str = "") -> NotFound:
     where = f" in guest {printable(guest)}" if guest else ""
     by = SHOWN_BY.get(key.partition("/")[0], "millrace ls")
     return NotFound(f"there is no {printable(key)}{where}{why}; `{by}` shows what there is")
+
+
+def ambiguous(key: str, guests: Iterable[str]) -> GraphError:
+    """Several guests have an object with that key."""
+    names = list(guests)
+    more = f" and {len(names) - SHOWN_MAX} more" if len(names) > SHOWN_MAX else ""
+    shown = ", ".join(names[:SHOWN_MAX])
+    return GraphError(f"guests {shown}{more} have a {printable(key)}: give the guest too (--guest)")
 
 
 def missing_sink(guest: str, name: str, sinks: Iterable[str]) -> NotFound:
