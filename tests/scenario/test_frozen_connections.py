@@ -107,14 +107,14 @@ def conversation(rig: Rig, seed: int, freezing: bool) -> tuple[FrozenClient, lis
             line.wire.send_block(channel, SOUND[:20_000])
             line.ask(Command.FINISH_UPLOAD_STREAM, channel=channel)
         if step == 6:
-            other.ask(Command.MOVE_SINK_INPUT, index=players[0].index, sink_index=hall.id, sink_name=None)
+            other.ask(Command.MOVE_SINK_INPUT, index=players[0].index, sink_index=1, sink_name=None)
             line.ask(Command.CORK_PLAYBACK_STREAM, channel=players[1].channel, cork=False)
         if step == 7:
             line.ask(Command.SET_SOURCE_OUTPUT_VOLUME, index=record["index"], volume=(QUIET, 0x10000))
             line.ask_list(Command.GET_SINK_INPUT_INFO_LIST)
         if step == 8:
             line.ask(Command.FLUSH_PLAYBACK_STREAM, channel=pair[0].channel)
-            other.ask(Command.MOVE_SINK_INPUT, index=players[0].index, sink_index=rig.sink.id, sink_name=None)
+            other.ask(Command.MOVE_SINK_INPUT, index=players[0].index, sink_index=0, sink_name=None)
         if step == 10:
             other.ask(Command.KILL_SINK_INPUT, index=pair[1].index)
             line.ask(Command.PLAY_SAMPLE, name="bell", sink_index=0, sink_name=None, volume=0x10000, props={})
@@ -201,7 +201,7 @@ def test_events_not_distributed_yet_are_included(monkeypatch: pytest.MonkeyPatch
     sink = rig.graph.add_sink("hall")
     client.server = frozen(client)
     client.exchange()
-    assert {"event": 0, "index": sink.id} in client.named(Command.SUBSCRIBE_EVENT)
+    assert {"event": 0, "index": rig.door.sink_indexes.of(sink)} in client.named(Command.SUBSCRIBE_EVENT)
 
 
 def test_grant_withdrawn_meanwhile_ends_the_recorder() -> None:

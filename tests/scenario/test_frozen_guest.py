@@ -230,6 +230,10 @@ def test_guest_frozen_in_version_1_continues(tmp_path: Path) -> None:
         assert alice.admission.verdict(Permission.MICROPHONE, scene.subject) is Verdict.DENY
         assert alice.admission.verdict(Permission.MONITOR, scene.subject) is Verdict.PROMPT
         assert alice.admission.refused_captures == 1
+        # Its programs know its sinks and sources by the daemon's numbers.
+        new = graph.add_sink("new")
+        assert [door.sink_indexes.of(sink) for sink in (hall, new)] == [9, 10]
+        assert [door.source_indexes.of(mix) for mix in (hall, alice.microphone, new)] == [9, 1, 10]
         scene.close()
 
     asyncio.run(test())

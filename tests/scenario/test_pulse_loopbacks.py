@@ -39,8 +39,8 @@ def test_loopback_is_a_recorder_and_stream_in_requested_format() -> None:
     assert [one["module"] for one in inputs(client)] == [one["module"] for one in outputs(client)] == [first, second]
     played, heard = inputs(client)[0], outputs(client)[0]
     assert played["spec"] == heard["spec"] == Spec(SampleFormat.U8, 1, 22_050)
-    assert (played["client"], played["sink"]) == (NO_INDEX, rig.sink.id)
-    assert (heard["client"], heard["source"]) == (NO_INDEX, sink(rig, "under").id)
+    assert (played["client"], played["sink"]) == (NO_INDEX, rig.door.sink_indexes.of(rig.sink))
+    assert (heard["client"], heard["source"]) == (NO_INDEX, rig.door.source_indexes.of(sink(rig, "under")))
     assert played["props"]["a.b"] == b"c\0" and played["props"]["media.role"] == b"abstract\0"
     assert played["name"] == "Loopback from Monitor of Null Output" and heard["name"] == "X"
     assert played["resample_method"] is not None and inputs(client)[1]["resample_method"] is None
@@ -190,7 +190,7 @@ def test_recorders_of_removed_source_continue_on_default_source(made: str) -> No
     client.ask(Command.UNLOAD_MODULE, index=index)
     # One may not be moved, and one would record its own output: these two end.
     assert modules(client).count("module-loopback") == 1 and len(inputs(client)) == 1
-    assert [one["source"] for one in outputs(client)] == [rig.sink.id] * 2
+    assert [one["source"] for one in outputs(client)] == [rig.door.source_indexes.of(rig.sink)] * 2
     assert [told["channel"] for told in client.named(Command.RECORD_STREAM_MOVED)] == [recorder["channel"]]
     heard = rig.capture(sink(rig, "b"))
     burst(client, "millrace")
@@ -198,7 +198,7 @@ def test_recorders_of_removed_source_continue_on_default_source(made: str) -> No
     assert np.count_nonzero(heard.sound) == 2 * 4800
     # The source that they named is gone, so they follow the default from now on.
     client.ask(Command.SET_DEFAULT_SOURCE, name="a.monitor")
-    assert [one["source"] for one in outputs(client)] == [sink(rig, "a").id] * 2
+    assert [one["source"] for one in outputs(client)] == [rig.door.source_indexes.of(sink(rig, "a"))] * 2
 
 
 def test_recording_module_without_permission_for_default_source_ends() -> None:
@@ -222,7 +222,7 @@ def test_loopback_without_its_sink_ends_if_it_would_hear_itself() -> None:
     a, b = (load(client, "module-null-sink", f"sink_name={name}") for name in ("a", "b"))
     load(client, "module-loopback", "source=a.monitor sink=b")
     client.ask(Command.UNLOAD_MODULE, index=a)
-    assert [one["source"] for one in outputs(client)] == [rig.sink.id]
+    assert [one["source"] for one in outputs(client)] == [rig.door.source_indexes.of(rig.sink)]
     client.ask(Command.UNLOAD_MODULE, index=b)
     assert "module-loopback" not in modules(client) and not outputs(client) and not inputs(client)
 
@@ -237,7 +237,7 @@ def test_unloading_completes_though_its_client_leaves() -> None:
         other.play(F32, (1, 2), sink_name="a")
     client.server.over = lambda: True
     client.send(Command.UNLOAD_MODULE, index=a)
-    at_b = len([one for one in inputs(other) if one["sink"] == sink(rig, "b").id])
+    at_b = len([one for one in inputs(other) if one["sink"] == rig.door.sink_indexes.of(sink(rig, "b"))])
     assert 0 < at_b < 20 and client.server.unfinished
     other.ask(Command.UNLOAD_MODULE, index=b)
     rig.clients.remove(client)
@@ -245,7 +245,7 @@ def test_unloading_completes_though_its_client_leaves() -> None:
         pass
     assert list(rig.door.clients) == [other.server.index]
     assert list(sinks_of(other)) == ["millrace"] and modules(other).count("module-null-sink") == 0
-    assert [one["sink"] for one in inputs(other)] == [rig.sink.id] * 20 and not rig.graph.leaving
+    assert [one["sink"] for one in inputs(other)] == [rig.door.sink_indexes.of(rig.sink)] * 20 and not rig.graph.leaving
 
 
 def test_loopback_hears_only_what_its_loader_may_record() -> None:

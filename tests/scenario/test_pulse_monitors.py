@@ -82,9 +82,9 @@ def test_stream_monitor_follows_and_ends_with_its_stream_and_can_not_be_moved() 
     other = rig.graph.add_sink("other")
     player = client.play(S16, STEREO, s16(sine(3.0)), prebuf=FRAME)
     reply = record_one(client, player.index)
-    where = {"index": reply["index"], "source_index": other.id, "source_name": None}
+    where = {"index": reply["index"], "source_index": rig.door.source_indexes.of(other), "source_name": None}
     assert client.error(Command.MOVE_SOURCE_OUTPUT, **where) == Err.INVALID
-    client.ask(Command.MOVE_SINK_INPUT, index=player.index, sink_index=other.id, sink_name=None)
+    client.ask(Command.MOVE_SINK_INPUT, index=player.index, sink_index=rig.door.sink_indexes.of(other), sink_name=None)
     assert [m["name"] for m in client.named(Command.RECORD_STREAM_MOVED)] == ["other.monitor"]
     rig.run(0.3)
     assert recorded(client, reply)[-1_000:].any()
@@ -99,7 +99,7 @@ def test_only_existing_stream_is_recorded_and_only_with_permission_for_its_sink(
     other = rig.graph.add_sink("other")
     player = client.play(S16, STEREO)
     gone = record_fields(S16, STEREO, direct_on_input=9_999)
-    elsewhere = record_fields(S16, STEREO, direct_on_input=player.index, source_index=other.id)
+    elsewhere = record_fields(S16, STEREO, direct_on_input=player.index, source_index=rig.door.source_indexes.of(other))
     assert client.error(Command.CREATE_RECORD_STREAM, **gone) == Err.NOENTITY
     assert client.error(Command.CREATE_RECORD_STREAM, **elsewhere) == Err.INVALID
     rig.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)

@@ -211,7 +211,7 @@ def test_changes_without_effect_are_not_announced() -> None:
     client.ask(Command.SET_SOURCE_VOLUME, **named | {"volume": (0x8000, 0x8000)})
     client.ask(Command.SET_DEFAULT_SOURCE, name="millrace.monitor")
     told = [(n["event"] & 0xF, n["index"]) for n in client.named(Command.SUBSCRIBE_EVENT)]
-    assert told == [(Facility.SOURCE, microphone.id), (Facility.SERVER, NO_INDEX)]
+    assert told == [(Facility.SOURCE, rig.door.source_indexes.of(microphone)), (Facility.SERVER, NO_INDEX)]
     # A stream with links of its own is linked only to the sink it is moved to, even if that is its own.
     node, other = rig.graph.streams[stream], rig.graph.add_sink("other")
     rig.graph.link(node, other)

@@ -134,7 +134,7 @@ def test_moved_stream_announces_new_sink_once() -> None:
     scene.graph.touch(stream.node)
     attr = stream.attr
     assert scene.caller.named(Command.PLAYBACK_STREAM_MOVED) == [{
-        "channel": stream.channel, "index": scene.music.id, "name": "music", "suspended": False,
+        "channel": stream.channel, "index": 1, "name": "music", "suspended": False,
         "maxlength": attr.maxlength, "tlength": attr.tlength, "prebuf": attr.prebuf, "minreq": attr.minreq,
         "latency": attr.sink_ns // 1000,
     }]  # fmt: skip
@@ -160,7 +160,7 @@ def test_moved_recorder_announces_new_source_once() -> None:
     scene.graph.move_tap(record.node, scene.music)
     scene.graph.touch(record.node)
     assert scene.caller.named(Command.RECORD_STREAM_MOVED) == [{
-        "channel": record.channel, "index": scene.music.id, "name": "music.monitor", "suspended": False,
+        "channel": record.channel, "index": 1, "name": "music.monitor", "suspended": False,
         "maxlength": record.attr.maxlength, "fragsize": record.attr.fragsize,
         "latency": record.node.latency_ask_ns // 1000,
     }]  # fmt: skip

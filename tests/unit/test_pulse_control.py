@@ -66,11 +66,11 @@ class Scene(Furnished):
 def test_levels_of_sinks_and_sources_are_set_and_saved_separately() -> None:
     scene = Scene()
     assert scene.ask(C.SET_SINK_VOLUME, name="music", volume=(HALF,)) == {}
-    assert scene.ask(C.SET_SINK_MUTE, scene.music.id, mute=True) == {}
+    assert scene.ask(C.SET_SINK_MUTE, 1, mute=True) == {}
     assert (scene.music.gains, scene.music.mute) == ((0.125, 0.125), True)
     assert (scene.music.recorded.gains, scene.music.recorded.mute) == ((1.0, 1.0), False)
     assert scene.ask(C.SET_SOURCE_VOLUME, name="music.monitor", volume=(0x10000, HALF)) == {}
-    assert scene.ask(C.SET_SOURCE_MUTE, scene.source.id, mute=True) == {}
+    assert scene.ask(C.SET_SOURCE_MUTE, 2, mute=True) == {}
     assert scene.music.recorded.gains == (1.0, 0.125) and scene.source.recorded.mute and not scene.source.mute
     assert scene.door.devices.kept == {
         ("sink", "music"): ((0.125, 0.125), True), ("recorded", "music.monitor"): ((1.0, 0.125), False),
@@ -186,8 +186,8 @@ def test_stream_is_moved_by_name_or_index_and_its_client_notified() -> None:
         return scene.ask(C.MOVE_SINK_INPUT, stream.id, sink_index=index, sink_name=name)
 
     assert move(NO_INDEX, "music") == {} and stream.sink is scene.music and stream.placed
-    assert [told["index"] for told in scene.program.named(C.PLAYBACK_STREAM_MOVED)] == [scene.music.id]
-    assert move(scene.sink.id, None) == {} and stream.sink is scene.sink and not stream.placed
+    assert [told["index"] for told in scene.program.named(C.PLAYBACK_STREAM_MOVED)] == [1]
+    assert move(0, None) == {} and stream.sink is scene.sink and not stream.placed
     assert move(12_345, None) is Err.NOENTITY
     stream.pinned = "its client asked for it not to be moved"
     assert move(NO_INDEX, "music") is Err.INVALID and stream.sink is scene.sink

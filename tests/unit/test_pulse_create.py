@@ -58,7 +58,7 @@ def test_reply_describes_the_created_stream() -> None:
     stream = scene.caller.streams[answer["channel"]]
     assert answer["index"] == stream.node.id and scene.door.playback[stream.node.id] is stream
     assert (answer["spec"], answer["map"]) == (S16, STEREO) and answer["format"].encoding is Encoding.PCM
-    assert (answer["sink_index"], answer["sink_name"], answer["suspended"]) == (scene.music.id, "music", False)
+    assert (answer["sink_index"], answer["sink_name"], answer["suspended"]) == (1, "music", False)
     attr = stream.attr
     assert (answer["tlength"], answer["minreq"], answer["prebuf"]) == (attr.tlength, attr.minreq, attr.prebuf)
     assert (answer["tlength"], answer["minreq"], answer["prebuf"]) == (ms(200), ms(20), ms(50))
@@ -228,7 +228,7 @@ def test_reply_describes_the_created_recorder() -> None:
     record = scene.caller.records[answer["channel"]]
     assert answer["index"] == record.node.id and scene.door.records[record.node.id] is record
     assert (answer["spec"], answer["map"]) == (S16, STEREO) and answer["format"].encoding is Encoding.PCM
-    assert (answer["source_index"], answer["source_name"]) == (scene.music.id, "music.monitor")
+    assert (answer["source_index"], answer["source_name"]) == (1, "music.monitor")
     assert (answer["fragsize"], answer["maxlength"]) == (ms(20), 4 * 1024 * 1024)
     assert answer["latency"] == record.node.latency_ask_ns // 1000 == 20_000 and not answer["suspended"]
     assert record.node.active and record.node.clocked and record.state.keeps_awake
@@ -244,7 +244,7 @@ def test_recorder_without_source_follows_default_source(changes: dict[str, Any],
     record = scene.record(**changes)
     assert record.node.sink is not None and scene.door.source_name(record.node.sink) == name
     assert record.node.placed is placed
-    assert scene.record(source_index=scene.music.id).node.placed
+    assert scene.record(source_index=1).node.placed
 
 
 def test_recorder_of_one_stream_hears_only_it_wherever_it_plays() -> None:

@@ -25,12 +25,12 @@ from tests.doorscene import Scene
 def test_sink_is_found_by_index_name_or_default() -> None:
     scene = Scene()
     door, music = scene.door, scene.music
-    assert door.find_sink(music.id, None) is door.find_sink(NO_INDEX, "music") is music
-    assert door.find_sink(NO_INDEX, str(music.id)) is music and door.find_sink(music.id, "millrace") is music
+    assert door.find_sink(1, None) is door.find_sink(NO_INDEX, "music") is music
+    assert door.find_sink(NO_INDEX, "1") is music and door.find_sink(1, "millrace") is music
     for name in (None, "", "@DEFAULT_SINK@", "default"):
         assert door.find_sink(NO_INDEX, name) is scene.sink
     for index, name, code in (
-        (12_345, "music", Err.NOENTITY), (scene.source.id, None, Err.NOENTITY), (NO_INDEX, "microphone", Err.NOENTITY),
+        (12_345, "music", Err.NOENTITY), (2, None, Err.NOENTITY), (NO_INDEX, "microphone", Err.NOENTITY),
         (NO_INDEX, "\x1b[2J", Err.INVALID), (NO_INDEX, "a b", Err.INVALID), (NO_INDEX, "x" * 129, Err.INVALID),
     ):  # fmt: skip
         with pytest.raises(CommandError) as refused:
@@ -41,9 +41,9 @@ def test_sink_is_found_by_index_name_or_default() -> None:
 def test_source_or_monitor_is_found_by_any_of_its_names() -> None:
     scene = Scene()
     door, music = scene.door, scene.music
-    assert door.find_source(scene.source.id, None) is door.find_source(NO_INDEX, "microphone") is scene.source
-    assert door.find_source(NO_INDEX, str(scene.source.id)) is scene.source
-    for index, name in ((music.id, None), (NO_INDEX, "music.monitor"), (NO_INDEX, str(music.id))):
+    assert door.find_source(2, None) is door.find_source(NO_INDEX, "microphone") is scene.source
+    assert door.find_source(NO_INDEX, "2") is scene.source
+    for index, name in ((1, None), (NO_INDEX, "music.monitor"), (NO_INDEX, "1")):
         assert door.find_source(index, name) is music
     for name in (None, "", "@DEFAULT_SOURCE@"):
         assert door.find_source(NO_INDEX, name) is scene.source
@@ -139,7 +139,7 @@ def test_source_level_applies_to_recorders_and_changes_are_announced() -> None:
     scene.door.set_recorded(scene.music, (0.5, 0.25), True)
     assert (scene.music.recorded.gains, scene.music.recorded.mute) == ((0.5, 0.25), True)
     assert scene.news() == [
-        (Facility.SOURCE_OUTPUT, Change.CHANGE, record.node.id), (Facility.SOURCE, Change.CHANGE, scene.music.id),
+        (Facility.SOURCE_OUTPUT, Change.CHANGE, record.node.id), (Facility.SOURCE, Change.CHANGE, 1),
     ]  # fmt: skip
     scene.door.set_recorded(scene.music, (0.5, 0.25), True)
     assert scene.news() == [] and other.node.sink is scene.source
@@ -251,15 +251,14 @@ def test_tone_plays_only_where_it_is_heard() -> None:
 def test_each_change_is_announced_with_its_facility() -> None:
     scene = Scene()
     made = scene.graph.add_sink("made")
-    line = scene.graph.add_source("line", "Line")
+    scene.graph.add_source("line", "Line")
     assert scene.news() == [
-        (Facility.SINK, Change.NEW, made.id), (Facility.SOURCE, Change.NEW, made.id),
-        (Facility.SOURCE, Change.NEW, line.id),
+        (Facility.SINK, Change.NEW, 2), (Facility.SOURCE, Change.NEW, 3), (Facility.SOURCE, Change.NEW, 4),
     ]  # fmt: skip
     stream, record = scene.play(), scene.record()
     assert scene.news() == [
         (Facility.SINK_INPUT, Change.NEW, stream.node.id), (Facility.SOURCE_OUTPUT, Change.NEW, record.node.id),
-        (Facility.SOURCE, Change.CHANGE, record.node.sink.id),
+        (Facility.SOURCE, Change.CHANGE, 2),
     ], "a recorded source is running"  # fmt: skip
     scene.graph.set_mute(stream.node, True)
     scene.graph.remove_tap(record.node)
@@ -268,7 +267,7 @@ def test_each_change_is_announced_with_its_facility() -> None:
     news = scene.news()
     for change in (
         (Facility.SINK_INPUT, Change.CHANGE, stream.node.id), (Facility.SOURCE_OUTPUT, Change.REMOVE, record.node.id),
-        (Facility.SINK, Change.REMOVE, made.id), (Facility.SOURCE, Change.REMOVE, made.id),
+        (Facility.SINK, Change.REMOVE, 2), (Facility.SOURCE, Change.REMOVE, 3),
         (Facility.SERVER, Change.CHANGE, NO_INDEX),
     ):  # fmt: skip
         assert change in news
@@ -286,13 +285,14 @@ def test_internal_taps_and_source_streams_are_not_announced() -> None:
 def test_sink_level_is_announced_for_sink_only_and_state_for_monitor_too() -> None:
     scene = Scene()
     scene.graph.set_mute(scene.music, True)
-    assert scene.news() == [(Facility.SINK, Change.CHANGE, scene.music.id)]
+    assert scene.news() == [(Facility.SINK, Change.CHANGE, 1)]
     scene.graph.suspend(scene.music, True)
-    assert scene.news() == [(facility, Change.CHANGE, scene.music.id) for facility in (Facility.SINK, Facility.SOURCE)]
+    assert scene.news() == [(facility, Change.CHANGE, 1) for facility in (Facility.SINK, Facility.SOURCE)]
     scene.graph.set_mute(scene.music, False)
-    assert scene.news() == [(Facility.SINK, Change.CHANGE, scene.music.id)]
+    assert scene.news() == [(Facility.SINK, Change.CHANGE, 1)]
     scene.graph.remove_sink(scene.music)
     assert scene.music.id not in scene.door._source_states
+    assert scene.door.sink_indexes.of(scene.music) == scene.door.source_indexes.of(scene.music) == NO_INDEX
 
 
 def test_rule_changes_are_announced_to_subscribers_while_module_is_loaded() -> None:

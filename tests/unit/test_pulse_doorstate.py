@@ -115,7 +115,7 @@ def test_loopback_stays_quiet_and_still_refuses_to_hear_itself() -> None:
     assert isinstance(before, Heard) and isinstance(after, Heard) and after is not before
     assert (after.quiet, after.rests_after) == (before.quiet, before.rests_after) and after.quiet
     hall = next(one for one in rig.graph.sinks.values() if one.name == "hall")
-    move = {"index": stream.node.id, "sink_index": hall.id, "sink_name": None}
+    move = {"index": stream.node.id, "sink_index": rig.door.sink_indexes.of(hall), "sink_name": None}
     assert rig.client().error(Command.MOVE_SINK_INPUT, **move) == Err.INVALID
 
 

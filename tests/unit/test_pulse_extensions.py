@@ -245,8 +245,8 @@ def formats(reader: Reader) -> list[tuple[int, int, list[int]]]:
 def test_every_sink_accepts_pcm_only() -> None:
     scene = Scene()
     pcm = [int(Encoding.PCM)]
-    assert formats(scene.ask(DEVICE_RESTORE, 3)) == [(0, scene.sink.id, pcm), (0, scene.music.id, pcm)]
-    assert formats(scene.ask(DEVICE_RESTORE, 4, ("u32", 0), ("u32", scene.music.id))) == [(0, scene.music.id, pcm)]
+    assert formats(scene.ask(DEVICE_RESTORE, 3)) == [(0, 0, pcm), (0, 1, pcm)]
+    assert formats(scene.ask(DEVICE_RESTORE, 4, ("u32", 0), ("u32", 1))) == [(0, 1, pcm)]
     assert scene.ask(DEVICE_RESTORE, 4, ("u32", 0), ("u32", 12_345)) is Err.NOENTITY
     encodings = ([Encoding.PCM], {}), ([Encoding.AC3_IEC61937], Err.NOTSUPPORTED), ([], Err.NOTSUPPORTED)
     for offered, answer in (*encodings, ([Encoding.PCM] * 2, Err.NOTSUPPORTED)):

@@ -282,9 +282,13 @@ class Sink(Levelled):
         """What users call it."""
         return "source" if self.capture else "sink"
 
+    def is_called(self, name: str) -> bool:
+        """Whether `name` is its name or an alias."""
+        return name == self.name or name in self.aliases
+
     def answers_to(self, name: str) -> bool:
         """Whether `name` means this one: its name, an alias, or its number."""
-        return name == self.name or name in self.aliases or name == str(self.id)
+        return self.is_called(name) or name == str(self.id)
 
     @property
     def rms(self) -> float:

@@ -174,8 +174,9 @@ class ClientStreams(ABC):
             self._sinks[stream.node.id] = sink.id
             attr = stream.attr
             self.notice(
-                Command.PLAYBACK_STREAM_MOVED, channel=stream.channel, index=sink.id, name=sink.name,
-                suspended=sink.suspended, maxlength=attr.maxlength, tlength=attr.tlength, prebuf=attr.prebuf,
+                Command.PLAYBACK_STREAM_MOVED, channel=stream.channel, name=sink.name,
+                index=self.door.sink_indexes.of(sink), suspended=sink.suspended,
+                maxlength=attr.maxlength, tlength=attr.tlength, prebuf=attr.prebuf,
                 minreq=attr.minreq, latency=attr.sink_ns // 1000,
             )  # fmt: skip
             stream.check_ready()
@@ -193,7 +194,8 @@ class ClientStreams(ABC):
         if sink is not None and self._sinks.get(record.node.id) != sink.id:
             self._sinks[record.node.id] = sink.id
             self.notice(
-                Command.RECORD_STREAM_MOVED, channel=record.channel, index=sink.id, name=self.door.source_name(sink),
-                suspended=sink.suspended, maxlength=record.attr.maxlength, fragsize=record.attr.fragsize,
+                Command.RECORD_STREAM_MOVED, channel=record.channel, name=self.door.source_name(sink),
+                index=self.door.source_indexes.of(sink), suspended=sink.suspended,
+                maxlength=record.attr.maxlength, fragsize=record.attr.fragsize,
                 latency=record.node.latency_ask_ns // 1000,
             )  # fmt: skip

@@ -107,7 +107,7 @@ def create_playback(client: PulseClient, request: Request) -> None:
         stream.begin_with(base[0])
     door.begin_playback(stream, sink)
     client.keep_playback(stream)
-    client.reply(request, _playback_reply(stream) | {"missing": stream.take_first_request()})
+    client.reply(request, _playback_reply(client, stream) | {"missing": stream.take_first_request()})
     # Only after the reply, which tells the client the channel that the stream's notices name.
     stream.check_ready()
 
@@ -160,11 +160,11 @@ def held_by_resampler(rate: int, rate_out: int, glide: bool) -> HostNs:
     return holds_ns(rate, rate_out, low_delay=True)
 
 
-def _playback_reply(stream: PlaybackStream) -> dict[str, object]:
+def _playback_reply(client: PulseClient, stream: PlaybackStream) -> dict[str, object]:
     sink = stream.node.sink
     return attr_reply(stream) | {
         "channel": stream.channel, "index": stream.node.id, "spec": spec_of(stream.format),
-        "map": map_of(stream.format), "sink_index": sink.id, "sink_name": sink.name,
+        "map": map_of(stream.format), "sink_index": client.door.sink_indexes.of(sink), "sink_name": sink.name,
         "suspended": sink.suspended, "format": info_of(stream.format),
     }  # fmt: skip
 
@@ -260,6 +260,7 @@ def _record_reply(client: PulseClient, record: RecordStream, sink: Sink) -> dict
     fmt, attr = record.format, record.attr
     return {
         "channel": record.channel, "index": record.node.id, "maxlength": attr.maxlength, "fragsize": attr.fragsize,
-        "spec": spec_of(fmt), "map": map_of(fmt), "source_index": sink.id, "source_name": client.door.source_name(sink),
+        "spec": spec_of(fmt), "map": map_of(fmt), "source_index": client.door.source_indexes.of(sink),
+        "source_name": client.door.source_name(sink),
         "suspended": sink.suspended, "latency": record.node.latency_ask_ns // 1000, "format": info_of(fmt),
     }  # fmt: skip

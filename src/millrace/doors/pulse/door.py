@@ -13,8 +13,8 @@ from millrace.absent import nothing
 from millrace.budget import ENTRY_BYTES
 from millrace.doors.admission import Admission, permission_of
 from millrace.doors.pulse.clients import Client, Host, Recorder
+from millrace.doors.pulse.devicenames import DeviceNames
 from millrace.doors.pulse.devicestates import DeviceUse, InUse
-from millrace.doors.pulse.formats import CommandError, no_such
 from millrace.doors.pulse.guestdevices import GuestDevices
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, kind_of, listened_to, unmake, unnoted
 from millrace.doors.pulse.playback import PlaybackStream
@@ -30,26 +30,25 @@ from millrace.media.format import AudioFormat
 from millrace.remembered.memory import Memory
 from millrace.remembered.streams import Rules, group_of
 from millrace.rights.grants import Permission, Verdict
-from millrace.text import key_number
 from millrace.units import HostNs
-from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err, Facility
+from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Facility
 
 CLIENTS_MAX = 1024
 MODULES_MAX = 256
 ARGUMENT_COPIES = 4
 """A module's argument is counted several times: its text is kept, and recurs in the module's names and properties."""
-MONITOR = ".monitor"
 STREAM_RESTORE, STREAM_RESTORE_EVENT = "module-stream-restore", 5
 
 
-class PulseDoor:
+class PulseDoor(DeviceNames):
     """One guest's PulseAudio server."""
 
     def __init__(
         self, graph: Graph, admission: Admission, host: Host, cookie: bytes, server_name: str,
         wall_ns: Callable[[], int], memory: Memory | None = None,
     ) -> None:  # fmt: skip
-        self.graph, self.admission, self.host = graph, admission, host
+        super().__init__(graph)
+        self.admission, self.host = admission, host
         admission.doors.append(self)
         self.cookie = cookie
         self.server_name = server_name
@@ -75,7 +74,6 @@ class PulseDoor:
         """The owning module of each stream and recorder that a module created, by node ID."""
         self.loading = 0
         """Number of modules being loaded. While it is not 0, new sinks and sources come from a module."""
-        self.default_source: Sink | None = None
         self.declared: dict[int, AudioFormat] = {}
         """Formats given as module arguments, by sink or source: reported only, as the graph mixes in its own format."""
         self.account = admission.budget.open("cache")
@@ -105,12 +103,6 @@ class PulseDoor:
     # -- lookups -------------------------------------------------------------------------
 
     @property
-    def default_sink(self) -> Sink:
-        """The sink for streams that name none."""
-        assert self.graph.default is not None
-        return self.graph.default
-
-    @property
     def sink_format(self) -> AudioFormat:
         """The format for `fix_*` flags and for the server info."""
         return self.format_of(self.default_sink)
@@ -118,30 +110,6 @@ class PulseDoor:
     def format_of(self, sink: Sink) -> AudioFormat:
         """A sink's format, as clients see it."""
         return self.declared.get(sink.id) or AudioFormat(SampleFormat.F32LE, self.graph.rate, sink.positions)
-
-    def find_sink(self, index: int, name: str | None) -> Sink:
-        """Find a sink by index, name, number as text, or @DEFAULT_SINK@; the default sink if none is named."""
-        if index != NO_INDEX:
-            return self._sink_by_index(index)
-        if not name or name == "@DEFAULT_SINK@":
-            return self.default_sink
-        for sink in self.graph.sinks.values():
-            if sink.answers_to(name):
-                return sink
-        raise no_such("sink", name)
-
-    def _sink_by_index(self, index: int) -> Sink:
-        sink = self.graph.sinks.get(index)
-        if sink is None:
-            raise CommandError(Err.NOENTITY, f"no sink {index}")
-        return sink
-
-    def recorded_by_default(self, without: Sink | None = None) -> Sink:
-        """The source for recorders that name none: the chosen default, else the microphone, else the monitor."""
-        if self.default_source not in (None, without):
-            assert self.default_source is not None
-            return self.default_source
-        return next((source for source in self.graph.sources.values() if source is not without), self.default_sink)
 
     def sources_for(self, client: Client) -> list[Sink]:
         """Sources and monitors that a client is shown. A microphone it is denied is left out."""
@@ -171,36 +139,6 @@ class PulseDoor:
                 record.node.placed = False
                 self.graph.move_tap(record.node, now)
 
-    @staticmethod
-    def source_name(sink: Sink) -> str:
-        """A source's name; a monitor's derives from its sink's."""
-        return sink.name if sink.capture else sink.name + MONITOR
-
-    def source_description(self, sink: Sink) -> str:
-        """A source's description; a monitor's derives from its sink's."""
-        return sink.description if sink.capture else f"Monitor of {sink.description}"
-
-    def name_taken(self, name: str) -> bool:
-        """Whether a sink, source or monitor has this name."""
-        return self.graph.name_taken(name) or self.graph.name_taken(name.removesuffix(MONITOR))
-
-    def find_source(self, index: int, name: str | None) -> Sink:
-        """Find a source; for a monitor, its sink."""
-        if index != NO_INDEX:
-            return self.graph.sources.get(index) or self._sink_by_index(index)
-        if not name or name == "@DEFAULT_SOURCE@":
-            return self.recorded_by_default()
-        for source in self.graph.sources.values():
-            if source.answers_to(name):
-                return source
-        if name == "@DEFAULT_MONITOR@":
-            return self.default_sink
-        if name.endswith(MONITOR):
-            return self.find_sink(NO_INDEX, name[: -len(MONITOR)])
-        if (number := key_number(name)) >= 0:
-            return self._sink_by_index(number)
-        raise no_such("source", name)
-
     def set_recorded(self, sink: Sink, gains: tuple[float, ...], mute: bool) -> None:
         """Set the level of a source or monitor. It applies to everything that records it, modules included."""
         if (gains, mute) == (sink.recorded.gains, sink.recorded.mute):
@@ -212,7 +150,7 @@ class PulseDoor:
             for one in module.feeds:
                 if one.start is sink and one.recorded:
                     feed(self.graph, one)
-        self.publish(Facility.SOURCE, Change.CHANGE, sink.id)
+        self.publish(Facility.SOURCE, Change.CHANGE, self.source_indexes.of(sink))
 
     def unload(self, module: Module) -> None:
         """Remove a module and everything it created."""
@@ -296,13 +234,14 @@ class PulseDoor:
         kind = {"new": Change.NEW, "change": Change.CHANGE, "remove": Change.REMOVE}[change]
         if isinstance(node, Sink):
             if kind is Change.NEW:
+                self.count_device(node)
                 self.devices.restore(node)
                 for module in list(self.modules.values()):
                     module.greet(node)
             if not node.capture:
-                self.publish(Facility.SINK, kind, node.id)
+                self.publish(Facility.SINK, kind, self.sink_indexes.of(node))
             if self._source_shows(node, kind):
-                self.publish(Facility.SOURCE, kind, node.id)
+                self.publish(Facility.SOURCE, kind, self.source_indexes.of(node))
             if node.links or node.id in self.in_use.played:
                 self._tell_what_is_used()
             if kind is Change.CHANGE and node.suspended:
@@ -324,10 +263,11 @@ class PulseDoor:
     def _tell_what_is_used(self) -> None:
         before, self.in_use = self.in_use, self._use.found(self.graph.mixes())
         for facility, were, are in zip((Facility.SINK, Facility.SOURCE), before, self.in_use, strict=True):
-            for index in were ^ are:
-                mix = self.graph.sinks.get(index) or self.graph.sources.get(index)
+            indexes = self.sink_indexes if facility is Facility.SINK else self.source_indexes
+            for id_ in were ^ are:
+                mix = self.graph.sinks.get(id_) or self.graph.sources.get(id_)
                 if mix is not None and (facility is Facility.SOURCE or not mix.capture):
-                    self.publish(facility, Change.CHANGE, index)
+                    self.publish(facility, Change.CHANGE, indexes.of(mix))
 
     def _source_shows(self, sink: Sink, kind: Change) -> bool:
         """Whether a change shows at the source or monitor, which is suspended with the sink but has its own level."""
@@ -336,6 +276,7 @@ class PulseDoor:
         return kind is not Change.CHANGE or state != before
 
     def _forget_sink(self, sink: Sink) -> None:
+        self.forget_device(sink)
         self._source_states.pop(sink.id, None)
         self.declared.pop(sink.id, None)
         for module in [m for m in self.modules.values() if sink in m.masters]:
@@ -408,7 +349,7 @@ class PulseDoor:
     def _place(self, node: Stream, sink: Sink) -> Sink:
         """Choose the sink for a new stream, and apply the stored settings before any of it is heard."""
         device = give(self.rules, node, self.group(node))
-        target = next((one for one in self.graph.sinks.values() if device and one.answers_to(device)), None)
+        target = self.sink_called(device) if device else None
         if target is None:
             return sink
         node.placed = target is not self.graph.default

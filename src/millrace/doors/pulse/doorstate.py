@@ -7,6 +7,7 @@ import msgspec
 from millrace.absent import nothing
 from millrace.doors.pulse.detached import detach_playback, resume_playback
 from millrace.doors.pulse.door import PulseDoor
+from millrace.doors.pulse.indexes import IndexesState, as_numbered
 from millrace.doors.pulse.loaded import Feed, Module, kind_of, unnoted
 from millrace.doors.pulse.loopback import Loopback, LoopbackState
 from millrace.doors.pulse.modkinds import KINDS
@@ -87,6 +88,8 @@ class PulseDoorState(msgspec.Struct):
     restores: RestoreState | None = None
     playing: dict[int, PlaybackState] = {}
     """Samples that are being played, by the number of their stream."""
+    sinks: IndexesState | None = None
+    sources: IndexesState | None = None
 
     @property
     def nodes(self) -> set[int]:
@@ -108,7 +111,10 @@ def freeze_door(door: PulseDoor) -> PulseDoorState:
     samples_playing = [stream for stream in door.playback.values() if isinstance(stream.owner, NoOwner)]
     playing = {stream.node.id: detach_playback(door, stream) for stream in samples_playing}
     restores = RestoreState(door.rules.restores, door.devices.restores, door.devices.keeps_defaults)
-    state = PulseDoorState(door.cookie, samples, default, door.declared, modules, restores, playing)
+    state = PulseDoorState(
+        door.cookie, samples, default, door.declared, modules, restores, playing,
+        door.sink_indexes.freeze(), door.source_indexes.freeze(),
+    )  # fmt: skip
     door.account.close()
     return state
 
@@ -142,6 +148,8 @@ def resume_door(door: PulseDoor, state: PulseDoorState) -> None:
     for one in state.samples:
         door.samples.store(Sample(one.index, one.name, one.format, one.data, one.props))
     mixes = {mix.id: mix for mix in door.graph.mixes()}
+    door.sink_indexes.resume(state.sinks or as_numbered(door.graph.sinks.values()))
+    door.source_indexes.resume(state.sources or as_numbered(mixes.values()))
     door.default_source = None if state.default_source is None else mixes.get(state.default_source)
     door.declared.update(state.declared)
     if state.restores is not None:

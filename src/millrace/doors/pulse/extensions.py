@@ -188,7 +188,7 @@ def _apply(door: PulseDoor, stream: Stream, rule: Rule) -> None:
         door.graph.set_gains(stream, tuple(cubic_to_gain(level) for level in levels))
     if rule.mute is not None:
         door.graph.set_mute(stream, rule.mute)
-    target = next((s for s in door.graph.sinks.values() if rule.device and s.answers_to(rule.device)), None)
+    target = door.sink_called(rule.device) if rule.device else None
     if target is not None and stream.links and stream.sink is not target and not stream.pinned:
         door.graph.move_stream(stream, target)
 
@@ -207,7 +207,7 @@ def _formats(client: PulseClient, request: Request, reader: Reader) -> None:
     writer = Writer()
     for sink in sinks:
         writer.u32(_SINKS)
-        writer.u32(sink.id)
+        writer.u32(client.door.sink_indexes.of(sink))
         writer.format_infos([FormatInfo(Encoding.PCM)])
     _reply(client, request, writer)
 

@@ -6,7 +6,8 @@ from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from millrace.doors.pulse.clients import Client
-from millrace.doors.pulse.door import MONITOR, PulseDoor
+from millrace.doors.pulse.devicenames import MONITOR
+from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.formats import info_of, map_numbers, map_of, prop_text, spec_of, volume_of
 from millrace.doors.pulse.loaded import Module
 from millrace.doors.pulse.playback import PlaybackStream
@@ -66,7 +67,7 @@ def _device(door: PulseDoor, sink: Sink, used: Container[int]) -> Record:
     fmt = door.format_of(sink)
     module = next((m for m in door.modules.values() if sink in m.mixes), door.own_module)
     return {
-        "index": sink.id, "spec": spec_of(fmt), "map": map_of(fmt), "module": module.index,
+        "spec": spec_of(fmt), "map": map_of(fmt), "module": module.index,
         "driver": _driver(door, module),
         "base_volume": VOLUME_NORM, "state": _device_state(sink, used), "steps": VOLUME_NORM + 1, "card": NO_INDEX,
         "ports": [], "active_port": None, "formats": [FormatInfo(Encoding.PCM)],
@@ -85,8 +86,9 @@ def sink_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
     """GET_SINK_INFO."""
     props = _device_props(sink, sink.description, "sound", "audio-card")
     return _device(door, sink, door.in_use.played) | {
-        "name": sink.name, "description": sink.description, "volume": volume_of(sink.gains), "mute": sink.mute,
-        "monitor_index": sink.id, "monitor_name": sink.name + MONITOR,
+        "index": door.sink_indexes.of(sink), "name": sink.name, "description": sink.description,
+        "volume": volume_of(sink.gains), "mute": sink.mute,
+        "monitor_index": door.source_indexes.of(sink), "monitor_name": sink.name + MONITOR,
         "latency": door.monitor_latency_ns(sink, now_ns) // 1000, "flags": SINK_FLAGS, "props": props,
     }  # fmt: skip
 
@@ -97,9 +99,10 @@ def source_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
     del now_ns
     description = door.source_description(sink)
     props = _device_props(sink, description, "sound" if sink.capture else "monitor", "audio-input-microphone")
-    of = (NO_INDEX, None) if sink.capture else (sink.id, sink.name)
+    of = (NO_INDEX, None) if sink.capture else (door.sink_indexes.of(sink), sink.name)
     return _device(door, sink, door.in_use.recorded) | {
-        "name": door.source_name(sink), "description": description, "mute": level.mute,
+        "index": door.source_indexes.of(sink), "name": door.source_name(sink), "description": description,
+        "mute": level.mute,
         "volume": volume_of(level.gains), "monitor_of_index": of[0],
         "monitor_of_name": of[1], "latency": 0, "flags": SOURCE_FLAGS, "props": props,
     }  # fmt: skip
@@ -119,7 +122,7 @@ def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | Non
     return {
         "index": index, "name": _stream_name(node, stream.props if stream else {}),
         "module": door.module_of(index).index,
-        "client": client, "sink": node.sink.id,
+        "client": client, "sink": door.sink_indexes.of(node.sink),
         "spec": spec_of(fmt), "map": map_of(fmt),
         "volume": volume_of(node.gains), "buffer_usec": _buffer_usec(stream),
         "sink_usec": (door.monitor_latency_ns(node.sink, now_ns) + ahead_ns) // 1000,
@@ -148,7 +151,8 @@ def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
     return {
         "index": stream.node.id, "name": _stream_name(stream.node, stream.props),
         "module": door.module_of(stream.node.id).index,
-        "client": stream.owner.index, "source": stream.node.sink.id, "spec": spec_of(stream.format),
+        "client": stream.owner.index, "source": door.source_indexes.of(stream.node.sink),
+        "spec": spec_of(stream.format),
         "map": map_of(stream.format), "buffer_usec": stream.layout.to_ns(stream.queued_bytes) // 1000,
         "source_usec": 0, "resample_method": None,
         "driver": _stream_driver(door, stream.node.id, stream.owner.index),

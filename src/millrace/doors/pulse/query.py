@@ -25,12 +25,14 @@ def server_info(client: PulseClient, request: Request) -> None:
 
 def lookup_sink(client: PulseClient, request: Request) -> None:
     """LOOKUP_SINK."""
-    client.reply(request, {"index": client.door.find_sink(NO_INDEX, request.fields["name"]).id})
+    door = client.door
+    client.reply(request, {"index": door.sink_indexes.of(door.find_sink(NO_INDEX, request.fields["name"]))})
 
 
 def lookup_source(client: PulseClient, request: Request) -> None:
     """LOOKUP_SOURCE."""
-    client.reply(request, {"index": client.door.find_source(NO_INDEX, request.fields["name"]).id})
+    door = client.door
+    client.reply(request, {"index": door.source_indexes.of(door.find_source(NO_INDEX, request.fields["name"]))})
 
 
 def stat(client: PulseClient, request: Request) -> None:
