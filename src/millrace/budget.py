@@ -119,8 +119,8 @@ class Account:
             held[among] += self._parts[name]
         return held
 
-    # No refusal is counted or reported here: the caller does without the memory (a shorter lane, a packet dropped), so
-    # nothing was denied to the guest.
+    # No refusal is counted or reported here: the caller does without the memory (a shorter lane, a packet dropped). But
+    # others are asked for what they can spare, as for `hold`.
     def fits(self, name: Hashable, size: int, reach: float = PROGRAMS) -> bool:
         """Like `hold`, but returns False instead of raising, for callers with an alternative."""
         if self._budget is None:
@@ -193,9 +193,10 @@ class Budget:
     def has_room(self, more: int, reach: float, part: float = 1.0, who: str = "") -> bool:
         """Whether `more` additional bytes fit, in this part of the class's share, if it has one.
 
-        If they don't, what can be spared is given back first. Shrinking always fits, even while over the limit.
+        This is a demand: if they don't, what can be spared is given back first. Shrinking always fits, even while over
+        the limit.
         """
-        return self._fits(more, reach, part, who) or (self._spared() and self._fits(more, reach, part, who))
+        return self.is_free(more, reach, part, who) or (self._spared() and self.is_free(more, reach, part, who))
 
     def _spared(self) -> bool:
         """Have given back what can be spared; whether anything was."""
@@ -207,7 +208,8 @@ class Budget:
     # Requests are too short-lived for one to make room for another. Instead, a principal's leave free as much as they
     # hold: half of what there is for the first one, and something for everybody else, however many it makes. A budget
     # of its own is not divided.
-    def _fits(self, more: int, reach: float, part: float, who: str) -> bool:
+    def is_free(self, more: int, reach: float, part: float = 1.0, who: str = "") -> bool:
+        """The same as a question, for whoever asks again and again: nobody gives anything back for it."""
         if more <= 0:
             return True
         if reach == REQUESTS and who != self.whose:
@@ -226,7 +228,7 @@ class Budget:
             self.refusals += 1
             lack = self._lack(more, reach, account.who)
             self._refused(account.what, lack)
-            raise BudgetError(self._sentence(account.what, lack))
+            raise BudgetError(self._sentence(account.what, lack), more)
         self._add(more, reach, account.who)
 
     def _lack(self, more: int, reach: float, who: str) -> Lack:

@@ -74,6 +74,11 @@ class BudgetError(GraphError):
     status, word = 507, "limit"
     listener_word = "limit"
 
+    def __init__(self, what: str, needed: int = 0) -> None:
+        """`needed` is the number of bytes that had no room."""
+        super().__init__(what)
+        self.needed = needed
+
 
 class RightsError(MillraceError):
     """The caller lacks the right to do this."""

@@ -156,7 +156,8 @@ def test_what_can_be_spared_is_given_back_before_anybody_is_refused_and_not_with
 
     film.may_spare(spare)
     other.hold("queue", 300)
-    assert not asked and film.held == 600
+    assert not budget.is_free(401, PROGRAMS) and budget.is_free(30, PROGRAMS)
+    assert not asked and film.held == 600, "a question is no demand"
     other.hold("queue", 700)
     assert asked == [600] and film.held == 100 and other.held == 700
     assert not other.fits("queue", 900) and asked == [600, 100], "it has given all that it can spare"

@@ -201,6 +201,7 @@ def test_picture_without_room_is_told_and_a_smaller_one_shown() -> None:
     rig.console.scanout(noise(640, 480))
     rig.step()
     assert "no room for its 640 × 480" in rig.door.trouble and rig.screen.memory is None
+    rig.budget.open("film").may_spare(lambda: pytest.fail("a question is no demand"))
     rig.door.fit(rig.now_ns)
     assert not rig.door.busy, "there is still none"
     rig.console.scanout(noise(64, 48))

@@ -67,6 +67,7 @@ def test_display_without_room_is_shown_once_there_is_room_and_all_of_it_is_copie
     one.turns(xserver.resized(400, 400))
     asked, given, refusals = copy + 2 + 3, len(one.memories), one.budget.refusals
     one.turns(xserver.attached(asked))
+    one.budget.open("film").may_spare(lambda: pytest.fail("a question is no demand"))
     one.door.fit(0)
     assert one.door.trouble and len(one.memories) == given and one.budget.refusals == refusals
     one.budget.limit = Budget().limit

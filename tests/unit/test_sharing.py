@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from millrace.budget import ENCODERS, GUEST_BYTES_MAX, MACHINES, MIB, PROGRAMS, SHARES
 from millrace.errors import BudgetError, CodecError, PeerLost
@@ -98,7 +99,9 @@ def test_viewers_share_encoders_before_their_memory_is_what_the_machine_and_its_
     screen.fill(SPOT, 7, desk.now_ns)
     desk.run(300)
     assert all(np.array_equal(remote.canvas, screen.pixels) and not remote.news(Fault) for remote in one + others)
-    assert budget.refusals == 0 and not budget.has_room(3 * MIB, ENCODERS) and budget.has_room(3 * MIB, PROGRAMS)
+    assert budget.refusals == 0 and not budget.is_free(3 * MIB, ENCODERS) and budget.is_free(3 * MIB, PROGRAMS)
+    budget.open("film").may_spare(lambda: pytest.fail("who sees pictures already demands no memory for others"))
+    desk.run(2_000)
     machine.hold("itself", 4 * MIB, MACHINES)
 
 

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from millrace.budget import PROGRAMS, Account
-from millrace.doors.capture import CaptureQueue, capture_charges
-from millrace.doors.pushed import PushedStream, pushed_bytes
+from millrace.doors.pushed import PushedStream
 from millrace.doors.qemu.door import VOICES_MAX, EndedVoices, QemuPlayback, QemuRecord
-from millrace.doors.soundroom import SPARE_BYTES, SoundRoom
+from millrace.doors.soundroom import SoundRoom
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
 from millrace.dsp.convert import SampleFormat
@@ -59,7 +58,7 @@ def test_what_has_no_room_is_tried_without_a_refusal_until_there_is_some(caplog:
         made.append(number)
 
     for number in (1, 2, 1):
-        room.begin(number, 100, lambda number=number: make(number))  # type: ignore[misc]
+        room.begin(number, lambda number=number: make(number))  # type: ignore[misc]
     refusals = budget.refusals
     assert len(room) == 2 and 1 in room and 3 not in room and room.trouble.startswith("no room for its sound: ")
     room.fit(0)
@@ -72,7 +71,7 @@ def test_what_has_no_room_is_tried_without_a_refusal_until_there_is_some(caplog:
     room.fit(0)
     assert made == [2]
     filled(rig)
-    room.begin(3, 100, lambda: make(3))
+    room.begin(3, lambda: make(3))
     room.close()
     assert not room.trouble and not len(room)
 
@@ -82,22 +81,30 @@ def test_too_many_streams_are_no_room_either() -> None:
         raise GraphError("the maximum")
 
     room = SoundRoom("vm", "sound", Rig().graph.budget)
-    room.begin(1, 1, make)
+    room.begin(1, make)
     room.fit(0)
     assert room.trouble == "no room for its sound: the maximum"
 
 
-def test_what_a_stream_needs_is_known_before() -> None:
-    rig = Rig()
-    room, source = SPARE_BYTES, rig.graph.add_source("mic", "x")
-    before = rig.graph.budget.held
-    door = SpicePlayback(rig.graph, spice(ChannelKind.PLAYBACK, START), "SPICE")
-    door.receive(0)
-    assert 0 < rig.graph.budget.held - before - pushed_bytes(PCM) <= room
-    before = rig.graph.budget.held
-    CaptureQueue(rig.graph, source, "x", 44_100, PCM.positions)
-    needed = sum(capture_charges(rig.graph.rate, 44_100, 2).values())
-    assert 0 < rig.graph.budget.held - before - needed <= room
+@pytest.mark.parametrize("channels", [1, 2, 6, 8])
+@pytest.mark.parametrize("door", ["playback", "record"])
+def test_room_is_looked_for_without_refusals_whatever_the_format(door: str, channels: int) -> None:
+    """Up to the last byte that is lacking, and without taking anything from anybody."""
+    rig, peer, spared = Rig(), AudioPeer(0), list[int]()
+    budget = rig.graph.budget
+    budget.open("film").may_spare(lambda: spared.append(1))
+    made = QemuPlayback(rig.graph, peer, "QEMU", EndedVoices())
+    sound = made if door == "playback" else QemuRecord(rig.graph, rig.graph.add_source("mic", "x"), peer, "QEMU")
+    other, before = filled(rig), budget.held
+    peer._events.append(VoiceInit(1, AudioFormat(SampleFormat.S16LE, 48_000, default_map(channels))))
+    sound.receive(0)
+    refusals, demands = budget.refusals, len(spared)
+    while not sound.voices:
+        other.hold("all", other.part("all") - 1000)
+        sound.room.fit(0)
+    assert budget.refusals == refusals and len(spared) == demands
+    assert before - 1000 < budget.held <= before
+    sound.close()
 
 
 def test_sound_of_qemu_begins_when_there_is_room_with_the_volume_that_the_guest_set() -> None:

@@ -295,6 +295,8 @@ def test_part_of_a_surface_that_there_is_no_room_to_show_leaves_the_picture_befo
     other = made.budget.open("other", {"all": int(made.budget.limit * PROGRAMS) - made.budget.held})
     made.says(server.heads(Rect(0, 0, 400, 300)))
     assert made.missed and "no room for its 400 × 300: " in made.missed[0] and made.painted.shape == (30, 40, 4)
+    made.budget.open("film").may_spare(lambda: pytest.fail("a question is no demand"))
+    assert not made.door.has_room()
     other.close()
     assert made.door.has_room()
     made.door.close()

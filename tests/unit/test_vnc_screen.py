@@ -174,6 +174,7 @@ def test_size_without_room_is_shown_once_there_is_room_and_all_of_it_is_asked_fo
     # The server answers, and is asked for what changes from then on.
     one.says(vncserver.raw(0, 0, PHOTO))
     one.wire.data_to_send()
+    one.budget.open("film").may_spare(lambda: pytest.fail("a question is no demand"))
     screen.fit(5)
     assert screen.trouble and not one.wire.data_to_send() and one.budget.refusals == 1 and not one.woken
     one.budget.limit = 64 * 1024 * 1024

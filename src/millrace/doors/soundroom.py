@@ -6,12 +6,10 @@ import logging
 from collections.abc import Callable
 
 from millrace.budget import PROGRAMS, Budget
-from millrace.errors import GraphError
+from millrace.errors import BudgetError, GraphError
 from millrace.units import HostNs
 
 log = logging.getLogger("millrace.attach")
-SPARE_BYTES = 64 * 1024
-"""What a stream takes besides its queue: its node, its lane, its links."""
 
 
 # A machine says once that its sound begins. Without this, what has no room would end the session, and with it the
@@ -34,12 +32,12 @@ class SoundRoom:
         """Whether this one is left out."""
         return number in self._lacking
 
-    def begin(self, number: int, needed: int, make: Callable[[], None]) -> None:
-        """Have a stream made, now or later; its queue needs so many bytes. `make` raises GraphError without room."""
+    def begin(self, number: int, make: Callable[[], None]) -> None:
+        """Have a stream made, now or later. `make` raises GraphError without room."""
         try:
             make()
         except GraphError as error:
-            self._lacking[number] = needed, make
+            self._lacking[number] = error.needed if isinstance(error, BudgetError) else 0, make
             trouble = f"no room for its {self._what}: {error}"
             if not self.trouble:
                 log.warning("%s: %s", self._whose, trouble)
@@ -53,13 +51,14 @@ class SoundRoom:
         if not self._lacking:
             self.trouble = ""
 
-    # It is asked each second: without room, nothing is tried that would be counted as a refusal.
+    # It is asked each second: without room, nothing is tried that would be counted as a refusal. A stream takes all
+    # that it needs at once, so what had no room is all of it.
     def fit(self, now_ns: HostNs) -> None:
         """Make what had no room, as far as there is some now."""
         del now_ns
         for number, (needed, make) in list(self._lacking.items()):
-            if self._budget.has_room(needed + SPARE_BYTES, PROGRAMS):
-                self.begin(number, needed, make)
+            if self._budget.is_free(needed, PROGRAMS):
+                self.begin(number, make)
 
     def close(self) -> None:
         """The door is closed."""

@@ -118,8 +118,8 @@ class Screens:
         return screen
 
     def has_room(self, more: int, new: bool = False) -> bool:
-        """Whether so many bytes fit into what the guest's programs may hold, and a `new` screen besides."""
-        return self._budget.has_room(more + SCREEN_BYTES * new, PROGRAMS)
+        """Whether so many bytes are free of what the guest's programs may hold, and for a `new` screen besides."""
+        return self._budget.is_free(more + SCREEN_BYTES * new, PROGRAMS)
 
     def remove(self, screen: Screen) -> None:
         """End a screen. A second call does nothing."""

@@ -148,7 +148,7 @@ class Sharing:
                 group = self._nearest(sort)
                 if group is None:
                     raise GraphError(f"{full}, and none of them suits")
-            elif not full and not self._has_room(session.principal.key, kept, sort, listed):
+            elif not full and not self._has_room(session.principal.key, kept, sort, listed, before):
                 # If none suits, one of its own is tried, whose error says what is held.
                 group = self._nearest(sort)
         if group is not None and group is before:
@@ -190,14 +190,17 @@ class Sharing:
         return ""
 
     # For memory, nobody gives an encoder up: it may be too small, and another one may need it for a film.
-    def _has_room(self, who: str, kept: list[Group], sort: Sort, listed: Listed) -> bool:
+    # Whoever sees pictures already asks again and again until there is room for others: only a question.
+    def _has_room(self, who: str, kept: list[Group], sort: Sort, listed: Listed, before: Group | None) -> bool:
         """Whether there is memory for an encoder of `who` besides these.
 
         After its first one, a principal's fill no more than half of what all encoders may hold.
         """
         ending = sum(_needed(listed, group.sort) for group in self.groups if group not in kept)
         part = 0.5 if any(group.owner == who for group in kept) else 1.0
-        return self._guest.admission.budget.has_room(_needed(listed, sort) - ending, ENCODERS, part)
+        budget = self._guest.admission.budget
+        ask = budget.has_room if before is None else budget.is_free
+        return ask(_needed(listed, sort) - ending, ENCODERS, part)
 
     def _spare(self, who: str, kept: list[Group], before: Group | None) -> Group | None:
         """The encoder that whoever has most gives up for a viewer of `who`; None if that would be no fairer."""

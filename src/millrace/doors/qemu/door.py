@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from millrace.clock.pace import RateController
-from millrace.doors.capture import CaptureQueue, capture_charges
+from millrace.doors.capture import CaptureQueue
 from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor, RecordingDoor
-from millrace.doors.pushed import PushedStream, fitted, new_stream, pushed_bytes
+from millrace.doors.pushed import PushedStream, fitted, new_stream
 from millrace.doors.soundroom import SoundRoom
 from millrace.dsp.mix import cubic_to_gain
 from millrace.graph.graph import Graph
@@ -154,7 +154,7 @@ class QemuPlayback(PlayingDoor):
         if len(self.voices) + len(self.room) >= VOICES_MAX:
             log.warning("%s has %d voices already; one more is left out", self.name, VOICES_MAX)
             return
-        self.room.begin(event.id, pushed_bytes(event.format), partial(self._make, event))
+        self.room.begin(event.id, partial(self._make, event))
 
     def _make(self, event: VoiceInit) -> None:
         kept = self._kept.get(event.id)
@@ -245,9 +245,7 @@ class QemuRecord(RecordingDoor):
         self._fini(event.id)
         if len(self.voices) + len(self.room) >= VOICES_MAX:
             return
-        fmt = event.format
-        needed = sum(capture_charges(self.graph.rate, fmt.rate, len(fmt.positions)).values())
-        self.room.begin(event.id, needed, partial(self._make, event))
+        self.room.begin(event.id, partial(self._make, event))
 
     def _make(self, event: VoiceInit) -> None:
         fmt = event.format

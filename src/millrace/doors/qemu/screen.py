@@ -279,7 +279,7 @@ class QemuScreen:
 
     def fit(self, now_ns: HostNs) -> None:
         """See `Fitted`."""
-        if self.trouble and self._lacking and self.screen.budget.has_room(self._lacking, PROGRAMS):
+        if self.trouble and self._lacking and self.screen.budget.is_free(self._lacking, PROGRAMS):
             self.has_room_again = True
             self._wake()
 

@@ -13,10 +13,10 @@ from millrace.absent import nothing
 from millrace.clock.jitter import JitterProfile
 from millrace.clock.pace import RateController
 from millrace.codec.opus import OPUS_RATE, OpusDecoder
-from millrace.doors.capture import CaptureQueue, capture_charges
+from millrace.doors.capture import CaptureQueue
 from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor, RecordingDoor
-from millrace.doors.pushed import PROFILE, PushedStream, fitted, new_stream, pushed_bytes
+from millrace.doors.pushed import PROFILE, PushedStream, fitted, new_stream
 from millrace.doors.soundroom import SoundRoom
 from millrace.dsp.convert import SampleFormat, Samples, encode
 from millrace.dsp.mix import cubic_to_gain
@@ -124,7 +124,7 @@ class SpicePlayback(PlayingDoor):
         self._expected_ms = None
         if self.stream is not None and self.stream.format == fmt:
             return
-        self.room.begin(0, pushed_bytes(fmt), partial(self._make, fmt))
+        self.room.begin(0, partial(self._make, fmt))
 
     def _make(self, fmt: AudioFormat) -> None:
         """A stream of this format, in place of the one before."""
@@ -221,8 +221,7 @@ class SpiceRecord(RecordingDoor):
 
     def _start(self, event: Start) -> None:
         self._stop()
-        needed = sum(capture_charges(self.graph.rate, event.rate, event.channels).values())
-        self.room.begin(0, needed, partial(self._make, event))
+        self.room.begin(0, partial(self._make, event))
 
     def _make(self, event: Start) -> None:
         positions = default_map(event.channels)

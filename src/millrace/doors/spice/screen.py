@@ -292,9 +292,7 @@ class SpiceScreen:
 
     def has_room(self) -> bool:
         """Whether there is room, as far as is known, for what there was none for."""
-        fits = self._account.fits("lacking", self._lacking)
-        self._account.hold("lacking", 0)
-        return fits
+        return self._screens.has_room(self._lacking)
 
     def _create(self, event: SurfaceCreate) -> None:
         if event.surface:

@@ -10,7 +10,7 @@ from millrace.clock.jitter import JitterProfile
 from millrace.doors.clipboard import MachineClipboard
 from millrace.doors.ingress import UNKNOWN_ORIGIN
 from millrace.doors.machine import PlayingDoor
-from millrace.doors.pushed import PROFILE, PushedStream, new_stream, pushed_bytes
+from millrace.doors.pushed import PROFILE, PushedStream, new_stream
 from millrace.doors.soundroom import SoundRoom
 from millrace.doors.vnc.screen import VncScreen
 from millrace.dsp.convert import SampleFormat
@@ -137,7 +137,7 @@ class VncDoor(PlayingDoor):
     def _begin(self) -> None:
         if self.stream is None:
             fmt = AudioFormat(SampleFormat.S16LE, self.wire.rate, default_map(self.wire.channels))
-            self.room.begin(0, pushed_bytes(fmt), partial(self._make, fmt))
+            self.room.begin(0, partial(self._make, fmt))
 
     def _make(self, fmt: AudioFormat) -> None:
         default = self.graph.default

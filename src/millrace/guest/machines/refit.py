@@ -10,7 +10,7 @@ from millrace.io.later import Later
 from millrace.units import HostNs
 
 AGAIN_S = 1.0
-"""How often room is looked for, which costs nothing as long as there is none."""
+"""How often room is looked for. It takes nothing from anybody as long as there is none: see `Budget.is_free`."""
 
 
 class Fitted(Protocol):
