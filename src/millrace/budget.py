@@ -279,6 +279,15 @@ class Budget:
         for reach, size in shared.items():
             self._share(-size, reach, account.who)
 
+    # Asked of the budget as it would be then, so that the law of what fits is written once.
+    def would_fit(self, more: int, reach: float, freed: int) -> bool:
+        """Whether `more` additional bytes fit once so many that the class holds are given up."""
+        self._add(-freed, reach, "")
+        try:
+            return self.has_room(more, reach)
+        finally:
+            self._add(freed, reach, "")
+
     def shares(self) -> dict[str, int]:
         """Bytes held by kind of object, largest first."""
         shares: Counter[str] = Counter()

@@ -36,7 +36,7 @@ def state(guest: Guest) -> dict[str, Any]:
     return {
         "held": guest.graph.budget.held, "shares": guest.graph.budget.shares(), "streams": set(guest.graph.streams),
         "taps": set(guest.graph.taps), "lanes": len(guest.graph._lanes), "observers": len(guest.graph.observers),
-        "groups": len(guest.outlets._groups), "outlets": set(guest.outlets.outlets), "sessions": list(guest.sessions),
+        "groups": len(guest.outlets.groups), "outlets": set(guest.outlets.outlets), "sessions": list(guest.sessions),
         "native": set(guest.native.playback) | set(guest.native.records), "clients": set(guest.pulse.door.clients),
         "descriptors": len(os.listdir("/proc/self/fd")),
     }  # fmt: skip
@@ -74,7 +74,7 @@ def test_listener_releases_everything_however_it_ends(how: str, tmp_path: Path) 
                 await end(how, rig, line)
                 assert how != "guest removed" or not (alice.graph.streams or alice.graph.taps)
         if how == "guest removed":
-            await eventually(lambda: not alice.sessions and not alice.outlets._groups)
+            await eventually(lambda: not alice.sessions and not alice.outlets.groups)
             assert set(alice.graph.budget.shares()) == {"sink", "source", "cache"}
             await eventually(lambda: len(os.listdir("/proc/self/fd")) < before["descriptors"])
         else:

@@ -14,9 +14,18 @@ from millrace.client.endpoint import hindrance
 from millrace.client.options import ListenerOptions
 from millrace.codec.parameters import CodecParameters
 from millrace.graph import accounts
+from millrace.guest.listener import LISTENER_BYTES
 from millrace.io.clock import now_ns
 from millrace.server.http.watchers import DISPLACED, WATCHER_BYTES
-from millrace.wire.peer.messages import Bye, Configured, Fault, FormatChanged, decode_from_daemon, encode_message
+from millrace.wire.peer.messages import (
+    Bye,
+    Configured,
+    Fault,
+    FormatChanged,
+    Microphone,
+    decode_from_daemon,
+    encode_message,
+)
 from millrace.wire.peer.pictures import KeyboardHeld, TakeKeyboard
 from tests.nativebus import eventually
 from tests.scenario.tenants import Rig, joined, running
@@ -162,7 +171,7 @@ def test_what_one_tokens_watchers_leave_unread_keeps_no_changes_from_another_tok
         assert watchers._hold(second, 0)
         closed = await deaf.receive(5)
         assert closed.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED) and not reads.closed
-        assert list(watchers._watchers) == [second] and len(crowded(rig)) == 1
+        assert list(watchers._watchers) == [second] and {one["who"] for one in crowded(rig)} == {"token/1"}
 
     running(tmp_path, test)
 
@@ -177,7 +186,7 @@ def test_one_tokens_listeners_leave_others_an_encoder_and_are_told_which_setting
         here = [await joined(rig, crowd, settings={"bitrate": f"{rate}k"}) for rate in (16, 32, 64, 96)]
         await joined(rig, other, settings={"bitrate": "128k"})
         guest = rig.daemon.worker.guests["alice"]
-        assert [session.outlet.settings.bitrate // 1000 for session in guest.sessions] == [16, 32, 64, 64, 128]
+        assert [session.outlet.shares.bitrate // 1000 for session in guest.sessions] == [16, 32, 64, 64, 128]
         assert all(session.outlet.group is not None for session in guest.sessions)
         guest.sessions[3].tick(now_ns())
         now = (await told(here[3], Configured)).settings
@@ -212,7 +221,8 @@ def test_one_tokens_microphones_leave_another_tokens_room(tmp_path: Path) -> Non
         assert "made room for another" in (await told(here[2], Fault)).message
         await eventually(lambda: [one.microphone is not None for one in guest.sessions] == [True, True, False, True])
         assert guest.graph.budget.shares()["stream"] > 9 * MIB and not any(line.closed for line in here)
-        assert crowded(rig) == [{"who": "token/1", "its_microphones": 3, "of": 4, "for": "token/2"}]
+        its = {"its_microphones": 3, "its_encoders": 1, "its_listeners": 3}
+        assert crowded(rig) == [{"who": "token/1", **its, "of": 10, "for": "token/2"}]
         # Now there is no room, and nobody has so much more. Its listener plays on.
         filler.hold("", filler.held - MIB // 4, LISTENERS)
         await rig.ask("POST", "/api/v1/set", "", {"target": guest.sessions[2].key, "settings": {"mic": "on"}})
@@ -221,5 +231,175 @@ def test_one_tokens_microphones_leave_another_tokens_room(tmp_path: Path) -> Non
         fault = await told(here[2], Fault)
         assert fault.code == "limit" and not fault.fatal and not here[2].closed
         assert guest.sessions[2].outlet.group is not None and guest.sessions[2].microphone is None
+
+    running(tmp_path, test)
+
+
+async def no_sound(line: aiohttp.ClientWebSocketResponse) -> str:
+    """What its listener is told when it ends; empty if it is sent a format."""
+    while (message := await line.receive(5)).type is aiohttp.WSMsgType.TEXT:
+        one = decode_from_daemon(message.data)
+        if isinstance(one, FormatChanged):
+            return ""
+        if isinstance(one, Fault):
+            return one.message
+    return str(message.type)
+
+
+@pytest.mark.parametrize("microphones", [0, 2])
+def test_memory_for_listeners_is_shared_whatever_kind_each_uses_it_for(microphones: int, tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        crowd, other = [await rig.token(name, "hear,speak", ["alice"]) for name in "co"]
+        guest = rig.daemon.worker.guests["alice"]
+        here = [await joined(rig, crowd, microphone=True, settings={"bitrate": "17k"}) for _ in range(8)]
+        for line in here[:microphones]:
+            await speaks(line)
+        tapes = microphones * 3 * MIB
+        await eventually(lambda: guest.graph.budget.shares()["stream"] > tapes)
+        fill(rig, LISTENERS)
+        # Another needs an encoder of its own, and then a microphone. All that share the crowd's one encoder keep it.
+        line = await joined(rig, other, settings={"bitrate": "64k"})
+        assert await no_sound(line) == "" and len(guest.outlets.groups) == 2
+        left = [session for session in guest.sessions if session.principal.key == "token/1"]
+        lost = sum(session.microphone is None for session in left)
+        assert len(left) == 8 and lost == 1 if microphones else 5 <= len(left) < 8
+        told = crowded(rig)
+        assert {(one["who"], one["for"]) for one in told} == {("token/1", "token/2")}
+        assert told[0]["its_listeners"] == 8 and told[0]["its_encoders"] == 1
+
+    running(tmp_path, test)
+
+
+def test_connections_alone_do_not_take_somebodys_only_microphone(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        crowd, other = [await rig.token(name, "hear,speak", ["alice"]) for name in "co"]
+        guest = rig.daemon.worker.guests["alice"]
+        victim = await joined(rig, other, microphone=True)
+        await speaks(victim)
+        await eventually(lambda: guest.graph.budget.shares()["stream"] > 3 * MIB)
+        here = [await joined(rig, crowd, microphone=True) for _ in range(40)]
+        fill(rig, LISTENERS)
+        await speaks(here[0])
+        fault = await told(here[0], Fault)
+        assert fault.code == "limit" and not fault.fatal
+        assert [one.microphone is not None for one in guest.sessions[:2]] == [True, False]
+        assert crowded(rig)[0]["who"] == "token/1"
+
+    running(tmp_path, test)
+
+
+@pytest.mark.parametrize("lacks", ["memory", "streams"])
+def test_a_microphone_that_is_offered_without_room_is_refused_and_its_listener_plays_on(
+    lacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(rig: Rig) -> None:
+        guest = rig.daemon.worker.guests["alice"]
+        secret = await rig.token("a", "hear,speak", ["alice"])
+        first = await joined(rig, secret)
+        if lacks == "memory":
+            filler = fill(rig, LISTENERS)
+            filler.hold("", filler.held - LISTENER_BYTES, LISTENERS)
+        else:
+            monkeypatch.setattr(accounts, "STREAMS_MAX", 0)
+        line = await joined(rig, secret, microphone=True)
+        assert not (await told(line, Microphone)).allowed
+        fault = await told(line, Fault)
+        assert not fault.fatal and ("no room" if lacks == "memory" else "0 streams, the maximum") in fault.message
+        session = guest.sessions[1]
+        assert session.outlet.group is not None and session.microphone_state == "forbidden" and not line.closed
+        # It may be switched on once there is room.
+        monkeypatch.undo()
+        await first.close()
+        guest.graph.budget.limit *= 2
+        asked = {"target": session.key, "settings": {"mic": "on"}}
+        assert (await rig.ask("POST", "/api/v1/set", "", asked))[0] == 200
+        assert (await told(line, Microphone)).allowed and session.microphone is not None
+
+    running(tmp_path, test)
+
+
+def test_a_tape_of_another_format_takes_what_it_needs_more(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        crowd, other = [await rig.token(name, "hear,speak", ["alice"]) for name in "co"]
+        guest = rig.daemon.worker.guests["alice"]
+        here = [await joined(rig, secret, microphone=True) for secret in (crowd, crowd, crowd, other)]
+        for line in here:
+            await speaks(line)
+        await eventually(lambda: guest.graph.budget.shares()["stream"] > 12 * MIB)
+        fill(rig, LISTENERS)
+        await speaks(here[3])
+        await rig.ask("GET", "/api/v1/guests", "")
+        assert all(one.microphone is not None for one in guest.sessions) and not crowded(rig)
+
+    running(tmp_path, test)
+
+
+def test_a_listener_is_told_once_that_it_shares_an_encoder_and_once_that_it_has_its_own_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "TAPS_MAX", 2)
+
+    async def test(rig: Rig) -> None:
+        crowd, other = [await rig.token(name, "hear", ["alice"]) for name in "co"]
+        hello = {"settings": {"codec": "s16"}, "codecs": ["opus", "s16"]}
+        here = [await joined(rig, crowd), await joined(rig, crowd, **hello)]
+        guest = rig.daemon.worker.guests["alice"]
+        newcomer = await joined(rig, other, settings={"bitrate": "64k"})
+        session = guest.sessions[1]
+        for _ in range(3):
+            session.tick(now_ns())
+        now = (await told(here[1], Configured)).settings
+        assert now["codec"] == "opus" and "made room" in now["reason"] and session.outlet.settings.codec == "s16"
+        changes = [
+            one for one in rig.daemon.worker.diagnosis.incidents if (one.stage, one.cause) == ("encoder", "changed")
+        ]
+        assert [one.subject for one in changes] == [session.key]
+        await newcomer.close()
+        await eventually(lambda: session.outlet.shares.codec == "s16")
+        for _ in range(3):
+            session.tick(now_ns())
+        await rig.ask("POST", "/api/v1/set", "", {"target": session.key, "settings": {"latency": "robust"}})
+        again = [(await told(here[1], Configured)).settings for _ in range(2)]
+        assert [("reason" in one, one["codec"], one["latency"]) for one in again] == [
+            (False, "s16", "normal"),
+            (False, "s16", "robust"),
+        ]
+
+    running(tmp_path, test)
+
+
+def test_refused_watchers_are_recorded_too_and_another_guests_give_up_nothing(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        alices, bobs = await rig.token("a", "see", ["alice"]), await rig.token("b", "see", ["bob"])
+        crowd = [await events(rig, bobs) for _ in range(6)]
+        fill(rig, WATCHERS)
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="507"):
+            await events(rig, alices)
+        assert crowded(rig) == [{"who": "", "its_watchers": 0, "of": 0, "for": "token/1"}]
+        assert rig.daemon._web is not None
+        await rig.ask("GET", "/api/v1/guests", "")
+        assert len(rig.daemon._web._watchers._watchers) == len(crowd) == 6
+
+    running(tmp_path, test)
+
+
+def test_a_watcher_that_may_type_is_asked_last_and_one_that_is_behind_is_cut_untold(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        crowd, typist, other = [
+            await rig.token(name, right, ["alice"]) for name, right in (("c", "see"), ("t", "see,type"), ("o", "see"))
+        ]
+        typing = [await events(rig, typist) for _ in range(4)]
+        here = [await events(rig, crowd) for _ in range(3)]
+        assert rig.daemon._web is not None
+        watchers = rig.daemon._web._watchers
+        monkey, last = pytest.MonkeyPatch(), [*watchers._watchers.items()][6]
+        filler = fill(rig, WATCHERS)
+        filler.hold("", filler.held - 11_000, WATCHERS)
+        with monkey.context() as patch:
+            patch.setattr(last[1], "is_behind", lambda: True)
+            one = await events(rig, other)
+        closed = await here[2].receive(5)
+        assert closed.extra != DISPLACED and closed.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+        assert not any(line.closed for line in (*typing, *here[:2], one))
 
     running(tmp_path, test)

@@ -2,64 +2,124 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
-from millrace.guest.places import crowded, giver
+from millrace.guest.places import Held, Wanted, crowded, giver, make_room
 from millrace.rights.model import OWNER, Principal, Right, implied
-
-
-@dataclass(eq=False)
-class Visitor:
-    principal: Principal
+from millrace.symptoms import Symptom
 
 
 def token(number: int, right: Right = Right.WATCH) -> Principal:
     return Principal(f"token/{number}", implied(right), frozenset({"alice"}))
 
 
-def visitors(*principals: Principal) -> list[Visitor]:
-    return [Visitor(principal) for principal in principals]
+def held(*principals: Principal) -> list[Held]:
+    """A place of each."""
+    return [Held("viewer", principal, 1, lambda: None) for principal in principals]
+
+
+def wanted(who: Principal, more: int = 1, kind: str = "viewer") -> Wanted:
+    return Wanted(kind, who, "alice", more)
 
 
 CROWD, OTHER, TYPIST = token(1), token(2), token(3, Right.TYPE)
 
 
 def test_whoever_has_most_gives_up_its_newest() -> None:
-    here = visitors(CROWD, OTHER, CROWD, CROWD, OTHER)
-    assert giver(here, token(4), "alice") is here[3]
-    told = crowded(here, token(4), "alice", "viewer")
+    here = held(OTHER, CROWD, CROWD, CROWD, OTHER)
+    assert giver(here, wanted(token(4))) is here[3]
+    told = crowded(here, wanted(token(4)))
     assert told.evidence == {"who": "token/1", "its_viewers": 3, "of": 5, "for": "token/4"} and told.guest == "alice"
-    assert crowded([], token(4), "alice", "viewer").evidence["who"] == ""
+    assert crowded([], wanted(token(4))).evidence["who"] == ""
 
 
 def test_nobody_takes_a_place_from_whom_it_would_have_to_give_it_back() -> None:
-    here = visitors(CROWD, CROWD, CROWD, OTHER, OTHER)
-    assert giver(here, OTHER, "alice") is None and giver(here, CROWD, "alice") is None
-    assert giver(here[:-1], OTHER, "alice") is here[2]
+    here = held(CROWD, CROWD, CROWD, OTHER, OTHER)
+    assert giver(here, wanted(OTHER)) is None and giver(here, wanted(CROWD)) is None
+    assert giver(here[:-1], wanted(OTHER)) is here[2]
 
 
 def test_who_may_type_and_the_owner_have_one_place_whatever_others_have() -> None:
-    here = visitors(*(token(number) for number in range(10, 20)))
-    assert giver(here, token(4), "alice") is None
-    assert giver(here, TYPIST, "alice") is here[9]
-    assert giver([*here, Visitor(TYPIST)], TYPIST, "alice") is None
-    typists = visitors(*(token(number, Right.ADMIN) for number in range(10, 20)))
-    assert giver(typists, TYPIST, "alice") is None and giver(typists, OWNER, "alice") is typists[9]
+    here = held(*(token(number) for number in range(10, 20)))
+    assert giver(here, wanted(token(4))) is None
+    assert giver(here, wanted(TYPIST)) is here[9]
+    assert giver([*here, *held(TYPIST)], wanted(TYPIST)) is None
+    typists = held(*(token(number, Right.ADMIN) for number in range(10, 20)))
+    assert giver(typists, wanted(TYPIST)) is None and giver(typists, wanted(OWNER)) is typists[9]
+    # One of each kind: whoever has a connection has no encoder yet.
+    assert giver([*here, *held(TYPIST)], wanted(TYPIST, kind="encoder")) is here[9]
 
 
 def test_who_may_type_and_the_owner_are_asked_last() -> None:
-    here = visitors(OTHER, OTHER, TYPIST, TYPIST, TYPIST, OWNER, OWNER, OWNER, OWNER)
-    assert giver(here, token(4), "alice") is here[1]
-    assert giver(here[1:], token(4), "alice") is here[4]
-    assert giver(here[5:], token(4), "alice") is here[8]
+    here = held(OTHER, OTHER, TYPIST, TYPIST, TYPIST, OWNER, OWNER, OWNER, OWNER)
+    assert giver(here, wanted(token(4))) is here[1]
+    assert giver(here[1:], wanted(token(4))) is here[4]
+    assert giver(here[5:], wanted(token(4))) is here[8]
 
 
-def test_whoever_holds_most_gives_up_its_largest_if_it_holds_more_than_who_comes_would() -> None:
-    here = visitors(CROWD, CROWD, OTHER, OTHER, OTHER)
-    sizes = dict(zip(here, (70, 20, 20, 20, 20), strict=True))
-    size = sizes.__getitem__
-    assert giver(here, token(4), "alice", size, 10) is here[0]
-    assert giver(here, OTHER, "alice", size, 29) is here[0] and giver(here, OTHER, "alice", size, 30) is None
-    assert giver(here, CROWD, "alice", size, 1) is None
-    evidence = crowded(here, OTHER, "alice", "watcher", size).evidence
-    assert evidence == {"who": "token/1", "its_watchers": 2, "of": 5, "for": "token/2"}
+def sized(*sizes: int) -> list[Held]:
+    """What `CROWD` has of several kinds, the sizes but the last three, and `OTHER`'s microphones, those."""
+    kinds = ("encoder", "listener", *("microphone",) * 3)
+    owners = (CROWD, CROWD, OTHER, OTHER, OTHER)
+    return [Held(kind, who, size, lambda: None) for kind, who, size in zip(kinds, owners, sizes, strict=True)]
+
+
+def test_whoever_holds_most_of_all_kinds_gives_up_its_largest_if_it_holds_more_than_who_comes_would() -> None:
+    here = sized(70, 20, 20, 20, 20)
+    assert giver(here, wanted(token(4), 10, "microphone")) is here[0]
+    assert giver(here, wanted(OTHER, 29)) is here[0] and giver(here, wanted(OTHER, 30)) is None
+    assert giver(here, wanted(CROWD, 1)) is None
+    told = crowded(sized(20, 20, 10, 10, 10), wanted(OTHER, kind="watcher")).evidence
+    assert told == {
+        "who": "token/1",
+        "its_watchers": 0,
+        "its_encoders": 1,
+        "its_listeners": 1,
+        "of": 5,
+        "for": "token/2",
+    }
+    # Whoever has many small ones holds less than who has a few large ones.
+    assert crowded(sized(20, 20, 20, 20, 20), wanted(OTHER)).evidence["who"] == "token/2"
+
+
+class Full:
+    """Something of `size`, all of which is held."""
+
+    def __init__(self, size: int, *sizes: tuple[Principal, int]) -> None:
+        self.size, self.told = size, list[Symptom]()
+        self.here = [Held("watcher", who, one) for who, one in sizes]
+        self.here = [one._replace(give_up=partial(self.give_up, number)) for number, one in enumerate(self.here)]
+        self.given: list[int] = []
+
+    def give_up(self, number: int) -> None:
+        self.given.append(number)
+
+    def take(self, who: Principal, more: int) -> None:
+        def room(freed: int) -> bool:
+            gone = sum(self.here[number].size for number in self.given)
+            return sum(one.size for one in self.here) - gone - freed + more <= self.size
+
+        make_room(Wanted("watcher", who, "alice", more), room, lambda: self.here, self.told.append)
+
+
+def test_as_much_is_given_up_as_it_takes() -> None:
+    full = Full(100, (CROWD, 30), (CROWD, 30), (CROWD, 30), (OTHER, 10))
+    full.take(token(4), 35)
+    assert full.given == [2, 1] and len(full.told) == 1
+    full.take(token(4), 20)
+    assert len(full.told) == 1, "there is room now"
+
+
+def test_nothing_is_given_up_for_somebody_who_would_have_no_room_then_either_and_that_is_told() -> None:
+    full = Full(100, (CROWD, 30), (CROWD, 30), (OTHER, 40))
+    full.take(token(4), 45)
+    assert not full.given and [dict(one.evidence)["who"] for one in full.told] == ["token/1"]
+    none = Full(10)
+    none.take(OTHER, 11)
+    assert [(one.stage, one.cause, one.evidence["for"]) for one in none.told] == [("guest", "crowded", "token/2")]
+
+
+def test_what_can_not_be_given_up_counts() -> None:
+    here = held(CROWD, CROWD, OTHER)
+    here[1] = here[1]._replace(give_up=None)
+    assert giver(here, wanted(token(4))) is here[0] and giver(here[1:], wanted(token(4))) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from millrace.budget import LISTENERS
@@ -27,6 +29,10 @@ SILENT_NS = 2 * NS_PER_S
 """A microphone that has sent nothing for this long has stopped; until then it counts as late."""
 
 
+def _nobody(more: int) -> None:
+    """Nobody makes room."""
+
+
 class MicrophoneStatus(IngressStatus, frozen=True):
     """Status of a microphone stream."""
 
@@ -41,26 +47,31 @@ class MicrophoneStatus(IngressStatus, frozen=True):
 class MicrophoneStream(Ingress):
     """The graph's `Feed` for one listener's microphone; `speaker` is the listener's key."""
 
-    def __init__(self, graph: Graph, source: Sink, name: str, speaker: str) -> None:
-        self.graph, self.speaker = graph, speaker
+    def __init__(
+        self, graph: Graph, source: Sink, name: str, speaker: str, make_room: Callable[[int], None] = _nobody
+    ) -> None:
+        """GraphError if there is no room for it, though others were asked to `make_room` for so many bytes."""
+        self.graph, self.speaker, self._make_room = graph, speaker, make_room
         self.node = Stream(graph.ids.take(), name, source.positions, {"application.name": name, "media.role": "phone"})
         self.node.feed = self
         self.node.reach = LISTENERS
         self.node.latency_ask_ns = 10 * NS_PER_MS
         self.playout = Playout(graph.rate, source.positions, PROFILE, SPLICE_NS)
         self._came_ns: HostNs = 0
+        make_room(graph.accounts.needs(self.node))
         graph.add_stream(self.node, source)
 
-    def needs(self, fmt: CodecParameters) -> int:
-        """Bytes of its tape for this format; RemoteProtocolError if that is not valid for a microphone."""
+    def set_format(self, fmt: CodecParameters) -> None:
+        """The packets that follow have this format.
+
+        RemoteProtocolError if it is not valid for a microphone, BudgetError if there is no room for its tape.
+        """
         if not 1 <= len(fmt.positions) <= CHANNELS_MAX or not set(fmt.positions) <= set(POSITIONS):
             raise RemoteProtocolError(f"too many microphone channels: {len(fmt.positions)}; one or two are possible")
-        return tape_bytes(fmt.rate, len(self.playout.positions))
-
-    def set_format(self, fmt: CodecParameters) -> None:
-        """The packets that follow have this format: an error of `needs`, or BudgetError without room for its tape."""
         # Charged only now: the tape allocates nothing until it is written to.
-        self.node.account.hold("tape", self.needs(fmt), LISTENERS)
+        needed = tape_bytes(fmt.rate, len(self.playout.positions))
+        self._make_room(needed - self.node.account.part("tape"))
+        self.node.account.hold("tape", needed, LISTENERS)
         self.playout.set_format(fmt)
 
     # While the source is suspended the packets still go to the playout, which keeps measuring the listener's clock

@@ -59,10 +59,18 @@ class NodeAccounts:
             _turn_away(node)
             raise
 
-    def has_room(self, tap: Tap, others: int) -> bool:
-        """Whether a tap could be admitted now. Nothing is counted or reported if it can't."""
-        needed = sum(tap.charges.values()) + self.weight(tap)
-        return others < TAPS_MAX and self._budget.has_room(needed, tap.reach)
+    def needs(self, node: Node) -> int:
+        """Bytes for which there must be room to admit a node."""
+        return sum(node.charges.values()) + self.weight(node)
+
+    def has_place(self, tap: Tap, taps: Iterable[Tap], leaving: int) -> bool:
+        """Whether there are few enough of its kind to admit a tap, once so many have left."""
+        return alike(tap, taps) - leaving < self._limit(tap)[0]
+
+    def has_room(self, tap: Tap, taps: Iterable[Tap], leaving: Tap | None) -> bool:
+        """Whether a tap could be admitted, once one of its kind has left."""
+        left, freed = (0, 0) if leaving is None else (1, leaving.account.held)
+        return self.has_place(tap, taps, left) and self._budget.would_fit(self.needs(tap), tap.reach, freed)
 
     def readmit(self, node: Node, parts: Mapping[str, int]) -> None:
         """Open the account of a node that was admitted before, and held these `parts`."""

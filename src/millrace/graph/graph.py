@@ -73,7 +73,7 @@ class Graph(Nodes):
         self._quanta = Quanta(rate)
         # A long lane holds half a second, a short one two of the longest quanta, both rounded up to a power of two.
         lane, short = 1 << (rate // 2 - 1).bit_length(), 1 << (2 * self._quanta.longest - 1).bit_length()
-        self._accounts = NodeAccounts(name, self.budget, self._quanta.longest, short)
+        self.accounts = NodeAccounts(name, self.budget, self._quanta.longest, short)
         self._lanes = Lanes(lane, short)
         self._planning = Planning(self._quanta, self._lanes)
         self.share = Share()
@@ -115,7 +115,7 @@ class Graph(Nodes):
         self._idle_since_ns = state.idle_since_ns
         self.late_cycles, self.skipped_frames = state.late_cycles, state.skipped_frames
         self._planning.resume(state.quantum, state.applied)
-        self._resume_nodes(state, self._accounts.readmit)
+        self._resume_nodes(state, self.accounts.readmit)
         for id_ in state.lanes:
             self._lanes.add(self.streams[id_])
         self._update_need()
@@ -142,7 +142,7 @@ class Graph(Nodes):
         return self._add_mix(sink, self.sinks)
 
     def _add_mix(self, mix: Sink, among: dict[int, Sink]) -> Sink:
-        self._accounts.admit(mix, len(self.sinks) + len(self.sources))
+        self.accounts.admit(mix, len(self.sinks) + len(self.sources))
         mix.state = NodeState.RUNNING if self.running else mix.state
         among[mix.id] = mix
         self._changed("new", mix)
@@ -210,7 +210,7 @@ class Graph(Nodes):
         """Add a stream, linked to `sink`, inactive."""
         link = link_to(stream, sink)
         stream.charges = stream.charges | {"links": bytes_of([link])}
-        self._accounts.admit(stream, len(self.streams))
+        self.accounts.admit(stream, len(self.streams))
         stream.links = [link]
         self.streams[stream.id] = stream
         self._changed("new", stream)
@@ -228,13 +228,9 @@ class Graph(Nodes):
         self._changed("remove", stream)
         stream.feed = NOTHING
 
-    def has_room(self, tap: Tap) -> bool:
-        """Whether a tap could be added now."""
-        return self._accounts.has_room(tap, alike(tap, self.taps.values()))
-
     def add_tap(self, tap: Tap, source: Sink | Stream) -> None:
         """Add a tap on a sink's monitor, or on one stream; the latter ends with its stream."""
-        self._accounts.admit(tap, alike(tap, self.taps.values()))
+        self.accounts.admit(tap, alike(tap, self.taps.values()))
         tap.hear(source)
         self.taps[tap.id] = tap
         # `tap.enter`, not `_enter`: observers must not be told of a change in a node that they don't know yet.

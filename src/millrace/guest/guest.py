@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from millrace.budget import LISTENERS, MIB, Budget, Lack
+from millrace.budget import MIB, Budget, Lack
 from millrace.clock.allowance import Allowances
 from millrace.clock.jitter import PICTURE_FIRST
 from millrace.doors.admission import Admission
 from millrace.doors.ingress import Program
-from millrace.errors import GraphError
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
 from millrace.graph.model import Ids, Node, Sink, Stream, Tap
@@ -26,9 +25,9 @@ from millrace.graph.tracks import Tracks
 from millrace.guest.config import GuestConfig
 from millrace.guest.doors import Doors
 from millrace.guest.encoders import Encoders
+from millrace.guest.hearing import Hearing
 from millrace.guest.home import Machine
 from millrace.guest.listener import ListenerSession
-from millrace.guest.places import crowded, giver
 from millrace.guest.pulse import PulseServer
 from millrace.guest.state import AdmissionState, FrozenGuest, GuestState
 from millrace.guest.thumbnails import Thumbnails
@@ -40,7 +39,7 @@ from millrace.io.listeners import Listeners
 from millrace.io.offload import Item
 from millrace.io.sockets import private_dir
 from millrace.io.turns import Turns
-from millrace.outlets.peer import SharedEncoder, Subscriber
+from millrace.outlets.peer import Subscriber
 from millrace.outlets.subscribers import Subscribers
 from millrace.remembered.devices import Devices
 from millrace.remembered.memory import Memory
@@ -59,11 +58,6 @@ def _recorded(source: Sink, loop: Callable[[int], bool]) -> bool:
     if any(tap.active and (tap.clocked or loop(tap.id)) for tap in source.taps):
         return True
     return any(not link.target.capture or _recorded(link.target, loop) for link in source.links)
-
-
-def _spoken(session: ListenerSession) -> int:
-    """Bytes that a listener's microphone holds."""
-    return 0 if session.microphone is None else session.microphone.node.account.held
 
 
 class Reports(Protocol):
@@ -161,9 +155,11 @@ class Guest:
         self.id = ids.take() if state is None else state.id
         self.doors = Doors(self, common.listeners, memory)
         self.native = self.doors.native
-        self.outlets = Subscribers(self.graph, now_ns, self._sent_changed, self._gives, self.in_turns)
-        self.graph.observers.append(self._graph_changed)
         self.sessions: list[ListenerSession] = []
+        self._hearing = Hearing(self.graph, self.sessions, self.report)
+        self.outlets = Subscribers(self.graph, now_ns, self._sent_changed, self._hearing.encoder, self.in_turns)
+        self._hearing.outlets = self.outlets
+        self.graph.observers.append(self._graph_changed)
         if frozen is not None:
             frozen.state.admission.give(self.admission)
             self.doors.resume(frozen.doors())
@@ -328,20 +324,9 @@ class Guest:
     def _sent_changed(self, outlet: Subscriber, before: str, after: str) -> None:
         self.report(Symptom("encoder", "changed", self.name, outlet.key, {"from": before, "to": after}))
 
-    def _gives(self, encoders: Sequence[SharedEncoder], who: Principal) -> SharedEncoder | None:
-        """There is no room for another encoder of sound: which one is given up for a listener of `who`, if any."""
-        self.report(crowded(encoders, who, self.name, "encoder"))
-        return giver(encoders, who, self.name)
-
-    def make_room(self, who: Principal, more: int) -> None:
-        """See `Home`: whoever's microphones hold most loses one."""
-        while not self.admission.budget.has_room(more, LISTENERS):
-            speaking = [session for session in self.sessions if session.microphone is not None]
-            gives = giver(speaking, who, self.name, _spoken, more)
-            if gives is None:
-                return
-            self.report(crowded(speaking, who, self.name, "microphone", _spoken))
-            gives.refuse_microphone(GraphError(f"guest {self.name} is full: this microphone made room for another"))
+    def make_room(self, kind: str, who: Principal, more: int) -> None:
+        """See `Home`."""
+        self._hearing.memory(kind, who, more)
 
     # -- running -----------------------------------------------------------------------------
 

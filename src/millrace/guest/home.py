@@ -88,8 +88,8 @@ class Home(Protocol):
         """Whether it has this listener, and that is the same principal's."""
         ...
 
-    def make_room(self, who: Principal, more: int) -> None:
-        """If there is no room for so much more of a listener's microphone, others give theirs up, as far as is fair."""
+    def make_room(self, kind: str, who: Principal, more: int) -> None:
+        """If there is no room for so many bytes more of a listener, others give something up, as far as is fair."""
         ...
 
     def latency_changed(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from millrace.budget import LISTENERS
@@ -49,8 +50,15 @@ BREAKDOWN = ("path", "network", "codec", "jitter", "late", "period", "device")
 """The known components of a listener's latency; others in a report are dropped."""
 TICK_MAX_NS = 1_500 * NS_PER_MS
 """With longer than this between two ticks, the daemon was stopped."""
+DISPLACED = "its own encoder made room for another listener's"
+"""Why one shares an encoder with other settings than it asked for."""
 LOSS_PACKETS = 250
 """Packets over which loss is measured: 5 s of 20 ms frames."""
+
+
+def _leave(session: ListenerSession, why: str) -> None:
+    """End one that nobody serves."""
+    session.closed()
 
 
 # Control messages and sound share one connection but come from two places: messages are queued in `wire`, and packets
@@ -71,7 +79,9 @@ class ListenerSession:
         room: Callable[[], bool],
         now_ns: HostNs,
         principal: Principal,
+        end: Callable[[ListenerSession, str], None] = _leave,
     ) -> None:
+        """`end` ends it at once, and has it told why."""
         self.guest = guest
         self.principal = principal
         self._left = False
@@ -82,7 +92,7 @@ class ListenerSession:
         self.outlet.principal = principal
         self._in_force: CodecSettings | None = None
         """The settings that the listener was told last."""
-        self._room = room
+        self._room, self._end = room, end
         self._behind_ns: HostNs = 0
         """How far behind the listener was when last measured."""
         self._probed_packets = 0
@@ -162,9 +172,8 @@ class ListenerSession:
             self._rate_mark, self._ticked_ns = (now_ns - NS_PER_S, self._rate_mark[1]), now_ns
         if (error := self.outlet.take_error()) is not None:
             raise error
-        if self._in_force not in (None, self.outlet.settings):
-            # It shares another encoder, since its own was given up.
-            self._codec_reason = "its own encoder made room for another listener's"
+        if self._in_force not in (None, self.outlet.shares):
+            # It shares another encoder, since its own was given up, or has its own again.
             self._tell_settings()
         then, sent = self._rate_mark
         if now_ns - then >= NS_PER_S:
@@ -212,6 +221,10 @@ class ListenerSession:
         finally:
             self.guest.outlets.leave(self.outlet)
             self.guest.latency_changed()
+
+    def displace(self, why: str) -> None:
+        """Its place and its memory are somebody else's from now on."""
+        self._end(self, why)
 
     # -- events ------------------------------------------------------------------------------
 
@@ -295,6 +308,10 @@ class ListenerSession:
         self.guest.outlets.join(outlet, sink)
         self._offered = hello.microphone
         self.may_speak = self.guest.config.microphone and self.guest.admission.may_speak(self.principal)
+        try:
+            self.microphone = self._make_microphone() if self.may_speak else None
+        except GraphError as error:
+            self.refuse_microphone(error)
         self.update_microphone()
 
     # -- the microphone ----------------------------------------------------------------------
@@ -315,11 +332,10 @@ class ListenerSession:
         """Tell the listener whether it may speak and is being recorded, if either has changed."""
         if not self._offered or self._left:
             return
-        if self.may_speak:
-            self.microphone = self._make_microphone() or self.microphone
-        elif self.microphone is not None:
+        if not self.may_speak and self.microphone is not None:
             self.microphone.remove()
             self.microphone = None
+            self.guest.outlets.retry()
         state = (self.may_speak, self.may_speak and self.guest.recording)
         if state != self._told:
             self._told = state
@@ -328,7 +344,6 @@ class ListenerSession:
 
     def _set_format(self, microphone: MicrophoneStream, fmt: CodecParameters) -> None:
         """Its packets have this format from now on. Without room for them it is refused, and the listener plays on."""
-        self.guest.make_room(self.principal, microphone.needs(fmt) - microphone.node.account.part("tape"))
         try:
             microphone.set_format(fmt)
         except BudgetError as error:
@@ -345,7 +360,9 @@ class ListenerSession:
         """A stream for the listener's microphone, unless it has one or offers none."""
         if self.microphone is not None or not self._offered or self._left:
             return None
-        return MicrophoneStream(self.guest.graph, self.guest.microphone, self.outlet.name, self.outlet.key)
+        guest, outlet = self.guest, self.outlet
+        others = partial(guest.make_room, "microphone", self.principal)
+        return MicrophoneStream(guest.graph, guest.microphone, outlet.name, outlet.key, others)
 
     def _find_sink(self, name: str | None) -> Sink:
         graph = self.guest.graph
@@ -392,7 +409,7 @@ class ListenerSession:
         return settings
 
     def _tell_settings(self) -> None:
-        self._in_force = self.outlet.settings
+        self._in_force = self.outlet.shares
         self.wire.send_message(Configured(self._shown()))
         self.flush()
 
@@ -404,9 +421,10 @@ class ListenerSession:
         return on
 
     def _shown(self) -> dict[str, Any]:
-        shown = self.outlet.settings.as_dict() | {"latency": self.latency}
-        if self._codec_reason:
-            shown["reason"] = self._codec_reason
+        shown = self.outlet.shares.as_dict() | {"latency": self.latency}
+        displaced = self.outlet.shares != self.outlet.settings
+        if reason := DISPLACED if displaced else self._codec_reason:
+            shown["reason"] = reason
         return shown
 
     def fault(self, error: MillraceError) -> None:

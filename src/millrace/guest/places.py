@@ -3,71 +3,115 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+from millrace.budget import Budget
 from millrace.rights.model import Principal, Right
-from millrace.symptoms import Evidence, Symptom
+from millrace.symptoms import Evidence, Report, Symptom
 
 
-class Visitor(Protocol):
-    """A connection that has a place, or what was made for some."""
+class Held(NamedTuple):
+    """A part of what is shared that somebody has: a connection, an encoder, a microphone."""
 
-    @property
-    def principal(self) -> Principal:
-        """Whose it is."""
-        ...
-
-
-V = TypeVar("V", bound=Visitor)
-SizeOf = Callable[[V], int]
+    kind: str
+    principal: Principal
+    size: int = 1
+    """Bytes where memory is short, 1 where places are."""
+    give_up: Callable[[], None] | None = None
+    """Has it given up at once; None if it counts, but can't be."""
 
 
-def _one(visitor: object) -> int:
-    return 1
+class Wanted(NamedTuple):
+    """Something of a kind that is wanted for somebody in a guest, and its size."""
+
+    kind: str
+    who: Principal
+    guest: str
+    more: int = 1
 
 
-# Places are shared by principals, as encoders are (sharing.py): whoever has most gives up its newest, unless that would
-# leave it with fewer than who comes. So nobody is kept out by one who connects again and again, in the end all that
-# want some have as many as another, and nobody takes one from whom it would have to give it back.
+# Places and memory are shared by principals, as encoders of pictures are (sharing.py): whoever has most gives up one,
+# its largest, or its newest if all are alike, if it has more than who comes would have then. So nobody is kept out by
+# one who connects again and again, in the end all that want some have about as much as another, and nobody takes one
+# from whom it would have to give it back. Where memory is short, all count that take of the same, of whatever kind.
 #
 # A guest's admin may make any number of tokens, each with one connection. So one that may type, and before it one that
-# may everything, have one place whatever others have, and are asked for theirs last.
-def giver(visitors: Collection[V], who: Principal, guest: str, size: SizeOf[V] = _one, more: int = 1) -> V | None:
-    """Which of the guest's visitors gives up its place for `more` of `who`; None if that would be no fairer.
+# may everything, have one of each kind whatever others have, and are asked for theirs last.
+def make_room(wanted: Wanted, room: Callable[[int], bool], held: Callable[[], Sequence[Held]], report: Report) -> None:
+    """If there is no room for what is wanted, have others give up as much as it takes, if that is fair.
 
-    Of each principal's the largest one does, and of equal ones the last.
+    `room` says whether there is some once so much is given up of what is `held`. That there is none is reported,
+    whether or not anybody gives up anything.
     """
-    held = _held(visitors, size)
-    mine, own = held[who.key], _rank(who, guest)
+    if room(0):
+        return
+    here = held()
+    report(crowded(here, wanted))
+    for one in _givers(here, wanted, room):
+        # One of those before may have taken more with it: the last listener of an encoder ends that too.
+        if one.give_up is not None and not room(0):
+            one.give_up()
 
-    def gives(visitor: V) -> bool:
-        its = visitor.principal
-        return held[its.key] > mine + more or (not mine and _rank(its, guest) < own)
 
-    def order(visitor: V) -> tuple[int, int, int]:
-        its = visitor.principal
-        return -_rank(its, guest), held[its.key], size(visitor)
+# Nobody loses anything for somebody who has no room then either, nor more than is wanted: where others than those who
+# are asked here hold too much, a whole class would have to leave for one who comes.
+def _givers(here: Sequence[Held], wanted: Wanted, room: Callable[[int], bool]) -> list[Held]:
+    """All that is given up; nothing if that is not enough."""
+    gives, freed = list[Held](), 0
+    while not room(freed):
+        one = giver(here, wanted) if freed < wanted.more or _has_one(here, wanted) else None
+        if one is None:
+            return []
+        gives.append(one)
+        freed += one.size
+        here = [other for other in here if other is not one]
+    return gives
+
+
+def in_budget(budget: Budget, more: int, reach: float, leaving: int = 0) -> Callable[[int], bool]:
+    """Whether a budget has room for so many bytes more, once others, and so many anyway, are given up."""
+    return lambda freed: more <= 0 or budget.would_fit(more, reach, freed + leaving)
+
+
+def giver(here: Sequence[Held], wanted: Wanted) -> Held | None:
+    """What is given up for what is wanted; None if that would be no fairer."""
+    has, own, always = _by_principal(here), _rank(wanted.who, wanted.guest), _has_one(here, wanted)
+    least = has[wanted.who.key] + wanted.more
+
+    def gives(one: Held) -> bool:
+        fair = has[one.principal.key] > least or (always and _rank(one.principal, wanted.guest) < own)
+        return fair and one.give_up is not None
+
+    def order(one: Held) -> tuple[int, int, int]:
+        return -_rank(one.principal, wanted.guest), has[one.principal.key], one.size
 
     # Of equal ones `max` returns the first.
-    return max((visitor for visitor in reversed([*visitors]) if gives(visitor)), key=order, default=None)
+    return max((one for one in reversed(here) if gives(one)), key=order, default=None)
 
 
-def crowded(visitors: Collection[V], who: Principal, guest: str, kind: str, size: SizeOf[V] = _one) -> Symptom:
-    """That there was no room for one more of this kind for `who`: who holds most, and how many of them."""
-    held = _held(visitors, size)
-    whose = max(held, key=held.__getitem__, default="")
-    has = sum(visitor.principal.key == whose for visitor in visitors)
-    evidence: Evidence = {"who": whose, f"its_{kind}s": has, "of": len(visitors), "for": who.key}
-    return Symptom("guest", "crowded", guest, "", evidence)
+def _has_one(here: Sequence[Held], wanted: Wanted) -> bool:
+    """Whether somebody may type and has none of that kind yet, so has one in any case."""
+    none = not any(one.kind == wanted.kind and one.principal.key == wanted.who.key for one in here)
+    return none and _rank(wanted.who, wanted.guest) > 0
 
 
-def _held(visitors: Collection[V], size: SizeOf[V]) -> Counter[str]:
-    """What each principal's are in all."""
-    held: Counter[str] = Counter()
-    for visitor in visitors:
-        held[visitor.principal.key] += size(visitor)
-    return held
+def crowded(here: Sequence[Held], wanted: Wanted) -> Symptom:
+    """That there was no room for what is wanted: who has most, and how many of each kind."""
+    has = _by_principal(here)
+    whose = max(has, key=has.__getitem__, default="")
+    kinds = Counter(one.kind for one in here if one.principal.key == whose)
+    its = {f"its_{kind}s": kinds[kind] for kind in (wanted.kind, *kinds)}
+    evidence: Evidence = {"who": whose, **its, "of": len(here), "for": wanted.who.key}
+    return Symptom("guest", "crowded", wanted.guest, "", evidence)
+
+
+def _by_principal(here: Sequence[Held]) -> Counter[str]:
+    """What each principal has in all."""
+    has: Counter[str] = Counter()
+    for one in here:
+        has[one.principal.key] += one.size
+    return has
 
 
 def _rank(who: Principal, guest: str) -> int:

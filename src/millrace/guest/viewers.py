@@ -107,11 +107,10 @@ class Viewers:
 
     # -- who watches -----------------------------------------------------------------------------
 
-    @property
-    def full(self) -> bool:
-        """Whether there is no room for another one, or no memory."""
-        budget = self.guest.admission.budget
-        return len(self.connected) >= VIEWERS_MAX or not budget.has_room(VIEWER_BYTES, VIEWERS)
+    def has_room(self, leaving: int) -> bool:
+        """Whether there is a place and memory for another one, once so many have left."""
+        budget, freed = self.guest.admission.budget, leaving * VIEWER_BYTES
+        return len(self.connected) - leaving < VIEWERS_MAX and budget.would_fit(VIEWER_BYTES, VIEWERS, freed)
 
     def arrive(self, session: ViewerSession) -> None:
         """A viewer has connected; GraphError if there is no room."""

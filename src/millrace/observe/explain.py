@@ -106,7 +106,7 @@ def _hears(session: ListenerSession, sink: Sink) -> bool:
 def heard(session: ListenerSession) -> Step:
     """A listener: what it receives, and how late."""
     outlet, report = session.outlet, session.report
-    s = outlet.settings
+    s = outlet.shares
     if s.codec == "opus":
         extras = [name for name, on in (("FEC", s.fec), ("DTX", s.dtx), ("VBR", s.vbr)) if on]
         codec = ", ".join((f"Opus at {s.bitrate // 1000} kb/s", f"complexity {s.complexity}", *extras))

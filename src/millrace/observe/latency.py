@@ -42,7 +42,7 @@ def of_listener(session: ListenerSession) -> list[Stage]:
     return [
         Stage("encoder and send", parts.get("path", 0) - network, "packets are sent after the cycle"),
         Stage("network", network, "half the shortest round trip"),
-        Stage("codec", parts.get("codec", 0), f"{session.outlet.settings.codec}'s look-ahead"),
+        Stage("codec", parts.get("codec", 0), f"{session.outlet.shares.codec}'s look-ahead"),
         Stage("jitter buffer", parts.get("jitter", 0), f"profile {session.outlet.latency}, adapts to the network"),
         Stage("off target", parts.get("late", 0), "being corrected"),
         Stage("output period", parts.get("period", 0), "what the output pulls at a time"),

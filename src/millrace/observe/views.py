@@ -128,7 +128,7 @@ def listener_view(session: ListenerSession) -> ListenerView:
     return ListenerView(
         id=outlet.key, name=outlet.name, address=session.address,
         by=session.principal.key, sink=group.sink.key if group else None,
-        settings=outlet.settings, latency_profile=session.latency,
+        settings=outlet.shares, latency_profile=session.latency,
         microphone=microphone_view(session), bitrate=session.bitrate(),
         latency_ms=None if latency is None else round(latency, 1), fill_ms=round(report.fill_ns / 1e6, 1),
         ledger_ms={name: round(ns / 1e6, 2) for name, ns in report.breakdown.items()},

@@ -46,6 +46,7 @@ class Subscriber(SendQueue):
         self.id, self.name = id_, name
         self.principal = NOBODY
         self.settings = CodecSettings()
+        """What it wants; `shares` is what it has."""
         self.codecs: tuple[str, ...] = ("opus",)
         self.latency = "normal"
         self.tracks = False
@@ -60,6 +61,11 @@ class Subscriber(SendQueue):
         """The name users and the API use."""
         return f"listener/{self.id}"
 
+    @property
+    def shares(self) -> CodecSettings:
+        """The settings of its encoder: others than its own, if that made room for another listener's."""
+        return self.settings if self.group is None else self.group.settings
+
 
 def _layout(sink: Sink, settings: CodecSettings) -> Positions:
     if settings.channels == "mono":
@@ -67,6 +73,15 @@ def _layout(sink: Sink, settings: CodecSettings) -> Positions:
     if settings.channels == "stereo":
         return default_map(2)
     return sink.positions
+
+
+def encoder_tap(id_: int, graph: Graph, sink: Sink, settings: CodecSettings) -> Tap:
+    """The tap of an encoder, with what it is charged."""
+    positions = _layout(sink, settings)
+    tap = Tap(id_, f"listeners of {sink.name}", positions, reach=LISTENERS)
+    low = resampler_bytes(graph.rate, OPUS_RATE, len(positions), low_delay=True)
+    tap.charges = {"encoder": ENCODER_BYTES * len(positions), "resampler": low}
+    return tap
 
 
 class SharedEncoder:
@@ -77,10 +92,8 @@ class SharedEncoder:
     ) -> None:
         self.graph, self.settings, self.generation, self.clock = graph, settings, generation, clock
         self.outlets: list[Subscriber] = []
-        positions = _layout(sink, settings)
-        self.tap = Tap(graph.ids.take(), f"listeners of {sink.name}", positions, consumer=self, reach=LISTENERS)
-        low = resampler_bytes(graph.rate, OPUS_RATE, len(positions), low_delay=True)
-        self.tap.charges = {"encoder": ENCODER_BYTES * len(positions), "resampler": low}
+        self.tap = encoder_tap(graph.ids.take(), graph, sink, settings)
+        self.tap.consumer, positions = self, self.tap.positions
         self._expected_loss = settings.loss
         self._sequence = 0
         self._quiet_frames = 0

@@ -10,7 +10,6 @@ from typing import NamedTuple, Protocol
 
 from aiohttp import WSCloseCode, web
 
-from millrace.budget import LISTENERS
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.errors import MillraceError, PeerLost
 from millrace.guest.encoders import load_encoders
@@ -18,7 +17,7 @@ from millrace.guest.guest import Guest
 from millrace.guest.home import Home
 from millrace.guest.listener import LISTENER_BYTES, ListenerSession
 from millrace.guest.notfound import NotFound
-from millrace.guest.places import Visitor, crowded, giver
+from millrace.guest.places import Held, Wanted, make_room
 from millrace.guest.viewer import ViewerSession
 from millrace.io.clock import now_ns
 from millrace.io.metered import charge, when_relieved
@@ -42,11 +41,16 @@ BROKEN_OFF = (None, WSCloseCode.ABNORMAL_CLOSURE)
 """Close codes of a connection that ended without a Close frame (RFC 6455, section 7.1.5)."""
 
 
-class Attendee(Visitor, Protocol):
+class Attendee(Protocol):
     """The session of a listener or a viewer."""
 
     address: str
     closing: bool
+
+    @property
+    def principal(self) -> Principal:
+        """Whose it is."""
+        ...
 
     @property
     def guest(self) -> Home:
@@ -201,32 +205,32 @@ class Attendants:
     def _session(
         self, kind: Kind, guest: Guest, principal: Principal, address: str, number: int, writer: FrameWriter
     ) -> Attendee:
-        self._make_room(kind, guest, principal)
         write, room, now = writer.write, writer.room, now_ns()
         if kind is VIEWER:
+            self._make_room(guest, principal)
             return ViewerSession(guest.viewers, number, address, write, room, now, principal, writer.passed)
-        return ListenerSession(guest, number, address, write, room, now, principal)
+        guest.make_room(kind.name, principal, LISTENER_BYTES)
+        return ListenerSession(guest, number, address, write, room, now, principal, self._displace)
 
-    # One in its handshake can't be told anything yet, so it is not asked for its place.
-    def _make_room(self, kind: Kind, guest: Guest, principal: Principal) -> None:
-        """If the guest has no place for one more of `principal`, let whoever has most give one up, if that is fair."""
-        visitors: list[Attendee]
-        if kind is VIEWER:
-            # The newest is asked, but whoever types last of all.
-            viewers = sorted(guest.viewers.connected, key=lambda one: not one.keyboard.held)
-            full, visitors = guest.viewers.full, [*viewers]
-        else:
-            full = not guest.admission.budget.has_room(LISTENER_BYTES, LISTENERS)
-            visitors = list(guest.sessions)
-        if not full:
-            return
-        here = [session for session in visitors if session in self._sockets and not session.closing]
-        gives = giver(here, principal, guest.name)
-        self._plane.report(crowded(here, principal, guest.name, kind.name))
-        if gives is not None:
-            self._dismiss(gives, f"guest {guest.name} is full: this {kind.name} made room for another")
-            # Its place and its memory are needed now, before it is its turn to be told.
-            gives.closed()
+    def _make_room(self, guest: Guest, principal: Principal) -> None:
+        """If the guest has no room for one more viewer of `principal`, let whoever has most give one up, if fair."""
+        wanted = Wanted(VIEWER.name, principal, guest.name)
+        make_room(wanted, guest.viewers.has_room, partial(self._viewers, guest), self._plane.report)
+
+    # The newest is asked, but whoever types last of all. One in its handshake can't be told anything yet, so it is not
+    # asked for its place.
+    def _viewers(self, guest: Guest) -> list[Held]:
+        """The places that viewers have."""
+        full, here = f"guest {guest.name} is full: this viewer made room for another", list[Held]()
+        for one in sorted(guest.viewers.connected, key=lambda one: not one.keyboard.held):
+            stays = one.closing or one not in self._sockets
+            here.append(Held(VIEWER.name, one.principal, 1, None if stays else partial(self._displace, one, full)))
+        return here
+
+    # Its place and its memory are needed now, before it is its turn to be told.
+    def _displace(self, session: Attendee, why: str) -> None:
+        self._dismiss(session, why)
+        session.closed()
 
     # Leaving undoes the steps of arriving in reverse order; `closed` may already have been called when the session
     # was ended from elsewhere.

@@ -15,7 +15,7 @@ from millrace.absent import nothing
 from millrace.budget import WATCHERS, Budget
 from millrace.control.plane import ControlPlane, LocalGuests
 from millrace.control.registry import parse_kinds
-from millrace.guest.places import crowded, giver
+from millrace.guest.places import Held, Wanted, in_budget, make_room
 from millrace.rights.model import Principal
 from millrace.server.http.api import principal_of
 from millrace.server.http.authentication import SUBPROTOCOL
@@ -46,6 +46,8 @@ class Place:
         """BudgetError if there is no room."""
         self.principal, self.budget = principal, budget
         self.account = budget.open(what, {"itself": WATCHER_BYTES}, WATCHERS)
+        self.connected = False
+        """Whether its handshake is over. Before, it can't be told anything, so it is not asked for what it holds."""
 
 
 class Watchers:
@@ -96,13 +98,17 @@ class Watchers:
 
     def _make_room(self, who: Principal, budget: Budget, more: int) -> None:
         """If a budget has no room for so much more of a principal, whoever holds most there gives some up, if fair."""
-        while not budget.has_room(more, WATCHERS):
-            here, guest = [place for place in self._watchers if place.budget is budget], min(who.guests, default="")
-            gives = giver(here, who, guest, _held, more)
-            if gives is None:
-                return
-            self._plane.report(crowded(here, who, guest, "watcher", _held))
-            self._displace(gives)
+        wanted = Wanted("watcher", who, min(who.guests, default=""), more)
+        room = in_budget(budget, more, WATCHERS)
+        make_room(wanted, room, partial(self._held, budget), self._plane.report)
+
+    def _held(self, budget: Budget) -> list[Held]:
+        """What watchers hold of a budget."""
+        here = (place for place in self._watchers if place.budget is budget)
+        return [
+            Held("watcher", one.principal, one.account.held, partial(self._displace, one) if one.connected else None)
+            for one in here
+        ]
 
     # What it holds is needed now, and not when it has been told so.
     def _displace(self, place: Place) -> None:
@@ -121,6 +127,7 @@ class Watchers:
         self._watchers[place] = watcher
         try:
             await websocket.prepare(request)
+            place.connected = True
             await watcher.serve(websocket)
         finally:
             self._watchers.pop(place, None)
@@ -130,7 +137,3 @@ class Watchers:
         """The daemon stops: who watches is told why."""
         for watcher in self._watchers.values():
             watcher.end(why)
-
-
-def _held(place: Place) -> int:
-    return place.account.held
