@@ -300,6 +300,8 @@ def test_picture_that_had_no_room_is_asked_for_again_once_there_is_some(
         async with hall(tmp_path, vm) as one:
             await one.attached()
             budget, first = one.guest.graph.budget, vm.screens[0]
+            assert isinstance(one.machine, QemuMachine)
+            connections = len(one.machine._streams)
             # Room for it when it is sent, and none to show it besides.
             limit, budget.limit = budget.limit, budget.held + 2_000_000
             vm.show(0, noise(640, 480))
@@ -314,6 +316,7 @@ def test_picture_that_had_no_room_is_asked_for_again_once_there_is_some(
             vm.show(0, noise(640, 480))
             await until(lambda: one.views() and one.views()[0].width == 640)
             assert "no room" not in one.machine.hint() and one.machine.sessions == 1
+            assert len(one.machine._streams) == connections, "the one before is kept no longer"
 
     asyncio.run(main())
 

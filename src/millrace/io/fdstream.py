@@ -109,7 +109,7 @@ class FdStream:
         self._flush_due = self._paused = False
         self._loop = asyncio.get_running_loop()
         self._out = outgoing or Outgoing()
-        self._writing = self._closed = self._lingers = False
+        self._writing = self.closed = self._lingers = False
         self._close_timer: asyncio.TimerHandle | None = None
         """Set once the stream is being closed: only output queued before that is still sent."""
         self._unsent = _bytes_of(self._out)
@@ -236,7 +236,7 @@ class FdStream:
     # does not read is noticed by those that write to it.
     def flush(self) -> None:
         """Send the core's output; drop it once the stream is closed."""
-        if self._closed:
+        if self.closed:
             self.forget()
             return
         for chunk in self._core.data_to_send():
@@ -368,7 +368,7 @@ class FdStream:
         if self._sock.fileno() >= 0:
             self._stop()
             self._sock.close()
-            self._closed = True
+            self.closed = True
             self._out.begun = False
             self.forget()
             gone = self._gone

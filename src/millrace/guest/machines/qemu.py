@@ -109,7 +109,6 @@ class QemuMachine(AttachedMachine):
         self.doors.append(clipboard)
         self._no_sound, self._accepted = None, set()
         stream = self._stream(control, client, after, self._end, lambda: client.unfinished)
-        self._streams.append(stream)
         await self._until_ended()
 
     def _registered(self, event: Registered, consoles: Consoles) -> bool:
@@ -171,17 +170,14 @@ class QemuMachine(AttachedMachine):
             door.receive(now_ns())
             look()
 
-        stream = self._stream(mine, peer, after, ended, lambda: peer.unfinished)
-        self._streams.append(stream)
+        self._stream(mine, peer, after, ended, lambda: peer.unfinished)
         client.send_register(kind, theirs.detach())
 
     def screen_stream(
         self, sock: socket.socket, peer: ScreenPeer, after: After, lost: Lost, busy: Callable[[], bool]
     ) -> FdStream:  # fmt: skip
         """See `consoles.Owner`."""
-        stream = self._stream(sock, peer, after, lost, busy)
-        self._streams.append(stream)
-        return stream
+        return self._stream(sock, peer, after, lost, busy)
 
     def _stream(
         self, sock: socket.socket, core: DisplayClient | AudioPeer | ScreenPeer, after: After, lost: Lost,
@@ -207,6 +203,7 @@ class QemuMachine(AttachedMachine):
         def ended(why: Exception) -> None:
             holds(0)
             fits(0)
+            self._streams = [one for one in self._streams if not one.closed]
             lost(why)
 
         stream = FdStream(
@@ -214,6 +211,7 @@ class QemuMachine(AttachedMachine):
             take_fds=pictures.receive_fds if pictures else None,
             chunk_max=RECEIVE_BYTES if pictures else CHUNK_BYTES_MAX, unfinished=busy,
         )  # fmt: skip
+        self._streams.append(stream)
         return stream
 
     def _door(self, kind: str, peer: AudioPeer) -> QemuPlayback | QemuRecord:
