@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from millrace.absent import nothing
+from millrace.doors.inputroom import InputRoom
 from millrace.graph.pictures import KeyPress
 from millrace.graph.seat import Watcher
 from millrace.guest.hands import Hands
 from millrace.guest.machines import refit
+from millrace.guest.machines.consoles import Shown
 from millrace.guest.machines.qemu import QemuMachine
 from millrace.io.later import Later
 from millrace.io.turns import Turns
@@ -233,6 +238,43 @@ def test_machine_without_sound_has_its_screen_and_says_so(tmp_path: Path) -> Non
     asyncio.run(main())
 
 
+def test_machine_without_sound_is_lost_with_its_last_console(tmp_path: Path) -> None:
+    async def main() -> None:
+        vm = Vm(sound=False, consoles={0: "Graphic", 2: "Graphic"})
+        async with hall(tmp_path, vm) as one:
+            await one.attached(2)
+            vm._sent[0].shutdown(socket.SHUT_RDWR)
+            await until(lambda: len(one.views()) == 1)
+            last = next(iter(one.guest.screens)).screen
+            vm.changed("Mouse", 2, IsAbsolute=False)
+            await until(lambda: last.relative)
+            assert one.machine.state == "attached"
+            vm._sent[2].shutdown(socket.SHUT_RDWR)
+            await until(lambda: not one.views())
+            vm.changed("Mouse", 2, IsAbsolute=True)
+            await until(lambda: "no sound on D-Bus" in one.machine.error)
+
+    asyncio.run(main())
+
+
+def test_console_that_is_shown_no_more_publishes_nothing() -> None:
+    async def main() -> None:
+        published = list[int]()
+        door: Any = SimpleNamespace(
+            publish=lambda: published.append(1), receive=lambda now_ns: None, settle_size=nothing, close=nothing,
+            control=SimpleNamespace(room=InputRoom()), due=True, trouble="",
+        )  # fmt: skip
+        shown = Shown(door, nothing, nothing)
+        shown.received()
+        await until(lambda: published)
+        shown.received()
+        shown.close()
+        await asyncio.sleep(0.05)
+        assert published == [1]
+
+    asyncio.run(main())
+
+
 def test_machine_without_screens_has_its_sound(tmp_path: Path) -> None:
     async def main() -> None:
         for consoles in ({}, {0: "Text"}):
@@ -317,6 +359,28 @@ def test_picture_that_had_no_room_is_asked_for_again_once_there_is_some(
             await until(lambda: one.views() and one.views()[0].width == 640)
             assert "no room" not in one.machine.hint() and one.machine.sessions == 1
             assert len(one.machine._streams) == connections, "the one before is kept no longer"
+
+    asyncio.run(main())
+
+
+def test_what_a_lost_console_had_not_read_is_charged_no_longer(tmp_path: Path) -> None:
+    async def main() -> None:
+        vm = Vm()
+        async with hall(tmp_path, vm) as one:
+            await one.attached()
+            assert isinstance(one.machine, QemuMachine)
+            budget = one.guest.graph.budget
+            before = budget.shares()["connection"]
+            asyncio.get_running_loop().remove_reader(vm._sent[0])
+            one.machine._streams[-1]._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            for n in range(500):
+                vm.screens[0].mouse(n, n, True)
+            vm._unsent[0] += vm.screens[0].data_to_send()
+            vm._write(0)
+            await until(lambda: budget.shares()["connection"] > before)
+            vm._sent[0].shutdown(socket.SHUT_RDWR)
+            await until(lambda: not one.views())
+            assert budget.shares()["connection"] == before
 
     asyncio.run(main())
 

@@ -168,6 +168,7 @@ def test_sound_of_spice_in_another_format_without_room_ends_the_one_before_and_k
     door.receive(0)
     (before,) = door.streams
     before.node.mute = True
+    rig.graph.move_stream(before.node, rig.graph.add_sink("chosen"))
     other = filled(rig)
     mono = SpiceMessage(103, struct.pack("<IHII", 1, 1, 192_000, 0))
     channel._events += [mono, SpiceMessage(101, bytes(404))]
@@ -177,7 +178,7 @@ def test_sound_of_spice_in_another_format_without_room_ends_the_one_before_and_k
     door.room.fit(0)
     (after,) = door.streams
     assert isinstance(after, PushedStream) and after.format.rate == 192_000 and after.node.mute
-    assert after.pace is before.pace
+    assert after.pace is before.pace and after.node.sink.name == "chosen"
 
 
 def test_recording_of_spice_begins_when_there_is_room_unless_it_has_stopped() -> None:
@@ -210,3 +211,18 @@ def test_sound_of_vnc_begins_when_there_is_room() -> None:
     door.room.fit(0)
     assert len(door.streams) == 1 and np.isfinite(door.streams[0].fill_ns)
     door.close()
+
+
+def test_door_that_is_closed_begins_nothing_when_there_is_room() -> None:
+    rig, wire = Rig(), VncClient(48_000, 2, "", lambda challenge, text: b"", 0)
+    wire._events.append(AudioBegin())
+    other = filled(rig)
+    vnc, playback = VncDoor(rig.graph, wire), SpicePlayback(rig.graph, spice(ChannelKind.PLAYBACK, START), "SPICE")
+    for door in (vnc, playback):
+        door.receive(0)
+        assert len(door.room) == 1
+        door.close()
+    other.close()
+    for door in (vnc, playback):
+        door.room.fit(0)
+        assert not door.streams and not door.room.trouble
