@@ -62,6 +62,8 @@ class Group:
         self._timer: Timer | None = None
         self._waits = False
         """A round is under way, or waits for its turn."""
+        self._missed = False
+        """Something happened after the last look at the videos that viewers show began."""
         self._steps: Iterator[None] | None = None
         self._lying: tuple[Overlay, ...] = ()
         self._passable: tuple[Overlay, ...] = ()
@@ -80,6 +82,7 @@ class Group:
 
     def wake(self) -> None:
         """Something may be due: have a round."""
+        self._missed = True
         if self._timer is not None and not self._waits:
             self._waits = True
             self._turns.wait(self)
@@ -113,9 +116,12 @@ class Group:
             # Once, and not in every round: its viewers are given another encoder later.
             log.exception("guest's viewers of %s: internal error", self.listed.key)
             self._failed(self, error)
+            self._missed = False
         self._steps, self._waits = None, False
         if self._timer is not None:
             self._timer.rearm()
+        if self._missed:
+            self.wake()
         return True
 
     # What was made since the last round comes first: a viewer takes no other picture before it was sent that. Frames of
@@ -130,28 +136,34 @@ class Group:
             refreshes = session.limits.refreshes
             if refreshes.due_ns is not None and refreshes.allowed(now_ns):
                 self.pictures.refresh(session)
-        self._compose()
-        self.pictures.handle_timeout(now_ns)
+        yield from self._compose()
+        self.pictures.handle_timeout(self._clock())
         yield
         # What is small was encoded at once.
         yield from self.pictures.deliver()
         for session in list(self.sessions):
             yield from self._serve(session, due=True)
             yield
-        self._compose()
+        self._missed = False
+        yield from self._compose()
 
     # A viewer that was just sent a key frame of a video can show that from now on; one that fell behind, no longer. One
     # that nobody looks at needs none decoded: when it is looked at again, it waits for a key frame like one that joins.
-    def _compose(self) -> None:
+    def _compose(self) -> Iterator[None]:
         """Have the encoder leave out the videos that all viewers can show, and follow which there are."""
         overlays = self.listed.screen.overlays if self.sort.as_sent else ()
         if overlays is not self._lying:
             self._lying, self._passable = overlays, passable(overlays)
-        tracks = frozenset(one.track for one in self._passable if self.sessions)
-        for session in self.sessions:
-            if not session.hidden:
-                session.videos.follow(self._passable, self._clock())
+        tracks, looking = frozenset(one.track for one in self._passable), set[ViewerSession]()
+        for session in list(self.sessions):
+            if not session.hidden and session in self.sessions:
+                yield from session.videos.follow(self._passable, self._clock())
                 tracks &= session.videos.shown
+                looking.add(session)
+                yield
+        # Who came or began to look meanwhile shows none yet.
+        if not self.sessions or any(one not in looking for one in self.sessions if not one.hidden):
+            tracks = frozenset()
         self.pictures.compose(tracks)
 
     def _serve(self, session: ViewerSession, due: bool = False) -> Iterator[None]:

@@ -7,7 +7,7 @@ leaves out what lies below.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from millrace.budget import VIEWERS, Account
@@ -91,9 +91,12 @@ class ViewerVideos:
         self._videos: dict[str, _Video] = {}
         self._rests: dict[str, HostNs] = {}
         """Until when videos rest that it was sent before."""
-        self._followed: tuple[Overlay, ...] = ()
+        self._followed: tuple[Overlay, ...] | None = ()
+        """The overlays whose videos it is sent; None while that changes, and if there may be room for more."""
         self._refused: set[str] = set()
         """Tracks that there was no room for."""
+        self._turn: object = None
+        """Stands for the steps that follow them."""
         self._number = 0
         self._lying: tuple[Overlay, ...] = ()
         """Those of the last picture that it was sent."""
@@ -102,20 +105,29 @@ class ViewerVideos:
 
     # -- which there are -------------------------------------------------------------------------
 
-    def follow(self, overlays: tuple[Overlay, ...], now_ns: HostNs) -> None:
-        """These overlays lie over its screen now."""
+    # Between two steps it may be told to leave all, or the group that lets it follow may end: whoever follows next does
+    # what is left to do.
+    def follow(self, overlays: tuple[Overlay, ...], now_ns: HostNs) -> Iterator[None]:
+        """These overlays lie over its screen now. In steps: it joins or leaves the track of each."""
         for video in self._videos.values():
             video.look(now_ns)
         if overlays is self._followed or not self.codecs:
             return
-        self._followed = overlays
+        self._followed, turn = None, object()
+        self._turn = turn
         lying = {overlay.track for overlay in overlays}
-        for key in self._videos.keys() - lying:
-            self._queue.leave(self._videos.pop(key).lane)
         self._rests = {key: until_ns for key, until_ns in self._rests.items() if key in lying}
         self._refused.clear()
-        for key in lying - self._videos.keys():
-            self._join(key, now_ns)
+        for key in (*(self._videos.keys() - lying), *(lying - self._videos.keys())):
+            if self._turn is not turn:
+                return
+            if key in lying:
+                self._join(key, now_ns)
+            elif key in self._videos:
+                self._queue.leave(self._videos.pop(key).lane)
+            yield
+        if self._turn is turn:
+            self._followed = overlays
 
     def _join(self, key: str, now_ns: HostNs) -> None:
         track = self._tracks.find(key)
@@ -140,7 +152,7 @@ class ViewerVideos:
     def retry(self) -> None:
         """There may be room for what had none."""
         if self._refused:
-            self._followed = ()
+            self._followed = None
 
     @property
     def shown(self) -> frozenset[str]:
@@ -168,7 +180,7 @@ class ViewerVideos:
         self._rests |= {key: video.rests_until_ns for key, video in self._videos.items()}
         for video in self._videos.values():
             self._queue.leave(video.lane)
-        self._videos, self._followed = {}, ()
+        self._videos, self._followed, self._turn = {}, None, None
 
     def hide(self) -> None:
         """Nobody sees the viewer's picture: what it was not sent says nothing of its line."""
