@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from millrace.budget import Account
-from millrace.media.packet import Cache, Flags, Packet
+from millrace.media.packet import Cache, Flags, Gap, Item, Packet
 from millrace.units import NS_PER_S
 
 GROUP_NS_MAX = NS_PER_S // 2
@@ -130,3 +131,13 @@ def make_cache(cache: Cache, account: Account) -> PacketCache:
     if cache is Cache.GROUP:
         return Group(account)
     return Last(account) if cache is Cache.LAST else Nowhere()
+
+
+def with_gaps(packets: Sequence[Packet]) -> Iterable[Item]:
+    """Cached packets, with a Gap wherever some are missing."""
+    before: int | None = None
+    for packet in packets:
+        if before is not None and packet.number > before + 1:
+            yield Gap(packet.number - before - 1, packet.pts_ns)
+        before = packet.number
+        yield packet

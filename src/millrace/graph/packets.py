@@ -19,12 +19,13 @@ unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from typing import Protocol
 
 from millrace.budget import Budget
 from millrace.errors import GraphError
-from millrace.graph.packetcache import make_cache
+from millrace.graph.packetcache import make_cache, with_gaps
+from millrace.graph.packetdemand import Wishes
 from millrace.graph.seat import Seat, Watcher
 from millrace.media.format import AudioFormat, DataFormat, VideoFormat
 from millrace.media.packet import (
@@ -86,8 +87,8 @@ class Subscription:
 
     def wish(self, demand: Demand) -> None:
         """Change what the subscriber wants."""
-        self.demand = demand
-        self._track.tell_demand()
+        before, self.demand = self.demand, demand
+        self._track.wish(self, before)
 
     def upstream(self, event: Upstream, now_ns: HostNs) -> None:
         """Make a request to the source; RightsError for one that is reserved for the holder of the keyboard."""
@@ -124,6 +125,16 @@ class Publisher:
         if self._track.publisher is self:
             self._track.push(item)
 
+    def push_in_steps(self, packet: Packet, each: int) -> Iterator[None]:
+        """Push a packet to so many subscribers at a time. Between two steps requests may arrive.
+
+        What is pushed before the last step lets the others have this packet first.
+        """
+        if self._track.publisher is self:
+            self._track.begin(packet)
+            while not self._track.go_on(each):
+                yield
+
     def withdraw(self) -> None:
         """The source is gone. Subscribers stay, and another source may take its place."""
         if self._track.publisher is self:
@@ -146,9 +157,16 @@ class Track:
         self._account = budget.open("track", {"track": TRACK_BYTES})
         self._cache = make_cache(info.cache, self._account)
         self._grouped = info.cache is Cache.GROUP
-        self._subscriptions: list[Subscription] = []
-        self._waiting: list[Subscription] = []
-        self._live: tuple[PacketSink, ...] = ()
+        self._subscriptions: dict[Subscription, None] = {}
+        """In order. Of these, some wait for a key packet, and the others are live."""
+        self._waiting: dict[Subscription, None] = {}
+        self._live: dict[Subscription, None] = {}
+        self._receivers: tuple[Subscription, ...] | None = ()
+        """The live ones; None: they have changed."""
+        self._wishes = Wishes()
+        self._under_way: tuple[Packet, tuple[Subscription, ...]] | None = None
+        """A packet, and who gets it: so many have got it, or have left."""
+        self._reached = 0
         self._dts_ns: MediaNs | None = None
         self._resume_ns: MediaNs = 0
         self._unit_bytes = 0
@@ -170,6 +188,7 @@ class Track:
         """Make `source` the source from now on, replacing any other; it begins with parameters and a key packet."""
         if self.ended:
             raise GraphError(f"track {self.info.key} has ended: make another")
+        self.go_on(SUBSCRIBERS_MAX)
         self.publisher = Publisher(self, source)
         self.parameters = self.segment = None
         # What the old source lost stays lost, but says nothing about a jump in the new one's numbers.
@@ -186,24 +205,48 @@ class Track:
 
     def push(self, item: Item) -> None:
         """For publishers: push the next item."""
+        self.begin(item)
+        self.go_on(SUBSCRIBERS_MAX)
+
+    def begin(self, item: Item) -> None:
+        """For publishers: push the next item. `go_on` gives it to the subscribers, if it is a packet."""
+        self.go_on(SUBSCRIBERS_MAX)
         if self.ended:
             raise GraphError(f"track {self.info.key} has ended")
         if isinstance(item, Packet):
-            # A subscriber may ask for a key frame during the push. The source must not be called while it is pushing,
-            # so the request waits until the packet is delivered.
             self._pushing = True
             try:
                 self._push_packet(item)
             finally:
                 self._pushing = False
-            if self._key_wanted:
-                self.handle_timeout(item.arrived_ns)
         elif isinstance(item, Gap):
             self._declared = (self._declared or 0) + item.dropped
         elif isinstance(item, End):
             self._end(item)
         else:
             self._push_state(item)
+
+    # A subscriber may ask for a key frame when it gets a packet. The source must not be called while it is pushing, so
+    # the request waits until the packet is delivered. Who leaves meanwhile gets no more, and who joins had it from the
+    # cache.
+    def go_on(self, most: int) -> bool:
+        """Give the packet that is under way to so many more subscribers; returns whether all have it."""
+        if self._under_way is None:
+            return True
+        packet, receivers = self._under_way
+        begin, self._reached, self._pushing = self._reached, self._reached + most, True
+        try:
+            for subscription in receivers[begin : self._reached]:
+                if subscription in self._live:
+                    subscription.sink.push(packet)
+        finally:
+            self._pushing = False
+        if self._reached < len(receivers):
+            return False
+        self._under_way = None
+        if self._key_wanted:
+            self.handle_timeout(packet.arrived_ns)
+        return True
 
     def _push_state(self, item: Parameters | Segment) -> None:
         if not self._starts:
@@ -247,6 +290,7 @@ class Track:
         self._unit_bytes = packet.weight + (0 if starts else self._unit_bytes)
         self._starts = bool(flags & _END)
         resumes = key or (starts and not self._grouped)
+        self._under_way, self._reached = (packet, ()), 0
         if self._broken and not resumes:
             self._lost += 1
             self._want_again(packet.arrived_ns)
@@ -255,8 +299,8 @@ class Track:
 
     # The order matters. The Gap goes only to those that were live when the loss happened: a subscriber that has waited
     # so far has missed nothing that it was promised. Then those that waited become live, so that this packet is their
-    # first. The cache gets the packet before it is delivered: a sink that is added by another sink during the push (a
-    # relay) finds it there and does not get it twice, since the tuple of sinks being iterated is the one from before.
+    # first. The cache gets the packet before it is delivered: a sink that is added meanwhile (by another sink, a relay)
+    # finds it there and does not get it twice, since the tuple of receivers is the one from before.
     def _deliver(self, packet: Packet, starts: bool, resumes: bool) -> None:
         if resumes:
             self._broken = self._key_wanted = self._key_awaited = False
@@ -269,8 +313,7 @@ class Track:
             else:
                 self._want_again(packet.arrived_ns)
         self._cache.add(packet, starts)
-        for sink in self._live:
-            sink.push(packet)
+        self._under_way = packet, self._now_live()
 
     # All checks come before any change: a source that is refused may correct the packet and push it again.
     def _check(self, packet: Packet, starts: bool) -> None:
@@ -293,15 +336,19 @@ class Track:
         self._fan_out(item)
         self.ended, self.publisher = True, None
         self._cache.clear()
-        self._subscriptions, self._waiting, self._live = [], [], ()
+        self._subscriptions, self._waiting, self._live, self._receivers = {}, {}, {}, ()
+        self._wishes.clear()
         self._account.close()
 
     def _fan_out(self, item: Item) -> None:
-        for sink in self._live:
-            sink.push(item)
-        if not isinstance(item, Packet | Gap):
-            for subscription in self._waiting:
-                subscription.sink.push(item)
+        waiting = () if isinstance(item, Packet | Gap) else tuple(self._waiting)
+        for subscription in (*self._now_live(), *waiting):
+            subscription.sink.push(item)
+
+    def _now_live(self) -> tuple[Subscription, ...]:
+        if self._receivers is None:
+            self._receivers = tuple(self._live)
+        return self._receivers
 
     # -- the subscribers' side -------------------------------------------------------------------
 
@@ -314,13 +361,15 @@ class Track:
         cached = self._cache.packets()
         state = (item for item in (self.parameters, self.segment) if item is not None)
         # First, because it may raise BudgetError: nothing has changed yet.
-        sink.begin((*state, *_with_gaps(cached)))
+        sink.begin((*state, *with_gaps(cached)))
         subscription = Subscription(self, sink, who, Demand() if demand is None else demand)
-        self._subscriptions.append(subscription)
+        self._subscriptions[subscription] = None
+        self._wishes.add(subscription.demand)
         if cached or (self._starts and not self._grouped):
-            self._live = (*self._live, sink)
+            self._live[subscription] = None
+            self._receivers = None
         else:
-            self._waiting.append(subscription)
+            self._waiting[subscription] = None
             if self._grouped:
                 self.ask_key_frame(now_ns)
         self.tell_demand()
@@ -330,21 +379,33 @@ class Track:
         """For subscriptions: remove one."""
         if subscription not in self._subscriptions:
             return
-        # The tuple is replaced and not changed, because a sink may leave in the middle of a push that iterates it.
-        self._subscriptions.remove(subscription)
-        self._waiting = [waits for waits in self._waiting if waits is not subscription]
-        self._live = tuple(sink for sink in self._live if sink is not subscription.sink)
+        del self._subscriptions[subscription]
+        self._waiting.pop(subscription, None)
+        if subscription in self._live:
+            del self._live[subscription]
+            self._receivers = None
+        self._wishes.remove(subscription.demand)
         self.tell_demand()
 
     def _go_live(self) -> None:
-        self._live = (*self._live, *(waits.sink for waits in self._waiting))
-        self._waiting = []
+        self._live |= self._waiting
+        self._waiting, self._receivers = {}, None
 
     # -- upstream --------------------------------------------------------------------------------
 
+    def wish(self, subscription: Subscription, before: Demand) -> None:
+        """For subscriptions: one of them wants something else than before."""
+        if subscription in self._subscriptions:
+            self._wishes.remove(before)
+            self._wishes.add(subscription.demand)
+        self.tell_demand()
+
     def tell_demand(self) -> None:
         """Tell the source what is wanted, if that has changed."""
-        wanted = merged(self._subscriptions, self._seat.who)
+        who, played = self._seat.who, None
+        if who is not None and self._wishes.played:
+            played = next((held.demand.played_ns for held in self._subscriptions if held.who is who), None)
+        wanted = self._wishes.merged(played)
         if wanted != self.demand:
             self.demand = wanted
             if self.publisher is not None:
@@ -380,41 +441,3 @@ class Track:
             return
         self._key_wanted, self._key_awaited, self._asked_ns = False, True, now_ns
         self.publisher.source.upstream(KeyFrame(), None)
-
-
-def _with_gaps(packets: Sequence[Packet]) -> Iterable[Item]:
-    """Cached packets, with a Gap wherever some are missing."""
-    before: int | None = None
-    for packet in packets:
-        if before is not None and packet.number > before + 1:
-            yield Gap(packet.number - before - 1, packet.pts_ns)
-        before = packet.number
-        yield packet
-
-
-def _largest(wishes: Iterable[float | None]) -> float | None:
-    """The greatest value; None, meaning unbounded, if any of them is None."""
-    known = list(wishes)
-    bounded = [wish for wish in known if wish is not None]
-    return max(bounded) if len(bounded) == len(known) else None
-
-
-# One encoder serves all, so each wish is merged in the direction that harms no subscriber: the lowest bitrate, because
-# it must fit the slowest connection; the largest size and rate, because smaller ones can be made from it by dropping.
-# None among sizes means unbounded, among bitrates and latencies it means no wish.
-def merged(subscriptions: Sequence[Subscription], keyboard: Watcher | None = None) -> Demand:
-    """The combined demand: what suits the slowest connection, the longest path and the largest screen."""
-    wishes = [subscription.demand for subscription in subscriptions]
-    if not wishes:
-        return NO_DEMAND
-    width = _largest([wish.width_max for wish in wishes])
-    played = (held.demand.played_ns for held in subscriptions if keyboard is not None and held.who is keyboard)
-    return Demand(
-        subscribers=sum(wish.subscribers for wish in wishes),
-        bitrate_max=min((wish.bitrate_max for wish in wishes if wish.bitrate_max is not None), default=None),
-        latency_ns=max((wish.latency_ns for wish in wishes if wish.latency_ns is not None), default=None),
-        width_max=None if width is None else int(width),
-        fps_max=_largest([wish.fps_max for wish in wishes]),
-        drop_ratio=min(wish.drop_ratio for wish in wishes),
-        played_ns=next(played, None),
-    )

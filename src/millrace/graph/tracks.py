@@ -28,8 +28,8 @@ class Tracks:
 
     def find(self, key: str) -> Track | None:
         """A track by its key, track/N."""
-        self._clear()
-        return self._tracks.get(key)
+        track = self._tracks.get(key)
+        return None if track is None or track.ended else track
 
     def add(self, kind: Kind, role: str = "main") -> Track:
         """A new track; GraphError, and no track, if there is no room. It is forgotten once it has ended."""

@@ -44,6 +44,8 @@ LOOKS_MAX = 64
 STEP_COST, EVENT_COST, VIDEO_COST = 2 * 1024 * 1024, 8 * 1024, 512 * 1024
 """What is painted in one step, what an event takes besides, and one that begins, moves or ends a video, in pixels that
 could be copied."""
+MODE_COST = STEP_COST
+"""What an event takes that may give the screen another mode, of which each reader is told."""
 
 
 class Controls:
@@ -203,7 +205,7 @@ class SpiceScreen:
 
     def _clear(self) -> None:
         self._work = None
-        self._videos.destroy(None)
+        self._videos.close()
         self._destroy(None)
         self._heads, self._view = (), EMPTY
 
@@ -240,12 +242,15 @@ class SpiceScreen:
             self._painting.rects += parts
         elif isinstance(event, SurfaceCreate):
             self._within(event.width, event.height, partial(self._create, event))
+            if not event.surface:
+                yield MODE_COST
         elif isinstance(event, SurfaceDestroy):
             self._destroy(event.surface)
         elif isinstance(event, Heads):
             self._heads = event.rects
             high, wide = self._canvas.surfaces[0].shape[:2] if self._memory else (0, 0)
             self._within(wide, high, self._show)
+            yield MODE_COST
         elif isinstance(event, Forget):
             self._canvas.forget(event.names)
         elif isinstance(event, StreamCreate | StreamClip | StreamDestroy | ReportWanted):
@@ -253,6 +258,7 @@ class SpiceScreen:
             yield VIDEO_COST
         elif not isinstance(event, Mark):
             yield from self._draw(event)
+        yield from self._videos.ends()
 
     def _video(self, event: StreamCreate | StreamClip | StreamDestroy | ReportWanted) -> None:
         if isinstance(event, StreamCreate):

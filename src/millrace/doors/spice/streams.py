@@ -7,7 +7,7 @@ screen as well. What has no room in the guest's memory is not shown, and the res
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from millrace.budget import Account
@@ -38,6 +38,8 @@ DECODE_COST, DECODE_PIXEL_COST = 1024 * 1024, 3
 """What decoding a picture is counted as at least, and for each of its pixels, in pixels that could be copied."""
 STREAM_BYTES, RECT_BYTES, DECODER_BYTES = 4096, 160, 8
 """What a stream takes, a rectangle of its clip, and its decoder for each pixel: VP8 keeps four pictures."""
+SENT_AT_ONCE, SENT_COST = 4, 1024 * 1024
+"""A frame is given to so many viewers at a time, which counts as so many pixels: one that is behind drops others."""
 CATCH_UP = 6
 """Pictures decoded for each that arrives, until the newest is reached."""
 JUMP_NS: HostNs = 1_000 * NS_PER_MS
@@ -148,7 +150,7 @@ class Passed:
     def upstream(self, event: Upstream, who: Watcher | None) -> None:
         """See `PacketSource`: SPICE has no message that asks for a key frame; VP8 streams repeat theirs."""
 
-    def push(self, payload: bytes, pts_ns: HostNs, arrived_ns: HostNs) -> bool:
+    def push(self, payload: bytes, pts_ns: HostNs, arrived_ns: HostNs) -> Generator[int, None, bool]:
         """Publish a frame, and keep it; returns whether it is a key frame. CodecError if it can be none."""
         if not payload:
             raise CodecError("an empty vp8 picture")
@@ -157,7 +159,9 @@ class Passed:
             vp8_size(payload)
         flags = Flags.END | (Flags.KEY if key else Flags(0))
         number = self._publisher.next_number
-        self._publisher.push(Packet(number, self._generation, pts_ns, pts_ns, 0, arrived_ns, flags, payload))
+        packet = Packet(number, self._generation, pts_ns, pts_ns, 0, arrived_ns, flags, payload)
+        for _ in self._publisher.push_in_steps(packet, SENT_AT_ONCE):
+            yield SENT_COST
         if key:
             self.forget()
             self._whole = True
@@ -200,6 +204,8 @@ class Streams:
     ) -> None:
         self._canvas, self._account, self._new_track, self._report = canvas, account, new_track, report
         self._streams: dict[int, Stream] = {}
+        self._ending: deque[Passed] = deque()
+        """Streams that are over, whose tracks are still to be ended."""
         self._painted: frozenset[str] = frozenset()
         self._unseen: dict[int, str] = {}
         """Why streams are not shown, by number."""
@@ -228,6 +234,7 @@ class Streams:
         if made.codec not in (MJPEG, VP8):
             raise RemoteProtocolError(f"unsupported SPICE video: codec {made.codec}")
         self.destroy(made.stream)
+        self._end()
         if len(self._streams.keys() | self._unseen.keys()) >= STREAMS_MAX:
             raise RemoteProtocolError(f"more than {STREAMS_MAX} SPICE streams")
         stream = Stream(made, made.at, made.clip, pixels=made.width * made.height)
@@ -265,12 +272,27 @@ class Streams:
             self.destroy(stream.made.stream)
             self._lacks_room(stream.made)
 
+    def close(self) -> None:
+        """All streams are over, and their tracks end at once."""
+        self.destroy(None)
+        self._end()
+
+    def _end(self) -> None:
+        for _ in self.ends():
+            pass
+
+    def ends(self) -> Iterator[int]:
+        """End the tracks of those that are over: each of their viewers is told."""
+        while self._ending:
+            self._ending.popleft().end()
+            yield SENT_COST
+
     def destroy(self, number: int | None) -> None:
-        """A stream is over; None: all are."""
+        """A stream is over; None: all are. `ends` ends their tracks."""
         for key in [key for key in self._streams if number in (None, key)]:
             passed = self._streams.pop(key).passed
             if passed is not None:
-                passed.end()
+                self._ending.append(passed)
         self._unseen = {key: why for key, why in self._unseen.items() if number not in (None, key)}
         self._lain = None
         self._has_room()
@@ -331,7 +353,8 @@ class Streams:
             if passed is None:
                 yield DECODE_COST
                 return None
-            if passed.push(data.data, pts_ns, now_ns) and not self._paints(stream):
+            key = yield from passed.push(data.data, pts_ns, now_ns)
+            if key and not self._paints(stream):
                 stream.decoder = None
             if not self._has_room():
                 passed.forget()
