@@ -82,3 +82,29 @@ def test_daemon_that_is_gone_is_said_in_the_pages_own_words(chromium: Chromium, 
             await page.until(f"{STATUS} === 'the daemon does not answer; retrying'")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (502, "text/html", "the proxy can't reach the daemon (502)"),
+        (413, "text/html", "status 413"),
+        (200, "text/html", "the answer is not the daemon's"),
+        (200, "application/json", "the answer is not the daemon's"),
+        (500, "text/plain", "<html>a short word</html>"),
+    ],
+)
+def test_page_of_a_proxy_is_not_shown(chromium: Chromium, tmp_path: Path, status: int, kind: str, said: str) -> None:
+    """What nginx answers while the daemon starts again; or what another server answers at that address."""
+    answer = f"new Response('<html>a short word</html>', {{status: {status}, headers: {{'Content-Type': '{kind}'}}}})"
+
+    async def main() -> None:
+        async with several(tmp_path) as (daemon, _), Page(chromium) as page:
+            await signed_in(page, daemon, "#/lab")
+            await page.until(f"{STATE} === 'on'")
+            await page.run(f"globalThis.fetch = () => Promise.resolve({answer})")
+            await page.run("document.querySelector('#mix button').click()")
+            await page.until(f"{STATUS}.includes({said!r})")
+            assert ("<html>" in await page.run(STATUS)) is (kind == "text/plain")
+
+    asyncio.run(main())

@@ -6,7 +6,7 @@ import { Listener } from "./listen.js";
 import { plain } from "./messages.js";
 import { Objects, WATCHED } from "./objects.js";
 import { REFUSALS, lacking, rightsLists } from "./rights.js";
-import { at, headers, keep, kept, protocols, socketUrl, watch } from "./session.js";
+import { at, headers, keep, kept, protocols, said, socketUrl, valueOf, watch } from "./session.js";
 import { absence, tabTitle } from "./standing.js";
 import { Viewer } from "./viewer.js";
 import { viewerList } from "./viewers.js";
@@ -37,12 +37,9 @@ async function api(method, path, body) {
     lock("not signed in");
     throw new Error("not signed in");
   }
-  const text = await answer.text(), date = Date.parse(answer.headers.get("Date"));
+  const date = Date.parse(answer.headers.get("Date"));
   if (date) ahead = date - Date.now();
-  let value;
-  try { value = JSON.parse(text); } catch { value = { error: text.trim() || answer.statusText }; }
-  if (!answer.ok) throw Object.assign(new Error(value.error ?? answer.statusText), { status: answer.status, right: value.right, guest: value.guest });
-  return value;
+  return valueOf(answer);
 }
 
 /** Why the session is over: the daemon says it as it closes the connection. */
@@ -86,8 +83,8 @@ const wrong = (text) => { $("wrong").textContent = text; $("token").setAttribute
 async function enter(secret, invalid = REFUSALS[401]) {
   const answer = await fetch(at("session"), { method: "POST", headers: headers(secret) });
   if (!answer.ok) {
-    // Of another refusal only the server knows the reason. A proxy's answer may be a whole page, which is not shown.
-    const text = (answer.headers.get("Content-Type") ?? "").startsWith("text/plain") ? (await answer.text()).trim() : "";
+    // Of another refusal only the daemon knows the reason.
+    const text = await said(answer);
     return answer.status === 401 ? invalid : REFUSALS[answer.status] ?? `Sign-in was refused: ${plain(text) || `status ${answer.status}`}`;
   }
   keep((await answer.json()).session ?? secret);

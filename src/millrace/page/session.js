@@ -31,6 +31,20 @@ export function lend(secret) { here = secret; }
 /** Request headers that carry the session. */
 export const headers = (session) => (session === null ? {} : { Authorization: `Bearer ${session}` });
 
+const isA = (answer, type) => (answer.headers.get("Content-Type") ?? "").startsWith(type);
+
+/** What the daemon says in an answer. One of another server may be a whole page, which is not shown: its text is "". */
+export const said = async (answer) => isA(answer, "text/plain") ? (await answer.text()).trim() : "";
+
+/** The value in an answer of the API. That of a proxy, or of whoever else is there, has none. */
+export async function valueOf(answer) {
+  const value = isA(answer, "application/json") ? await answer.json().catch(() => null) : answer.ok ? null : { error: await said(answer) };
+  if (value === null) throw new Error("the answer is not the daemon's");
+  const { status } = answer, error = value.error || (status >= 502 && status <= 504 ? `the proxy can't reach the daemon (${status})` : `status ${status}`);
+  if (!answer.ok) throw Object.assign(new Error(error), { status, right: value.right, guest: value.guest });
+  return value;
+}
+
 /** WebSocket subprotocols that carry the session: a browser can set no headers on a WebSocket. */
 export const protocols = () => (kept() === null ? [] : ["millrace", `millrace.bearer.${kept()}`]);
 
