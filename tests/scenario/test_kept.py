@@ -429,7 +429,7 @@ def test_of_two_sinks_removed_together_last_one_stays_and_is_saved(tmp_path: Pat
         assert first is None and isinstance(second, GraphError) and isinstance(again, GraphError)
         assert [sink.name for sink in guest.graph.sinks.values()] == ["b"]
         assert {stream.sink.name for stream in guest.graph.streams.values()} == {"b"}
-        assert [name for name, _ in daemon.worker.store.guest("alice").sinks] == ["b"]
+        assert daemon.worker.store.guest("alice").sinks == [("b", "b"), ("millrace", None)]
         assert not guest.graph.leaving
 
     running(tmp_path, test)

@@ -18,6 +18,7 @@ import msgspec
 
 from millrace.control.sessions import ENDED_MAX
 from millrace.control.storefile import StoreFile, understood
+from millrace.graph.model import FIRST_SINK
 from millrace.guest.config import stream_table
 from millrace.remembered.devices import LEVELS_MAX, Level
 from millrace.rights.grants import Permission, Verdict
@@ -48,8 +49,8 @@ class StoredDoor(msgspec.Struct, frozen=True):
 class StoredGuest(msgspec.Struct, frozen=True):
     """Stored state of one guest."""
 
-    sinks: list[tuple[str, str]] = msgspec.field(default_factory=list)
-    """(name, description)."""
+    sinks: list[tuple[str, str | None]] = msgspec.field(default_factory=list)
+    """(name, description); without a description, the sink that the guest begins with was removed."""
     levels: dict[tuple[str, str], Level] = msgspec.field(default_factory=dict)
     """By (kind, name) of sinks and sources."""
     defaults: dict[str, str] = msgspec.field(default_factory=dict)
@@ -115,7 +116,7 @@ class Store(StoreFile):
     def guest(self, name: str) -> StoredGuest:
         """Stored state of a guest."""
         with self._reading(), understood(f"a level or a rule of guest {quoted(name)}"):
-            sinks = self._rows("SELECT name, description FROM sinks WHERE guest = ?", name)
+            sinks = self._rows("SELECT name, description FROM sinks WHERE guest = ? ORDER BY rowid", name)
             levels = self._rows("SELECT kind, name, gains, mute FROM levels WHERE guest = ?", name)
             grants = self._rows("SELECT what, program, allow FROM grants WHERE guest = ?", name)
             doors = self._rows(f"SELECT {_DOOR} FROM doors WHERE guest = ? ORDER BY rowid", name)
@@ -159,9 +160,9 @@ class Store(StoreFile):
             db.execute(f"DELETE FROM levels WHERE guest = ? AND rowid NOT IN ({newest})", (guest, guest, LEVELS_MAX))
 
     def keep_sink(self, guest: str, name: str, description: str | None) -> None:
-        """Store a sink; None deletes it."""
+        """Store a sink; None deletes it. The sink that a guest begins with needs no row, and its removal is one."""
         with self._writing() as db:
-            if description is None:
+            if description is None and name != FIRST_SINK:
                 db.execute("DELETE FROM sinks WHERE guest = ? AND name = ?", (guest, name))
             else:
                 db.execute("INSERT OR REPLACE INTO sinks VALUES (?, ?, ?)", (guest, name, description))

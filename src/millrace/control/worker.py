@@ -19,8 +19,9 @@ from millrace.control.principalturns import PrincipalTurns
 from millrace.control.publish import GrantPublisher, Publisher, TokenPublisher
 from millrace.control.registry import Registry
 from millrace.control.remembered import Memory
+from millrace.control.restored import restore
 from millrace.control.results import PolicyView
-from millrace.control.store import Store, StoredGuest
+from millrace.control.store import Store
 from millrace.control.tokens import Access
 from millrace.control.verbs import Found
 from millrace.control.writer import Stopping, StoreWriter
@@ -45,8 +46,7 @@ from millrace.observe.flight import FlightRecorder
 from millrace.observe.incidents import Incident
 from millrace.observe.metrics import Counters
 from millrace.observe.views import guest_summary
-from millrace.remembered.devices import DEFAULT
-from millrace.rights.grants import ANY, Permission, Verdict
+from millrace.rights.grants import Permission, Verdict
 from millrace.rights.model import Principal, Right
 from millrace.rights.prompts import Prompt, Prompts
 from millrace.text import checked_number, printable
@@ -236,7 +236,7 @@ class Worker:
         guest = Guest(config, self._common, memory)
         await memory.streams.load()
         self._memories[config.name] = memory
-        self._restore(guest, kept)
+        restore(guest, kept)
         try:
             await guest.start()
             self._servers.open_guest(guest)
@@ -251,21 +251,6 @@ class Worker:
     async def _unmake(self, guest: Guest) -> None:
         self.guests.pop(guest.name, None)
         await self._stop_guest(guest, "the guest could not be started")
-
-    @staticmethod
-    def _restore(guest: Guest, kept: StoredGuest) -> None:
-        """Restore a guest's sinks, levels and rules. Stored rules override those of the configuration."""
-        defaults = {(DEFAULT, kind): name for kind, name in kept.defaults.items()}
-        guest.devices.load({**kept.levels, **defaults})
-        guest.devices.restore_all()
-        for name, description in kept.sinks:
-            try:
-                guest.graph.add_sink(name, description)
-            except GraphError as error:
-                log.warning("guest %s: its sink %s could not be restored: %s", guest.name, name, error)
-        rules = [(what, ANY, verdict) for what, verdict in guest.config.grants]
-        for what, program, verdict in (*rules, *kept.grants):
-            guest.admission.grants.set(what, program, verdict)
 
     @property
     def trouble(self) -> str:

@@ -17,7 +17,6 @@ from millrace.graph.cycle import run_cycle
 from millrace.graph.lanes import Lanes
 from millrace.graph.model import (
     FIRST_SINK,
-    FIRST_SINK_ALIASES,
     NOTHING,
     Ids,
     Node,
@@ -125,7 +124,6 @@ class Graph(Nodes):
     def add_first_sink(self, description: str = "") -> Sink:
         """The first sink of a guest, its default."""
         sink = self.add_sink(FIRST_SINK, description)
-        sink.aliases = FIRST_SINK_ALIASES
         self.set_default(sink)
         return sink
 
@@ -139,6 +137,7 @@ class Graph(Nodes):
         """A new sink with its monitor; GraphError if the name is taken."""
         self._demand_free(name, "sink")
         sink = Sink(self.ids.take(), name, positions or self.positions, description=description or name)
+        sink.aliases = self._former_names(name)
         return self._add_mix(sink, self.sinks)
 
     def _add_mix(self, mix: Sink, among: dict[int, Sink]) -> Sink:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from millrace.dsp.channels import Matrix
 from millrace.errors import GraphError
 from millrace.graph.accounts import check_movable, link_to, linked, set_links
-from millrace.graph.model import Levelled, Node, Sink, Stream, Tap
+from millrace.graph.model import FIRST_SINK, FIRST_SINK_ALIASES, Levelled, Node, Sink, Stream, Tap
 from millrace.graph.plan import check_loops
 from millrace.graph.reports import Reports
 from millrace.graph.state import (
@@ -68,6 +68,11 @@ class Nodes(ABC):
     def name_taken(self, name: str) -> bool:
         """Whether a sink or source has this name, or had it."""
         return any(name == mix.name or name in mix.aliases for mix in self.mixes())
+
+    def _former_names(self, name: str) -> tuple[str, ...]:
+        """Under which other names a sink with this one is found, however it was made."""
+        names = FIRST_SINK_ALIASES if name == FIRST_SINK else ()
+        return tuple(former for former in names if not self.name_taken(former))
 
     def _demand_free(self, name: str, kind: str) -> None:
         if self.name_taken(name):

@@ -1,0 +1,72 @@
+"""The sink that a guest begins with, removed and made again: a restart changes nothing of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from millrace.control.restored import restore
+from millrace.control.store import StoredGuest
+from millrace.daemon.app import Daemon
+from tests.bus import running
+from tests.scenario.test_kept import ask
+
+
+def sinks_of(daemon: Daemon) -> list[tuple[str, str, bool]]:
+    """The sinks of the guest: name, description, and whether `default` finds it."""
+    graph = daemon.worker.guest("alice").graph
+    return [(sink.name, sink.description, sink.answers_to("default")) for sink in graph.sinks.values()]
+
+
+@pytest.mark.parametrize(
+    ("commands", "sinks", "default"),
+    [
+        ((("add", "music"), ("remove", "millrace")), {("music", "music", False)}, "music"),
+        (
+            (("add", "music"), ("remove", "millrace"), ("add", "millrace")),
+            {("music", "music", False), ("millrace", "millrace", True)},
+            "music",
+        ),
+        (
+            (("add", "music"), ("remove", "millrace"), ("add", "default"), ("add", "millrace")),
+            {("music", "music", False), ("default", "default", True), ("millrace", "millrace", False)},
+            "music",
+        ),
+        (
+            (("add", "music"), ("remove", "millrace"), ("add", "millrace"), ("remove", "music")),
+            {("millrace", "millrace", True)},
+            "millrace",
+        ),
+    ],
+)
+def test_first_sink_stays_as_it_was_left(
+    commands: tuple[tuple[str, str], ...],
+    sinks: set[tuple[str, str, bool]],
+    default: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def change(daemon: Daemon) -> None:
+        for verb, name in commands:
+            await ask(daemon, f"sink.{verb}", guest="alice", **{"name" if verb == "add" else "sink": name})
+        await same(daemon)
+
+    async def same(daemon: Daemon) -> None:
+        assert {
+            (name, called if name != "millrace" else name, found) for name, called, found in sinks_of(daemon)
+        } == sinks
+        chosen = daemon.worker.guest("alice").graph.default
+        assert chosen is not None and chosen.name == default
+
+    for test in (change, same, same):
+        running(tmp_path, test)
+    assert "could not be restored" not in caplog.text
+
+
+def test_first_sink_stays_if_no_other_can_be_restored(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        restore(daemon.worker.guest("alice"), StoredGuest([("millrace", None)]))
+        assert [(name, found) for name, _, found in sinks_of(daemon)] == [("millrace", True)]
+
+    running(tmp_path, test)
