@@ -1,14 +1,18 @@
-"""A daemon that is starting: early clients wait for it."""
+"""A daemon that is starting: early clients wait for it, and containers find it where the one before was."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 from pathlib import Path
 
 from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
 from millrace.guest.config import GuestConfig
-from tests.bus import config
+from millrace.rights.model import OWNER
+from tests.bus import config, running
 
 
 def test_program_connecting_before_guests_are_ready_waits(tmp_path: Path) -> None:
@@ -41,3 +45,28 @@ def test_program_connecting_before_guests_are_ready_waits(tmp_path: Path) -> Non
         assert not (daemon.config.runtime / "native.sock").exists()
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def _answers(path: Path) -> bool:
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+# Whoever holds a directory sees what is made in it later, as a container does in which it is mounted.
+def test_directory_of_a_guest_is_the_same_after_a_restart_and_once_the_guest_is_back(tmp_path: Path) -> None:
+    async def nothing(daemon: Daemon) -> None: ...
+
+    async def still_here(daemon: Daemon) -> None:
+        assert all(map(_answers, sockets))
+        await daemon.plane.commands.run(OWNER, "guest.remove", {"guest": "alice"})
+        assert not any(map(_answers, sockets))
+        await daemon.plane.commands.run(OWNER, "guest.add", {"name": "alice"})
+        assert all(map(_answers, sockets))
+
+    running(tmp_path, nothing)
+    directory = os.open(tmp_path / "r" / "alice", os.O_PATH)
+    sockets = [Path(f"/proc/self/fd/{directory}/{name}") for name in ("pulse", "native")]
+    try:
+        running(tmp_path, still_here)
+    finally:
+        os.close(directory)
