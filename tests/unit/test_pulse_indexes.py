@@ -69,6 +69,9 @@ def test_index_is_not_given_twice_and_names_take_precedence() -> None:
     assert (indexes.of(scene.sink), indexes.of(other), indexes.of(scene.music)) == (0, NO_INDEX, 2)
     assert (indexes.id_at(1), indexes.id_at(2)) == (-1, scene.music.id)
     named = graph.add_sink("2")
+    assert [door.source_indexes.of(mix) for mix in door.sources_for(scene.caller)] == [0, 2, 3, 4], (
+        "as PulseAudio lists"
+    )
     assert door.find_sink(NO_INDEX, "2") is named and door.find_sink(2, None) is other
 
 

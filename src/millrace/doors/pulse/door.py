@@ -112,9 +112,10 @@ class PulseDoor(DeviceNames):
         return self.declared.get(sink.id) or AudioFormat(SampleFormat.F32LE, self.graph.rate, sink.positions)
 
     def sources_for(self, client: Client) -> list[Sink]:
-        """Sources and monitors that a client is shown. A microphone it is denied is left out."""
+        """Sources and monitors that a client is shown, by index. A microphone it is denied is left out."""
         hidden = self.admission.verdict(Permission.MICROPHONE, client.subject) is Verdict.DENY
-        return [mix for mix in self.graph.mixes() if not (hidden and permission_of(mix) is Permission.MICROPHONE)]
+        shown = [mix for mix in self.graph.mixes() if not (hidden and permission_of(mix) is Permission.MICROPHONE)]
+        return sorted(shown, key=self.source_indexes.of)
 
     def may_record(self, client: Recorder, source: Sink) -> bool:
         """Whether `client` may record that source or monitor without a prompt."""
