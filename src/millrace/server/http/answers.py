@@ -12,12 +12,14 @@ from aiohttp import web
 
 from millrace.budget import REQUESTS, Budget
 from millrace.errors import BudgetError, MillraceError, lacking
-from millrace.server.http.reading import READ_S, ReadInTime
+from millrace.server.http.reading import READ_S, ReadInTime, bound_unread
 from millrace.wire.native.messages import FRAME_MAX, packed
 
 log = logging.getLogger("millrace.web")
 SMALL = 32 * 1024
 """Responses up to this size are sent in one piece and covered by the cost of the connection."""
+ANSWER_BUFFER_BYTES = 256 * 1024
+"""What the kernel may hold of larger ones for the client to read: at 100 ms, a few megabytes a second."""
 ITEMS_AT_ONCE = 25
 BYTES_AT_ONCE = 64 * 1024
 """A step ends after this many list items, or after the item with which it has made this many bytes."""
@@ -114,6 +116,7 @@ async def send(
     if len(body) <= SMALL:
         return web.Response(body=body, headers=headers)
     account = budget.open("answer", {"body": len(body)}, REQUESTS, who)
+    bound_unread(request.transport, ANSWER_BUFFER_BYTES)
     answer = web.StreamResponse(headers=headers)
     answer.content_length = len(body)
     at = 0

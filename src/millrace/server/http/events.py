@@ -15,6 +15,7 @@ from millrace.control.plane import Objects
 from millrace.control.registry import Encode, json_text
 from millrace.control.requests import parsed
 from millrace.errors import ConfigError, bare
+from millrace.io.later import Later
 from millrace.io.turns import Turns
 from millrace.rights.model import Principal
 from millrace.server.http.connection import CLOSE_TIMEOUT_S
@@ -135,12 +136,14 @@ class EventStream:
         self._size = 0
         self._more = asyncio.Event()
         self._ended = ""
+        self._unread = Later(cut)
 
     def send_objects(self, made: bytes) -> None:
         """See `Watcher`."""
         size = self._size + len(made)
         if size > WAITING_MAX or not self._hold(size):
-            log.warning("a watcher of %s was disconnected: it left %d bytes unread", self.principal.key, self._size)
+            why = "it left %d bytes unread" if size > WAITING_MAX else "there is no room for %d bytes that wait for it"
+            log.warning(f"a watcher of %s was disconnected: {why}", self.principal.key, size)
             self.give_up()
             return
         self._waiting.append(made)
@@ -163,9 +166,10 @@ class EventStream:
         self._hold(0)
 
     def end(self, why: str) -> None:
-        """Its principal's rights have ended: send nothing more, and close."""
+        """Its principal's rights have ended: send nothing more, and close, without a word if it reads none."""
         self._let_go()
         self._ended = why
+        self._unread.begin(CLOSE_TIMEOUT_S)
         self._more.set()
 
     def lose(self, guest: str) -> None:
@@ -188,6 +192,7 @@ class EventStream:
                 self._objects.measure(self, asked.measure)
         finally:
             self._objects.unwatch(self)
+            self._unread.close()
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 
@@ -196,6 +201,7 @@ class EventStream:
             await self._more.wait()
             self._more.clear()
             if self._ended:
+                self._unread.close()
                 await hang_up(websocket, self._cut, WSCloseCode.POLICY_VIOLATION, self._ended)
                 return
             while self._waiting:

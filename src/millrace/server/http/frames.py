@@ -13,12 +13,12 @@ from aiohttp import web
 
 from millrace.absent import nothing
 from millrace.outlets.queue import Passed
-from millrace.server.http.reading import unwritten
+from millrace.server.http.reading import bound_unread, unwritten
 
 UNSENT_BYTES_MAX = 48 * 1024
 """Bytes buffered in a listener's transport before its own queue, which can drop, takes over."""
 SEND_BUFFER_BYTES = 32 * 1024
-"""Kernel send buffer of a listener: small, so that a backlog builds up where it can be dropped."""
+"""Kernel send buffer of a listener or watcher: small, so that a backlog builds up where it can be dropped."""
 
 
 def _frame_header(size: int, opcode: int) -> bytes:
@@ -48,9 +48,8 @@ class FrameWriter:
         self._written = 0
         # So its protocol is told when there is room again exactly if there was none.
         transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX - 1)
-        raw = transport.get_extra_info("socket")
-        if raw is not None and send_buffer is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        if send_buffer is not None:
+            bound_unread(transport, send_buffer)
 
     def write(self, messages: Sequence[str | bytes]) -> None:
         """Write messages with one system call. Nothing may follow a Close frame (RFC 6455, section 5.5.1)."""

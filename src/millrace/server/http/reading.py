@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 from millrace.io.runner import unread
@@ -11,6 +12,14 @@ READ_S = 30.0
 """Within this time a peer must take some of what it is sent: what `SLOWEST` makes in a quarter of it."""
 SLOWEST = 1024
 """Bytes a second."""
+
+
+# Left alone, the kernel takes megabytes of its own memory for each, which nobody is charged for.
+def bound_unread(transport: asyncio.Transport | None, size: int) -> None:
+    """Have the kernel hold about so many bytes for the peer to read: the rest waits where it is charged."""
+    raw = None if transport is None else transport.get_extra_info("socket")
+    if raw is not None:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
 
 def unwritten(transport: asyncio.Transport) -> int | None:

@@ -22,8 +22,10 @@ from millrace.control.requests import parsed
 from millrace.errors import ConfigError, MillraceError, lacking
 from millrace.guest.guest import Guest
 from millrace.guest.thumbnails import Thumbnail
+from millrace.io.later import Later
 from millrace.io.turns import Turns
 from millrace.rights.model import Principal, Right
+from millrace.server.http.connection import CLOSE_TIMEOUT_S
 from millrace.server.http.events import hang_up, messages
 from millrace.text import parse_json
 from millrace.wire.arguments import Arguments
@@ -90,11 +92,13 @@ class Wall:
         self._times = 0
         self._wake = asyncio.Event()
         self._ended = ""
+        self._unread = Later(cut)
 
     def end(self, why: str) -> None:
-        """Its principal's rights have ended: send nothing more, and close."""
+        """Its principal's rights have ended: send nothing more, and close, without a word if it reads none."""
         self._show([])
         self._ended = why
+        self._unread.begin(CLOSE_TIMEOUT_S)
         self._wake.set()
 
     def lose(self, guest: str) -> None:
@@ -111,6 +115,7 @@ class Wall:
                     break
         finally:
             self._show([])
+            self._unread.close()
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
 
@@ -146,6 +151,7 @@ class Wall:
                 await self._send_one(websocket, name, seen)
                 await self._turns.turn()
             await self._rest()
+        self._unread.close()
         await hang_up(websocket, self._cut, WSCloseCode.POLICY_VIOLATION, self._ended)
 
     def _due(self) -> list[str]:

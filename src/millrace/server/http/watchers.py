@@ -20,6 +20,8 @@ from millrace.rights.model import Principal
 from millrace.server.http.api import principal_of
 from millrace.server.http.authentication import SUBPROTOCOL
 from millrace.server.http.events import EventStream, WebSocket
+from millrace.server.http.frames import SEND_BUFFER_BYTES
+from millrace.server.http.reading import bound_unread
 from millrace.server.http.wall import MESSAGE_MAX as WALL_MAX
 from millrace.server.http.wall import Wall
 
@@ -128,6 +130,7 @@ class Watchers:
         try:
             await websocket.prepare(request)
             place.connected = True
+            bound_unread(request.transport, SEND_BUFFER_BYTES)
             await watcher.serve(websocket)
         finally:
             self._watchers.pop(place, None)
