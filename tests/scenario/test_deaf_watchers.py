@@ -30,6 +30,25 @@ def test_what_a_watcher_leaves_unread_waits_where_it_is_charged_and_not_in_the_k
     running(tmp_path, test)
 
 
+def test_log_says_whether_a_watcher_did_not_read_or_there_was_no_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(rig: Rig) -> None:
+        alice = rig.daemon.worker.guest("alice")
+        streams = churn(alice, 10)
+        line = await deaf_watcher(rig, await rig.token("a", "see", ["alice"]))
+        watchers = rig.daemon.worker.registry._watchers
+        await eventually(lambda: len(watchers) == 1)
+        alice.graph.budget.limit = 1
+        alice.graph.set_mute(streams[0], True)
+        await eventually(lambda: not watchers)
+        (said,) = [record.message for record in caplog.records if "a watcher of token/1 was" in record.message]
+        assert "there is no room for" in said and "unread" not in said
+        line.close()
+
+    running(tmp_path, test)
+
+
 @pytest.mark.parametrize("how", ["revoked", "displaced"])
 def test_event_stream_that_has_ended_is_cut_if_it_does_not_read(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
