@@ -76,7 +76,7 @@ class Daemon:
             | {"PAINTED": painted, "STAMPS": str(stamps or "")}
             | {name: str(runtime) for name in ("XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_STATE_HOME")}
         )
-        for name in ("PULSE_SERVER", "PYTHONDONTWRITEBYTECODE"):
+        for name in ("PULSE_SERVER", "PYTHONDONTWRITEBYTECODE", "MILLRACE_TOKEN"):
             self.env.pop(name, None)
         began = time.monotonic()
         self.process = subprocess.Popen(

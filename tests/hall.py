@@ -50,9 +50,9 @@ class Hall:
         return stream
 
 
-def with_guests(folder: Path, test: Callable[[Hall], Awaitable[None]]) -> None:
+def with_guests(folder: Path, test: Callable[[Hall], Awaitable[None]], token: str = "") -> None:
     async def main() -> None:
-        worker = Worker(folder / "r", Path(":memory:"), "", Serving())
+        worker = Worker(folder / "r", Path(":memory:"), token, Serving())
         try:
             await worker.start(GUESTS)
             async with asyncio.timeout(60):

@@ -20,6 +20,7 @@ from millrace.cli.main import app as main_app
 from millrace.daemon.config import Config
 from millrace.errors import ConfigError
 from millrace.guest.config import GuestConfig
+from millrace.rights.tokens import new_secret
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ class Daemon:
         )
         self.worker = SimpleNamespace(guests={"a": guest}, quiet=lambda: True)
         self.serving = SimpleNamespace(outward_url="wss://127.0.0.1:9", page_url="https://x/")
-        self._did, self._fails = did, fails
+        self.config, self._did, self._fails = config, did, fails
         did.append(config)
 
     def page_link(self) -> str:
@@ -190,6 +191,31 @@ def test_many_guests_are_told_in_a_few_lines(capsys: pytest.CaptureFixture[str])
     serve._tell(daemon)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) < 20 and "and 10 more guests, likewise; `millrace ls` shows them" in lines
+
+
+def test_token_with_every_right_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    for token, named in (("", ""), ("0123456789abcdef", "$MILLRACE_TOKEN")):
+        daemon: Any = Daemon(Config(runtime=Path("r"), state=Path("s"), token=token, token_from=named), [])
+        serve._tell(daemon)
+        out = capsys.readouterr().out
+        assert ("access:     the token in $MILLRACE_TOKEN has every right here" in out) is bool(token)
+        assert "0123456789" not in out
+
+
+def test_token_of_a_listener_in_the_environment_is_not_given_every_right(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_TOKEN", "chosen-by-its-owner")
+    made = serve._configured(written, None, None, None, None, None)
+    assert (made.token, made.token_from) == ("chosen-by-its-owner", "$MILLRACE_TOKEN")
+    monkeypatch.setenv("MILLRACE_TOKEN", new_secret(bytes(32)))
+    with pytest.raises(ConfigError, match=r"MILLRACE_TOKEN has a token that a daemon made, .*: unset it for `serve`"):
+        serve._configured(written, None, None, None, None, None)
+    secret = tmp_path / "token"
+    secret.write_text(new_secret(bytes(32)))
+    secret.chmod(0o600)
+    made = serve._configured(written, None, None, None, None, secret)
+    assert made.token.startswith("mr_") and made.token_from == str(secret), "a file is named for this daemon"
 
 
 def test_browser_link_is_printed_on_terminals_only(

@@ -320,6 +320,18 @@ def test_token_is_created_listed_without_secret_rotated_and_revoked(tmp_path: Pa
     with_guests(tmp_path, test)
 
 
+def test_configured_token_is_listed_and_can_only_be_changed_where_it_is_set(tmp_path: Path) -> None:
+    async def test(hall: Hall) -> None:
+        (shown,) = await hall.ask("tokens")
+        assert (shown.id, shown.guests, shown.expires) == ("configured token", [ALL_GUESTS], None)
+        assert "admin" in shown.may and "$MILLRACE_TOKEN" in shown.name
+        for name in ("token.revoke", "token.rotate"):
+            with pytest.raises(NotFound, match=r"^the configured token is set by token_file, .*: change that"):
+                await hall.ask(name, token=shown.id)
+
+    with_guests(tmp_path, test, "chosen-by-its-owner")
+
+
 def test_session_manager_stores_texts_and_finds_them_by_prefix(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
         for key in ("notes/a", "notes/b", "other"):

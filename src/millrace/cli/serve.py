@@ -39,7 +39,7 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS private key (PEM).")] = None,
     token_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="File with a bearer token for remote clients; or $MILLRACE_TOKEN."),
+        typer.Option(metavar="FILE", help="File with a token that has every right; or $MILLRACE_TOKEN."),
     ] = None,
     policy: Annotated[
         bool, typer.Option("--policy/--no-policy", help="Also run the session manager; see `millrace-policy`.")
@@ -82,7 +82,7 @@ def _configured(
     """The configuration file, overridden by the command line."""
     from dataclasses import replace
 
-    from millrace.daemon.config import load, with_token
+    from millrace.daemon.config import demand_own_token, load, with_token
     from millrace.guest.config import GuestConfig, checked_guest_name
     from millrace.text import parse_address
 
@@ -95,7 +95,9 @@ def _configured(
         config = replace(config, guests=tuple(GuestConfig(name) for name in names))
     if cert or key:
         config = replace(config, tls_cert=str(cert or ""), tls_key=str(key or ""))
-    return with_token(config, token) if token else config
+    config = with_token(config, token) if token else config
+    demand_own_token(config)
+    return config
 
 
 def _with_machines(config: Config, qmp: list[Path], dbus: str | None) -> Config:
@@ -180,6 +182,8 @@ def _tell(daemon: Daemon) -> None:
     name = guests[0].name if len(guests) == 1 else "GUEST"
     tell(f"by network: millrace view {daemon.serving.outward_url}/{name} --token-file FILE; or listen")
     tell("machines:   millrace attach qemu|spice|vnc|x11 …   shows and plays a virtual machine or desktop")
+    if daemon.config.token:
+        tell(f"access:     the token in {daemon.config.token_from} has every right here")
     if os.isatty(1):
         tell(f"browser:    {daemon.page_link()}")
         tell("            valid for one browser, once, for an hour; `millrace page` prints another")

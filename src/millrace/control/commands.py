@@ -16,7 +16,7 @@ from millrace.control import results, rules, scopes, verbs
 from millrace.control.plane import Place
 from millrace.control.publish import grant_view
 from millrace.control.table import Command, Scope
-from millrace.control.tokens import token_view
+from millrace.control.tokens import CONFIGURED, CONFIGURED_BY, token_view
 from millrace.control.worker import Worker
 from millrace.errors import ConfigError, RightsError
 from millrace.graph.model import Stream
@@ -384,7 +384,7 @@ class Commands:
 
     async def _tokens(self, args: r.Nothing, principal: Principal) -> list[results.TokenView]:
         principal.demand(Right.ADMIN)
-        return [token_view(token) for token in self._worker.access.tokens]
+        return self._worker.access.views()
 
     async def _token_new(self, args: r.TokenNew, principal: Principal) -> results.NewToken:
         principal.demand(Right.ADMIN)
@@ -434,6 +434,8 @@ class Commands:
 
 
 def _no_token(text: str) -> NotFound:
+    if text == CONFIGURED.key:
+        return NotFound(f"the {text} is set {CONFIGURED_BY}: change that, and start the daemon again")
     return missing(f"token/{text.removeprefix('token/')}")
 
 

@@ -37,6 +37,7 @@ from millrace.units import NS_PER_S, HostNs
 
 log = logging.getLogger("millrace.rights")
 CONFIGURED = Principal("configured token", EVERYTHING, frozenset({ALL_GUESTS}), label="configured token")
+CONFIGURED_BY = "by token_file, --token-file or $MILLRACE_TOKEN"
 LINK_S = 3600
 """Lifetime of a browser's sign-in link. It works once, for whoever follows it first."""
 LINKS_MAX = 100
@@ -88,6 +89,7 @@ class Access:
         self.key = ""
         """The owner's secret, from a file that only the owner can read."""
         self._standing: dict[bytes, Principal] = {}
+        self._configured_s = _wall_s() if configured else None
         if configured:
             self._standing[digest_of(configured)] = CONFIGURED
         self._links: dict[bytes, HostNs] = {}
@@ -108,6 +110,14 @@ class Access:
         self._sessions = Sessions(key, self._writer.store.ended())
 
     # -- authentication ------------------------------------------------------------------------
+
+    def views(self) -> list[TokenView]:
+        """All tokens, as shown to clients; the configured one too."""
+        found = [token_view(token) for token in self.tokens]
+        if self._configured_s is None:
+            return found
+        may, guests = show_rights(CONFIGURED.rights), sorted(CONFIGURED.guests)
+        return [TokenView(CONFIGURED.key, CONFIGURED_BY, may, guests, self._configured_s, None, False), *found]
 
     def find(self, digest: bytes) -> Principal | None:
         """The principal whose secret has this digest, if it is valid now."""

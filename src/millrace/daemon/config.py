@@ -16,10 +16,12 @@ from millrace.io.paths import config_path, runtime_dir, state_path
 from millrace.io.toml import Table, read_config, under
 from millrace.rights.grants import Permission, Verdict, parse_permission
 from millrace.rights.model import ALL_GUESTS, GUEST_RIGHTS, Certificate, Right, parse_rights
+from millrace.rights.tokens import PREFIX
 from millrace.server.http.origins import Addresses, parse_addresses
 from millrace.text import checked_int, parse_address, parse_size, printable, quoted
 
 DEFAULT_LISTEN = "127.0.0.1:8642"
+TOKEN_VARIABLE = "MILLRACE_TOKEN"
 TOKEN_CHARS_MIN = 16
 MEMORY_MAX = 1_000_000_000_000
 
@@ -37,6 +39,8 @@ class Config:
     certificates: tuple[Certificate, ...] = ()
     addresses: Addresses = field(default_factory=Addresses)
     token: str = field(default="", repr=False)
+    token_from: str = ""
+    """Where the token is from: a file, or a variable of the environment."""
     runtime: Path = field(default_factory=runtime_dir)
     state: Path = field(default_factory=state_path)
 
@@ -182,5 +186,17 @@ def _parsed(data: dict[str, Any]) -> Config:
 def with_token(config: Config, path: Path | None) -> Config:
     """Add the token: from a file, else from $MILLRACE_TOKEN."""
     if path is not None:
-        return replace(config, token=read_token(path))
-    return replace(config, token=checked_token(os.environ.get("MILLRACE_TOKEN", config.token), "MILLRACE_TOKEN"))
+        return replace(config, token=read_token(path), token_from=str(path))
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    return replace(config, token=checked_token(token, TOKEN_VARIABLE), token_from=token and f"${TOKEN_VARIABLE}")
+
+
+# Listeners and viewers take the token that somebody gave them from the same variable, with the rights that it has
+# there. Here it would have every right, and whoever made it, or has it too, would come in.
+def demand_own_token(config: Config) -> None:
+    """ConfigError if the token is from the environment and looks like one that was made for a listener."""
+    if config.token_from == f"${TOKEN_VARIABLE}" and config.token.startswith(PREFIX):
+        raise ConfigError(
+            f"{TOKEN_VARIABLE} has a token that a daemon made, for `millrace listen` or `view`; whoever has it would"
+            " have every right here: unset it for `serve`, or name a file with --token-file"
+        )
