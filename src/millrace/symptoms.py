@@ -100,7 +100,7 @@ CAUSES: dict[tuple[str, str], str] = {
     ("clock", "jumped"): "the wall clock was set while sound played; sound uses the monotonic clock",
     ("store", "can't write"): "a change could not be saved to disk and was not made",
     ("guest", "left out"): "a saved guest could not be restored",
-    ("rights", "refused"): "a request was refused: a token is wrong, missing or lacks a right",
+    ("rights", "refused"): "a request or a program was refused: the evidence says whose, and why",
     (
         "rights",
         "foreign page",
@@ -163,14 +163,18 @@ def violation(guest: str, key: str, error: Exception, stage: str = "client") -> 
     return Symptom(stage, "broke the protocol", guest, key, {"error": str(error)[:TEXT_MAX]})
 
 
-def refusal(guest: str, who: str, what: str) -> Symptom:
-    """A request was refused for lack of rights."""
-    return Symptom("rights", "refused", guest, "", {"who": who, "what": what[:TEXT_MAX]})
+def refusal(guest: str, who: str, what: str, why: str) -> Symptom:
+    """A request or a program was refused for lack of rights."""
+    return Symptom("rights", "refused", guest, "", _refused(who, what, why))
 
 
 def refused_request(cause: str, who: str, what: str, why: str) -> Symptom:
     """An HTTP request was refused, with the answer `why`."""
-    return Symptom("rights", cause, "", "", {"who": who, "what": what[:TEXT_MAX], "why": why[:TEXT_MAX]})
+    return Symptom("rights", cause, "", "", _refused(who, what, why))
+
+
+def _refused(who: str, what: str, why: str) -> Evidence:
+    return {"who": who, "what": what[:TEXT_MAX], "why": why[:TEXT_MAX]}
 
 
 def kept_waiting(guest: str, subject: str, waited_ns: HostNs, connections: int) -> Symptom:

@@ -103,7 +103,7 @@ class House(Rig):
         held.callback(waits.cancel)
         while not list(self.daemon.worker.prompts):
             await asyncio.sleep(0.005)
-        self.daemon.worker.report(refusal("alice", "somebody", "what they may not"))
+        self.daemon.worker.report(refusal("alice", "somebody", "what they may not", "it may not"))
         await self.daemon.worker.second()
         return f"stream/{stream}"
 

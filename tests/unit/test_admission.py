@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from millrace.budget import Budget
@@ -11,7 +13,7 @@ from millrace.graph.model import Ids
 from millrace.rights.grants import ANY, Identity, Permission, Subject, Verdict
 from millrace.rights.model import Right
 from millrace.rights.prompts import Answer, Prompt, Prompts
-from millrace.symptoms import Symptom
+from millrace.symptoms import CAUSES, Symptom
 
 
 class Asker:
@@ -30,6 +32,9 @@ class Asker:
         self.waiting.append(prompt.key)
 
 
+FORBIDS = "the rule for any other program forbids it"
+
+
 class Rig:
     def __init__(self, rights: Right | None = None) -> None:
         self.told: list[Symptom] = []
@@ -38,6 +43,23 @@ class Rig:
 
     def authorize(self, what: Permission, asker: Asker) -> bool:
         return self.admission.authorize(what, asker, 0, asker.answers.append)
+
+
+def test_refusal_names_the_rule_or_the_answer() -> None:
+    rig, evil = Rig(), Asker("evil")
+    rules = rig.admission.grants
+    for program, verdict, why in [
+        (ANY, Verdict.DENY, FORBIDS), ("evil", Verdict.DENY, "the rule for evil forbids it"),
+        ("evil", Verdict.PROMPT, "it has to ask, and has not been allowed$"),
+    ]:  # fmt: skip
+        rules.set(Permission.CAMERA, program, verdict)
+        with pytest.raises(Refused):
+            rig.admission.demand(Permission.CAMERA, evil.subject)
+        assert re.match(why, str(rig.told[-1].evidence["why"]))
+    with pytest.raises(Refused):
+        rig.admission.demand_right(Right.ADMIN, evil.subject, "load")
+    assert rig.told[-1].evidence["why"] == "the programs of guest alice may not ADMIN"
+    assert "token" not in CAUSES["rights", "refused"]
 
 
 @pytest.mark.parametrize("what", list(Permission))
@@ -49,7 +71,7 @@ def test_refusal_is_counted_and_reported_once(what: Permission) -> None:
     logins = what is Permission.CONNECT
     assert (rig.admission.refused_logins, rig.admission.refused_captures) == (logins, not logins)
     assert [(one.stage, one.cause, one.guest, one.evidence) for one in rig.told] == [
-        ("rights", "refused", "alice", {"who": "evil", "what": what.value})
+        ("rights", "refused", "alice", {"who": "evil", "what": what.value, "why": f"{FORBIDS} (`millrace grants`)"})
     ]
     with pytest.raises(Refused):
         rig.admission.demand(what, evil.subject)

@@ -133,7 +133,7 @@ def test_plane_passes_worker_objects_on(tmp_path: Path) -> None:
         assert ended == ["the token was revoked"] and plane.ready
         worker.store.trouble = "disk full"
         assert not plane.ready and (await hall.ask("state")).trouble == "disk full"
-        plane.report(refusal("alice", "tool", "the camera"))
+        plane.report(refusal("alice", "tool", "the camera", "a rule"))
         plane.report(violation("bob", "client/1", ValueError("bad"), "client"))
         incidents = [(one.guest, one.stage) for one in await hall.ask("incidents")]
         assert [guest for guest, _ in incidents] == ["alice", "bob"]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from millrace.budget import CONNECTIONS, Account, Budget
 from millrace.errors import RightsError
 from millrace.graph.model import Sink
-from millrace.rights.grants import Grants, Identity, Permission, Subject, Verdict
+from millrace.rights.grants import ANY, Grants, Identity, Permission, Subject, Verdict
 from millrace.rights.model import GUEST_RIGHTS, Principal, Right
 from millrace.rights.prompts import Answer, Prompt, Prompts
 from millrace.symptoms import Report, refusal
@@ -129,11 +129,19 @@ class Admission:
         else:
             self.refused_captures += 1
             needed = f"for the {what.value}"
-        return self._refused(subject, what.value, f"{subject.identity} has no grant {needed}")
+        refused = f"{subject.identity} has no grant {needed}"
+        return self._refused(subject, what.value, refused, self._reason(what, subject))
 
-    def _refused(self, subject: Subject, what: str, why: str) -> Refused:
-        self.report(refusal(self.guest, str(subject.identity), what))
-        return Refused(why)
+    def _reason(self, what: Permission, subject: Subject) -> str:
+        """Why its rules don't allow it."""
+        name, ruled = self.grants.ruling(what, subject)
+        if ruled is not Verdict.DENY:
+            return "it has to ask, and has not been allowed"
+        return f"the rule for {'any other program' if name == ANY else name} forbids it (`millrace grants`)"
+
+    def _refused(self, subject: Subject, what: str, refused: str, why: str) -> Refused:
+        self.report(refusal(self.guest, str(subject.identity), what, why))
+        return Refused(refused)
 
     def wrong_secret(self) -> None:
         """A client sent another guest's cookie, or none."""
@@ -162,7 +170,8 @@ class Admission:
     def demand_right(self, right: Right, subject: Subject, what: str) -> None:
         """Raise Refused unless this guest's programs have the right, and the subject is known to be one of them."""
         if not (self.principal.may(right, self.guest) and self.knows(subject)):
-            raise self._refused(subject, what, f"the programs of guest {self.guest} may not {right.name}")
+            refused = f"the programs of guest {self.guest} may not {right.name}"
+            raise self._refused(subject, what, refused, refused)
 
     def demand_known(self, subject: Subject) -> None:
         """RightsError if the connection was accepted by a program's own rule, but its program is not proven yet."""

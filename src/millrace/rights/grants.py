@@ -145,12 +145,20 @@ class Grants:
         A rule that denies overrides a one-time grant. While the sender is unproven, rules for its program count only
         for connecting. Everything else falls to the `*` rule, and a prompt becomes a denial.
         """
-        unproven = subject.identity.unproven and what is not Permission.CONNECT
-        names = (ANY,) if unproven else (*subject.identity.names, ANY)
-        ruled = next((v for name in names if (v := self._rules.get((what, name))) is not None), Verdict.ALLOW)
-        if unproven:
+        _, ruled = self.ruling(what, subject)
+        if _is_unproven(what, subject):
             return Verdict.DENY if ruled is Verdict.PROMPT else ruled
         once = subject.once.get(what)
         if once is None or ruled is Verdict.DENY:
             return ruled
         return Verdict.ALLOW if once else Verdict.DENY
+
+    def ruling(self, what: Permission, subject: Subject) -> tuple[str, Verdict]:
+        """The program whose rule applies, and what that says; without any, it is empty and allows."""
+        names = (ANY,) if _is_unproven(what, subject) else (*subject.identity.names, ANY)
+        found = ((name, self._rules[what, name]) for name in names if (what, name) in self._rules)
+        return next(found, ("", Verdict.ALLOW))
+
+
+def _is_unproven(what: Permission, subject: Subject) -> bool:
+    return subject.identity.unproven and what is not Permission.CONNECT

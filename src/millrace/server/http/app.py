@@ -171,7 +171,8 @@ class Web:
             raise
         except RightsError as error:
             self._plane.forbidden()
-            self._plane.report(refusal("", principal_of(request).key, f"{request.method} {request.path}"))
+            what = f"{request.method} {request.path}"
+            self._plane.report(refusal("", principal_of(request).key, what, str(error)))
             log.warning("principal %s: %s: %s %s", principal_of(request).key, error, request.method, request.path)
             headers = INVALID if isinstance(error, RightsEnded) else None
             return web.json_response(refusal_of(error), status=error.status, headers=headers)

@@ -369,14 +369,15 @@ class NativeSession:
         """See `Claimant`."""
         self.send(Notice(0, "claim-got" if have else "claim-lost", name))
 
-    def refuse(self, serial: int, error: Exception) -> None:
-        """Answer a call with an error."""
+    def refuse(self, serial: int, error: Exception, method: str = "a stream") -> None:
+        """Answer a call of `method` with an error."""
         if isinstance(error, RightsError):
             log.warning("%s: %s: %s", self.server.label, self.subject.identity, error)
             self._plane.forbidden()
         if isinstance(error, RightsError) and not isinstance(error, Refused):
             guest = self.server.guest
-            self._plane.report(refusal(guest.name if guest else "", str(self.subject.identity), str(error)))
+            named = guest.name if guest else ""
+            self._plane.report(refusal(named, str(self.subject.identity), method, str(error)))
         self.send(Fault(serial, code_of(error), str(error) if isinstance(error, MillraceError) else INTERNAL))
 
     # -- calls -----------------------------------------------------------------------------------
@@ -401,7 +402,7 @@ class NativeSession:
             try:
                 await self.connection.turns.do(self._do(number, call))
             except MillraceError as error:
-                self.refuse(call.serial, error)
+                self.refuse(call.serial, error, call.method)
             except Exception:
                 log.exception("%s: call %s of %s", self.server.label, call.method, self.subject.identity)
                 self.send(Fault(call.serial, "internal", INTERNAL))
