@@ -114,6 +114,13 @@ def test_rule_has_a_name_and_volumes_matching_its_map(name: str, rule: Rule) -> 
     assert scene.write(SET, {"x" * 128: Rule((1,), ("mono",), False, "y" * 128)}) == {} and len(scene.read()) == 1
 
 
+def test_rule_without_volumes_may_have_a_channel_map() -> None:
+    """As mixers write it that have none to give."""
+    scene = Scene()
+    assert scene.write(SET, {"a": LOUD}) == {} and scene.write(REPLACE, {"a": Rule((), ("mono",), True)}) == {}
+    assert scene.read() == {"a": Rule((), (), True)}
+
+
 def test_rules_are_set_merged_replaced_and_deleted() -> None:
     scene = Scene()
     assert scene.write(SET, {"a": LOUD, "b": OTHER}) == {} and scene.read() == {"a": LOUD, "b": OTHER}

@@ -105,16 +105,17 @@ def _read(client: PulseClient, request: Request, reader: Reader) -> None:
 
 
 def _entries(reader: Reader) -> dict[str, Rule]:
-    """The rules of a WRITE. Each needs a name, and as many volumes as its channel map has channels."""
+    """The rules of a WRITE. Each needs a name, and as many volumes as its channel map has channels, or none at all."""
     entries: dict[str, Rule] = {}
     while not reader.at_end:
         name, numbers, levels = reader.string(), reader.channel_map(), reader.cvolume()
         device, mute = reader.string(), reader.boolean()
-        if not name or len(name) > GROUP_MAX or len(levels) != len(numbers) or len(device or "") > GROUP_MAX:
+        if not name or len(name) > GROUP_MAX or len(levels) not in (0, len(numbers)) or len(device or "") > GROUP_MAX:
             raise CommandError(
-                Err.NOEXTENSION, f"a rule needs a name of 1 to {GROUP_MAX} characters and a volume for each channel"
+                Err.NOEXTENSION,
+                f"a rule needs a name of 1 to {GROUP_MAX} characters and a volume for each channel, or none",
             )
-        entries[name] = Rule(levels, map_names(numbers), mute, device or "")
+        entries[name] = Rule(levels, map_names(numbers) if levels else (), mute, device or "")
         if len(entries) > RULES_MAX:
             raise CommandError(Err.TOOLARGE, f"{RULES_MAX} rules at most")
     return entries
