@@ -129,6 +129,14 @@ def clean(text: str) -> bool:
     return not any(_unshown(char) for char in text)
 
 
+def of_some_encoding(data: bytes) -> str:
+    """Text of a peer that does not say how it is encoded: UTF-8, or else Latin-1."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
 def well_formed(text: str, what: str) -> str:
     """Check that text is encodable as UTF-8. File names and arguments may not be, and would fail much later."""
     try:

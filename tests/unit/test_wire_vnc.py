@@ -52,6 +52,15 @@ def test_sound_and_its_format_are_requested_without_password() -> None:
     assert vnc.data_to_send() == VERSION + b"\x01" + b"\x01" + set_encodings + FORMAT_AND_ENABLE
 
 
+@pytest.mark.parametrize(
+    ("sent", "name"), [(b"xd\xe9mineur", "xdémineur"), ("桌面".encode(), "桌面"), (b"\xff\xfe", "ÿþ"), (b"", "")]
+)
+def test_name_of_a_desktop_is_utf8_or_else_latin_1(sent: bytes, name: str) -> None:
+    vnc = client()
+    vnc.receive(VERSION + b"\x01\x01" + bytes(4) + struct.pack(">HH16xI", 640, 480, len(sent)) + sent + ACK, 0)
+    assert vnc.events()[0] == Ready(name)
+
+
 def test_sound_arrives_between_begin_and_end_among_other_messages() -> None:
     vnc = ready()
     audio = struct.pack(">BBH", 255, 1, 2) + struct.pack(">I", 4) + b"pcm!"

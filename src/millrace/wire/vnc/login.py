@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from millrace.errors import LoginRefused, PasswordRefused, RemoteProtocolError
-from millrace.text import printable
+from millrace.text import of_some_encoding, printable
 from millrace.wire.contract import AnswerDue
 from millrace.wire.vnc.messages import TlsWanted, VncEvent
 
@@ -211,7 +211,7 @@ class VncLogin(AnswerDue):
             self._reason(b"")
 
     def _reason(self, part: bytes) -> None:
-        text = printable(part.decode("utf-8", "replace").strip())
+        text = printable(of_some_encoding(part).strip())
         if self._answered:
             raise PasswordRefused(f"the VNC server rejected the password{f' ({text})' if text else ''}")
         raise LoginRefused(f"the VNC server refused: {text or 'it gives no reason'}")
@@ -228,7 +228,7 @@ class VncLogin(AnswerDue):
 
     def _named(self, part: bytes) -> None:
         self.is_qemu = part.startswith(b"QEMU")
-        self.name = part.decode("utf-8", "replace").removeprefix("QEMU (").removesuffix(")")
+        self.name = of_some_encoding(part).removeprefix("QEMU (").removesuffix(")")
         self._entered(*self._size)
 
 
