@@ -37,6 +37,16 @@ def test_repeats_within_a_second_count_as_one_incident() -> None:
     assert view.id == "incident/1" and view.text and view.evidence == {"asked_for_ms": 4}
 
 
+def test_counters_of_repeats_are_the_latest_and_all_else_is_of_the_first() -> None:
+    made, _ = ring()
+    for underruns in (14, 15, 533):
+        made.record(
+            "client", "wrote late", 10 * NS_PER_S, "alice", "stream/1", {"underruns": underruns, "pid": underruns}
+        )
+    made.record("client", "wrote late", 10 * NS_PER_S, "alice", "stream/1")
+    assert [(one.count, one.evidence) for one in made] == [(4, {"underruns": 533, "pid": 14})]
+
+
 def test_lasting_condition_is_one_incident_with_first_and_last_time() -> None:
     made, seen = ring()
     for stage in ("cycle", "requests"):

@@ -29,6 +29,8 @@ LASTING = frozenset({("cycle", "cut short"), ("requests", "cut short")})
 MERGE_LASTING_NS = 60 * NS_PER_S
 WHO = ("who", "for", "by")
 """Evidence that names somebody."""
+COUNTERS = ("underruns",)
+"""Evidence that counts on; of incidents that are counted as one, the latest is shown."""
 NAMED_MAX = 10
 """Incidents of one kind in one guest that go on at the same time and name somebody. What others do is one more."""
 OTHERS = "others"
@@ -148,6 +150,7 @@ class Incidents:
             earlier.count += 1
             earlier.last_ns = max(at, earlier.last_ns)
             earlier.told_ns = now_ns
+            earlier.evidence = {**earlier.evidence, **{name: shown[name] for name in COUNTERS if name in shown}}
             self._ring.move_to_end(earlier.number)
             self._of_guest[guest].move_to_end(earlier.number)
             self._of_kind[guest, stage, cause].move_to_end(earlier.number)
