@@ -199,6 +199,8 @@ def test_connection_without_address_needs_cookie_where_tcp_is_served(tmp_path: P
         alice = daemon.worker.guest("alice")
         unix, tcp = 0, 1
         assert not await logs_in(alice, tcp) and alice.admission.refused_logins == 1
+        (told,) = daemon.worker.diagnosis.incidents
+        assert (told.stage, told.cause, told.evidence["why"]) == ("rights", "refused", "wrong cookie")
         assert await logs_in(alice, tcp, alice.pulse.door.cookie)
         assert await logs_in(alice, unix), "the private socket identifies this very process"
 

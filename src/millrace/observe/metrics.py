@@ -92,6 +92,7 @@ class Collected:
             [sum(s.bitrate() for s in g.sessions) for g in guests],
         )
         yield family(counter, "late_cycles", "Cycles that ran late.", [g.graph.late_cycles for g in guests])
+        yield family(counter, "refused_logins", "Programs refused.", [g.admission.refused_logins for g in guests])
         yield family(counter, "refused_captures", "Recordings refused.", [g.admission.refused_captures for g in guests])
 
     def _incidents(self) -> Metric:

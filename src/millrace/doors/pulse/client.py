@@ -361,7 +361,7 @@ class PulseClient(ClientStreams):
         right = len(cookie) == COOKIE_BYTES and hmac.compare_digest(cookie, self.door.cookie)
         admission = self.door.admission
         if not (self.subject.ours or right):
-            admission.wrong_secret()
+            admission.wrong_secret(self.subject)
             self.closing = True
             raise CommandError(Err.ACCESS, "wrong cookie")
         self.state.known = True
