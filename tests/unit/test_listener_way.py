@@ -17,10 +17,10 @@ from multidict import CIMultiDict
 import millrace
 from millrace.cli.api import call
 from millrace.client.dialler import Dialler, pause
-from millrace.client.endpoint import demand_welcome, hindrance, tls_of
+from millrace.client.endpoint import demand_welcome, hindrance, setback, tls_of
 from millrace.client.options import ListenerOptions
 from millrace.client.viewer import ViewerOptions
-from millrace.errors import ConfigError, GraphError, PeerLost, RightsError
+from millrace.errors import ConfigError, GraphError, PeerLost, RemoteProtocolError, RightsError
 from millrace.wire.peer.messages import REASON
 
 
@@ -103,6 +103,45 @@ def test_refused_handshake_says_the_daemons_reason() -> None:
     error = aiohttp.WSServerHandshakeError(Mock(), (), status=409, message="Invalid response status", headers=headers)
     said = hindrance(ListenerOptions(), "ws://127.0.0.1/a", error)
     assert said == "guest a has 256 viewers, the maximum\\n…"
+
+
+@pytest.mark.parametrize(("status", "said"), [
+    (502, "the proxy can't reach the daemon (502)"), (500, "the answer is 500"),
+])  # fmt: skip
+def test_answer_of_another_server_is_told_in_words(status: int, said: str) -> None:
+    error = aiohttp.WSServerHandshakeError(Mock(), (), status=status, message="Invalid response status")
+    assert hindrance(ListenerOptions(), "ws://127.0.0.1/a", error) == said
+    assert setback("ws://h/a", ListenerOptions(), error, joined=True) == ("lost", said)
+    assert setback("ws://h/a", ListenerOptions(), error, joined=False) == (
+        "waiting",
+        f"{said}; trying again until it answers",
+    )
+
+
+def test_port_that_speaks_something_else_is_not_millrace() -> None:
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 smtp ready\r\n")
+        writer.close()
+
+    async def tried() -> None:
+        server = await asyncio.start_server(other, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, Dialler(f"ws://127.0.0.1:{port}/a", ListenerOptions()).connected():
+            pass
+
+    with pytest.raises(RemoteProtocolError, match="does not speak HTTP, so it is not Millrace; if it uses TLS"):
+        asyncio.run(tried())
+
+
+def test_strange_server_is_not_told_where_the_key_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers 401 would have the reader bring the key of all rights."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "millrace").mkdir(mode=0o700)
+    (tmp_path / "millrace" / "key").write_text("mr_key")
+    error = aiohttp.WSServerHandshakeError(Mock(), (), status=401)
+    with pytest.raises(RightsError) as found:
+        demand_welcome("ws://stranger.example/default", ListenerOptions(), error)
+    assert "give a token" in str(found.value) and str(tmp_path) not in str(found.value)
 
 
 @pytest.mark.parametrize("given", [{"ca_file": "/ca.pem"}, {"cert": "/own.pem"}])

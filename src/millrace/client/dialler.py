@@ -58,6 +58,9 @@ class Dialler:
             except aiohttp.WSServerHandshakeError as error:
                 endpoint.demand_welcome(self.url, self.options, error, self._right)
                 raise
+            except aiohttp.ClientResponseError as error:
+                endpoint.demand_http(self.url, error)
+                raise
             except aiohttp.ClientConnectorCertificateError as error:
                 raise endpoint.untrusted(self.url, error) from None
             async with endpoint.parting(websocket):

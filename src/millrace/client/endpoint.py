@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from millrace.client.options import ListenerOptions
 from millrace.errors import (
@@ -26,7 +27,7 @@ from millrace.errors import (
     RightsError,
 )
 from millrace.io.crypto import NOT_TLS, certificate_trouble, client_tls
-from millrace.io.paths import API_SOCKET, KEY_FILE, runtime_dir
+from millrace.io.paths import API_SOCKET, runtime_dir
 from millrace.text import SHOWN_MAX, printable, quoted
 from millrace.wire.peer.messages import REASON
 
@@ -154,7 +155,25 @@ def hindrance(options: ListenerOptions, url: str, error: Exception) -> str:
         return f"{what}; if the server uses TLS, connect with wss://"
     if isinstance(error, aiohttp.WSServerHandshakeError) and error.headers and REASON in error.headers:
         return printable(unquote(error.headers[REASON]))
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        unreached = error.status in (502, 503, 504)
+        return f"the proxy can't reach the daemon ({error.status})" if unreached else f"the answer is {error.status}"
     return str(error) or type(error).__name__
+
+
+def demand_http(url: str, error: aiohttp.ClientError) -> None:
+    """Raise if what answered does not speak HTTP: it is not Millrace."""
+    if isinstance(error, aiohttp.ClientResponseError) and isinstance(error.__cause__, HttpProcessingError):
+        tls = "; if it uses TLS, connect with wss://" if url.startswith("ws:") else ""
+        raise RemoteProtocolError(
+            f"{url}: what answers there does not speak HTTP, so it is not Millrace{tls}"
+        ) from None
+
+
+def setback(url: str, options: ListenerOptions, error: Exception, joined: bool) -> tuple[str, str]:
+    """The event of a failed connection that is tried again. What was never there is not lost."""
+    why = hindrance(options, url, error)
+    return ("lost", why) if joined else ("waiting", f"{why}; trying again until it answers")
 
 
 def _may_want_tls(error: Exception) -> bool:
@@ -185,7 +204,7 @@ def demand_welcome(
             f"your daemon has no guest {quoted(name)}; `millrace ls` lists its guests. For another daemon, give ws://HOST:PORT/GUEST"
         )
     if error.status == 404:
-        prefix = "or the path is not the proxy's (is a prefix such as /millrace/ missing?)"
+        prefix = "or Millrace is not at that address (is a prefix such as /millrace/ missing?)"
         raise GraphError(
             f"{url}: no such guest, or the token has no right to {right} it, {prefix}; run `millrace ls` there"
         )
@@ -208,9 +227,7 @@ def _needed(url: str, options: ListenerOptions, status: int, right: str) -> str:
         return f"this {which} may not {right} {guest}: it needs the right `{right}`{proxy}"
     if options.token and status == 401:
         return "the token is wrong, or it has expired or was revoked or rotated; `millrace token list` lists valid ones"
-    key = runtime_dir() / KEY_FILE
-    here = f" (your own daemon's is in {key})" if key.exists() and not options.token else ""
-    return f"give a token with the right `{right}`, with --token-file or MILLRACE_TOKEN{here}"
+    return f"give a token with the right `{right}`, with --token-file or MILLRACE_TOKEN"
 
 
 def ending(code: str, why: str) -> MillraceError:

@@ -138,7 +138,7 @@ class Listener:
                     if not self.options.reconnect:
                         raise self.lost from None
                     if self.connections != before or tries == 0:
-                        self.on_event("lost", endpoint.hindrance(self.options, self.url, error))
+                        self.on_event(*endpoint.setback(self.url, self.options, error, self.connections > 0))
                 self._passed(now_ns())
                 tries = 0 if self.connections != before else tries + 1
                 await dialler.pause(self._stopping, tries)

@@ -165,7 +165,7 @@ class Viewer:
         why = endpoint.hindrance(self.options, self.url, error)
         self._old(why)
         if first:
-            self.on_event("lost", why)
+            self.on_event(*endpoint.setback(self.url, self.options, error, self.connections > 0))
 
     async def _talk(self, websocket: aiohttp.ClientWebSocketResponse) -> None:
         self._begin()
