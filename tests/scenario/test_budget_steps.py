@@ -78,12 +78,12 @@ class Refusing:
     def begin(self, step: int) -> None:
         self.refused, self._left = False, step
 
-    def __call__(self, more: int, reach: float, part: float = 1.0) -> bool:
+    def __call__(self, more: int, reach: float, part: float = 1.0, who: str = "") -> bool:
         self._left -= more > 0
         if more > 0 and self._left == 0:
             self.refused = True
             return False
-        return self._has_room(more, reach, part)
+        return self._has_room(more, reach, part, who)
 
 
 @pytest.mark.parametrize(

@@ -68,15 +68,24 @@ def sample(client: PulseClient, request: Request) -> None:
     raise CommandError(Err.NOENTITY)
 
 
+# A list is made in steps, and what it has yet to tell may go meanwhile. It is left out then: it has no index any more.
+def _sinks(client: PulseClient) -> Iterator[infos.Record | None]:
+    door = client.door
+    for one in list(door.graph.sinks.values()):
+        gone = door.sink_indexes.of(one) == NO_INDEX
+        yield None if gone else infos.sink_info(door, one, client.now_ns)
+
+
+def _sources(client: PulseClient) -> Iterator[infos.Record | None]:
+    door = client.door
+    for one in door.sources_for(client):
+        gone = door.source_indexes.of(one) == NO_INDEX
+        yield None if gone else infos.source_info(door, one, client.now_ns)
+
+
 _LISTS: dict[Command, tuple[Command, Lister]] = {
-    _C.GET_SINK_INFO_LIST: (
-        _C.GET_SINK_INFO,
-        lambda c: (infos.sink_info(c.door, s, c.now_ns) for s in list(c.door.graph.sinks.values())),
-    ),
-    _C.GET_SOURCE_INFO_LIST: (
-        _C.GET_SOURCE_INFO,
-        lambda c: (infos.source_info(c.door, s, c.now_ns) for s in c.door.sources_for(c)),
-    ),
+    _C.GET_SINK_INFO_LIST: (_C.GET_SINK_INFO, _sinks),
+    _C.GET_SOURCE_INFO_LIST: (_C.GET_SOURCE_INFO, _sources),
     _C.GET_SINK_INPUT_INFO_LIST: (
         _C.GET_SINK_INPUT_INFO,
         lambda c: (infos.sink_input_info(c.door, i, c.now_ns) for i in list(c.door.graph.streams)),
