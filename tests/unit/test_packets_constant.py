@@ -18,7 +18,7 @@ from millrace.units import NS_PER_MS, NS_PER_S
 from tests.gops import PICTURES, SOUND
 from tests.packetworld import World
 
-EACH = 300
+EACH = 500
 """More lines than one push runs, and than it takes to drop one packet."""
 
 
