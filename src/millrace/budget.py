@@ -130,6 +130,11 @@ class Account:
         self.hold(name, size, reach)
         return True
 
+    def is_free(self, name: Hashable, size: int, reach: float = PROGRAMS) -> bool:
+        """Whether a part could have that size: a question, see `Budget.is_free`."""
+        more = size - self.part(name)
+        return self._budget is not None and self._budget.is_free(more, self._reach(name, reach), who=self.who)
+
     def may_spare(self, give_back: Callable[[], None]) -> None:
         """Call this before anybody is refused, until the account is closed: it gives back what the object can spare."""
         if self._budget is not None:

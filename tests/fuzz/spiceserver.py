@@ -167,10 +167,15 @@ def copy_bits(box: Rect, x: int, y: int) -> bytes:
 
 
 def stream_create(
-    number: int, at: Rect, codec: int = 1, parts: Iterable[Rect] | None = None, size: Rect | None = None
+    number: int,
+    at: Rect,
+    codec: int = 1,
+    parts: Iterable[Rect] | None = None,
+    size: Rect | None = None,
+    surface: int = 0,
 ) -> bytes:
     width, height = (at.width, at.height) if size is None else (size.width, size.height)
-    head = struct.pack("<IIBBQ4I", 0, number, 1, codec, 0, width, height, width, height)
+    head = struct.pack("<IIBBQ4I", surface, number, 1, codec, 0, width, height, width, height)
     return message(122, head + rect(at) + clip(parts))
 
 

@@ -156,7 +156,8 @@ def test_what_can_be_spared_is_given_back_before_anybody_is_refused_and_not_with
 
     film.may_spare(spare)
     other.hold("queue", 300)
-    assert not budget.is_free(401, PROGRAMS) and budget.is_free(30, PROGRAMS)
+    assert not budget.is_free(401, PROGRAMS) and other.is_free("queue", 30) and not other.is_free("queue", 401)
+    assert not ENDED.is_free("queue", 1)
     assert not asked and film.held == 600, "a question is no demand"
     other.hold("queue", 700)
     assert asked == [600] and film.held == 100 and other.held == 700

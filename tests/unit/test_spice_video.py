@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from millrace.budget import PROGRAMS
+from millrace.budget import MACHINES, PROGRAMS
 from millrace.doors.spice import streams
 from millrace.doors.spice.screen import STEP_COST
+from millrace.doors.spice.stamps import StampMap
 from millrace.doors.spice.streams import (
     CATCH_UP,
     DECODE_COST,
@@ -20,7 +21,7 @@ from millrace.doors.spice.streams import (
     PASSED_PARTS_MAX,
     RECT_BYTES,
     STREAM_BYTES,
-    StampMap,
+    WAITING_BYTES,
 )
 from millrace.errors import GraphError, RemoteProtocolError
 from millrace.graph.tracks import TRACKS_MAX
@@ -297,12 +298,66 @@ def test_video_without_room_is_left_out_and_costs_no_channel() -> None:
     assert close_to(made.painted, np.roll(picture, 5, axis=1)) and not made.door.trouble and not made.missed
 
 
+@pytest.mark.parametrize("codec", ["vp8", "mjpeg"])
+@pytest.mark.parametrize("lacks", ["create", "clip"])
+def test_video_without_room_begins_when_there_is_some(codec: str, lacks: str) -> None:
+    """With its newest clip and the reports that were asked for, at a frame that needs none before it."""
+    made, picture = machine(), smooth()
+    frames = server.vp8(picture, 2) if codec == "vp8" else [server.jpeg(picture)] * 2
+    made.watch()
+    begins = server.stream_create(4, WHOLE, 2 if codec == "vp8" else 1), server.stream_data(4, 0, frames[0])
+    many = [Rect(x, y, 4, 4) for x in range(0, 96, 8) for y in range(0, 64, 8)]
+    if lacks == "clip":
+        made.says(*begins)
+    other = filled(made, 100)
+    made.budget.open("film").may_spare(lambda: asked.append(1))
+    asked: list[int] = []
+    made.says(*(begins if lacks == "create" else ()), clipped(4, many))
+    others = [other, filled(made, 100)]
+    why, demands = made.door.trouble, len(asked)
+    assert "no room in the guest's memory for a video of 96 × 64" in why and not lying(made)
+    wanted = server.message(319, struct.pack("<4I", 4, 1, 1, 1000))
+    made.says(wanted, clipped(4, [Rect(0, 0, 96, 32)]), *(server.stream_data(4, 40 * n, frames[0]) for n in (1, 2)))
+    assert made.door.trouble == why and len(asked) == demands, "to ask again takes nothing from anybody"
+    for other in others:
+        other.close()
+    sent(made.wire)
+    made.says(server.stream_data(4, 120, frames[1]))
+    assert bool(made.door.trouble) == (codec == "vp8"), "a frame that needs one before it begins nothing"
+    made.says(server.draw_fill(WHOLE, 1), server.stream_data(4, 160, frames[0]))
+    assert not made.door.trouble and not made.missed and sent(made.wire), "it reports"
+    if codec == "vp8":
+        assert lying(made) == [(WHOLE, (Rect(0, 0, 96, 32),))]
+    else:
+        assert close_to(made.watch()[:32], picture[:32]) and not close_to(made.watch()[32:], picture[32:])
+    made.says(server.message(125, struct.pack("<I", 4)))
+    assert not made.door._videos._streams and not {"video", "waiting"} & made.door._account.parts.keys()
+
+
+def test_videos_that_wait_are_charged_and_go_with_their_surface() -> None:
+    made = machine()
+    made.says(server.surface(64, 64, 7))
+    held, other = made.budget.held, filled(made, 0)
+    made.says(*(server.stream_create(number, WHOLE, 1, surface=number * 7) for number in (0, 1)))
+    waiting = made.door._videos._waiting
+    assert set(waiting) == {0, 1} and made.budget.held - other.held - held == 2 * WAITING_BYTES
+    made.says(server.destroy(7))
+    assert set(waiting) != set(made.door._videos._waiting) == {0} and made.door.trouble
+    made.budget.open("all", {"": int(made.budget.limit * MACHINES) - made.budget.held - 100}, MACHINES)
+    made.says(clipped(0, [Rect(x, 0, 4, 4) for x in range(0, 96, 8)]))
+    assert not made.door._videos._waiting and made.door.trouble
+    made.says(server.stream_data(0, 0, server.jpeg(smooth())))
+    assert made.door.trouble and not made.missed
+
+
 def test_video_without_room_that_is_no_track_goes_on_with_its_next_key_frame() -> None:
     made, picture = machine(tracks=False), smooth()
     frames = server.vp8(picture, 4)
     other = filled(made, 2 * STREAM_BYTES)
     made.says(server.stream_create(4, WHOLE, 2), server.stream_data(4, 0, frames[0]))
     assert "no room" in made.door.trouble
+    made.budget.open("film").may_spare(lambda: pytest.fail("a question is no demand"))
+    made.says(server.stream_data(4, 20, frames[0]))
     other.close()
     before = made.painted
     made.says(server.stream_data(4, 40, frames[1]))

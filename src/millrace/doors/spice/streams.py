@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from millrace.budget import Account
+from millrace.budget import MACHINES, Account
 from millrace.codec.video import PictureDecoder, Pixels, vp8_key, vp8_size
 from millrace.doors.spice.canvas import Canvas, Steps
+from millrace.doors.spice.stamps import StampMap
 from millrace.errors import CodecError, GraphError, RemoteProtocolError
 from millrace.graph.packets import Publisher, Track
 from millrace.graph.pictures import Overlay
@@ -31,6 +32,8 @@ PASSED_SIDE_MIN = 64
 """A smaller stream is decoded: QEMU makes one of each column of 32 pixels, if it is told to make video of them."""
 PASSED_PARTS_MAX = 64
 """A stream of which more parts are to be seen is decoded: whoever draws the screen's overlays looks at each of them."""
+RECT_SIZE = 16
+"""Bytes of one of a clip's rectangles, as it comes."""
 UNDECODED_BYTES, FRAME_BYTES = 4 * 1024 * 1024, 64
 """Video since its last key frame that is kept, in case it must be decoded, and what each frame counts besides its
 bytes; beyond that, the next key is waited for."""
@@ -40,36 +43,13 @@ STREAM_BYTES, RECT_BYTES, DECODER_BYTES = 4096, 160, 8
 """What a stream takes, a rectangle of its clip, and its decoder for each pixel: VP8 keeps four pictures."""
 SENT_AT_ONCE, SENT_COST = 4, 1024 * 1024
 """A frame is given to so many viewers at a time, which counts as so many pixels: one that is behind drops others."""
+WAITING_BYTES = 1024
+"""What a stream takes that waits for room."""
 CATCH_UP = 6
 """Pictures decoded for each that arrives, until the newest is reached."""
-JUMP_NS: HostNs = 1_000 * NS_PER_MS
-"""A stamp that is off by more starts the mapping of times anew."""
 HEADROOM_MS = 400
 """A server stamps pictures with the time at which they are made, and expects them to be shown this much later."""
-_MODULO = 1 << 32
 NewTrack = Callable[[], Track]
-
-
-# The stamp's clock is the server's, and has another origin. The least delay that was seen is taken for the path's, so
-# what varies above it (a queue, a stall) does not shift the picture against the sound.
-class StampMap:
-    """Maps a server's stamps (ms, modulo 2^32) to host time: arrival, less what the picture waited on its way."""
-
-    def __init__(self) -> None:
-        self._ms: int | None = None
-        self._offset_ns: HostNs = 0
-        self._newest_ns: HostNs = 0
-
-    def host_ns(self, stamp_ms: int, arrived_ns: HostNs) -> HostNs:
-        """The host time of a picture. It never goes back."""
-        ahead = 0 if self._ms is None else (stamp_ms - self._ms + _MODULO // 2) % _MODULO - _MODULO // 2
-        self._ms = (0 if self._ms is None else self._ms) + ahead if self._ms is not None else stamp_ms
-        offset_ns = arrived_ns - self._ms * NS_PER_MS
-        if not self._newest_ns or abs(offset_ns - self._offset_ns) > JUMP_NS:
-            self._offset_ns = offset_ns
-        self._offset_ns = min(self._offset_ns, offset_ns)
-        self._newest_ns = max(self._newest_ns, self._ms * NS_PER_MS + self._offset_ns)
-        return self._newest_ns
 
 
 @dataclass(slots=True)
@@ -207,6 +187,8 @@ class Streams:
         self._ending: deque[Passed] = deque()
         """Streams that are over, whose tracks are still to be ended."""
         self._painted: frozenset[str] = frozenset()
+        self._waiting: dict[int, Stream] = {}
+        """Those for which there is no room yet."""
         self._unseen: dict[int, str] = {}
         """Why streams are not shown, by number."""
         self._lain: tuple[int, int, tuple[Overlay, ...]] | None = None
@@ -237,16 +219,48 @@ class Streams:
         self._end()
         if len(self._streams.keys() | self._unseen.keys()) >= STREAMS_MAX:
             raise RemoteProtocolError(f"more than {STREAMS_MAX} SPICE streams")
-        stream = Stream(made, made.at, made.clip, pixels=made.width * made.height)
-        stream.lie(made.at, made.clip)
+        self._begin(Stream(made, made.at, made.clip, pixels=made.width * made.height))
+
+    def _begin(self, stream: Stream) -> None:
+        made = stream.made
+        stream.lie(stream.at, stream.clip)
         self._streams[made.stream] = stream
-        if not self._has_room():
-            del self._streams[made.stream]
-            self._lacks_room(made)
-            return
-        if made.codec == VP8 and _worth_a_track(made):
-            stream.passed = self._passed(made)
         self._lain = None
+        if not self._has_room():
+            self._wait(stream)
+        elif made.codec == VP8 and _worth_a_track(made):
+            stream.passed = self._passed(made)
+
+    # The server tells of a stream once, so it is kept, with the room that a machine has beyond the guest's programs.
+    def _wait(self, stream: Stream) -> None:
+        """There is no room for a stream: leave it out until there is."""
+        number = stream.made.stream
+        self.destroy(number)
+        stream.passed = stream.decoder = None
+        stream.parts = ()
+        self._lacks_room(stream.made)
+        self._waiting[number] = stream
+        self._hold_waiting(number)
+
+    def _hold_waiting(self, number: int = -1) -> None:
+        """One of those that wait has changed, or some are gone."""
+        needed = sum(WAITING_BYTES + len(stream.clip.rects or b"") for stream in self._waiting.values())
+        if not self._account.fits("waiting", needed, MACHINES):
+            # It is not shown, even if there is room one day.
+            self._waiting.pop(number, None)
+
+    def _come(self, data: StreamData) -> Stream | None:
+        """The stream that a picture is for, begun if it has waited and there is room: VP8 with a key frame."""
+        number = data.stream
+        stream = self._waiting.get(number)
+        if stream is not None and (stream.made.codec != VP8 or (data.data and vp8_key(data.data))):
+            rects = len(stream.clip.rects or b"")
+            needed = STREAM_BYTES + rects + RECT_BYTES * max(1, rects // RECT_SIZE)
+            if self._account.is_free("video", self._account.part("video") + needed):
+                del self._waiting[number]
+                self._begin(stream)
+                self._hold_waiting(number)
+        return self._streams.get(number)
 
     def _passed(self, made: StreamCreate) -> Passed | None:
         """Its track; None if there can be none: then it is decoded."""
@@ -257,20 +271,22 @@ class Streams:
 
     def wanted(self, wanted: ReportWanted) -> None:
         """The server wants reports on a stream."""
-        if (stream := self._streams.get(wanted.stream)) is not None:
+        if (stream := self._streams.get(wanted.stream) or self._waiting.get(wanted.stream)) is not None:
             stream.reports = Reports(wanted)
 
     def clip(self, number: int, clip: Clip) -> None:
         """Only a part of a stream is to be drawn."""
         if (stream := self._streams.get(number)) is not None:
             self._lie(stream, stream.at, clip)
+        elif (stream := self._waiting.get(number)) is not None:
+            stream.clip = clip
+            self._hold_waiting(number)
 
     def _lie(self, stream: Stream, at: Rect, clip: Clip) -> None:
         stream.lie(at, clip)
         self._lain = None
         if not self._has_room():
-            self.destroy(stream.made.stream)
-            self._lacks_room(stream.made)
+            self._wait(stream)
 
     def close(self) -> None:
         """All streams are over, and their tracks end at once."""
@@ -293,13 +309,15 @@ class Streams:
             passed = self._streams.pop(key).passed
             if passed is not None:
                 self._ending.append(passed)
+        self._waiting = {key: stream for key, stream in self._waiting.items() if number not in (None, key)}
         self._unseen = {key: why for key, why in self._unseen.items() if number not in (None, key)}
         self._lain = None
         self._has_room()
+        self._hold_waiting()
 
     def leave(self, surface: int) -> None:
         """A surface is gone, and with it the streams on it."""
-        for key, stream in list(self._streams.items()):
+        for key, stream in [*self._streams.items(), *self._waiting.items()]:
             if stream.made.surface == surface:
                 self.destroy(key)
 
@@ -309,6 +327,12 @@ class Streams:
         """Hold what the streams take, and so many bytes; False, having changed nothing, if there is no room for it."""
         return self._account.fits("video", sum(stream.bytes for stream in self._streams.values()) + more)
 
+    def _may_decode(self, stream: Stream) -> bool:
+        """Whether there is room for its decoder. It is demanded once; while there was none, this is only asked."""
+        more = stream.pixels * DECODER_BYTES
+        free = self._account.is_free("video", self._account.part("video") + more)
+        return (free or stream.made.stream not in self._unseen) and self._has_room(more)
+
     def _lacks_room(self, made: StreamCreate) -> None:
         why = f"no room in the guest's memory for a video of {made.width} × {made.height}"
         self._unseen[made.stream] = f"{why}: close some of its streams or connections, or raise its `memory`"
@@ -317,7 +341,7 @@ class Streams:
 
     def data(self, data: StreamData, now_ns: HostNs) -> Steps:
         """A picture of a stream came: draw it; returns what changed on the screen's surface."""
-        stream = self._streams.get(data.stream)
+        stream = self._come(data)
         if stream is None:
             return []
         pts_ns = stream.stamps.host_ns(data.mm_time, now_ns)
@@ -399,7 +423,7 @@ class Streams:
             self._unseen[number] = f"a video of {stream.pixels} pixels is not decoded: {DECODED_PIXELS_MAX} at most"
             return False
         if stream.decoder is None:
-            if not self._has_room(stream.pixels * DECODER_BYTES):
+            if not self._may_decode(stream):
                 self._lacks_room(made)
                 return False
             stream.decoder = PictureDecoder("vp8" if made.codec == VP8 else "jpeg", stream.pixels)
