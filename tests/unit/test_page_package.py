@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 from importlib.resources import files
@@ -63,3 +64,10 @@ def test_desktop_may_be_framed_by_listed_origins_and_the_page_by_none() -> None:
 @pytest.mark.parametrize(("name", "allowed"), [("embed.js", "*"), ("app.js", None), ("index.html", None)])
 def test_only_the_module_may_be_loaded_by_pages_of_other_origins(name: str, allowed: str | None) -> None:
     assert served(name).headers.get("Access-Control-Allow-Origin") == allowed
+
+
+def test_page_is_as_small_as_its_documentation_says() -> None:
+    """Less than 100 kB, without what only some browsers load and what portals embed."""
+    apart = ("embed", "opus-decoder", "zstd-decoder", "package.json", "README.md")
+    names = [file.name for file in PAGE.iterdir() if file.is_file() and not file.name.startswith(apart)]
+    assert "app.js" in names and sum(len(gzip.compress((PAGE / name).read_bytes(), 9)) for name in names) < 100_000

@@ -88,9 +88,9 @@ class Subscribers:
         self.retry()
 
     def move(self, outlet: Subscriber, sink: Sink) -> None:
-        """Send another sink to `outlet`; GraphError if it plays none: its listener has left, or said no hello yet."""
+        """Send another sink to `outlet`; GraphError if it plays none."""
         if outlet.group is None:
-            raise GraphError(f"{outlet.key} is not playing: it has left, or is still connecting")
+            raise GraphError(f"{outlet.key} is not playing: it has left, is still connecting, or waits for an encoder")
         self._go_over(outlet, sink, outlet.settings)
         self.retry()
 
