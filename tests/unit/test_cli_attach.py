@@ -25,7 +25,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
 
 
 def door(state: str, **more: str) -> dict[str, str]:
-    return {"id": "door/7", "door": "qmp:/q", "state": state, "machine": "", "error": ""} | more
+    return {"id": "door/7", "door": "qmp:/q", "state": state, "machine": "", "error": "", "hint": ""} | more
 
 
 def doors(*states: dict[str, str]) -> list[Turn]:
@@ -46,6 +46,14 @@ def test_attach_prints_that_machine_is_attached(daemon: Daemon, naps: list[float
     out = said("attach", "qemu", "--qmp", "q", "--guest", "vm a")
     assert out == "door/7 qmp:/q attached (win11)\n" and len(naps) == 2
     assert daemon.asked[0][1] == {"door": f"qmp:{Path('q').absolute()}", "vm": ""}
+
+
+@pytest.mark.parametrize("told", [{"error": "QEMU has no sound on D-Bus"}, {"hint": "this VNC server has no sound"}])
+def test_attach_prints_what_an_attached_machine_lacks(told: dict[str, str], daemon: Daemon, naps: list[float]) -> None:
+    daemon.answers["POST /api/v1/guests/vm%20a/doors"] = door("waiting")
+    daemon.answers["GET /api/v1/state"] = doors(door("attached", machine="win11", **told))
+    out = said("attach", "qemu", "--qmp", "q", "--guest", "vm a")
+    assert out == f"door/7 qmp:/q attached (win11)\n{''.join(told.values())}\n"
 
 
 def test_attach_once_is_told_to_the_daemon(daemon: Daemon, naps: list[float]) -> None:

@@ -59,7 +59,10 @@ def _attach(guest: str, body: dict[str, Any], once: bool, also: bool, as_json: b
             break
     _show(door, as_json)
     # No failure: a machine may be attached before it runs. `mount -o bg` does the same for a server that is down.
-    if door["state"] != "attached":
+    if door["state"] == "attached":
+        if lacks := door["error"] or door["hint"]:
+            warn(lacks)
+    else:
         warn(door["error"] or "no answer yet")
         warn(f"Millrace keeps trying until the machine answers; `millrace detach {door['id']}` ends that")
 
