@@ -9,6 +9,7 @@ import pytest
 from millrace.control.restored import restore
 from millrace.control.store import StoredGuest
 from millrace.daemon.app import Daemon
+from millrace.observe.views import sink_view
 from tests.bus import running
 from tests.scenario.test_kept import ask
 
@@ -62,6 +63,23 @@ def test_first_sink_stays_as_it_was_left(
     for test in (change, same, same):
         running(tmp_path, test)
     assert "could not be restored" not in caplog.text
+
+
+def test_default_source_is_shown_and_told(tmp_path: Path) -> None:
+    async def test(daemon: Daemon) -> None:
+        guest = daemon.worker.guest("alice")
+        microphone, other = guest.microphone, guest.graph.add_source("other", "Other")
+        touched: list[str] = []
+        guest.graph.observers.append(lambda change, node: touched.append(node.key))
+
+        def default() -> list[str]:
+            return [mix.name for mix in guest.graph.sources.values() if sink_view(guest, mix).default]
+
+        assert default() == ["microphone"]
+        guest.pulse.door.set_default_source(other)
+        assert default() == ["other"] and touched == [microphone.key, other.key]
+
+    running(tmp_path, test)
 
 
 def test_first_sink_stays_if_no_other_can_be_restored(tmp_path: Path) -> None:

@@ -44,12 +44,17 @@ def _percent(levels: list[int]) -> int | list[int]:
     return percents[0] if len(set(percents)) == 1 else percents
 
 
+def _default_like(guest: Guest, mix: Sink) -> Sink | None:
+    """The default of its kind: the sink, or the source that is recorded by who names none."""
+    return guest.pulse.door.recorded_by_default() if mix.capture else guest.graph.default
+
+
 def sink_view(guest: Guest, sink: Sink) -> SinkView:
     """One sink."""
     return SinkView(
         id=sink.key, name=sink.name, aliases=list(sink.aliases),
         description=sink.description, state=sink.state.value,
-        default=guest.graph.default is sink, channels=len(sink.positions), rate=guest.graph.rate,
+        default=_default_like(guest, sink) is sink, channels=len(sink.positions), rate=guest.graph.rate,
         peak=round(sink.level, 4), rms=round(sink.rms, 4),
         linked_to=[link.target.key for link in sink.links], volume=_percent(_levels(sink)), mute=sink.mute,
     )  # fmt: skip

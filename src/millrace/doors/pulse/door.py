@@ -130,6 +130,8 @@ class PulseDoor(DeviceNames):
         now = self.recorded_by_default()
         if before is now:
             return
+        for source in [mix for mix in (before, now) if mix.capture]:
+            self.graph.touch(source)
         self._hand_on(before, now, (record for record in self.records.values() if not record.node.placed))
         self.publish(Facility.SERVER, Change.CHANGE, NO_INDEX)
 
