@@ -119,6 +119,23 @@ def test_nothing_is_given_up_for_somebody_who_would_have_no_room_then_either_and
     assert [(one.stage, one.cause, one.evidence["for"]) for one in none.told] == [("guest", "crowded", "token/2")]
 
 
+def test_no_more_is_given_up_than_is_wanted_but_for_the_one_that_who_may_type_has_in_any_case() -> None:
+    # Others than those who are asked hold too much.
+    full = Full(30, *((CROWD, 10) for _ in range(6)))
+    full.take(token(4), 10)
+    assert not full.given
+    full.take(TYPIST, 10)
+    assert full.given == [5, 4, 3, 2]
+
+
+def test_nothing_is_given_up_once_there_is_room() -> None:
+    full = Full(60, *((CROWD, 10) for _ in range(6)))
+    full.give_up = lambda number: full.given.extend((number, 0))  # type: ignore[method-assign]
+    full.here = [one._replace(give_up=partial(full.give_up, number)) for number, one in enumerate(full.here)]
+    full.take(OTHER, 20)
+    assert full.given == [5, 0], "the first took another with it"
+
+
 def test_what_can_not_be_given_up_counts() -> None:
     here = held(CROWD, CROWD, OTHER)
     here[1] = here[1]._replace(give_up=None)

@@ -96,6 +96,7 @@ def test_a_listener_changes_the_encoder_that_is_its_alone_without_memory_for_bot
     budget.open("listener", {"": budget.limit * SHARES[LISTENERS] - budget._shared[LISTENERS] - free}, LISTENERS)
     hall.outlets.configure(one, changed(was, {"application": "voip"}))
     assert one.group is not group and one.shares.application == "voip" and len(hall.outlets.groups) == 1
+    assert not hall.symptoms, "nobody is asked to make room"
     budget.limit = whole // 2
     with pytest.raises(BudgetError):
         hall.outlets.configure(one, changed(was, {"codec": "s16"}))

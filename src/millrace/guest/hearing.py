@@ -33,7 +33,7 @@ class Hearing:
         def place(given: int) -> bool:
             return self._graph.accounts.has_place(tap, self._graph.taps.values(), given + (ends is not None))
 
-        make_room(Wanted("encoder", who, self._graph.name), place, partial(self._places, ends), self._report)
+        make_room(Wanted("encoder", who, self._graph.name), place, self._places, self._report)
         self.memory("encoder", who, self._graph.accounts.needs(tap), 0 if ends is None else ends.tap.account.held)
 
     def memory(self, kind: str, who: Principal, more: int, leaving: int = 0) -> None:
@@ -44,10 +44,10 @@ class Hearing:
         room = in_budget(self._graph.budget, more, LISTENERS, leaving)
         make_room(Wanted(kind, who, self._graph.name, more - leaving), room, self._held, self._report)
 
-    def _places(self, ends: SharedEncoder | None) -> list[Held]:
-        """The encoders of sound but the one that ends anyway: each has one place."""
-        others = (group for group in self.outlets.groups if group is not ends)
-        return [Held("encoder", group.principal, 1, partial(self.outlets.give_up, group)) for group in others]
+    def _places(self) -> list[Held]:
+        """The encoders of sound: each has one place."""
+        give_up = self.outlets.give_up
+        return [Held("encoder", group.principal, 1, partial(give_up, group)) for group in self.outlets.groups]
 
     def _held(self) -> list[Held]:
         """All that is charged to listeners."""
