@@ -227,3 +227,10 @@ def test_part_that_counts_among_requests_does_so_until_it_or_its_account_ends_wh
     account.close()
     account.belong("token/2")
     assert budget.held == budget._shared[REQUESTS] == 0 and not budget._requests
+
+
+def test_part_of_an_account_counts_among_its_class_whatever_reach_it_is_held_up_to() -> None:
+    viewer = Budget("the guest", 1000).open("viewer", {}, VIEWERS)
+    viewer.hold("sending", 125)
+    with pytest.raises(BudgetError, match="viewers"):
+        viewer.hold("sending", 126)

@@ -146,6 +146,19 @@ def test_recording_of_qemu_begins_when_there_is_room_if_the_guest_still_records(
     assert not rig.graph.taps
 
 
+def test_recordings_without_room_are_bounded_and_a_new_one_records_only_if_enabled_itself() -> None:
+    rig, peer = Rig(), AudioPeer(0)
+    door, other = QemuRecord(rig.graph, rig.graph.add_source("mic", "x"), peer, "QEMU"), filled(rig)
+    peer._events += [VoiceInit(n, PCM) for n in range(1, 2 * VOICES_MAX)]
+    door.receive(0)
+    assert len(door.room) == VOICES_MAX
+    other.close()
+    peer._events += [VoiceEnabled(1, True), VoiceFini(1), VoiceInit(1, PCM)]
+    door.receive(0)
+    assert not door.voices[1].queue.running
+    door.close()
+
+
 def test_sound_of_spice_begins_when_there_is_room() -> None:
     rig = Rig()
     channel, other = spice(ChannelKind.PLAYBACK, START, SpiceMessage(101, bytes(404))), filled(rig)
