@@ -356,6 +356,15 @@ def test_y4m_is_read_by_ffmpeg(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("library", ["numpy", "uvloop"])
+def test_missing_library_is_a_sentence(library: str) -> None:
+    code = f"import sys; sys.modules[{library!r}] = None; from millrace.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "listen", "ws://127.0.0.1:1/default", "--no-reconnect", "--to", "null:"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    (said,) = done.stderr.splitlines()
+    assert done.returncode == 1 and said.startswith(f"millrace: the library {library} is missing or broken")
+
+
 @pytest.mark.parametrize(
     ("without", "said"),
     [

@@ -37,6 +37,10 @@ def main_of(app: Callable[[], object], name: str) -> NoReturn:
         _fail(name, "", PIPE_CLOSED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except ImportError as error:
+        if (error.name or "millrace").partition(".")[0] == "millrace":
+            raise
+        _fail(name, f"the library {error.name} is missing or broken ({error}); install Millrace again", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         _fail(name, f"{where}{error.strerror or error}", 1)
