@@ -25,7 +25,7 @@ class Company(Protocol[Viewer]):
 
     @property
     def absence(self) -> str:
-        """Why the guest has no screen, as its machines say; empty if they say nothing."""
+        """Why the guest has no screen, as its machines say; empty if it has none."""
         ...
 
     def arrive(self, session: Viewer) -> None:

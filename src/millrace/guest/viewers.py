@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from millrace.budget import VIEWERS
 from millrace.errors import BudgetError, GraphError
 from millrace.graph.screens import Listed
 from millrace.graph.steps import Steps
-from millrace.guest.home import Home
+from millrace.guest.home import Home, MachineView
 from millrace.guest.notfound import missing
 from millrace.guest.ratelimits import WholePictures
 from millrace.guest.sharing import Sharing, for_one
@@ -241,10 +241,8 @@ class Viewers:
 
     @property
     def absence(self) -> str:
-        """Why the guest has no screen, as its machines say; empty if none of them waits for anything."""
-        waiting = (machine.view() for machine in self.guest.machines)
-        said = "; ".join(f"{one.door}: {one.error or one.state}" for one in waiting if one.state != "attached")
-        return printable(said, ABSENCE_MAX)
+        """Why the guest has no screen, as its machines say; empty if it has no machine."""
+        return absence_of(machine.view() for machine in self.guest.machines)
 
     def _why(self, listed: Listed) -> str:
         """Why a screen is gone, as its machine says."""
@@ -259,6 +257,15 @@ class Viewers:
         typist, holder = self._typist(), self.guest.screens.seat.who
         self._holder = typist.name if typist is not None else "" if holder is None else holder.key
         self._named = [_named(listed) for listed in self.guest.screens][:NAMED_MAX]
+
+
+def absence_of(machines: Iterable[MachineView]) -> str:
+    """Why these machines show no screen; empty if there are none."""
+    said = (
+        f"{one.door}: {'attached, but shows no screen' if one.state == 'attached' else one.error or one.state}"
+        for one in machines
+    )
+    return printable("; ".join(said), ABSENCE_MAX)
 
 
 def _named(listed: Listed) -> ScreenNamed:
