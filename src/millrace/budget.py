@@ -37,6 +37,9 @@ screen leaves programs a sixteenth."""
 FEW: Mapping[float, float] = dict.fromkeys(SHARES, 1 / 64) | {REQUESTS: 1 / 256, UNREAD: 1 / 128}
 """The part of the budget up to which such a class may fill as much as its reach says. Those of requests and of what is
 unread leave viewers, who come after them, some of theirs."""
+DIVIDED: Mapping[float, int] = {REQUESTS: 1, VIEWERS: 2}
+"""The classes in which a principal's leave others something free: this part of what they hold. For viewers, whose
+connections make room for each other (guest/places.py), it is what they are being sent that would fill the class."""
 BEYOND: Mapping[float, float] = dict.fromkeys(SHARES, ENCODERS) | {UNREAD: PROGRAMS}
 """How much such a class may fill beyond its few."""
 NAMES: Mapping[float, str] = {
@@ -179,8 +182,8 @@ class Budget:
         """What accounts that can spare something do before anybody is refused."""
         self._shared = dict.fromkeys(SHARES, 0)
         """What each class with a share of its own holds."""
-        self._requests: Counter[str] = Counter()
-        """What each principal holds among requests."""
+        self._whose: dict[float, Counter[str]] = {reach: Counter() for reach in DIVIDED}
+        """What each principal holds of such a class."""
 
     def open(
         self, what: str, parts: Mapping[Any, int] | None = None, reach: float = PROGRAMS, who: str = ""
@@ -211,20 +214,25 @@ class Budget:
         return self.held < before
 
     # Requests are too short-lived for one to make room for another. Instead, a principal's leave free as much as they
-    # hold: half of what there is for the first one, and something for everybody else, however many it makes. A budget
-    # of its own is not divided.
+    # hold: half of what there is for the first one, and something for everybody else, however many it makes. What is
+    # nobody's among viewers, and a budget of its own, is not divided.
     def is_free(self, more: int, reach: float, part: float = 1.0, who: str = "") -> bool:
         """The same as a question, for whoever asks again and again: nobody gives anything back for it."""
         if more <= 0:
             return True
-        if reach == REQUESTS and who != self.whose:
-            more += self._requests[who]
+        if who != self.whose:
+            more += self._left_for_others(reach, who)
         if reach in SHARES and who != self.whose:
             shared = self._shared[reach] + more
             if shared > self.limit * SHARES[reach] * part:
                 return False
             reach = reach if shared <= self.limit * FEW[reach] else BEYOND[reach]
         return self.held + more <= self.limit * reach
+
+    def _left_for_others(self, reach: float, who: str) -> int:
+        if reach not in DIVIDED or (reach == VIEWERS and not who):
+            return 0
+        return self._whose[reach][who] // DIVIDED[reach]
 
     def change(self, account: Account, more: int, reach: float) -> None:
         """Called by accounts: change the total by `more` bytes, which may be negative."""
@@ -240,8 +248,9 @@ class Budget:
         """What has no room for `more` bytes."""
         whose = ""
         if reach == REQUESTS:
-            more += self._requests[who]
-            whose = max(self._requests, key=self._requests.__getitem__, default=who)
+            requests = self._whose[reach]
+            more += requests[who]
+            whose = max(requests, key=requests.__getitem__, default=who)
         share = self.limit * SHARES.get(reach, 1.0)
         if reach in SHARES and self._shared[reach] + more > share:
             return Lack(NAMES[reach], self._shared[reach], share, whose)
@@ -265,10 +274,11 @@ class Budget:
         """Count it among its class."""
         if reach in SHARES:
             self._shared[reach] += more
-        if reach == REQUESTS:
-            self._requests[who] += more
-            if not self._requests[who]:
-                del self._requests[who]
+        if reach in DIVIDED:
+            whose = self._whose[reach]
+            whose[who] += more
+            if not whose[who]:
+                del whose[who]
 
     def moved(self, shared: Mapping[float, int], before: str, after: str) -> None:
         """Called by accounts when one becomes somebody else's."""

@@ -218,15 +218,15 @@ def test_part_that_counts_among_requests_does_so_until_it_or_its_account_ends_wh
     account = budget.open("connection", {"itself": 1000}, CONNECTIONS, "guest/alice")
     account.hold("message", 5000, REQUESTS)
     account.hold("call", 700)
-    assert budget._shared[REQUESTS] == 5000 and budget._requests == {"guest/alice": 5000}
+    assert budget._shared[REQUESTS] == 5000 and budget._whose[REQUESTS] == {"guest/alice": 5000}
     account.belong("token/1")
-    assert budget._requests == {"token/1": 5000}
+    assert budget._whose[REQUESTS] == {"token/1": 5000}
     account.hold("message", 0)
-    assert budget._shared[REQUESTS] == 0 and not budget._requests and budget.held == 1700
+    assert budget._shared[REQUESTS] == 0 and not budget._whose[REQUESTS] and budget.held == 1700
     account.hold("message", 5000, REQUESTS)
     account.close()
     account.belong("token/2")
-    assert budget.held == budget._shared[REQUESTS] == 0 and not budget._requests
+    assert budget.held == budget._shared[REQUESTS] == 0 and not budget._whose[REQUESTS]
 
 
 def test_part_of_an_account_counts_among_its_class_whatever_reach_it_is_held_up_to() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from millrace.budget import Account
 from millrace.graph.screens import Listed
 from millrace.guest.home import Home
 from millrace.guest.ratelimits import WholePictures
 from millrace.outlets.picturetimes import StageTotals
+from millrace.rights.model import Principal
 from millrace.units import HostNs
 
 Viewer = TypeVar("Viewer", contravariant=True)
@@ -26,6 +28,10 @@ class Company(Protocol[Viewer]):
     @property
     def absence(self) -> str:
         """Why the guest has no screen, as its machines say; empty if it has none."""
+        ...
+
+    def open(self, principal: Principal, size: int) -> Account:
+        """An account for a new one of that principal; BudgetError if there is no room."""
         ...
 
     def arrive(self, session: Viewer) -> None:

@@ -114,5 +114,10 @@ def _by_principal(here: Sequence[Held]) -> Counter[str]:
     return has
 
 
+def divided(who: Principal, guest: str) -> str:
+    """Whose it is where what there is is divided (`Budget.is_free`): nobody's, of who always has some."""
+    return "" if _rank(who, guest) else who.key
+
+
 def _rank(who: Principal, guest: str) -> int:
     return who.may(Right.TYPE, guest) + who.may(Right.ADMIN)

@@ -7,7 +7,6 @@ from functools import partial
 
 from msgspec import UNSET
 
-from millrace.budget import VIEWERS
 from millrace.codec.picturesettings import PictureSettings, changed_picture
 from millrace.errors import ConfigError, GraphError, MillraceError, RightsError
 from millrace.graph.screen import Screen
@@ -75,7 +74,7 @@ class ViewerSession:
         self.id, self.address, self.principal = id_, address, principal
         self.name = address
         self.who = Watcher(self.key, principal)
-        self.account = self.guest.admission.budget.open("viewer", {"itself": VIEWER_BYTES}, VIEWERS)
+        self.account = viewers.open(principal, VIEWER_BYTES)
         try:
             viewers.arrive(self)
         except GraphError:

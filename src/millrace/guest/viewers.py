@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from millrace.budget import VIEWERS
+from millrace.budget import VIEWERS, Account
 from millrace.errors import BudgetError, GraphError
 from millrace.graph.screens import Listed
 from millrace.graph.steps import Steps
 from millrace.guest.home import Home, MachineView
 from millrace.guest.notfound import missing
+from millrace.guest.places import divided
 from millrace.guest.ratelimits import WholePictures
 from millrace.guest.sharing import Sharing, for_one
 from millrace.guest.viewer import VIEWER_BYTES, ViewerSession
@@ -20,7 +21,7 @@ from millrace.io.clock import now_ns
 from millrace.outlets.encoded import MakePictures
 from millrace.outlets.picturecounts import PictureCounts
 from millrace.outlets.picturetimes import StageTotals
-from millrace.rights.model import Right
+from millrace.rights.model import Principal, Right
 from millrace.text import printable
 from millrace.units import HostNs
 from millrace.wire.peer.pictures import ScreenNamed
@@ -111,6 +112,11 @@ class Viewers:
         """Whether there is a place and memory for another one, once so many have left."""
         budget, freed = self.guest.admission.budget, leaving * VIEWER_BYTES
         return len(self.connected) - leaving < VIEWERS_MAX and budget.would_fit(VIEWER_BYTES, VIEWERS, freed)
+
+    def open(self, principal: Principal, size: int) -> Account:
+        """See `Company`. What it is being sent is divided among principals."""
+        guest = self.guest
+        return guest.admission.budget.open("viewer", {"itself": size}, VIEWERS, divided(principal, guest.name))
 
     def arrive(self, session: ViewerSession) -> None:
         """A viewer has connected; GraphError if there is no room."""
