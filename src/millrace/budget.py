@@ -241,29 +241,31 @@ class Budget:
             self.refusals += 1
             lack = self._lack(more, reach, account.who)
             self._refused(account.what, lack)
-            raise BudgetError(self._sentence(account.what, lack), more)
+            raise BudgetError(self._sentence(account.what, lack, self._left_for_others(reach, account.who) > 0), more)
         self._add(more, reach, account.who)
 
     def _lack(self, more: int, reach: float, who: str) -> Lack:
         """What has no room for `more` bytes."""
         whose = ""
+        if who != self.whose:
+            more += self._left_for_others(reach, who)
         if reach == REQUESTS:
             requests = self._whose[reach]
-            more += requests[who]
             whose = max(requests, key=requests.__getitem__, default=who)
         share = self.limit * SHARES.get(reach, 1.0)
         if reach in SHARES and self._shared[reach] + more > share:
             return Lack(NAMES[reach], self._shared[reach], share, whose)
         return Lack("", self.held, self.limit, whose)
 
-    def _sentence(self, what: str, lack: Lack) -> str:
+    def _sentence(self, what: str, lack: Lack, divided: bool) -> str:
         amount = f"{lack.held / MIB:.0f} of the {lack.limit / MIB:.0f} MiB"
         said = f"{self.whose} holds {amount} that it may hold"
         cure = "close some of its streams, samples or connections"
         if lack.among:
             said, cure = f"the {lack.among} of {self.whose} hold {amount} that they may hold", "end some of them"
-            if lack.among == NAMES[REQUESTS]:
-                said += ", and nobody's may hold more than is left for others"
+            if divided:
+                most = "more than" if lack.among == NAMES[REQUESTS] else "more than twice what"
+                said += f", and nobody's may hold {most} is left for others"
         return f"{said}: no room for this {what}; {cure}, or raise its `memory`"
 
     def _add(self, more: int, reach: float, who: str) -> None:

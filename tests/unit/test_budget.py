@@ -208,6 +208,19 @@ def test_refused_request_names_whose_the_others_are() -> None:
     assert told == [Lack("requests", 32 * MIB, 64 * MIB, "token/1")]
 
 
+def test_viewers_of_one_are_told_that_they_leave_others_something() -> None:
+    told = list[Lack]()
+    budget = Budget("guest alice", 256 * MIB, lambda what, lack: told.append(lack))
+    assert fill(budget, "token/1", MIB, VIEWERS) in (21, 22)
+    said = r"viewers of guest alice hold 2. of the 32 MiB .* more than twice what is left for others: no room"
+    with pytest.raises(BudgetError, match=said):
+        budget.open("viewer", {"itself": MIB}, VIEWERS, "token/1")
+    budget.open("viewer", {"itself": 5 * MIB}, VIEWERS, "token/2")
+    budget.open("viewer", {"itself": 4 * MIB}, VIEWERS)
+    with pytest.raises(BudgetError, match=r"viewers of guest alice hold 3. of the 32 MiB that they may hold: no room"):
+        budget.open("viewer", {"itself": 3 * MIB}, VIEWERS)
+
+
 def test_own_budget_of_a_principal_is_not_divided() -> None:
     budget = Budget("owner", 64 * MIB)
     assert fill(budget, "owner", MIB) == 63
