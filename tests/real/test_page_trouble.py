@@ -95,7 +95,8 @@ async def lacks_rights(page: Browser, daemon: Daemon) -> None:
     # What is lacking, and where, are values of the answer, whatever its sentence is.
     await page.run(
         "void (globalThis.real = fetch, "
-        f"globalThis.fetch = async () => new Response({json.dumps(json.dumps(REFUSAL))}, {{ status: 403 }}))"
+        f"globalThis.fetch = async () => new Response({json.dumps(json.dumps(REFUSAL))}, {{ status: 403,"
+        " headers: { 'Content-Type': 'application/json' } }))"
     )
     await pressed(page, "#mix button")
     await page.until(f"{STATUS} === 'You lack the right “link” in guest lab (2) .'")
