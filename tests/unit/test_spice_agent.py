@@ -19,6 +19,7 @@ from millrace.wire.spice.agent import (
     PIECE_MAX,
     READ_AT_ONCE,
     TEXT_MAX,
+    UNSENT_BYTES_MAX,
     UNSENT_MAX,
     SpiceAgent,
 )
@@ -63,9 +64,13 @@ class Guest:
 
     def sent(self) -> list[tuple[int, bytes]]:
         """Messages of the channel."""
-        while self.agent.unfinished:
-            self.agent.go_on()
-        return _messages(self.channel)
+        found = []
+        while True:
+            while self.agent.unfinished:
+                self.agent.go_on()
+            found += _messages(self.channel)
+            if not self.agent.unfinished:
+                return found
 
     def told(self) -> list[tuple[int, bytes]]:
         """Messages of ours to the agent, as far as they are whole."""
@@ -207,6 +212,18 @@ def test_text_is_sent_in_small_steps_and_nothing_within_it() -> None:
     guest.agent.giving.open(lambda: False)
     rest = b"".join(body for _, body in guest.sent())
     assert rest.endswith(struct.pack("<IIQI", 1, RELEASE, 0, 4) + SEL) and rest.count(b"x") < 100_000
+
+
+def test_no_more_of_a_text_is_made_than_can_be_sent_before_it_is_known_whether_the_server_reads() -> None:
+    guest = Guest(tokens=1 << 20)
+    guest.told()
+    guest.tells(REQUEST, SEL + TEXT)
+    guest.agent.send_clip_text(words("x" * 1_000_000))
+    while guest.agent.unfinished:
+        guest.agent.go_on()
+    assert UNSENT_BYTES_MAX <= guest.channel.unsent_bytes < UNSENT_BYTES_MAX + 20 * PIECE_BYTES
+    guest.channel.data_to_send()
+    assert guest.agent.unfinished
 
 
 def test_session_goes_on_while_more_of_a_text_is_to_be_sent() -> None:

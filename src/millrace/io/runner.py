@@ -226,9 +226,10 @@ class StreamRunner(asyncio.BufferedProtocol):
             self._failed(core, error)
         if not self._inside and core.known and self._transport is not None:
             self._enter(self._transport)
+        self._flush()
+        # Asked now, as a core may have waited for its output to be sent.
         if not core.closing and (taken < len(data) or core.unfinished):
             self._park(bytes(data[taken:]))
-        self._flush()
 
     def _enter(self, transport: asyncio.Transport) -> None:
         self._inside = True

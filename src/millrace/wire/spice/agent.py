@@ -26,6 +26,8 @@ UNSENT_MAX = 64
 """Messages that may wait for tokens. Only the newest offer does, and one request."""
 AT_ONCE = READ_AT_ONCE = 16
 """Pieces that are sent in one step, and messages that are read."""
+UNSENT_BYTES_MAX = 128 * 1024
+"""No more of a text is made while so much waits to be handed to the connection."""
 ASKS_MAX = 2
 """Programs of the guest that may wait for our text."""
 TOKENS_MAX = 1 << 20
@@ -265,9 +267,10 @@ class SpiceAgent:
         """Whether `go_on` has something to do, or `read`."""
         return self.behind or self._gives
 
+    # Whether the server reads is only known of what has been handed to the connection.
     @property
     def _gives(self) -> bool:
-        return self._tokens > 0 and self.giving.due
+        return self._tokens > 0 and self.giving.due and self._channel.unsent_bytes < UNSENT_BYTES_MAX
 
     def go_on(self) -> None:
         """Hand over some pieces of a text, as far as there are tokens."""

@@ -243,6 +243,11 @@ class SpiceChannel(AnswerDue):
         """Queue a message."""
         self._out += struct.pack("<HI", kind, len(body)) + body
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that `data_to_send` has yet to return."""
+        return len(self._out)
+
     def data_to_send(self) -> bytes:
         """See `Sender`."""
         out, self._out = bytes(self._out), bytearray()
