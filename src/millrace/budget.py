@@ -159,7 +159,7 @@ class Lack(NamedTuple):
     held: int
     limit: float
     who: str = ""
-    """For a request: the principal whose hold most."""
+    """For requests whose share is full: whose hold most."""
 
 
 def _untold(what: str, lack: Lack) -> None:
@@ -249,11 +249,11 @@ class Budget:
         whose = ""
         if who != self.whose:
             more += self._left_for_others(reach, who)
-        if reach == REQUESTS:
-            requests = self._whose[reach]
-            whose = max(requests, key=requests.__getitem__, default=who)
         share = self.limit * SHARES.get(reach, 1.0)
         if reach in SHARES and self._shared[reach] + more > share:
+            if reach == REQUESTS:
+                requests = self._whose[reach]
+                whose = max(requests, key=requests.__getitem__, default=who)
             return Lack(NAMES[reach], self._shared[reach], share, whose)
         return Lack("", self.held, self.limit, whose)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from pathlib import Path
 
 from millrace.budget import MIB, REQUESTS
@@ -16,6 +17,18 @@ from tests.scenario.tenants import Rig, joined, running
 
 SIZE = 65_000
 EACH = 18 * 1024 + 2 * SIZE
+
+
+IN_TWO_PARTS = """
+import socket, sys, time
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(sys.argv[1])
+    data = bytes.fromhex(sys.argv[2])
+    for part in data[:-1], data[-1:]:
+        sock.sendall(part)
+        time.sleep(0.1)
+    print(sock.recv(4096))
+"""
 
 
 async def withhold(rig: Rig, secret: str, number: int) -> list[socket.socket]:
@@ -79,11 +92,19 @@ def test_program_that_never_finishes_its_messages_keeps_nobody_else_from_its_gue
         alice = rig.daemon.worker.guest("alice")
         budget = alice.graph.budget
         budget.limit = 64 * MIB
-        part = frame(NativeHello(1, "p")) + HEADER.pack(MIB, 2, 0, 0) + bytes(MIB - 4096)
-        sockets = [await send(rig, part) for _ in range(60)]
+        sockets = []
+        for size, number in ((MIB, 60), (MIB // 32, 40), (1024, 40)):
+            part = frame(NativeHello(1, "p")) + HEADER.pack(size, 2, 0, 0) + bytes(size // 2)
+            sockets += [await send(rig, part) for _ in range(number)]
         await eventually(lambda: budget.refusals >= 50)
         assert 6 * MIB < budget._shared[REQUESTS] <= 8 * MIB
         await plays(rig)
+        # Another program of the guest has room for a message in two parts.
+        path, hello = rig.daemon.config.runtime / "alice" / "native", frame(NativeHello(1, "other" * 400))
+        other = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", IN_TWO_PARTS, path, hello.hex(), stdout=asyncio.subprocess.PIPE
+        )
+        assert b"version" in (await other.communicate())[0]
         await (await joined(rig, await rig.token("hears", "hear", ["alice"]))).close()
         for sock in sockets:
             sock.close()

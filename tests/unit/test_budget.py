@@ -221,6 +221,15 @@ def test_viewers_of_one_are_told_that_they_leave_others_something() -> None:
         budget.open("viewer", {"itself": 3 * MIB}, VIEWERS)
 
 
+def test_request_that_a_full_guest_refuses_accuses_nobody_of_requests() -> None:
+    told = list[Lack]()
+    budget = Budget("guest alice", 16 * MIB, lambda what, lack: told.append(lack))
+    budget.open("sample", {"data": 15 * MIB})
+    with pytest.raises(BudgetError):
+        budget.open("request", {"body": MIB}, REQUESTS, "token/1")
+    assert [one.who for one in told] == [""]
+
+
 def test_own_budget_of_a_principal_is_not_divided() -> None:
     budget = Budget("owner", 64 * MIB)
     assert fill(budget, "owner", MIB) == 63

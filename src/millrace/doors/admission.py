@@ -85,9 +85,15 @@ class Admission:
         self.doors: list[Door] = []
         self.refused_logins = self.refused_captures = 0
 
-    def account(self, parts: Mapping[Any, int], reach: float = CONNECTIONS) -> Account:
+    def account(self, parts: Mapping[Any, int], reach: float = CONNECTIONS, subject: Subject | None = None) -> Account:
         """Open an account for a new connection's memory; BudgetError if the guest has no room for it."""
-        return self.budget.open("connection", parts, reach, self.principal.key)
+        return self.budget.open("connection", parts, reach, self.whose(subject))
+
+    # One program of a guest is not to take the others' room for what is incomplete.
+    def whose(self, subject: Subject | None) -> str:
+        """Whose the memory of a connection is: that of one process of the guest, if it is known, or of the guest."""
+        pid = 0 if subject is None else subject.identity.pid
+        return f"{self.principal.key}/{pid}" if pid else self.principal.key
 
     # -- by grants ---------------------------------------------------------------------------
 

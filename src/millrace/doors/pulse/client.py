@@ -71,7 +71,7 @@ class PulseClient(ClientStreams):
     ) -> None:
         if len(door.clients) >= CLIENTS_MAX:
             raise GraphError(f"guest {door.graph.name} already has {CLIENTS_MAX} connections, the maximum")
-        super().__init__(door, door.admission.account(weights(state)), state)
+        super().__init__(door, door.admission.account(weights(state), subject=state.subject), state)
         self.index, self.props, self.extensions = state.index, state.props, state.extensions
         self.subject = self.program = state.subject
         self.closing = False

@@ -80,7 +80,8 @@ class NativeSession:
         if server.guest is None:
             budget, who = self._plane.budget_of(OWNER), OWNER.key
         else:
-            budget, who = server.guest.admission.budget, server.guest.admission.principal.key
+            admission = server.guest.admission
+            budget, who = admission.budget, admission.whose(self.subject)
         self.account = budget.open("connection", {"itself": SESSION_BYTES}, CONNECTIONS, who)
         self._leave: Leave = nothing
         self.encode: Encode = native_frames
@@ -348,7 +349,8 @@ class NativeSession:
     def _enter(self) -> None:
         """Register the authenticated session under its principal."""
         principal = self.principal
-        self.account.belong(principal.key)
+        if self.server.guest is None:
+            self.account.belong(principal.key)
         self._leave = self._plane.enter(principal, lambda why: self.end(why, "rights"), self._lose)
         self.connection.turns = self._plane.turns_of(principal)
 
