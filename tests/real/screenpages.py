@@ -49,7 +49,7 @@ async def canvas(page: Browser) -> Picture:
 
 async def shows(page: Browser, picture: Picture, off: int = 0, at: Rect | None = None) -> None:
     """Wait until the canvas shows the picture, or that part of it; each value may be `off`."""
-    end, worst = asyncio.get_running_loop().time() + 15, -1
+    end, worst = asyncio.get_running_loop().time() + 30, -1
     while asyncio.get_running_loop().time() < end:
         seen = await canvas(page)
         if seen.shape[:2] == picture.shape[:2]:

@@ -125,6 +125,8 @@ class ScreenServer:
     def __init__(self, script: Callable[[ScreenServer], Any] | None = None, prefix: str = "", status: int = 0) -> None:
         self._script, self._prefix, self._status = script, prefix, status
         self.got: list[dict[str, Any]] = []
+        self.pinged: list[float] = []
+        """When pings came."""
         self.clips: list[bytes] = []
         """Binary messages: text from the clipboard."""
         self.offered: list[str] = []
@@ -215,6 +217,7 @@ class ScreenServer:
 
     async def _heard(self, line: web.WebSocketResponse, message: dict[str, Any]) -> None:
         if message["type"] == "ping":
+            self.pinged.append(time.monotonic())
             await line.send_json({"type": "pong", "t": message["t"], "now": time.monotonic_ns()})
         elif message["type"] != "pong":
             self.got.append(message)

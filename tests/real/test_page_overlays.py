@@ -84,7 +84,7 @@ def laid(below: Picture, films: Iterable[Shown]) -> tuple[Picture, np.ndarray]:
 async def lies(page: Browser, below: Picture, *films: Shown) -> None:
     """Wait until the canvas shows the picture with these films over it."""
     expected, off = laid(below, films)
-    end, worst = time.monotonic() + 10, 255
+    end, worst = time.monotonic() + 30, 255
     while time.monotonic() < end:
         seen = (await canvas(page)).astype(int)
         worst = int((np.abs(seen - expected).max(2) - off).max()) if seen.shape == expected.shape else 255

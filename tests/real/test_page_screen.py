@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,9 @@ async def stills(page: Browser, server: ScreenServer) -> None:
     shown = await server.until("shown", serial=server.serial)
     assert shown["skew_ns"] is None and shown["queue"] == 0
     times = [shown[name] for name in ("arrived_ns", "decoded_ns", "drawing_ns", "drawn_ns")]
-    assert times == sorted(times) and 0 < times[0] <= times[-1] <= time.monotonic_ns() + 50_000_000
+    # Firefox without a GPU stands still for 10 s now and then. After 5 s it does not know the daemon's clock any more.
+    if max(later - one for one, later in pairwise([*server.pinged, time.monotonic()])) < 4:
+        assert times == sorted(times) and 0 < times[0] <= times[-1] <= time.monotonic_ns() + 50_000_000
     serials = [one["serial"] for one in server.got if one["type"] == "shown"]
     assert serials == sorted(serials) and len(serials) == server.serial
     assert not [one for one in server.got if one["type"] in ("refresh", "taken")]
