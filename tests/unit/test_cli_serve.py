@@ -106,7 +106,7 @@ class Daemon:
             name="a", pulse=SimpleNamespace(path="/p", cookie_path="/k"), config=GuestConfig("a", pulse_tcp=("h:1",))
         )
         self.worker = SimpleNamespace(guests={"a": guest}, quiet=lambda: True)
-        self.serving = SimpleNamespace(outward_url="wss://127.0.0.1:9", page_url="https://x/")
+        self.serving = SimpleNamespace(outward_url="wss://127.0.0.1:9", page_url="https://x/", silent_url="")
         self.config, self._did, self._fails = config, did, fails
         did.append(config)
 
@@ -183,6 +183,20 @@ def test_daemon_reports_ready_and_shuts_down_in_order(
         "ready; `millrace ls` shows the state, Ctrl-C stops the daemon",
         "stopping …",
     ]
+
+
+def test_addresses_for_other_machines_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("millrace.io.sockets.outward_address", lambda: "192.0.2.7")
+    daemon: Any = Daemon(Config(runtime=Path("r"), state=Path("s")), [])
+    daemon.worker.guests["a"].config = GuestConfig("a", pulse_tcp=("0.0.0.0:47", "[::]:48", "[::1]:49"))
+    daemon.serving.silent_url = "http://192.0.2.7:9/"
+    serve._tell(daemon)
+    out = capsys.readouterr().out
+    assert "            elsewhere http://192.0.2.7:9/ with a token; browsers play sound there only with TLS\n" in out
+    told = [line.split("tcp:")[1].split()[0] for line in out.splitlines() if "tcp:" in line]
+    assert told == ["192.0.2.7:47", "192.0.2.7:48", "[::1]:49"], "an address to connect to"
 
 
 def test_many_guests_are_told_in_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:

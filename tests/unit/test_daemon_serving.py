@@ -73,25 +73,67 @@ def test_addresses_are_those_of_bound_socket(here: str) -> None:
 
 @pytest.mark.parametrize("listen", [":0", "0.0.0.0:0", "[::]:0"])
 def test_wildcard_address_is_not_printed(listen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "outward_address", lambda: "2001:db8::7")
+    monkeypatch.setattr("millrace.io.sockets.outward_address", lambda: "2001:db8::7")
 
     async def test(made: Serving, acceptors: Acceptors) -> None:
         await made.listen(application())
         ports = {one.sock.getsockname()[1] for one in acceptors.served}
         assert len(ports) == 1 and made.address == f"127.0.0.1:{ports.pop()}"
         assert made.outward == f"[2001:db8::7]:{made.address.rpartition(':')[2]}"
+        assert made.page_url == f"http://{made.address}/", "browsers play sound there"
+        assert made.silent_url == f"http://{made.outward}/" and made.outward_url == f"ws://{made.outward}"
 
     served(test, listen=listen)
 
 
-def test_host_without_route_prints_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "outward_address", lambda: "")
+def test_host_without_route_prints_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millrace.io.sockets.outward_address", lambda: "")
 
     async def test(made: Serving, acceptors: Acceptors) -> None:
         await made.listen(application())
-        assert made.outward == ""
+        assert made.outward == made.address and not made.silent_url
 
     served(test, listen="0.0.0.0:0")
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0", ":0", "127.0.0.1:0", "[::1]:0", "localhost:0"])
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_others_can_read_on_the_way_is_said(
+    listen: str, tls: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "server_tls", lambda *files: None if not tls else object())
+    monkeypatch.setattr(serving, "validity_trouble", lambda cert, now: "")
+    monkeypatch.setattr(serving, "hosts_of", lambda cert: [])
+    told = [] if tls or not listen.startswith(("0", "[::]", ":")) else [
+        f"tokens, sound, screens and keys of those who connect to {listen} from other machines are not encrypted: use "
+        "--tls-cert and --tls-key, or a proxy on this machine (docs/proxy.md)"
+    ]  # fmt: skip
+
+    async def test(made: Serving, acceptors: Acceptors) -> None:
+        await made.listen(application())
+        assert caplog.messages == told
+
+    served(test, listen=listen, **({"tls_cert": "c.pem", "tls_key": "k.pem"} if tls else {}))
+
+
+@pytest.mark.parametrize(("hosts", "shown"), [
+    ([], "192.0.2.7"), (["192.0.2.7", "desk.example"], "192.0.2.7"), (["desk.example", "192.0.2.9"], "desk.example"),
+])  # fmt: skip
+def test_address_that_is_printed_is_one_of_the_certificate(
+    hosts: list[str], shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("millrace.io.sockets.outward_address", lambda: "192.0.2.7")
+    monkeypatch.setattr(serving, "server_tls", lambda *files: object())
+    monkeypatch.setattr(serving, "validity_trouble", lambda cert, now: "")
+    monkeypatch.setattr(serving, "hosts_of", lambda cert: hosts)
+
+    async def test(made: Serving, acceptors: Acceptors) -> None:
+        await made.listen(application())
+        port = made.address.rpartition(":")[2]
+        assert made.page_url == f"https://{shown}:{port}/" and made.outward_url == f"wss://{shown}:{port}"
+        assert not made.silent_url and made.url == f"wss://127.0.0.1:{port}"
+
+    served(test, listen="0.0.0.0:0", tls_cert="c.pem", tls_key="k.pem")
 
 
 def test_unusable_address_is_reported_in_one_sentence() -> None:

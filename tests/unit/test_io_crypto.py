@@ -14,6 +14,7 @@ from millrace.errors import ConfigError
 from millrace.io.crypto import (
     certificate_trouble,
     client_tls,
+    hosts_of,
     server_tls,
     tls_trouble,
     trusting_nobody,
@@ -47,10 +48,11 @@ def test_daemon_imports_aiohttp_without_loading_ca_certificates() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def pair(folder: Path, name: str) -> tuple[str, str]:
+def pair(folder: Path, name: str, *more: str) -> tuple[str, str]:
     """A certificate for localhost, valid from now for a day, and its key."""
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
+    made += more
     subprocess.run([*made, "-subj", "/CN=localhost", "-out", cert, "-keyout", key], check=True, capture_output=True)
     return str(cert), str(key)
 
@@ -61,6 +63,16 @@ def test_certificate_outside_its_dates_is_reported(tmp_path: Path) -> None:
     assert validity_trouble(cert, now + timedelta(hours=1)) == ""
     assert "expired on 2" in validity_trouble(cert, now + timedelta(days=3))
     assert "is not valid before 2" in validity_trouble(cert, now - timedelta(days=3))
+
+
+def test_hosts_of_a_certificate_are_its_alternative_names(tmp_path: Path) -> None:
+    names = "subjectAltName=DNS:*.example,DNS:desk.example,IP:192.0.2.7,IP:2001:db8::7"
+    cert, _ = pair(tmp_path, "a", "-addext", names)
+    assert hosts_of(cert) == ["desk.example", "192.0.2.7", "2001:db8::7"]
+    bare, _ = pair(tmp_path, "b")
+    assert hosts_of(bare) == [], "clients go by the alternative names alone"
+    (tmp_path / "c.pem").write_text("-----BEGIN TRUSTED CERTIFICATE-----\n")
+    assert hosts_of(str(tmp_path / "c.pem")) == []
 
 
 def test_invalid_tls_file_is_named(tmp_path: Path) -> None:

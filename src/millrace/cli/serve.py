@@ -170,12 +170,17 @@ def _more_descriptors() -> None:
 
 def _tell(daemon: Daemon) -> None:
     """Print what to export for applications, and how to listen."""
+    from millrace.io.sockets import reachable_host
+    from millrace.text import parse_address, show_address
+
     guests = list(daemon.worker.guests.values())
     for guest in guests[:TOLD_MAX]:
         tell(f"guest {guest.name}")
         tell(f"  applications:  export PULSE_SERVER=unix:{guest.pulse.path}")
         for address in guest.config.pulse_tcp:
-            tell(f"  over TCP:      export PULSE_SERVER=tcp:{address} PULSE_COOKIE={guest.pulse.cookie_path}")
+            host, port = parse_address(address, "pulse_tcp")
+            server = show_address(reachable_host(host), port)
+            tell(f"  over TCP:      export PULSE_SERVER=tcp:{server} PULSE_COOKIE={guest.pulse.cookie_path}")
         tell(f"  hear and see:  millrace listen {guest.name}; millrace view {guest.name}")
     if len(guests) > TOLD_MAX:
         tell(f"and {len(guests) - TOLD_MAX} more guests, likewise; `millrace ls` shows them")
@@ -189,4 +194,6 @@ def _tell(daemon: Daemon) -> None:
         tell("            valid for one browser, once, for an hour; `millrace page` prints another")
     else:
         tell(f"browser:    {daemon.serving.page_url} with a token, or by the link that `millrace page` prints")
+    if daemon.serving.silent_url:
+        tell(f"            elsewhere {daemon.serving.silent_url} with a token; browsers play sound there only with TLS")
     tell("ready; `millrace ls` shows the state, Ctrl-C stops the daemon")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 import ssl
@@ -12,10 +13,10 @@ from aiohttp import web
 
 from millrace.daemon.config import Config
 from millrace.errors import ConfigError
-from millrace.io.crypto import server_tls, validity_trouble
+from millrace.io.crypto import hosts_of, server_tls, validity_trouble
 from millrace.io.listeners import Acceptor, Listeners, bind_tcp
 from millrace.io.metered import Metered
-from millrace.io.sockets import outward_address
+from millrace.io.sockets import EVERYWHERE, reachable_host
 from millrace.io.turns import Turns
 from millrace.server.http import weblog
 from millrace.server.http.connection import HttpConnection
@@ -43,7 +44,7 @@ class Serving:
         self.address = config.listen
         """HOST:PORT for listeners on this host."""
         self.outward = ""
-        """HOST:PORT for listeners elsewhere; set only when listening on all addresses."""
+        """HOST:PORT for listeners elsewhere; empty if only this host can connect."""
 
     async def serve(
         self, application: web.Application, *socks: socket.socket, tls: ssl.SSLContext | None = None
@@ -77,10 +78,21 @@ class Serving:
             ) from None
         await self.serve(application, *bound, tls=tls)
         port = bound[-1].getsockname()[1]
-        everywhere = host in ("", "::", "0.0.0.0")
         # A wildcard address is for binding; it is not an address to connect to.
-        self.address = show_address("127.0.0.1" if everywhere else host, port)
-        self.outward = show_address(found, port) if everywhere and (found := outward_address()) else ""
+        self.address = show_address("127.0.0.1" if host in EVERYWHERE else host, port)
+        if all(_is_loopback(sock) for sock in bound):
+            return
+        self.outward = show_address(self._certified(reachable_host(host)), port)
+        if tls is None:
+            log.warning(
+                "tokens, sound, screens and keys of those who connect to %s from other machines are not encrypted: use "
+                "--tls-cert and --tls-key, or a proxy on this machine (docs/proxy.md)", self._config.listen,
+            )  # fmt: skip
+
+    def _certified(self, host: str) -> str:
+        """The host for which clients accept the certificate: `host`, unless it is only for others."""
+        hosts = hosts_of(self._config.tls_cert) if self._config.tls_cert else []
+        return host if host in hosts or not hosts else hosts[0]
 
     def _tls(self) -> ssl.SSLContext | None:
         cert, key = self._config.tls_cert, self._config.tls_key
@@ -125,7 +137,19 @@ class Serving:
 
     @property
     def page_url(self) -> str:
-        """URL of the page."""
+        """URL of the page. Without TLS it is that on this host, where browsers also play sound."""
         if self._config.addresses.public_url:
             return f"{self._config.addresses.public_url}/"
-        return f"{'https' if self._config.tls_cert else 'http'}://{self.address}/"
+        return f"https://{self.outward or self.address}/" if self._config.tls_cert else f"http://{self.address}/"
+
+    @property
+    def silent_url(self) -> str:
+        """URL of the page from elsewhere, where browsers play no sound for want of TLS; empty if there is none."""
+        if self._config.addresses.public_url or self._config.tls_cert or self.outward in ("", self.address):
+            return ""
+        return f"http://{self.outward}/"
+
+
+def _is_loopback(sock: socket.socket) -> bool:
+    """Whether only this host can connect."""
+    return ipaddress.ip_address(sock.getsockname()[0]).is_loopback

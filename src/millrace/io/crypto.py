@@ -8,9 +8,12 @@ import ssl
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from millrace.errors import ConfigError, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 SPICE_KEY_BITS = 1024
 NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
@@ -107,14 +110,35 @@ def _authority_trouble(path: str, error: OSError) -> ConfigError:
     return ConfigError(f"CA file {path}: {why}")
 
 
-def validity_trouble(cert: str, now: datetime) -> str:
-    """Why clients won't accept the certificate at `now`; empty if its dates are right."""
+def _certificate(path: str) -> Certificate | None:
+    """The first certificate of a file; None if only OpenSSL understands the file."""
     from cryptography import x509
 
     try:
-        first = x509.load_pem_x509_certificate(Path(cert).read_bytes())
+        return x509.load_pem_x509_certificate(Path(path).read_bytes())
     except ValueError:
-        # OpenSSL takes files that this parser does not.
+        return None
+
+
+def hosts_of(cert: str) -> list[str]:
+    """The hosts that a certificate is for: names first, then addresses; without patterns such as `*.example`."""
+    from cryptography import x509
+
+    first = _certificate(cert)
+    try:
+        names = None if first is None else first.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return []
+    if names is None:
+        return []
+    hosts = [name for name in names.get_values_for_type(x509.DNSName) if "*" not in name]
+    return [*hosts, *(str(address) for address in names.get_values_for_type(x509.IPAddress))]
+
+
+def validity_trouble(cert: str, now: datetime) -> str:
+    """Why clients won't accept the certificate at `now`; empty if its dates are right."""
+    first = _certificate(cert)
+    if first is None:
         return ""
     begin, end = first.not_valid_before_utc, first.not_valid_after_utc
     if now > end:

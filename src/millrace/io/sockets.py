@@ -18,6 +18,8 @@ from millrace.rights.grants import Identity, Subject
 from millrace.rights.model import Admits
 
 log = logging.getLogger("millrace.io")
+EVERYWHERE = ("", "::", "0.0.0.0")
+"""Hosts that mean all addresses of this machine."""
 SO_PEERPIDFD = 77
 """From asm-generic/socket.h, Linux 6.5; Python has no constant for it yet."""
 
@@ -84,6 +86,11 @@ def outward_address() -> str:
             probe.connect((beyond, 9))
             return str(probe.getsockname()[0])
     return ""
+
+
+def reachable_host(host: str) -> str:
+    """The host to connect to for a bound address: those that mean every address are only for binding."""
+    return (outward_address() or "127.0.0.1") if host in EVERYWHERE else host
 
 
 def _credentials(raw: socket.socket | None) -> tuple[int, int] | None:
