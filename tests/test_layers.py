@@ -25,8 +25,8 @@ ROWS = [
     ["server"],
     ["daemon", "lab"],
     ["cli"],
-    # The façade: `millrace.connect` and the version.
-    ["__init__"],
+    # The façade: `millrace.connect` and the version, and `python -m millrace`.
+    ["__init__", "__main__"],
 ]
 """The layers from the bottom up, as listed in docs/architecture.md."""
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}

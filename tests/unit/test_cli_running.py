@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,6 +93,49 @@ def test_error_is_one_line_with_exit_code(
 ) -> None:
     assert ended(raising(error)) == code
     assert capsys.readouterr() == ("", told)
+
+
+BROKEN = {
+    "unnamed": ("raise ImportError('its C part does not load')", "its C part does not load"),
+    "advising": (
+        "try:\n  from nothere.deep import x\nexcept ImportError as why:\n  raise ImportError('\\n\\nREAD\\n') from why",
+        "No module named 'nothere'",
+    ),
+    "silent": ("raise ImportError", "it does not say why"),
+    "damaged": ("import importlib\nimportlib.import_module('damaged.part')", "file too short"),
+    "half": ("from half import other", "cannot import name 'other' from"),
+}
+
+
+@pytest.mark.parametrize("library", BROKEN)
+def test_broken_library_is_named_in_one_sentence(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, why = BROKEN[library]
+    (tmp_path / library).mkdir()
+    (tmp_path / library / "__init__.py").write_text(code)
+    (tmp_path / library / f"part{EXTENSION_SUFFIXES[0]}").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert ended(lambda: importlib.import_module(library)) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"name: the library {library} is missing or broken (") and why in said
+    assert said.endswith("); install Millrace again")
+
+
+def test_import_error_of_our_own_stays_a_traceback() -> None:
+    for code in ("from millrace.units import nothing", "import millrace.nothing", "raise ImportError('odd')"):
+        with pytest.raises(ImportError):
+            run.main_of(partial(exec, code, {"__name__": "millrace.bug"}), "name")
+
+
+def test_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(entry, "main", lambda: ran.append("main"))
+    import millrace.__main__
+
+    assert ran == ["main"] and millrace.__main__.__doc__
+    done = subprocess.run([sys.executable, "-m", "millrace", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"millrace {__version__}\n", "")
 
 
 def test_successful_command_exits_with_0_and_default_signal_handlers(

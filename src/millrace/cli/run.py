@@ -10,12 +10,14 @@ from typing import Any, NoReturn, TypeVar
 
 from millrace.cli.console import PIPE_CLOSED, flush_stdout, guard, warn
 from millrace.errors import MillraceError
+from millrace.text import printable
 
 T = TypeVar("T")
 
 INTERRUPTED = 130
 # Exit codes for scripts: each error class has its own (see `errors`), with 2 for wrong usage as in shells. From 128 on
 # they follow the shell's convention for signals: 129 SIGHUP, 130 SIGINT, 141 SIGPIPE, 143 SIGTERM. Anything else is 1.
+OURSELVES = "millrace"
 AGAIN_S = 0.01
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -38,9 +40,10 @@ def main_of(app: Callable[[], object], name: str) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except ImportError as error:
-        if (error.name or "millrace").partition(".")[0] == "millrace":
+        library = _library_of(error)
+        if library == OURSELVES:
             raise
-        _fail(name, f"the library {error.name} is missing or broken ({error}); install Millrace again", 1)
+        _fail(name, f"the library {library} is missing or broken ({_first_cause(error)}); install Millrace again", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         _fail(name, f"{where}{error.strerror or error}", 1)
@@ -78,6 +81,27 @@ def _fail(name: str, why: str, code: int) -> NoReturn:
     if code != PIPE_CLOSED:
         warn(f"{name}: {why}")
     sys.exit(code)
+
+
+def _library_of(error: ImportError) -> str:
+    """The library that can't be imported: the one whose code has raised the error, or else the one that it names."""
+    frame, library = error.__traceback__, OURSELVES
+    while frame is not None:
+        package = str(frame.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        # The import system runs below whoever imports; the standard library is part of Python.
+        if package != "None" and package not in sys.stdlib_module_names:
+            library = OURSELVES if package == "__main__" else package
+        frame = frame.tb_next
+    return library if library != OURSELVES else (error.name or OURSELVES).partition(".")[0]
+
+
+def _first_cause(error: ImportError) -> str:
+    """What the first of the import errors that led to this one says, in one line: libraries add pages of advice."""
+    first: BaseException = error
+    while isinstance(cause := first.__cause__ or first.__context__, ImportError):
+        first = cause
+    lines = str(first).splitlines()
+    return printable(next((line.strip() for line in lines if line.strip()), "it does not say why"))
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
