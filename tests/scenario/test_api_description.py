@@ -71,7 +71,7 @@ class House(Rig):
         await self.do("token.new", may="see,hear", guests=["alice"], name="a token")
         await self.do("token.new", may="all", expires="never")
         await self.do("grant", alice, what="microphone", allow="prompt")
-        await self.do("grant", alice, what="camera", allow=False, program="/usr/bin/tool")
+        await self.do("grant", alice, what="camera", allow=False, program="tool")
         await self.do("remember", key="notes/one", value="kept")
 
     async def player(self, held: AsyncExitStack, name: str) -> PulsePlayer:

@@ -101,7 +101,7 @@ def test_request_is_not_taken_for_a_rule_nor_a_rule_for_a_request(daemon: Daemon
 
 RULES = [
     {"guest": "a", "program": "*", "what": "connect", "allow": True},
-    {"guest": "a", "program": "firefox", "what": "monitor", "allow": False},
+    {"guest": "a", "program": "firefox", "what": "monitor", "allow": False, "note": "'x' matches none"},
     {"guest": "b", "program": "flatpak:x", "what": "camera", "allow": "prompt"},
 ]
 
@@ -121,7 +121,7 @@ def test_rules_and_requests_are_printed_as_sentences(daemon: Daemon) -> None:
     daemon.answers |= {"GET /api/v1/grants": RULES, "GET /api/v1/requests": [REQUEST]}
     assert said("grants").splitlines() == [
         "guest a: any other program may connect",
-        "guest a: firefox may not record the monitor",
+        "guest a: firefox may not record the monitor ('x' matches none)",
         "guest b: flatpak:x has to ask to record the camera",
         "request/3: tool ('it's\\x1b'), process 7 of user 1000, asks guest a to record the camera",
     ]

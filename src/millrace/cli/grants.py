@@ -117,11 +117,16 @@ def grants(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     verdicts = {True: "may", False: "may not", "prompt": "has to ask to"}
     for rule in rules:
         program = "any other program" if rule["program"] == "*" else rule["program"]
-        say_folded(f"guest {rule['guest']}: {program} {verdicts[rule['allow']]} {_deed(rule['what'])}", 4)
+        say_folded(f"guest {rule['guest']}: {program} {verdicts[rule['allow']]} {_deed(rule['what'])}{_note(rule)}", 4)
     for request in requests:
         say_folded(_line(request), 4)
     if not rules and not requests:
         warn("no rules and no requests; programs have the `rights` of [guest.NAME]")
+
+
+def _note(rule: dict[str, Any]) -> str:
+    """Why a rule applies to no program."""
+    return f" ({note})" if (note := rule.get("note")) else ""
 
 
 def _deed(what: str) -> str:

@@ -14,7 +14,6 @@ import msgspec
 from millrace.control import requests as r
 from millrace.control import results, rules, scopes, verbs
 from millrace.control.plane import Place
-from millrace.control.publish import grant_view
 from millrace.control.table import Command, Scope
 from millrace.control.tokens import CONFIGURED, CONFIGURED_BY, token_view
 from millrace.control.worker import Worker
@@ -297,11 +296,9 @@ class Commands:
     # -- grants --------------------------------------------------------------------------------
 
     async def _grants(self, args: r.Nothing, principal: Principal) -> list[results.GrantView]:
-        return [
-            grant_view(guest.name, what, program, verdict)
-            for guest in self.visible(principal)
-            for what, program, verdict in guest.admission.grants
-        ]
+        shown: list[results.GrantView]
+        shown = await with_pauses(rules.views(self.visible(principal), self._worker.sessions, principal))
+        return shown
 
     async def _grant(self, args: r.Grant, principal: Principal) -> results.RuleSet:
         guest, what = self.guest(principal, args.guest, Right.ADMIN), parse_permission(args.what)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from millrace.control.registry import Registry, View
 from millrace.control.results import GrantView
 from millrace.control.tokens import token_view
@@ -95,9 +97,9 @@ class Publisher:
             self._put(session.id, "viewer", lambda: viewer_view(session))
 
 
-def grant_view(guest: str, what: Permission, program: str, verdict: Verdict) -> GrantView:
+def grant_view(guest: str, what: Permission, program: str, verdict: Verdict, note: str = "") -> GrantView:
     """A grant as shown to clients."""
-    return GrantView(guest, what.value, program, verdict.as_json())
+    return GrantView(guest, what.value, program, verdict.as_json(), note or UNSET)
 
 
 class GrantPublisher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from millrace.control.rules import never
 from millrace.control.store import StoredGuest
 from millrace.errors import GraphError
 from millrace.guest.guest import Guest
@@ -22,6 +23,9 @@ def restore(guest: Guest, kept: StoredGuest) -> None:
     rules = [(what, ANY, verdict) for what, verdict in guest.config.grants]
     for what, program, verdict in (*rules, *kept.grants):
         guest.admission.grants.set(what, program, verdict)
+    for what, program, _ in kept.grants:
+        if why := never(program):
+            log.warning("guest %s: a rule about %s: %s", guest.name, what.value, why)
 
 
 # A row of the sink that a guest begins with says that it was removed, and whether it was made again. It goes after the

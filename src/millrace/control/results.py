@@ -70,12 +70,16 @@ class NewSink(msgspec.Struct, frozen=True):
 
 
 class GrantView(msgspec.Struct, frozen=True):
-    """A rule about a program: `allow` is true, false or "prompt"."""
+    """A rule about a program: `allow` is true, false or "prompt".
+
+    `note`, in the list of rules and for those who may change the rule: why it applies to no program as things are.
+    """
 
     guest: str
     what: str
     program: str
     allow: bool | str
+    note: str | UnsetType = UNSET
 
 
 class RuleSet(Done, frozen=True):

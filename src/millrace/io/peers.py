@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import errno
 import os
 import re
 import signal
@@ -10,11 +11,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from millrace.io.lookup import found_below
 from millrace.io.mounts import may_be_asked
 from millrace.rights.grants import Identity
 
+SHEBANG_MAX = 256
+"""How much of a script's first line the kernel reads (BINPRM_BUF_SIZE)."""
 _SNAP = re.compile(r"/snap\.([A-Za-z0-9-]+)[.]")
 _CONTAINER = re.compile(
     r"(?:docker|libpod|crio|cri-containerd)[-/]([0-9a-f]{12})"
@@ -70,13 +74,40 @@ def program_of(pid: int) -> str:
     return Path(path).name if system else path
 
 
-def known_as(path: str) -> str:
-    """How a process is known that runs the program at `path` (`program_of`); OSError if there is none."""
+class ProgramFile(NamedTuple):
+    """A program's file."""
+
+    program: str
+    """How a process is known that runs it (`program_of`)."""
+    interpreter: str = ""
+    """What a script names as its interpreter. Its process runs that, so it is known as that."""
+
+
+def program_file(path: str) -> ProgramFile:
+    """The program's file that `path` leads to; OSError if there is none, ENOEXEC if it is none."""
     with found_below(path, ()) as found:
         status, real = os.stat(found), os.fsencode(os.readlink(found)).decode(errors="backslashreplace")
-    if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
-        raise OSError(f"{path} is no program")
-    return Path(real).name if _is_the_systems(status) else real
+        if not stat.S_ISREG(status.st_mode) or not status.st_mode & 0o111:
+            raise OSError(errno.ENOEXEC, f"{path} is no program")
+        interpreter = _interpreter(found)
+    return ProgramFile(Path(real).name if _is_the_systems(status) else real, interpreter)
+
+
+def _interpreter(path: str) -> str:
+    """The interpreter that a script's first line names (execve(2)); empty for other files, and for unreadable ones."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    with open(descriptor, "rb", buffering=0) as file:
+        head = file.read(SHEBANG_MAX) or b""
+    if not head.startswith(b"#!"):
+        return ""
+    words = head[2:].partition(b"\n")[0].decode(errors="backslashreplace").split() or ["sh"]
+    if Path(words[0]).name == "env":
+        # It finds and executes the program that its first operand names.
+        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word] or words
+    return words[0]
 
 
 def _is_the_systems(status: os.stat_result) -> bool:
