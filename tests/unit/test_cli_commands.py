@@ -54,6 +54,7 @@ def test_what_was_changed_is_printed_with_its_guest(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize(("words", "allow"), [
     ("grant monitor", True), ("grant monitor --forget", None), ("revoke monitor", False), ("prompt monitor", "prompt"),
+    ("revoke monitor --forget", None), ("prompt monitor --forget", None),
 ])  # fmt: skip
 def test_rule_is_set_for_one_program_or_all(daemon: Daemon, words: str, allow: Any) -> None:
     said(*words.split())
@@ -88,6 +89,7 @@ def test_what_is_told_of_a_rule_is_printed(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(("words", "why"), [
+    ("revoke request/3", "'request/3' is a request; `millrace deny` refuses it"),
     ("deny connect", "'connect' is no request/N; `millrace revoke` makes a rule that denies"),
     ("grant microphone --always", "--always is for a pending request/N"),
     ("grant request/3 --forget", "'request/3' is a request"), ("grant 3 --program x", "'3' is a request"),

@@ -23,6 +23,7 @@ _PROGRAM = Annotated[
         help="firefox-esr, /home/a/bin/tool, flatpak:APP, snap:NAME, container:ID or token:N; default: all others."
     ),
 ]
+_FORGET = Annotated[bool, typer.Option("--forget", help="Delete the rule instead, whatever it says.")]
 _ALWAYS = Annotated[bool, typer.Option("--always", help="Also make this answer a rule for that program.")]
 
 
@@ -48,7 +49,7 @@ def grant(
     what: _WHICH,
     guest: Annotated[str | None, typer.Option(help="The guest.  [default: default]")] = None,
     program: _PROGRAM = None,
-    forget: Annotated[bool, typer.Option("--forget", help="Delete the rule instead.")] = False,
+    forget: _FORGET = False,
     always: _ALWAYS = False,
 ) -> None:
     """Allow programs of a guest to connect or record, or one request.
@@ -76,22 +77,28 @@ def grant(
         _decide(what, True, always)
 
 
-def revoke(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = None) -> None:
+def revoke(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = None, forget: _FORGET = False) -> None:
     """Forbid programs of a guest to connect or record, at once.
 
-    Example: millrace revoke monitor --guest alice
+    Examples:
+
+    \b
+      millrace revoke monitor --guest alice
+      millrace revoke monitor --guest alice --forget   # deletes it
     """
-    _rule(what, guest, program, False)
+    if _is_request(what):
+        raise ConfigError(f"{quoted(what)} is a request; `millrace deny` refuses it")
+    _rule(what, guest, program, None if forget else False)
 
 
-def prompt(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = None) -> None:
+def prompt(what: _WHAT, guest: _GUEST = "default", program: _PROGRAM = None, forget: _FORGET = False) -> None:
     """Have programs of a guest ask before they connect or record.
 
     Such a program waits until the session manager or a person says yes. Without an answer in 25 s it is refused.
 
     Example: millrace prompt connect --guest alice --program "flatpak:*"
     """
-    _rule(what, guest, program, "prompt")
+    _rule(what, guest, program, None if forget else "prompt")
 
 
 def deny(request: Annotated[str, typer.Argument(help="The pending request/N.")], always: _ALWAYS = False) -> None:
