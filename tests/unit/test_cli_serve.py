@@ -216,20 +216,33 @@ def test_token_with_every_right_is_told(capsys: pytest.CaptureFixture[str]) -> N
         assert "0123456789" not in out
 
 
-def test_token_of_a_listener_in_the_environment_is_not_given_every_right(
+def test_token_of_a_listener_is_not_given_every_right(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MILLRACE_TOKEN", "chosen-by-its-owner")
     made = serve._configured(written, None, None, None, None, None)
     assert (made.token, made.token_from) == ("chosen-by-its-owner", "$MILLRACE_TOKEN")
-    monkeypatch.setenv("MILLRACE_TOKEN", new_secret(bytes(32)))
-    with pytest.raises(ConfigError, match=r"MILLRACE_TOKEN has a token that a daemon made, .*: unset it for `serve`"):
-        serve._configured(written, None, None, None, None, None)
     secret = tmp_path / "token"
     secret.write_text(new_secret(bytes(32)))
     secret.chmod(0o600)
-    made = serve._configured(written, None, None, None, None, secret)
-    assert made.token.startswith("mr_") and made.token_from == str(secret), "a file is named for this daemon"
+    with pytest.raises(ConfigError, match=f"{secret} has a token that a daemon made, .*: for `serve`, choose one your"):
+        serve._configured(written, None, None, None, None, secret)
+    named = tmp_path / "named.toml"
+    named.write_text(f'[daemon]\ntoken_file = "{secret}"\n')
+    with pytest.raises(ConfigError, match=f"{secret} has a token that a daemon made"):
+        serve._configured(named, None, None, None, None, None)
+    monkeypatch.setenv("MILLRACE_TOKEN", new_secret(bytes(32)))
+    with pytest.raises(ConfigError, match="MILLRACE_TOKEN has a token that a daemon made"):
+        serve._configured(written, None, None, None, None, None)
+
+
+def test_short_token_in_the_environment_is_refused_as_in_a_file(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for token in ("abc", "0123456789abcde"):
+        monkeypatch.setenv("MILLRACE_TOKEN", token)
+        with pytest.raises(ConfigError, match=r"\$MILLRACE_TOKEN: a token has at least 16 characters"):
+            serve._configured(written, None, None, None, None, None)
+    monkeypatch.setenv("MILLRACE_TOKEN", "0123456789abcdef")
+    assert serve._configured(written, None, None, None, None, None).token == "0123456789abcdef"
 
 
 def test_browser_link_is_printed_on_terminals_only(

@@ -141,8 +141,7 @@ def _doors(guest: Table) -> tuple[DoorSpec, ...]:
 def read_token(path: Path) -> str:
     """Read a token from a file; ConfigError if other users can read it."""
     token = checked_token(read_secret(path, "token").strip(), str(path))
-    if len(token) < TOKEN_CHARS_MIN:
-        raise ConfigError(f"{path}: a token has at least {TOKEN_CHARS_MIN} characters")
+    _demand_long(token, str(path))
     return token
 
 
@@ -191,12 +190,19 @@ def with_token(config: Config, path: Path | None) -> Config:
     return replace(config, token=checked_token(token, TOKEN_VARIABLE), token_from=token and f"${TOKEN_VARIABLE}")
 
 
-# Listeners and viewers take the token that somebody gave them from the same variable, with the rights that it has
-# there. Here it would have every right, and whoever made it, or has it too, would come in.
+# Listeners and viewers take the token that somebody gave them from the same variable or from such a file, with the
+# rights that it has there. Here it would have every right, and whoever made it, or has it too, would come in.
 def demand_own_token(config: Config) -> None:
-    """ConfigError if the token is from the environment and looks like one that was made for a listener."""
-    if config.token_from == f"${TOKEN_VARIABLE}" and config.token.startswith(PREFIX):
+    """ConfigError if the token is short, or looks like one that was made for a listener."""
+    if config.token.startswith(PREFIX):
         raise ConfigError(
-            f"{TOKEN_VARIABLE} has a token that a daemon made, for `millrace listen` or `view`; whoever has it would"
-            " have every right here: unset it for `serve`, or name a file with --token-file"
+            f"{config.token_from} has a token that a daemon made, for `millrace listen` or `view`; whoever has it would"
+            " have every right here: for `serve`, choose one yourself, such as `openssl rand -hex 32` prints, or none"
         )
+    if config.token:
+        _demand_long(config.token, config.token_from)
+
+
+def _demand_long(token: str, where: str) -> None:
+    if len(token) < TOKEN_CHARS_MIN:
+        raise ConfigError(f"{where}: a token has at least {TOKEN_CHARS_MIN} characters")
