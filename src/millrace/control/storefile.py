@@ -31,6 +31,8 @@ JOURNAL_BYTES = 64 * 1024
 """By so much the journal is longer than the file, and in such steps."""
 ROOM_BYTES = 32 * 1024
 """Room in the file: some hundred browsers may sign out on a full disk."""
+OUR_OWN = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
+"""Errors of SQLite that a statement of ours causes, whatever the disk does."""
 PAGES_FEW = 4
 """With fewer free pages in the file, a change that takes something away may need that room."""
 
@@ -46,6 +48,12 @@ class NotRead(NotSaved):
 
     # This prevents the daemon from starting, so it is the exit status of `serve`.
     exit_code = 2
+
+
+class Defect(ConfigError):
+    """A change that breaks a rule of the database: ours is the mistake, and not the disk's. It was not made."""
+
+    status, word, exit_code = 500, "graph", 1
 
 
 class _Damaged(sqlite3.DatabaseError):
@@ -267,9 +275,15 @@ class StoreFile:
 
     @contextlib.contextmanager
     def _told(self, what: str, kind: type[NotSaved]) -> Iterator[None]:
-        """Convert database errors to `kind`. Trouble with the file stays in `trouble` until a change succeeds."""
+        """Convert errors of the disk and the file to `kind`. They stay in `trouble` until a change succeeds.
+
+        Our own are a `Defect`, and no trouble: the next change may well succeed.
+        """
         try:
             yield
+        except OUR_OWN as error:
+            log.exception("%s", self._sentence(error))
+            raise Defect(f"not {what}: an internal error ({error}); the daemon's log has it") from None
         except (sqlite3.Error, OSError, _Replaced) as error:
             self.trouble = self._sentence(error)
             log.error("%s", self.trouble)

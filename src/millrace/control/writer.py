@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from millrace.control.store import Store
 from millrace.control.storefile import NotSaved
-from millrace.errors import ConfigError, MillraceError
+from millrace.errors import MillraceError
 from millrace.io.clock import now_ns
 from millrace.units import HostNs
 
@@ -143,13 +143,15 @@ class StoreWriter:
     # One thread runs the changes in the order in which they were requested, so the last value written is the last one
     # requested. Cancelling a caller does not stop what the thread has begun.
     async def write(self, change: Callable[..., T], *args: Any) -> T:
-        """Run `change` and return once it is on disk; on failure ConfigError, and nothing is changed."""
+        """Run `change` and return once it is on disk; on failure ConfigError, and nothing is changed.
+
+        NotSaved if the disk or the file is why.
+        """
         asked = now_ns()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, change, *args)
-        except ConfigError:
-            if self.store.trouble:
-                self._not_kept(self.store.trouble, asked)
+        except NotSaved:
+            self._not_kept(self.store.trouble, asked)
             raise
 
     def close(self) -> None:
