@@ -335,4 +335,4 @@ def test_listener_moves_to_a_new_sound_server_when_its_own_ends(bus: Bus, tmp_pa
     assert found.count(("device", "lost")) >= 2
     listener.send_signal(signal.SIGINT)
     assert listener.wait(10) == 0
-    assert listener.stderr is not None and b"device is back" in listener.stderr.read()
+    assert listener.stderr is not None and b"device is open again" in listener.stderr.read()

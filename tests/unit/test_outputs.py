@@ -9,7 +9,9 @@ import time
 import wave
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import miniaudio
 import numpy as np
 import pytest
 
@@ -217,7 +219,7 @@ def test_device_reopened_while_stopping_is_closed(stopped: bool, monkeypatch: py
 
     output = Output("", "normal")
     output._watch = Watch()
-    output._revive(1)
+    output._revive(1, device.GONE)
     assert (made.closed, back) == ((True, []) if stopped else (False, [True]))
     output._close()
     assert made.closed
@@ -233,14 +235,18 @@ def test_each_reason_why_a_device_can_not_be_reopened_is_logged_once(
         def _open(self) -> ReopenedDevice:
             reason = next(reasons, None)
             if reason is not None:
-                raise ConfigError(reason)
+                raise ConfigError(reason) if reason == "busy" else miniaudio.MiniaudioError(reason, -401)
             return ReopenedDevice()
 
-    output = Output("", "normal")
+    output = Output("Card", "normal")
     output._watch = Unwatched()
-    output._revive(1)
+    output._revive(1, device.GONE)
     said = [record.getMessage() for record in caplog.records]
-    assert said == [f"the device can't be opened again, retrying: {reason}" for reason in ("no such device", "busy")]
+    until = "device:Card can't be opened, trying again until it can"
+    assert said == [f"{until}: no such device", f"{until}: busy"], "in words"
+
+
+SILENT = "has asked for nothing for 3 s; opening it again"
 
 
 @pytest.mark.parametrize(
@@ -248,10 +254,10 @@ def test_each_reason_why_a_device_can_not_be_reopened_is_logged_once(
     [
         ((0, 4, 0, 4, 0), []),
         ((0, 2, 0, 2, 0), []),
-        ((4, 4), ["lost"]),
-        ((0, 4, 4), ["lost"]),
+        ((4, 4), [SILENT]),
+        ((0, 4, 4), [SILENT]),
         ((0, 1.5, 1.75, 2, 0.1, 0.1), ["still", "asks"]),
-        ((0, 1.5, 1.75, 3.25, 3.5), ["still", "lost"]),
+        ((0, 1.5, 1.75, 3.25, 3.5), ["still", SILENT]),
     ],
 )
 def test_device_is_told_still_before_it_counts_as_lost(silent_s: tuple[float, ...], said: list[str]) -> None:
@@ -270,9 +276,22 @@ def test_device_is_told_still_before_it_counts_as_lost(silent_s: tuple[float, ..
             return False
 
     output._wake, output._watch = Checks(), Watch()
-    output._revive = lambda lost_ns: told.append("lost")  # type: ignore[method-assign]
+    output._revive = lambda lost_ns, what: told.append(what)  # type: ignore[method-assign]
     output._keep()
     assert told == said
+
+
+def test_only_a_device_that_has_stopped_is_said_to_be_gone() -> None:
+    output, told = device.DeviceOutput("", "normal"), list[Any]()
+
+    def revive(lost_ns: int, what: str) -> None:
+        told.append((lost_ns, what))
+        output._stopping.set()
+
+    output._revive = revive  # type: ignore[method-assign]
+    output._gone()
+    output._keep()
+    assert told == [(output._lost_ns, "is gone; waiting for it to return")]
 
 
 @pytest.mark.parametrize("kind", ["wav", "wav32", "raw"])

@@ -26,8 +26,8 @@ class OutputWatch(Protocol):
         """The device asks for nothing, though it is there as far as is known; or it asks again."""
         ...
 
-    def device_lost(self, at_ns: HostNs) -> None:
-        """The device was lost at `at_ns`; the output is looking for it."""
+    def device_lost(self, at_ns: HostNs, what: str) -> None:
+        """The device was lost at `at_ns`; the output is looking for it. `what` follows its name: what is known."""
         ...
 
     def device_back(self) -> None:
@@ -44,7 +44,7 @@ class Unwatched:
     def device_still(self, still: bool) -> None:
         """See `OutputWatch`."""
 
-    def device_lost(self, at_ns: HostNs) -> None:
+    def device_lost(self, at_ns: HostNs, what: str) -> None:
         """See `OutputWatch`."""
 
     def device_back(self) -> None:

@@ -30,6 +30,9 @@ NO_CALLBACK_NS: HostNs = 3 * NS_PER_S
 FIRST_NS: HostNs = 4 * NS_PER_S
 """The first callback may take longer: the card may have been asleep."""
 RETRY_S, LOOK_S = 0.5, 0.25
+GONE = "is gone; waiting for it to return"
+SILENT = f"has asked for nothing for {NO_CALLBACK_NS // NS_PER_S} s; opening it again"
+"""What is known of a lost device: that it has stopped, or only that its callback is not called."""
 
 
 @contextmanager
@@ -136,16 +139,18 @@ class _Device(ABC):
                 return
             if self._lost_ns or both_ns > NO_CALLBACK_NS:
                 still, silent_ns = False, 0
-                self._revive(self._lost_ns or min(self._called_ns, time.monotonic_ns()))
+                self._revive(
+                    self._lost_ns or min(self._called_ns, time.monotonic_ns()), GONE if self._lost_ns else SILENT
+                )
             elif still != (both_ns > STILL_NS):
                 still = not still
                 self._watch.device_still(still)
 
-    def _revive(self, lost_ns: HostNs) -> None:
+    def _revive(self, lost_ns: HostNs, what: str) -> None:
         """Close the lost device, and retry until it, or another that fits, can be opened."""
         import miniaudio
 
-        self._watch.device_lost(lost_ns)
+        self._watch.device_lost(lost_ns, what)
         self._close()
         reason = ""
         while not self._stopping.wait(RETRY_S):
@@ -153,9 +158,9 @@ class _Device(ABC):
                 device = self._opened()
             except (miniaudio.MiniaudioError, ConfigError) as error:
                 # It is tried again every second: each reason is logged once.
-                if str(error) != reason:
-                    reason = str(error)
-                    log.warning("the device can't be opened again, retrying: %s", reason)
+                if str(error.args[0]) != reason:
+                    reason = str(error.args[0])
+                    log.warning("%s can't be opened, trying again until it can: %s", self.name, reason)
                 continue
             if self._keep_open(device):
                 self._watch.device_back()

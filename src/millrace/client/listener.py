@@ -351,17 +351,17 @@ class Listener:
         """See `OutputWatch`; in the loop."""
         self.on_event("device", f"{self.output.name} asks for {'nothing; waiting' if still else 'sound again'}")
 
-    def device_lost(self, at_ns: HostNs) -> None:
+    def device_lost(self, at_ns: HostNs, what: str) -> None:
         """See `OutputWatch`; in the loop."""
         with self._lock:
             self._dropouts.gone(at_ns)
-        self.on_event("device", f"{self.output.name} is gone; waiting for it to return")
+        self.on_event("device", f"{self.output.name} {what}")
 
     def device_back(self) -> None:
         """See `OutputWatch`; in the loop."""
         with self._lock:
             self._dropouts.blame.back(now_ns())
-        self.on_event("device", f"{self.output.name} is back")
+        self.on_event("device", f"{self.output.name} is open again")
 
     async def _pulse(self) -> None:
         """Check that this program is scheduled on time, and report the causes of dropouts to the daemon."""

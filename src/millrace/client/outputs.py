@@ -28,7 +28,7 @@ class InLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop, watch: OutputWatch) -> None:
         self._loop, self._watch = loop, watch
 
-    def _hand(self, call: Callable[..., None], *args: HostNs | OutputLost | None) -> None:
+    def _hand(self, call: Callable[..., None], *args: HostNs | OutputLost | str | None) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(call, *args)
 
@@ -40,9 +40,9 @@ class InLoop:
         """See `OutputWatch`."""
         self._hand(self._watch.device_still, still)
 
-    def device_lost(self, at_ns: HostNs) -> None:
+    def device_lost(self, at_ns: HostNs, what: str) -> None:
         """See `OutputWatch`."""
-        self._hand(self._watch.device_lost, at_ns)
+        self._hand(self._watch.device_lost, at_ns, what)
 
     def device_back(self) -> None:
         """See `OutputWatch`."""
