@@ -107,7 +107,8 @@ def test_output_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         where = aiohttp.UnixConnector(str(tmp_path / "millrace" / "api.sock"))
         async with aiohttp.ClientSession(connector=where) as http, http.ws_connect("http://x/default") as line:
             await line.send_str(encode_message(Hello(name=LONG, codecs=["opus"])))
-            await line.receive()
+            listener = f"listener/{(await line.receive_json())['listener']}"
+            shown += [["explain", listener], ["latency", listener]]
             found = await commands_run(tmp_path, shown, ["/dev/null", terminal.name, "captured"])
             piped = await commands_run(tmp_path, [["ls"]])
         await player.close()
@@ -122,6 +123,7 @@ def test_output_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "ms to the mix; beyond that the listener reports no latency" in text
             and "no latency: it writes a file" in text
         )
+        assert f"{listener} of guest default" in text and f"hears sink/0, in which stream/{stream} " in text
         # A machine that has not connected yet has a kind but no name.
         assert re.search(r"door/\d+ SPICE waiting", text) and "waited for processor 9.25 ms" in text
         whole = next(one["out"] for one in piped)
@@ -140,7 +142,7 @@ WRONG = [
     "unlink x y", "guest add a/b", "guest add lock", "guest add b --rate 1", "guest add b --channels x",
     "sink add a/b", "token new --may fly", "token new --expires soon", "grant dance", "revoke dance",
     "prompt dance", "explain x", "explain sink/millrace",
-    "explain listener/1", "latency listener/1", "latency recorder/1", "latency x", "latency", "attach qemu",
+    "explain sink/0", "latency sink/0", "latency recorder/1", "latency x", "latency", "attach qemu",
     "attach qemu --p2p 0", "attach qemu --p2p x", "attach spice x:y", "attach vnc x:y", "attach x11 x:1",
     "listen --to tape:",
     "listen --to null: --mic tape", "listen --to null: --set bitrate=1", "listen --to null: --set x=1",
@@ -156,7 +158,8 @@ REFUSED = [
     "token revoke token/999", "grant request/999", "grant 999", "deny request/999",
     "deny 999", "grant connect --guest none",
     "revoke connect --guest none", "prompt connect --guest none", "explain stream/999", "explain recorder/999",
-    "latency stream/999", "detach door/999", "attach qemu --qmp /x --guest none", "attach spice x:1 --guest none",
+    "explain listener/999", "latency listener/999", "latency stream/999",
+    "detach door/999", "attach qemu --qmp /x --guest none", "attach spice x:1 --guest none",
     "attach vnc x:1 --guest none", "attach x11 :1 --guest none",
     "listen none --to null:", "listen --to null: --sink none", "dot --guest none",
 ]  # fmt: skip

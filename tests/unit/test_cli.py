@@ -293,7 +293,7 @@ def test_version_is_defined_once_and_has_release_notes() -> None:
 
 
 def test_one_channel_is_explained_in_singular(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain, "_level", lambda stage, node: explain.Step(stage, ""))
+    monkeypatch.setattr(explain, "level", lambda stage, node: explain.Step(stage, ""))
     sink = SimpleNamespace(id=1, key="sink/1", kind="sink", name="a", positions=("left", "right"), links=[])
     link: Any = SimpleNamespace(target=sink, matrix=None)
     guest: Any = SimpleNamespace(sessions=[])

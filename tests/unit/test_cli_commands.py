@@ -347,7 +347,7 @@ def test_latency_is_printed_stage_by_stage(daemon: Daemon, capsys: pytest.Captur
     assert said("latency", "screen/3").startswith("screen/3: no viewer has drawn a picture")
     stages.show("screen/3", WAY | {"listener": "viewer/5"})
     assert "60.50 ms by the viewer's clock" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match=r"name a stream, screen or viewer .* or use --probe"):
+    with pytest.raises(ConfigError, match=r"name a stream, listener, screen or viewer .* or use --probe"):
         said("latency")
 
 

@@ -217,6 +217,8 @@ def test_changes_are_applied_and_announced(tmp_path: Path) -> None:
     ("explain", {"target": "screen/999"}, NotFound, "screen/999"),
     ("latency", {"target": "viewer/999"}, NotFound, "viewer/999"),
     ("explain", {"target": "recorder/x"}, NotFound, "recorder/x"),
+    ("explain", {"target": "listener/999"}, NotFound, "listener/999"),
+    ("latency", {"target": "listener/999"}, NotFound, "listener/999"),
     ("detach", {"door": "999"}, NotFound, "door/999"),
     ("decide", {"request": "9", "allow": True}, NotFound, "request/9"),
     ("token.rotate", {"token": "9"}, NotFound, "token/9"), ("token.revoke", {"token": "token/x"}, NotFound, "token/x"),
@@ -385,8 +387,12 @@ def test_pending_disk_write_delays_only_its_requester(tmp_path: Path) -> None:
 
 def test_refusal_names_what_can_be_explained_and_what_has_a_latency(tmp_path: Path) -> None:
     async def test(hall: Hall) -> None:
-        for name, kinds in (("explain", "stream, recorder, screen or viewer"), ("latency", "stream, screen or viewer")):
-            with pytest.raises(ConfigError, match=f"'listener/4': give a {kinds} as"):
-                await hall.ask(name, target="listener/4")
+        for name, kinds in (
+            ("explain", "stream, listener, recorder, screen or viewer"),
+            ("latency", "stream, listener, screen or viewer"),
+        ):
+            for target in ("sink/4", "alice"):
+                with pytest.raises(ConfigError, match=f"'{target}': give a {kinds} as"):
+                    await hall.ask(name, target=target)
 
     with_guests(tmp_path, test)

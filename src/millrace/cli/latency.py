@@ -16,7 +16,7 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def latency(
     stream: Annotated[
         str | None,
-        typer.Argument(metavar="TARGET", help="stream/7, screen/3 or viewer/5, as `millrace ls` shows it."),
+        typer.Argument(metavar="TARGET", help="stream/7, listener/4, screen/3 or viewer/5, as `millrace ls` shows it."),
     ] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Measure it with an audible test signal.")] = False,
     guest: Annotated[str, typer.Option(help="The guest to probe.")] = "default",
@@ -24,12 +24,14 @@ def latency(
 ) -> None:
     """Break down the latency of a stream or screen, stage by stage.
 
-    Each listener or viewer has a breakdown of its own. --probe plays ten clicks into the guest, hears them as a
-    listener would, and compares what it measured with the breakdown.
+    Each listener or viewer has a breakdown of its own; that of a listener begins at the mix. --probe plays ten
+    clicks into the guest, hears them as a listener would, and compares what it measured with the breakdown.
 
     Examples:
 
       millrace latency stream/7
+
+      millrace latency listener/4
 
       millrace latency screen/3
 
@@ -47,13 +49,13 @@ def latency(
         run(measure(guest, call("GET", "/api/v1/state")["listen"], as_json))
         return
     if stream is None:
-        raise ConfigError("name a stream, screen or viewer as `millrace ls` shows it, or use --probe")
+        raise ConfigError("name a stream, listener, screen or viewer as `millrace ls` shows it, or use --probe")
     found = call("GET", query_of("/api/v1/latency", target=stream))
     if as_json:
         show_json(found)
         return
     for way in found["listeners"]:
-        show(found["stream"], way)
+        show(found["stream"] or "nothing", way)
     if not found["listeners"]:
         heard = stream.startswith("stream/")
         say(
@@ -65,18 +67,21 @@ def latency(
 
 def explain(
     target: Annotated[
-        str, typer.Argument(help="stream/7, recorder/9, screen/3 or viewer/5, as `millrace ls` shows it.")
+        str, typer.Argument(help="stream/7, listener/4, recorder/9, screen/3 or viewer/5, as `millrace ls` shows it.")
     ],
     as_json: _JSON = False,
 ) -> None:
     """Explain in plain words what is done to sound or picture.
 
     Stages are listed in order, from the application or machine to each listener or viewer; * marks those that change
-    the sound or the picture. Of a viewer, it says where the time goes, and why it gets as many pictures as it does.
+    the sound or the picture. Of a listener or viewer, it says where the time goes, and of a viewer also why it gets as
+    many pictures as it does.
 
     Examples:
 
       millrace explain stream/7
+
+      millrace explain listener/4
 
       millrace explain screen/3
 

@@ -23,15 +23,17 @@ from millrace.guest.config import DEFAULT_GUEST, table_of
 from millrace.guest.find import split_key
 from millrace.guest.guest import Guest
 from millrace.guest.home import MachineView
+from millrace.guest.listener import ListenerSession
 from millrace.guest.machines.address import parse_door
 from millrace.guest.notfound import NotFound, ambiguous, missing, missing_guest
 from millrace.io.clock import now_ns
 from millrace.io.turns import with_pauses
-from millrace.observe.explain import explain_recorder, explain_stream
+from millrace.observe.explain import explain_recorder
+from millrace.observe.explainlistener import explain_heard
 from millrace.observe.explainpicture import explain_seen
 from millrace.observe.flight import Sample
 from millrace.observe.incidents import IncidentView
-from millrace.observe.latency import Breakdown, breakdown
+from millrace.observe.latency import Breakdown, breakdown, heard_breakdown
 from millrace.observe.objects import GuestView
 from millrace.observe.picturelatency import picture_breakdown
 from millrace.observe.views import guest_view
@@ -44,7 +46,7 @@ from millrace.version import __version__
 
 TOKEN_DAYS = "30d"
 KEY_MAX, VALUE_MAX = 200, 4096
-SEEN = ("screen/", "viewer/")
+SEEN, HEARD = ("screen/", "viewer/"), ("stream/", "listener/")
 OK = results.Done()
 Run = Callable[[Any, Principal], Awaitable[Any]]
 T = TypeVar("T")
@@ -327,13 +329,12 @@ class Commands:
 
     # -- explanations ------------------------------------------------------------------------------
 
-    def _found(self, args: r.About, principal: Principal, kinds: str = "stream") -> tuple[Guest, Stream]:
-        if not args.target.startswith("stream/"):
-            raise ConfigError(
-                f"{quoted(args.target)}: give a {kinds}, screen or viewer as `millrace ls` shows it, such as stream/7"
-            )
+    def _heard(self, args: r.About, principal: Principal, more: str = "") -> tuple[Guest, Stream | ListenerSession]:
+        if not args.target.startswith(HEARD):
+            kinds = f"stream, listener,{more} screen or viewer"
+            raise ConfigError(f"{quoted(args.target)}: give a {kinds} as `millrace ls` shows it, such as stream/7")
         found = self.find(principal, args.target, args.guest, Right.SEE)
-        assert isinstance(found.thing, Stream)
+        assert isinstance(found.thing, Stream | ListenerSession)
         return found.guest, found.thing
 
     async def _latency(self, args: r.About, principal: Principal) -> Breakdown:
@@ -341,7 +342,8 @@ class Commands:
             guest, seen = self._seen(args, principal)
             sessions = [one for one in guest.viewers.sessions if seen.session in (None, one)]
             return picture_breakdown(args.target, seen.listed, sessions)
-        return breakdown(*self._found(args, principal), now_ns())
+        guest, heard = self._heard(args, principal)
+        return breakdown(guest, heard, now_ns()) if isinstance(heard, Stream) else heard_breakdown(heard)
 
     def _seen(self, args: r.About, principal: Principal) -> tuple[Guest, verbs.Seen]:
         return self._only(principal, args.target, lambda one: verbs.seen(one, args.target), Right.SEE, args.guest)
@@ -355,8 +357,8 @@ class Commands:
             number = key_number(text)
             guest, told = self._only(principal, args.target, lambda one: verbs.recorder_tap(one, number), Right.SEE)
             return results.Explanation(args.target, guest.name, explain_recorder(guest, *told))
-        guest, stream = self._found(args, principal, "stream, recorder")
-        return results.Explanation(stream.key, guest.name, explain_stream(guest, stream))
+        guest, heard = self._heard(args, principal, " recorder,")
+        return results.Explanation(heard.key, guest.name, explain_heard(guest, heard))
 
     async def _flight(self, args: r.OfGuest, principal: Principal) -> list[Sample]:
         return self._worker.flight.of(self.guest(principal, args.guest, Right.SEE).name)

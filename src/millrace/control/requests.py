@@ -158,7 +158,7 @@ class Incidents(Arguments):
 
 
 class About(Arguments):
-    """A stream, screen or viewer, or with `explain` a recorder."""
+    """A stream, listener, screen or viewer, or with `explain` a recorder."""
 
     target: str
     guest: str | None = None

@@ -90,7 +90,7 @@ class RuleSet(Done, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """What is done to the sound of a stream or recorder, or to the picture of a screen or viewer, step by step."""
+    """What is done to the sound of a stream, listener or recorder, or to the picture of a screen or viewer."""
 
     target: str
     guest: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
+from millrace.codec.settings import CodecSettings
 from millrace.doors.ingress import IngressStatus, RecorderStatus, described, status_of
 from millrace.dsp.mix import gain_to_cubic
 from millrace.graph.model import Levelled, Link, Sink, Stream, Tap
@@ -24,10 +25,13 @@ class Step(msgspec.Struct, frozen=True):
     changes: bool = False
 
 
+LIMITED = Step("limiter", "peaks over full scale are limited; nothing else is changed")
+
+
 def explain_stream(guest: Guest, stream: Stream) -> list[Step]:
     """Where a stream comes from, what is done to it, and who hears it."""
     status = status_of(stream)
-    steps = [_who(stream, status), *_came_in(guest, stream, status), _level("volume", stream)]
+    steps = [_who(stream, status), *_came_in(guest, stream, status), level("volume", stream)]
     for link in stream.links:
         steps += _linked(guest, stream.key, len(stream.positions), link, seen=set())
     if stream.underruns:
@@ -70,7 +74,8 @@ def _resampling(rate: int, own: int, method: str | None) -> Step:
     return Step("resampling", text, changes=True)
 
 
-def _level(stage: str, node: Levelled) -> Step:
+def level(stage: str, node: Levelled) -> Step:
+    """The volume of a stream or sink."""
     percents = sorted({round(gain_to_cubic(gain) / 655.36) for gain in node.gains})
     text = "/".join(f"{p} %" for p in percents) + (", muted" if node.mute else "")
     if node.trim != 1.0:
@@ -90,8 +95,8 @@ def _linked(guest: Guest, key: str, channels: int, link: Link, seen: set[int]) -
         steps = [Step("link", text, changes=True)]
     else:
         steps = [Step("link", f"{key} to {sink.key}, unchanged")]
-    steps.append(_level(f"{sink.kind} {sink.name}", sink))
-    steps.append(Step("limiter", "peaks over full scale are limited; nothing else is changed"))
+    steps.append(level(f"{sink.kind} {sink.name}", sink))
+    steps.append(LIMITED)
     steps += [heard(session) for session in guest.sessions if _hears(session, sink)]
     for further in sink.links:
         steps += _linked(guest, sink.key, len(sink.positions), further, seen)
@@ -106,20 +111,23 @@ def _hears(session: ListenerSession, sink: Sink) -> bool:
 def heard(session: ListenerSession) -> Step:
     """A listener: what it receives, and how late."""
     outlet, report = session.outlet, session.report
-    s = outlet.shares
-    if s.codec == "opus":
-        extras = [name for name, on in (("FEC", s.fec), ("DTX", s.dtx), ("VBR", s.vbr)) if on]
-        codec = ", ".join((f"Opus at {s.bitrate // 1000} kb/s", f"complexity {s.complexity}", *extras))
-    else:
-        codec = f"{s.codec}, lossless" if s.codec != "s16" else "s16, exact to 16 bits"
     text = (
-        f"{outlet.key} {outlet.name!r} receives {codec}, playing on {report.output or 'an unnamed output'};"
-        f" {_late(session)}; allowed by {session.principal.key}"
+        f"{outlet.key} {outlet.name!r} receives {codec_of(outlet.shares)},"
+        f" playing on {report.output or 'an unnamed output'}; {late(session)}; allowed by {session.principal.key}"
     )
     return Step("listener", text, changes=True)
 
 
-def _late(session: ListenerSession) -> str:
+def codec_of(s: CodecSettings) -> str:
+    """How sound is encoded with these settings."""
+    if s.codec == "opus":
+        extras = [name for name, on in (("FEC", s.fec), ("DTX", s.dtx), ("VBR", s.vbr)) if on]
+        return ", ".join((f"Opus at {s.bitrate // 1000} kb/s", f"complexity {s.complexity}", *extras))
+    return f"{s.codec}, lossless" if s.codec != "s16" else "s16, exact to 16 bits"
+
+
+def late(session: ListenerSession) -> str:
+    """How late a listener hears, and how its clock runs."""
     latency, report = latency_ms(session), session.report
     if latency is None:
         return "no latency: it writes a file or is not playing"

@@ -1,4 +1,4 @@
-"""The latency breakdown: how long each stage delays a stream's sound on its way to a listener's ear."""
+"""The latency breakdown: how long each stage delays sound on its way to a listener's ear."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ class WayView(msgspec.Struct, frozen=True):
 
 
 class Breakdown(msgspec.Struct, frozen=True):
-    """The components of the latency of a stream or screen, for each of its listeners or viewers."""
+    """The components of the latency of a stream or screen, for each of its listeners or viewers.
+
+    Of a listener or viewer it is only its own, and of a listener from the mix on: `stream` is then its sink.
+    """
 
     stream: str
     name: str
@@ -89,6 +92,13 @@ def breakdown(guest: Guest, stream: Stream, now_ns: HostNs) -> Breakdown:
         reported_ns = sum(s.ns for s in first) + latency_ns if latency_ns else None
         ways.append(way(session.outlet.key, session.outlet.name, stages, reported_ns))
     return Breakdown(stream.key, stream.name, ways)
+
+
+def heard_breakdown(session: ListenerSession) -> Breakdown:
+    """The breakdown for one listener, from the mix on."""
+    outlet, group = session.outlet, session.outlet.group
+    one = way(outlet.key, outlet.name, of_listener(session), session.report.latency_ns or None)
+    return Breakdown("" if group is None else group.sink.key, "" if group is None else group.sink.name, [one])
 
 
 def way(key: str, name: str, stages: list[Stage], reported_ns: float | None) -> WayView:
