@@ -47,6 +47,24 @@ def test_counters_of_repeats_are_the_latest_and_all_else_is_of_the_first() -> No
     assert [(one.count, one.evidence) for one in made] == [(4, {"underruns": 533, "pid": 14})]
 
 
+def test_what_only_the_first_has_done_is_told_as_such() -> None:
+    made, _ = ring()
+    for n in range(NAMED_MAX + 3):
+        what = "GET /tokens" if n == NAMED_MAX + 1 else "GET /about"
+        made.record("rights", "refused", n * MS, evidence={"who": f"token/{n}", "what": what, "why": "wrong"})
+    for late_ms in (3.5, 4.5, 3.5):
+        made.record("loop", "starved", NS_PER_S, evidence={"late_ms": late_ms})
+    *named, others, late = [to_builtins(one.view()) for one in made]
+    assert [one["varied"] for one in named] == [()] * NAMED_MAX
+    assert (others["varied"], others["count"], late["varied"]) == (("what",), 3, ("late_ms",))
+    assert line(others).endswith(" [who others, why wrong; at first what GET /about]")
+    assert line(late).endswith(" [at first late 3.5 ms]") and line(named[0]).endswith(
+        " [who token/0, what GET /about, why wrong]"
+    )
+    del others["varied"]
+    assert line(others).endswith(" [who others, what GET /about, why wrong]"), "from an older daemon"
+
+
 def test_lasting_condition_is_one_incident_with_first_and_last_time() -> None:
     made, seen = ring()
     for stage in ("cycle", "requests"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -73,10 +74,17 @@ def line(shown: dict[str, Any]) -> str:
     when = f"{_clock(shown['at'])}.{int(shown['at'] * 1000) % 1000:03d}"
     where = " ".join(part for part in (shown["guest"], shown["subject"]) if part) or "the daemon"
     times = f" (× {shown['count']}{_until(shown)})" if shown["count"] > 1 else ""
-    evidence = show_measured(shown["evidence"])
+    evidence = _evidence(shown["evidence"], shown.get("varied", ()))
     return f"{when} {where}: {shown['stage']}, {shown['cause']}{times}: {shown['text']}" + (
         f" [{evidence}]" if evidence else ""
     )
+
+
+def _evidence(evidence: dict[str, Any], varied: Sequence[str]) -> str:
+    """What was the same each time, and then what was so only the first time."""
+    same = show_measured({name: value for name, value in evidence.items() if name not in varied})
+    first = show_measured({name: value for name, value in evidence.items() if name in varied})
+    return "; ".join(filter(None, (same, first and f"at first {first}")))
 
 
 def _until(shown: dict[str, Any]) -> str:

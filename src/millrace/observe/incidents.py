@@ -37,7 +37,11 @@ OTHERS = "others"
 
 
 class IncidentView(msgspec.Struct, frozen=True):
-    """The public form of an incident. `at` and `last` are in seconds since 1970."""
+    """The public form of an incident. `at` and `last` are in seconds since 1970.
+
+    If it happened several times, `varied` names the evidence that was not the same each time: what is shown is that of
+    the first time. Counters (`underruns`) are those of the last.
+    """
 
     id: str
     at: float
@@ -50,6 +54,7 @@ class IncidentView(msgspec.Struct, frozen=True):
     evidence: Evidence
     count: int
     last: float
+    varied: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -70,6 +75,8 @@ class Incident:
     whose: str = ""
     """Whom its evidence names, if anybody."""
     count: int = 1
+    varied: tuple[str, ...] = ()
+    """Names of evidence that was another one in a repetition."""
     last_ns: HostNs = 0
     told_ns: HostNs = 0
     """When it was last reported, which may be later than it happened."""
@@ -80,8 +87,17 @@ class Incident:
             id=f"incident/{self.number}", at=self.wall_ns / NS_PER_S, host_ns=self.at_ns, guest=self.guest,
             subject=self.subject, stage=self.stage, cause=self.cause, text=CAUSES[self.stage, self.cause],
             evidence=self.evidence, count=self.count,
-            last=(self.wall_ns + self.last_ns - self.at_ns) / NS_PER_S,
+            last=(self.wall_ns + self.last_ns - self.at_ns) / NS_PER_S, varied=self.varied,
         )  # fmt: skip
+
+    def take(self, shown: Evidence) -> None:
+        """It has happened again, with this evidence."""
+        self.count += 1
+        latest = {name: shown[name] for name in COUNTERS if name in shown}
+        before = self.evidence = {**self.evidence, **latest}
+        self.varied = tuple(
+            name for name, value in before.items() if name in self.varied or shown.get(name, value) != value
+        )
 
 
 def _printable(evidence: Evidence) -> Evidence:
@@ -147,10 +163,9 @@ class Incidents:
             whose, shown = OTHERS, {name: OTHERS if name in WHO else value for name, value in shown.items()}
             earlier = self._going_on(*key, OTHERS, at - within_ns)
         if earlier is not None:
-            earlier.count += 1
+            earlier.take(shown)
             earlier.last_ns = max(at, earlier.last_ns)
             earlier.told_ns = now_ns
-            earlier.evidence = {**earlier.evidence, **{name: shown[name] for name in COUNTERS if name in shown}}
             self._ring.move_to_end(earlier.number)
             self._of_guest[guest].move_to_end(earlier.number)
             self._of_kind[guest, stage, cause].move_to_end(earlier.number)

@@ -40,7 +40,9 @@ const measured = (key, value) => {
 /** An incident, with its evidence. */
 export function incident(one) {
   const clock = (at) => new Date(at * 1000).toLocaleTimeString(), when = clock(one.at), about = [one.guest, one.subject].filter(Boolean).join(" ") || "the daemon";
-  const evidence = Object.entries(one.evidence).map(([key, value]) => measured(key, value)).join(", ");
+  const shown = Object.entries(one.evidence), varied = one.varied ?? [], told = (some) => some.map(([key, value]) => measured(key, value)).join(", ");
+  const same = told(shown.filter(([key]) => !varied.includes(key))), first = told(shown.filter(([key]) => varied.includes(key)));
+  const evidence = [same, first && `at first ${first}`].filter(Boolean).join("; ");
   const until = clock(one.last) === when ? "" : ` until ${clock(one.last)}`, times = one.count > 1 ? ` (× ${one.count}${until})` : "";
   return el("li", {}, el("b", {}, `${one.stage}: ${one.cause}`), ` ${when}, ${about}${times}: ${one.text}`,
     evidence ? el("div", { class: "soft" }, evidence) : null);
