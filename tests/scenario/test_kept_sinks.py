@@ -60,7 +60,16 @@ def test_first_sink_stays_as_it_was_left(
         chosen = daemon.worker.guest("alice").graph.default
         assert chosen is not None and chosen.name == default
 
-    for test in (change, same, same):
+    async def counted_anew(daemon: Daemon) -> None:
+        """The first sink is 0, its monitor is source 0, the microphone source 1, and then come the other sinks."""
+        await same(daemon)
+        guest = daemon.worker.guest("alice")
+        door, mixes = guest.pulse.door, list(guest.graph.sinks.values())
+        assert [door.sink_indexes.of(mix) for mix in mixes] == list(range(len(mixes)))
+        sources = [mixes[0], guest.microphone, *mixes[1:]]
+        assert [door.source_indexes.of(mix) for mix in sources] == list(range(len(sources)))
+
+    for test in (change, counted_anew, counted_anew):
         running(tmp_path, test)
     assert "could not be restored" not in caplog.text
 

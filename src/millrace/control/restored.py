@@ -20,6 +20,7 @@ def restore(guest: Guest, kept: StoredGuest) -> None:
     guest.devices.load({**kept.levels, **defaults})
     guest.devices.restore_all()
     _restore_sinks(guest, kept.sinks)
+    guest.pulse.door.count_devices_anew()
     rules = [(what, ANY, verdict) for what, verdict in guest.config.grants]
     for what, program, verdict in (*rules, *kept.grants):
         guest.admission.grants.set(what, program, verdict)

@@ -101,6 +101,12 @@ class DeviceNames:
             self.sink_indexes.add(mix)
         self.source_indexes.add(mix)
 
+    def count_devices_anew(self) -> None:
+        """Count again from 0, before any program has connected: the first sink, the sources, the other sinks."""
+        sinks = list(self.graph.sinks.values())
+        self.sink_indexes = Indexes(sinks)
+        self.source_indexes = Indexes([*sinks[:1], *self.graph.sources.values(), *sinks[1:]])
+
     def forget_device(self, mix: Sink) -> None:
         """`mix` is gone."""
         self.sink_indexes.forget(mix)
