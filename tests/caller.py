@@ -48,6 +48,7 @@ class Caller(PulseClient):
         self, rig: Rig, handlers: Mapping[Command, Handler] = HANDLERS, trusted: bool = True, props: Props | None = None
     ) -> None:
         state = ClientState(rig.graph.ids.take(), Subject(ours=trusted), known=True, ready=True, props=props or {})
+        state.client_index = rig.door.indexes.clients.take()
         self.answers: dict[int, Any] = {}
         self.told: list[tuple[Command, dict[str, Any]]] = []
         self.sent: list[tuple[int, bytes]] = []

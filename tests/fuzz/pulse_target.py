@@ -43,7 +43,7 @@ def one_input(data: bytes) -> None:
     # are judged.
     hostile.server.closed()
     rig.run(0.5)
-    stream = rig.graph.streams.get(player.index)
+    stream = rig.door.input_at(player.index)
     untouched = stream is not None and stream.gains == (1.0, 1.0) and not stream.mute and rig.sink.gains == (1.0, 1.0)
     if untouched and not rig.sink.mute and stream is not None and stream.sink is rig.sink and not plays:
         sound = heard.trimmed()

@@ -84,7 +84,8 @@ class House(Rig):
         player = await self.player(held, "player")
         props = {"application.name": b"player\0", "media.role": b"music\0"}
         fields = playback_fields(Spec(5, 2, 44_100), (1, 2), props=props)
-        stream = (await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields))["index"]
+        await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
+        (stream,) = self.guest.graph.streams
         fields = record_fields(Spec(5, 2, 48_000), (1, 2), source_name="default.monitor")
         await player.ask(Command.CREATE_RECORD_STREAM, **fields)
         policy = await held.enter_async_context(connect(self.daemon.config.runtime / "native.sock", name="policy"))

@@ -26,13 +26,13 @@ def kill(guest: Guest, client: RigClient, player: Player) -> None:
 
 
 def kill_client(guest: Guest, client: RigClient, player: Player) -> None:
-    guest.other.ask(Command.KILL_CLIENT, index=client.server.index)
+    guest.other.ask(Command.KILL_CLIENT, index=client.server.client_index)
     assert client.server.closing
     client.close()
 
 
 def by_api(guest: Guest, client: RigClient, player: Player) -> None:
-    guest.rig.graph.remove_stream(guest.rig.graph.streams[player.index])
+    guest.rig.graph.remove_stream(guest.rig.stream_at(player.index))
 
 
 def delete(guest: Guest, client: RigClient, player: Player) -> None:
@@ -67,7 +67,7 @@ def lose(guest: Guest, client: RigClient, player: Player) -> None:
 
 def underrun_then_delete(guest: Guest, client: RigClient, player: Player) -> None:
     guest.rig.run(8.0)
-    assert client.named(Command.UNDERFLOW) or guest.rig.door.playback[player.index].corked
+    assert client.named(Command.UNDERFLOW) or guest.rig.playback_at(player.index).corked
     delete(guest, client, player)
 
 
@@ -134,7 +134,7 @@ def test_recorder_releases_everything_however_it_ends(how: str) -> None:
     guest = Guest()
     client = guest.rig.client()
     made = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, STEREO, source_name="@DEFAULT_MONITOR@"))
-    record = guest.rig.door.records[made["index"]]
+    record = guest.rig.record_at(made["index"])
     guest.rig.run(0.5)
     assert guest.rig.graph.budget.shares()["tap"]
     if how == "delete":
@@ -142,7 +142,7 @@ def test_recorder_releases_everything_however_it_ends(how: str) -> None:
     elif how == "kill":
         guest.other.ask(Command.KILL_SOURCE_OUTPUT, index=made["index"])
     elif how == "kill client":
-        guest.other.ask(Command.KILL_CLIENT, index=client.server.index)
+        guest.other.ask(Command.KILL_CLIENT, index=client.server.client_index)
     elif how == "deny":
         guest.rig.admission.grants.set(Permission.MONITOR, ANY, Verdict.DENY)
         guest.rig.admission.enforce()
@@ -163,7 +163,7 @@ def test_unread_recording_is_bounded_by_budget() -> None:
     guest = Guest()
     client = guest.rig.client()
     made = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, STEREO, source_name="@DEFAULT_MONITOR@"))
-    record = guest.rig.door.records[made["index"]]
+    record = guest.rig.record_at(made["index"])
     budget = guest.rig.graph.budget
     budget.limit = (budget.held + 200_000) * 8 // 7
     client.server.congested = True

@@ -93,7 +93,8 @@ def test_output_fits_eighty_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         guest = daemon.worker.guests["default"]
         player = await PulsePlayer.connect(guest.pulse.path, LONG)
         fields = playback_fields(Spec(5, 2, 44_100), (1, 2), props={"application.name": LONG.encode() + b"\0"})
-        stream = (await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields))["index"]
+        await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
+        (stream,) = guest.graph.streams
         await daemon.worker.access.new(LONG, Right.SEE | Right.HEAR | Right.SPEAK | Right.LINK, ["default"], 0)
         await daemon.worker.grant(guest, Permission.CAMERA, f"/home/{LONG}/bin/tool".replace(" ", "/"), Verdict.DENY)
         daemon.worker.attach(
@@ -172,8 +173,8 @@ NOTHING_TO_GET_WRONG = {"page", "ls", "report", "incidents", "grants", "prompts"
 def test_invalid_value_exits_with_2_and_refusal_with_3(tmp_path: Path) -> None:
     async def test(daemon: Daemon) -> None:
         player = await PulsePlayer.connect(daemon.worker.guests["default"].pulse.path, "player")
-        made = await player.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(5, 2, 48_000), (1, 2)))
-        key = f"stream/{made['index']}"
+        await player.ask(Command.CREATE_PLAYBACK_STREAM, **playback_fields(Spec(5, 2, 48_000), (1, 2)))
+        (key,) = (stream.key for stream in daemon.worker.guests["default"].graph.streams.values())
         lines = [*WRONG, *REFUSED]
         found = await commands_run(tmp_path, [line.replace("{n}", key).split(" ") for line in lines])
         await player.close()

@@ -71,9 +71,10 @@ async def hostile(daemon: Daemon) -> tuple[PulsePlayer, list[list[str]]]:
     player = await PulsePlayer.connect(guest.pulse.path, FOREIGN)
     name = FOREIGN.encode() + b"\0"
     fields = playback_fields(Spec(5, 2, 48_000), (1, 2), props={"media.name": name, "application.name": name})
-    stream = (await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields))["index"]
+    await player.ask(Command.CREATE_PLAYBACK_STREAM, **fields)
     fields = record_fields(Spec(5, 2, 48_000), (1, 2), source_index=NO_INDEX, source_name=None)
-    recorder = (await player.ask(Command.CREATE_RECORD_STREAM, **fields))["index"]
+    await player.ask(Command.CREATE_RECORD_STREAM, **fields)
+    (stream,), (recorder,) = guest.graph.streams, guest.graph.taps
     guest.graph.add_sink(FOREIGN, FOREIGN)
     await daemon.worker.access.new(FOREIGN, Right.SEE, [FOREIGN], 0)
     await daemon.worker.grant(guest, Permission.CAMERA, FOREIGN, Verdict.DENY)

@@ -51,7 +51,7 @@ def recorded(rate: int, freezing: bool, fragment_ms: int = 20, **options: bool) 
             continued(client, channel)
         # The ramp takes as long as a block, and soxr gives out other blocks after it was frozen.
         if step == 5 and fragment_ms < 400:
-            index = client.server.records[channel].node.id
+            index = rig.door.indexes.outputs.of(client.server.records[channel].node)
             client.ask(Command.SET_SOURCE_OUTPUT_VOLUME, index=index, volume=(HALF, HALF))
         if step == 8:
             client.server.congested = True

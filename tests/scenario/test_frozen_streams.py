@@ -24,7 +24,7 @@ assert SHORT * NS_PER_MS < LOW_DELAY_NS < LONG * NS_PER_MS
 
 def continued(rig: Rig, player: Player) -> None:
     """Replace the stream by another one, made from its state alone; its node passes on what was not heard."""
-    old = rig.door.playback[player.index]
+    old = rig.playback_at(player.index)
     active = old.node.active
     rig.graph.deactivate(old.node, "frozen")
     frozen = msgspec.msgpack.encode(old.freeze())
@@ -32,10 +32,11 @@ def continued(rig: Rig, player: Player) -> None:
     stream = PlaybackStream(old.owner, msgspec.msgpack.decode(frozen, type=PlaybackState), node, rig.graph)
     sink, node.stash, node.underruns = old.node.sink, old.node.stash, old.node.underruns
     client = player.client.server
-    del client.streams[player.channel], rig.door.playback[player.index]
+    del client.streams[player.channel], rig.door.playback[old.node.id]
     rig.graph.remove_stream(old.node)
     rig.door.begin_playback(stream, sink)
     client.keep_playback(stream)
+    player.index = rig.door.indexes.inputs.of(node)
     if active:
         rig.graph.activate(node)
 

@@ -164,16 +164,17 @@ class House(Rig):
         ):
             numbers = STEREO if spec.channels == 2 else (0,)
             player = client.play(spec, numbers, data, props={"media.role": b"music\0"}, **changes)
-            self.names[name] = f"stream/{player.index}"
+            self.names[name] = self.stream_at(player.index).key
         sound = tone * 30
         made = client.ask(Command.CREATE_UPLOAD_STREAM, name="bell", spec=S16, map=STEREO, length=len(sound), props={})
         client.wire.send_block(made["channel"], memoryview(sound))
         client.ask(Command.FINISH_UPLOAD_STREAM, channel=made["channel"])
         fields = {"sink_index": NO_INDEX, "sink_name": None, "volume": NO_INDEX, "name": "bell", "props": {}}
-        self.names["sample"] = f"stream/{client.ask(Command.PLAY_SAMPLE, **fields)['index']}"
+        self.names["sample"] = self.stream_at(client.ask(Command.PLAY_SAMPLE, **fields)["index"]).key
         recorder = self.program(ARECORD)
         asked = record_fields(Spec(SampleFormat.S16LE, 1, 16_000), (0,), source_name="microphone", fragsize=3_200)
-        self.names["pulse recorder"] = f"recorder/{recorder.ask(Command.CREATE_RECORD_STREAM, **asked)['index']}"
+        index = recorder.ask(Command.CREATE_RECORD_STREAM, **asked)["index"]
+        self.names["pulse recorder"] = f"recorder/{self.record_at(index).node.id}"
         before, taps = set(self.graph.streams), set(self.graph.taps)
         client.ask(Command.LOAD_MODULE, name="module-sine", argument="frequency=440")
         self.called("module", before)

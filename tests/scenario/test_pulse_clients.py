@@ -41,9 +41,9 @@ def test_kill_suspend_and_default_notify_affected_clients() -> None:
     other.ask(Command.SUSPEND_SINK, index=NO_INDEX, name="millrace", suspend=True)
     client.exchange()
     assert client.named(Command.PLAYBACK_STREAM_SUSPENDED) == [{"channel": player.channel, "suspended": True}]
-    assert not rig.graph.streams[player.index].active
+    assert not rig.stream_at(player.index).active
     other.ask(Command.SUSPEND_SINK, index=NO_INDEX, name="millrace", suspend=False)
-    assert rig.graph.streams[player.index].active
+    assert rig.stream_at(player.index).active
     other.ask(Command.KILL_SINK_INPUT, index=player.index)
     client.exchange()
     assert client.named(Command.PLAYBACK_STREAM_KILLED) == [{"channel": player.channel}]
@@ -219,7 +219,7 @@ def test_quantum_stays_short_for_underrun_stream_until_it_is_corked() -> None:
     fast = client.play(S16, STEREO, s16(sine(0.1)), tlength=ms(10), adjust_latency=True)
     rig.run(1.0)
     # It waits for its client, whose next data would run dry again within one long cycle.
-    assert not rig.door.playback[fast.index].node.active and rig.graph.quantum_frames == 120
+    assert not rig.playback_at(fast.index).node.active and rig.graph.quantum_frames == 120
     client.ask(Command.CORK_PLAYBACK_STREAM, channel=fast.channel, cork=True)
     rig.run(0.1)
     assert rig.graph.quantum_frames == 1920
@@ -262,10 +262,10 @@ def test_refused_property_update_changes_nothing() -> None:
             client.ask(Command.UPDATE_CLIENT_PROPLIST, mode=2, props={f"big{k}": bytes(60_000)})
         except AssertionError:
             refused += 1
-    shown = client.ask(Command.GET_CLIENT_INFO, index=client.server.index)["props"]
+    shown = client.ask(Command.GET_CLIENT_INFO, index=client.server.client_index)["props"]
     assert refused == 2 and {"kept", "more", "big0", "big1"} <= set(shown) and "big3" not in shown
     client.ask(Command.UPDATE_CLIENT_PROPLIST, mode=0, props={"other": b"1\0"})
-    assert "kept" not in client.ask(Command.GET_CLIENT_INFO, index=client.server.index)["props"]
+    assert "kept" not in client.ask(Command.GET_CLIENT_INFO, index=client.server.client_index)["props"]
 
 
 def test_source_level_applies_before_remapping_to_recorder_channels() -> None:

@@ -42,13 +42,13 @@ def test_removed_default_becomes_default_again_when_recreated() -> None:
     line = load(client, "module-null-source", "source_name=line")
     client.ask(Command.SET_DEFAULT_SINK, name="two")
     client.ask(Command.SET_DEFAULT_SOURCE, name="line")
-    stream = rig.graph.streams[client.play(S16, (1, 2)).index]
+    stream = rig.stream_at(client.play(S16, (1, 2)).index)
     record = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, (1, 2)))["index"]
     assert (stream.sink.name, server(client)) == ("two", ("two", "line"))
     client.ask(Command.UNLOAD_MODULE, index=index)
     client.ask(Command.UNLOAD_MODULE, index=line)
     assert (stream.sink.name, server(client)) == ("millrace", ("millrace", "microphone"))
-    assert rig.door.records[record].node.sink is rig.door.find_source(NO_INDEX, "microphone")
+    assert rig.record_at(record).node.sink is rig.door.find_source(NO_INDEX, "microphone")
     load(client, "module-null-sink", "sink_name=other")
     assert server(client) == ("millrace", "microphone")
     load(client, "module-null-sink", "sink_name=two")
@@ -162,9 +162,9 @@ def test_none_unsets_the_default() -> None:
     rig.graph.add_source("microphone", "Microphone")
     client = rig.client()
     index = load(client, "module-null-sink", "sink_name=two")
-    stream = rig.graph.streams[client.play(S16, (1, 2)).index]
+    stream = rig.stream_at(client.play(S16, (1, 2)).index)
     recorder = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(S16, (1, 2)))["index"]
-    node = rig.door.records[recorder].node
+    node = rig.record_at(recorder).node
 
     def shown() -> tuple[str, str, str, str]:
         return (*server(client), stream.sink.name, rig.door.source_name(node.sink))

@@ -47,7 +47,7 @@ def test_short_file_plays_completely_because_drain_disables_prebuffering() -> No
     assert isinstance(client.replies[tag], Reply)
     # As in PulseAudio, the client gets UNDERFLOW, but this is not counted as a fault.
     assert client.named(Command.UNDERFLOW) == [{"channel": player.channel, "offset": ms(30)}]
-    assert rig.graph.streams[player.index].underruns == 0
+    assert rig.stream_at(player.index).underruns == 0
 
 
 def test_drain_of_empty_stream_is_acknowledged_immediately() -> None:
@@ -98,7 +98,7 @@ def test_first_request_is_tlength_and_requests_account_for_every_byte() -> None:
     player = client.play(S16, STEREO, s16(sine(10.0)), tlength=ms(200), minreq=ms(20))
     assert player.reply["missing"] == player.reply["tlength"] == ms(200)
     rig.run(3.0)
-    stream = rig.door.playback[player.index]
+    stream = rig.playback_at(player.index)
     asked = player.reply["missing"] + sum(player.requests)
     assert asked - stream.queue.write_index == player.asked
     assert all(size >= ms(20) for size in player.requests)
@@ -138,7 +138,7 @@ def test_without_prebuf_time_advances_through_underrun_and_late_sound_is_dropped
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(0.2)), tlength=ms(100), prebuf=0)
     rig.run(2.0)
-    stream = rig.door.playback[player.index]
+    stream = rig.playback_at(player.index)
     assert stream.queue.read_index > ms(1500)
     assert stream.queue.length == 0 and player.asked > ms(1000)
     assert isinstance(client.replies[player.drain()], Reply)
@@ -183,7 +183,7 @@ def test_flush_discards_queued_data_and_requests_it_again() -> None:
     client = rig.client()
     player = client.play(S16, STEREO, s16(sine(0.5)), tlength=ms(500), prebuf=ms(100))
     rig.run(0.1)
-    stream = rig.door.playback[player.index]
+    stream = rig.playback_at(player.index)
     client.ask(Command.FLUSH_PLAYBACK_STREAM, channel=player.channel)
     assert stream.queue.length == 0 and rig.graph.ahead(stream.node) == 0
     assert player.asked == ms(500)
@@ -205,7 +205,7 @@ def test_seek_modes_move_the_write_index(seek: Seek, offset: int, where: int) ->
     client.wire.send_block(player.channel, s16(count(4800)))
     client.wire.send_block(player.channel, s16(count(480)), seek=seek, offset=offset)
     client.exchange()
-    assert rig.door.playback[player.index].queue.write_index == where + ms(10)
+    assert rig.playback_at(player.index).queue.write_index == where + ms(10)
 
 
 def test_gap_left_by_seek_is_silence() -> None:

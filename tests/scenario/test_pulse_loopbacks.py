@@ -166,7 +166,7 @@ def test_loopback_may_be_loaded_but_not_moved_to_hear_itself() -> None:
     assert client.error(Command.MOVE_SINK_INPUT, **to_sink) == Err.INVALID
     assert client.error(Command.MOVE_SOURCE_OUTPUT, **to_source) == Err.INVALID
     client.ask(Command.SET_DEFAULT_SINK, name="under")
-    assert inputs(client)[-1]["sink"] == rig.graph.streams[played].sink.id == sink(rig, "millrace").id
+    assert inputs(client)[-1]["sink"] == rig.stream_at(played).sink.id == sink(rig, "millrace").id
     # It is unloaded with its source, because on the default source it would record its own output.
     client.ask(Command.SET_DEFAULT_SINK, name="millrace")
     under = next(m for m in client.ask_list(Command.GET_MODULE_INFO_LIST) if m["argument"] == "sink_name=under")

@@ -39,7 +39,7 @@ def test_tone_is_heard_on_its_sink_and_ends_with_its_stream() -> None:
     rig.run(1)
     assert not rig.graph.running
     client.ask(Command.SUSPEND_SINK, index=rig.sink.id, name=None, suspend=False)
-    assert rig.graph.streams[tone["index"]].active
+    assert rig.stream_at(tone["index"]).active
     client.ask(Command.KILL_SINK_INPUT, index=tone["index"])
     assert "module-sine" not in modules(client)
     rig.run(1)

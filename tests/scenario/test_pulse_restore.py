@@ -116,11 +116,11 @@ def test_rule_with_apply_takes_effect_immediately_and_changes_are_announced() ->
     shown = {s["index"]: s for s in client.ask_list(Command.GET_SINK_INPUT_INFO_LIST)}
     assert shown[mpv]["props"]["module-stream-restore.id"].rstrip(b"\0").decode() == MPV
     client.ask(Command.EXTENSION, **a_write(SET, {MPV: LOUD}))
-    assert rig.graph.streams[mpv].gains == (1.0, 1.0), "not asked to"
+    assert rig.stream_at(mpv).gains == (1.0, 1.0), "not asked to"
     client.ask(Command.EXTENSION, **a_write(SET, {MPV: LOUD}, at_once=True))
     shown = {s["index"]: s for s in client.ask_list(Command.GET_SINK_INPUT_INFO_LIST)}
     assert shown[mpv]["volume"] == LOUD.levels and shown[mpv]["mute"]
-    assert rig.graph.streams[mpv].sink.name == "music" and rig.graph.streams[vlc].sink is rig.sink
+    assert rig.stream_at(mpv).sink.name == "music" and rig.stream_at(vlc).sink is rig.sink
     other.exchange()
     told = [n.fields for n in other.notices if n.command is Command.EXTENSION]
     assert [(event["name"], event["event"]) for event in told] == [("module-stream-restore", 5)] * 2
@@ -249,9 +249,9 @@ def test_rule_written_by_program_applies_to_next_stream_and_is_saved(tmp_path: P
         async with policy(daemon):
             program = Program(daemon)
             await program.ask(Command.EXTENSION, **a_write(SET, {MPV: LOUD}))
-            stream = daemon.worker.guest("alice").graph.streams[
-                program.client.play(S16, (1, 2), volume_set=False).index
-            ]
+            player = program.client.play(S16, (1, 2), volume_set=False)
+            stream = daemon.worker.guest("alice").pulse.door.input_at(player.index)
+            assert stream is not None
             await eventually(lambda: stream.mute and stream.sink.name == "music")
             assert [round(gain, 4) for gain in stream.gains] == [0.125, 0.0156]
             # What a user sets from there is what the program reads.
@@ -306,8 +306,8 @@ def test_recorder_rule_applies_only_where_client_may_record() -> None:
     assert client.error(Command.CREATE_RECORD_STREAM, **fields) == Err.ACCESS, "the default is the microphone"
     rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.ALLOW)
     new = client.ask(Command.CREATE_RECORD_STREAM, **fields)
-    assert new["source_name"] == "microphone" and rig.door.records[new["index"]].state.mute
-    assert rig.door.records[new["index"]].state.gains == (0.125, 0.125)
+    assert new["source_name"] == "microphone" and rig.record_at(new["index"]).state.mute
+    assert rig.record_at(new["index"]).state.gains == (0.125, 0.125)
     client.ask(Command.EXTENSION, **a_write(SET, {group: rule}, at_once=True))
     assert record.node.sink is not None and record.node.sink.name == "microphone"
 
@@ -330,10 +330,10 @@ def test_new_stream_and_sample_start_with_saved_settings() -> None:
     rig.run(0.5)
     assert len(heard.trimmed()) == 4800 and np.allclose(heard.trimmed(), 0.0625)
     own = client.play(F32, (1, 2), props=props, sink_name="millrace", volume=(0x10000, 0x10000), volume_set=True)
-    node = rig.graph.streams[own.index]
+    node = rig.stream_at(own.index)
     assert node.sink is rig.sink and node.gains == (1.0, 1.0), "the client's own choice has priority"
     reply = client.play(F32, (1, 2), props=props, volume_set=False).reply
-    assert reply["sink_name"] == "music" and rig.graph.streams[reply["index"]].placed
+    assert reply["sink_name"] == "music" and rig.stream_at(reply["index"]).placed
 
 
 def test_sample_without_role_is_an_event() -> None:

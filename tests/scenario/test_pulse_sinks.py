@@ -92,7 +92,7 @@ def test_new_default_sink_takes_unpinned_streams() -> None:
     client.ask(Command.MOVE_SINK_INPUT, index=moved, sink_index=NO_INDEX, sink_name="c")
 
     def where() -> list[str]:
-        return [rig.graph.streams[index].sink.name for index in (free, named, moved)]
+        return [rig.stream_at(index).sink.name for index in (free, named, moved)]
 
     client.ask(Command.SET_DEFAULT_SINK, name="b")
     assert where() == ["b", "millrace", "c"]
@@ -213,7 +213,7 @@ def test_changes_without_effect_are_not_announced() -> None:
     told = [(n["event"] & 0xF, n["index"]) for n in client.named(Command.SUBSCRIBE_EVENT)]
     assert told == [(Facility.SOURCE, rig.door.source_indexes.of(microphone)), (Facility.SERVER, NO_INDEX)]
     # A stream with links of its own is linked only to the sink it is moved to, even if that is its own.
-    node, other = rig.graph.streams[stream], rig.graph.add_sink("other")
+    node, other = rig.stream_at(stream), rig.graph.add_sink("other")
     rig.graph.link(node, other)
     client.ask(Command.MOVE_SINK_INPUT, index=stream, sink_index=NO_INDEX, sink_name="millrace")
     assert [link.target for link in node.links] == [rig.sink]

@@ -36,7 +36,7 @@ def test_prompt_client_never_underruns(rate: int, tlength: int, minreq: float, f
     player = rig.client().play(Spec(SampleFormat.S16LE, 1, rate), (0,), bytes(rate * 2), **asked)
     rig.run(0.7)
     assert player.reply["tlength"] >= asked["tlength"] * (not flags)
-    assert rig.graph.streams[player.index].underruns == 0
+    assert rig.stream_at(player.index).underruns == 0
 
 
 def test_new_buffer_attributes_take_effect_immediately_without_loss() -> None:
@@ -60,7 +60,7 @@ def test_new_buffer_attributes_take_effect_immediately_without_loss() -> None:
     assert abs(frequency_hz(loud[:, 0], 48_000) - 997) < 0.05
     # At the change of resamplers the sound is not seamless, but there is no click.
     assert np.abs(np.diff(loud[1_000:-1_000, 0])).max() < 1.3 * 0.5 * 2 * np.pi * 997 / 48_000
-    assert rig.graph.streams[player.index].underruns == 0
+    assert rig.stream_at(player.index).underruns == 0
 
 
 # -- rates -------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_below_1_khz_each_frame_is_heard_for_its_duration(rate: int, variable: b
         player.feed()
         player.drain()
         rig.run(3.0)
-    assert not rig.door.playback[player.index].queue.length
+    assert not rig.playback_at(player.index).queue.length
     for absurd in (0, 387_841):
         fields = {"channel": player.channel, "rate": absurd}
         assert client.error(Command.UPDATE_PLAYBACK_STREAM_SAMPLE_RATE, **fields) == Err.INVALID
@@ -134,7 +134,7 @@ def test_sound_before_a_pause_is_heard_completely_and_immediately(tlength_ms: in
         edges = np.flatnonzero(np.diff(np.concatenate(([False], loud, [False])).astype(int)))
         lengths = edges[1::2] - edges[::2]
         assert len(lengths) == number + 1 and abs(lengths[-1] - length * 48_000 / rate) <= 4
-    assert rig.door.playback[player.index].held_ns == 0
+    assert rig.playback_at(player.index).held_ns == 0
 
 
 def test_drain_plays_to_the_last_frame_and_no_further() -> None:
@@ -241,7 +241,7 @@ def test_pinned_stream_stays_and_ends_with_its_sink() -> None:
     assert other.error(Command.MOVE_SINK_INPUT, **fields) == Err.INVALID
     other.ask(Command.SET_DEFAULT_SINK, name="music")
     other.ask(Command.SET_DEFAULT_SINK, name=rig.sink.name)
-    assert rig.graph.streams[player.index].sink.name == "music"
+    assert rig.stream_at(player.index).sink.name == "music"
     other.ask(Command.UNLOAD_MODULE, index=module["index"])
     client.exchange()
     assert client.named(Command.PLAYBACK_STREAM_KILLED) == [{"channel": player.channel}]
@@ -273,7 +273,7 @@ def test_fail_on_suspend_streams_are_refused_or_killed() -> None:
     client.exchange()
     assert client.named(Command.PLAYBACK_STREAM_KILLED) == [{"channel": player.channel}]
     assert client.named(Command.RECORD_STREAM_KILLED) == [{"channel": recorder["channel"]}]
-    assert list(rig.graph.streams) == [patient.index]
+    assert list(rig.graph.streams.values()) == [rig.stream_at(patient.index)]
     assert refused(client, fail_on_suspend=True) == Err.BADSTATE
     fields = record_fields(S16, STEREO, fail_on_suspend=True, source_name="@DEFAULT_MONITOR@")
     assert client.error(Command.CREATE_RECORD_STREAM, **fields) == Err.BADSTATE
@@ -301,7 +301,7 @@ def test_stream_starts_with_requested_mute_and_volume_only_if_set() -> None:
         ({"volume": (0x8000, 0x8000), "volume_set": True, "relative_volume": True}, False, 0.125),
         ({"volume": (0x8000, 0x8000)}, False, 1.0),
     ):
-        node = rig.graph.streams[client.play(S16, STEREO, **changes).index]
+        node = rig.stream_at(client.play(S16, STEREO, **changes).index)
         assert (node.mute, node.gains) == (mute, (gain, gain)), changes
 
 
@@ -366,7 +366,7 @@ def test_synchronised_streams_start_cork_and_flush_in_the_same_frame() -> None:
         rig.run(0.25)
         client.ask(Command.CORK_PLAYBACK_STREAM, channel=b.channel, cork=True)
         rig.run(0.1)
-    streams = [rig.door.playback[p.index] for p in (a, b)]
+    streams = [rig.playback_at(p.index) for p in (a, b)]
     assert streams[0].queue.read_index == streams[1].queue.read_index > ms(600)
     assert not heard.sound.any()
     a.data = b.data = memoryview(b"")
@@ -401,10 +401,10 @@ def test_stream_joins_corked_synchronised_streams_at_their_sink_and_position() -
     assert refused(client, sync_id=7, sink_name=rig.sink.name) == Err.INVALID
     second = client.play(S16, STEREO, sync_id=7, corked=True, prebuf=0)
     assert second.reply["sink_name"] == "other"
-    heard = rig.door.playback[first.index]
-    assert rig.door.playback[second.index].queue.read_index == heard.queue.read_index - rig.graph.ahead(heard.node) * 4
+    heard = rig.playback_at(first.index)
+    assert rig.playback_at(second.index).queue.read_index == heard.queue.read_index - rig.graph.ahead(heard.node) * 4
     where = {"index": first.index, "sink_index": rig.sink.id, "sink_name": None}
     assert client.error(Command.MOVE_SINK_INPUT, **where) == Err.INVALID
     client.ask(Command.DELETE_PLAYBACK_STREAM, channel=second.channel)
     client.ask(Command.MOVE_SINK_INPUT, **where)
-    assert rig.graph.streams[first.index].sink is not other
+    assert rig.stream_at(first.index).sink is not other

@@ -55,7 +55,8 @@ class Looped:
         return late_ms(self.before, self.after, self.rig)
 
     def move(self, name: str) -> None:
-        self.client.ask(Command.MOVE_SINK_INPUT, index=self.loopback.node.id, sink_index=NO_INDEX, sink_name=name)
+        index = self.rig.door.indexes.inputs.of(self.loopback.node)
+        self.client.ask(Command.MOVE_SINK_INPUT, index=index, sink_index=NO_INDEX, sink_name=name)
 
     def check(self) -> None:
         """It plays at its latency again, and nobody was blamed."""
@@ -150,7 +151,7 @@ def test_stream_moved_to_suspended_sink_waits_without_loss() -> None:
     rig.run(0.5)
     client.ask(Command.MOVE_SINK_INPUT, index=player.index, sink_index=NO_INDEX, sink_name="game")
     rig.run(1)
-    assert not rig.graph.streams[player.index].active and not second.sound.any()
+    assert not rig.stream_at(player.index).active and not second.sound.any()
     last = first.sound[:, 0].max()
     suspend(client, "game", False)
     rig.run(0.5)

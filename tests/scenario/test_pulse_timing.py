@@ -93,7 +93,7 @@ def test_gap_shorter_than_a_cycle_is_reported_too() -> None:
     rig.run(0.1)
     assert [told["offset"] for told in client.named(Command.UNDERFLOW)] == [ms(305)]
     assert len(client.named(Command.STARTED)) == 2
-    assert rig.graph.streams[player.index].underruns == 1
+    assert rig.stream_at(player.index).underruns == 1
 
 
 def test_flush_is_reported_as_underflow_without_fault() -> None:
@@ -103,7 +103,7 @@ def test_flush_is_reported_as_underflow_without_fault() -> None:
     rig.run(0.1)
     client.ask(Command.FLUSH_PLAYBACK_STREAM, channel=player.channel)
     assert len(client.named(Command.UNDERFLOW)) == 1
-    assert rig.graph.streams[player.index].underruns == 0
+    assert rig.stream_at(player.index).underruns == 0
     rig.run(0.1)
     assert not timing(player)["playing"]
 
@@ -142,7 +142,7 @@ def test_time_without_prebuffering_is_exact_at_any_rate() -> None:
     spec = Spec(SampleFormat.S16LE, 2, 22_050)
     player = rig.client().play(spec, STEREO, tlength=ms(20, rate=22_050), prebuf=0)
     rig.run(10.0)
-    stream = rig.door.playback[player.index]
+    stream = rig.playback_at(player.index)
     waited = 0.2
     assert stream.queue.read_index == pytest.approx((10.0 - waited) * 22_050 * FRAME, abs=22_050 * FRAME * 0.011)
 

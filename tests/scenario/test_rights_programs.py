@@ -51,7 +51,7 @@ def test_programs_record_only_what_they_were_granted() -> None:
     rig.admission.enforce()
     evil.exchange()
     assert len(evil.named(Command.RECORD_STREAM_KILLED)) == 1
-    assert [record.owner.index for record in rig.door.records.values()] == [allowed.server.index]
+    assert [record.owner for record in rig.door.records.values()] == [allowed.server]
     grants.set(Permission.MONITOR, ANY, None)
     assert program(rig, "evil").ask(Command.CREATE_RECORD_STREAM, **source("default.monitor"))
 

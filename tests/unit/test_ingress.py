@@ -66,7 +66,7 @@ def pulse(rig: Rig) -> Case:
         player.data = memoryview(BYTES)
         player.feed()
 
-    return Case(rig, rig.graph.streams[player.index], bring)
+    return Case(rig, rig.stream_at(player.index), bring)
 
 
 def sample(rig: Rig) -> Case:
@@ -75,7 +75,7 @@ def sample(rig: Rig) -> Case:
     client.wire.send_block(made["channel"], memoryview(BYTES))
     client.ask(Command.FINISH_UPLOAD_STREAM, channel=made["channel"])
     fields = {"sink_index": NO_INDEX, "sink_name": None, "volume": NO_INDEX, "name": "bell", "props": {}}
-    stream = rig.graph.streams[client.ask(Command.PLAY_SAMPLE, **fields)["index"]]
+    stream = rig.stream_at(client.ask(Command.PLAY_SAMPLE, **fields)["index"])
     return Case(rig, stream, lambda: None)
 
 
@@ -216,7 +216,7 @@ def test_paused_stream_says_so() -> None:
     rig = Rig()
     client = pulse_client(rig)
     player = client.play(S16, STEREO, BYTES, tlength=len(BYTES), prebuf=0)
-    stream = rig.graph.streams[player.index]
+    stream = rig.stream_at(player.index)
     client.ask(Command.CORK_PLAYBACK_STREAM, channel=player.channel, cork=True)
     assert status_of(stream).corked and status_of(stream).fill_ns > 0
     for make in (native, pushed):
@@ -258,7 +258,7 @@ def test_pulseaudio_client_is_silent_since_before_its_underrun_and_not_in_the_fu
     client = pulse_client(rig)
     # It writes less than it is asked for at a time, so nothing is asked of it.
     player = client.play(S16, STEREO, tlength=8 * len(BYTES), prebuf=0, minreq=4 * len(BYTES))
-    stream = rig.graph.streams[player.index]
+    stream = rig.stream_at(player.index)
     feed = stream.feed
     assert isinstance(feed, PlaybackStream)
     for _ in range(1 + bool(pause_s)):
@@ -275,7 +275,7 @@ def test_pulseaudio_client_is_silent_since_before_its_underrun_and_not_in_the_fu
 def test_program_recorders_have_status_and_other_taps_do_not() -> None:
     rig = Rig()
     asked = record_fields(Spec(SampleFormat.S16LE, 1, 16_000), (0,), source_name="millrace.monitor")
-    record = rig.graph.taps[pulse_client(rig).ask(Command.CREATE_RECORD_STREAM, **asked)["index"]]
+    record = rig.record_at(pulse_client(rig).ask(Command.CREATE_RECORD_STREAM, **asked)["index"]).node
     told = recorder_of(record)
     assert told is not None and (told.door, told.identity.pid) == ("pulse", 4711)
     assert (told.format.name, told.format.rate, told.format.positions) == ("s16le", 16_000, ("mono",))

@@ -52,8 +52,8 @@ class Bench:
         """A client that was admitted."""
         made: Client = bare(
             Client, **({
-                "index": 7, "props": {"application.name": b"player\0"}, "closing": False, "wake": self._wake,
-                "now_ns": 0, "extensions": set(), "version": 35, "recording": {}, "name": "player",
+                "index": 107, "client_index": 7, "props": {"application.name": b"player\0"}, "closing": False,
+                "wake": self._wake, "now_ns": 0, "extensions": set(), "version": 35, "recording": {}, "name": "player",
                 "notice": lambda command, **values: self.told.append((command, values)), "subject": Subject(),
             } | members)
         )  # fmt: skip
@@ -72,7 +72,7 @@ def test_notifications_are_delivered_in_turns_of_the_host() -> None:
 def test_settings_are_stored_by_memory_and_apply_when_saved() -> None:
     bench = Bench()
     client = bench.client(extensions={STREAM_RESTORE})
-    other = bench.client(index=8)
+    other = bench.client(index=108)
     bench.door.rules.submit(RuleUpdate(lambda: {"a": Rule(device="music")}, lambda kept: None))
     bench.door.devices.keep_level(bench.door.default_sink, lambda kept: None)
     assert len(bench.rules) == len(bench.devices) == 1 and bench.door.rules.kept == {} and bench.told == []

@@ -41,6 +41,8 @@ class Scene(Furnished):
         self.record_channel: int = self.program.record(S16, STEREO, source_name="millrace.monitor")["channel"]
         self.stream, self.record = self.program.streams[self.channel], self.program.records[self.record_channel]
         self.caller = Caller(self, HANDLERS)
+        indexes = self.door.indexes
+        self.input, self.output = indexes.inputs.of(self.stream.node), indexes.outputs.of(self.record.node)
         self.published: list[tuple[Facility, Change, int]] = []
         self.door.publish = lambda *change: self.published.append(change)  # type: ignore[method-assign]
         self.changed.clear()
@@ -118,20 +120,20 @@ def test_saved_change_is_acknowledged_when_saved_and_refused_otherwise(
 def test_levels_of_streams_and_recorders_are_set_immediately() -> None:
     scene = Scene()
     stream, record = scene.stream.node, scene.record
-    assert scene.ask(C.SET_SINK_INPUT_VOLUME, stream.id, volume=(HALF,)) == {} and stream.gains == (0.125, 0.125)
-    assert scene.ask(C.SET_SINK_INPUT_MUTE, stream.id, mute=True) == {} and stream.mute
+    assert scene.ask(C.SET_SINK_INPUT_VOLUME, scene.input, volume=(HALF,)) == {} and stream.gains == (0.125, 0.125)
+    assert scene.ask(C.SET_SINK_INPUT_MUTE, scene.input, mute=True) == {} and stream.mute
     scene.published.clear()
-    assert scene.ask(C.SET_SOURCE_OUTPUT_VOLUME, record.node.id, volume=(HALF, 0x10000)) == {}
-    assert scene.ask(C.SET_SOURCE_OUTPUT_MUTE, record.node.id, mute=True) == {}
+    assert scene.ask(C.SET_SOURCE_OUTPUT_VOLUME, scene.output, volume=(HALF, 0x10000)) == {}
+    assert scene.ask(C.SET_SOURCE_OUTPUT_MUTE, scene.output, mute=True) == {}
     assert record.state.gains == (0.125, 1.0) and record.state.mute
-    assert scene.published == [(Facility.SOURCE_OUTPUT, Change.CHANGE, record.node.id)] * 2
-    assert scene.ask(C.SET_SOURCE_OUTPUT_MUTE, record.node.id, mute=False) == {} and not record.state.mute
+    assert scene.published == [(Facility.SOURCE_OUTPUT, Change.CHANGE, scene.output)] * 2
+    assert scene.ask(C.SET_SOURCE_OUTPUT_MUTE, scene.output, mute=False) == {} and not record.state.mute
 
 
 @pytest.mark.parametrize("command", ["SET_SINK_VOLUME", "SET_SOURCE_VOLUME", "SET_SINK_INPUT_VOLUME"])
 def test_volume_for_other_channel_count_is_refused(command: str) -> None:
     scene = Scene()
-    index = scene.stream.node.id if command == "SET_SINK_INPUT_VOLUME" else scene.sink.id
+    index = scene.input if command == "SET_SINK_INPUT_VOLUME" else scene.sink.id
     assert scene.ask(C[command], index, volume=(1, 2, 3)) is Err.INVALID
     assert scene.sink.gains == scene.sink.recorded.gains == scene.stream.node.gains == (1.0, 1.0)
 
@@ -183,7 +185,7 @@ def test_stream_is_moved_by_name_or_index_and_its_client_notified() -> None:
     stream = scene.stream.node
 
     def move(index: int, name: str | None) -> Any:
-        return scene.ask(C.MOVE_SINK_INPUT, stream.id, sink_index=index, sink_name=name)
+        return scene.ask(C.MOVE_SINK_INPUT, scene.input, sink_index=index, sink_name=name)
 
     assert move(NO_INDEX, "music") == {} and stream.sink is scene.music and stream.placed
     assert [told["index"] for told in scene.program.named(C.PLAYBACK_STREAM_MOVED)] == [1]
@@ -198,7 +200,7 @@ def test_recorder_is_moved_only_where_its_client_may_record() -> None:
     record = scene.record.node
 
     def move(name: str) -> Any:
-        return scene.ask(C.MOVE_SOURCE_OUTPUT, record.id, source_index=NO_INDEX, source_name=name)
+        return scene.ask(C.MOVE_SOURCE_OUTPUT, scene.output, source_index=NO_INDEX, source_name=name)
 
     assert move("microphone") == {} and record.sink is scene.source and not record.placed
     assert move("music.monitor") == {} and record.sink is scene.music and record.placed
@@ -216,11 +218,11 @@ def test_loopback_can_not_be_moved_where_it_hears_itself() -> None:
     stream = next(one for one in scene.door.playback.values() if one is not scene.stream)
     record = next(one for one in scene.door.records.values() if one is not scene.record)
     to = {"sink_index": NO_INDEX, "source_index": NO_INDEX}
-    assert scene.ask(C.MOVE_SINK_INPUT, stream.node.id, **to, sink_name="millrace") is Err.INVALID
-    assert scene.ask(C.MOVE_SOURCE_OUTPUT, record.node.id, **to, source_name="music.monitor") is Err.INVALID
+    assert scene.ask(C.MOVE_SINK_INPUT, scene.input + 1, **to, sink_name="millrace") is Err.INVALID
+    assert scene.ask(C.MOVE_SOURCE_OUTPUT, scene.output + 1, **to, source_name="music.monitor") is Err.INVALID
     assert stream.node.sink is scene.music and record.node.sink is scene.sink
-    assert scene.ask(C.MOVE_SOURCE_OUTPUT, record.node.id, **to, source_name="microphone") == {}
-    assert scene.ask(C.MOVE_SINK_INPUT, stream.node.id, **to, sink_name="millrace") == {}
+    assert scene.ask(C.MOVE_SOURCE_OUTPUT, scene.output + 1, **to, source_name="microphone") == {}
+    assert scene.ask(C.MOVE_SINK_INPUT, scene.input + 1, **to, sink_name="millrace") == {}
 
 
 def test_sink_is_suspended_once_and_its_users_notified() -> None:
@@ -288,14 +290,15 @@ def test_clients_streams_and_recorders_are_killed_by_index() -> None:
     scene = Scene()
     woken: list[bool] = []
     scene.program.wake = lambda: woken.append(scene.program.closing)
-    assert scene.ask(C.KILL_SINK_INPUT, scene.stream.node.id) == {}
-    assert scene.ask(C.KILL_SOURCE_OUTPUT, scene.record.node.id) == {}
+    assert scene.ask(C.KILL_SINK_INPUT, scene.input) == {}
+    assert scene.ask(C.KILL_SOURCE_OUTPUT, scene.output) == {}
     assert scene.program.named(C.PLAYBACK_STREAM_KILLED) == [{"channel": scene.channel}]
     assert scene.program.named(C.RECORD_STREAM_KILLED) == [{"channel": scene.record_channel}]
     assert not scene.program.streams and not scene.program.records and not woken
-    assert scene.ask(C.KILL_CLIENT, scene.program.index) == {}
+    assert scene.ask(C.KILL_CLIENT, scene.program.client_index) == {}
     assert woken == [True], "it is closed when its connection next checks"
-    assert scene.ask(C.KILL_CLIENT, scene.caller.index) == {} and scene.caller.closing, "itself too, with an answer"
+    assert scene.ask(C.KILL_CLIENT, scene.caller.client_index) == {}, "itself too, with an answer"
+    assert scene.caller.closing
 
 
 def test_client_can_not_exit_the_server() -> None:
@@ -308,7 +311,7 @@ def test_client_can_not_exit_the_server() -> None:
 
 def test_client_name_is_set_and_subscribers_notified() -> None:
     scene = Scene()
-    told = [(Facility.CLIENT, Change.CHANGE, scene.caller.index)], [("change", scene.caller.index)]
+    told = [(Facility.CLIENT, Change.CHANGE, scene.caller.client_index)], [("change", scene.caller.index)]
     news: Callable[[], Any] = lambda: (scene.published.copy(), scene.changed.copy())  # noqa: E731
     asks: list[tuple[Command, dict[str, Any]]] = [
         (C.SET_CLIENT_NAME, {"props": {"application.name": b"player\0", "a": b"1\0"}}),
@@ -319,7 +322,7 @@ def test_client_name_is_set_and_subscribers_notified() -> None:
         scene.published.clear()
         scene.changed.clear()
         answer = scene.ask(command, **fields)
-        assert answer == ({"index": scene.caller.index} if command is C.SET_CLIENT_NAME else {})
+        assert answer == ({"index": scene.caller.client_index} if command is C.SET_CLIENT_NAME else {})
         assert news() == told, command.name
     assert scene.caller.props == {"a": b"2\0"}
     scene.published.clear()
@@ -352,9 +355,10 @@ def test_properties_are_set_merged_or_replaced(kind: str, mode: int, expected: d
 
 def test_subscribers_are_notified_of_changed_properties_and_names() -> None:
     scene = Scene()
-    for kind, channel, node in (
-        ("PLAYBACK", scene.channel, scene.stream.node), ("RECORD", scene.record_channel, scene.record.node)
-    ):  # fmt: skip
+    for kind, channel, node, index in (
+        ("PLAYBACK", scene.channel, scene.stream.node, scene.input),
+        ("RECORD", scene.record_channel, scene.record.node, scene.output),
+    ):
         facility = Facility.SINK_INPUT if kind == "PLAYBACK" else Facility.SOURCE_OUTPUT
         for command, fields in (
             (f"UPDATE_{kind}_STREAM_PROPLIST", {"mode": 2, "props": {"a": b"1\0"}}),
@@ -363,7 +367,7 @@ def test_subscribers_are_notified_of_changed_properties_and_names() -> None:
         ):
             scene.published.clear()
             assert scene.program.ask(C[command], channel=channel, **fields) == {}
-            assert scene.published == [(facility, Change.CHANGE, node.id)], command
+            assert scene.published == [(facility, Change.CHANGE, index)], command
         scene.published.clear()
         assert scene.program.ask(C[f"REMOVE_{kind}_STREAM_PROPLIST"], channel=channel, keys=["a"]) == {}
         assert scene.published == [], "nothing was removed"

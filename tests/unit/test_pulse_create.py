@@ -56,7 +56,8 @@ def test_reply_describes_the_created_stream() -> None:
     scene = Scene()
     answer = scene.caller.play(S16, STEREO, tlength=ms(200), minreq=ms(20), prebuf=ms(50), sink_name="music")
     stream = scene.caller.streams[answer["channel"]]
-    assert answer["index"] == stream.node.id and scene.door.playback[stream.node.id] is stream
+    assert answer["index"] == scene.door.indexes.inputs.of(stream.node) == 0
+    assert scene.door.playback[stream.node.id] is stream
     assert (answer["spec"], answer["map"]) == (S16, STEREO) and answer["format"].encoding is Encoding.PCM
     assert (answer["sink_index"], answer["sink_name"], answer["suspended"]) == (1, "music", False)
     attr = stream.attr
@@ -226,7 +227,8 @@ def test_reply_describes_the_created_recorder() -> None:
     scene = Scene()
     answer = scene.caller.record(S16, STEREO, fragsize=ms(20), source_name="music.monitor")
     record = scene.caller.records[answer["channel"]]
-    assert answer["index"] == record.node.id and scene.door.records[record.node.id] is record
+    assert answer["index"] == scene.door.indexes.outputs.of(record.node) == 0
+    assert scene.door.records[record.node.id] is record
     assert (answer["spec"], answer["map"]) == (S16, STEREO) and answer["format"].encoding is Encoding.PCM
     assert (answer["source_index"], answer["source_name"]) == (1, "music.monitor")
     assert (answer["fragsize"], answer["maxlength"]) == (ms(20), 4 * 1024 * 1024)
@@ -250,18 +252,18 @@ def test_recorder_without_source_follows_default_source(changes: dict[str, Any],
 def test_recorder_of_one_stream_hears_only_it_wherever_it_plays() -> None:
     scene = Scene()
     stream = scene.play(sink_name="music")
-    record = scene.record(direct_on_input=stream.node.id)
+    record = scene.record(direct_on_input=0)
     assert record.node.stream is stream.node and record.node.sink is scene.music
-    assert scene.record(direct_on_input=stream.node.id, source_name="music.monitor").node.stream is stream.node
+    assert scene.record(direct_on_input=0, source_name="music.monitor").node.stream is stream.node
     for changes, answer in (
-        ({"direct_on_input": stream.node.id, "source_name": "millrace.monitor"}, Err.INVALID),
+        ({"direct_on_input": 0, "source_name": "millrace.monitor"}, Err.INVALID),
         ({"direct_on_input": 12_345}, Err.NOENTITY),
         ({"source_name": "nowhere"}, Err.NOENTITY),
         ({"source_index": 0, "source_name": "music.monitor"}, Err.INVALID),
     ):
         assert scene.caller.record(S16, STEREO, **changes) is answer, changes
     stream.node.links = []
-    assert scene.caller.record(S16, STEREO, direct_on_input=stream.node.id) is Err.NOENTITY
+    assert scene.caller.record(S16, STEREO, direct_on_input=0) is Err.NOENTITY
     assert len(scene.door.records) == 2
 
 

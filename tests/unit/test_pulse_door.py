@@ -134,12 +134,12 @@ def test_recorders_of_removed_source_move_to_default_source() -> None:
 
 def test_source_level_applies_to_recorders_and_changes_are_announced() -> None:
     scene = Scene()
-    record, other = scene.record(source_name="music.monitor"), scene.record()
+    _, other = scene.record(source_name="music.monitor"), scene.record()
     scene.news()
     scene.door.set_recorded(scene.music, (0.5, 0.25), True)
     assert (scene.music.recorded.gains, scene.music.recorded.mute) == ((0.5, 0.25), True)
     assert scene.news() == [
-        (Facility.SOURCE_OUTPUT, Change.CHANGE, record.node.id), (Facility.SOURCE, Change.CHANGE, 1),
+        (Facility.SOURCE_OUTPUT, Change.CHANGE, 0), (Facility.SOURCE, Change.CHANGE, 1),
     ]  # fmt: skip
     scene.door.set_recorded(scene.music, (0.5, 0.25), True)
     assert scene.news() == [] and other.node.sink is scene.source
@@ -179,6 +179,7 @@ def test_guest_has_builtin_modules_of_which_two_are_permanent() -> None:
 
 def test_module_is_charged_and_announced_from_loading_to_unloading() -> None:
     scene = Scene()
+    tones = [scene.tone(scene.sink) for _ in range(3)]
     held, undone = scene.graph.budget.held, []
     made = scene.graph.add_sink("made")
     scene.news()
@@ -186,13 +187,14 @@ def test_module_is_charged_and_announced_from_loading_to_unloading() -> None:
     assert scene.door.account.part(("module", module.index)) > 4 * len("a=b")
     assert scene.door.modules[module.index] is module
     assert scene.news() == [(Facility.MODULE, Change.NEW, module.index)]
-    scene.door.made_by[99], scene.door.made_by[98] = module, scene.door.own_module
+    ids = [tone.id for tone in tones]
+    scene.door.made_by |= {ids[0]: module, ids[1]: scene.door.own_module}
     scene.door.unload(module)
     scene.door.unload(module)
     assert undone == [True] and made.id not in scene.graph.sinks and scene.graph.budget.held == held
     assert scene.news().count((Facility.MODULE, Change.REMOVE, module.index)) == 1
-    assert scene.door.made_by == {98: scene.door.own_module}
-    assert scene.door.module_of(98) is scene.door.module_of(12_345) is scene.door.own_module
+    assert scene.door.made_by == {ids[1]: scene.door.own_module}
+    assert {scene.door.module_of(tone) for tone in tones} == {scene.door.own_module}
 
 
 def test_module_beyond_budget_is_not_loaded() -> None:
@@ -257,7 +259,7 @@ def test_each_change_is_announced_with_its_facility() -> None:
     ]  # fmt: skip
     stream, record = scene.play(), scene.record()
     assert scene.news() == [
-        (Facility.SINK_INPUT, Change.NEW, stream.node.id), (Facility.SOURCE_OUTPUT, Change.NEW, record.node.id),
+        (Facility.SINK_INPUT, Change.NEW, 0), (Facility.SOURCE_OUTPUT, Change.NEW, 0),
         (Facility.SOURCE, Change.CHANGE, 2),
     ], "a recorded source is running"  # fmt: skip
     scene.graph.set_mute(stream.node, True)
@@ -266,7 +268,7 @@ def test_each_change_is_announced_with_its_facility() -> None:
     scene.graph.set_default(scene.music)
     news = scene.news()
     for change in (
-        (Facility.SINK_INPUT, Change.CHANGE, stream.node.id), (Facility.SOURCE_OUTPUT, Change.REMOVE, record.node.id),
+        (Facility.SINK_INPUT, Change.CHANGE, 0), (Facility.SOURCE_OUTPUT, Change.REMOVE, 0),
         (Facility.SINK, Change.REMOVE, 2), (Facility.SOURCE, Change.REMOVE, 3),
         (Facility.SERVER, Change.CHANGE, NO_INDEX),
     ):  # fmt: skip

@@ -42,7 +42,7 @@ def test_detached_streams_keep_their_nodes() -> None:
     client = rig.client()
     player = client.play(SPEC, (1, 2), bytes(40_000))
     record = client.ask(Command.CREATE_RECORD_STREAM, **record_fields(SPEC, (1, 2), source_name="millrace.monitor"))
-    stream, recorder = rig.door.playback[player.index], rig.door.records[record["index"]]
+    stream, recorder = rig.playback_at(player.index), rig.record_at(record["index"])
     node = stream.node
     state = detach_playback(rig.door, stream)
     detach_record(rig.door, recorder)
@@ -115,7 +115,8 @@ def test_loopback_stays_quiet_and_still_refuses_to_hear_itself() -> None:
     assert isinstance(before, Heard) and isinstance(after, Heard) and after is not before
     assert (after.quiet, after.rests_after) == (before.quiet, before.rests_after) and after.quiet
     hall = next(one for one in rig.graph.sinks.values() if one.name == "hall")
-    move = {"index": stream.node.id, "sink_index": rig.door.sink_indexes.of(hall), "sink_name": None}
+    index = rig.door.indexes.inputs.of(stream.node)
+    move = {"index": index, "sink_index": rig.door.sink_indexes.of(hall), "sink_name": None}
     assert rig.client().error(Command.MOVE_SINK_INPUT, **move) == Err.INVALID
 
 

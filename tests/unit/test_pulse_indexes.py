@@ -78,7 +78,7 @@ def test_index_is_not_given_twice_and_names_take_precedence() -> None:
 def test_streams_and_recorders_name_their_device_by_its_index() -> None:
     rig = Scene()
     playing, recording = rig.play(sink_name="music"), rig.record(source_name="microphone")
-    shown = infos.sink_input_info(rig.door, playing.node.id, 0)
+    shown = infos.sink_input_info(rig.door, playing.node, 0)
     assert shown is not None and shown["sink"] == 1
     assert infos.source_output_info(rig.door, recording)["source"] == 2
 

@@ -51,8 +51,8 @@ def test_each_record_has_exactly_the_fields_of_its_layout() -> None:
     made = {
         Command.GET_SINK_INFO: infos.sink_info(door, rig.sink, now_ns),
         Command.GET_SOURCE_INFO: infos.source_info(door, rig.sink, now_ns),
-        Command.GET_SINK_INPUT_INFO: infos.sink_input_info(door, stream, now_ns),
-        Command.GET_SOURCE_OUTPUT_INFO: infos.source_output_info(door, door.records[recorder]),
+        Command.GET_SINK_INPUT_INFO: infos.sink_input_info(door, rig.stream_at(stream), now_ns),
+        Command.GET_SOURCE_OUTPUT_INFO: infos.source_output_info(door, rig.record_at(recorder)),
         Command.GET_CLIENT_INFO: infos.client_info(door, caller),
         Command.GET_MODULE_INFO: infos.module_info(door, door.own_module),
         Command.GET_SAMPLE_INFO: infos.sample_info(Sample(7, "bell", door.sink_format, b"", {})),
@@ -135,18 +135,18 @@ def test_stream_is_shown_in_its_programs_format() -> None:
     rig = Rig()
     caller = Caller(rig, props={"application.name": b"player\0"})
     made = caller.play(S16, STEREO, tlength=9_600, props={"media.name": b"song\0"}, muted=True, muted_set=True)
-    stream = rig.door.playback[made["index"]]
+    stream = rig.playback_at(made["index"])
     stream.queue.write(bytes(4_800))
-    record = infos.sink_input_info(rig.door, made["index"], rig.now_ns)
+    record = infos.sink_input_info(rig.door, stream.node, rig.now_ns)
     subset(
-        record, index=made["index"], name="song", client=caller.index, sink=rig.sink.id, spec=S16, map=STEREO,
+        record, index=made["index"], name="song", client=caller.client_index, sink=rig.sink.id, spec=S16, map=STEREO,
         buffer_usec=50_000, module=rig.door.own_module.index, mute=True, volume=(0x10000, 0x10000), has_volume=True,
         writable=True, corked=False, driver="protocol-native.c", resample_method=stream.resample_method,
     )  # fmt: skip
     assert stream.resample_method and text(record, "media.name") == "song"
     assert text(record, "module-stream-restore.id") == "sink-input-by-application-name:player"
     stream.set_corked(True)
-    record = infos.sink_input_info(rig.door, made["index"], rig.now_ns)
+    record = infos.sink_input_info(rig.door, stream.node, rig.now_ns)
     assert record is not None and record["corked"] is True
 
 
@@ -154,12 +154,12 @@ def test_stream_of_another_door_is_shown_in_graph_format() -> None:
     rig = Rig()
     node = Stream(rig.graph.ids.take(), "film", default_map(2), {"media.role": "movie"}, feed=Tone())
     rig.graph.add_stream(node, rig.sink)
-    record = infos.sink_input_info(rig.door, node.id, rig.now_ns)
+    record = infos.sink_input_info(rig.door, node, rig.now_ns)
     subset(record, client=NO_INDEX, spec=F32, buffer_usec=0, resample_method=None, corked=True, sink_usec=0)
     assert text(record, "module-stream-restore.id") == "sink-input-by-media-role:movie"
     rig.graph.activate(node)
     rig.run(0.1)
-    record = infos.sink_input_info(rig.door, node.id, rig.now_ns)
+    record = infos.sink_input_info(rig.door, node, rig.now_ns)
     assert record is not None and record["corked"] is False
     ahead_ns = rig.graph.ahead(node) * 1_000_000_000 // 48_000
     assert record["sink_usec"] == (ahead_ns + rig.door.monitor_latency_ns(rig.sink, rig.now_ns)) // 1000 > 0
@@ -170,21 +170,25 @@ def test_source_streams_and_removed_streams_are_not_sink_inputs() -> None:
     source = rig.graph.add_source("microphone", "Microphone")
     node = Stream(rig.graph.ids.take(), "voice", default_map(2), feed=Tone())
     rig.graph.add_stream(node, source)
-    assert infos.sink_input_info(rig.door, node.id, rig.now_ns) is None
-    assert infos.sink_input_info(rig.door, 12_345, rig.now_ns) is None
+    assert infos.sink_input_info(rig.door, node, rig.now_ns) is None
+    rig.graph.move_stream(node, rig.sink)
+    assert infos.sink_input_info(rig.door, node, rig.now_ns) is not None
+    rig.graph.remove_stream(node)
+    assert infos.sink_input_info(rig.door, node, rig.now_ns) is None
 
 
 def test_recorder_shows_frames_waiting_for_its_client() -> None:
     rig = Rig()
     caller = Caller(rig, props={"application.name": b"recorder\0"})
     made = caller.record(S16, STEREO, fragsize=480, corked=True)
-    record = rig.door.records[made["index"]]
+    record = rig.record_at(made["index"])
     record.state.mute, record.state.gains = True, (0.125, 1.0)
     record._queue += bytes(960)
     told = infos.source_output_info(rig.door, record)
     subset(
-        told, index=made["index"], name="recorder", client=caller.index, source=rig.sink.id, spec=S16, map=STEREO,
-        buffer_usec=10_000, corked=True, mute=True, volume=(0x8000, 0x10000), module=rig.door.own_module.index,
+        told, index=made["index"], name="recorder", client=caller.client_index, source=rig.sink.id,
+        spec=S16, map=STEREO, buffer_usec=10_000, corked=True, mute=True, volume=(0x8000, 0x10000),
+        module=rig.door.own_module.index,
     )  # fmt: skip
     assert text(told, "module-stream-restore.id") == "source-output-by-application-name:recorder"
 
@@ -193,7 +197,7 @@ def test_client_is_shown_with_its_properties() -> None:
     rig = Rig()
     ours, foreign = Caller(rig, props={"application.name": b"player\0"}), Caller(rig, trusted=False)
     record = infos.client_info(rig.door, ours)
-    subset(record, index=ours.index, name="player", module=rig.door.own_module.index)
+    subset(record, index=ours.client_index, name="player", module=rig.door.own_module.index)
     assert text(record, "native-protocol.peer") == "UNIX socket client"
     assert text(record, "native-protocol.version") == "35"
     assert text(infos.client_info(rig.door, foreign), "native-protocol.peer") == "TCP/IP client"
@@ -262,14 +266,14 @@ def test_texts_are_truncated_for_display_only() -> None:
         Command.LOAD_MODULE, name="module-null-sink",
         argument=f"sink_name=long sink_properties=device.description={long[:9000]}",
     )  # fmt: skip
-    playing, recording = rig.graph.streams[stream["index"]], rig.graph.taps[recorder["index"]]
+    playing, recording = rig.stream_at(stream["index"]), rig.record_at(recorder["index"]).node
     for _ in range(2):
         for node in (playing, recording):
             assert len(node.name) == 200 and max(map(len, node.props.values())) == 256
-        made = infos.sink_input_info(rig.door, playing.id, rig.now_ns)
+        made = infos.sink_input_info(rig.door, playing, rig.now_ns)
         assert made is not None and made["name"] == text(made, "media.name") and len(made["name"]) == len(long)
         record = infos.source_output_info(rig.door, rig.door.records[recording.id])
-        assert record["name"] == text(record, "media.name") and len(record["name"]) == len(long)
+        assert record is not None and record["name"] == text(record, "media.name") and len(record["name"]) == len(long)
         long = "m" * 50_000
         assert caller.ask(Command.SET_PLAYBACK_STREAM_NAME, channel=stream["channel"], name=long) == {}
         assert caller.ask(Command.SET_RECORD_STREAM_NAME, channel=recorder["channel"], name=long) == {}
@@ -287,7 +291,7 @@ def test_buffered_time_of_a_stream_that_seeks_far_ahead_fits_into_the_reply() ->
     (stream,) = client.server.streams.values()
     client.server.receive(HEADER.pack(1, stream.channel, 0x7FFFFFFF, 0xFFFFFF00, 1) + b"\x80", rig.now_ns)
     assert stream.queue.length >= 2**62
-    shown = infos.sink_input_info(client.server.door, stream.node.id, rig.now_ns)
+    shown = infos.sink_input_info(client.server.door, stream.node, rig.now_ns)
     assert shown is not None and shown["buffer_usec"] == stream.attr.maxlength * 1_000_000
 
 

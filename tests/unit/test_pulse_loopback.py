@@ -62,7 +62,7 @@ def test_loopback_is_a_recorder_and_a_stream_without_client() -> None:
     assert isinstance(scene.record, RecordStream) and isinstance(scene.playback, PlaybackStream)
     assert (scene.record.props, scene.playback.props) == ({"a": b"1\0"}, {"b": b"2\0"})
     assert scene.record.owner is scene.playback.owner is scene.loopback
-    assert (scene.loopback.index, scene.loopback.program) == (NO_INDEX, None)
+    assert (scene.loopback.client_index, scene.loopback.program) == (NO_INDEX, None)
     assert scene.record.node.sink is scene.sink and scene.playback.node.sink is scene.out
     assert scene.playback.status().identity is None
 

@@ -288,7 +288,7 @@ def test_streams_of_unloaded_module_move_elsewhere_in_steps() -> None:
     played = [player.play(Spec(SampleFormat.S16LE, 2, 48_000), (1, 2), sink_name="extra") for _ in range(3)]
     scene.caller.steps = 0
     assert scene.unload(module.index) == {} and scene.caller.steps == 3
-    assert [scene.graph.streams[one["index"]].sink for one in played] == [scene.sink] * 3
+    assert [scene.stream_at(one["index"]).sink for one in played] == [scene.sink] * 3
     assert "extra" not in [sink.name for sink in scene.graph.sinks.values()]
     assert scene.unload(module.index) is Err.NOENTITY
     assert scene.unload(scene.door.own_module.index) is Err.ACCESS and scene.door.own_module.index in scene.door.modules

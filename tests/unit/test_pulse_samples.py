@@ -7,6 +7,7 @@ import pytest
 from millrace.budget import Budget
 from millrace.doors.pulse import samples
 from millrace.doors.pulse.formats import CommandError
+from millrace.doors.pulse.indexes import Counter
 from millrace.doors.pulse.samples import CACHED_BYTES, Sample, SampleCache, Upload
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import BudgetError
@@ -23,7 +24,7 @@ class Cache:
     def __init__(self, limit: int = 1 << 30) -> None:
         self.budget = Budget("guest", limit)
         self.told: list[tuple[Facility, Change, int]] = []
-        self.samples = SampleCache(self.budget.open("cache"), lambda *change: self.told.append(change))
+        self.samples = SampleCache(self.budget.open("cache"), lambda *change: self.told.append(change), Counter())
 
     def store(self, index: int, name: str, size: int) -> Sample:
         sample = Sample(index, name, S16, bytes(size), {})
@@ -61,6 +62,17 @@ def test_sample_is_found_by_name_until_removed_and_changes_are_announced() -> No
     assert cache.samples.get("bell") is again and cache.samples.sound_bytes == 840
     assert cache.samples.drop("gong") is gong and cache.samples.drop("gong") is None
     kinds = [(Change.NEW, 7), (Change.NEW, 8), (Change.CHANGE, 9), (Change.REMOVE, 8)]
+    assert cache.told == [(Facility.SAMPLE_CACHE, kind, index) for kind, index in kinds]
+
+
+def test_replaced_sample_keeps_its_index_and_one_that_was_removed_has_another() -> None:
+    cache = Cache()
+    for name in ("bell", "gong", "bell"):
+        cache.samples.add(name, S16, bytes(40), {})
+    assert cache.samples.drop("gong")
+    cache.samples.add("gong", S16, bytes(40), {})
+    assert {sample.name: sample.index for sample in cache.samples} == {"bell": 0, "gong": 2}
+    kinds = [(Change.NEW, 0), (Change.NEW, 1), (Change.CHANGE, 0), (Change.REMOVE, 1), (Change.NEW, 2)]
     assert cache.told == [(Facility.SAMPLE_CACHE, kind, index) for kind, index in kinds]
 
 

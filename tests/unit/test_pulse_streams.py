@@ -355,12 +355,12 @@ def test_sample_is_played_completely_on_named_sink_and_then_removed(spec: Spec) 
         C.FINISH_UPLOAD_STREAM, upload(scene, data, spec=spec, map=STEREO[: spec.channels] if spec is S16 else (0,))
     )
     answer = play_sample(scene, sink_name="music", props={"media.name": b"ding\0"})
-    node = scene.graph.streams[answer["index"]]
+    node = scene.stream_at(answer["index"])
     assert node.name == "bell" and node.active and node.sink is music and node.props["media.name"] == "ding"
     stream = scene.door.playback[node.id]
     assert stream.state.end_is_drain, "its tail is played"
     assert stream.props["event.id"] == b"bell\0" and stream.props["application.name"] == b"player\0"
-    assert stream.owner.index == NO_INDEX and stream.owner.program is None
+    assert stream.owner.client_index == NO_INDEX and stream.owner.program is None
     scene.run(0.5)
     assert not scene.graph.streams and not scene.door.playback
     # A resampler has a tail of its own; without one, it is the very frames.
@@ -377,7 +377,7 @@ def test_sample_has_requested_volume_else_saved_one() -> None:
         (0x10000, (1.0, 1.0), ()),
         (0x8000, (0.125,) * 2, ("volume",)),
     ):
-        node = scene.graph.streams[play_sample(scene, volume=volume)["index"]]
+        node = scene.stream_at(play_sample(scene, volume=volume)["index"])
         assert node.props["media.name"] == "bell", "it is named after the sample by default"
         assert (node.gains, node.chosen) == (gains, chosen)
 
@@ -390,6 +390,6 @@ def test_missing_sample_or_sink_is_no_entity() -> None:
     assert play_sample(scene, sink_name="nowhere") is Err.NOENTITY
     assert scene.ask(C.REMOVE_SAMPLE, name="gong") is Err.NOENTITY
     assert scene.ask(C.REMOVE_SAMPLE, name=None) is Err.INVALID
-    node = scene.graph.streams[play_sample(scene)["index"]]
+    node = scene.stream_at(play_sample(scene)["index"])
     assert scene.ask(C.REMOVE_SAMPLE, name="bell") == {} and play_sample(scene) is Err.NOENTITY
     assert node.state is not NodeState.ERROR and node.active, "a playing sample is played to its end"

@@ -15,11 +15,13 @@ from millrace.doors.pulse.client import PulseClient
 from millrace.doors.pulse.clients import Client as DoorClient
 from millrace.doors.pulse.door import PulseDoor
 from millrace.doors.pulse.handlers import HANDLERS
+from millrace.doors.pulse.playback import PlaybackStream
+from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.state import ClientState
 from millrace.dsp.convert import Samples
 from millrace.graph.driver import TimerDriver
 from millrace.graph.graph import Graph
-from millrace.graph.model import Ids, Node, Sink, Tap
+from millrace.graph.model import Ids, Node, Sink, Stream, Tap
 from millrace.graph.reports import Trouble, Unreported
 from millrace.rights.grants import Subject
 from millrace.rights.prompts import Prompts
@@ -139,6 +141,22 @@ class Rig(Unreported):
             client.ask(Command.AUTH, version=version, cookie=bytes(COOKIE_BYTES))
             client.ask(Command.SET_CLIENT_NAME, props={"application.name": b"test\0"})
         return client
+
+    def stream_at(self, index: int) -> Stream:
+        """The stream that clients know by this index."""
+        stream = self.door.input_at(index)
+        assert stream is not None, index
+        return stream
+
+    def playback_at(self, index: int) -> PlaybackStream:
+        """The same, as its door has it."""
+        return self.door.playback[self.stream_at(index).id]
+
+    def record_at(self, index: int) -> RecordStream:
+        """The recorder that clients know by this index."""
+        record = self.door.output_at(index)
+        assert record is not None, index
+        return record
 
     def run(self, seconds: float) -> None:
         """Let time pass, from deadline to deadline; clients serve their requests."""

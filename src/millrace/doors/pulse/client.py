@@ -88,6 +88,7 @@ class PulseClient(ClientStreams):
         self._begun: tuple[Request, Iterator[None]] | None = None
         self._storing: dict[int, Request] = {}
         if state.ready:
+            self.keep_index()
             self._enter()
             self.resume_streams(self)
             door.end_forbidden_of(self)
@@ -210,7 +211,7 @@ class PulseClient(ClientStreams):
                 return False
         self.door.admission.prompts.forget(self.subject)
         if self.door.clients.pop(self.index, None) is not None:
-            self.door.publish(Facility.CLIENT, Change.REMOVE, self.index)
+            self.door.publish(Facility.CLIENT, Change.REMOVE, self.client_index)
             self.door.host.client_changed("remove", self)
         self.wake, self.over = UNRUN.wake, UNRUN.over  # The runner's methods: with this, the runner would be a cycle.
         return True
@@ -286,10 +287,10 @@ class PulseClient(ClientStreams):
 
     def _own(self, request: Request) -> bool:
         """Whether the request concerns one of the client's own streams."""
-        index = request.fields.get("index")
         if request.command in OF_INPUT:
-            return any(stream.node.id == index for stream in self.streams.values())
-        return request.command in OF_OUTPUT and any(r.node.id == index for r in self.records.values())
+            stream = self.door.input_at(request.fields["index"])
+            return any(own.node is stream for own in self.streams.values())
+        return request.command in OF_OUTPUT and self.door.output_at(request.fields["index"]) in self.records.values()
 
     @property
     def recording(self) -> dict[int, RecordStream]:
@@ -383,9 +384,9 @@ class PulseClient(ClientStreams):
             self.closing = True
             self._wire.send_error(request.tag, Err.ACCESS)
         elif not self.state.ready:
-            self.state.ready = True
+            self.state.ready, self.state.client_index = True, self.door.indexes.clients.take()
             self._enter()
-            self.door.publish(Facility.CLIENT, Change.NEW, self.index)
+            self.door.publish(Facility.CLIENT, Change.NEW, self.client_index)
             self._wire.send_reply(request, {"version": PROTOCOL_VERSION})
         self.wake()
 

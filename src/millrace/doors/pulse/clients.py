@@ -42,11 +42,17 @@ class Client(Recorder, Protocol):
     """A connection of a PulseAudio client."""
 
     index: int
+    """The daemon's number of it."""
     props: Props
     closing: bool
     wake: Callable[[], None]
     now_ns: HostNs
     extensions: set[str]
+
+    @property
+    def client_index(self) -> int:
+        """Its index in this guest, as PulseAudio clients know it."""
+        ...
 
     @property
     def version(self) -> int:

@@ -13,7 +13,7 @@ from millrace.doors.pulse.playback import Owner, PlaybackStream, drain_request
 from millrace.doors.pulse.record import RecordOwner, RecordStream
 from millrace.doors.pulse.samples import Upload
 from millrace.doors.pulse.state import ClientState
-from millrace.wire.pulse.constants import Change, Command, Err
+from millrace.wire.pulse.constants import NO_INDEX, Change, Command, Err
 from millrace.wire.pulse.session import Request
 
 STREAMS_PER_CLIENT_MAX = 256
@@ -41,6 +41,17 @@ class ClientStreams(ABC):
     @abstractmethod
     def notice(self, command: Command, **values: Any) -> None:
         """Send the client a notice."""
+
+    @property
+    def client_index(self) -> int:
+        """See `clients.Client`."""
+        return self.state.client_index
+
+    def keep_index(self) -> None:
+        """It continues with the index that its client knows."""
+        state = self.state
+        told = state.index if state.client_index == NO_INDEX else state.client_index
+        state.client_index = self.door.indexes.clients.pass_by(told)
 
     # Numbers are not used again. A client may still be writing to a stream that was just killed, and must not be
     # heard on one that it creates next.

@@ -31,7 +31,7 @@ def auth(client: PulseClient, request: Request) -> None:
 def set_name(client: PulseClient, request: Request) -> None:
     """SET_CLIENT_NAME."""
     merge_props(client.account, client.props, request.fields["props"])
-    client.reply(request, {"index": client.index})
+    client.reply(request, {"index": client.client_index})
     _tell_changed(client)
 
 
@@ -51,15 +51,15 @@ def _sink(client: PulseClient, request: Request) -> Sink:
 
 
 def _stream(client: PulseClient, request: Request) -> Stream:
-    stream = client.door.graph.streams.get(request.fields["index"])
+    stream = client.door.input_at(request.fields["index"])
     # Streams that feed a source (microphones) are hidden: a client that moved one to a sink could hear it there.
-    if stream is None or stream.feeds_source:
+    if stream is None:
         raise CommandError(Err.NOENTITY)
     return stream
 
 
 def _output(client: PulseClient, request: Request) -> RecordStream:
-    record = client.door.records.get(request.fields["index"])
+    record = client.door.output_at(request.fields["index"])
     if record is None:
         raise CommandError(Err.NOENTITY)
     return record
@@ -189,7 +189,7 @@ def _tell_suspended(client: PulseClient, sink: Sink) -> None:
 # Acknowledged first, because a client may name itself.
 def kill_client(client: PulseClient, request: Request) -> None:
     """KILL_CLIENT."""
-    victim = client.door.clients.get(request.fields["index"])
+    victim = client.door.client_at(request.fields["index"])
     if victim is None:
         raise CommandError(Err.NOENTITY)
     client.reply(request)
@@ -270,7 +270,7 @@ def _without(account: Account, props: Props, keys: list[str]) -> bool:
 
 
 def _tell_changed(client: PulseClient) -> None:
-    client.door.publish(Facility.CLIENT, Change.CHANGE, client.index)
+    client.door.publish(Facility.CLIENT, Change.CHANGE, client.client_index)
     client.door.host.client_changed("change", client)
 
 

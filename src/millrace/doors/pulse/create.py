@@ -163,7 +163,7 @@ def held_by_resampler(rate: int, rate_out: int, glide: bool) -> HostNs:
 def _playback_reply(client: PulseClient, stream: PlaybackStream) -> dict[str, object]:
     sink = stream.node.sink
     return attr_reply(stream) | {
-        "channel": stream.channel, "index": stream.node.id, "spec": spec_of(stream.format),
+        "channel": stream.channel, "index": client.door.indexes.inputs.of(stream.node), "spec": spec_of(stream.format),
         "map": map_of(stream.format), "sink_index": client.door.sink_indexes.of(sink), "sink_name": sink.name,
         "suspended": sink.suspended, "format": info_of(stream.format),
     }  # fmt: skip
@@ -202,7 +202,7 @@ def create_record(client: PulseClient, request: Request) -> None:
 def _only_stream(client: PulseClient, f: Fields) -> Stream | None:
     if f["direct_on_input"] == NO_INDEX:
         return None
-    stream = client.door.graph.streams.get(f["direct_on_input"])
+    stream = client.door.input_at(f["direct_on_input"])
     if stream is None or not stream.links:
         raise CommandError(Err.NOENTITY, f"no stream {f['direct_on_input']}")
     return stream
@@ -259,7 +259,8 @@ def _record_stream(client: PulseClient, f: Fields, fmt: AudioFormat) -> RecordSt
 def _record_reply(client: PulseClient, record: RecordStream, sink: Sink) -> dict[str, object]:
     fmt, attr = record.format, record.attr
     return {
-        "channel": record.channel, "index": record.node.id, "maxlength": attr.maxlength, "fragsize": attr.fragsize,
+        "channel": record.channel, "index": client.door.indexes.outputs.of(record.node),
+        "maxlength": attr.maxlength, "fragsize": attr.fragsize,
         "spec": spec_of(fmt), "map": map_of(fmt), "source_index": client.door.source_indexes.of(sink),
         "source_name": client.door.source_name(sink),
         "suspended": sink.suspended, "latency": record.node.latency_ask_ns // 1000, "format": info_of(fmt),

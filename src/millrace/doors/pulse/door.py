@@ -16,6 +16,7 @@ from millrace.doors.pulse.clients import Client, Host, Recorder
 from millrace.doors.pulse.devicenames import DeviceNames
 from millrace.doors.pulse.devicestates import DeviceUse, InUse
 from millrace.doors.pulse.guestdevices import GuestDevices
+from millrace.doors.pulse.indexes import Objects
 from millrace.doors.pulse.loaded import BUILT_IN, Module, feed, kind_of, listened_to, unmake, unnoted
 from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
@@ -62,7 +63,10 @@ class PulseDoor(DeviceNames):
         """Stored settings of streams."""
         self.playback: dict[int, PlaybackStream] = {}
         self.records: dict[int, RecordStream] = {}
-        self.own_module = Module(graph.ids.take(), "module-millrace", f"guest={graph.name}", "Millrace", fixed=True)
+        self.indexes = Objects(graph.streams.values())
+        """Of streams, recorders, clients, modules and samples."""
+        own = self.indexes.modules.take(), "module-millrace", f"guest={graph.name}", "Millrace"
+        self.own_module = Module(*own, fixed=True)
         self.ends: dict[str, Callable[[], None]] = {
             STREAM_RESTORE: self.rules.stop,
             "module-device-restore": self.devices.stop,
@@ -78,7 +82,7 @@ class PulseDoor(DeviceNames):
         """Formats given as module arguments, by sink or source: reported only, as the graph mixes in its own format."""
         self.account = admission.budget.open("cache")
         """Memory held for the guest rather than for one connection: cached samples and modules."""
-        self.samples = SampleCache(self.account, self.publish)
+        self.samples = SampleCache(self.account, self.publish, self.indexes.samples)
         self._source_states = {mix.id: (mix.state is NodeState.SUSPENDED, mix.suspended) for mix in graph.mixes()}
         self._use, self.in_use = DeviceUse(), InUse()
         # A graph that continues from a frozen one has streams and recorders already.
@@ -98,7 +102,7 @@ class PulseDoor(DeviceNames):
     ) -> Module:
         """A new module, which has made nothing yet."""
         end = self.ends.get(kind_of(name), nothing)
-        return Module(self.graph.ids.take(), name, argument, description, end=end, greet=greet, fixed=fixed)
+        return Module(self.indexes.modules.take(), name, argument, description, end=end, greet=greet, fixed=fixed)
 
     # -- lookups -------------------------------------------------------------------------
 
@@ -169,9 +173,25 @@ class PulseDoor(DeviceNames):
         for id_ in [id_ for id_, maker in self.made_by.items() if maker is module]:
             del self.made_by[id_]
 
-    def module_of(self, index: int) -> Module:
+    def module_of(self, node: Node) -> Module:
         """The module that a stream or recorder belongs to; if none created it, the guest's own."""
-        return self.made_by.get(index, self.own_module)
+        return self.made_by.get(node.id, self.own_module)
+
+    def input_at(self, index: int) -> Stream | None:
+        """The stream with this index among those that play to sinks."""
+        return self.graph.streams.get(self.indexes.inputs.id_at(index))
+
+    def output_at(self, index: int) -> RecordStream | None:
+        """The recorder with this index."""
+        return self.records.get(self.indexes.outputs.id_at(index))
+
+    def outputs(self) -> list[RecordStream]:
+        """The recorders, by index."""
+        return sorted(self.records.values(), key=lambda record: self.indexes.outputs.of(record.node))
+
+    def client_at(self, index: int) -> Client | None:
+        """The client with this index."""
+        return next((client for client in self.clients.values() if client.client_index == index), None)
 
     # -- rights --------------------------------------------------------------------------
 
@@ -252,16 +272,31 @@ class PulseDoor(DeviceNames):
             if kind is Change.REMOVE:
                 self._forget_sink(node)
         elif isinstance(node, Stream):
-            if not node.feeds_source:
-                self.publish(Facility.SINK_INPUT, kind, node.id)
+            self._tell_of(Facility.SINK_INPUT, node, kind, not node.feeds_source)
             self._stream_changed(node, kind)
-        elif isinstance(node, Tap) and node.id in self.records:
-            self.publish(Facility.SOURCE_OUTPUT, kind, node.id)
-            self._tap_changed(node, kind)
+        elif isinstance(node, Tap):
+            shown = node.id in self.records or node in self.indexes.outputs
+            self._tell_of(Facility.SOURCE_OUTPUT, node, kind, shown)
+            if node.id in self.records:
+                self._tap_changed(node, kind)
         if isinstance(node, Tap):
             self.sound_tones(*self.modules.values())
         if isinstance(node, Stream | Tap) and self._use.count(node, kind is Change.REMOVE):
             self._tell_what_is_used()
+
+    # A stream that is moved to a source, as the API can do, is gone for PulseAudio, and new when it returns.
+    def _tell_of(self, facility: Facility, node: Stream | Tap, kind: Change, shown: bool) -> None:
+        """Publish a change in a stream or recorder, which gets its index when it is first shown."""
+        indexes = self.indexes.inputs if facility is Facility.SINK_INPUT else self.indexes.outputs
+        shown = shown and kind is not Change.REMOVE
+        if node not in indexes:
+            if shown:
+                indexes.add(node)
+                self.publish(facility, Change.NEW, indexes.of(node))
+            return
+        self.publish(facility, Change.CHANGE if shown else Change.REMOVE, indexes.of(node))
+        if not shown:
+            indexes.forget(node)
 
     def _tell_what_is_used(self) -> None:
         before, self.in_use = self.in_use, self._use.found(self.graph.mixes())

@@ -7,7 +7,7 @@ import msgspec
 from millrace.absent import nothing
 from millrace.doors.pulse.detached import detach_playback, resume_playback
 from millrace.doors.pulse.door import PulseDoor
-from millrace.doors.pulse.indexes import IndexesState, as_numbered
+from millrace.doors.pulse.indexes import IndexesState, ObjectsState, as_numbered, objects_as_numbered
 from millrace.doors.pulse.loaded import Feed, Module, kind_of, unnoted
 from millrace.doors.pulse.loopback import Loopback, LoopbackState
 from millrace.doors.pulse.modkinds import KINDS
@@ -90,6 +90,7 @@ class PulseDoorState(msgspec.Struct):
     """Samples that are being played, by the number of their stream."""
     sinks: IndexesState | None = None
     sources: IndexesState | None = None
+    objects: ObjectsState | None = None
 
     @property
     def nodes(self) -> set[int]:
@@ -113,7 +114,7 @@ def freeze_door(door: PulseDoor) -> PulseDoorState:
     restores = RestoreState(door.rules.restores, door.devices.restores, door.devices.keeps_defaults)
     state = PulseDoorState(
         door.cookie, samples, default, door.declared, modules, restores, playing,
-        door.sink_indexes.freeze(), door.source_indexes.freeze(),
+        door.sink_indexes.freeze(), door.source_indexes.freeze(), door.indexes.freeze(),
     )  # fmt: skip
     door.account.close()
     return state
@@ -150,6 +151,7 @@ def resume_door(door: PulseDoor, state: PulseDoorState) -> None:
     mixes = {mix.id: mix for mix in door.graph.mixes()}
     door.sink_indexes.resume(state.sinks or as_numbered(door.graph.sinks.values()))
     door.source_indexes.resume(state.sources or as_numbered(mixes.values()))
+    _resume_indexes(door, state)
     door.default_source = None if state.default_source is None else mixes.get(state.default_source)
     door.declared.update(state.declared)
     if state.restores is not None:
@@ -161,6 +163,14 @@ def resume_door(door: PulseDoor, state: PulseDoorState) -> None:
             _resume_module(door, module, mixes)
     for id_, playing in state.playing.items():
         resume_playback(door, id_, playing, NoOwner())
+
+
+def _resume_indexes(door: PulseDoor, state: PulseDoorState) -> None:
+    streams, taps = door.graph.streams, door.graph.taps
+    modules = (one.index for one in state.modules or door.modules.values())
+    samples = (one.index for one in state.samples)
+    counted = objects_as_numbered(streams.values(), taps.values(), modules, samples)
+    door.indexes.resume(state.objects or counted, streams, taps)
 
 
 # Registered before its streams continue, since they look up their module.

@@ -14,7 +14,7 @@ from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import group_of_props
 from millrace.doors.pulse.samples import Sample
-from millrace.graph.model import NodeState, Sink, Stream, Tap
+from millrace.graph.model import Node, NodeState, Sink, Stream, Tap
 from millrace.remembered.streams import GROUP_PROPERTY, INPUT, OUTPUT
 from millrace.units import HostNs
 from millrace.version import __version__
@@ -58,9 +58,9 @@ def _driver(door: PulseDoor, module: Module) -> str:
     return DRIVER if module is door.own_module else f"{module.kind}.c"
 
 
-def _stream_driver(door: PulseDoor, index: int, client: int) -> str:
+def _stream_driver(door: PulseDoor, node: Node, client: int) -> str:
     """The driver of a stream or recorder, which a client, a module or another door made."""
-    return PROTOCOL_DRIVER if client != NO_INDEX else _driver(door, door.module_of(index))
+    return PROTOCOL_DRIVER if client != NO_INDEX else _driver(door, door.module_of(node))
 
 
 def _device(door: PulseDoor, sink: Sink, used: Container[int]) -> Record:
@@ -108,26 +108,23 @@ def source_info(door: PulseDoor, sink: Sink, now_ns: HostNs) -> Record:
     }  # fmt: skip
 
 
-def sink_input_info(door: PulseDoor, index: int, now_ns: HostNs) -> Record | None:
-    """GET_SINK_INPUT_INFO of a stream from any door."""
-    node = door.graph.streams.get(index)
-    if node is None:
+def sink_input_info(door: PulseDoor, node: Stream, now_ns: HostNs) -> Record | None:
+    """GET_SINK_INPUT_INFO of a stream from any door; None if it is not shown or has gone."""
+    if node not in door.indexes.inputs:
         return None
-    if node.feeds_source:
-        return None
-    stream = door.playback.get(index)
+    stream = door.playback.get(node.id)
     fmt = stream.format if stream else door.format_of(node.sink)
-    client = stream.owner.index if stream else NO_INDEX
+    client = stream.owner.client_index if stream else NO_INDEX
     ahead_ns = door.graph.ahead(node) * 1_000_000_000 // door.graph.rate
     return {
-        "index": index, "name": _stream_name(node, stream.props if stream else {}),
-        "module": door.module_of(index).index,
+        "index": door.indexes.inputs.of(node), "name": _stream_name(node, stream.props if stream else {}),
+        "module": door.module_of(node).index,
         "client": client, "sink": door.sink_indexes.of(node.sink),
         "spec": spec_of(fmt), "map": map_of(fmt),
         "volume": volume_of(node.gains), "buffer_usec": _buffer_usec(stream),
         "sink_usec": (door.monitor_latency_ns(node.sink, now_ns) + ahead_ns) // 1000,
         "resample_method": stream.resample_method if stream else None, "mute": node.mute,
-        "driver": _stream_driver(door, index, client),
+        "driver": _stream_driver(door, node, client),
         "props": _grouped(stream.props if stream else as_props(node.props), OUTPUT),
         "corked": stream.corked if stream else not node.active,
         "has_volume": True, "writable": True, "format": info_of(fmt),
@@ -145,17 +142,19 @@ def _buffer_usec(stream: PlaybackStream | None) -> int:
     return stream.layout.to_ns(min(stream.queue.length, stream.attr.maxlength)) // 1000 if stream else 0
 
 
-def source_output_info(door: PulseDoor, stream: RecordStream) -> Record:
-    """GET_SOURCE_OUTPUT_INFO."""
-    assert stream.node.sink is not None
+def source_output_info(door: PulseDoor, stream: RecordStream) -> Record | None:
+    """GET_SOURCE_OUTPUT_INFO; None if it has gone."""
+    node, source = stream.node, stream.node.sink
+    if source is None or node not in door.indexes.outputs:
+        return None
     return {
-        "index": stream.node.id, "name": _stream_name(stream.node, stream.props),
-        "module": door.module_of(stream.node.id).index,
-        "client": stream.owner.index, "source": door.source_indexes.of(stream.node.sink),
+        "index": door.indexes.outputs.of(node), "name": _stream_name(node, stream.props),
+        "module": door.module_of(node).index,
+        "client": stream.owner.client_index, "source": door.source_indexes.of(source),
         "spec": spec_of(stream.format),
         "map": map_of(stream.format), "buffer_usec": stream.layout.to_ns(stream.queued_bytes) // 1000,
         "source_usec": 0, "resample_method": None,
-        "driver": _stream_driver(door, stream.node.id, stream.owner.index),
+        "driver": _stream_driver(door, node, stream.owner.client_index),
         "props": _grouped(stream.props, INPUT), "corked": stream.corked, "volume": volume_of(stream.state.gains),
         "mute": stream.state.mute, "has_volume": True,
         "writable": True, "format": info_of(stream.format),
@@ -167,7 +166,7 @@ def client_info(door: PulseDoor, client: Client) -> Record:
     peer = "UNIX socket client" if client.subject.ours else "TCP/IP client"
     own = as_props({"native-protocol.peer": peer, "native-protocol.version": str(client.version)})
     return {
-        "index": client.index, "name": prop_text(client.props, "application.name"),
+        "index": client.client_index, "name": prop_text(client.props, "application.name"),
         "module": door.own_module.index, "driver": PROTOCOL_DRIVER, "props": own | client.props,
     }  # fmt: skip
 

@@ -58,7 +58,7 @@ class LoopbackState(msgspec.Struct, kw_only=True):
 class Loopback:
     """Owner of the two streams."""
 
-    index = NO_INDEX
+    client_index = NO_INDEX
     program = None
     congested = False
     unread_since_ns: HostNs = 0

@@ -29,7 +29,10 @@ GRACE_NS = 200 * NS_PER_MS
 class Owner(Protocol):
     """A stream's interface to its connection."""
 
-    index: int
+    @property
+    def client_index(self) -> int:
+        """The index of its client; that of nothing if none owns it."""
+        ...
 
     @property
     def program(self) -> Subject | None:

@@ -88,11 +88,11 @@ _LISTS: dict[Command, tuple[Command, Lister]] = {
     _C.GET_SOURCE_INFO_LIST: (_C.GET_SOURCE_INFO, _sources),
     _C.GET_SINK_INPUT_INFO_LIST: (
         _C.GET_SINK_INPUT_INFO,
-        lambda c: (infos.sink_input_info(c.door, i, c.now_ns) for i in list(c.door.graph.streams)),
+        lambda c: (infos.sink_input_info(c.door, s, c.now_ns) for s in list(c.door.graph.streams.values())),
     ),
     _C.GET_SOURCE_OUTPUT_INFO_LIST: (
         _C.GET_SOURCE_OUTPUT_INFO,
-        lambda c: (infos.source_output_info(c.door, r) for r in list(c.door.records.values())),
+        lambda c: (infos.source_output_info(c.door, r) for r in c.door.outputs()),
     ),
     _C.GET_CLIENT_INFO_LIST: (
         _C.GET_CLIENT_INFO,
@@ -108,12 +108,14 @@ _LISTS: dict[Command, tuple[Command, Lister]] = {
     ),
 }
 _ONE: dict[Command, Finder] = {
-    _C.GET_SINK_INPUT_INFO: lambda c, index: infos.sink_input_info(c.door, index, c.now_ns),
+    _C.GET_SINK_INPUT_INFO: lambda c, index: (
+        infos.sink_input_info(c.door, found, c.now_ns) if (found := c.door.input_at(index)) else None
+    ),
     _C.GET_SOURCE_OUTPUT_INFO: lambda c, index: (
-        infos.source_output_info(c.door, c.door.records[index]) if index in c.door.records else None
+        infos.source_output_info(c.door, found) if (found := c.door.output_at(index)) else None
     ),
     _C.GET_CLIENT_INFO: lambda c, index: (
-        infos.client_info(c.door, c.door.clients[index]) if index in c.door.clients else None
+        infos.client_info(c.door, found) if (found := c.door.client_at(index)) else None
     ),
     _C.GET_MODULE_INFO: lambda c, index: (
         infos.module_info(c.door, c.door.modules[index]) if index in c.door.modules else None

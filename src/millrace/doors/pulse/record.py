@@ -35,10 +35,14 @@ UNREAD_STEP = 64 * 1024
 class RecordOwner(Protocol):
     """A record stream's interface to its connection."""
 
-    index: int
     subject: Subject
     congested: bool
     unread_since_ns: HostNs
+
+    @property
+    def client_index(self) -> int:
+        """The index of its client; that of nothing if none owns it."""
+        ...
 
     @property
     def program(self) -> Subject | None:

@@ -10,6 +10,7 @@ import msgspec
 
 from millrace.budget import ENTRY_BYTES, Account, size_of
 from millrace.doors.pulse.formats import CommandError
+from millrace.doors.pulse.indexes import Counter
 from millrace.dsp.convert import Buffer
 from millrace.media.format import AudioFormat
 from millrace.wire.pulse.constants import Change, Err, Facility
@@ -70,8 +71,8 @@ class Upload:
 class SampleCache:
     """One guest's samples by name, charged to the guest."""
 
-    def __init__(self, account: Account, publish: Callable[[Facility, Change, int], None]) -> None:
-        self._account, self._publish = account, publish
+    def __init__(self, account: Account, publish: Callable[[Facility, Change, int], None], counter: Counter) -> None:
+        self._account, self._publish, self._counter = account, publish, counter
         self._samples: dict[str, Sample] = {}
 
     def __iter__(self) -> Iterator[Sample]:
@@ -85,6 +86,11 @@ class SampleCache:
     def sound_bytes(self) -> int:
         """Size of the sound data of all samples."""
         return sum(len(sample.data) for sample in self._samples.values())
+
+    def add(self, name: str, fmt: AudioFormat, data: Buffer, props: Props) -> None:
+        """Store a sample. One that replaces another has its index, as in PulseAudio."""
+        before = self.get(name)
+        self.store(Sample(before.index if before else self._counter.take(), name, fmt, data, props))
 
     def store(self, sample: Sample) -> None:
         """Store an uploaded sample, replacing one of the same name."""

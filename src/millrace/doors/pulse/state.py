@@ -143,6 +143,7 @@ class ClientState:
     """
 
     index: int
+    """The daemon's number of it."""
     subject: Subject
     version: int = VERSION
     wire: PulseState = field(default_factory=PulseState)
@@ -150,6 +151,8 @@ class ClientState:
     """Whether it has authenticated to this door."""
     ready: bool = False
     """Whether its login is complete."""
+    client_index: int = NO_INDEX
+    """Its index in the guest, from its login on. Before these were counted, programs were given `index`."""
     props: Props = field(default_factory=dict)
     subscribed: SubscriptionState = field(default_factory=SubscriptionState)
     extensions: set[str] = field(default_factory=set)

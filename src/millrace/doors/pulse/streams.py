@@ -185,7 +185,7 @@ def finish_upload(client: PulseClient, request: Request) -> None:
     data = upload.finish()
     if not data:
         raise CommandError(Err.TOOLARGE)
-    client.door.samples.store(Sample(client.door.graph.ids.take(), upload.name, upload.format, data, upload.props))
+    client.door.samples.add(upload.name, upload.format, data, upload.props)
     client.reply(request)
 
 
@@ -198,7 +198,7 @@ def delete_upload(client: PulseClient, request: Request) -> None:
 class NoOwner:
     """Owner of streams that play cached samples: there is no connection to notify."""
 
-    index = NO_INDEX
+    client_index = NO_INDEX
     program = None
     now_ns: HostNs = 0
 
@@ -233,7 +233,7 @@ def play_sample(client: PulseClient, request: Request) -> None:
     stream.state.prebuffering = False
     stream.state.goes_when_heard = True
     stream.check_ready()
-    client.reply(request, {"index": stream.node.id})
+    client.reply(request, {"index": door.indexes.inputs.of(stream.node)})
 
 
 def _sample_stream(client: PulseClient, sample: Sample, props: Props) -> PlaybackStream:
