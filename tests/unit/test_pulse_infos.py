@@ -165,6 +165,14 @@ def test_stream_of_another_door_is_shown_in_graph_format() -> None:
     assert record["sink_usec"] == (ahead_ns + rig.door.monitor_latency_ns(rig.sink, rig.now_ns)) // 1000 > 0
 
 
+def test_stream_of_another_door_has_its_own_channels() -> None:
+    rig = Rig()
+    client = rig.client()
+    client.ask(Command.LOAD_MODULE, name="module-sine", argument="")
+    (tone,) = client.ask_list(Command.GET_SINK_INPUT_INFO_LIST)
+    assert (tone["spec"].channels, len(tone["map"]), len(tone["volume"])) == (1, 1, 1)
+
+
 def test_source_streams_and_removed_streams_are_not_sink_inputs() -> None:
     rig = Rig()
     source = rig.graph.add_source("microphone", "Microphone")

@@ -14,7 +14,9 @@ from millrace.doors.pulse.playback import PlaybackStream
 from millrace.doors.pulse.record import RecordStream
 from millrace.doors.pulse.restore import group_of_props
 from millrace.doors.pulse.samples import Sample
+from millrace.dsp.convert import SampleFormat
 from millrace.graph.model import Node, NodeState, Sink, Stream, Tap
+from millrace.media.format import AudioFormat
 from millrace.remembered.streams import GROUP_PROPERTY, INPUT, OUTPUT
 from millrace.units import HostNs
 from millrace.version import __version__
@@ -113,7 +115,8 @@ def sink_input_info(door: PulseDoor, node: Stream, now_ns: HostNs) -> Record | N
     if node not in door.indexes.inputs:
         return None
     stream = door.playback.get(node.id)
-    fmt = stream.format if stream else door.format_of(node.sink)
+    # Programs take it that a stream has a volume for each channel of its map: `pactl list` aborts if it has not.
+    fmt = stream.format if stream else AudioFormat(SampleFormat.F32LE, door.graph.rate, node.positions)
     client = stream.owner.client_index if stream else NO_INDEX
     ahead_ns = door.graph.ahead(node) * 1_000_000_000 // door.graph.rate
     return {
