@@ -37,6 +37,8 @@ screen leaves programs a sixteenth."""
 FEW: Mapping[float, float] = dict.fromkeys(SHARES, 1 / 64) | {REQUESTS: 1 / 256, UNREAD: 1 / 128}
 """The part of the budget up to which such a class may fill as much as its reach says. Those of requests and of what is
 unread leave viewers, who come after them, some of theirs."""
+FEW_BYTES = 128 * 1024
+"""At least so much, however small the guest: a request with a body of 50 kB."""
 DIVIDED: Mapping[float, int] = {REQUESTS: 1, VIEWERS: 2}
 """The classes in which a principal's leave others something free: this part of what they hold. For viewers, whose
 connections make room for each other (guest/places.py), it is what they are being sent that would fill the class."""
@@ -226,7 +228,7 @@ class Budget:
             shared = self._shared[reach] + more
             if shared > self.limit * SHARES[reach] * part:
                 return False
-            reach = reach if shared <= self.limit * FEW[reach] else BEYOND[reach]
+            reach = reach if shared <= max(self.limit * FEW[reach], FEW_BYTES) else BEYOND[reach]
         return self.held + more <= self.limit * reach
 
     def _left_for_others(self, reach: float, who: str) -> int:

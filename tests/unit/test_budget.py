@@ -12,6 +12,7 @@ from millrace.budget import (
     CONNECTIONS,
     ENCODERS,
     ENDED,
+    GUEST_BYTES_MIN,
     LISTENERS,
     MACHINES,
     MIB,
@@ -28,7 +29,11 @@ from millrace.budget import (
 )
 from millrace.control.budgets import Budgets
 from millrace.errors import BudgetError
+from millrace.guest.viewer import VIEWER_BYTES
 from millrace.rights.model import Principal, Right
+from millrace.server.http.api import BODY_COPIES, REQUEST_BYTES
+
+UNIT = 64 * 1024
 
 
 def test_total_equals_sum_of_accounts_after_any_operations() -> None:
@@ -85,27 +90,27 @@ def test_properties_are_charged_with_their_overhead() -> None:
 
 
 def test_connections_and_listeners_have_reserve_beyond_streams() -> None:
-    budget = Budget("the guest", 1000)
-    budget.open("stream", {"node": 937})
+    budget = Budget("the guest", 1000 * UNIT)
+    budget.open("stream", {"node": 937 * UNIT})
     for reach, room in ((VIEWERS, 15), (LISTENERS, 15), (WATCHERS, 15), (REQUESTS, 3), (CONNECTIONS, 7), (MACHINES, 8)):
-        account = budget.open("connection", {"itself": room}, reach)
+        account = budget.open("connection", {"itself": room * UNIT}, reach)
         with pytest.raises(BudgetError):
-            account.hold("itself", room + 1, reach)
-    assert budget.held == 1000
+            account.hold("itself", (room + 1) * UNIT, reach)
+    assert budget.held == 1000 * UNIT
 
 
 def test_those_who_hear_and_see_leave_room_for_programs_and_for_the_machine() -> None:
     """However much they take, in whatever order, and also where a part of theirs is asked for by another reach."""
-    budget = Budget("the guest", 1000)
-    machine = budget.open("connection", {"itself": 100}, MACHINES)
+    budget = Budget("the guest", 1000 * UNIT)
+    machine = budget.open("connection", {"itself": 100 * UNIT}, MACHINES)
     for reach, share in (item for item in SHARES.items() if item[0] != UNREAD):
-        while budget.has_room(1, reach):
-            account = budget.open("of theirs", {"itself": 1}, reach)
-            while account.fits("more", account.part("more") + 10, MACHINES):
+        while budget.has_room(UNIT, reach):
+            account = budget.open("of theirs", {"itself": UNIT}, reach)
+            while account.fits("more", account.part("more") + 10 * UNIT, MACHINES):
                 pass
-        assert budget._shared[reach] <= share * 1000
-    assert budget.held <= 906
-    assert budget.open("stream").fits("node", 31) and machine.fits("partial", 62, MACHINES)
+        assert budget._shared[reach] <= share * 1000 * UNIT
+    assert budget.held <= 906 * UNIT
+    assert budget.open("stream").fits("node", 31 * UNIT) and machine.fits("partial", 62 * UNIT, MACHINES)
 
 
 def test_refusal_for_a_classs_share_names_the_share_and_not_all_of_the_memory() -> None:
@@ -197,6 +202,14 @@ def test_few_requests_are_answered_in_a_full_guest_whoever_holds_them_and_visito
     assert budget.has_room(256 * 1024, REQUESTS, who="token/2") and not budget.has_room(MIB, REQUESTS, who="token/2")
     for reach in (VIEWERS, LISTENERS, WATCHERS, CONNECTIONS, MACHINES):
         assert budget.has_room(MIB, reach), reach
+
+
+def test_request_is_read_in_a_small_guest_that_its_programs_have_filled() -> None:
+    budget = Budget("the guest", GUEST_BYTES_MIN)
+    budget.open("sample", {"data": int(budget.limit * PROGRAMS)})
+    body = REQUEST_BYTES + BODY_COPIES * 40_000
+    assert fill(budget, "token/1", body) == 1 and budget.has_room(body // 4, REQUESTS, who="token/2")
+    assert budget.has_room(VIEWER_BYTES, VIEWERS)
 
 
 def test_refused_request_names_whose_the_others_are() -> None:

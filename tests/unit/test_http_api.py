@@ -12,7 +12,7 @@ import pytest
 from aiohttp import StreamReader, web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
-from millrace.budget import MIB, Budget
+from millrace.budget import MACHINES, MIB, Budget
 from millrace.control.requests import Nothing
 from millrace.control.scopes import at_host, not_kept
 from millrace.control.table import Command
@@ -143,6 +143,17 @@ def test_description_is_served_at_its_path(monkeypatch: pytest.MonkeyPatch) -> N
         async with client.get("/api/v1/openapi.json") as answer:
             assert await answer.json() == {"openapi": "3.1.0"}
         assert asked == [(commands.table, "/api/v1")] and commands.ran == []
+
+    served(test)
+
+
+def test_description_is_served_in_a_full_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "describe", lambda *args: {"openapi": "3.1.0", "paths": "x" * 3 * SMALL})
+
+    async def test(client: TestClient[Any, Any], commands: Commands, budget: Budget) -> None:
+        budget.open("other", {"all": budget.limit}, MACHINES)
+        async with client.get("/api/v1/openapi.json") as answer:
+            assert (await answer.json())["paths"] == "x" * 3 * SMALL
 
     served(test)
 

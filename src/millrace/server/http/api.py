@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from millrace.budget import REQUESTS, Account, Budget
+from millrace.budget import MIB, REQUESTS, Account, Budget
 from millrace.control.plane import Operations
 from millrace.control.table import Command
 from millrace.errors import ConfigError
@@ -26,6 +26,8 @@ SMALL_BODY = 1024
 """Bodies up to this size are covered by the cost of the connection."""
 REQUEST_BYTES, BODY_COPIES = 18 * 1024, 2
 """Memory of a request with a body that has not arrived, and what a byte of the body takes (docs/architecture.md)."""
+DESCRIPTIONS_BYTES = 64 * MIB
+"""Budget of the API's descriptions that wait to be read; requests have a quarter of it, and leave each other some."""
 
 
 def principal_of(request: web.Request) -> Principal:
@@ -76,6 +78,7 @@ class Api:
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
         self._description = b""
+        self._unread = Budget("the API's description", DESCRIPTIONS_BYTES)
 
     def routes(self) -> list[web.RouteDef]:
         """The routes."""
@@ -93,11 +96,10 @@ class Api:
 
         return web.route(command.method, PREFIX + command.path, handle)
 
-    # Made once: it takes tens of milliseconds, and anybody with a token may ask for it over and over.
+    # Made once: it takes tens of milliseconds, and anybody with a token may ask for it over and over. It is the same
+    # for all, so a full guest's users can read it too.
     async def _openapi(self, request: web.Request) -> web.StreamResponse:
         if not self._description:
             self._description = json.dumps(describe(self._operations.table, PREFIX)).encode()
         headers = {"Content-Type": "application/json; charset=utf-8"}
-        principal = principal_of(request)
-        budget = self._operations.budget_of(principal)
-        return await send(request, self._description, headers, budget, principal.key)
+        return await send(request, self._description, headers, self._unread, principal_of(request).key)
