@@ -11,6 +11,7 @@ from millrace.budget import MIB, VIEWERS, Account, Budget
 from millrace.graph.pictures import Shape
 from millrace.guest.cursor import SentCursor
 from millrace.guest.viewer import HIDDEN_NS
+from millrace.guest.viewerpictures import SHORT_NS
 from millrace.outlets.encoded import PIECE_BYTES, EncodedPicture, cut_pieces
 from millrace.pixels.rects import Rect, Size
 from millrace.sim.net import Path
@@ -160,7 +161,12 @@ def test_viewer_whose_picture_has_no_room_is_told_once_and_sent_it_when_there_is
     other.close()
     desk.run(1_100)
     assert np.array_equal(two.canvas, screen.pixels) and budget.refusals == tried
-    # The next time it is told again.
+    # It was told once, and is told when that is over; the next time it is told again.
+    assert not two.news(Fault)
+    desk.run(SHORT_NS // NS_PER_MS + 1_100)
+    assert two.news(Fault) == [Fault("room", "there is room for the pictures again")] and not one.news(Fault)
+    desk.run(SHORT_NS // NS_PER_MS + 1_100)
+    assert not two.news(Fault)
     other = filled(budget, MIB // 16)
     photo(screen.pixels, Rect(0, 0, 800, 600), 2)
     screen.screen.painted([Rect(0, 0, 800, 600)], desk.now_ns)
@@ -169,6 +175,24 @@ def test_viewer_whose_picture_has_no_room_is_told_once_and_sent_it_when_there_is
     other.close()
     desk.run(2_100)
     assert np.array_equal(two.canvas, screen.pixels) and np.array_equal(one.canvas, screen.pixels)
+
+
+def test_viewer_whose_pictures_have_room_now_and_then_is_told_once() -> None:
+    desk = Desk()
+    screen = desk.add(width=800, height=600)
+    remote, budget = Remote(desk), desk.home.admission.budget
+    desk.run(2_000)
+    for seed in range(8):
+        other = filled(budget, MIB // 16)
+        sent, refused = len(remote.pieces), budget.refusals
+        photo(screen.pixels, Rect(0, 0, 800, 600), seed)
+        screen.screen.painted([Rect(0, 0, 800, 600)], desk.now_ns)
+        desk.run(300)
+        assert budget.refusals > refused
+        other.close()
+        desk.run(1_100)
+        assert len(remote.pieces) > sent
+    assert [fault.code for fault in remote.news(Fault)] == ["limit"]
 
 
 def test_picture_that_was_begun_is_sent_to_its_end_although_there_is_no_room_any_more() -> None:

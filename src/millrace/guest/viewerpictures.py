@@ -18,7 +18,7 @@ from millrace.outlets.pictureflow import PictureFlow
 from millrace.outlets.picturetimes import PictureTimes, ViewerTimes
 from millrace.outlets.queue import Passed
 from millrace.pixels.rects import Size
-from millrace.units import HostNs
+from millrace.units import NS_PER_S, HostNs
 from millrace.wire.peer.messages import Fault
 from millrace.wire.peer.pictures import Shown, Taken, pack_parts
 from millrace.wire.peer.viewing import ViewServer
@@ -26,6 +26,9 @@ from millrace.wire.peer.viewing import ViewServer
 SLACK, SLACK_BYTES = 64, 4 * 1024
 """TLS adds less than this part to large messages, and these bytes to all small ones that may be on their way (RFC 8446,
 section 5.2: 22 for each): what the kernel counts is a little more than what was written."""
+SHORT_NS: HostNs = 5 * NS_PER_S
+"""There is room for pictures again if none was refused for so long: where memory is short, some have room and some have
+not."""
 
 
 class _End(NamedTuple):
@@ -72,8 +75,10 @@ class ViewerPictures:
         """The newest that was acknowledged too early."""
         self.sparing = False
         """There was no room for the last picture: the next is to be small."""
-        self._waits = self._told = False
-        """It is sent nothing more until there may be room; it was told so."""
+        self._waits = False
+        """It is sent nothing more until there may be room."""
+        self._short_ns: HostNs | None = None
+        """When there last was no room, if it was told that there is none."""
 
     # -- what is to be sent ----------------------------------------------------------------------
 
@@ -166,7 +171,7 @@ class ViewerPictures:
     def _note(self, picture: EncodedPicture, serial: int, now_ns: HostNs) -> None:
         """All of it was sent."""
         self._next = None
-        self.sparing = self._told = False
+        self.sparing = False
         self.sent += 1
         self.flow.sent(serial, picture.size, now_ns)
         self.times.sent(serial, picture, now_ns)
@@ -225,6 +230,9 @@ class ViewerPictures:
             self.flow.acknowledged(serial, now_ns, rtt_ns)
         self._claimed = 0 if serial == self._claimed else self._claimed
         self._charge_anew()
+        if self._short_ns is not None and now_ns - self._short_ns >= SHORT_NS and self._sending.open:
+            self._short_ns = None
+            self._say(Fault("room", "there is room for the pictures again"))
 
     def _arrived(self) -> int:
         """The newest picture of which all bytes can have arrived at the viewer's machine, by the kernel's count."""
@@ -258,7 +266,7 @@ class ViewerPictures:
     def _charge(self, more: int = 0) -> bool:
         """Hold what is on its way to the viewer, the picture that is next, and so many bytes.
 
-        False without room for all of it: the viewer is told so once.
+        False without room for all of it: the viewer is told so once, until that is over.
         """
         held = self._on_way() + (self._next.size if self._next else 0) + more
         try:
@@ -270,7 +278,12 @@ class ViewerPictures:
         return True
 
     def _tell(self, error: BudgetError) -> None:
-        if not self._told and self._sending.open:
-            self._told = True
-            self._wire.send_message(Fault.of(BudgetError(f"the next picture comes when there is room: {error}")))
-            self._sending.flush()
+        told = self._short_ns is not None
+        if told or self._sending.open:
+            self._short_ns = self._clock()
+        if not told and self._sending.open:
+            self._say(Fault.of(BudgetError(f"the next picture comes when there is room: {error}")))
+
+    def _say(self, fault: Fault) -> None:
+        self._wire.send_message(fault)
+        self._sending.flush()
