@@ -171,11 +171,14 @@ async def asked(take: Callable[[socket.socket], None], pair: tuple[socket.socket
     return got
 
 
-async def logs_in(guest: Guest, at: int, cookie: bytes = bytes(COOKIE_BYTES)) -> bool:
-    """Whether a socket without an address can authenticate at one of a guest's PulseAudio sockets."""
+Pair = tuple[socket.socket, socket.socket]
+
+
+async def logs_in(guest: Guest, at: int, cookie: bytes = bytes(COOKIE_BYTES), pair: Pair | None = None) -> bool:
+    """Whether a socket, by default one without an address, can authenticate at one of a guest's PulseAudio sockets."""
     wire = PulseClientSession()
     wire.send_request(Command.AUTH, {"version": PROTOCOL_VERSION, "cookie": cookie})
-    wire.receive(await asked(guest.pulse.acceptors[at]._take, socket.socketpair(), wire.data_to_send()))
+    wire.receive(await asked(guest.pulse.acceptors[at]._take, pair or socket.socketpair(), wire.data_to_send()))
     return isinstance(next(iter(wire.events())), Reply)
 
 
@@ -201,6 +204,10 @@ def test_connection_without_address_needs_cookie_where_tcp_is_served(tmp_path: P
         assert not await logs_in(alice, tcp) and alice.admission.refused_logins == 1
         (told,) = daemon.worker.diagnosis.incidents
         assert (told.stage, told.cause, told.evidence["why"]) == ("rights", "refused", "wrong cookie")
+        assert told.evidence["who"] == "an unknown program"
+        assert not await logs_in(alice, tcp, pair=tcp_pair())
+        *_, told = daemon.worker.diagnosis.incidents
+        assert told.evidence == {"who": "127.0.0.1", "what": "connect", "why": "wrong cookie"}
         assert await logs_in(alice, tcp, alice.pulse.door.cookie)
         assert await logs_in(alice, unix), "the private socket identifies this very process"
 

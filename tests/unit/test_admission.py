@@ -62,6 +62,20 @@ def test_refusal_names_the_rule_or_the_answer() -> None:
     assert "token" not in CAUSES["rights", "refused"]
 
 
+def test_who_is_refused_is_the_program_or_else_the_address_that_it_has_over_tcp() -> None:
+    rig = Rig()
+    rig.admission.grants.set(Permission.MICROPHONE, ANY, Verdict.DENY)
+    for subject, who in [
+        (Subject(address="192.0.2.7"), "192.0.2.7"), (Subject(), "an unknown program"),
+        (Subject(Identity(program="evil"), address="192.0.2.7"), "evil"),
+    ]:  # fmt: skip
+        rig.admission.wrong_secret(subject)
+        with pytest.raises(Refused):
+            rig.admission.demand(Permission.MICROPHONE, subject)
+        assert [one.evidence["who"] for one in rig.told] == [who, who]
+        rig.told.clear()
+
+
 @pytest.mark.parametrize("what", list(Permission))
 def test_refusal_is_counted_and_reported_once(what: Permission) -> None:
     rig, evil = Rig(), Asker("evil")

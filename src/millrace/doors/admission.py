@@ -146,13 +146,13 @@ class Admission:
         return f"the rule for {'any other program' if name == ANY else name} forbids it (`millrace grants`)"
 
     def _refused(self, subject: Subject, what: str, refused: str, why: str) -> Refused:
-        self.report(refusal(self.guest, str(subject.identity), what, why))
+        self.report(refusal(self.guest, subject.who, what, why))
         return Refused(refused)
 
     def wrong_secret(self, subject: Subject) -> None:
         """A client sent another guest's cookie, or none."""
         self.refused_logins += 1
-        self.report(refusal(self.guest, str(subject.identity), Permission.CONNECT.value, "wrong cookie"))
+        self.report(refusal(self.guest, subject.who, Permission.CONNECT.value, "wrong cookie"))
 
     # A withdrawn rule must not leave anything in place that it had allowed. Pending requests that the new rules
     # decide are settled first, because they no longer need a person. Then each door checks everything in progress

@@ -132,7 +132,20 @@ def peer_subject(raw: socket.socket | None, admits: Admits) -> Subject:
     over TCP, and was passed on through a socket pair, would look like this process itself.
     """
     identity = None if admits is Admits.NOBODY else peer_identity(raw)
-    return Subject() if identity is None else Subject(identity, ours=is_ours(identity.uid))
+    if identity is None:
+        return Subject(address=_peer_address(raw))
+    return Subject(identity, ours=is_ours(identity.uid))
+
+
+def _peer_address(raw: socket.socket | None) -> str:
+    """The other host's address; empty if the connection has none."""
+    if raw is None or raw.family not in (socket.AF_INET, socket.AF_INET6):
+        return ""
+    try:
+        return str(raw.getpeername()[0])
+    except OSError:
+        # It has gone already.
+        return ""
 
 
 def why_not_unix(error: OSError, path: str) -> str:

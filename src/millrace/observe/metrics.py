@@ -51,7 +51,12 @@ class Collected:
     def _of_daemon(self) -> Iterator[Metric]:
         counters = self._counters
         yield CounterMetricFamily("millrace_cycles", "Graph cycles run.", counters.cycles)
-        yield CounterMetricFamily("millrace_refused", "Requests that were refused.", counters.refused)
+        yield CounterMetricFamily(
+            "millrace_refused",
+            "HTTP requests and commands that were refused for lack of a credential or a right. Programs: see"
+            " millrace_guest_refused_logins_total and millrace_guest_refused_captures_total.",
+            counters.refused,
+        )
         yield GaugeMetricFamily("millrace_objects", "Objects in the registry.", counters.objects)
         yield GaugeMetricFamily(
             "millrace_requests_waiting", "Permission requests that are pending.", counters.requests_waiting
@@ -92,8 +97,18 @@ class Collected:
             [sum(s.bitrate() for s in g.sessions) for g in guests],
         )
         yield family(counter, "late_cycles", "Cycles that ran late.", [g.graph.late_cycles for g in guests])
-        yield family(counter, "refused_logins", "Programs refused.", [g.admission.refused_logins for g in guests])
-        yield family(counter, "refused_captures", "Recordings refused.", [g.admission.refused_captures for g in guests])
+        yield family(
+            counter,
+            "refused_logins",
+            "Programs that were not let in, by a rule or for a wrong cookie.",
+            [g.admission.refused_logins for g in guests],
+        )
+        yield family(
+            counter,
+            "refused_captures",
+            "Recordings that a rule for programs refused.",
+            [g.admission.refused_captures for g in guests],
+        )
 
     def _incidents(self) -> Metric:
         made = CounterMetricFamily(

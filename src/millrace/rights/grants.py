@@ -111,6 +111,13 @@ class Subject:
     ours: bool = False
     pending: list[Pending] = field(default_factory=list)
     """If the connection is frozen and continues elsewhere, these are asked again under the same numbers."""
+    address: str = ""
+    """The other host's, of a connection over TCP. It says where to look, and proves nothing."""
+
+    @property
+    def who(self) -> str:
+        """What is known of the peer: its program, else its address."""
+        return str(self.identity) if self.identity.names or not self.address else self.address
 
 
 class Grants:
