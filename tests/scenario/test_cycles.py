@@ -24,7 +24,7 @@ from millrace.client.bus import connect
 from millrace.daemon.app import Daemon
 from millrace.errors import GraphError
 from millrace.guest.listener import ListenerSession
-from millrace.guest.machines import attached, hold, network, spice
+from millrace.guest.machines import hold, network, retries, spice
 from millrace.guest.machines.address import DoorSpec, parse_door
 from millrace.guest.machines.attached import AttachedMachine
 from millrace.guest.viewer import ViewerSession
@@ -86,8 +86,8 @@ async def left(again: Callable[[], Awaitable[None]]) -> Counter[str]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten all retry delays."""
-    monkeypatch.setattr(attached, "RETRY_FIRST_S", 0.01)
-    monkeypatch.setattr(attached, "RETRY_MAX_S", 0.02)
+    monkeypatch.setattr(retries, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(retries, "RETRY_MAX_S", 0.02)
     monkeypatch.setattr(hold, "HOLD_FIRST_S", 0.02)
     monkeypatch.setattr(hold, "HOLD_FACTOR", 1.0)
     monkeypatch.setattr(network, "LOOK_S", 0.02)

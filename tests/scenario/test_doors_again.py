@@ -20,8 +20,7 @@ from millrace.daemon.app import Daemon
 from millrace.doors.pushed import new_stream
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import GraphError, RightsError
-from millrace.guest.machines import attached as attach_module
-from millrace.guest.machines import hold, network, vnc
+from millrace.guest.machines import hold, network, retries, vnc
 from millrace.guest.machines import spice as attach_spice
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.attached import AttachedMachine
@@ -37,8 +36,8 @@ MAIN, PLAYBACK, RECORD = 1, 5, 6
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten all retry delays."""
-    monkeypatch.setattr(attach_module, "RETRY_FIRST_S", 0.01)
-    monkeypatch.setattr(attach_module, "RETRY_MAX_S", 0.02)
+    monkeypatch.setattr(retries, "RETRY_FIRST_S", 0.01)
+    monkeypatch.setattr(retries, "RETRY_MAX_S", 0.02)
     monkeypatch.setattr(network, "LOOK_S", 0.02)
     monkeypatch.setattr(vnc, "CLOSE_TOGETHER_S", 0.05)
     monkeypatch.setattr(attach_spice, "CLOSE_TOGETHER_S", 0.05)

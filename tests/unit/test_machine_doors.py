@@ -100,7 +100,7 @@ def test_a_door_that_fails_for_the_same_reason_logs_it_ever_more_seldom(caplog: 
     for reason in [*["this is not a SPICE server"] * 312, "refused", "this is not a SPICE server"]:
         # The session may have been up for a moment.
         door.state = "attached"
-        door._lost(PeerLost(reason))
+        door._lost(PeerLost(reason), up=True)
     said = [record.getMessage().partition("vm:5930: ")[2] for record in caplog.records]
     times = [2, 4, 8, 16, 32, 64, 128, 256]
     assert said == [

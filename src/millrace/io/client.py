@@ -265,7 +265,7 @@ class ClientConnection:
             raise RemoteProtocolError(str(error)) from None
         except Exception:
             # A bug in the daemon; the runner logs it.
-            self._why = PeerLost("ended because of an internal error; the daemon's log has it")
+            self._why = MillraceError("ended because of an internal error; the daemon's log has it")
             raise
 
     def data_to_send(self) -> bytes:

@@ -17,12 +17,13 @@ from millrace.guest.home import Home, MachineView
 from millrace.guest.machines.address import DoorSpec
 from millrace.guest.machines.losses import Losses
 from millrace.guest.machines.refit import Fitted, Refit
+from millrace.guest.machines.retries import Retries, said
 from millrace.guest.machines.whereabouts import Whereabouts, of_spec
 from millrace.io.clock import now_ns
 from millrace.symptoms import Symptom
+from millrace.units import HostNs
 
 log = logging.getLogger("millrace.attach")
-RETRY_FIRST_S, RETRY_MAX_S = 0.25, 1.0
 SESSION_BYTES = 32 * 1024
 REAL_TIME_PERCENT = (99.0, 101.0)
 SLOW_TICK_PERCENT = (97.0, 99.5)
@@ -40,9 +41,8 @@ class Displaced(PeerLost):
 
 
 # A door outlives its sessions. It is looked for until it is detached, whatever goes wrong, because a machine may be
-# started and stopped at any time without notice. A session that came up resets the delay between attempts; one that
-# failed before that doubles it, up to a second. The exception is `p2p`: its connection was handed over and can't be
-# made again, so the door goes with it.
+# started and stopped at any time without notice: each second, or ever more seldom if it is no use (`Retries`).
+# The exception is `p2p`: its connection was handed over and can't be made again, so the door goes with it.
 #
 # Each session has an account of its own, with a part for each of its connections. It is closed after `_gone` in any
 # case, so a machine that reconnects for ever can't accumulate charges, and a guest without room for a session retries
@@ -68,6 +68,9 @@ class AttachedMachine(ABC):
         """Where it is, by the address or by the newest connection."""
         self._demand_place: DemandPlace = anywhere
         self._losses = Losses()
+        self._retries = Retries()
+        self._attached_ns: HostNs = 0
+        """When the newest session was up."""
         self._refits: list[Refit] = []
         """What looks for room for parts of the current session."""
         self._forgotten = False
@@ -119,7 +122,6 @@ class AttachedMachine(ABC):
             self.guest.machine_changed("remove", self)
 
     async def _run(self) -> None:
-        wait = RETRY_FIRST_S
         while True:
             before = self.sessions
             self._begin()
@@ -129,19 +131,18 @@ class AttachedMachine(ABC):
                 self._account = self.guest.admission.account({"itself": SESSION_BYTES}, MACHINES)
                 await self._session()
             except (MillraceError, OSError, TimeoutError, EOFError) as error:
-                self._lost(error)
+                wait_s = self._lost(error, self.sessions > before)
             except Exception as error:
                 # An internal error must end at most this session.
                 log.exception("%s: session ended because of an internal error", self.label)
-                self._lost(error)
+                wait_s = self._lost(error, self.sessions > before)
             finally:
                 self._gone()
                 self._account.close()
-            wait = RETRY_FIRST_S if self.sessions > before else min(wait * 2, RETRY_MAX_S)
             if self.spec.kind == "p2p":
                 self._forget()
                 return
-            await self._asked_within(wait)
+            await self._asked_within(wait_s)
 
     def _reached(self, place: Whereabouts | None) -> None:
         """A connection is made: it is known where the machine is. GraphError if it may not be attached."""
@@ -213,17 +214,22 @@ class AttachedMachine(ABC):
         """The session is up."""
         self.state, self.error = "attached", ""
         self.sessions += 1
+        self._attached_ns = now_ns()
         self._changed()
         log.info("guest %s: %s attached", self.guest.name, self.spec.text)
 
-    def _lost(self, error: Exception) -> None:
+    def _lost(self, error: Exception, up: bool) -> float:
+        """A session has ended, which was `up` or was not; returns how long to wait before the next, in seconds."""
         text = str(error) or "no answer in time"
         if times := self._losses.logged(error, text, now_ns()):
             again = f" ({times} times)" if times > 1 else ""
             log.warning("guest %s: %s: %s%s", self.guest.name, self.spec.text, text, again)
         if self.state == "attached":
             self._report("broke the protocol" if isinstance(error, RemoteProtocolError) else "lost", text)
-        self._show("displaced" if isinstance(error, Displaced) else "waiting", text)
+        wait_s = self._retries.after(error, now_ns() - self._attached_ns if up else None)
+        more = said(wait_s) if self.spec.kind != "p2p" else ""
+        self._show("displaced" if isinstance(error, Displaced) else "waiting", text + more)
+        return wait_s
 
     def _report(self, cause: str, error: str) -> None:
         self.guest.report(Symptom("machine", cause, self.guest.name, self.key, {"error": error}))
@@ -271,6 +277,7 @@ class AttachedMachine(ABC):
             spec = replace(spec, password=before.password, password_file=before.password_file)
         self.spec = spec if spec.ca_file else replace(spec, ca_file=before.ca_file)
         self._demand_place = demand_place
+        self._retries = Retries()
         # What was wrong before says nothing about the attempt that begins now.
         self._show("waiting", "")
         self._wanted.set()

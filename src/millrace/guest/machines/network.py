@@ -35,8 +35,6 @@ class NetworkMachine(AttachedMachine):
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
         self.password = ""
-        self._attached_ns: HostNs = 0
-        """When the newest session was up."""
         self._accepted: str | None = None
         """The last password that the server accepted."""
         self._displaced = Hold("displaced")
@@ -115,7 +113,6 @@ class NetworkMachine(AttachedMachine):
     def _attached(self) -> None:
         self._accepted = self.password
         self._unwelcome.reset()
-        self._attached_ns = now_ns()
         super()._attached()
 
     def _end(self, why: Exception) -> None:
