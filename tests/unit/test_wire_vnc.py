@@ -303,3 +303,39 @@ def test_plain_text_read_with_tls_acceptance_is_refused(kind: int) -> None:
     with pytest.raises(RemoteProtocolError, match="sent data before the TLS handshake"):
         vnc.receive(offer + b"\x01" + bytes(16), 0)
     assert vnc.events() == [] and b"geheim" not in vnc.data_to_send()
+
+
+def shown(bits: int, width: int, height: int) -> VncClient:
+    """One that has just been let in, by a server whose own pixels have so many bits."""
+    vnc = VncClient(48_000, 2, "", lambda challenge, text: b"", 0, PLAIN)
+    vnc.receive(VERSION + b"\x01\x01" + bytes(4) + struct.pack(">HHB15xI", width, height, bits, 0), 0)
+    return vnc
+
+
+@pytest.mark.parametrize(("bits", "doubt"), [
+    (16, "; its own pixels have 16 bits, and it may send those, although 32 were asked for"), (32, ""), (0, ""),
+])  # fmt: skip
+def test_server_with_pixels_of_its_own_is_said_to_be_the_likely_cause_of_what_makes_no_sense(
+    bits: int, doubt: str
+) -> None:
+    vnc = shown(bits, 4, 4)
+    rect = struct.pack(">BxHHHHHi", 0, 1, 0, 0, 4, 4, 0)
+    assert vnc.trouble == ""
+    vnc.receive(rect + bytes(32), 0)
+    assert vnc.trouble == (f"no picture of this VNC server has come to its end yet{doubt}" if doubt else "")
+    with pytest.raises(RemoteProtocolError) as raised:
+        vnc.receive(rect + bytes(16) + b"\x92", 0)
+    assert str(raised.value) == f"unexpected VNC message type 146{doubt}"
+
+
+def test_no_doubt_of_a_server_is_told_once_it_has_sent_a_picture() -> None:
+    vnc = shown(16, 4, 4)
+    vnc.receive(struct.pack(">BxHHHHHi", 0, 1, 0, 0, 4, 4, 0) + bytes(64), 0)
+    assert vnc.trouble == ""
+
+
+def test_screen_without_a_size_is_told() -> None:
+    vnc = shown(32, 0, 0)
+    assert vnc.trouble == "this VNC server's screen is 0 × 0: there is nothing to show yet"
+    vnc.receive(struct.pack(">BxHHHHHi", 0, 1, 0, 0, 4, 4, -223), 0)
+    assert vnc.trouble == ""

@@ -267,11 +267,13 @@ class Viewers:
 
 def absence_of(machines: Iterable[MachineView]) -> str:
     """Why these machines show no screen; empty if there are none."""
-    said = (
-        f"{one.door}: {'attached, but shows no screen' if one.state == 'attached' else one.error or one.state}"
-        for one in machines
-    )
-    return printable("; ".join(said), ABSENCE_MAX)
+    return printable("; ".join(f"{one.door}: {_absence(one)}" for one in machines), ABSENCE_MAX)
+
+
+def _absence(machine: MachineView) -> str:
+    if machine.state != "attached":
+        return machine.error or machine.state
+    return "attached, but shows no screen" + (f" ({machine.hint})" if machine.hint else "")
 
 
 def _named(listed: Listed) -> ScreenNamed:

@@ -26,7 +26,8 @@ export function absence(doors) {
   const troubles = doorTroubles(doors);
   if (troubles.length) return troubles.join(" ");
   const waits = doors.filter((one) => one.state !== "attached").map((one) => `${plain(one.door)}: ${plain(one.state)}.`);
-  return waits.length ? waits.join(" ") : doors.length ? "The machine of this guest shows no screen." : "";
+  if (waits.length || !doors.length) return waits.join(" ");
+  return ["The machine of this guest shows no screen.", ...doors.filter((one) => one.hint).map((one) => `${plain(one.door)}: ${plain(one.hint)}.`)].join(" ");
 }
 
 /** {rank, state, word, why}; `troubled` is whether there were incidents of the guest lately. A screen that is there counts, whatever other doors wait for. `rank` orders guests, those in trouble first; `state` is a class of the stylesheet; `why` is said over the picture. */

@@ -55,6 +55,8 @@ class VncMachine(NetworkMachine):
         self._paced: Paced | None = None
         self._came_back = False
         """A viewer has displaced us before."""
+        self._trouble = ""
+        """Why there is no picture, as was told last."""
 
     async def _serve(self) -> None:
         pictures = COMPRESSED if self.profile is REMOTE_PROFILE else PLAIN
@@ -88,6 +90,9 @@ class VncMachine(NetworkMachine):
             door.receive(now)
             for look in looks:
                 look()
+            if wire.trouble != self._trouble:
+                self._trouble = wire.trouble
+                self._changed()
 
         def relieved() -> None:
             paced.relieved()
@@ -155,7 +160,11 @@ class VncMachine(NetworkMachine):
         """See `AttachedMachine`."""
         if advice := super().hint():
             return advice
-        if self.state == "attached" and self._wire is not None and not self._wire.sound:
+        if self.state != "attached" or self._wire is None:
+            return ""
+        if self._wire.trouble:
+            return self._wire.trouble
+        if not self._wire.sound:
             none = "this VNC server has a picture but no sound"
             if self.machine.startswith("QEMU"):
                 return f"{none}; QEMU has sound with -vnc …,audiodev=ID"

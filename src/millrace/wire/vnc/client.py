@@ -113,11 +113,19 @@ class VncClient(VncLogin):
             with memoryview(buffer) as view:
                 part = bytes(view[: self._need])
             del buffer[: self._need]
-            self._step(self, part)
+            try:
+                self._step(self, part)
+            except RemoteProtocolError as error:
+                raise self._screen.doubted(error) from None
             work.spent += PART_WORK + len(part) // BYTES_PER_WORK
         if self._events:
             self._keep_events()
         self._ask(now_ns)
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no picture, as far as that is known; empty if it is not, or if there is one."""
+        return self._screen.trouble
 
     @property
     def unfinished(self) -> bool:
@@ -158,7 +166,7 @@ class VncClient(VncLogin):
         if self._encodings:
             self._out += messages.SET_PIXEL_FORMAT
             listed = (*self._encodings, *messages.PSEUDO, Encoding.AUDIO)
-            self._screen.asked = True
+            self._screen.asked, self._screen.own_bits = True, self.own_bits
             self._screen.resize(width, height)
             self._screen.tell_size()
             self._take_events()

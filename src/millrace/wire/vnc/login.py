@@ -71,6 +71,8 @@ class VncLogin(AnswerDue):
         self._paused = self._shaking = False
         self._answered = False
         self._size = (0, 0)
+        self.own_bits = 0
+        """Bits of one of the server's own pixels, as it has told; 0 if it has not."""
         self._minor = 8
         """Of version 3 of the protocol: 3, 7 or 8."""
         self.joining = False
@@ -219,6 +221,7 @@ class VncLogin(AnswerDue):
     def _server_init(self, part: bytes) -> None:
         self.joining = False
         self._size = struct.unpack(">HH", part[:4])
+        self.own_bits = part[4]
         size = struct.unpack(">20xI", part)[0]
         if size > NAME_MAX:
             raise RemoteProtocolError(f"desktop name too long: {size} bytes")

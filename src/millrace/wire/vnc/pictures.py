@@ -70,6 +70,10 @@ class Pictures:
         """The first screen's number and flags; None: the server can't be asked for another size."""
         self.asked = False
         """Whether pictures were ever asked for: until then, a rectangle of one is not expected."""
+        self.own_bits = 0
+        """Bits of one of the server's own pixels; 0 if it has not told."""
+        self._begun = self._complete = False
+        """Something was painted; an update that paints has come to its end."""
         self._held_bytes = self._inflating_bytes = self._painted_bytes = 0
         self._parts: deque[Part] = deque()
         self._events: list[VncEvent] = []
@@ -81,6 +85,28 @@ class Pictures:
         """The events since the last call."""
         out, self._events = self._events, []
         return out
+
+    # A server that keeps to pixels of its own does not say so, and what it sends then can't be told from pixels as they
+    # were asked for: rectangles merely seem to end elsewhere, and what follows makes no sense.
+    @property
+    def doubt(self) -> str:
+        """What may be wrong with all that this server sends; empty if nothing is known."""
+        if not self.asked or self.own_bits in (0, 8 * PIXEL):
+            return ""
+        return f"its own pixels have {self.own_bits} bits, and it may send those, although {8 * PIXEL} were asked for"
+
+    def doubted(self, error: RemoteProtocolError) -> RemoteProtocolError:
+        """An error in what this server sent, with what may be wrong with all that it sends."""
+        return RemoteProtocolError(f"{error}; {self.doubt}") if self.doubt else error
+
+    @property
+    def trouble(self) -> str:
+        """Why there is no picture, as far as that is known; empty if it is not, or if there is one."""
+        if self.asked and not (self.size.width and self.size.height):
+            return f"this VNC server's screen is {self.size.width} × {self.size.height}: there is nothing to show yet"
+        if self._begun and not self._complete and self.doubt:
+            return f"no picture of this VNC server has come to its end yet; {self.doubt}"
+        return ""
 
     # Each size makes another picture here, and another encoder for each viewer. So of several sizes in a row, only the
     # last one is told.
@@ -112,6 +138,7 @@ class Pictures:
                 self._pass_on()
         self.tell_size()
         self._pass_on()
+        self._complete |= self._begun
 
     def _rectangle(self, rect: Rect, encoding: int) -> Parse:
         if encoding in _PSEUDO:
@@ -121,6 +148,7 @@ class Pictures:
             what = f"in an unknown encoding {encoding}" if self.asked else "that nobody asked for"
             raise RemoteProtocolError(f"the VNC server sent a picture {what}")
         self._within(rect)
+        self._begun = True
         if encoding in (Encoding.RAW, Encoding.COPY_RECT):
             yield from _ENCODINGS[encoding](self, rect)
             return
