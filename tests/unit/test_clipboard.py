@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from millrace.budget import LISTENERS, MIB, PROGRAMS
 from millrace.errors import ConfigError, RemoteProtocolError, RightsError
 from millrace.graph.clipboard import Clipboard
 from millrace.guest.clips import FETCH_NS, ViewerClip
@@ -108,6 +109,23 @@ def test_all_who_paste_the_same_text_get_it_by_one_request() -> None:
     board.clipboard.supply(words("and never again"))
     desk.run(30)
     assert board.asked == ["wanted"] and first.clips == second.clips == [clip(1, b"once")]
+
+
+def test_texts_leave_listeners_their_room_in_a_guest_that_its_programs_have_filled() -> None:
+    desk, board = a_desk()
+    remote = a_remote(desk)
+    board.clipboard.copied()
+    desk.run(30)
+    budget = desk.home.admission.budget
+    budget.limit = 16 * MIB
+    budget.open("sample", {"data": int(budget.limit * PROGRAMS) - budget.held})
+    for text in ("x" * 600_000, "short"):
+        _fetch(desk, remote, 1)
+        board.clipboard.supply(words(text))
+        desk.run(30)
+    refused, sent = remote.clips
+    assert refused.text is None and "no room" in refused.why and sent == clip(1, b"short")
+    assert budget.has_room(128 * 1024, LISTENERS)
 
 
 def test_text_that_was_replaced_meanwhile_is_not_handed_out_as_the_one_asked_for() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from millrace.budget import CONNECTIONS, Account
+from millrace.budget import UNREAD, Account
 from millrace.errors import BudgetError
 from millrace.graph.seat import Seat, Watcher
 from millrace.media.clip import ClipText
@@ -154,7 +154,7 @@ class Clipboard:
     def _charge(self) -> None:
         """Charge what is held; BudgetError if that is more than before, and there is no room."""
         held = {id(text): text for text in (self.kept, self._giving, *self._sending.values()) if text is not None}
-        self._account.hold("texts", sum(text.held_bytes for text in held.values()), CONNECTIONS)
+        self._account.hold("texts", sum(text.held_bytes for text in held.values()), UNREAD)
         if self.closed and not self._sending:
             self._account.close()
 
