@@ -90,7 +90,33 @@ def test_video_that_had_no_room_passes_through_once_there_is_some() -> None:
     assert viewer.session.videos.lacks(again.track.info.key) == "has no room for its frames"
     other.close()
     again.play(40)
+    assert not viewer.session.videos._refused
     assert viewer.framed > 10 and viewer.shows(again.over(painter.pixels))
+
+
+@pytest.mark.parametrize(("leave", "lacks"), [("leave", "was sent too few frames lately"), ("hide", "")])
+def test_video_that_lost_frames_rests_also_for_a_viewer_that_was_sent_none_meanwhile(leave: str, lacks: str) -> None:
+    desk, _, film = scene()
+    viewer = Seeing(desk, COMPOSES)
+    desk.run(100)
+    film.play(10)
+    videos, key = viewer.session.videos, film.track.info.key
+    videos._videos[key].rests_until_ns = desk.now_ns + viewervideos.REST_NS
+    getattr(videos, leave)()
+    film.play(20)
+    assert videos.lacks(key) == lacks
+
+
+def test_frame_larger_than_a_message_is_not_sent_and_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, painter, film = scene()
+    viewer = Seeing(desk, COMPOSES)
+    desk.run(100)
+    monkeypatch.setattr(viewervideos, "FRAME_MAX", min(map(len, film.frames)) - 1)
+    film.play(20)
+    assert not viewer.framed and viewer.shows(film.over(painter.pixels))
+    monkeypatch.undo()
+    film.play(20)
+    assert viewer.framed and viewer.ended is None
 
 
 def test_frames_that_have_no_room_beside_a_picture_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_video_is_passed_through_and_drawn_by_a_viewer_that_can() -> None:
     sent = len(viewer.pieces)
     film.play(10)
     kinds = {part.type for piece in viewer.pieces[sent:] for part in piece.parts}
-    assert PartType.VIDEO not in kinds and viewer.shows(film.over(painter.pixels))
+    assert kinds.isdisjoint({PartType.VIDEO, PartType.OVERLAYS}) and viewer.shows(film.over(painter.pixels))
     assert viewer.session.videos.frames == viewer.framed == 30
 
 

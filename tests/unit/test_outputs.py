@@ -22,6 +22,7 @@ from millrace.backends.wav import HEADER_BYTES, WavOutput
 from millrace.client.outputs import make_output
 from millrace.dsp.convert import SampleFormat, Samples
 from millrace.errors import ConfigError, OutputLost
+from millrace.io import files
 from millrace.io.files import write_whole
 from millrace.io.sockets import own_secret
 from millrace.units import NS_PER_S, default_map
@@ -164,6 +165,26 @@ def test_secret_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="No space left"):
             own_secret(tmp_path / "d" / "key", lambda: "x" * 60)
         assert not (tmp_path / "d" / "key").exists()
+
+
+def test_what_was_put_in_the_place_of_a_secret_or_of_a_new_file_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, unlink = tmp_path / "key", Path.unlink
+
+    def plant(path: Path, missing_ok: bool = False) -> None:
+        monkeypatch.undo()
+        unlink(path, missing_ok)
+        path.symlink_to(tmp_path / "theirs")
+
+    monkeypatch.setattr(Path, "unlink", plant)
+    with pytest.raises(ConfigError, match="can't be written"):
+        own_secret(key, lambda: "secret")
+    key.symlink_to(tmp_path / "theirs")
+    for mode in (None, 0o600):
+        with pytest.raises(FileExistsError):
+            files._created(key, mode)
+    assert not (tmp_path / "theirs").exists()
 
 
 def test_new_file_through_link_is_created_at_target_and_private(
