@@ -107,7 +107,7 @@ def test_screen_is_explained_from_its_source_to_each_viewer() -> None:
     listed = desk.home.screens.first
     assert listed is not None
     unseen = explain_screen(guest, listed)
-    assert text(unseen, "source") == "'VGA' of door/7 (win11), attached as qmp:/q, attached"
+    assert text(unseen, "source") == "'VGA' of door/7 (win11), attached as qmp:/q"
     assert text(unseen, "viewer") == "nobody watches, so nothing is encoded for viewers"
     assert text(unseen, "painted").startswith("nothing in the last second")
     one, two = Remote(desk, FULL), Remote(desk, FULL)

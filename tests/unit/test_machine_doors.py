@@ -16,6 +16,7 @@ from millrace.doors.machine import MachineDoor
 from millrace.doors.qemu.door import EndedVoices, QemuPlayback, QemuRecord
 from millrace.doors.spice.door import SpicePlayback, SpiceRecord
 from millrace.doors.vnc.door import VncDoor
+from millrace.doors.x11.door import X11Door
 from millrace.dsp.convert import SampleFormat
 from millrace.errors import PeerLost, RemoteProtocolError
 from millrace.graph.pictures import KeyPress
@@ -37,6 +38,7 @@ from millrace.wire.spice.channel import ChannelKind, SpiceChannel, SpiceMessage
 from millrace.wire.vnc.client import VncClient
 from millrace.wire.vnc.messages import AudioBegin
 from millrace.wire.x11.client import X11Client
+from millrace.wire.x11.events import Ready
 from tests.unit.test_guest_home import House
 
 Make = Callable[[Rig], MachineDoor]
@@ -220,6 +222,36 @@ def test_whoever_waits_to_type_into_an_x_display_is_told_when_it_has_read_all() 
                 read += len(await asyncio.get_running_loop().sock_recv(theirs, 1 << 16))
         assert told == ["room"]
         stream.close()
+        theirs.close()
+
+    asyncio.run(main())
+
+
+def test_door_of_an_x_display_is_called_by_its_display_and_not_by_who_made_its_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        house = House()
+        machine = X11Machine(1, house.home, parse_door("x11::7"))
+
+        async def session(x11: X11Machine) -> None:
+            door = x11.doors[0]
+            assert isinstance(door, X11Door)
+            door._told(Ready("The X.Org Foundation"))
+
+        mine, theirs = socket.socketpair()
+
+        async def connected(x11: X11Machine) -> socket.socket:
+            return mine
+
+        monkeypatch.setattr(X11Machine, "_connected", connected)
+        monkeypatch.setattr(X11Machine, "_until_ended", session)
+        machine._begin()
+        machine._account = machine.guest.admission.account({})
+        await machine._session()
+        machine.state = "attached"
+        assert machine.view().machine == "X display :7"
+        machine._gone()
         theirs.close()
 
     asyncio.run(main())

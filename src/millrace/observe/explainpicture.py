@@ -91,7 +91,8 @@ def _source(guest: Guest, listed: Listed) -> str:
         return f"{listed.label!r} of {listed.door}"
     view = machine.view()
     name = f" ({printable(view.machine)})" if view.machine else ""
-    return f"{listed.label!r} of {listed.door}{name}, attached as {view.door}, {view.error or view.state}"
+    trouble = view.error or (view.state if view.state != "attached" else "")
+    return f"{listed.label!r} of {listed.door}{name}, attached as {view.door}" + (f", {trouble}" if trouble else "")
 
 
 def _size(listed: Listed) -> str:

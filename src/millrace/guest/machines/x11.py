@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from millrace.wire.x11.client import X11Client
 from millrace.wire.x11.events import Ready
 from millrace.wire.x11.setup import find_cookie
 
+log = logging.getLogger("millrace.attach")
 AUTHORITY_BYTES_MAX = 64 * 1024
 CONNECT_S = 5.0
 
@@ -34,18 +36,19 @@ class X11Machine(AttachedMachine):
 
     def __init__(self, id_: int, guest: Home, spec: DoorSpec) -> None:
         super().__init__(id_, guest, spec)
-        self.machine = "X11"
+        self._display = Path(spec.address).name.removeprefix("X")
+        self.machine = f"X display :{self._display}"
         self._stream: FdStream | None = None
         self._wire: X11Client | None = None
 
     async def _session(self) -> None:
-        display, cookie = Path(self.spec.address).name.removeprefix("X"), b""
+        cookie = b""
         if self.spec.password_file:
-            cookie = await asyncio.to_thread(read_cookie, Path(self.spec.password_file), display)
+            cookie = await asyncio.to_thread(read_cookie, Path(self.spec.password_file), self._display)
         self._wire = wire = X11Client(cookie, now_ns())
 
         def told(event: Ready) -> None:
-            self.machine = event.vendor or "X11"
+            log.info("%s: X server of %s", self.label, event.vendor or "an unnamed vendor")
             self._up()
 
         sock = await self._connected()
@@ -54,9 +57,8 @@ class X11Machine(AttachedMachine):
         except BaseException:
             sock.close()
             raise
-        label = f"X display :{display}"
         door = X11Door(
-            self.guest.screens, wire, label, self.key, self._memory, told, lambda: stream.flush_soon(),
+            self.guest.screens, wire, self.machine, self.key, self._memory, told, lambda: stream.flush_soon(),
             self.guest.turns.over, lambda: stream.congested,
         )  # fmt: skip
         self.doors.append(door)
