@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from millrace.codec.settings import CodecSettings, changed
+from millrace.errors import ConfigError
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
 from millrace.observe.explain import Step
@@ -109,3 +111,9 @@ def test_latency_of_a_listener_is_from_the_mix_on(room: Room) -> None:
     assert (found.stream, found.name) == (sink.key, sink.name)
     (way,) = found.listeners
     assert (way.listener, way.name, way.sum_ms, way.reported_ms) == ("listener/7", "desk7", 14.0, 14.0)
+
+
+@pytest.mark.parametrize("text", ["61ms", "1ms", "0", "7ms", "1us"])
+def test_frame_that_opus_does_not_have_is_told_those_that_it_has(text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"frame: '{text}' is not one of auto, 2.5ms, 5ms, 10ms, 20ms, 40ms, 60ms"):
+        changed(CodecSettings(), {"frame": text})

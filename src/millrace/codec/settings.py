@@ -16,7 +16,7 @@ from millrace.text import (
     quoted,
     show_size,
 )
-from millrace.units import NS_PER_US
+from millrace.units import NS_PER_MS, NS_PER_US
 
 CODECS = ("opus", "s16", "s24", "f32")
 # The frame durations of Opus, which PCM packets use too.
@@ -63,10 +63,14 @@ def parse_bitrate(text: str) -> int:
     return parse_size(text, "bitrate", 6_000, 510_000, ("bit/s", "b/s", "bps"))
 
 
+FRAME_GIVEN_MAX_NS = 1_000 * NS_PER_MS
+"""Up to this, the frames that there are are named; they say more than bounds."""
+
+
 def _parse_frame(text: str) -> int:
     if text == "auto":
         return 0
-    ns = parse_duration_ns(text, "frame", FRAME_US[0] * NS_PER_US, FRAME_US[-1] * NS_PER_US, "ms")
+    ns = parse_duration_ns(text, "frame", 0, FRAME_GIVEN_MAX_NS, "ms")
     if ns % NS_PER_US or ns // NS_PER_US not in FRAME_US:
         raise ConfigError(f"frame: {quoted(text)} is not one of auto, 2.5ms, 5ms, 10ms, 20ms, 40ms, 60ms")
     return ns // NS_PER_US
