@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from millrace.codec.settings import CodecSettings, changed
-from millrace.errors import ConfigError
+from millrace.control.verbs import configure
+from millrace.errors import ConfigError, GraphError
 from millrace.guest.guest import Guest
 from millrace.guest.listener import ListenerSession
 from millrace.observe.explain import Step
@@ -111,6 +112,11 @@ def test_latency_of_a_listener_is_from_the_mix_on(room: Room) -> None:
     assert (found.stream, found.name) == (sink.key, sink.name)
     (way,) = found.listeners
     assert (way.listener, way.name, way.sum_ms, way.reported_ms) == ("listener/7", "desk7", 14.0, 14.0)
+
+
+def test_pictures_of_a_listener_without_a_viewer_are_refused_by_its_state(room: Room) -> None:
+    with pytest.raises(GraphError, match=r"picture, fps: listener/7 has no viewer; `millrace ls` lists viewers"):
+        configure(room.guest, room.listener(7), {"picture": "2M", "fps": "30"})
 
 
 @pytest.mark.parametrize("text", ["61ms", "1ms", "0", "7ms", "1us"])

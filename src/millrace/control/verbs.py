@@ -117,7 +117,7 @@ def configure(guest: Guest, session: ListenerSession | ViewerSession, settings: 
     pictures = {name: text for name, text in settings.items() if name in PICTURE_SETTING_NAMES}
     viewers = guest.viewers.of_listener(session.key) if pictures else []
     if pictures and not viewers:
-        raise ConfigError(f"{', '.join(pictures)}: {session.key} has no viewer; `millrace ls` lists viewers")
+        raise GraphError(f"{', '.join(pictures)}: {session.key} has no viewer; `millrace ls` lists viewers")
     for viewer in viewers:
         changed_picture(viewer.settings, pictures)
     sound = {name: text for name, text in settings.items() if name not in pictures}
