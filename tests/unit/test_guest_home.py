@@ -178,9 +178,14 @@ def test_listener_that_was_ended_is_not_greeted_and_plays_nothing() -> None:
 
 def test_tick_raises_error_that_ended_sound_once() -> None:
     house = House()
-    session = ListenerSession(house.home, 7, "10.0.0.9", lambda messages: None, lambda: True, house.rig.now_ns, OWNER)
+    woken, now = list[str](), house.rig.now_ns
+    session = ListenerSession(
+        house.home, 7, "10.0.0.9", lambda messages: None, lambda: True, now, OWNER, wake=lambda: woken.append("")
+    )
     session.receive(encode_message(Hello()), house.rig.now_ns)
+    assert not woken
     session.outlet.fail(RuntimeError("no such socket"))
+    assert woken, "one that rests is not ticked otherwise"
     with pytest.raises(RuntimeError, match="no such socket"):
         session.tick(house.rig.now_ns)
     session.tick(house.rig.now_ns)

@@ -104,3 +104,35 @@ def test_it_goes_on_for_a_session_that_comes_after_all_have_left(monkeypatch: py
             ticks.leave(number)
 
     run(monkeypatch, test)
+
+
+def test_failure_at_the_end_of_one_session_does_not_end_the_ticks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(wait: Wait) -> None:
+        def failed(session: Session, error: Exception) -> None:
+            raise KeyError("another bug")
+
+        ticks = Ticker[Session](failed)
+        good = Session()
+        ticks.enter(1, Session(error=RuntimeError("a bug")))
+        ticks.enter(2, good)
+        await wait()
+        await wait()
+        assert good.ticks == 2
+
+    run(monkeypatch, test)
+    assert {str(record.exc_info[1]) for record in caplog.records if record.exc_info} == {"'another bug'"}
+
+
+def test_who_never_enters_or_has_left_is_not_kept() -> None:
+    ticks = Ticker[Session](lambda session, error: None)
+
+    async def test() -> None:
+        ticks.waker(1)()
+        ticks.enter(2, Session())
+        ticks.leave(2)
+        ticks.waker(2)()
+        assert not ticks._awake
+
+    asyncio.run(test())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from millrace.absent import nothing
 from millrace.budget import LISTENERS
 from millrace.clock.jitter import asked_of_daemon
 from millrace.clock.settled import Settling
@@ -71,24 +72,17 @@ class ListenerSession:
     """One connected listener. `write` sends messages; `room` says whether the connection can take more."""
 
     def __init__(
-        self,
-        guest: Home,
-        id_: int,
-        address: str,
-        write: Write,
-        room: Callable[[], bool],
-        now_ns: HostNs,
-        principal: Principal,
-        end: Callable[[ListenerSession, str], None] = _leave,
-    ) -> None:
-        """`end` ends it at once, and has it told why."""
+        self, guest: Home, id_: int, address: str, write: Write, room: Callable[[], bool], now_ns: HostNs,
+        principal: Principal, end: Callable[[ListenerSession, str], None] = _leave, wake: Callable[[], None] = nothing,
+    ) -> None:  # fmt: skip
+        """`end` ends it at once, and has it told why; `wake` has it ticked though it rests."""
         self.guest = guest
         self.principal = principal
         self._left = False
         self.account = guest.admission.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS)
         self.address = address
         self.wire = PeerServer(now_ns)
-        self.outlet = Subscriber(id_, address, write, self._room_for, self._may_queue, self._dropped)
+        self.outlet = Subscriber(id_, address, write, self._room_for, self._may_queue, self._dropped, wake)
         self.outlet.principal = principal
         self._in_force: CodecSettings | None = None
         """The settings that the listener was told last."""

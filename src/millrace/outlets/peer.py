@@ -41,8 +41,9 @@ class Subscriber(SendQueue):
     def __init__(
         self, id_: int, name: str, write: Write, room: Callable[[], bool],
         may_queue: Callable[[int], bool] = lambda size: True, dropped: Callable[[], None] = nothing,
+        failed: Callable[[], None] = nothing,
     ) -> None:  # fmt: skip
-        super().__init__(write, room, may_queue, dropped)
+        super().__init__(write, room, may_queue, dropped, failed)
         self.id, self.name = id_, name
         self.principal = NOBODY
         self.settings = CodecSettings()

@@ -39,16 +39,18 @@ class SendQueue:
 
     `write` sends messages on the connection in one write. `room` says whether the connection can take more now, and
     `may_queue` whether that many bytes may be queued for it (the guest's budget decides). `dropped` is called for
-    every packet dropped from the full queue.
+    every packet dropped from the full queue, `failed` once there is an error to be taken.
     """
 
     def __init__(
-        self, write: Write, room: Callable[[], bool], may_queue: Callable[[int], bool], dropped: Callable[[], None]
-    ) -> None:
+        self, write: Write, room: Callable[[], bool], may_queue: Callable[[int], bool], dropped: Callable[[], None],
+        failed: Callable[[], None] = nothing,
+    ) -> None:  # fmt: skip
         self.sent_packets = 0
         self.sent_bytes = 0
         self.dropped_packets = 0
         self._write, self._room, self._may_queue, self._dropped = write, room, may_queue, dropped
+        self._failed = failed
         self._error: Exception | None = None
         """What went wrong while sound was sent; no more is."""
         self._forgotten = False
@@ -58,7 +60,7 @@ class SendQueue:
     def forget(self) -> None:
         """The connection is over. What reaches it keeps this, and so does an error: cycles (daemon/collector.py)."""
         self._forgotten, self._error = True, None
-        self._write, self._dropped = (lambda messages: None), nothing
+        self._write, self._dropped, self._failed = (lambda messages: None), nothing, nothing
         self._room, self._may_queue = never, (lambda size: False)
 
     def send(self, *messages: Message) -> None:
@@ -84,8 +86,10 @@ class SendQueue:
 
     def fail(self, error: Exception) -> None:
         """Send nothing more, because of `error`."""
+        failed = self._failed
         self.forget()
         self._error = error
+        failed()
 
     def take_error(self) -> Exception | None:
         """The error that ended the sound, once."""

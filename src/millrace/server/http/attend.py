@@ -191,8 +191,9 @@ class Attendants:
             raise web.HTTPBadRequest(text="the connection is gone\n")
         charge(transport, guest.turns)
         number = self._guests.take_id()
-        writer = FrameWriter(transport, websocket, kind.send_buffer, self._ticker.waker(number))
-        session = self._session(kind, guest, principal, address, number, writer)
+        wake = self._ticker.waker(number)
+        writer = FrameWriter(transport, websocket, kind.send_buffer, wake)
+        session = self._session(kind, guest, principal, address, number, writer, wake)
         when_relieved(transport, partial(guest.turns.wait, Call(session.relieved)))
         try:
             await websocket.prepare(request)
@@ -203,14 +204,15 @@ class Attendants:
         return websocket
 
     def _session(
-        self, kind: Kind, guest: Guest, principal: Principal, address: str, number: int, writer: FrameWriter
-    ) -> Attendee:
+        self, kind: Kind, guest: Guest, principal: Principal, address: str, number: int, writer: FrameWriter,
+        wake: Callable[[], None],
+    ) -> Attendee:  # fmt: skip
         write, room, now = writer.write, writer.room, now_ns()
         if kind is VIEWER:
             self._make_room(guest, principal)
             return ViewerSession(guest.viewers, number, address, write, room, now, principal, writer.passed)
         guest.make_room(kind.name, principal, LISTENER_BYTES)
-        return ListenerSession(guest, number, address, write, room, now, principal, self._displace)
+        return ListenerSession(guest, number, address, write, room, now, principal, self._displace, wake)
 
     def _make_room(self, guest: Guest, principal: Principal) -> None:
         """If the guest has no room for one more viewer of `principal`, let whoever has most give one up, if fair."""

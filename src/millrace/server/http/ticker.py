@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -11,6 +12,8 @@ from millrace.errors import bare
 from millrace.io.clock import now_ns
 from millrace.io.turns import Stretch
 from millrace.units import HostNs
+
+log = logging.getLogger("millrace.server")
 
 TICK_S = 1.0
 
@@ -39,8 +42,13 @@ class Ticker(Generic[T]):
         self._task: asyncio.Task[None] | None = None
 
     def waker(self, number: int) -> Callable[[], None]:
-        """What is to be called whenever something is sent to the session of that number."""
-        return partial(self._awake.add, number)
+        """What is to be called whenever something is sent to the session of that number, or its sound has failed."""
+        return partial(self._wake, number)
+
+    # During its handshake something may be sent to one that never enters.
+    def _wake(self, number: int) -> None:
+        if number in self._sessions:
+            self._awake.add(number)
 
     def enter(self, number: int, session: T) -> None:
         """Tick a session from now on."""
@@ -52,6 +60,7 @@ class Ticker(Generic[T]):
     def leave(self, number: int) -> None:
         """A session has ended."""
         self._sessions.pop(number, None)
+        self._awake.discard(number)
 
     async def _run(self) -> None:
         while self._sessions:
@@ -60,13 +69,17 @@ class Ticker(Generic[T]):
             for number in list(self._awake):
                 if stretch.over():
                     await asyncio.sleep(0)
-                self._tick(number)
+                try:
+                    self._tick(number)
+                except Exception:
+                    # A bug at one session's end must not be the end of all the others' ticks.
+                    log.exception("internal error at the end of a session")
         self._task = None
 
     def _tick(self, number: int) -> None:
         session = self._sessions.get(number)
         if session is None:
-            self._awake.discard(number)
+            # It left while others were ticked.
             return
         try:
             if session.tick(now_ns()):
