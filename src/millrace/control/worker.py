@@ -112,7 +112,7 @@ class Worker:
     async def start(self, guests: tuple[GuestConfig, ...]) -> None:
         """Start the configured guests, then the stored ones."""
         loop = asyncio.get_running_loop()
-        self._cycles.drive(self.driver, loop)
+        self._cycles.drive(self.driver, loop, exact=True)
         self._asking.drive(self.prompts, loop)
         self._later.drive(self.diagnosis, loop)
         for guest in guests:

@@ -7,6 +7,7 @@ import logging
 from typing import Protocol
 
 from millrace.io.clock import now_ns
+from millrace.io.timerfd import TimerFd
 from millrace.units import NS_PER_MS, HostNs
 from millrace.wire.contract import Timed
 
@@ -42,16 +43,22 @@ class TimerRunner:
         observer: RunObserver | None = None,
     ) -> None:  # fmt: skip
         self._core, self._loop, self._observer = core, loop, observer
-        self._handle: asyncio.Handle | None = None
+        self._exact: TimerFd | None = None
+        self._handle: asyncio.Handle | TimerFd | None = None
         self._ended_at: HostNs = 0
         self._armed_for: HostNs | None = None
         self._armed_at: HostNs = 0
         self._put_off: HostNs | None = None
         """The deadline that was put off."""
 
-    def drive(self, core: Timed, loop: asyncio.AbstractEventLoop) -> None:
-        """Run this core from now on, in that loop."""
+    def drive(self, core: Timed, loop: asyncio.AbstractEventLoop, exact: bool = False) -> None:
+        """Run this core from now on, in that loop; `exact`: by a kernel timer of its own, where there is one."""
         self._core, self._loop = core, loop
+        if exact:
+            try:
+                self._exact = TimerFd(loop)
+            except OSError as error:
+                log.info("cycles begin up to 1 ms late on this system: %s", error)
         self.rearm()
 
     def rearm(self) -> None:
@@ -66,11 +73,15 @@ class TimerRunner:
             self._handle.cancel()
             self._handle = None
         self._armed_for, self._armed_at = deadline, now_ns()
-        if deadline is not None:
-            # libuv's timers count whole milliseconds and round down. Without rounding up here, the timer
-            # would fire early at the end of every wait, and be armed again and again.
-            delay_ms = max(0, -(-(deadline - self._armed_at) // NS_PER_MS))
-            self._handle = self._loop.call_later(delay_ms / 1000, self._fire)
+        if deadline is None:
+            return
+        if self._exact is not None:
+            self._handle = self._exact.call_at(deadline, self._fire)
+            return
+        # libuv's timers count whole milliseconds and round down. Without rounding up here, the timer would fire early
+        # at the end of every wait, and be armed again and again.
+        delay_ms = max(0, -(-(deadline - self._armed_at) // NS_PER_MS))
+        self._handle = self._loop.call_later(delay_ms / 1000, self._fire)
 
     def _fire(self) -> None:
         self._handle = None
@@ -109,3 +120,6 @@ class TimerRunner:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        if self._exact is not None:
+            self._exact.close()
+            self._exact = None
