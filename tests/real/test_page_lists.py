@@ -125,3 +125,34 @@ def test_page_signed_in_with_a_token_knows_its_rights(chromium: Chromium, bus: B
         assert (await page.run("millrace.state.you")).startswith("token/")
 
     in_browser(chromium, bus, test, bus.link().partition("#")[0])
+
+
+FAULTS_AT = """import("/page/lines.js").then(({ listener }) =>
+[[0, 0], [1, 218], [2, 218], [60, 218], [61, 219]].map(([seconds, skipped]) => {
+  const settings = { codec: "s16", bitrate: 1 }, one = { id: "listener/999", name: "x", settings, bitrate: 1, skipped, underruns: 1 };
+  return listener(one, () => {}, {}, seconds * 1000).querySelector(".bad") ? "bad" : "soft";
+}).join())"""  # noqa: E501
+IN_VIEW = """[...document.querySelectorAll("nav a")].filter((a) => a.checkVisibility()).map((a) => {
+  const at = a.getBoundingClientRect(), nav = a.parentElement.getBoundingClientRect();
+  return at.left >= nav.left && at.right <= Math.min(nav.right, innerWidth);
+})"""
+
+
+@pytest.mark.beside
+def test_faults_of_a_listener_are_red_only_while_they_grow(chromium: Chromium, bus: Bus) -> None:
+    async def test(page: Page) -> None:
+        assert await page.run(FAULTS_AT) == "soft,bad,bad,soft,bad"
+
+    in_browser(chromium, bus, test)
+
+
+@pytest.mark.beside
+def test_all_of_the_navigation_is_in_view_on_a_phone(chromium: Chromium, bus: Bus) -> None:
+    async def test(page: Page) -> None:
+        await page.size(390, 844)
+        await page.until(f"{IN_VIEW}.length >= 5")
+        await shot(page, "nav-390")
+        inside = await page.run(f"document.querySelector('#to-wall').hidden = false; {IN_VIEW}")
+        assert inside == [True] * 6
+
+    in_browser(chromium, bus, test)

@@ -6,8 +6,17 @@ const FAULTS = {
   skipped: (n) => `${counted(n, "frame")} skipped`, dropped_packets: (n) => `${counted(n, "packet")} dropped`,
 };
 
+const RECENT_MS = 10_000, SEEN_MAX = 1000, SEEN = new Map();
+/** Whether one of these totals of a listener has grown lately: what was long ago is no trouble now. */
+function growing(id, totals, now) {
+  if (SEEN.size > SEEN_MAX) SEEN.clear();
+  const sum = totals.reduce((all, one) => all + one, 0), was = SEEN.get(id);
+  if (!was || sum !== was.sum) SEEN.set(id, { sum, grown: was && sum > was.sum ? now : -Infinity });
+  return now - SEEN.get(id).grown < RECENT_MS;
+}
+
 /** A listener and its settings: `set(id, settings)` changes them, `more` are attributes of their controls. */
-export function listener(one, set, more) {
+export function listener(one, set, more, now = performance.now()) {
   const s = one.settings, faults = Object.entries(FAULTS).filter(([key]) => one[key]).map(([key, named]) => named(one[key]));
   const rate = el("input", { type: "range", min: 16, max: 256, step: 8, value: s.bitrate / 1000, "aria-label": `Bitrate of ${one.name}, kb/s`, ...more,
     change: (event) => set(one.id, { bitrate: `${event.target.value}k` }) });
@@ -19,7 +28,7 @@ export function listener(one, set, more) {
   return el("div", { class: "thing" }, el("b", {}, one.name), el("span", { class: "soft" }, ` ${one.id}, ${one.output || "file"}`),
     el("div", {}, `${s.codec}, ${(one.bitrate / 1000).toFixed(0)} kb/s sent, latency ${one.latency_ms === null ? "-" : `${one.latency_ms} ms`}`
       + (one.locked ? `, ${one.drift_ppm >= 0 ? "+" : ""}${one.drift_ppm.toFixed(1)} ppm` : "")),
-    faults.length ? el("div", { class: "bad" }, faults.join(", ")) : null,
+    faults.length ? el("div", { class: growing(one.id, Object.keys(FAULTS).map((key) => one[key] || 0), now) ? "bad" : "soft" }, faults.join(", ")) : null,
     el("div", { class: "row" }, ...(s.codec === "opus" ? [rate, el("span", {}, `${s.bitrate / 1000} kb/s`)] : []), el("div", { class: "beside" }, codec, frame, latency)));
 }
 
