@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 
 from millrace.client.dropouts import PULSE_NS, SKIP_NS, STALL_NS, UNSURE_NS, Dropouts
+from millrace.client.microphone import make_microphone
 from millrace.client.micuplink import WAITING_MAX, MicrophoneUplink
 from millrace.dsp.convert import Samples
+from millrace.errors import ConfigError
 from millrace.media.audio import AudioPacket
 from millrace.sim.signals import sine
 from millrace.units import NS_PER_S
@@ -109,6 +113,12 @@ def test_microphone_without_right_is_never_sent() -> None:
         ]
 
     spoken(test)
+
+
+def test_microphone_file_that_can_not_be_read_is_told_in_words(tmp_path: Path) -> None:
+    for path, why in ((tmp_path / "none.wav", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(ConfigError, match=f"^--mic wav:{re.escape(str(path))}: {why}$"):
+            make_microphone(f"wav:{path}")
 
 
 def test_full_uplink_drops_newest_packets() -> None:

@@ -117,7 +117,9 @@ def _wav(path: Path) -> Samples:
         with wave.open(str(path)) as file:
             channels, rate, width = file.getnchannels(), file.getframerate(), file.getsampwidth()
             data = file.readframes(file.getnframes())
-    except (OSError, wave.Error, EOFError) as error:
+    except OSError as error:
+        raise ConfigError(f"--mic wav:{path}: {error.strerror}") from None
+    except (wave.Error, EOFError) as error:
         raise ConfigError(f"--mic wav:{path}: {str(error) or 'there is no sound in it'}") from None
     fmt = _WIDTHS.get(width)
     if fmt is None or channels > 2 or not RATE_MIN <= rate <= RATE_MAX:
