@@ -37,7 +37,7 @@ def test_rights_not_granted_are_denied() -> None:
     with pytest.raises(RightsError, match="may not control in guest alice") as lacking:
         ALICE.demand(Right.CONTROL, "alice")
     assert (lacking.value.right, lacking.value.guest) == ("control", "alice")
-    with pytest.raises(RightsError) as lacking:
+    with pytest.raises(RightsError, match="token/1 has no right `admin` for all guests") as lacking:
         ALICE.demand(Right.ADMIN)
     assert (lacking.value.right, lacking.value.guest) == ("admin", "")
 

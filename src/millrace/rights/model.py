@@ -115,8 +115,8 @@ class Principal:
         """RightsError without the right. Its sentence hides whether the guest exists; `why` is said instead."""
         if not self.may(right, guest):
             name = "/".join(show_rights(right))
-            where = f"in guest {guest}" if guest is not None else "outside its guests"
-            raise RightsError(why or f"{self.key} may not {name} {where}", name, guest or "")
+            said = f"may not {name} in guest {guest}" if guest is not None else f"has no right `{name}` for all guests"
+            raise RightsError(why or f"{self.key} {said}", name, guest or "")
 
 
 class Certificate(msgspec.Struct, frozen=True):
