@@ -226,7 +226,8 @@ def _needed(url: str, options: ListenerOptions, status: int, right: str) -> str:
         proxy = "; or a proxy has changed the Host header"
         return f"this {which} may not {right} {guest}: it needs the right `{right}`{proxy}"
     if options.token and status == 401:
-        return "the token is wrong, or it has expired or was revoked or rotated; `millrace token list` lists valid ones"
+        why = "the token is wrong, or it has expired or was revoked or rotated"
+        return f"{why}; the owner of that daemon sees the valid ones with `millrace token list`"
     return f"give a token with the right `{right}`, with --token-file or MILLRACE_TOKEN"
 
 
