@@ -153,7 +153,7 @@ class ViewerView(msgspec.Struct, frozen=True, gc=False):
     the socket), network, decode, sound (until that is heard), draw. `skew_ms` is how much later the picture is seen
     than its sound is heard. `skipped` counts pictures painted that it was not sent, because a newer one took their
     place, and `skipped_fps` those of the last second; `fps` are those that it was sent. `sent` counts also
-    what sharpens a picture, or brings a viewer what it lacked.
+    what sharpens a picture, or brings a viewer what it lacked. In `settings`, `picture` and `scale` are text ("0.5").
     """
 
     id: str
