@@ -58,17 +58,21 @@ ENTRY_BYTES = 128
 # go of its budget first, so closing twice, or holding 0 afterwards, changes nothing; holding more than 0 then is
 # refused, because nothing would ever release it.
 #
-# A part counts among the class by whose reach it was last held, or the account's own class if it has one.
+# A part counts among the class by whose reach it is held, or the account's own class if it has one. Only a part that
+# holds nothing can begin to count among another class.
 class Account:
     """Memory held for one object, in named parts. Once closed it holds nothing, for good."""
 
-    __slots__ = ("_among", "_budget", "_parts", "among", "what", "who")
+    __slots__ = ("_always", "_among", "_budget", "_parts", "among", "what", "who")
 
-    def __init__(self, budget: Budget | None, what: str, among: float | None = None, who: str = "") -> None:
+    def __init__(
+        self, budget: Budget | None, what: str, among: float | None = None, who: str = "", always: bool = False
+    ) -> None:
+        """`always`: see `Budget.is_free`; true of all that it will hold."""
         self.what, self.among, self.who = what, among, who
         """What it is; the reach of the class with a share of its own (`SHARES`) among which all of it counts; and whose
         it is: a principal's key, or empty where that does not matter."""
-        self._budget = budget
+        self._budget, self._always = budget, always
         self._among: dict[Hashable, float] = {}
         """The parts that count among another class."""
         self._parts: dict[Hashable, int] = {}
@@ -88,15 +92,20 @@ class Account:
         return dict(self._parts)
 
     def hold(self, name: Hashable, size: int, reach: float = PROGRAMS) -> None:
-        """Set part `name` to `size` bytes; BudgetError, leaving it unchanged, if that exceeds the budget."""
+        """Set part `name` to `size` bytes; BudgetError, leaving it unchanged, if that exceeds the budget.
+
+        ValueError if it is held among another class already.
+        """
         more = size - self._parts.get(name, 0)
         if self._budget is None:
             if size:
                 raise BudgetError(f"this {self.what} has ended")
             return
+        if size:
+            self._check(name, reach)
         reach = self._reach(name, reach)
         if more:
-            self._budget.change(self, more, reach)
+            self._budget.change(self, more, reach, self._always)
         if size:
             self._parts[name] = size
             if reach in SHARES and self.among is None:
@@ -104,6 +113,11 @@ class Account:
         else:
             self._parts.pop(name, None)
             self._among.pop(name, None)
+
+    def _check(self, name: Hashable, reach: float) -> None:
+        among = reach if reach in SHARES else None
+        if self.among is None and name in self._parts and self._among.get(name) != among:
+            raise ValueError(f"part {name!r} of this {self.what} counts among another class already")
 
     def _reach(self, name: Hashable, reach: float) -> float:
         return self.among or self._among.get(name, reach)
@@ -130,7 +144,8 @@ class Account:
         """Like `hold`, but returns False instead of raising, for callers with an alternative."""
         if self._budget is None:
             return size == 0
-        if not self._budget.has_room(size - self.part(name), self._reach(name, reach), who=self.who):
+        more = size - self.part(name)
+        if not self._budget.has_room(more, self._reach(name, reach), who=self.who, always=self._always):
             return False
         self.hold(name, size, reach)
         return True
@@ -138,7 +153,9 @@ class Account:
     def is_free(self, name: Hashable, size: int, reach: float = PROGRAMS) -> bool:
         """Whether a part could have that size: a question, see `Budget.is_free`."""
         more = size - self.part(name)
-        return self._budget is not None and self._budget.is_free(more, self._reach(name, reach), who=self.who)
+        if self._budget is None:
+            return False
+        return self._budget.is_free(more, self._reach(name, reach), who=self.who, always=self._always)
 
     def may_spare(self, give_back: Callable[[], None]) -> None:
         """Call this before anybody is refused, until the account is closed: it gives back what the object can spare."""
@@ -161,7 +178,9 @@ class Lack(NamedTuple):
     held: int
     limit: float
     who: str = ""
-    """For requests whose share is full: whose hold most."""
+    """For requests whose share is full, or divided: whose hold most."""
+    divided: str = ""
+    """The name of the class if there is room, but for what somebody's leave others free (`DIVIDED`)."""
 
 
 def _untold(what: str, lack: Lack) -> None:
@@ -188,25 +207,31 @@ class Budget:
         """What each principal holds of such a class."""
 
     def open(
-        self, what: str, parts: Mapping[Any, int] | None = None, reach: float = PROGRAMS, who: str = ""
-    ) -> Account:
+        self, what: str, parts: Mapping[Any, int] | None = None, reach: float = PROGRAMS, who: str = "",
+        always: bool = False,
+    ) -> Account:  # fmt: skip
         """Open an account that starts with `parts`; BudgetError, and no account, if they do not fit."""
-        account = Account(self, what, reach if reach in SHARES else None, who)
+        account = Account(self, what, reach if reach in SHARES else None, who, always)
         if parts:
-            self.change(account, sum(parts.values()), reach)
+            self.change(account, sum(parts.values()), reach, always)
             account._parts.update(parts)
         self._accounts.add(account)
         return account
 
     # The limit may be lowered below what is held. Nothing is taken away then, and parts may still shrink, because
     # whatever frees memory must never be refused for want of memory.
-    def has_room(self, more: int, reach: float, part: float = 1.0, who: str = "") -> bool:
+    def has_room(self, more: int, reach: float, part: float = 1.0, who: str = "", always: bool = False) -> bool:
         """Whether `more` additional bytes fit, in this part of the class's share, if it has one.
 
         This is a demand: if they don't, what can be spared is given back first. Shrinking always fits, even while over
         the limit.
         """
-        return self.is_free(more, reach, part, who) or (self._spared() and self.is_free(more, reach, part, who))
+        return self._demanded(more, reach, part, who, always) is None
+
+    def _demanded(self, more: int, reach: float, part: float = 1.0, who: str = "", always: bool = False) -> Lack | None:
+        """What has no room for `more` bytes, also once what can be spared is given back."""
+        lack = self._lack(more, reach, part, who, always)
+        return self._lack(more, reach, part, who, always) if lack is not None and self._spared() else lack
 
     def _spared(self) -> bool:
         """Have given back what can be spared; whether anything was."""
@@ -218,56 +243,63 @@ class Budget:
     # Requests are too short-lived for one to make room for another. Instead, a principal's leave free as much as they
     # hold: half of what there is for the first one, and something for everybody else, however many it makes. What is
     # nobody's among viewers, and a budget of its own, is not divided.
-    def is_free(self, more: int, reach: float, part: float = 1.0, who: str = "") -> bool:
-        """The same as a question, for whoever asks again and again: nobody gives anything back for it."""
+    def is_free(self, more: int, reach: float, part: float = 1.0, who: str = "", always: bool = False) -> bool:
+        """The same as a question, for whoever asks again and again: nobody gives anything back for it.
+
+        `always`: they may fill what their class's reach says, also beyond its few.
+        """
+        return self._lack(more, reach, part, who, always) is None
+
+    def _lack(self, more: int, reach: float, part: float = 1.0, who: str = "", always: bool = False) -> Lack | None:
+        """The law of what fits: what has no room for `more` bytes; None if they fit."""
         if more <= 0:
-            return True
-        if who != self.whose:
-            more += self._left_for_others(reach, who)
-        if reach in SHARES and who != self.whose:
-            shared = self._shared[reach] + more
-            if shared > self.limit * SHARES[reach] * part:
-                return False
-            reach = reach if shared <= max(self.limit * FEW[reach], FEW_BYTES) else BEYOND[reach]
-        return self.held + more <= self.limit * reach
+            return None
+        if who == self.whose:
+            return None if self.held + more <= self.limit * reach else Lack("", self.held, self.limit)
+        left = self._left_for_others(reach, who)
+        lack = self._short(more + left, reach, part, always)
+        if lack is None:
+            return None
+        divided = left > 0 and self._short(more, reach, part, always) is None
+        whose = self._whose[reach] if reach == REQUESTS and (lack.among or divided) else Counter[str]()
+        most = max(whose, key=whose.__getitem__, default=who if reach == REQUESTS and lack.among else "")
+        return lack._replace(who=most, divided=NAMES[reach] if divided else "")
+
+    def _short(self, more: int, reach: float, part: float, always: bool) -> Lack | None:
+        """What has no room for so many bytes, whosever they are."""
+        if reach in SHARES:
+            shared, share = self._shared[reach] + more, self.limit * SHARES[reach]
+            if shared > share * part:
+                return Lack(NAMES[reach], self._shared[reach], share)
+            if not always and shared > max(self.limit * FEW[reach], FEW_BYTES):
+                reach = BEYOND[reach]
+        return None if self.held + more <= self.limit * reach else Lack("", self.held, self.limit)
 
     def _left_for_others(self, reach: float, who: str) -> int:
         if reach not in DIVIDED or (reach == VIEWERS and not who):
             return 0
         return self._whose[reach][who] // DIVIDED[reach]
 
-    def change(self, account: Account, more: int, reach: float) -> None:
+    def change(self, account: Account, more: int, reach: float, always: bool = False) -> None:
         """Called by accounts: change the total by `more` bytes, which may be negative."""
         reach = account.among or reach
-        if not self.has_room(more, reach, who=account.who):
+        lack = self._demanded(more, reach, who=account.who, always=always)
+        if lack is not None:
             self.refusals += 1
-            lack = self._lack(more, reach, account.who)
             self._refused(account.what, lack)
-            raise BudgetError(self._sentence(account.what, lack, self._left_for_others(reach, account.who) > 0), more)
+            raise BudgetError(self._sentence(account.what, lack), more)
         self._add(more, reach, account.who)
 
-    def _lack(self, more: int, reach: float, who: str) -> Lack:
-        """What has no room for `more` bytes."""
-        whose = ""
-        if who != self.whose:
-            more += self._left_for_others(reach, who)
-        share = self.limit * SHARES.get(reach, 1.0)
-        if reach in SHARES and self._shared[reach] + more > share:
-            if reach == REQUESTS:
-                requests = self._whose[reach]
-                whose = max(requests, key=requests.__getitem__, default=who)
-            return Lack(NAMES[reach], self._shared[reach], share, whose)
-        return Lack("", self.held, self.limit, whose)
-
-    def _sentence(self, what: str, lack: Lack, divided: bool) -> str:
+    def _sentence(self, what: str, lack: Lack) -> str:
         amount = f"{lack.held / MIB:.0f} of the {lack.limit / MIB:.0f} MiB"
         said = f"{self.whose} holds {amount} that it may hold"
         cure = "close some of its streams, samples or connections"
         if lack.among:
             said, cure = f"the {lack.among} of {self.whose} hold {amount} that they may hold", "end some of them"
-            if divided:
-                most = "more than" if lack.among == NAMES[REQUESTS] else "more than twice what"
-                said += f", and nobody's may hold {most} is left for others"
+        if lack.divided:
+            most = "more than" if lack.divided == NAMES[REQUESTS] else "more than twice what"
+            said += f", and nobody's{'' if lack.among else f' {lack.divided}'} may hold {most} is left for others"
+            cure = "end some of them" if lack.among else f"end some of those {lack.divided}"
         return f"{said}: no room for this {what}; {cure}, or raise its `memory`"
 
     def _add(self, more: int, reach: float, who: str) -> None:
@@ -299,11 +331,11 @@ class Budget:
             self._share(-size, reach, account.who)
 
     # Asked of the budget as it would be then, so that the law of what fits is written once.
-    def would_fit(self, more: int, reach: float, freed: int) -> bool:
+    def would_fit(self, more: int, reach: float, freed: int, always: bool = False) -> bool:
         """Whether `more` additional bytes fit once so many that the class holds are given up."""
         self._add(-freed, reach, "")
         try:
-            return self.has_room(more, reach)
+            return self.has_room(more, reach, always=always)
         finally:
             self._add(freed, reach, "")
 

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from millrace.budget import PROGRAMS, Budget
+from millrace.budget import PROGRAMS, Budget, Lack
 from millrace.codec.parameters import CodecParameters
 from millrace.errors import BudgetError
 from millrace.guest.guest import Guest
@@ -72,18 +72,18 @@ class Refusing:
     """A budget that has no room at one step, counted from `begin`."""
 
     def __init__(self, budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.refused, self._left, self._has_room = False, 0, budget.has_room
-        monkeypatch.setattr(budget, "has_room", self)
+        self.refused, self._left, self._demanded = False, 0, budget._demanded
+        monkeypatch.setattr(budget, "_demanded", self)
 
     def begin(self, step: int) -> None:
         self.refused, self._left = False, step
 
-    def __call__(self, more: int, reach: float, part: float = 1.0, who: str = "") -> bool:
+    def __call__(self, more: int, reach: float, part: float = 1.0, who: str = "", always: bool = False) -> Lack | None:
         self._left -= more > 0
         if more > 0 and self._left == 0:
             self.refused = True
-            return False
-        return self._has_room(more, reach, part, who)
+            return Lack("", 0, 0)
+        return self._demanded(more, reach, part, who, always)
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_refused_request_names_whose_the_others_are() -> None:
     fill(budget, "token/1", MIB)
     with pytest.raises(BudgetError, match=r"requests of guest alice hold 32 of the 64 MiB .* left for others: no room"):
         budget.open("request", {"body": MIB}, REQUESTS, "token/1")
-    assert told == [Lack("requests", 32 * MIB, 64 * MIB, "token/1")]
+    assert told == [Lack("requests", 32 * MIB, 64 * MIB, "token/1", "requests")]
 
 
 def test_viewers_of_one_are_told_that_they_leave_others_something() -> None:
@@ -241,6 +241,50 @@ def test_request_that_a_full_guest_refuses_accuses_nobody_of_requests() -> None:
     with pytest.raises(BudgetError):
         budget.open("request", {"body": MIB}, REQUESTS, "token/1")
     assert [one.who for one in told] == [""]
+
+
+def test_request_is_told_that_it_leaves_others_something_where_all_the_memory_is_short_too() -> None:
+    told = list[Lack]()
+    budget = Budget("guest alice", 256 * MIB, lambda what, lack: told.append(lack))
+    budget.open("sample", {"data": 192 * MIB})
+    budget.open("request", {"body": 18 * MIB}, REQUESTS, "token/1")
+    said = (
+        "guest alice holds 210 of the 256 MiB that it may hold, and nobody's requests may hold more than is left for "
+        "others: no room for this request; end some of those requests, or raise its `memory`"
+    )
+    with pytest.raises(BudgetError) as refused:
+        budget.open("request", {"body": 8 * MIB}, REQUESTS, "token/1")
+    assert str(refused.value) == said and told == [Lack("", 210 * MIB, 256 * MIB, "token/1", "requests")]
+    budget.open("request", {"body": 8 * MIB}, REQUESTS, "token/2")
+
+
+def test_part_that_holds_something_counts_among_no_other_class() -> None:
+    budget = Budget("the guest", 1_000_000)
+    account = budget.open("connection", {"itself": 100}, CONNECTIONS)
+    account.hold("message", 100, REQUESTS)
+    for name, reach in (("itself", REQUESTS), ("message", PROGRAMS), ("message", UNREAD)):
+        with pytest.raises(ValueError, match="another class"):
+            account.hold(name, 150, reach)
+        with pytest.raises(ValueError, match="another class"):
+            account.fits(name, 150, reach)
+    assert budget.held == account.held == 200 and budget._shared[REQUESTS] == 100
+    account.hold("message", 0)
+    account.hold("message", 70, UNREAD)
+    account.close()
+    assert not budget.held and set(budget._shared.values()) == {0}
+
+
+def test_all_of_an_account_that_somebody_has_in_any_case_is_weighed_against_what_its_class_reaches() -> None:
+    budget = Budget("the guest", 1000 * UNIT)
+    budget.open("watcher", {"itself": 100 * UNIT}, WATCHERS)
+    budget.open("sample", {"data": 830 * UNIT})
+    with pytest.raises(BudgetError):
+        budget.open("watcher", {"itself": UNIT}, WATCHERS)
+    always = budget.open("watcher", {"itself": UNIT}, WATCHERS, always=True)
+    assert always.is_free("waiting", 53 * UNIT) and not always.fits("waiting", 54 * UNIT)
+    always.hold("waiting", 53 * UNIT)
+    with pytest.raises(BudgetError):
+        always.hold("waiting", 54 * UNIT)
 
 
 def test_own_budget_of_a_principal_is_not_divided() -> None:
