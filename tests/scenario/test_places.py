@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 import millrace.guest.viewers
-from millrace.budget import LISTENERS, MIB, VIEWERS, WATCHERS, Account
+from millrace.budget import LISTENERS, MIB, PROGRAMS, VIEWERS, WATCHERS, Account
 from millrace.client.endpoint import hindrance
 from millrace.client.options import ListenerOptions
 from millrace.codec.parameters import CodecParameters
@@ -375,7 +375,10 @@ def test_refused_watchers_are_recorded_too_and_another_guests_give_up_nothing(tm
         fill(rig, WATCHERS)
         with pytest.raises(aiohttp.WSServerHandshakeError, match="507"):
             await events(rig, alices)
-        assert crowded(rig) == [{"who": "", "its_watchers": 0, "of": 0, "for": "token/1"}]
+        told = [one for one in rig.daemon.worker.diagnosis.incidents if one.stage == "guest"]
+        assert [(one.cause, one.evidence["for"], one.evidence["by"]) for one in told] == [
+            ("no memory", "watcher", "watchers")
+        ], "nobody has anything that is counted"
         assert rig.daemon._web is not None
         await rig.ask("GET", "/api/v1/guests", "")
         assert len(rig.daemon._web._watchers._watchers) == len(crowd) == 6
@@ -401,5 +404,22 @@ def test_a_watcher_that_may_type_is_asked_last_and_one_that_is_behind_is_cut_unt
         closed = await here[2].receive(5)
         assert closed.extra != DISPLACED and closed.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
         assert not any(line.closed for line in (*typing, *here[:2], one))
+
+    running(tmp_path, test)
+
+
+def test_who_has_one_in_any_case_hears_sees_and_watches_a_guest_that_its_programs_have_filled(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        guest = rig.daemon.worker.guests["alice"]
+        budget = guest.graph.budget
+        typist, other = await rig.token("t", "hear,watch,see,type", ["alice"]), await rig.token("o", "hear", ["alice"])
+        for reach in (LISTENERS, VIEWERS, WATCHERS):
+            budget.open("queue", {"": budget.limit // 64}, reach)
+        budget.open("stream", {"": int(budget.limit * PROGRAMS) - budget.held})
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="507"):
+            await joined(rig, other)
+        lines = await joined(rig, typist), await watching(rig, typist, settings={"picture": "off"})
+        assert [one.outlet.group is not None for one in guest.sessions] == [True]
+        assert not (await events(rig, typist)).closed and len(lines) == 2
 
     running(tmp_path, test)

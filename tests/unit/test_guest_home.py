@@ -52,7 +52,7 @@ class House:
             microphone=graph.add_source("microphone", "Microphone"), troubles=Allowances(), turns=Turns(lambda: 0),
             report=self.symptoms.append, recording=False, machines=[],
             has_listener=lambda key, principal: (key, principal.key) in self.listeners,
-            latency_changed=self._latency_changed, make_room=lambda kind, who, more: None,
+            latency_changed=self._latency_changed, make_room=lambda kind, who, more: False,
             machine_changed=lambda change, machine: self.machines.append((change, machine)),
         )  # fmt: skip
 

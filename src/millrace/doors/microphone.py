@@ -29,8 +29,9 @@ SILENT_NS = 2 * NS_PER_S
 """A microphone that has sent nothing for this long has stopped; until then it counts as late."""
 
 
-def _nobody(more: int) -> None:
+def _nobody(more: int) -> bool:
     """Nobody makes room."""
+    return False
 
 
 class MicrophoneStatus(IngressStatus, frozen=True):
@@ -48,7 +49,7 @@ class MicrophoneStream(Ingress):
     """The graph's `Feed` for one listener's microphone; `speaker` is the listener's key."""
 
     def __init__(
-        self, graph: Graph, source: Sink, name: str, speaker: str, make_room: Callable[[int], None] = _nobody
+        self, graph: Graph, source: Sink, name: str, speaker: str, make_room: Callable[[int], bool] = _nobody
     ) -> None:
         """GraphError if there is no room for it, though others were asked to `make_room` for so many bytes."""
         self.graph, self.speaker, self._make_room = graph, speaker, make_room
@@ -58,7 +59,7 @@ class MicrophoneStream(Ingress):
         self.node.latency_ask_ns = 10 * NS_PER_MS
         self.playout = Playout(graph.rate, source.positions, PROFILE, SPLICE_NS)
         self._came_ns: HostNs = 0
-        make_room(graph.accounts.needs(self.node))
+        self.node.always = make_room(graph.accounts.needs(self.node))
         graph.add_stream(self.node, source)
 
     def set_format(self, fmt: CodecParameters) -> None:

@@ -54,7 +54,8 @@ class NodeAccounts:
         try:
             if others >= limit:
                 raise GraphError(f"guest {self._guest} already has {limit} {kind}, the maximum")
-            node.account = self._budget.open(node.kind, node.charges | {"node": self.weight(node)}, node.reach)
+            parts = node.charges | {"node": self.weight(node)}
+            node.account = self._budget.open(node.kind, parts, node.reach, always=node.always)
         except GraphError:
             _turn_away(node)
             raise
@@ -70,11 +71,13 @@ class NodeAccounts:
     def has_room(self, tap: Tap, taps: Iterable[Tap], leaving: Tap | None) -> bool:
         """Whether a tap could be admitted, once one of its kind has left."""
         left, freed = (0, 0) if leaving is None else (1, leaving.account.held)
-        return self.has_place(tap, taps, left) and self._budget.would_fit(self.needs(tap), tap.reach, freed)
+        fits = self._budget.would_fit(self.needs(tap), tap.reach, freed, tap.always)
+        return fits and self.has_place(tap, taps, left)
 
     def readmit(self, node: Node, parts: Mapping[str, int]) -> None:
         """Open the account of a node that was admitted before, and held these `parts`."""
-        node.account = self._budget.open(node.kind, parts, LISTENERS if node.reach == LISTENERS else CONNECTIONS)
+        reach = LISTENERS if node.reach == LISTENERS else CONNECTIONS
+        node.account = self._budget.open(node.kind, parts, reach, always=node.always)
 
     @staticmethod
     def _limit(node: Node) -> tuple[int, str]:

@@ -125,6 +125,8 @@ class Node:
     """Bytes that its door needs for it from the start, by part; it is admitted only if they fit."""
     reach: float = PROGRAMS
     """The share of its guest's budget up to which it may be admitted."""
+    always: bool = False
+    """Whether it may fill all of that, see `Budget.is_free`."""
     account: Account = ENDED
     """What is held for it. The graph opens the account when it admits the node and closes it on removal."""
 

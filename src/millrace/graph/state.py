@@ -61,6 +61,7 @@ class OfNode(msgspec.Struct, kw_only=True):
     changes: list[StateChange]
     """The node's trace."""
     reach: float
+    always: bool = False
     parts: dict[str, int]
     """What its account holds."""
 

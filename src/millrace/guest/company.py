@@ -30,7 +30,7 @@ class Company(Protocol[Viewer]):
         """Why the guest has no screen, as its machines say; empty if it has none."""
         ...
 
-    def open(self, principal: Principal, size: int) -> Account:
+    def open(self, principal: Principal, size: int, always: bool) -> Account:
         """An account for a new one of that principal; BudgetError if there is no room."""
         ...
 

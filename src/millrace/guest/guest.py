@@ -324,9 +324,9 @@ class Guest:
     def _sent_changed(self, outlet: Subscriber, before: str, after: str) -> None:
         self.report(Symptom("encoder", "changed", self.name, outlet.key, {"from": before, "to": after}))
 
-    def make_room(self, kind: str, who: Principal, more: int) -> None:
+    def make_room(self, kind: str, who: Principal, more: int) -> bool:
         """See `Home`."""
-        self._hearing.memory(kind, who, more)
+        return self._hearing.memory(kind, who, more)
 
     # -- running -----------------------------------------------------------------------------
 

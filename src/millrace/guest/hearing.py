@@ -30,19 +30,20 @@ class Hearing:
     def encoder(self, who: Principal, tap: Tap, ends: SharedEncoder | None) -> None:
         """See `MakeRoom`: whoever has most encoders gives one up, and then memory is given up."""
 
-        def place(given: int) -> bool:
+        def place(given: int, always: bool) -> bool:
             return self._graph.accounts.has_place(tap, self._graph.taps.values(), given + (ends is not None))
 
         make_room(Wanted("encoder", who, self._graph.name), place, self._places, self._report)
-        self.memory("encoder", who, self._graph.accounts.needs(tap), 0 if ends is None else ends.tap.account.held)
+        leaving = 0 if ends is None else ends.tap.account.held
+        tap.always = self.memory("encoder", who, self._graph.accounts.needs(tap), leaving)
 
-    def memory(self, kind: str, who: Principal, more: int, leaving: int = 0) -> None:
+    def memory(self, kind: str, who: Principal, more: int, leaving: int = 0) -> bool:
         """Whoever holds most of what listeners may hold gives up something, of whatever kind, for so many bytes more.
 
-        So many of its own are given back for it.
+        So many of its own are given back for it. Returns what `make_room` does.
         """
         room = in_budget(self._graph.budget, more, LISTENERS, leaving)
-        make_room(Wanted(kind, who, self._graph.name, more - leaving), room, self._held, self._report)
+        return make_room(Wanted(kind, who, self._graph.name, more - leaving), room, self._held, self._report)
 
     def _places(self) -> list[Held]:
         """The encoders of sound: each has one place."""

@@ -88,8 +88,11 @@ class Home(Protocol):
         """Whether it has this listener, and that is the same principal's."""
         ...
 
-    def make_room(self, kind: str, who: Principal, more: int) -> None:
-        """If there is no room for so many bytes more of a listener, others give something up, as far as is fair."""
+    def make_room(self, kind: str, who: Principal, more: int) -> bool:
+        """If there is no room for so many bytes more of a listener, others give something up, as far as is fair.
+
+        Returns what `make_room` of guest/places.py does.
+        """
         ...
 
     def latency_changed(self) -> None:

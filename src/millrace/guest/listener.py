@@ -79,7 +79,8 @@ class ListenerSession:
         self.guest = guest
         self.principal = principal
         self._left = False
-        self.account = guest.admission.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS)
+        always = guest.make_room("listener", principal, LISTENER_BYTES)
+        self.account = guest.admission.budget.open("listener", {"itself": LISTENER_BYTES}, LISTENERS, always=always)
         self.address = address
         self.wire = PeerServer(now_ns)
         self.outlet = Subscriber(id_, address, write, self._room_for, self._may_queue, self._dropped, wake)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from millrace.budget import Budget
@@ -37,57 +38,79 @@ class Wanted(NamedTuple):
 # from whom it would have to give it back. Where memory is short, all count that take of the same, of whatever kind.
 #
 # A guest's admin may make any number of tokens, each with one connection. So one that may type, and before it one that
-# may everything, have one of each kind whatever others have, and are asked for theirs last.
-def make_room(wanted: Wanted, room: Callable[[int], bool], held: Callable[[], Sequence[Held]], report: Report) -> None:
+# may everything, have one of each kind whatever others have, and are asked for theirs last. Its memory is weighed
+# against what their class's reach says (`Budget.is_free`): what programs hold makes others give up no more for it.
+def make_room(
+    wanted: Wanted, room: Callable[[int, bool], bool], held: Callable[[], Sequence[Held]], report: Report
+) -> bool:
     """If there is no room for what is wanted, have others give up as much as it takes, if that is fair.
 
-    `room` says whether there is some once so much is given up of what is `held`. That there is none is reported,
-    whether or not anybody gives up anything.
+    `room` says whether there is some once so much is given up of what is `held`, and whether for one that has one in
+    any case. That there is none is reported if any is held, whether or not anybody gives up anything. Returns whether
+    it is to be admitted as one that has one in any case.
     """
-    if room(0):
-        return
+    if room(0, False):
+        return False
     here = held()
-    report(crowded(here, wanted))
-    for one in _givers(here, wanted, room):
+    always = _has_one(here, wanted)
+    if always and room(0, True):
+        return True
+    if here:
+        report(crowded(here, wanted))
+    for one in _plan(here, wanted, lambda freed: room(freed, always)):
         # One of those before may have taken more with it: the last listener of an encoder ends that too.
-        if one.give_up is not None and not room(0):
+        if one.give_up is not None and not room(0, always):
             one.give_up()
+    return always
 
 
 # Nobody loses anything for somebody who has no room then either, nor more than is wanted: where others than those who
 # are asked here hold too much, a whole class would have to leave for one who comes.
-def _givers(here: Sequence[Held], wanted: Wanted, room: Callable[[int], bool]) -> list[Held]:
+def _plan(here: Sequence[Held], wanted: Wanted, room: Callable[[int], bool]) -> list[Held]:
     """All that is given up; nothing if that is not enough."""
-    gives, freed = list[Held](), 0
+    gives, freed, order = list[Held](), 0, givers(here, wanted)
     while not room(freed):
-        one = giver(here, wanted) if freed < wanted.more or _has_one(here, wanted) else None
+        one = next(order, None) if freed < wanted.more else None
         if one is None:
             return []
         gives.append(one)
         freed += one.size
-        here = [other for other in here if other is not one]
     return gives
 
 
-def in_budget(budget: Budget, more: int, reach: float, leaving: int = 0) -> Callable[[int], bool]:
+def in_budget(budget: Budget, more: int, reach: float, leaving: int = 0) -> Callable[[int, bool], bool]:
     """Whether a budget has room for so many bytes more, once others, and so many anyway, are given up."""
-    return lambda freed: more <= 0 or budget.would_fit(more, reach, freed + leaving)
+    return lambda freed, always: more <= 0 or budget.would_fit(more, reach, freed + leaving, always)
 
 
-def giver(here: Sequence[Held], wanted: Wanted) -> Held | None:
-    """What is given up for what is wanted; None if that would be no fairer."""
+# A crowd may be thousands: each one's are sorted once, and then only who has most has to be found.
+def givers(here: Sequence[Held], wanted: Wanted) -> Iterator[Held]:
+    """What is given up for what is wanted, in this order, as far as that is fair."""
     has, own, always = _by_principal(here), _rank(wanted.who, wanted.guest), _has_one(here, wanted)
     least = has[wanted.who.key] + wanted.more
+    theirs: dict[str, list[tuple[int, int]]] = {}
+    for number, one in enumerate(here):
+        if one.give_up is not None:
+            theirs.setdefault(one.principal.key, []).append((one.size, number))
+    order = list[tuple[int, int, int, int, str]]()
 
-    def gives(one: Held) -> bool:
-        fair = has[one.principal.key] > least or (always and _rank(one.principal, wanted.guest) < own)
-        return fair and one.give_up is not None
+    def line_up(who: str) -> None:
+        """Its next one is its largest, of equal ones the newest."""
+        if theirs[who]:
+            size, number = theirs[who][-1]
+            rank = _rank(here[number].principal, wanted.guest)
+            if has[who] > least or (always and rank < own):
+                heappush(order, (rank, -has[who], -size, -number, who))
 
-    def order(one: Held) -> tuple[int, int, int]:
-        return -_rank(one.principal, wanted.guest), has[one.principal.key], one.size
-
-    # Of equal ones `max` returns the first.
-    return max((one for one in reversed(here) if gives(one)), key=order, default=None)
+    for who, its in theirs.items():
+        its.sort()
+        line_up(who)
+    while order:
+        *_, who = heappop(order)
+        size, number = theirs[who].pop()
+        has[who] -= size
+        yield here[number]
+        line_up(who)
 
 
 def _has_one(here: Sequence[Held], wanted: Wanted) -> bool:

@@ -68,13 +68,13 @@ class ViewerSession:
 
     def __init__(
         self, viewers: Company[ViewerSession], id_: int, address: str, write: Write, room: Callable[[], bool],
-        now_ns: HostNs, principal: Principal, traffic: Traffic = unknown,
+        now_ns: HostNs, principal: Principal, traffic: Traffic = unknown, always: bool = False,
     ) -> None:  # fmt: skip
         self.viewers, self.guest = viewers, viewers.guest
         self.id, self.address, self.principal = id_, address, principal
         self.name = address
         self.who = Watcher(self.key, principal)
-        self.account = viewers.open(principal, VIEWER_BYTES)
+        self.account = viewers.open(principal, VIEWER_BYTES, always)
         try:
             viewers.arrive(self)
         except GraphError:

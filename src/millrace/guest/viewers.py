@@ -108,15 +108,16 @@ class Viewers:
 
     # -- who watches -----------------------------------------------------------------------------
 
-    def has_room(self, leaving: int) -> bool:
-        """Whether there is a place and memory for another one, once so many have left."""
+    def has_room(self, leaving: int, always: bool) -> bool:
+        """Whether there is a place and memory for another one (`make_room`), once so many have left."""
         budget, freed = self.guest.admission.budget, leaving * VIEWER_BYTES
-        return len(self.connected) - leaving < VIEWERS_MAX and budget.would_fit(VIEWER_BYTES, VIEWERS, freed)
+        return len(self.connected) - leaving < VIEWERS_MAX and budget.would_fit(VIEWER_BYTES, VIEWERS, freed, always)
 
-    def open(self, principal: Principal, size: int) -> Account:
+    def open(self, principal: Principal, size: int, always: bool) -> Account:
         """See `Company`. What it is being sent is divided among principals."""
         guest = self.guest
-        return guest.admission.budget.open("viewer", {"itself": size}, VIEWERS, divided(principal, guest.name))
+        who = divided(principal, guest.name)
+        return guest.admission.budget.open("viewer", {"itself": size}, VIEWERS, who, always)
 
     def arrive(self, session: ViewerSession) -> None:
         """A viewer has connected; GraphError if there is no room."""

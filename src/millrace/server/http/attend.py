@@ -15,7 +15,7 @@ from millrace.errors import MillraceError, PeerLost
 from millrace.guest.encoders import load_encoders
 from millrace.guest.guest import Guest
 from millrace.guest.home import Home
-from millrace.guest.listener import LISTENER_BYTES, ListenerSession
+from millrace.guest.listener import ListenerSession
 from millrace.guest.notfound import NotFound
 from millrace.guest.places import Held, Wanted, make_room
 from millrace.guest.viewer import ViewerSession
@@ -209,15 +209,14 @@ class Attendants:
     ) -> Attendee:  # fmt: skip
         write, room, now = writer.write, writer.room, now_ns()
         if kind is VIEWER:
-            self._make_room(guest, principal)
-            return ViewerSession(guest.viewers, number, address, write, room, now, principal, writer.passed)
-        guest.make_room(kind.name, principal, LISTENER_BYTES)
+            always = self._make_room(guest, principal)
+            return ViewerSession(guest.viewers, number, address, write, room, now, principal, writer.passed, always)
         return ListenerSession(guest, number, address, write, room, now, principal, self._displace, wake)
 
-    def _make_room(self, guest: Guest, principal: Principal) -> None:
+    def _make_room(self, guest: Guest, principal: Principal) -> bool:
         """If the guest has no room for one more viewer of `principal`, let whoever has most give one up, if fair."""
         wanted = Wanted(VIEWER.name, principal, guest.name)
-        make_room(wanted, guest.viewers.has_room, partial(self._viewers, guest), self._plane.report)
+        return make_room(wanted, guest.viewers.has_room, partial(self._viewers, guest), self._plane.report)
 
     # The newest is asked, but whoever types last of all. One in its handshake can't be told anything yet, so it is not
     # asked for its place.

@@ -25,8 +25,11 @@ from millrace.server.http.reading import bound_unread
 from millrace.server.http.wall import MESSAGE_MAX as WALL_MAX
 from millrace.server.http.wall import Wall
 
-WATCHER_BYTES = 24 * 1024
-"""Memory of a watcher, besides what waits for it."""
+READ_SOON = 4 * 1024
+"""So many of the bytes that wait for a watcher were charged when it came: a change or two, of which all are told in the
+same moment. Who reads them is not weighed again for each, however full the guest is by then."""
+WATCHER_BYTES = 24 * 1024 + READ_SOON
+"""Memory of a watcher, besides what more waits for it."""
 FORWARD = "a proxy must forward the Upgrade and Connection headers"
 DISPLACED = "no room for so many that watch: this connection made room for another"
 
@@ -44,10 +47,10 @@ def _cut(request: web.Request) -> Callable[[], None]:
 class Place:
     """What one watcher holds of a budget, on behalf of a principal."""
 
-    def __init__(self, principal: Principal, budget: Budget, what: str) -> None:
-        """BudgetError if there is no room."""
+    def __init__(self, principal: Principal, budget: Budget, what: str, always: bool) -> None:
+        """BudgetError if there is no room; `always`: see `make_room`."""
         self.principal, self.budget = principal, budget
-        self.account = budget.open(what, {"itself": WATCHER_BYTES}, WATCHERS)
+        self.account = budget.open(what, {"itself": WATCHER_BYTES}, WATCHERS, always=always)
         self.connected = False
         """Whether its handshake is over. Before, it can't be told anything, so it is not asked for what it holds."""
 
@@ -90,19 +93,20 @@ class Watchers:
     def _place(self, principal: Principal, what: str) -> Place:
         """A place for one more; BudgetError if there is no room, and nobody gives any up."""
         budget = self._plane.budget_of(principal)
-        self._make_room(principal, budget, WATCHER_BYTES)
-        return Place(principal, budget, what)
+        always = self._make_room(principal, budget, WATCHER_BYTES)
+        return Place(principal, budget, what, always)
 
     def _hold(self, place: Place, size: int) -> bool:
         """Hold so many bytes for what waits; False if there is no room, and nobody gives any up."""
-        self._make_room(place.principal, place.budget, size - place.account.part("waiting"))
-        return place.account.fits("waiting", size)
+        more = max(0, size - READ_SOON)
+        self._make_room(place.principal, place.budget, more - place.account.part("waiting"))
+        return place.account.fits("waiting", more)
 
-    def _make_room(self, who: Principal, budget: Budget, more: int) -> None:
+    def _make_room(self, who: Principal, budget: Budget, more: int) -> bool:
         """If a budget has no room for so much more of a principal, whoever holds most there gives some up, if fair."""
         wanted = Wanted("watcher", who, min(who.guests, default=""), more)
         room = in_budget(budget, more, WATCHERS)
-        make_room(wanted, room, partial(self._held, budget), self._plane.report)
+        return make_room(wanted, room, partial(self._held, budget), self._plane.report)
 
     def _held(self, budget: Budget) -> list[Held]:
         """What watchers hold of a budget."""
